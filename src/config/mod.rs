@@ -1,0 +1,3 @@
+//! Properties of the broker and of topics: Kafka's names, our types.
+
+pub mod topic;

@@ -1,0 +1,1 @@
+//! Topic-level properties.

@@ -1,0 +1,67 @@
+//! Every bound of the broker, in one place.
+//!
+//! A constant says its unit and how it was chosen. What an operator may change has its default in
+//! `config`; what stands here is the most that any configuration can ask for, or a size that the
+//! layout of buffers depends on.
+
+/// Bytes. Every direct read and write is a multiple of this at a multiple of this; the largest
+/// sector size among the file systems and devices we support.
+pub const IO_ALIGNMENT: usize = 4096;
+
+/// Bytes of one direct write. Larger ones gain nothing and hold up what waits behind them.
+pub const IO_SIZE_MAX: usize = 1 << 20;
+
+/// Bytes of one receive buffer. Many requests per read; still inside a core's L2 cache.
+pub const RECEIVE_BUFFER_SIZE: usize = 256 << 10;
+
+/// Bytes of one tail buffer: the largest piece of a partition's newest records that is kept
+/// together, written together and dropped together.
+pub const TAIL_BUFFER_SIZE_MAX: usize = 1 << 20;
+
+/// Bytes of a partition's first tail buffer. They double up to [`TAIL_BUFFER_SIZE_MAX`] while the
+/// partition keeps filling them, so that ten thousand quiet partitions stay small.
+pub const TAIL_BUFFER_SIZE_MIN: usize = 16 << 10;
+
+/// Requests of one connection that were read and not yet answered. Kafka clients have at most 5
+/// to 100 in flight; load generators more.
+pub const CONNECTION_REQUESTS_MAX: usize = 1024;
+
+/// Bytes of one connection's requests that were read and not yet answered. A connection past it
+/// is not read until answers have left.
+pub const CONNECTION_INFLIGHT_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes of answers waiting for one connection's socket. A client that does not read is not
+/// served further.
+pub const CONNECTION_RESPONSE_BYTES_MAX: usize = 64 << 20;
+
+/// Fetch requests of one shard that wait for data or their deadline.
+pub const PARKED_FETCHES_MAX: usize = 65_536;
+
+/// Messages in the queue from one shard to another. `try_send` fails past it and the sender parks.
+pub const MESH_QUEUE_LENGTH: usize = 1024;
+
+/// Incremental fetch sessions of one shard (Kafka `max.incremental.fetch.session.cache.slots`).
+pub const FETCH_SESSIONS_MAX: usize = 1000;
+
+/// Slices of one vectored write to a socket (Linux `UIO_MAXIOV` is 1024).
+pub const SOCKET_SLICES_MAX: usize = 512;
+
+/// Cores of one node: broker ids are node id × 1000 + shard.
+pub const SHARDS_MAX: usize = 999;
+
+/// Partitions of one topic in one request; past it the request is refused, as no answer of that
+/// size could be sent.
+pub const PARTITIONS_PER_TOPIC_MAX: u32 = 100_000;
+
+/// Characters of a topic name (Kafka `Topic.MAX_NAME_LENGTH`).
+pub const TOPIC_NAME_LENGTH_MAX: usize = 249;
+
+/// Batches remembered of each idempotent producer (Kafka `ProducerStateEntry.NUM_BATCHES_TO_RETAIN`).
+pub const PRODUCER_BATCHES_RETAINED: usize = 5;
+
+/// Idempotent producers remembered by one partition; the least recently used is forgotten past it.
+pub const PRODUCERS_PER_PARTITION_MAX: usize = 100_000;
+
+const _: () = assert!(IO_SIZE_MAX.is_multiple_of(IO_ALIGNMENT));
+const _: () = assert!(TAIL_BUFFER_SIZE_MIN.is_multiple_of(IO_ALIGNMENT));
+const _: () = assert!(TAIL_BUFFER_SIZE_MAX.is_multiple_of(IO_ALIGNMENT));
