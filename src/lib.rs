@@ -14,4 +14,5 @@
 
 pub mod codec;
 pub mod config;
+pub mod log;
 pub mod types;
