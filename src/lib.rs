@@ -2,7 +2,7 @@
 //!
 //! | layer (low to high) | what it is |
 //! |---|---|
-//! | [`types`], `config`, `metrics`, `schema` | quantities, properties, counters, generated records |
+//! | [`types`], [`config`], [`metrics`], `schema` | quantities, properties, counters, generated records |
 //! | [`codec`] | bytes to values and back; no state, no I/O |
 //! | `log` | a partition's log as data: layouts, plans, which flush covers which write |
 //! | `cluster` | the metadata image: topics, partitions, owners, configurations |
@@ -15,4 +15,5 @@
 pub mod codec;
 pub mod config;
 pub mod log;
+pub mod metrics;
 pub mod types;

@@ -1,3 +1,130 @@
 //! Properties of the broker and of topics: Kafka's names, our types.
+//!
+//! | file | what |
+//! |---|---|
+//! | `property.rs` | the table of every broker setting: name, default, parser, what it means |
+//! | `resolve.rs` | default < file < environment < flags, and which of them won |
+//! | `value.rs` | sizes, durations, addresses |
+//! | `topic.rs` | topic-level properties |
+//!
+//! Everything here is a function of its arguments: file contents, environment and the facts about
+//! the machine are handed in, so that the same inputs give the same configuration.
 
+pub mod property;
+pub mod resolve;
 pub mod topic;
+pub mod value;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::types::NodeId;
+
+pub use property::{PROPERTIES, Property, ValueType};
+pub use resolve::{ConfigError, Entry, Inputs, Machine, Origin};
+pub use value::{HostPort, LogFormat, Routing, TimestampType};
+
+/// The effective configuration of one node. Made by [`Config::resolve`], never changed after.
+///
+/// Lives: one per process; every shard holds a copy.
+/// Invariant: `cpus` holds one CPU per core; `message_max_bytes` fits in a request.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub node_id: NodeId,
+    pub data_dir: PathBuf,
+    /// Port 0 asks for any free one.
+    pub listen: HostPort,
+    /// What Metadata names. `None`: see [`Config::advertised`].
+    pub advertise: Option<HostPort>,
+    pub cores: usize,
+    /// One per core, in shard order.
+    pub cpus: Vec<usize>,
+    pub routing: Routing,
+    /// For the whole node; each shard gets an equal share.
+    pub memory_bytes: u64,
+    pub rack: Option<String>,
+    pub admin_listen: Option<HostPort>,
+    pub log_format: LogFormat,
+    pub log_level: String,
+    pub unsafe_buffered_io: bool,
+
+    pub auto_create_topics_enable: bool,
+    pub delete_topic_enable: bool,
+    pub num_partitions: u32,
+    pub default_replication_factor: u16,
+    /// `None`: a majority of the topic's replication factor.
+    pub min_insync_replicas: Option<u16>,
+    /// Largest record batch; topics may set their own.
+    pub message_max_bytes: usize,
+    pub socket_request_max_bytes: usize,
+    /// Of the whole node.
+    pub max_connections: usize,
+    /// `None`: idle connections stay open.
+    pub connections_max_idle: Option<Duration>,
+    /// Largest answer to one Fetch, whatever the client asks for.
+    pub fetch_max_bytes: usize,
+    pub max_incremental_fetch_session_cache_slots: usize,
+    pub log_segment_bytes: u64,
+    pub log_roll_ms: Option<Duration>,
+    pub log_roll_hours: Duration,
+    pub log_retention_ms: Option<Unlimited>,
+    pub log_retention_minutes: Option<Unlimited>,
+    pub log_retention_hours: Unlimited,
+    /// Per partition. `None`: no limit.
+    pub log_retention_bytes: Option<u64>,
+    pub log_retention_check_interval: Duration,
+    pub log_segment_delete_delay: Duration,
+    pub log_index_interval_bytes: u32,
+    pub log_index_size_max_bytes: u32,
+    pub log_message_timestamp_type: TimestampType,
+    /// How far a record's timestamp may lie behind the broker's clock.
+    pub log_message_timestamp_before_max: Duration,
+    pub log_message_timestamp_after_max: Duration,
+    pub producer_id_expiration: Duration,
+
+    /// Every setting with its value and where it came from, in the order of [`PROPERTIES`].
+    entries: Vec<Entry>,
+}
+
+/// A limit that may be absent (`None`), inside a property that may be absent itself.
+pub type Unlimited = Option<Duration>;
+
+impl Config {
+    /// The configuration of a node that sets nothing.
+    pub fn defaults(machine: &Machine) -> Result<Config, ConfigError> {
+        Config::resolve(&Inputs::default(), machine)
+    }
+
+    /// Every setting with its value and where it came from.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Where clients are told to connect: `advertise`, else where we listen.
+    ///
+    /// A wildcard address is of no use to a client: then it is the host's name, as in Kafka.
+    /// `listening` is the address really bound, since the configured port may be 0.
+    pub fn advertised(&self, listening: &HostPort, hostname: &str) -> HostPort {
+        match &self.advertise {
+            Some(advertise) => advertise.clone(),
+            None if listening.is_wildcard() => HostPort { host: hostname.to_string(), port: listening.port },
+            None => listening.clone(),
+        }
+    }
+
+    /// Age at which a segment is closed: `log.roll.ms`, else `log.roll.hours`.
+    pub fn log_roll(&self) -> Duration {
+        self.log_roll_ms.unwrap_or(self.log_roll_hours)
+    }
+
+    /// Age past which segments are deleted, `None` for never. The finest unit that is set wins, as
+    /// in Kafka.
+    pub fn log_retention(&self) -> Option<Duration> {
+        self.log_retention_ms.or(self.log_retention_minutes).unwrap_or(self.log_retention_hours)
+    }
+
+    /// Bytes that one shard may use for everything: buffers, indexes, queues.
+    pub fn memory_bytes_per_shard(&self) -> u64 {
+        self.memory_bytes / self.cores as u64
+    }
+}

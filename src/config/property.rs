@@ -1,0 +1,387 @@
+//! The table of every broker setting.
+//!
+//! One row serves the file, the environment, the flags, `odradek config`, DescribeConfigs and the
+//! README. The odradek names are also flags (`--data-dir`); the Kafka names keep Kafka's meaning
+//! and defaults and are set on the command line by `--set`.
+//!
+//! | written as | where |
+//! |---|---|
+//! | `data-dir = "/srv/odradek"`, `log.segment.bytes = "512MiB"` | file |
+//! | `ODRADEK_DATA_DIR`, `ODRADEK_LOG_SEGMENT_BYTES` | environment |
+//! | `--data-dir /srv/odradek`, `--set log.segment.bytes=512MiB` | flags |
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::value::{self, Expected, HostPort};
+use super::{Config, LogFormat, Routing, TimestampType};
+use crate::types::NodeId;
+use crate::types::limits;
+
+/// What DescribeConfigs says of a value (the wire's codes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueType {
+    Boolean = 1,
+    String = 2,
+    Int = 3,
+    Long = 5,
+    List = 7,
+}
+
+/// Who gave the setting its name, and so where it may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Namespace {
+    /// Has a flag of its own.
+    Odradek,
+    Kafka,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DefaultValue {
+    Text(&'static str),
+    /// No text of its own: what happens instead.
+    Derived(&'static str),
+}
+
+/// Parses, stores, and returns the value in the spelling that is shown.
+type Apply = fn(&mut Config, &str) -> Result<String, Expected>;
+
+/// One setting of the broker.
+pub struct Property {
+    pub name: &'static str,
+    pub namespace: Namespace,
+    pub value_type: ValueType,
+    /// What stands after the flag in its help.
+    pub placeholder: &'static str,
+    pub default: DefaultValue,
+    pub doc: &'static str,
+    pub(super) apply: Apply,
+}
+
+impl std::fmt::Debug for Property {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Property").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Property {
+    /// The environment variable that sets it.
+    pub fn environment(&self) -> String {
+        format!("ODRADEK_{}", normalise(self.name).to_ascii_uppercase())
+    }
+
+    /// The default as documentation shows it.
+    pub fn default_text(&self) -> &'static str {
+        match self.default {
+            DefaultValue::Text(text) | DefaultValue::Derived(text) => text,
+        }
+    }
+}
+
+/// The setting of that name, however it is written: `data-dir`, `data_dir`, `DATA_DIR`.
+pub fn find(name: &str) -> Option<&'static Property> {
+    let wanted = normalise(name);
+    PROPERTIES.iter().find(|property| normalise(property.name) == wanted)
+}
+
+/// The name that was probably meant, for an error message.
+pub fn nearest(name: &str) -> Option<&'static str> {
+    /// What Kafka's own configuration calls something that we call differently.
+    const KAFKA_NAMES: [(&str, &str); 7] = [
+        ("broker.id", "node-id"),
+        ("log.dir", "data-dir"),
+        ("log.dirs", "data-dir"),
+        ("listeners", "listen"),
+        ("advertised.listeners", "advertise"),
+        ("broker.rack", "rack"),
+        ("num.network.threads", "cores"),
+    ];
+    /// Below it a suggestion is more confusing than none.
+    const SIMILARITY_MIN: f64 = 0.7;
+    let wanted = normalise(name);
+    if let Some((_, ours)) = KAFKA_NAMES.iter().find(|(kafka, _)| normalise(kafka) == wanted) {
+        return Some(ours);
+    }
+    let scored = PROPERTIES.iter().map(|property| {
+        let similarity = strsim::normalized_damerau_levenshtein(&wanted, &normalise(property.name));
+        (similarity, property.name)
+    });
+    let best = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (best.0 >= SIMILARITY_MIN).then_some(best.1)
+}
+
+fn normalise(name: &str) -> String {
+    name.chars()
+        .map(|c| match c {
+            '-' | '.' => '_',
+            c => c.to_ascii_lowercase(),
+        })
+        .collect()
+}
+
+/// Every setting as a Markdown table, for the README.
+pub fn markdown() -> String {
+    let mut table = String::from("| setting | default | what it does |\n|---|---|---|\n");
+    for property in PROPERTIES {
+        let default = match property.default {
+            DefaultValue::Text(text) => format!("`{text}`"),
+            DefaultValue::Derived(text) => text.to_string(),
+        };
+        table.push_str(&format!("| `{}` | {default} | {} |\n", property.name, property.doc));
+    }
+    table
+}
+
+const MS: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+/// Kafka's `Long.MAX_VALUE` of milliseconds.
+const DURATION_MAX: Duration = Duration::from_millis(i64::MAX as u64);
+const INT_MAX: u64 = i32::MAX as u64;
+
+macro_rules! property {
+    ($namespace:ident $name:literal, $type:ident $placeholder:literal, $default:expr, $apply:expr, $doc:literal) => {
+        Property {
+            name: $name,
+            namespace: Namespace::$namespace,
+            value_type: ValueType::$type,
+            placeholder: $placeholder,
+            default: $default,
+            doc: $doc,
+            apply: $apply,
+        }
+    };
+}
+
+use DefaultValue::{Derived, Text};
+
+/// In the order in which they are shown.
+pub const PROPERTIES: &[Property] = &[
+    property!(Odradek "node-id", Int "ID", Text("1"),
+        |config, text| {
+            // Broker ids are node id × 1000 + shard under `core` routing.
+            const NODE_ID_MAX: i64 = i32::MAX as i64 / 1000 - 1;
+            let id = value::integer(text, 0..=NODE_ID_MAX)?;
+            config.node_id = NodeId(id as i32);
+            Ok(id.to_string())
+        },
+        "Identity of this node; fixed once its data directory exists."),
+    property!(Odradek "data-dir", String "DIR", Text("./odradek-data"),
+        |config, text| { config.data_dir = PathBuf::from(non_empty(text, "a directory")?); same(text) },
+        "Where everything is stored. One broker at a time; a local file system with direct I/O."),
+    property!(Odradek "listen", String "HOST:PORT", Text("127.0.0.1:9092"),
+        |config, text| store(&mut config.listen, text.parse::<HostPort>()),
+        "Where Kafka clients connect. Under `core` routing it is the bootstrap port."),
+    property!(Odradek "advertise", String "HOST:PORT", Derived("where it listens"),
+        |config, text| store_some(&mut config.advertise, text.parse::<HostPort>()),
+        "The address that clients are told to connect to."),
+    property!(Odradek "cores", Int "N", Derived("every CPU the process may use"),
+        |config, text| {
+            config.cores = value::integer(text, 1..=limits::SHARDS_MAX as i64)? as usize;
+            Ok(config.cores.to_string())
+        },
+        "Shards to run, one executor pinned to each CPU."),
+    property!(Odradek "cpus", List "LIST", Derived("the first ones the process may use"),
+        |config, text| {
+            config.cpus = value::cpu_list(text)?;
+            Ok(value::format_cpu_list(&config.cpus))
+        },
+        "The CPUs to pin the shards to, such as `0-3,6`."),
+    property!(Odradek "routing", String "node|core", Text("node"),
+        |config, text| store(&mut config.routing, text.parse::<Routing>()),
+        "`node`: one broker on one port. `core`: each core is a broker of its own on port + 1 + shard."),
+    property!(Odradek "memory", Long "SIZE", Derived("half of the machine's or its cgroup's memory"),
+        |config, text| store(&mut config.memory_bytes, value::size(text, 64 << 20..=1 << 50)),
+        "Memory budget of the whole node."),
+    property!(Odradek "rack", String "NAME", Derived("none"),
+        |config, text| store_some(&mut config.rack, non_empty(text, "a name").map(str::to_string)),
+        "Failure domain reported to clients."),
+    property!(Odradek "admin-listen", String "HOST:PORT", Text("127.0.0.1:9644"),
+        |config, text| match text {
+            "none" => { config.admin_listen = None; same(text) }
+            _ => store_some(&mut config.admin_listen,
+                text.parse::<HostPort>().map_err(|expected| format!("{expected}, or none"))),
+        },
+        "Metrics and health over HTTP; `none` turns it off."),
+    property!(Odradek "log-format", String "auto|human|json", Text("auto"),
+        |config, text| store(&mut config.log_format, text.parse::<LogFormat>()),
+        "How log lines look; `auto` is human on a terminal and JSON elsewhere."),
+    property!(Odradek "log-level", String "FILTER", Text("info"),
+        |config, text| store(&mut config.log_level, non_empty(text, "a level such as info, or a filter")
+            .map(str::to_string)),
+        "What is logged: a level or a tracing filter. `ODRADEK_LOG` sets it too."),
+    property!(Odradek "unsafe-buffered-io", Boolean "BOOL", Text("false"),
+        |config, text| store(&mut config.unsafe_buffered_io, value::boolean(text)),
+        "Accept a file system without direct I/O. For development only: durability is not promised."),
+    property!(Kafka "auto.create.topics.enable", Boolean "BOOL", Text("true"),
+        |config, text| store(&mut config.auto_create_topics_enable, value::boolean(text)),
+        "Create a topic when a client asks for its metadata."),
+    property!(Kafka "delete.topic.enable", Boolean "BOOL", Text("true"),
+        |config, text| store(&mut config.delete_topic_enable, value::boolean(text)),
+        "Whether topics can be deleted."),
+    property!(Kafka "num.partitions", Int "N", Text("1"),
+        |config, text| {
+            config.num_partitions = value::integer(text, 1..=limits::PARTITIONS_PER_TOPIC_MAX as i64)? as u32;
+            Ok(config.num_partitions.to_string())
+        },
+        "Partitions of a topic that does not say."),
+    property!(Kafka "default.replication.factor", Int "N", Text("1"),
+        |config, text| {
+            config.default_replication_factor = value::integer(text, 1..=i16::MAX as i64)? as u16;
+            Ok(config.default_replication_factor.to_string())
+        },
+        "Replicas of a topic that does not say."),
+    property!(Kafka "min.insync.replicas", Int "N", Derived("a majority of the replication factor"),
+        |config, text| {
+            let replicas = value::integer(text, 1..=i16::MAX as i64)?;
+            config.min_insync_replicas = Some(replicas as u16);
+            Ok(replicas.to_string())
+        },
+        "Replicas that must hold a record before `acks=all` is answered."),
+    property!(Kafka "message.max.bytes", Int "SIZE", Text("1048588"),
+        |config, text| size(&mut config.message_max_bytes, text, 1..=INT_MAX),
+        "Largest record batch, as sent."),
+    property!(Kafka "socket.request.max.bytes", Int "SIZE", Text("104857600"),
+        |config, text| size(&mut config.socket_request_max_bytes, text, 1024..=INT_MAX),
+        "Largest request."),
+    property!(Kafka "max.connections", Int "N", Text("20000"),
+        |config, text| {
+            config.max_connections = value::integer(text, 1..=i32::MAX as i64)? as usize;
+            Ok(config.max_connections.to_string())
+        },
+        "Client connections of the whole node; more are refused."),
+    property!(Kafka "connections.max.idle.ms", Long "MS", Text("600000"),
+        |config, text| duration_or_none(&mut config.connections_max_idle, text, MS),
+        "Close a connection that sent nothing for so long; -1: never."),
+    property!(Kafka "fetch.max.bytes", Int "SIZE", Text("57671680"),
+        |config, text| size(&mut config.fetch_max_bytes, text, 1024..=INT_MAX),
+        "Largest answer to one Fetch."),
+    property!(Kafka "max.incremental.fetch.session.cache.slots", Int "N", Text("1000"),
+        |config, text| {
+            let slots = value::integer(text, 0..=limits::FETCH_SESSIONS_MAX as i64)?;
+            config.max_incremental_fetch_session_cache_slots = slots as usize;
+            Ok(slots.to_string())
+        },
+        "Incremental fetch sessions kept by each shard."),
+    property!(Kafka "log.segment.bytes", Int "SIZE", Text("1073741824"),
+        |config, text| store(&mut config.log_segment_bytes, value::size(text, SEGMENT_BYTES)),
+        "Size at which a segment is closed."),
+    property!(Kafka "log.roll.ms", Long "MS", Derived("`log.roll.hours`"),
+        |config, text| {
+            let age = value::duration(text, MS, MS..=DURATION_MAX)?;
+            config.log_roll_ms = Some(age);
+            milliseconds(age)
+        },
+        "Age at which a segment is closed."),
+    property!(Kafka "log.roll.hours", Int "HOURS", Text("168"),
+        |config, text| {
+            config.log_roll_hours = value::duration(text, HOUR, MS..=DURATION_MAX)?;
+            count(Some(config.log_roll_hours), HOUR)
+        },
+        "The same in hours."),
+    property!(Kafka "log.retention.ms", Long "MS", Derived("`log.retention.minutes`"),
+        |config, text| retention(&mut config.log_retention_ms, text, MS),
+        "Age past which records are deleted; -1: never."),
+    property!(Kafka "log.retention.minutes", Int "MINUTES", Derived("`log.retention.hours`"),
+        |config, text| retention(&mut config.log_retention_minutes, text, MINUTE),
+        "The same in minutes."),
+    property!(Kafka "log.retention.hours", Int "HOURS", Text("168"),
+        |config, text| {
+            config.log_retention_hours = value::duration_or_unlimited(text, HOUR, MS..=DURATION_MAX)?;
+            count(config.log_retention_hours, HOUR)
+        },
+        "The same in hours."),
+    property!(Kafka "log.retention.bytes", Long "SIZE", Text("-1"),
+        |config, text| {
+            config.log_retention_bytes = value::size_or_unlimited(text, 0..=i64::MAX as u64)?;
+            Ok(config.log_retention_bytes.map_or("-1".to_string(), |bytes| bytes.to_string()))
+        },
+        "Size of a partition past which its oldest segments are deleted; -1: no limit."),
+    property!(Kafka "log.retention.check.interval.ms", Long "MS", Text("300000"),
+        |config, text| duration(&mut config.log_retention_check_interval, text, MS),
+        "How often retention is looked at."),
+    property!(Kafka "log.segment.delete.delay.ms", Long "MS", Text("60000"),
+        |config, text| duration(&mut config.log_segment_delete_delay, text, Duration::ZERO),
+        "How long the files of a deleted segment stay."),
+    property!(Kafka "log.index.interval.bytes", Int "SIZE", Text("4096"),
+        |config, text| size32(&mut config.log_index_interval_bytes, text, 0..=INT_MAX),
+        "Log bytes between two entries of the offset index."),
+    property!(Kafka "log.index.size.max.bytes", Int "SIZE", Text("10485760"),
+        |config, text| size32(&mut config.log_index_size_max_bytes, text, 12..=INT_MAX),
+        "Size of an index at which its segment is closed."),
+    property!(Kafka "log.message.timestamp.type", String "TYPE", Text("CreateTime"),
+        |config, text| store(&mut config.log_message_timestamp_type, text.parse::<TimestampType>()),
+        "Whose clock stamps records: `CreateTime` (the producer's) or `LogAppendTime` (the broker's)."),
+    property!(Kafka "log.message.timestamp.before.max.ms", Long "MS", Text("9223372036854775807"),
+        |config, text| duration(&mut config.log_message_timestamp_before_max, text, Duration::ZERO),
+        "How far a record's timestamp may lie behind the broker's clock."),
+    property!(Kafka "log.message.timestamp.after.max.ms", Long "MS", Text("3600000"),
+        |config, text| duration(&mut config.log_message_timestamp_after_max, text, Duration::ZERO),
+        "How far a record's timestamp may lie ahead of the broker's clock."),
+    property!(Kafka "producer.id.expiration.ms", Int "MS", Text("86400000"),
+        |config, text| duration(&mut config.producer_id_expiration, text, MS),
+        "How long an idempotent producer that sends nothing is remembered."),
+];
+
+/// At least one aligned block; at most what Kafka's 32-bit file positions reach.
+const SEGMENT_BYTES: RangeInclusive<u64> = limits::IO_ALIGNMENT as u64..=INT_MAX;
+
+fn same(text: &str) -> Result<String, Expected> {
+    Ok(text.to_string())
+}
+
+fn non_empty<'a>(text: &'a str, expected: &str) -> Result<&'a str, Expected> {
+    if text.is_empty() { Err(expected.to_string()) } else { Ok(text) }
+}
+
+fn store<T: ToString>(field: &mut T, parsed: Result<T, Expected>) -> Result<String, Expected> {
+    *field = parsed?;
+    Ok(field.to_string())
+}
+
+fn store_some<T: ToString>(field: &mut Option<T>, parsed: Result<T, Expected>) -> Result<String, Expected> {
+    let parsed = parsed?;
+    let text = parsed.to_string();
+    *field = Some(parsed);
+    Ok(text)
+}
+
+fn size(field: &mut usize, text: &str, range: RangeInclusive<u64>) -> Result<String, Expected> {
+    *field = value::size(text, range)? as usize;
+    Ok(field.to_string())
+}
+
+fn size32(field: &mut u32, text: &str, range: RangeInclusive<u64>) -> Result<String, Expected> {
+    *field = value::size(text, range)? as u32; // Every range ends at i32::MAX.
+    Ok(field.to_string())
+}
+
+fn duration(field: &mut Duration, text: &str, min: Duration) -> Result<String, Expected> {
+    *field = value::duration(text, MS, min..=DURATION_MAX)?;
+    milliseconds(*field)
+}
+
+fn duration_or_none(field: &mut Option<Duration>, text: &str, min: Duration) -> Result<String, Expected> {
+    *field = value::duration_or_unlimited(text, MS, min..=DURATION_MAX)?;
+    count(*field, MS)
+}
+
+fn retention(field: &mut Option<Option<Duration>>, text: &str, unit: Duration) -> Result<String, Expected> {
+    let age = value::duration_or_unlimited(text, unit, MS..=DURATION_MAX)?;
+    *field = Some(age);
+    count(age, unit)
+}
+
+fn milliseconds(duration: Duration) -> Result<String, Expected> {
+    count(Some(duration), MS)
+}
+
+/// In the property's own unit if that is exact, else in milliseconds with their suffix.
+fn count(duration: Option<Duration>, unit: Duration) -> Result<String, Expected> {
+    Ok(match duration.map(|duration| (duration.as_millis(), unit.as_millis())) {
+        None => "-1".to_string(),
+        Some((duration, unit)) if duration.is_multiple_of(unit) => (duration / unit).to_string(),
+        Some((duration, _)) => format!("{duration}ms"),
+    })
+}

@@ -1,0 +1,366 @@
+//! Plain counters and histograms, one set per shard.
+//!
+//! A shard owns its set and adds to it without atomics; the admin thread asks for a copy by message
+//! ([`ShardSnapshot`]) and never touches the live one. Counting is an index and an addition;
+//! recording a duration is one bucket computation. What is copied is bounded: about 20 KiB per
+//! histogram, and one histogram per API that was ever asked for.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hdrhistogram::Histogram as HdrHistogram;
+
+use crate::types::ShardId;
+
+/// API keys counted apart; Kafka's go to 94. Larger ones share the last place.
+pub const API_KEYS_MAX: usize = 128;
+
+/// Pairs of API key and error code counted apart; further ones are only counted together. Kafka has
+/// some 130 codes and few of them occur with each API.
+pub const ERROR_KINDS_MAX: usize = 1024;
+
+/// Longest duration told apart from longer ones.
+pub const DURATION_MAX: Duration = Duration::from_secs(60);
+
+/// Largest commit told apart from larger ones. Unit: bytes.
+pub const COMMIT_SIZE_MAX: u64 = 1 << 30;
+
+/// A distribution of whole numbers with a known largest value, to two significant digits.
+#[derive(Clone, Debug)]
+pub struct Histogram {
+    counts: HdrHistogram<u64>,
+    sum: u64,
+}
+
+impl Histogram {
+    /// Of durations, in microseconds.
+    pub fn durations() -> Histogram {
+        Histogram::with_max(DURATION_MAX.as_micros() as u64)
+    }
+
+    /// `max` is the largest value told apart; what is larger counts as `max`.
+    pub fn with_max(max: u64) -> Histogram {
+        /// Buckets are at most 1 % wide; three digits would take eight times the memory.
+        const SIGNIFICANT_DIGITS: u8 = 2;
+        let counts = HdrHistogram::new_with_bounds(1, max.max(2), SIGNIFICANT_DIGITS);
+        Histogram { counts: counts.expect("bounds of 1 and at least 2, and two digits, are valid"), sum: 0 }
+    }
+
+    pub fn record(&mut self, value: u64) {
+        self.counts.saturating_record(value);
+        self.sum = self.sum.saturating_add(value);
+    }
+
+    pub fn record_duration(&mut self, duration: Duration) {
+        self.record(duration.as_micros().min(u64::MAX as u128) as u64);
+    }
+
+    pub fn count(&self) -> u64 {
+        self.counts.len()
+    }
+
+    /// Exact, in the unit that was recorded.
+    pub fn sum(&self) -> u64 {
+        self.sum
+    }
+
+    pub fn max(&self) -> u64 {
+        self.counts.max()
+    }
+
+    /// `quantile` from 0 to 1.
+    pub fn quantile(&self, quantile: f64) -> u64 {
+        self.counts.value_at_quantile(quantile)
+    }
+
+    /// How many values were at most each of `bounds`, which ascend. Bounds are met to within the
+    /// histogram's precision.
+    pub fn cumulative(&self, bounds: &[u64]) -> Vec<u64> {
+        let mut counts = vec![0; bounds.len()];
+        for value in self.counts.iter_recorded() {
+            let lowest = self.counts.lowest_equivalent(value.value_iterated_to());
+            let place = bounds.partition_point(|&bound| bound < lowest);
+            if let Some(count) = counts.get_mut(place) {
+                *count += value.count_since_last_iteration();
+            }
+        }
+        let mut total = 0;
+        for count in &mut counts {
+            total += *count;
+            *count = total;
+        }
+        counts
+    }
+}
+
+/// Requests of one API key.
+#[derive(Clone, Debug, Default)]
+pub struct RequestMetrics {
+    pub count: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// From the whole request received to its answer handed to the socket. Made on first use.
+    pub latency_us: Option<Box<Histogram>>,
+}
+
+/// What a shard's memory is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MemoryKind {
+    /// What connections received and has not been answered.
+    Receive,
+    /// Newest records of partitions, kept for writing and for tail reads.
+    Tail,
+    /// What was read from disk for fetches that are behind.
+    ReadAhead,
+    /// Answers on their way to sockets.
+    Response,
+    /// Payloads on their way to other shards.
+    Mesh,
+}
+
+impl MemoryKind {
+    pub const ALL: [MemoryKind; 5] = [
+        MemoryKind::Receive,
+        MemoryKind::Tail,
+        MemoryKind::ReadAhead,
+        MemoryKind::Response,
+        MemoryKind::Mesh,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            MemoryKind::Receive => "receive",
+            MemoryKind::Tail => "tail",
+            MemoryKind::ReadAhead => "read_ahead",
+            MemoryKind::Response => "response",
+            MemoryKind::Mesh => "mesh",
+        }
+    }
+}
+
+/// Counters only grow; gauges (marked) hold the present value.
+///
+/// Lives: one per shard, changed by that shard only.
+#[derive(Clone, Debug)]
+pub struct ShardMetrics {
+    requests: Box<[RequestMetrics]>,
+    errors: BTreeMap<(i16, i16), u64>,
+    /// Errors of kinds that found no place in the table.
+    pub errors_unlisted: u64,
+
+    pub produced_batches: u64,
+    pub produced_records: u64,
+    pub produced_bytes: u64,
+    /// Idempotent batches that were stored already.
+    pub produced_duplicates: u64,
+    pub fetched_batches: u64,
+    pub fetched_bytes: u64,
+    /// Of those, served by reading the disk.
+    pub fetched_disk_bytes: u64,
+
+    /// From the first append of a commit to its acknowledgement. Microseconds.
+    pub commit_latency_us: Histogram,
+    /// Duration of one `fdatasync`. Microseconds.
+    pub flush_latency_us: Histogram,
+    /// Bytes made durable by one commit.
+    pub commit_bytes: Histogram,
+    pub disk_written_bytes: u64,
+    pub disk_read_bytes: u64,
+
+    /// Gauge.
+    pub connections_open: u64,
+    pub connections_accepted: u64,
+    /// Refused because of `max.connections` or because memory was short.
+    pub connections_refused: u64,
+    /// Closed because of what the client sent or failed to do.
+    pub connections_failed: u64,
+    /// Gauge: Fetch requests that wait for data or their deadline.
+    pub fetches_parked: u64,
+    /// Gauge: partitions owned by the shard.
+    pub partitions: u64,
+    /// Gauge.
+    pub fetch_sessions: u64,
+
+    /// Gauges, by [`MemoryKind`].
+    memory_bytes: [u64; MemoryKind::ALL.len()],
+    /// Gauge: what the shard may use altogether.
+    pub memory_budget_bytes: u64,
+    /// How often a connection was not read because memory was short.
+    pub memory_waits: u64,
+    /// Direct I/O buffers that came from the heap since the registered pool was empty.
+    pub dma_buffer_fallbacks: u64,
+
+    pub mesh_messages_sent: u64,
+    /// `try_send` refusals: the other shard's queue was full.
+    pub mesh_queue_full: u64,
+    /// Requests, or parts of them, handed to the shard that owns their partition.
+    pub requests_forwarded: u64,
+    /// Longest time that the executor did not come back to a latency-critical task. Microseconds.
+    pub stall_us_max: u64,
+}
+
+impl ShardMetrics {
+    pub fn new() -> ShardMetrics {
+        ShardMetrics {
+            requests: vec![RequestMetrics::default(); API_KEYS_MAX].into_boxed_slice(),
+            errors: BTreeMap::new(),
+            errors_unlisted: 0,
+            produced_batches: 0,
+            produced_records: 0,
+            produced_bytes: 0,
+            produced_duplicates: 0,
+            fetched_batches: 0,
+            fetched_bytes: 0,
+            fetched_disk_bytes: 0,
+            commit_latency_us: Histogram::durations(),
+            flush_latency_us: Histogram::durations(),
+            commit_bytes: Histogram::with_max(COMMIT_SIZE_MAX),
+            disk_written_bytes: 0,
+            disk_read_bytes: 0,
+            connections_open: 0,
+            connections_accepted: 0,
+            connections_refused: 0,
+            connections_failed: 0,
+            fetches_parked: 0,
+            partitions: 0,
+            fetch_sessions: 0,
+            memory_bytes: [0; MemoryKind::ALL.len()],
+            memory_budget_bytes: 0,
+            memory_waits: 0,
+            dma_buffer_fallbacks: 0,
+            mesh_messages_sent: 0,
+            mesh_queue_full: 0,
+            requests_forwarded: 0,
+            stall_us_max: 0,
+        }
+    }
+
+    /// Counts a request that was received whole. O(1).
+    pub fn request_received(&mut self, api_key: i16, bytes: usize) {
+        let request = self.request_mut(api_key);
+        request.count += 1;
+        request.bytes_in += bytes as u64;
+    }
+
+    /// Counts its answer. O(1).
+    pub fn request_answered(&mut self, api_key: i16, bytes: usize, latency: Duration) {
+        let request = self.request_mut(api_key);
+        request.bytes_out += bytes as u64;
+        let histogram = request.latency_us.get_or_insert_with(|| Box::new(Histogram::durations()));
+        histogram.record_duration(latency);
+    }
+
+    /// Counts an error code in an answer; 0 is not an error.
+    pub fn error(&mut self, api_key: i16, code: i16) {
+        if code == 0 {
+            return;
+        }
+        let listed = self.errors.len();
+        match self.errors.get_mut(&(api_key, code)) {
+            Some(count) => *count += 1,
+            None if listed < ERROR_KINDS_MAX => {
+                self.errors.insert((api_key, code), 1);
+            }
+            None => self.errors_unlisted += 1,
+        }
+    }
+
+    pub fn memory_add(&mut self, kind: MemoryKind, bytes: usize) {
+        self.memory_bytes[kind as usize] += bytes as u64;
+    }
+
+    pub fn memory_remove(&mut self, kind: MemoryKind, bytes: usize) {
+        let used = &mut self.memory_bytes[kind as usize];
+        debug_assert!(*used >= bytes as u64, "more {} memory given back than taken", kind.name());
+        *used = used.saturating_sub(bytes as u64);
+    }
+
+    pub fn memory_set(&mut self, kind: MemoryKind, bytes: usize) {
+        self.memory_bytes[kind as usize] = bytes as u64;
+    }
+
+    pub fn memory_bytes(&self, kind: MemoryKind) -> u64 {
+        self.memory_bytes[kind as usize]
+    }
+
+    pub fn stalled(&mut self, duration: Duration) {
+        self.stall_us_max = self.stall_us_max.max(duration.as_micros().min(u64::MAX as u128) as u64);
+    }
+
+    /// The API keys that were asked for, ascending.
+    pub fn requests(&self) -> impl Iterator<Item = (i16, &RequestMetrics)> {
+        let asked = self.requests.iter().enumerate().filter(|(_, request)| request.count > 0);
+        asked.map(|(api_key, request)| (api_key as i16, request))
+    }
+
+    /// API key, error code and how often, ascending.
+    pub fn errors(&self) -> impl Iterator<Item = (i16, i16, u64)> {
+        self.errors.iter().map(|(&(api_key, code), &count)| (api_key, code, count))
+    }
+
+    fn request_mut(&mut self, api_key: i16) -> &mut RequestMetrics {
+        let place = usize::try_from(api_key).unwrap_or(API_KEYS_MAX).min(API_KEYS_MAX - 1);
+        &mut self.requests[place]
+    }
+}
+
+impl Default for ShardMetrics {
+    fn default() -> ShardMetrics {
+        ShardMetrics::new()
+    }
+}
+
+/// A copy of one shard's metrics, on its way to the admin thread.
+#[derive(Clone, Debug)]
+pub struct ShardSnapshot {
+    pub shard: ShardId,
+    pub metrics: ShardMetrics,
+    /// Why the shard's log directory takes no more writes, if so.
+    pub log_dir_offline: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn api_keys_outside_the_table_share_the_last_place() {
+        let mut metrics = ShardMetrics::new();
+        for api_key in [0, 1, 127, 128, i16::MAX, -1, i16::MIN] {
+            metrics.request_received(api_key, 10);
+        }
+        let counts: Vec<_> = metrics.requests().map(|(api_key, request)| (api_key, request.count)).collect();
+        assert_eq!(counts, [(0, 1), (1, 1), (127, 5)]);
+    }
+
+    #[test]
+    fn kinds_of_errors_are_bounded_and_none_is_lost() {
+        let mut metrics = ShardMetrics::new();
+        for api_key in 0..100 {
+            for code in 0..100 {
+                metrics.error(api_key, code);
+            }
+        }
+        let listed: u64 = metrics.errors().map(|(_, _, count)| count).sum();
+        assert_eq!(metrics.errors().count(), ERROR_KINDS_MAX);
+        assert_eq!(listed + metrics.errors_unlisted, 100 * 99, "0 is not an error");
+    }
+
+    #[test]
+    fn histograms_keep_counts_within_bounds() {
+        let mut histogram = Histogram::durations();
+        for us in [1, 50, 51, 1_000, 2_000, u64::MAX] {
+            histogram.record(us);
+        }
+        assert_eq!(histogram.count(), 6);
+        assert_eq!(histogram.cumulative(&[50, 1_000, 10_000]), [2, 4, 5]);
+        assert_eq!(histogram.sum(), u64::MAX);
+        assert!(histogram.max() >= 60_000_000);
+    }
+
+    #[test]
+    fn a_snapshot_stays_small() {
+        let histogram = Histogram::durations();
+        assert!(histogram.counts.distinct_values() * 8 <= 24 << 10, "{}", histogram.counts.distinct_values());
+    }
+}
