@@ -1,0 +1,409 @@
+//! One client connection: frames in, answers out in request order.
+//!
+//! ```text
+//! socket ─► receive buffer ─► frames ─► api ─────────────► answers, by request sequence
+//!   ▲        (from a pool,      │        produce: in place   [ready][waiting][ready] ..
+//!   │         only while it     │        others: own task       │
+//!   │         holds bytes)      └ too much in flight: not read  ▼
+//!   └────────────────────────────────────────────── one vectored write for all that are ready
+//! ```
+//!
+//! Two tasks a connection, neither ever cancelled in a read: one reads and dispatches, one writes.
+//! A connection ends by shutting its socket down, which both notice. What breaks the protocol closes
+//! this connection with a logged reason and nothing else.
+
+use crate::codec::frame::{self, FrameError};
+use crate::shard::Shard;
+use crate::shard::api;
+use crate::shard::event::Signal;
+use crate::shard::memory::Charge;
+use crate::shard::response::{Response, WriteCursor};
+use crate::types::limits::{
+    CONNECTION_INFLIGHT_BYTES_MAX, CONNECTION_REQUESTS_MAX, CONNECTION_RESPONSE_BYTES_MAX,
+    RECEIVE_BUFFER_SIZE, SOCKET_SLICES_MAX,
+};
+use crate::types::{Mono, ShardId};
+use futures::io::{AsyncRead, AsyncWrite};
+use glommio::net::TcpStream;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// Which address a client came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// The base port: the broker itself under `node` routing, bootstrap and administration under
+    /// `core`.
+    Base,
+    /// A core's own port (`core` routing).
+    Core(ShardId),
+}
+
+/// Why a connection is closed from our side.
+#[derive(Debug, thiserror::Error)]
+pub enum CloseReason {
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("unsupported request: API key {api_key} version {api_version}")]
+    UnsupportedRequest { api_key: i16, api_version: i16 },
+    #[error("malformed {api} request: {reason}")]
+    MalformedRequest { api: &'static str, reason: String },
+    #[error("a produce request with acks=0 failed: {reason}")]
+    UnacknowledgedProduce { reason: String },
+    #[error("no receive memory for a request of {size} bytes within {waited:?}")]
+    NoReceiveMemory { size: usize, waited: Duration },
+    #[error("idle for longer than connections.max.idle.ms")]
+    Idle,
+    #[error("the broker is stopping")]
+    Stopping,
+    #[error("socket: {0}")]
+    Socket(#[from] io::Error),
+}
+
+/// How long a request that is larger than a receive buffer may wait for memory.
+const RECEIVE_MEMORY_WAIT: Duration = Duration::from_secs(10);
+
+enum Answer {
+    Waiting,
+    Ready(Response),
+    /// A request without an answer (`acks=0`).
+    Nothing,
+}
+
+struct Pending {
+    answer: Answer,
+    request_size: usize,
+    api_key: i16,
+    received: Mono,
+}
+
+#[derive(Default)]
+struct Answers {
+    /// Sequence of the first entry.
+    first: u64,
+    queue: VecDeque<Pending>,
+    inflight_bytes: usize,
+    response_bytes: usize,
+}
+
+/// Lives: on one shard, from accept to close. Handlers keep it alive until their answer is in.
+pub struct Connection {
+    pub id: u64,
+    pub peer: SocketAddr,
+    pub listener: Listener,
+    stream: RefCell<TcpStream>,
+    answers: RefCell<Answers>,
+    writer: Signal,
+    drained: Signal,
+    closed: Cell<bool>,
+    last_active: Cell<Mono>,
+}
+
+/// The place of one request's answer among its connection's answers.
+#[derive(Clone, Copy, Debug)]
+pub struct AnswerTicket(u64);
+
+impl Connection {
+    pub fn new(id: u64, stream: TcpStream, peer: SocketAddr, listener: Listener, now: Mono) -> Rc<Connection> {
+        Rc::new(Connection {
+            id,
+            peer,
+            listener,
+            stream: RefCell::new(stream),
+            answers: RefCell::default(),
+            writer: Signal::default(),
+            drained: Signal::default(),
+            closed: Cell::new(false),
+            last_active: Cell::new(now),
+        })
+    }
+
+    /// Takes the next place in the order of answers.
+    fn begin(&self, api_key: i16, request_size: usize, received: Mono) -> AnswerTicket {
+        let mut answers = self.answers.borrow_mut();
+        answers.inflight_bytes += request_size;
+        answers.queue.push_back(Pending { answer: Answer::Waiting, request_size, api_key, received });
+        AnswerTicket(answers.first + answers.queue.len() as u64 - 1)
+    }
+
+    /// Puts an answer in its place; `None` when the request has none. It leaves once all before it
+    /// have.
+    pub fn complete(&self, ticket: AnswerTicket, response: Option<Response>) {
+        let mut answers = self.answers.borrow_mut();
+        let at = (ticket.0 - answers.first) as usize;
+        answers.response_bytes += response.as_ref().map_or(0, Response::size);
+        let pending = &mut answers.queue[at];
+        debug_assert!(matches!(pending.answer, Answer::Waiting), "a request was answered twice");
+        pending.answer = response.map_or(Answer::Nothing, Answer::Ready);
+        if at == 0 {
+            drop(answers);
+            self.writer.notify();
+        }
+    }
+
+    /// Ends the connection once what is being written has left. Idempotent.
+    pub fn close(&self, reason: &CloseReason) {
+        if self.closed.replace(true) {
+            return;
+        }
+        match reason {
+            CloseReason::Idle | CloseReason::Stopping => {
+                tracing::debug!(peer = %self.peer, %reason, "connection closed");
+            }
+            _ => tracing::warn!(peer = %self.peer, %reason, "connection closed"),
+        }
+        self.shutdown();
+    }
+
+    fn shutdown(&self) {
+        self.closed.set(true);
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&*self.stream.borrow());
+        // SAFETY: the descriptor belongs to `stream`, which lives as long as `self`.
+        unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+        self.writer.notify();
+        self.drained.notify();
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// No request is being served, since when nothing was received.
+    pub fn idle_since(&self) -> Option<Mono> {
+        self.answers.borrow().queue.is_empty().then(|| self.last_active.get())
+    }
+
+    fn must_wait(&self) -> bool {
+        let answers = self.answers.borrow();
+        answers.queue.len() >= CONNECTION_REQUESTS_MAX
+            || answers.inflight_bytes >= CONNECTION_INFLIGHT_BYTES_MAX
+            || answers.response_bytes >= CONNECTION_RESPONSE_BYTES_MAX
+    }
+
+    /// The answers at the front that are ready, in order.
+    fn take_ready(&self, shard: &Shard, out: &mut Vec<Response>) {
+        let mut answers = self.answers.borrow_mut();
+        let mut pieces = 0;
+        let now = shard.clock.mono();
+        while let Some(pending) = answers.queue.front() {
+            if matches!(pending.answer, Answer::Waiting) || pieces >= SOCKET_SLICES_MAX {
+                break;
+            }
+            let pending = answers.queue.pop_front().expect("looked at above");
+            answers.first += 1;
+            answers.inflight_bytes -= pending.request_size;
+            let mut size = 0;
+            if let Answer::Ready(response) = pending.answer {
+                size = response.size();
+                pieces += response.piece_count();
+                out.push(response);
+            }
+            shard.metrics.borrow_mut().answered(pending.api_key, size, now.since(pending.received));
+        }
+    }
+}
+
+/// Serves a connection until it ends.
+pub async fn serve(shard: Rc<Shard>, connection: Rc<Connection>) {
+    let writer = glommio::spawn_local(write_answers(shard.clone(), connection.clone())).detach();
+    let result = read_requests(&shard, &connection).await;
+    match result {
+        Ok(()) => connection.shutdown(),
+        Err(reason) => connection.close(&reason),
+    }
+    writer.await;
+    shard.connection_ended(&connection);
+}
+
+/// A receive buffer and how much of it is filled.
+struct Receive {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+    _charge: Charge,
+}
+
+async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<(), CloseReason> {
+    let mut receive: Option<Receive> = None;
+    loop {
+        while connection.must_wait() && !connection.is_closed() {
+            connection.drained.notified().await;
+        }
+        shard.wait_for_room().await;
+        if connection.is_closed() {
+            return Ok(());
+        }
+        let received = poll_read(shard, connection, &mut receive).await?;
+        if received == 0 {
+            return Ok(());
+        }
+        connection.last_active.set(shard.clock.mono());
+        let buffer = receive.as_mut().expect("bytes were received into it");
+        buffer.end += received;
+        loop {
+            let filled = &buffer.bytes[buffer.start..buffer.end];
+            match frame::next_frame(filled, shard.config.request_size_max)? {
+                frame::Frame::Complete { body } => {
+                    let frame = buffer.start + body.start..buffer.start + body.end;
+                    buffer.start += body.end;
+                    dispatch(shard, connection, &mut buffer.bytes[frame]).await?;
+                    while connection.must_wait() && !connection.is_closed() {
+                        connection.drained.notified().await;
+                    }
+                    if connection.is_closed() {
+                        return Ok(());
+                    }
+                }
+                frame::Frame::Incomplete { needed } => {
+                    make_room(shard, buffer, needed).await?;
+                    break;
+                }
+            }
+        }
+        if buffer.start == buffer.end {
+            shard.return_receive_buffer(receive.take().map(|receive| receive.bytes));
+        }
+        // Between two reads every other connection of the core gets its turn.
+        glommio::executor().yield_now().await;
+    }
+}
+
+/// Reads into the connection's buffer, or into one of the pool's that it gives back at once when the
+/// socket has nothing: a silent connection holds none.
+async fn poll_read(
+    shard: &Rc<Shard>,
+    connection: &Rc<Connection>,
+    receive: &mut Option<Receive>,
+) -> Result<usize, CloseReason> {
+    while receive.is_none() && !shard.receive_memory.has_room(RECEIVE_BUFFER_SIZE) {
+        shard.receive_freed.notified().await;
+    }
+    let received = poll_fn(|cx| {
+        let mut stream = connection.stream.borrow_mut();
+        if let Some(buffer) = receive {
+            let free = &mut buffer.bytes[buffer.end..];
+            return Pin::new(&mut *stream).poll_read(cx, free);
+        }
+        let mut bytes = shard.take_receive_buffer();
+        let polled = Pin::new(&mut *stream).poll_read(cx, &mut bytes);
+        match polled {
+            Poll::Ready(Ok(size)) if size > 0 => {
+                let _charge = shard.receive_memory.charge(bytes.len());
+                *receive = Some(Receive { bytes, start: 0, end: 0, _charge });
+            }
+            _ => shard.return_receive_buffer(Some(bytes)),
+        }
+        polled
+    })
+    .await;
+    match received {
+        Ok(size) => Ok(size),
+        Err(error) if connection.is_closed() || is_disconnect(&error) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_disconnect(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted
+    )
+}
+
+/// Makes the buffer large enough for the frame that begins at its start.
+async fn make_room(shard: &Rc<Shard>, buffer: &mut Receive, needed: usize) -> Result<(), CloseReason> {
+    let filled = buffer.end - buffer.start;
+    if buffer.start + needed <= buffer.bytes.len() && buffer.end < buffer.bytes.len() {
+        return Ok(());
+    }
+    if needed > buffer.bytes.len() {
+        let grow = needed - buffer.bytes.len();
+        let asked = shard.clock.mono();
+        while !shard.receive_memory.has_room(grow) {
+            let waited = shard.clock.mono().since(asked);
+            if waited > RECEIVE_MEMORY_WAIT {
+                return Err(CloseReason::NoReceiveMemory { size: needed, waited });
+            }
+            glommio::timer::sleep(Duration::from_millis(10)).await;
+        }
+        let mut bytes = vec![0; needed];
+        bytes[..filled].copy_from_slice(&buffer.bytes[buffer.start..buffer.end]);
+        let charge = shard.receive_memory.charge(needed);
+        *buffer = Receive { bytes, start: 0, end: filled, _charge: charge };
+        return Ok(());
+    }
+    buffer.bytes.copy_within(buffer.start..buffer.end, 0);
+    buffer.start = 0;
+    buffer.end = filled;
+    Ok(())
+}
+
+async fn dispatch(
+    shard: &Rc<Shard>,
+    connection: &Rc<Connection>,
+    frame: &mut [u8],
+) -> Result<(), CloseReason> {
+    let size = frame.len();
+    let header = frame::RequestHeader::parse(frame)?;
+    let request = api::RequestContext::new(&header);
+    let body_start = header.body_start;
+    shard.metrics.borrow_mut().received(request.api_key, size);
+    let ticket = connection.begin(request.api_key, size, shard.clock.mono());
+    api::dispatch(shard, connection, ticket, request, &mut frame[body_start..]).await
+}
+
+async fn write_answers(shard: Rc<Shard>, connection: Rc<Connection>) {
+    let mut responses: Vec<Response> = Vec::new();
+    loop {
+        connection.take_ready(&shard, &mut responses);
+        if responses.is_empty() {
+            if connection.is_closed() {
+                return;
+            }
+            connection.drained.notify();
+            connection.writer.notified().await;
+            continue;
+        }
+        if let Err(error) = write_all(&connection, &responses).await {
+            if !connection.is_closed() && !is_disconnect(&error) {
+                connection.close(&CloseReason::Socket(error));
+            } else {
+                connection.shutdown();
+            }
+            return;
+        }
+        let sent: usize = responses.iter().map(Response::size).sum();
+        connection.answers.borrow_mut().response_bytes -= sent;
+        responses.clear();
+        connection.drained.notify();
+    }
+}
+
+async fn write_all(connection: &Connection, responses: &[Response]) -> io::Result<()> {
+    let mut cursor = WriteCursor::default();
+    while !cursor.is_done(responses) {
+        let mut slices = Vec::new();
+        cursor.slices(responses, SOCKET_SLICES_MAX, &mut slices);
+        let taken = poll_fn(|cx| {
+            let mut stream = connection.stream.borrow_mut();
+            Pin::new(&mut *stream).poll_write_vectored(cx, &slices)
+        })
+        .await?;
+        if taken == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        cursor.advance(responses, taken);
+    }
+    Ok(())
+}
+
+/// Closes a socket that is one too many, before it costs anything.
+pub async fn refuse(stream: TcpStream) {
+    let _ = stream.shutdown(Shutdown::Both).await;
+}

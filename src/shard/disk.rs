@@ -1,0 +1,167 @@
+//! Files with direct I/O on this shard's ring: the only seam between the log and the disk.
+//!
+//! Every error that leaves here from a write or a flush is final for the log directory: the caller
+//! takes it offline, nothing is tried again. A [`Recorder`] sees each write and flush where it is
+//! issued and where it completes, so that a test can show that no acknowledgement is ahead of them.
+
+use crate::types::limits::{IO_ALIGNMENT, IO_SIZE_MAX};
+use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// What reached the disk, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskEvent {
+    WriteCompleted { file: PathBuf, position: u64, size: usize },
+    FlushIssued { file: PathBuf },
+    FlushCompleted { file: PathBuf },
+}
+
+/// Receives [`DiskEvent`]s. `None` in a broker; tests hand one in.
+pub type Recorder = Option<Rc<RefCell<Vec<DiskEvent>>>>;
+
+/// A file opened for direct I/O.
+#[derive(Debug)]
+pub struct DiskFile {
+    file: DmaFile,
+    path: PathBuf,
+    recorder: Recorder,
+}
+
+/// The disk operations that need no open file, and the recorder that new files share.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    recorder: Recorder,
+}
+
+impl Disk {
+    pub fn new(recorder: Recorder) -> Disk {
+        Disk { recorder }
+    }
+
+    /// Creates the file, or opens it as it is.
+    pub async fn create(&self, path: &Path) -> io::Result<Rc<DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).create(true).dma_open(path).await?;
+        Ok(Rc::new(DiskFile { file, path: path.to_owned(), recorder: self.recorder.clone() }))
+    }
+
+    pub async fn open_for_reading(&self, path: &Path) -> io::Result<Rc<DiskFile>> {
+        let file = OpenOptions::new().read(true).dma_open(path).await?;
+        Ok(Rc::new(DiskFile { file, path: path.to_owned(), recorder: self.recorder.clone() }))
+    }
+
+    /// One flush for the whole file system that `file` is on.
+    pub async fn sync_file_system(&self, file: &DiskFile) -> io::Result<()> {
+        self.record(|| DiskEvent::FlushIssued { file: PathBuf::new() });
+        let fd = file.file.as_raw_fd();
+        // SAFETY: syncfs takes any open descriptor; `file` is borrowed until it returns.
+        blocking(move || check(unsafe { libc::syncfs(fd) })).await?;
+        self.record(|| DiskEvent::FlushCompleted { file: PathBuf::new() });
+        Ok(())
+    }
+
+    fn record(&self, event: impl FnOnce() -> DiskEvent) {
+        if let Some(recorder) = &self.recorder {
+            recorder.borrow_mut().push(event());
+        }
+    }
+}
+
+impl DiskFile {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes the whole buffer; what a short write left is written again from where it stopped.
+    pub async fn write(&self, buffer: Rc<DmaBuffer>, position: u64) -> io::Result<()> {
+        assert!(buffer.len() <= IO_SIZE_MAX, "a write larger than IO_SIZE_MAX");
+        assert!(position.is_multiple_of(IO_ALIGNMENT as u64), "an unaligned write");
+        let mut written = self.file.write_rc_at(buffer.clone(), position).await?;
+        while written < buffer.len() {
+            // A short write may end inside a block: that block is written again from its start.
+            let from = written - written % IO_ALIGNMENT;
+            let mut rest = glommio::allocate_dma_buffer(buffer.len() - from);
+            rest.as_bytes_mut().copy_from_slice(&buffer.as_bytes()[from..]);
+            let more = self.file.write_at(rest, position + from as u64).await?;
+            if more == 0 {
+                return Err(io::Error::from(io::ErrorKind::WriteZero));
+            }
+            written = from + more;
+        }
+        self.record(|| DiskEvent::WriteCompleted { file: self.path.clone(), position, size: buffer.len() });
+        Ok(())
+    }
+
+    /// Returns once everything whose write completed before is on stable storage.
+    pub async fn flush(&self) -> io::Result<()> {
+        if cfg!(feature = "seeded-no-flush") {
+            return Ok(());
+        }
+        self.record(|| DiskEvent::FlushIssued { file: self.path.clone() });
+        self.file.fdatasync().await?;
+        self.record(|| DiskEvent::FlushCompleted { file: self.path.clone() });
+        Ok(())
+    }
+
+    /// Up to `size` bytes from `position`, both aligned; fewer at the end of the file.
+    pub async fn read(&self, position: u64, size: usize) -> io::Result<ReadResult> {
+        Ok(self.file.read_at_aligned(position, size).await?)
+    }
+
+    /// Reserves the file's first `size` bytes, which read as zeros where nothing was written.
+    pub async fn allocate(&self, size: u64) -> io::Result<()> {
+        Ok(self.file.pre_allocate(size, false).await?)
+    }
+
+    pub async fn truncate(&self, size: u64) -> io::Result<()> {
+        Ok(self.file.truncate(size).await?)
+    }
+
+    pub async fn size(&self) -> io::Result<u64> {
+        Ok(self.file.file_size().await?)
+    }
+
+    fn record(&self, event: impl FnOnce() -> DiskEvent) {
+        if let Some(recorder) = &self.recorder {
+            recorder.borrow_mut().push(event());
+        }
+    }
+}
+
+impl AsRawFd for DiskFile {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+/// Runs a call that may block on this shard's helper thread.
+pub async fn blocking<R: Send + 'static>(call: impl FnOnce() -> R + Send + 'static) -> R {
+    glommio::executor().spawn_blocking(call).await
+}
+
+/// Makes a created, renamed or removed name survive a crash.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+    std::fs::File::open(path)?.sync_all()
+}
+
+/// Replaces a small file: whole and flushed, or as it was.
+#[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::io::Write;
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = PathBuf::from(temporary);
+    let mut file = std::fs::File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    sync_directory(path.parent().unwrap_or(Path::new("/")))
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,135 @@
+//! What shards of a node say to each other. Everything here can leave its core; record bytes are
+//! copied once into it.
+
+use crate::cluster::record::Record;
+use crate::codec::error_code::ErrorCode;
+use crate::log::read::ListOffsetsTarget;
+use crate::metrics::ShardSnapshot;
+use crate::shard::controller::{ControlReply, ControlRequest};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use bytes::Bytes;
+use std::sync::Arc;
+
+pub enum Message {
+    Request { id: u64, request: Request },
+    Reply { id: u64, reply: Reply },
+    /// A watched partition has new records for a parked fetch of the receiver.
+    Wake { watch: u64 },
+}
+
+pub enum Request {
+    Produce(Vec<ProduceItem>),
+    Read(ReadRequest),
+    /// The fetch that watched has been answered.
+    Unwatch { watch: u64 },
+    ListOffsets(Vec<ListOffsetsItem>),
+    EpochEnds(Vec<EpochEndItem>),
+    DeleteRecords(Vec<DeleteRecordsItem>),
+    /// To the controller's shard.
+    Control(ControlRequest),
+    /// From the controller's shard: committed metadata, to be applied in this order.
+    Apply(Arc<[Record]>),
+    Snapshot,
+    Stop,
+}
+
+pub enum Reply {
+    Produce(Vec<ProduceOutcome>),
+    Read(Vec<ReadOutcome>),
+    ListOffsets(Vec<ListOffsetsOutcome>),
+    EpochEnds(Vec<EpochEndOutcome>),
+    DeleteRecords(Vec<DeleteRecordsOutcome>),
+    Control(ControlReply),
+    Applied,
+    Snapshot(Box<ShardSnapshot>),
+    Stopped,
+}
+
+pub struct ProduceItem {
+    pub partition: TopicPartition,
+    /// One validated batch.
+    pub batch: Vec<u8>,
+}
+
+/// What became of one batch. `error` is `None` when it is durable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProduceOutcome {
+    pub error: ErrorCode,
+    pub base_offset: Option<Offset>,
+    pub log_append_time: Option<Timestamp>,
+    pub log_start: Option<Offset>,
+    pub message: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ReadRequest {
+    pub items: Vec<ReadItem>,
+    /// Bytes over all items; the first batch found is returned whole even if it is larger.
+    pub bytes_max: usize,
+    /// Below this many bytes the reader wants a [`Message::Wake`] at the next append.
+    pub bytes_min: usize,
+    pub watch: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct ReadItem {
+    pub partition: TopicPartition,
+    pub offset: Offset,
+    pub bytes_max: usize,
+    /// The leader epoch that the reader believes in (KIP-320).
+    pub leader_epoch: Option<LeaderEpoch>,
+    /// The epoch of the last record it has (KIP-595), to detect divergence.
+    pub last_fetched_epoch: Option<LeaderEpoch>,
+}
+
+/// One partition's part of a fetch.
+#[derive(Clone, Debug, Default)]
+pub struct ReadOutcome {
+    pub error: ErrorCode,
+    pub high_watermark: Option<Offset>,
+    pub log_start: Option<Offset>,
+    pub diverging: Option<(LeaderEpoch, Offset)>,
+    pub records: Bytes,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct ListOffsetsItem {
+    pub partition: TopicPartition,
+    pub target: ListOffsetsTarget,
+    pub leader_epoch: Option<LeaderEpoch>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ListOffsetsOutcome {
+    pub error: ErrorCode,
+    pub offset: Option<Offset>,
+    pub timestamp: Option<Timestamp>,
+    pub leader_epoch: Option<LeaderEpoch>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct EpochEndItem {
+    pub partition: TopicPartition,
+    pub current_epoch: Option<LeaderEpoch>,
+    pub epoch: LeaderEpoch,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EpochEndOutcome {
+    pub error: ErrorCode,
+    pub epoch: Option<LeaderEpoch>,
+    pub end_offset: Option<Offset>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct DeleteRecordsItem {
+    pub partition: TopicPartition,
+    /// The new log start; `None` means the high watermark.
+    pub before: Option<Offset>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeleteRecordsOutcome {
+    pub error: ErrorCode,
+    pub low_watermark: Option<Offset>,
+}

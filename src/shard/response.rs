@@ -1,0 +1,189 @@
+//! An answer as pieces: encoded bytes, and slices of stored buffers that are never copied.
+
+use crate::shard::tail::TailSlice;
+use bytes::Bytes;
+use glommio::io::ReadResult;
+use std::io::IoSlice;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// Record bytes from wherever they are.
+#[derive(Clone)]
+pub enum Slice {
+    /// The buffer that was written to disk.
+    Tail(TailSlice),
+    /// A direct read.
+    Disk(Rc<ReadResult>, Range<usize>),
+    /// Copied over from another shard.
+    Shared(Bytes),
+}
+
+impl Slice {
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Slice::Tail(slice) => slice.bytes(),
+            Slice::Disk(block, range) => &block[range.clone()],
+            Slice::Shared(bytes) => bytes,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Slice::Tail(slice) => slice.range.len(),
+            Slice::Disk(_, range) => range.len(),
+            Slice::Shared(bytes) => bytes.len(),
+        }
+    }
+}
+
+enum Piece {
+    /// A range of `head`.
+    Head(Range<usize>),
+    Slice(Slice),
+}
+
+/// A whole frame, length prefix included, ready for the socket.
+pub struct Response {
+    head: Vec<u8>,
+    pieces: Vec<Piece>,
+    size: usize,
+}
+
+impl Response {
+    pub fn new(head: Vec<u8>) -> Response {
+        let size = head.len();
+        Response { head, pieces: vec![Piece::Head(0..size)], size }
+    }
+
+    /// `splices`: positions in `head`, ascending, with the slices that go there.
+    pub fn spliced(head: Vec<u8>, splices: Vec<(usize, Vec<Slice>)>) -> Response {
+        let mut pieces = Vec::with_capacity(splices.len() * 3 + 1);
+        let mut size = head.len();
+        let mut from = 0;
+        for (at, slices) in splices {
+            pieces.push(Piece::Head(from..at));
+            from = at;
+            for slice in slices {
+                size += slice.len();
+                pieces.push(Piece::Slice(slice));
+            }
+        }
+        if from < head.len() {
+            pieces.push(Piece::Head(from..head.len()));
+        }
+        Response { head, pieces, size }
+    }
+
+    /// Bytes on the wire.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    pub fn piece_count(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// The bytes of piece `index`.
+    pub fn piece(&self, index: usize) -> &[u8] {
+        match &self.pieces[index] {
+            Piece::Head(range) => &self.head[range.clone()],
+            Piece::Slice(slice) => slice.bytes(),
+        }
+    }
+}
+
+/// Where a vectored write of several answers stands.
+#[derive(Default)]
+pub struct WriteCursor {
+    response: usize,
+    piece: usize,
+    byte: usize,
+}
+
+impl WriteCursor {
+    /// Up to `max` slices of what is left.
+    pub fn slices<'a>(&self, responses: &'a [Response], max: usize, out: &mut Vec<IoSlice<'a>>) {
+        let mut piece = self.piece;
+        let mut skip = self.byte;
+        for response in &responses[self.response..] {
+            while piece < response.piece_count() {
+                if out.len() == max {
+                    return;
+                }
+                let bytes = &response.piece(piece)[skip..];
+                if !bytes.is_empty() {
+                    out.push(IoSlice::new(bytes));
+                }
+                skip = 0;
+                piece += 1;
+            }
+            piece = 0;
+        }
+    }
+
+    /// Moves on by the bytes that the socket took.
+    pub fn advance(&mut self, responses: &[Response], mut bytes: usize) {
+        while self.response < responses.len() {
+            let response = &responses[self.response];
+            while self.piece < response.piece_count() {
+                let left = response.piece(self.piece).len() - self.byte;
+                if bytes < left {
+                    self.byte += bytes;
+                    return;
+                }
+                bytes -= left;
+                self.byte = 0;
+                self.piece += 1;
+            }
+            self.piece = 0;
+            self.response += 1;
+        }
+        assert!(bytes == 0, "the socket took more than it was given");
+    }
+
+    pub fn is_done(&self, responses: &[Response]) -> bool {
+        self.response == responses.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_partial_writes_send_every_byte_once(
+            takes in proptest::collection::vec(0usize..40, 1..200),
+            sizes in proptest::collection::vec((1usize..30, 0usize..30), 1..10),
+            max in 1usize..6,
+        ) {
+            let mut expected = Vec::new();
+            let mut next = 0u8;
+            let responses: Vec<Response> = sizes.iter().map(|(head, slice)| {
+                let mut take = |n: usize| (0..n).map(|_| { next = next.wrapping_add(1); next }).collect::<Vec<u8>>();
+                let head_bytes = take(*head);
+                let slice_bytes = take(*slice);
+                let at = head / 2;
+                expected.extend_from_slice(&head_bytes[..at]);
+                expected.extend_from_slice(&slice_bytes);
+                expected.extend_from_slice(&head_bytes[at..]);
+                Response::spliced(head_bytes, vec![(at, vec![Slice::Shared(slice_bytes.into())])])
+            }).collect();
+            let mut cursor = WriteCursor::default();
+            let mut sent = Vec::new();
+            for take in takes.iter().cycle().take(10_000) {
+                if cursor.is_done(&responses) {
+                    break;
+                }
+                let mut slices = Vec::new();
+                cursor.slices(&responses, max, &mut slices);
+                let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+                let taken = (*take).max(1).min(bytes.len());
+                sent.extend_from_slice(&bytes[..taken]);
+                cursor.advance(&responses, taken);
+            }
+            prop_assert_eq!(sent, expected);
+        }
+    }
+}
