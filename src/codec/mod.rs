@@ -3,3 +3,8 @@
 pub mod compression;
 pub mod record_batch;
 pub mod records;
+pub mod api;
+pub mod error_code;
+pub mod frame;
+pub mod record_batch;
+pub mod wire;

@@ -1,0 +1,271 @@
+//! The one table of the APIs on offer, and the answer that advertises them.
+//!
+//! Adding a row is a promise to serve every version in it. Absent: unstable versions, cluster
+//! features (none is finalised yet, so clients use the first transaction protocol) and throttling.
+//! Source: KIP-35, KIP-511, KIP-482; Kafka `ApiKeys`, `ApiVersionsResponse`, `RequestContext`.
+
+use kafka_protocol::messages::ApiVersionsResponse;
+use kafka_protocol::messages::api_versions_response::ApiVersion;
+
+use crate::codec::error_code::ErrorCode;
+use crate::codec::wire::Encoding;
+
+/// An API that this broker offers. Others are refused before this type is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(i16)]
+pub enum ApiKey {
+    Produce = 0,
+    Fetch = 1,
+    ListOffsets = 2,
+    Metadata = 3,
+    ApiVersions = 18,
+    CreateTopics = 19,
+    DeleteTopics = 20,
+    DeleteRecords = 21,
+    InitProducerId = 22,
+    OffsetForLeaderEpoch = 23,
+    DescribeConfigs = 32,
+    CreatePartitions = 37,
+    IncrementalAlterConfigs = 44,
+    DescribeCluster = 60,
+}
+
+/// One row of the table. All versions are inclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Api {
+    pub key: ApiKey,
+    /// Kafka's name, as in its documentation and metrics.
+    pub name: &'static str,
+    pub advertised_min: i16,
+    /// At or above `advertised_min`. Versions between the two are announced and refused.
+    pub served_min: i16,
+    pub max: i16,
+    /// The first version with compact strings and tagged fields (KIP-482).
+    pub flexible_from: i16,
+}
+
+/// In the order of their keys.
+///
+/// Produce: librdkafka before 2.11.1 turns compression off unless version 0 is in the range, so
+/// Kafka announces 0 to 2 and refuses them (KAFKA-18659); the same here. Fetch 13 and Produce 13
+/// would commit us to topic ids, hence the maxima.
+const APIS: [Api; 14] = [
+    Api { served_min: 3, ..api(ApiKey::Produce, "Produce", 0, 11, 9) },
+    api(ApiKey::Fetch, "Fetch", 4, 12, 12),
+    api(ApiKey::ListOffsets, "ListOffsets", 1, 7, 6),
+    api(ApiKey::Metadata, "Metadata", 0, 12, 9),
+    api(ApiKey::ApiVersions, "ApiVersions", 0, 4, 3),
+    api(ApiKey::CreateTopics, "CreateTopics", 2, 7, 5),
+    api(ApiKey::DeleteTopics, "DeleteTopics", 1, 6, 4),
+    api(ApiKey::DeleteRecords, "DeleteRecords", 0, 2, 2),
+    api(ApiKey::InitProducerId, "InitProducerId", 0, 5, 2),
+    api(ApiKey::OffsetForLeaderEpoch, "OffsetForLeaderEpoch", 2, 4, 4),
+    api(ApiKey::DescribeConfigs, "DescribeConfigs", 1, 4, 4),
+    api(ApiKey::CreatePartitions, "CreatePartitions", 0, 3, 2),
+    api(ApiKey::IncrementalAlterConfigs, "IncrementalAlterConfigs", 0, 1, 1),
+    api(ApiKey::DescribeCluster, "DescribeCluster", 0, 2, 0),
+];
+
+const fn api(key: ApiKey, name: &'static str, min: i16, max: i16, flexible_from: i16) -> Api {
+    Api { key, name, advertised_min: min, served_min: min, max, flexible_from }
+}
+
+/// What to do with a request of some version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    Serve,
+    /// An ApiVersions request newer than ours: do not read its body, answer with
+    /// [`api_versions_fallback`] encoded as version 0, and go on with the connection (KIP-511).
+    AnswerFallback,
+    /// Log and close the connection without an answer, as Kafka does, including for Produce 0 to 2:
+    /// a client that sends a version outside of what it was told could not read an answer either.
+    Close,
+}
+
+impl ApiKey {
+    pub const ALL: &[ApiKey] = &{
+        let mut keys = [ApiKey::Produce; APIS.len()];
+        let mut at = 0;
+        while at < APIS.len() {
+            keys[at] = APIS[at].key;
+            at += 1;
+        }
+        keys
+    };
+
+    /// `None` for an API that is not offered.
+    pub fn from_wire(key: i16) -> Option<ApiKey> {
+        APIS.iter().find(|api| api.key as i16 == key).map(|api| api.key)
+    }
+
+    pub const fn to_wire(self) -> i16 {
+        self as i16
+    }
+
+    pub fn api(self) -> &'static Api {
+        APIS.iter().find(|api| api.key == self).expect("the table has a row for every key")
+    }
+
+    pub fn name(self) -> &'static str {
+        self.api().name
+    }
+
+    pub fn admit(self, version: i16) -> Admission {
+        let api = self.api();
+        if (api.served_min..=api.max).contains(&version) {
+            Admission::Serve
+        } else if self == ApiKey::ApiVersions {
+            Admission::AnswerFallback
+        } else {
+            Admission::Close
+        }
+    }
+
+    /// How bodies and request headers of `version` are encoded. Defined for versions that are not
+    /// served too, so that a header can be read before its version is judged.
+    pub fn encoding(self, version: i16) -> Encoding {
+        if version >= self.api().flexible_from { Encoding::Compact } else { Encoding::Classic }
+    }
+
+    /// ApiVersions keeps the old header in all its responses: the client does not know yet what the
+    /// broker understands (KIP-511).
+    pub fn response_header_encoding(self, version: i16) -> Encoding {
+        if self == ApiKey::ApiVersions { Encoding::Classic } else { self.encoding(version) }
+    }
+}
+
+/// The table as the answer to an ApiVersions request of a version that is served.
+pub fn api_versions_response() -> ApiVersionsResponse {
+    ApiVersionsResponse::default().with_api_keys(APIS.iter().map(advertised).collect())
+}
+
+/// The answer to an ApiVersions request of an unknown version, always encoded as version 0: the
+/// client asks again with the range of ApiVersions found in it (KIP-511).
+pub fn api_versions_fallback() -> ApiVersionsResponse {
+    ApiVersionsResponse::default()
+        .with_error_code(ErrorCode::UnsupportedVersion.code())
+        .with_api_keys(vec![advertised(ApiKey::ApiVersions.api())])
+}
+
+/// Whether a client may call itself so in ApiVersions 3 and later; Kafka answers
+/// `INVALID_REQUEST` otherwise (KIP-511).
+pub fn is_client_software(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+    let outer = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    outer(bytes.first()) && outer(bytes.last()) && bytes.iter().all(|byte| inner(*byte))
+}
+
+fn advertised(api: &Api) -> ApiVersion {
+    ApiVersion::default()
+        .with_api_key(api.key.to_wire())
+        .with_min_version(api.advertised_min)
+        .with_max_version(api.max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::BytesMut;
+    use expect_test::expect;
+    use kafka_protocol::messages::ApiKey as LibraryKey;
+    use kafka_protocol::protocol::{Decodable, Encodable};
+
+    #[test]
+    fn table_is_what_we_promise() {
+        let rows: String = APIS
+            .iter()
+            .map(|api| {
+                let Api { key, name, advertised_min, served_min, max, flexible_from } = api;
+                format!(
+                    "{} {name} {advertised_min}({served_min})-{max} flexible {flexible_from}\n",
+                    *key as i16
+                )
+            })
+            .collect();
+        expect![[r#"
+            0 Produce 0(3)-11 flexible 9
+            1 Fetch 4(4)-12 flexible 12
+            2 ListOffsets 1(1)-7 flexible 6
+            3 Metadata 0(0)-12 flexible 9
+            18 ApiVersions 0(0)-4 flexible 3
+            19 CreateTopics 2(2)-7 flexible 5
+            20 DeleteTopics 1(1)-6 flexible 4
+            21 DeleteRecords 0(0)-2 flexible 2
+            22 InitProducerId 0(0)-5 flexible 2
+            23 OffsetForLeaderEpoch 2(2)-4 flexible 4
+            32 DescribeConfigs 1(1)-4 flexible 4
+            37 CreatePartitions 0(0)-3 flexible 2
+            44 IncrementalAlterConfigs 0(0)-1 flexible 1
+            60 DescribeCluster 0(0)-2 flexible 0
+        "#]]
+        .assert_eq(&rows);
+    }
+
+    #[test]
+    fn header_versions_and_ranges_agree_with_the_library() {
+        for api in APIS {
+            let library = LibraryKey::try_from(api.key.to_wire()).unwrap();
+            let range = library.valid_versions();
+            assert!(range.min <= api.served_min && api.max <= range.max, "{}", api.name);
+            assert!(api.advertised_min <= api.served_min && api.served_min <= api.max, "{}", api.name);
+            for version in api.served_min..=api.max {
+                let request = if api.key.encoding(version) == Encoding::Compact { 2 } else { 1 };
+                assert_eq!(request, library.request_header_version(version), "{} {version}", api.name);
+                let response = i16::from(api.key.response_header_encoding(version) == Encoding::Compact);
+                assert_eq!(response, library.response_header_version(version), "{} {version}", api.name);
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_found_by_number_and_ordered() {
+        for api in APIS {
+            assert_eq!(ApiKey::from_wire(api.key as i16), Some(api.key));
+            assert_eq!(api.key.api(), &api);
+        }
+        assert!(APIS.windows(2).all(|pair| pair[0].key < pair[1].key));
+        assert_eq!(ApiKey::from_wire(4), None);
+        assert_eq!(ApiKey::from_wire(-1), None);
+    }
+
+    #[test]
+    fn versions_outside_the_range_close_the_connection_except_of_api_versions() {
+        assert_eq!(ApiKey::Produce.admit(0), Admission::Close);
+        assert_eq!(ApiKey::Produce.admit(2), Admission::Close);
+        assert_eq!(ApiKey::Produce.admit(3), Admission::Serve);
+        assert_eq!(ApiKey::Produce.admit(12), Admission::Close);
+        assert_eq!(ApiKey::Fetch.admit(-1), Admission::Close);
+        assert_eq!(ApiKey::ApiVersions.admit(4), Admission::Serve);
+        assert_eq!(ApiKey::ApiVersions.admit(5), Admission::AnswerFallback);
+        assert_eq!(ApiKey::ApiVersions.admit(-1), Admission::AnswerFallback);
+    }
+
+    #[test]
+    fn fallback_is_bytes_that_every_client_reads() {
+        let mut bytes = BytesMut::new();
+        api_versions_fallback().encode(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes[..], [0, 35, 0, 0, 0, 1, 0, 18, 0, 0, 0, 4]);
+    }
+
+    #[test]
+    fn answer_round_trips_in_every_version() {
+        for version in 0..=4 {
+            let mut bytes = BytesMut::new();
+            api_versions_response().encode(&mut bytes, version).unwrap();
+            let decoded = ApiVersionsResponse::decode(&mut bytes.freeze(), version).unwrap();
+            assert_eq!(decoded, api_versions_response());
+            assert_eq!(decoded.api_keys[0].min_version, 0);
+        }
+    }
+
+    #[test]
+    fn client_software_names_follow_kafkas_pattern() {
+        for name in ["librdkafka", "apache-kafka-java", "2.11.1", "a"] {
+            assert!(is_client_software(name), "{name}");
+        }
+        for name in ["", "-a", "a-", "a b", "ä", "a.", "a_b"] {
+            assert!(!is_client_software(name), "{name}");
+        }
+    }
+}
