@@ -49,6 +49,15 @@ pub const SOCKET_SLICES_MAX: usize = 512;
 /// Cores of one node: broker ids are node id × 1000 + shard.
 pub const SHARDS_MAX: usize = 999;
 
+/// Topics, partitions and other elements of all arrays of one request. Each may take some hundred
+/// bytes once decoded, from as little as three on the wire, so this bounds a request's memory to
+/// about 50 MB beside its own bytes. No single client uses a quarter of a million partitions.
+pub const REQUEST_ELEMENTS_MAX: usize = 1 << 18;
+
+/// Tagged fields of one request. Those we do not know are kept in a map of half a kilobyte per
+/// structure; no client in use sends any in the versions we serve.
+pub const REQUEST_TAGGED_FIELDS_MAX: usize = 1 << 10;
+
 /// Partitions of one topic in one request; past it the request is refused, as no answer of that
 /// size could be sent.
 pub const PARTITIONS_PER_TOPIC_MAX: u32 = 100_000;
