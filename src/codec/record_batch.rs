@@ -115,7 +115,7 @@ pub enum BatchError {
     ProducerFields { producer_id: i64, epoch: i16, sequence: i32 },
     #[error("a client may not send control batches")]
     Control,
-    #[error("base offset {base_offset} is negative or past the last offset")]
+    #[error("base offset {base_offset} is not zero as it is from a producer, or not an offset")]
     BaseOffset { base_offset: i64 },
 }
 
@@ -181,10 +181,14 @@ impl<'a> BatchView<'a> {
         Ok(())
     }
 
-    /// [`validate`](Self::validate), and what holds only for batches fresh from a producer: dense
-    /// offsets and no control batch (Kafka `LogValidator`).
+    /// [`validate`](Self::validate), and what holds only for batches fresh from a producer: offsets
+    /// from zero and dense, no control batch (Kafka `LogValidator`, `UnifiedLog`).
     pub fn validate_produced(&self) -> Result<(), BatchError> {
         self.validate()?;
+        let base_offset = i64_at(self.bytes, BASE_OFFSET_AT);
+        if base_offset != 0 {
+            return Err(BatchError::BaseOffset { base_offset });
+        }
         let records = i32_at(self.bytes, RECORD_COUNT_AT);
         let last_offset_delta = i32_at(self.bytes, LAST_OFFSET_DELTA_AT);
         if records - 1 != last_offset_delta {
@@ -451,6 +455,15 @@ mod tests {
         bytes[MAGIC_AT] = 1;
         let error = BatchView::split_first(&bytes).err();
         assert_eq!(error, Some(BatchError::Magic { magic: 1 }));
+    }
+
+    #[test]
+    fn a_producers_batch_starts_at_offset_zero() {
+        let mut bytes = batch(1, b"x");
+        assign_offset(&mut bytes, Offset::new(1).unwrap(), LeaderEpoch(0));
+        let (view, _) = BatchView::split_first(&bytes).unwrap();
+        assert_eq!(view.validate_produced(), Err(BatchError::BaseOffset { base_offset: 1 }));
+        assert_eq!(view.validate_stored(), Ok(()));
     }
 
     #[test]
