@@ -1,10 +1,9 @@
 //! Bytes to values and back. No state, no I/O, no panic on any input.
 
-pub mod compression;
-pub mod record_batch;
-pub mod records;
 pub mod api;
+pub mod compression;
 pub mod error_code;
 pub mod frame;
 pub mod record_batch;
+pub mod records;
 pub mod wire;
