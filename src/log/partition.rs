@@ -1,0 +1,452 @@
+//! One partition's log: which offset a batch gets, which segment takes it, how far readers may read.
+//!
+//! ```text
+//! offset line    log_start ......... high_watermark = flushed_end ......... log_end
+//!                readable                           appended, not durable
+//! segments       [closed][closed][active ..........................................
+//! ```
+//!
+//! Pure: the shell copies, writes and flushes what is planned here. On one node the high watermark
+//! is the flushed end; replication will move it.
+
+use crate::codec::record_batch::BatchView;
+use crate::log::epochs::LeaderEpochs;
+use crate::log::index::SegmentIndex;
+use crate::log::plan::AppendPlan;
+use crate::log::producers::{AcceptedBatch, Producers, RetainedBatch, SequenceCheck, SequenceError};
+use crate::log::segment::{IncomingBatch, RollLimits, SegmentInfo, StoredBatch, roll_reason};
+use crate::types::{LeaderEpoch, Offset, Timestamp};
+use std::collections::VecDeque;
+
+/// What a topic's properties mean for its partitions' logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Bytes.
+    pub segment_size_max: u64,
+    pub segment_ms: i64,
+    /// Bytes of one record batch (`max.message.bytes`).
+    pub batch_size_max: usize,
+    pub index_interval_bytes: u32,
+    pub index_size_max: u32,
+    /// `message.timestamp.type` = `LogAppendTime`.
+    pub append_time: bool,
+    /// How far a batch's timestamp may lie before and after the broker's clock, milliseconds.
+    pub timestamp_before_max_ms: i64,
+    pub timestamp_after_max_ms: i64,
+    /// Milliseconds; `None` keeps for ever.
+    pub retention_ms: Option<i64>,
+    /// Bytes; `None` keeps all.
+    pub retention_bytes: Option<u64>,
+}
+
+/// Why a batch is refused. `codec::error_code` assigns the codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendRejected {
+    #[error("a batch of {size} bytes exceeds max.message.bytes ({size_max})")]
+    BatchTooLarge { size: usize, size_max: usize },
+    #[error("a batch of {size} bytes exceeds segment.bytes ({size_max})")]
+    SegmentTooSmall { size: usize, size_max: u64 },
+    #[error(
+        "timestamp {timestamp} is outside message.timestamp.before.max.ms and message.timestamp.after.max.ms"
+    )]
+    Timestamp { timestamp: i64 },
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
+    #[error("the partition has used all offsets")]
+    Full,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendDecision {
+    Append(AppendPlan),
+    /// Stored before: the answer is its first place, once that is flushed.
+    Duplicate(RetainedBatch),
+}
+
+/// A position in the log as files have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Base offset of the segment.
+    pub segment: Offset,
+    pub file_position: u64,
+}
+
+/// A segment that takes no more appends, with what is written beside it.
+#[derive(Debug)]
+pub struct ClosedSegment {
+    pub info: SegmentInfo,
+    pub index: SegmentIndex,
+}
+
+/// What a start found on disk.
+#[derive(Debug)]
+pub struct Opened {
+    pub log_start: Offset,
+    pub log_end: Offset,
+    pub closed: VecDeque<SegmentInfo>,
+    pub active: SegmentInfo,
+    pub active_index: SegmentIndex,
+    pub producers: Producers,
+    pub epochs: LeaderEpochs,
+}
+
+/// Lives: one per replica, on its owner shard.
+/// Invariant: log_start ≤ flushed_end ≤ log_end; segments are in offset order and without gaps.
+#[derive(Debug)]
+pub struct PartitionLog {
+    pub config: LogConfig,
+    leader_epoch: LeaderEpoch,
+    log_start: Offset,
+    log_end: Offset,
+    flushed_end: Offset,
+    flushed_place: Place,
+    /// Ends of writes that are not flushed yet, with their places, oldest first.
+    sealed_ends: VecDeque<(Offset, Place)>,
+    closed: VecDeque<SegmentInfo>,
+    active: SegmentInfo,
+    active_index: SegmentIndex,
+    pub producers: Producers,
+    epochs: LeaderEpochs,
+}
+
+impl PartitionLog {
+    /// Everything found is flushed: recovery has seen to it.
+    pub fn new(opened: Opened, config: LogConfig, leader_epoch: LeaderEpoch) -> PartitionLog {
+        assert!(opened.log_start <= opened.log_end);
+        assert!(opened.active.base_offset <= opened.log_end);
+        let flushed_place =
+            Place { segment: opened.active.base_offset, file_position: opened.active.size };
+        PartitionLog {
+            config,
+            leader_epoch,
+            log_start: opened.log_start,
+            log_end: opened.log_end,
+            flushed_end: opened.log_end,
+            flushed_place,
+            sealed_ends: VecDeque::new(),
+            closed: opened.closed,
+            active: opened.active,
+            active_index: opened.active_index,
+            producers: opened.producers,
+            epochs: opened.epochs,
+        }
+    }
+
+    pub fn leader_epoch(&self) -> LeaderEpoch {
+        self.leader_epoch
+    }
+
+    pub fn log_start(&self) -> Offset {
+        self.log_start
+    }
+
+    pub fn log_end(&self) -> Offset {
+        self.log_end
+    }
+
+    /// Exclusive. On one node also the recovery point and the last stable offset.
+    pub fn high_watermark(&self) -> Offset {
+        self.flushed_end
+    }
+
+    pub fn flushed_place(&self) -> Place {
+        self.flushed_place
+    }
+
+    pub fn active(&self) -> &SegmentInfo {
+        &self.active
+    }
+
+    pub fn active_index(&self) -> &SegmentIndex {
+        &self.active_index
+    }
+
+    pub fn closed(&self) -> &VecDeque<SegmentInfo> {
+        &self.closed
+    }
+
+    pub fn epochs(&self) -> &LeaderEpochs {
+        &self.epochs
+    }
+
+    /// Where the next batch goes.
+    pub fn end_place(&self) -> Place {
+        Place { segment: self.active.base_offset, file_position: self.active.size }
+    }
+
+    /// Judges a validated batch. Changes nothing.
+    pub fn decide_append(
+        &self,
+        batch: &BatchView<'_>,
+        now: Timestamp,
+    ) -> Result<AppendDecision, AppendRejected> {
+        let size = batch.size();
+        if size > self.config.batch_size_max {
+            return Err(AppendRejected::BatchTooLarge { size, size_max: self.config.batch_size_max });
+        }
+        if size as u64 > self.config.segment_size_max {
+            return Err(AppendRejected::SegmentTooSmall { size, size_max: self.config.segment_size_max });
+        }
+        self.check_timestamp(batch, now)?;
+        if let Some(producer) = batch.producer() {
+            match self.producers.check(&producer)? {
+                SequenceCheck::Append => {}
+                SequenceCheck::Duplicate(stored) => return Ok(AppendDecision::Duplicate(stored)),
+            }
+        }
+        let last_offset = self.log_end.advance(batch.last_offset_delta()).ok_or(AppendRejected::Full)?;
+        last_offset.advance(1).ok_or(AppendRejected::Full)?;
+        let max_timestamp = if self.config.append_time { now } else { batch.max_timestamp() };
+        let incoming = IncomingBatch { size: size as u32, last_offset, max_timestamp };
+        let limits =
+            RollLimits { segment_bytes: self.config.segment_size_max, segment_ms: self.config.segment_ms };
+        let rolls = roll_reason(&self.active, &incoming, &limits, now).is_some()
+            || (self.active_index.is_full(self.config.index_size_max) && self.active.size > 0);
+        let (segment, file_position) =
+            if rolls { (self.log_end, 0) } else { (self.active.base_offset, self.active.size) };
+        Ok(AppendDecision::Append(AppendPlan {
+            base_offset: self.log_end,
+            segment,
+            file_position,
+            size: size as u32,
+            rolls,
+        }))
+    }
+
+    fn check_timestamp(&self, batch: &BatchView<'_>, now: Timestamp) -> Result<(), AppendRejected> {
+        let timestamp = batch.max_timestamp();
+        if self.config.append_time || timestamp.0 < 0 {
+            return Ok(());
+        }
+        let behind = now.0.saturating_sub(timestamp.0) > self.config.timestamp_before_max_ms;
+        let ahead = timestamp.0.saturating_sub(now.0) > self.config.timestamp_after_max_ms;
+        if behind || ahead {
+            return Err(AppendRejected::Timestamp { timestamp: timestamp.0 });
+        }
+        Ok(())
+    }
+
+    /// Closes the active segment; the next batch starts a new one at the log end.
+    pub fn roll(&mut self, now: Timestamp) -> ClosedSegment {
+        assert!(self.active.size > 0, "an empty segment was rolled");
+        let active = SegmentInfo::empty(self.log_end, now);
+        let index = SegmentIndex::new(self.log_end, self.config.index_interval_bytes);
+        let info = std::mem::replace(&mut self.active, active);
+        let index = std::mem::replace(&mut self.active_index, index);
+        self.closed.push_back(info);
+        ClosedSegment { info, index }
+    }
+
+    /// Takes in a batch that was planned by [`decide_append`](Self::decide_append), rolled for if
+    /// the plan said so, and has its place written into it.
+    pub fn apply_append(&mut self, plan: &AppendPlan, batch: &BatchView<'_>, now: Timestamp) {
+        assert!(plan.base_offset == self.log_end, "a plan was applied after another append");
+        assert!(plan.segment == self.active.base_offset, "a plan was applied without its roll");
+        assert!(batch.base_offset() == plan.base_offset);
+        let stored = StoredBatch::new(batch, plan.file_position);
+        self.active_index.observe(&stored);
+        self.active.append(&stored, now);
+        self.epochs.assign(stored.leader_epoch, stored.base_offset);
+        if let Some(producer) = batch.producer() {
+            self.producers.record(&AcceptedBatch {
+                producer,
+                base_offset: stored.base_offset,
+                last_offset: stored.last_offset,
+                timestamp: stored.max_timestamp,
+                appended_at: now,
+            });
+        }
+        self.log_end = batch.end_offset();
+    }
+
+    /// A write was issued that reaches the log end.
+    pub fn sealed(&mut self, end: Offset) {
+        assert!(end == self.log_end, "a write is sealed at the log end");
+        self.sealed_ends.push_back((end, self.end_place()));
+    }
+
+    /// Everything below `end` is on stable storage: it may be read and acknowledged.
+    pub fn flushed(&mut self, end: Offset) {
+        assert!(self.flushed_end <= end, "the flushed end moved back");
+        assert!(end <= self.log_end);
+        while let Some((sealed_end, place)) = self.sealed_ends.front().copied() {
+            if sealed_end > end {
+                break;
+            }
+            self.flushed_end = sealed_end;
+            self.flushed_place = place;
+            self.sealed_ends.pop_front();
+        }
+        assert!(self.flushed_end == end, "a flush ended inside a write");
+    }
+
+    /// Moves the log start forward (retention, DeleteRecords). Never past the high watermark.
+    pub fn advance_log_start(&mut self, to: Offset) {
+        assert!(to <= self.flushed_end, "the log start passed the high watermark");
+        self.log_start = self.log_start.max(to);
+        self.epochs.truncate_from_start(self.log_start);
+    }
+
+    /// Closed segments that hold nothing at or above the log start.
+    pub fn droppable_segments(&self) -> usize {
+        let next_base = |at: usize| {
+            self.closed.get(at + 1).map_or(self.active.base_offset, |segment| segment.base_offset)
+        };
+        (0..self.closed.len()).take_while(|at| next_base(*at) <= self.log_start).count()
+    }
+
+    /// Forgets the `count` oldest closed segments; the caller removes their files.
+    pub fn drop_segments(&mut self, count: usize) -> Vec<SegmentInfo> {
+        self.closed.drain(..count).collect()
+    }
+
+    /// Bytes of all segments.
+    pub fn size(&self) -> u64 {
+        self.closed.iter().map(|segment| segment.size).sum::<u64>() + self.active.size
+    }
+
+    /// The segment that holds `offset`, and the first byte after what may be read of it.
+    pub fn locate(&self, offset: Offset) -> Option<(Offset, u64)> {
+        if offset < self.log_start || offset >= self.flushed_end {
+            return None;
+        }
+        let after = self.closed.partition_point(|segment| segment.base_offset <= offset);
+        let segment = if offset >= self.active.base_offset {
+            self.active
+        } else {
+            self.closed[after.checked_sub(1)?]
+        };
+        let readable_end = if segment.base_offset == self.flushed_place.segment {
+            self.flushed_place.file_position
+        } else {
+            segment.size
+        };
+        Some((segment.base_offset, readable_end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::record_batch::{BatchHeader, Compression, assign_offset, write_batch};
+    use crate::types::{ProducerEpoch, ProducerId, Sequence};
+
+    #[test]
+    fn offsets_are_dense_and_readable_only_once_flushed() {
+        let mut log = log(1 << 20);
+        assert_eq!(append(&mut log, 3, None), Ok(offset(0)));
+        assert_eq!(append(&mut log, 2, None), Ok(offset(3)));
+        assert_eq!(log.locate(offset(0)), None);
+        log.sealed(offset(5));
+        assert_eq!(append(&mut log, 1, None), Ok(offset(5)));
+        log.flushed(offset(5));
+        assert_eq!(log.high_watermark(), offset(5));
+        let (segment, end) = log.locate(offset(4)).unwrap();
+        assert_eq!((segment, end), (offset(0), log.flushed_place().file_position));
+        assert_eq!(log.locate(offset(5)), None);
+    }
+
+    #[test]
+    fn a_full_segment_is_rolled_and_dropped_once_below_the_log_start() {
+        let mut log = log(200);
+        for expected in 0..4 {
+            assert_eq!(append(&mut log, 1, None), Ok(offset(expected)));
+        }
+        assert!(!log.closed().is_empty());
+        log.sealed(offset(4));
+        log.flushed(offset(4));
+        assert_eq!(log.droppable_segments(), 0);
+        log.advance_log_start(offset(4));
+        let count = log.droppable_segments();
+        assert_eq!(count, log.closed().len());
+        assert_eq!(log.drop_segments(count).len(), count);
+        assert_eq!(log.locate(offset(1)), None);
+    }
+
+    #[test]
+    fn a_repeated_batch_gets_its_first_offset() {
+        let mut log = log(1 << 20);
+        let producer = (ProducerId(9), ProducerEpoch(0), Sequence(0));
+        assert_eq!(append(&mut log, 2, Some(producer)), Ok(offset(0)));
+        let bytes = batch(2, Some(producer));
+        let (view, _) = BatchView::split_first(&bytes).unwrap();
+        match log.decide_append(&view, Timestamp(1)).unwrap() {
+            AppendDecision::Duplicate(stored) => assert_eq!(stored.base_offset, offset(0)),
+            other => panic!("{other:?}"),
+        }
+        let gap = (ProducerId(9), ProducerEpoch(0), Sequence(5));
+        assert!(matches!(append(&mut log, 1, Some(gap)), Err(AppendRejected::Sequence(_))));
+    }
+
+    #[test]
+    fn limits_of_the_topic_are_kept() {
+        let mut log = log(1 << 20);
+        log.config.batch_size_max = 70;
+        assert!(matches!(append(&mut log, 1, None), Err(AppendRejected::BatchTooLarge { .. })));
+        log.config.batch_size_max = 1000;
+        log.config.timestamp_after_max_ms = 5;
+        assert!(matches!(append(&mut log, 1, None), Err(AppendRejected::Timestamp { .. })));
+    }
+
+    fn append(
+        log: &mut PartitionLog,
+        records: u32,
+        producer: Option<(ProducerId, ProducerEpoch, Sequence)>,
+    ) -> Result<Offset, AppendRejected> {
+        let mut bytes = batch(records, producer);
+        let (view, _) = BatchView::split_first(&bytes).unwrap();
+        let AppendDecision::Append(plan) = log.decide_append(&view, Timestamp(1))? else {
+            panic!("a duplicate")
+        };
+        if plan.rolls {
+            log.roll(Timestamp(1));
+        }
+        assign_offset(&mut bytes, plan.base_offset, log.leader_epoch());
+        let (view, _) = BatchView::split_first(&bytes).unwrap();
+        log.apply_append(&plan, &view, Timestamp(1));
+        Ok(plan.base_offset)
+    }
+
+    fn batch(records: u32, producer: Option<(ProducerId, ProducerEpoch, Sequence)>) -> Vec<u8> {
+        let header = BatchHeader {
+            compression: Compression::None,
+            transactional: false,
+            record_count: records,
+            base_timestamp: Timestamp(10),
+            max_timestamp: Timestamp(10),
+            producer,
+        };
+        let mut out = Vec::new();
+        write_batch(&header, b"sixteen bytes ..", &mut out);
+        out
+    }
+
+    fn log(segment_size_max: u64) -> PartitionLog {
+        let config = LogConfig {
+            segment_size_max,
+            segment_ms: i64::MAX,
+            batch_size_max: 1 << 20,
+            index_interval_bytes: 4096,
+            index_size_max: 10 << 20,
+            append_time: false,
+            timestamp_before_max_ms: i64::MAX,
+            timestamp_after_max_ms: i64::MAX,
+            retention_ms: None,
+            retention_bytes: None,
+        };
+        let opened = Opened {
+            log_start: Offset::ZERO,
+            log_end: Offset::ZERO,
+            closed: VecDeque::new(),
+            active: SegmentInfo::empty(Offset::ZERO, Timestamp(0)),
+            active_index: SegmentIndex::new(Offset::ZERO, 4096),
+            producers: Producers::new(),
+            epochs: LeaderEpochs::default(),
+        };
+        PartitionLog::new(opened, config, LeaderEpoch(0))
+    }
+
+    fn offset(value: u64) -> Offset {
+        Offset::new(value).unwrap()
+    }
+}
