@@ -12,8 +12,10 @@
 //! Public for the tools of this workspace (load generator, latency harness, fuzz targets): the
 //! lower layers. The broker itself is the binary `odradek`.
 
+pub mod cluster;
 pub mod codec;
 pub mod config;
 pub mod log;
 pub mod metrics;
+pub mod schema;
 pub mod types;

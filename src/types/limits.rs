@@ -62,6 +62,13 @@ pub const REQUEST_TAGGED_FIELDS_MAX: usize = 1 << 10;
 /// size could be sent.
 pub const PARTITIONS_PER_TOPIC_MAX: u32 = 100_000;
 
+/// Records of one entry of the metadata log: one change of the cluster, which is applied in one
+/// turn of every shard. Two topics of the most partitions fit.
+pub const METADATA_RECORDS_PER_ENTRY_MAX: usize = 250_000;
+
+/// Bytes of one entry of the metadata log; a longer length in a header is damage.
+pub const METADATA_ENTRY_SIZE_MAX: usize = 64 << 20;
+
 /// Characters of a topic name (Kafka `Topic.MAX_NAME_LENGTH`).
 pub const TOPIC_NAME_LENGTH_MAX: usize = 249;
 

@@ -1,0 +1,385 @@
+//! Records to FlatBuffers and back.
+//!
+//! Decoding runs the verifier over the whole buffer before any accessor, then turns every field
+//! into a type that cannot be wrong. Members of the record union that this build does not know are
+//! an error, never skipped: an image that lacks a fact would answer clients wrongly.
+
+use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, VerifierOptions, WIPOffset};
+
+use super::brokers::Routing;
+use super::record::{FEATURE_LEVEL, InvalidRecord, Node, PartitionState, ProducerIdBlock, Record, Replica};
+use crate::schema::metadata as fb;
+use crate::types::limits::{METADATA_RECORDS_PER_ENTRY_MAX, SHARDS_MAX};
+use crate::types::{
+    LeaderEpoch, NodeId, OwnershipEpoch, PartitionEpoch, PartitionIndex, ShardId, TopicId, TopicPartition,
+    Uuid,
+};
+
+/// Why the payload of a log entry is refused, its checksum being right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    #[error("not a metadata entry: {0}")]
+    Malformed(flatbuffers::InvalidFlatbuffer),
+    #[error(
+        "written at feature level {written}, this build knows levels up to {FEATURE_LEVEL}: start the newer build"
+    )]
+    FeatureLevel { written: u16 },
+    #[error(
+        "record kind {kind} is unknown at feature level {written}, this build knows up to {FEATURE_LEVEL}"
+    )]
+    UnknownKind { kind: u8, written: u16 },
+    #[error("{0} records in one entry, allowed are {METADATA_RECORDS_PER_ENTRY_MAX}")]
+    TooManyRecords(usize),
+    #[error("record {position}: {reason}")]
+    Invalid { position: usize, reason: InvalidRecord },
+}
+
+/// Encodes records that take effect together.
+pub fn encode(records: &[Record]) -> Vec<u8> {
+    let mut builder = FlatBufferBuilder::with_capacity(128 * records.len().max(8));
+    let encoded: Vec<_> = records
+        .iter()
+        .map(|record| {
+            let (body_type, body) = encode_body(&mut builder, record);
+            fb::Record::create(&mut builder, &fb::RecordArgs { body_type, body: Some(body) })
+        })
+        .collect();
+    let records = builder.create_vector(&encoded);
+    let entry = fb::Entry::create(
+        &mut builder,
+        &fb::EntryArgs { feature_level: FEATURE_LEVEL, records: Some(records) },
+    );
+    builder.finish(entry, None);
+    builder.finished_data().to_vec()
+}
+
+/// Decodes what [`encode`] wrote, or refuses it.
+pub fn decode(payload: &[u8]) -> Result<Vec<Record>, DecodeError> {
+    let options = VerifierOptions {
+        // A record has at most three tables (record, body, partition state).
+        max_tables: 3 * METADATA_RECORDS_PER_ENTRY_MAX + 1,
+        ..VerifierOptions::default()
+    };
+    let entry =
+        flatbuffers::root_with_opts::<fb::Entry>(&options, payload).map_err(DecodeError::Malformed)?;
+    let written = entry.feature_level();
+    if written > FEATURE_LEVEL {
+        return Err(DecodeError::FeatureLevel { written });
+    }
+    let records = entry.records();
+    if records.len() > METADATA_RECORDS_PER_ENTRY_MAX {
+        return Err(DecodeError::TooManyRecords(records.len()));
+    }
+    let decode_one = |(position, record)| match decode_body(record) {
+        Ok(Some(record)) => Ok(record),
+        Ok(None) => Err(DecodeError::UnknownKind { kind: record.body_type().0, written }),
+        Err(reason) => Err(DecodeError::Invalid { position, reason }),
+    };
+    records.iter().enumerate().map(decode_one).collect()
+}
+
+fn encode_body(
+    builder: &mut FlatBufferBuilder<'_>,
+    record: &Record,
+) -> (fb::Body, WIPOffset<UnionWIPOffset>) {
+    match record {
+        Record::ClusterCreated { cluster_id } => {
+            let args = fb::ClusterCreatedArgs { cluster_id: Some(&id_bytes(*cluster_id)) };
+            (fb::Body::ClusterCreated, fb::ClusterCreated::create(builder, &args).as_union_value())
+        }
+        Record::FeatureLevelSet { level } => {
+            let args = fb::FeatureLevelSetArgs { level: *level };
+            (fb::Body::FeatureLevelSet, fb::FeatureLevelSet::create(builder, &args).as_union_value())
+        }
+        Record::NodeRegistered(node) => (fb::Body::NodeRegistered, encode_node(builder, node)),
+        Record::TopicCreated { topic, name } => {
+            let name = builder.create_string(name);
+            let args = fb::TopicCreatedArgs { topic: Some(&id_bytes(topic.0)), name: Some(name) };
+            (fb::Body::TopicCreated, fb::TopicCreated::create(builder, &args).as_union_value())
+        }
+        Record::TopicDeleted { topic } => {
+            let args = fb::TopicDeletedArgs { topic: Some(&id_bytes(topic.0)) };
+            (fb::Body::TopicDeleted, fb::TopicDeleted::create(builder, &args).as_union_value())
+        }
+        Record::PartitionCreated { id, state } => {
+            let state = encode_state(builder, state);
+            let topic = id_bytes(id.topic.0);
+            let index = id.partition.index() as u32;
+            let args = fb::PartitionCreatedArgs { topic: Some(&topic), index, state: Some(state) };
+            (fb::Body::PartitionCreated, fb::PartitionCreated::create(builder, &args).as_union_value())
+        }
+        Record::PartitionChanged { id, state } => {
+            let state = encode_state(builder, state);
+            let topic = id_bytes(id.topic.0);
+            let index = id.partition.index() as u32;
+            let args = fb::PartitionChangedArgs { topic: Some(&topic), index, state: Some(state) };
+            (fb::Body::PartitionChanged, fb::PartitionChanged::create(builder, &args).as_union_value())
+        }
+        Record::TopicConfigSet { topic, key, value } => {
+            let key = builder.create_string(key);
+            let value = value.as_ref().map(|value| builder.create_string(value));
+            let args = fb::TopicConfigSetArgs { topic: Some(&id_bytes(topic.0)), key: Some(key), value };
+            (fb::Body::TopicConfigSet, fb::TopicConfigSet::create(builder, &args).as_union_value())
+        }
+        Record::ProducerIdsAllocated { node, block } => {
+            let args =
+                fb::ProducerIdsAllocatedArgs { node: node.0, first: block.first, count: block.count as i32 };
+            (
+                fb::Body::ProducerIdsAllocated,
+                fb::ProducerIdsAllocated::create(builder, &args).as_union_value(),
+            )
+        }
+    }
+}
+
+fn encode_node(builder: &mut FlatBufferBuilder<'_>, node: &Node) -> WIPOffset<UnionWIPOffset> {
+    let host = builder.create_string(&node.host);
+    let rack = node.rack.as_ref().map(|rack| builder.create_string(rack));
+    let args = fb::NodeRegisteredArgs {
+        node: node.id.0,
+        cores: node.cores,
+        routing: match node.routing {
+            Routing::Node => fb::Routing::Node,
+            Routing::Core => fb::Routing::Core,
+        },
+        host: Some(host),
+        port: node.port,
+        rack,
+    };
+    fb::NodeRegistered::create(builder, &args).as_union_value()
+}
+
+fn encode_state<'a>(
+    builder: &mut FlatBufferBuilder<'a>,
+    state: &PartitionState,
+) -> WIPOffset<fb::PartitionState<'a>> {
+    let replicas = state
+        .replicas
+        .iter()
+        .map(|replica| fb::Replica::new(replica.node.0, replica.ownership_epoch.0, replica.owner.0));
+    let replicas = builder.create_vector_from_iter(replicas);
+    let in_sync = builder.create_vector_from_iter(state.in_sync.iter().map(|node| node.0));
+    let args = fb::PartitionStateArgs {
+        replicas: Some(replicas),
+        in_sync: Some(in_sync),
+        leader: state.leader.map_or(-1, |leader| leader.0),
+        leader_epoch: state.leader_epoch.0,
+        partition_epoch: state.partition_epoch.0,
+    };
+    fb::PartitionState::create(builder, &args)
+}
+
+/// `None`: a union member that this build does not know.
+fn decode_body(record: fb::Record<'_>) -> Result<Option<Record>, InvalidRecord> {
+    let decoded = if let Some(body) = record.body_as_cluster_created() {
+        Record::ClusterCreated { cluster_id: uuid(body.cluster_id()) }
+    } else if let Some(body) = record.body_as_feature_level_set() {
+        if body.level() == 0 {
+            return Err(InvalidRecord::FeatureLevel);
+        }
+        Record::FeatureLevelSet { level: body.level() }
+    } else if let Some(body) = record.body_as_node_registered() {
+        Record::NodeRegistered(decode_node(body)?)
+    } else if let Some(body) = record.body_as_topic_created() {
+        Record::TopicCreated { topic: TopicId(uuid(body.topic())), name: body.name().to_owned() }
+    } else if let Some(body) = record.body_as_topic_deleted() {
+        Record::TopicDeleted { topic: TopicId(uuid(body.topic())) }
+    } else if let Some(body) = record.body_as_partition_created() {
+        let id = partition(body.topic(), body.index())?;
+        Record::PartitionCreated { id, state: decode_state(body.state())? }
+    } else if let Some(body) = record.body_as_partition_changed() {
+        let id = partition(body.topic(), body.index())?;
+        Record::PartitionChanged { id, state: decode_state(body.state())? }
+    } else if let Some(body) = record.body_as_topic_config_set() {
+        let (topic, key) = (TopicId(uuid(body.topic())), body.key().to_owned());
+        Record::TopicConfigSet { topic, key, value: body.value().map(str::to_owned) }
+    } else if let Some(body) = record.body_as_producer_ids_allocated() {
+        let (first, count) = (body.first(), body.count());
+        let block = u32::try_from(count).ok().and_then(|count| ProducerIdBlock::new(first, count));
+        let block = block.ok_or(InvalidRecord::ProducerIds { first, count: i64::from(count) })?;
+        Record::ProducerIdsAllocated { node: node_id(body.node())?, block }
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(decoded))
+}
+
+fn decode_node(body: fb::NodeRegistered<'_>) -> Result<Node, InvalidRecord> {
+    let cores = body.cores();
+    if cores == 0 || usize::from(cores) > SHARDS_MAX {
+        return Err(InvalidRecord::Cores(cores));
+    }
+    let routing = match body.routing() {
+        fb::Routing::Node => Routing::Node,
+        fb::Routing::Core => Routing::Core,
+        unknown => return Err(InvalidRecord::Routing(unknown.0)),
+    };
+    Ok(Node {
+        id: node_id(body.node())?,
+        cores,
+        routing,
+        host: body.host().to_owned(),
+        port: body.port(),
+        rack: body.rack().map(str::to_owned),
+    })
+}
+
+fn decode_state(body: fb::PartitionState<'_>) -> Result<PartitionState, InvalidRecord> {
+    let decode_replica = |replica: &fb::Replica| {
+        Ok(Replica {
+            node: node_id(replica.node())?,
+            owner: ShardId(replica.owner_shard()),
+            ownership_epoch: OwnershipEpoch(replica.ownership_epoch()),
+        })
+    };
+    let state = PartitionState {
+        replicas: body.replicas().iter().map(decode_replica).collect::<Result<_, _>>()?,
+        in_sync: body.in_sync().iter().map(node_id).collect::<Result<_, _>>()?,
+        leader: if body.leader() == -1 { None } else { Some(node_id(body.leader())?) },
+        leader_epoch: LeaderEpoch(body.leader_epoch()),
+        partition_epoch: PartitionEpoch(body.partition_epoch()),
+    };
+    state.check()?;
+    Ok(state)
+}
+
+fn id_bytes(id: Uuid) -> fb::Id {
+    fb::Id::new(id.as_bytes())
+}
+
+fn uuid(id: &fb::Id) -> Uuid {
+    Uuid::from_bytes(id.bytes().into())
+}
+
+fn node_id(node: i32) -> Result<NodeId, InvalidRecord> {
+    if node < 0 { Err(InvalidRecord::NegativeNode(node)) } else { Ok(NodeId(node)) }
+}
+
+fn partition(topic: &fb::Id, index: u32) -> Result<TopicPartition, InvalidRecord> {
+    let partition = i32::try_from(index).ok().and_then(PartitionIndex::from_wire);
+    let partition = partition.ok_or(InvalidRecord::PartitionIndex(index))?;
+    Ok(TopicPartition { topic: TopicId(uuid(topic)), partition })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_state() -> impl Strategy<Value = PartitionState> {
+        let nodes = proptest::sample::subsequence((0..9).collect::<Vec<i32>>(), 1..4);
+        (nodes, any::<(u32, i32, i32, bool)>(), 0..SHARDS_MAX as u16).prop_map(|(nodes, epochs, shard)| {
+            let (ownership, leader_epoch, partition_epoch, led) = epochs;
+            let replicas = nodes.iter().map(|&node| Replica {
+                node: NodeId(node),
+                owner: ShardId(shard),
+                ownership_epoch: OwnershipEpoch(ownership),
+            });
+            let mut state = PartitionState::new(replicas.collect());
+            state.leader = state.leader.filter(|_| led);
+            state.leader_epoch = LeaderEpoch(leader_epoch & i32::MAX);
+            state.partition_epoch = PartitionEpoch(partition_epoch & i32::MAX);
+            state
+        })
+    }
+
+    pub fn any_record() -> impl Strategy<Value = Record> {
+        let id = any::<u128>().prop_map(Uuid::from_u128);
+        let topic = id.clone().prop_map(TopicId);
+        let index = (0..i32::MAX).prop_map(|index| PartitionIndex::from_wire(index).expect("not negative"));
+        let partition =
+            (topic.clone(), index).prop_map(|(topic, partition)| TopicPartition { topic, partition });
+        let node = (0..i32::MAX, 1..=SHARDS_MAX as u16, any::<bool>(), ".{0,20}", any::<u16>(), ".{0,9}");
+        prop_oneof![
+            id.prop_map(|cluster_id| Record::ClusterCreated { cluster_id }),
+            (1..u16::MAX).prop_map(|level| Record::FeatureLevelSet { level }),
+            node.prop_map(|(id, cores, core, host, port, rack)| Record::NodeRegistered(Node {
+                id: NodeId(id),
+                cores,
+                routing: if core { Routing::Core } else { Routing::Node },
+                host,
+                port,
+                rack: (!rack.is_empty()).then_some(rack),
+            })),
+            (topic.clone(), ".{0,20}").prop_map(|(topic, name)| Record::TopicCreated { topic, name }),
+            topic.clone().prop_map(|topic| Record::TopicDeleted { topic }),
+            (partition.clone(), any_state()).prop_map(|(id, state)| Record::PartitionCreated { id, state }),
+            (partition, any_state()).prop_map(|(id, state)| Record::PartitionChanged { id, state }),
+            (topic, ".{0,9}", proptest::option::of(".{0,9}"))
+                .prop_map(|(topic, key, value)| Record::TopicConfigSet { topic, key, value }),
+            (0..9i32, 0..1i64 << 40, 1..99_999u32).prop_map(|(node, first, count)| {
+                Record::ProducerIdsAllocated { node: NodeId(node), block: ProducerIdBlock { first, count } }
+            }),
+        ]
+    }
+
+    fn entry_with_body(body_type: u8, level: u16) -> Vec<u8> {
+        let mut builder = FlatBufferBuilder::new();
+        let body = fb::FeatureLevelSet::create(&mut builder, &fb::FeatureLevelSetArgs { level: 1 });
+        let body = Some(body.as_union_value());
+        let record =
+            fb::Record::create(&mut builder, &fb::RecordArgs { body_type: fb::Body(body_type), body });
+        let records = builder.create_vector(&[record]);
+        let entry =
+            fb::Entry::create(&mut builder, &fb::EntryArgs { feature_level: level, records: Some(records) });
+        builder.finish(entry, None);
+        builder.finished_data().to_vec()
+    }
+
+    #[test]
+    fn unknown_record_kind_is_an_error_that_names_the_level() {
+        let error = decode(&entry_with_body(99, 1)).expect_err("kind 99 is unknown");
+        assert_eq!(error, DecodeError::UnknownKind { kind: 99, written: 1 });
+        assert!(error.to_string().contains("feature level 1"));
+    }
+
+    #[test]
+    fn newer_feature_level_is_refused() {
+        let error = decode(&entry_with_body(fb::Body::FeatureLevelSet.0, FEATURE_LEVEL + 1));
+        assert_eq!(error, Err(DecodeError::FeatureLevel { written: FEATURE_LEVEL + 1 }));
+    }
+
+    #[test]
+    fn invalid_partition_state_is_refused() {
+        let mut state = PartitionState::new(vec![Replica {
+            node: NodeId(1),
+            owner: ShardId(0),
+            ownership_epoch: OwnershipEpoch(0),
+        }]);
+        state.leader = Some(NodeId(2));
+        let id = TopicPartition {
+            topic: TopicId(Uuid::from_u128(7)),
+            partition: PartitionIndex::from_wire(0).expect("not negative"),
+        };
+        let refused = decode(&encode(&[Record::PartitionCreated { id, state }]));
+        let reason = InvalidRecord::LeaderNotInSync(NodeId(2));
+        assert_eq!(refused, Err(DecodeError::Invalid { position: 0, reason }));
+    }
+
+    proptest! {
+        #[test]
+        fn records_round_trip(records in proptest::collection::vec(any_record(), 0..20)) {
+            prop_assert_eq!(decode(&encode(&records)), Ok(records));
+        }
+
+        #[test]
+        fn damaged_bytes_never_panic(
+            records in proptest::collection::vec(any_record(), 1..4),
+            at in any::<prop::sample::Index>(),
+            value in any::<u8>(),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = encode(&records);
+            let position = at.index(bytes.len());
+            bytes[position] = value;
+            let _ = decode(&bytes);
+            bytes.truncate(cut.index(bytes.len()));
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn any_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The cluster's metadata: which topics, partitions, owners and configurations there are.
+//!
+//! ```text
+//! request ─► decide::*(&Image, ..) ─► records + response
+//!                                        │
+//!              metadata log (log_entry) ◄┘  written and flushed, then
+//!                                        └► Image::apply on every shard, then the response leaves
+//! request ─► describe::*(&Image, ..) ─► response
+//! ```
+//!
+//! Everything here is pure: no clock, no randomness, no I/O; topic ids and the like are arguments.
+//! [`Image::apply`](image::Image::apply) is the only mutator, hence also the replay path. Absent on
+//! purpose: the quorum that will agree on the log, which the log of one node stands in for.
+
+pub mod brokers;
+pub mod decide;
+pub mod describe;
+mod encoding;
+pub mod image;
+pub mod log_entry;
+pub mod placement;
+pub mod record;
+pub mod registration;
+pub mod topic_name;

@@ -1,0 +1,150 @@
+//! The records of the metadata log, as owned values.
+//!
+//! Each is one fact in its final form; `schemas/metadata.fbs` says what a field means on disk, and
+//! `encoding` converts. A value of these types satisfies the rules that hold for a record alone
+//! ([`PartitionState::check`]); rules that need the image are checked by `Image::apply`.
+
+use super::brokers::Routing;
+use crate::types::limits::SHARDS_MAX;
+use crate::types::{
+    LeaderEpoch, NodeId, OwnershipEpoch, PartitionEpoch, ShardId, TopicId, TopicPartition, Uuid,
+};
+
+/// The newest feature level that this build writes and understands.
+pub const FEATURE_LEVEL: u16 = 1;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    ClusterCreated { cluster_id: Uuid },
+    FeatureLevelSet { level: u16 },
+    NodeRegistered(Node),
+    TopicCreated { topic: TopicId, name: String },
+    TopicDeleted { topic: TopicId },
+    PartitionCreated { id: TopicPartition, state: PartitionState },
+    PartitionChanged { id: TopicPartition, state: PartitionState },
+    TopicConfigSet { topic: TopicId, key: String, value: Option<String> },
+    ProducerIdsAllocated { node: NodeId, block: ProducerIdBlock },
+}
+
+/// A node as it last started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub id: NodeId,
+    pub cores: u16,
+    pub routing: Routing,
+    /// The advertised address: what clients connect to.
+    pub host: String,
+    /// Of the node's broker, or under core routing of the bootstrap address.
+    pub port: u16,
+    pub rack: Option<String>,
+}
+
+/// One copy of a partition and the shard of its node that owns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replica {
+    pub node: NodeId,
+    pub owner: ShardId,
+    pub ownership_epoch: OwnershipEpoch,
+}
+
+/// Invariant: replicas name each node once; in-sync nodes are replicas; the leader is in sync.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionState {
+    /// In preference order: the first is the preferred leader.
+    pub replicas: Vec<Replica>,
+    pub in_sync: Vec<NodeId>,
+    pub leader: Option<NodeId>,
+    pub leader_epoch: LeaderEpoch,
+    pub partition_epoch: PartitionEpoch,
+}
+
+/// Producer ids `first` to `first + count - 1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerIdBlock {
+    pub first: i64,
+    pub count: u32,
+}
+
+/// Why a record cannot be what a controller wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRecord {
+    #[error("node id {0} is negative")]
+    NegativeNode(i32),
+    #[error("{0} cores, allowed are 1 to {SHARDS_MAX}")]
+    Cores(u16),
+    #[error("routing {0} is unknown")]
+    Routing(u8),
+    #[error("partition index {0} is out of range")]
+    PartitionIndex(u32),
+    #[error("owner shard {0} is out of range")]
+    OwnerShard(u16),
+    #[error("no replicas")]
+    NoReplicas,
+    #[error("node {0:?} holds two replicas")]
+    ReplicaTwice(NodeId),
+    #[error("node {0:?} is in sync but holds no replica")]
+    InSyncElsewhere(NodeId),
+    #[error("leader {0:?} is not in sync")]
+    LeaderNotInSync(NodeId),
+    #[error("a leader or partition epoch is negative")]
+    NegativeEpoch,
+    #[error("producer ids from {first}, {count} of them")]
+    ProducerIds { first: i64, count: i64 },
+    #[error("feature level 0")]
+    FeatureLevel,
+}
+
+impl PartitionState {
+    /// A new partition: led by its first replica, everyone in sync.
+    pub fn new(replicas: Vec<Replica>) -> PartitionState {
+        PartitionState {
+            in_sync: replicas.iter().map(|replica| replica.node).collect(),
+            leader: replicas.first().map(|replica| replica.node),
+            replicas,
+            leader_epoch: LeaderEpoch(0),
+            partition_epoch: PartitionEpoch(0),
+        }
+    }
+
+    pub fn replica_on(&self, node: NodeId) -> Option<&Replica> {
+        self.replicas.iter().find(|replica| replica.node == node)
+    }
+
+    /// O(replicas²), replicas are a handful.
+    pub fn check(&self) -> Result<(), InvalidRecord> {
+        if self.replicas.is_empty() {
+            return Err(InvalidRecord::NoReplicas);
+        }
+        for (position, replica) in self.replicas.iter().enumerate() {
+            if self.replicas[..position].iter().any(|other| other.node == replica.node) {
+                return Err(InvalidRecord::ReplicaTwice(replica.node));
+            }
+            if replica.owner.index() >= SHARDS_MAX {
+                return Err(InvalidRecord::OwnerShard(replica.owner.0));
+            }
+        }
+        if let Some(&node) = self.in_sync.iter().find(|&&node| self.replica_on(node).is_none()) {
+            return Err(InvalidRecord::InSyncElsewhere(node));
+        }
+        if let Some(leader) = self.leader.filter(|leader| !self.in_sync.contains(leader)) {
+            return Err(InvalidRecord::LeaderNotInSync(leader));
+        }
+        if self.leader_epoch.0 < 0 || self.partition_epoch.0 < 0 {
+            return Err(InvalidRecord::NegativeEpoch);
+        }
+        Ok(())
+    }
+}
+
+impl ProducerIdBlock {
+    /// `None` when the block would pass the largest producer id.
+    pub fn new(first: i64, count: u32) -> Option<ProducerIdBlock> {
+        let end = first.checked_add(i64::from(count))?;
+        (first >= 0 && count > 0 && end > first).then_some(ProducerIdBlock { first, count })
+    }
+
+    /// Exclusive.
+    pub fn end(self) -> i64 {
+        self.first + i64::from(self.count)
+    }
+}
