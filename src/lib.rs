@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`types`], [`config`], [`metrics`], `schema` | quantities, properties, counters, generated records |
 //! | [`codec`] | bytes to values and back; no state, no I/O |
-//! | `log` | a partition's log as data: layouts, plans, which flush covers which write |
+//! | [`log`] | a partition's log as data: layouts, plans, which flush covers which write |
 //! | `cluster` | the metadata image: topics, partitions, owners, configurations |
 //! | `shard` | the I/O shell: the only module that names glommio |
 //! | `admin`, `cli` | metrics and health; the commands |

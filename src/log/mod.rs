@@ -5,3 +5,32 @@
 
 pub mod commit;
 pub mod plan;
+//! A partition's log as data: which bytes mean what, what follows from them, what to do next.
+//!
+//! Bytes and facts in, decisions out: nothing here waits, opens a file or reads a clock. The shell
+//! in `shard` carries the decisions out and reports back.
+//!
+//! ```text
+//! <data-dir>/<topic>-<partition>/
+//!   00000000000000000000.log        record batches v2, end to end       segment, recovery
+//!   00000000000000000000.index      offset -> file position, sparse     index
+//!   00000000000000000000.timeindex  timestamp -> offset, sparse         index
+//!   00000000000000004711.snapshot   producers just before offset 4711   producers
+//!   leader-epoch-checkpoint         epoch -> first offset               epochs
+//!
+//! offsets:  log_start ≤ high_watermark ≤ flushed_end ≤ log_end
+//! ```
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`segment`] | names of files and directories, when to roll, how much to preallocate |
+//! | [`index`] | where in a segment an offset or a timestamp is to be looked for |
+//! | [`producers`] | whether an idempotent producer's batch is next, known or out of order (KIP-98) |
+//! | [`epochs`] | where each leader epoch begins and ends (KIP-101, 279, 320) |
+//! | [`recovery`] | how much of a segment is whole after an unclean stop |
+//! | [`retention`] | which segments may go |
+//! | [`checkpoint`] | what a shard writes down so that a clean start need not scan |
+
+pub mod index;
+pub mod producers;
+pub mod segment;

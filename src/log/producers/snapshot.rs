@@ -1,0 +1,274 @@
+//! The `.snapshot` file: the producers of a partition as they were just before the offset in its
+//! name. Kafka's format (`ProducerSnapshot.json` version 1, `ProducerStateManager`):
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 2 | version: 1 |
+//! | 2 | 4 | CRC-32C of everything after this field |
+//! | 6 | 4 | count of producers |
+//! | 10 | 46 each | producer |
+//! | | | the earlier batches, below; absent in Kafka's own files |
+//!
+//! | offset | size | field of a producer |
+//! |---|---|---|
+//! | 0 | 8 | producer id |
+//! | 8 | 2 | producer epoch |
+//! | 10 | 4 | last sequence of its newest batch, -1: none |
+//! | 14 | 8 | last offset of that batch, -1: none |
+//! | 22 | 4 | last offset - base offset of that batch |
+//! | 26 | 8 | timestamp |
+//! | 34 | 4 | transaction coordinator epoch, -1: none |
+//! | 38 | 8 | first offset of the open transaction, -1: none |
+//!
+//! Kafka writes down one batch per producer, so that after a restart a retry of any other is out
+//! of order. Its reader computes the CRC over the whole file and ignores what follows the
+//! producers; there we keep the other batches of each window, oldest first:
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 4 | magic: `ODRK` |
+//! | 4 | 4 | count of batches |
+//! | 8 | 32 each | producer id 8, last sequence 4, last offset 8, offset delta 4, timestamp 8 |
+//!
+//! All integers big-endian, signed.
+
+use super::{ProducerState, Producers, RetainedBatch, Window};
+use crate::codec::record_batch::crc32c;
+use crate::types::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
+
+const VERSION: i16 = 1;
+const CRC_AT: usize = 2;
+const CRC_COVERS_FROM: usize = 6;
+const HEADER_SIZE: usize = 10;
+const PRODUCER_SIZE: usize = 46;
+const EARLIER_MAGIC: [u8; 4] = *b"ODRK";
+const EARLIER_HEADER_SIZE: usize = 8;
+const EARLIER_SIZE: usize = 32;
+
+/// Why a file is no snapshot that can be trusted. The caller falls back to an older one, or to
+/// none, and records the log's batches from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("{size} bytes are no producer snapshot")]
+    Size { size: usize },
+    #[error("producer snapshot version {version} is not supported; 1 is")]
+    Version { version: i16 },
+    #[error("CRC-32C is {computed:#010x}, the snapshot says {stored:#010x}")]
+    Crc { stored: u32, computed: u32 },
+    #[error("producer {producer_id} has values that no producer can have")]
+    Producer { producer_id: i64 },
+}
+
+impl Producers {
+    pub fn encode_snapshot(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER_SIZE + self.count() * PRODUCER_SIZE);
+        out.extend_from_slice(&VERSION.to_be_bytes());
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&(self.count() as i32).to_be_bytes());
+        for (id, state) in &self.by_id {
+            put_producer(&mut out, *id, state);
+        }
+        put_earlier_batches(&mut out, self);
+        let crc = crc32c(&out[CRC_COVERS_FROM..]);
+        out[CRC_AT..CRC_COVERS_FROM].copy_from_slice(&crc.to_be_bytes());
+        out
+    }
+
+    /// Reads a snapshot, ours or Kafka's. Idleness starts anew at `now`. If it holds more producers
+    /// than we keep, the most recent ones are taken.
+    pub fn decode_snapshot(bytes: &[u8], now: Timestamp) -> Result<Producers, SnapshotError> {
+        let size_error = SnapshotError::Size { size: bytes.len() };
+        let (header, _) = bytes.split_first_chunk::<HEADER_SIZE>().ok_or(size_error)?;
+        let mut fields = Fields(header);
+        let version = fields.i16();
+        if version != VERSION {
+            return Err(SnapshotError::Version { version });
+        }
+        let stored = fields.i32() as u32;
+        let computed = crc32c(&bytes[CRC_COVERS_FROM..]);
+        if stored != computed {
+            return Err(SnapshotError::Crc { stored, computed });
+        }
+        let count = usize::try_from(fields.i32()).map_err(|_| size_error)?;
+        let (entries, earlier) =
+            bytes[HEADER_SIZE..].split_at_checked(count.saturating_mul(PRODUCER_SIZE)).ok_or(size_error)?;
+
+        let mut producers = Producers::new();
+        for entry in entries.chunks_exact(PRODUCER_SIZE) {
+            take_producer(&mut producers, Fields(entry), now)?;
+        }
+        take_earlier_batches(&mut producers, earlier).ok_or(size_error)??;
+        while producers.count() > producers.count_max {
+            producers.forget_least_recent();
+        }
+        Ok(producers)
+    }
+}
+
+fn put_producer(out: &mut Vec<u8>, id: ProducerId, state: &ProducerState) {
+    let newest = state.batches.as_slice().last();
+    let offset_delta = newest.map_or(0, |batch| batch.last_offset.since(batch.base_offset) as i32);
+    out.extend_from_slice(&id.0.to_be_bytes());
+    out.extend_from_slice(&state.epoch.0.to_be_bytes());
+    out.extend_from_slice(&newest.map_or(-1, |batch| batch.last_sequence.0).to_be_bytes());
+    out.extend_from_slice(&newest.map_or(-1, |batch| batch.last_offset.to_wire()).to_be_bytes());
+    out.extend_from_slice(&offset_delta.to_be_bytes());
+    out.extend_from_slice(&newest.map_or(-1, |batch| batch.timestamp.0).to_be_bytes());
+    out.extend_from_slice(&state.coordinator_epoch.to_be_bytes());
+    out.extend_from_slice(&state.transaction_start.map_or(-1, Offset::to_wire).to_be_bytes());
+}
+
+fn put_earlier_batches(out: &mut Vec<u8>, producers: &Producers) {
+    let earlier = producers.by_id.iter().flat_map(|(id, state)| {
+        let batches = state.batches.as_slice();
+        batches[..batches.len().saturating_sub(1)].iter().map(move |batch| (*id, batch))
+    });
+    let count = earlier.clone().count() as i32;
+    if count == 0 {
+        return;
+    }
+    out.extend_from_slice(&EARLIER_MAGIC);
+    out.extend_from_slice(&count.to_be_bytes());
+    for (id, batch) in earlier {
+        out.extend_from_slice(&id.0.to_be_bytes());
+        out.extend_from_slice(&batch.last_sequence.0.to_be_bytes());
+        out.extend_from_slice(&batch.last_offset.to_wire().to_be_bytes());
+        out.extend_from_slice(&(batch.last_offset.since(batch.base_offset) as i32).to_be_bytes());
+        out.extend_from_slice(&batch.timestamp.0.to_be_bytes());
+    }
+}
+
+fn take_producer(
+    producers: &mut Producers,
+    mut fields: Fields<'_>,
+    now: Timestamp,
+) -> Result<(), SnapshotError> {
+    let producer_id = fields.i64();
+    let error = SnapshotError::Producer { producer_id };
+    let epoch = fields.i16();
+    let newest = fields.batch();
+    let coordinator_epoch = fields.i32();
+    let transaction_start = Offset::from_wire(fields.i64());
+
+    let id = ProducerId(producer_id);
+    if producer_id < 0 || epoch < 0 || producers.by_id.contains_key(&id) {
+        return Err(error);
+    }
+    let mut batches = Window::default();
+    // Without an offset: only transaction markers. Without a sequence: offsets committed in a
+    // transaction, which are not sequenced. Either way the next sequence is 0, as in Kafka.
+    if newest.last_offset >= 0 && newest.last_sequence >= 0 {
+        batches.push(newest.retained().ok_or(error)?);
+    }
+    let state = ProducerState {
+        epoch: ProducerEpoch(epoch),
+        batches,
+        appended_at: now,
+        coordinator_epoch,
+        transaction_start,
+    };
+    producers.by_recency.insert((state.recency(), id));
+    producers.by_id.insert(id, state);
+    Ok(())
+}
+
+/// Puts the earlier batches before the newest of each producer. `None` when the size is wrong.
+fn take_earlier_batches(producers: &mut Producers, bytes: &[u8]) -> Option<Result<(), SnapshotError>> {
+    if bytes.is_empty() {
+        return Some(Ok(()));
+    }
+    let (header, entries) = bytes.split_first_chunk::<EARLIER_HEADER_SIZE>()?;
+    let (magic, count) = header.split_first_chunk::<4>()?;
+    let count = usize::try_from(Fields(count).i32()).ok()?;
+    if *magic != EARLIER_MAGIC || entries.len() != count.checked_mul(EARLIER_SIZE)? {
+        return None;
+    }
+    for entry in entries.chunks_exact(EARLIER_SIZE) {
+        let mut fields = Fields(entry);
+        let producer_id = fields.i64();
+        let earlier = fields.batch();
+        if put_before_newest(producers, ProducerId(producer_id), &earlier).is_none() {
+            return Some(Err(SnapshotError::Producer { producer_id }));
+        }
+    }
+    Some(Ok(()))
+}
+
+fn put_before_newest(producers: &mut Producers, id: ProducerId, earlier: &BatchFields) -> Option<()> {
+    let earlier = earlier.retained()?;
+    let state = producers.by_id.get_mut(&id)?;
+    let (newest, before) = state.batches.as_slice().split_last()?;
+    let newest = *newest;
+    let follows = before.last().is_none_or(|batch| batch.last_offset < earlier.base_offset);
+    let window_has_room = before.len() + 1 < state.batches.batches.len();
+    if !follows || !window_has_room || newest.base_offset <= earlier.last_offset {
+        return None;
+    }
+    state.batches.count -= 1;
+    state.batches.push(earlier);
+    state.batches.push(newest);
+    Some(())
+}
+
+/// A batch as both tables spell it.
+struct BatchFields {
+    last_sequence: i32,
+    last_offset: i64,
+    offset_delta: i32,
+    timestamp: i64,
+}
+
+impl BatchFields {
+    fn retained(&self) -> Option<RetainedBatch> {
+        let last_offset = Offset::from_wire(self.last_offset)?;
+        let base_offset = Offset::from_wire(self.last_offset.checked_sub(self.offset_delta as i64)?)?;
+        if self.offset_delta < 0 || self.last_sequence < 0 {
+            return None;
+        }
+        Some(RetainedBatch {
+            base_sequence: retreat(Sequence(self.last_sequence), self.offset_delta),
+            last_sequence: Sequence(self.last_sequence),
+            base_offset,
+            last_offset,
+            timestamp: Timestamp(self.timestamp),
+        })
+    }
+}
+
+/// The sequence `records` earlier (Kafka `DefaultRecordBatch.decrementSequence`).
+fn retreat(sequence: Sequence, records: i32) -> Sequence {
+    const MODULUS: i64 = i32::MAX as i64 + 1;
+    Sequence((sequence.0 as i64 - records as i64).rem_euclid(MODULUS) as i32)
+}
+
+/// Takes integers off bytes whose size was checked.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let (field, rest) = self.0.split_first_chunk().expect("the size was checked");
+        self.0 = rest;
+        *field
+    }
+
+    fn i16(&mut self) -> i16 {
+        i16::from_be_bytes(self.take())
+    }
+
+    fn i32(&mut self) -> i32 {
+        i32::from_be_bytes(self.take())
+    }
+
+    fn i64(&mut self) -> i64 {
+        i64::from_be_bytes(self.take())
+    }
+
+    fn batch(&mut self) -> BatchFields {
+        BatchFields {
+            last_sequence: self.i32(),
+            last_offset: self.i64(),
+            offset_delta: self.i32(),
+            timestamp: self.i64(),
+        }
+    }
+}
