@@ -31,6 +31,8 @@ pub mod plan;
 //! | [`retention`] | which segments may go |
 //! | [`checkpoint`] | what a shard writes down so that a clean start need not scan |
 
+pub mod epochs;
 pub mod index;
 pub mod producers;
+pub mod retention;
 pub mod segment;
