@@ -1,10 +1,3 @@
-//! A partition's log and the shard's group commit as data: layouts, plans, decisions.
-//!
-//! Opens no file, reads no clock, awaits nothing. The shell (`shard`) carries out what is decided
-//! here, and the simulation runs the same decisions.
-
-pub mod commit;
-pub mod plan;
 //! A partition's log as data: which bytes mean what, what follows from them, what to do next.
 //!
 //! Bytes and facts in, decisions out: nothing here waits, opens a file or reads a clock. The shell
@@ -23,6 +16,9 @@ pub mod plan;
 //!
 //! | module | decides |
 //! |---|---|
+//! | [`partition`] | which offset a batch gets, which segment takes it, how far readers may read |
+//! | [`commit`], [`plan`] | which write goes when, which flush covers which write |
+//! | [`read`] | where a read starts and is cut |
 //! | [`segment`] | names of files and directories, when to roll, how much to preallocate |
 //! | [`index`] | where in a segment an offset or a timestamp is to be looked for |
 //! | [`producers`] | whether an idempotent producer's batch is next, known or out of order (KIP-98) |
@@ -31,8 +27,12 @@ pub mod plan;
 //! | [`retention`] | which segments may go |
 //! | [`checkpoint`] | what a shard writes down so that a clean start need not scan |
 
+pub mod commit;
 pub mod epochs;
 pub mod index;
+pub mod partition;
+pub mod plan;
 pub mod producers;
+pub mod read;
 pub mod retention;
 pub mod segment;

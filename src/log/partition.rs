@@ -114,8 +114,7 @@ impl PartitionLog {
     pub fn new(opened: Opened, config: LogConfig, leader_epoch: LeaderEpoch) -> PartitionLog {
         assert!(opened.log_start <= opened.log_end);
         assert!(opened.active.base_offset <= opened.log_end);
-        let flushed_place =
-            Place { segment: opened.active.base_offset, file_position: opened.active.size };
+        let flushed_place = Place { segment: opened.active.base_offset, file_position: opened.active.size };
         PartitionLog {
             config,
             leader_epoch,
@@ -278,6 +277,12 @@ impl PartitionLog {
             self.sealed_ends.pop_front();
         }
         assert!(self.flushed_end == end, "a flush ended inside a write");
+    }
+
+    /// The active segment was rolled while everything was flushed: the flushed place moves along.
+    pub fn rolled_while_flushed(&mut self) {
+        assert!(self.flushed_end == self.log_end);
+        self.flushed_place = self.end_place();
     }
 
     /// Moves the log start forward (retention, DeleteRecords). Never past the high watermark.

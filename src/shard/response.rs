@@ -36,6 +36,21 @@ impl Slice {
     }
 }
 
+impl Slice {
+    /// A part of it, from the same memory.
+    pub fn narrow(self, part: Range<usize>) -> Slice {
+        match self {
+            Slice::Tail(TailSlice { block, range }) => {
+                Slice::Tail(TailSlice { block, range: range.start + part.start..range.start + part.end })
+            }
+            Slice::Disk(block, range) => {
+                Slice::Disk(block, range.start + part.start..range.start + part.end)
+            }
+            Slice::Shared(bytes) => Slice::Shared(bytes.slice(part)),
+        }
+    }
+}
+
 enum Piece {
     /// A range of `head`.
     Head(Range<usize>),

@@ -1,0 +1,388 @@
+//! Reads from a partition's log: from the tail buffers when they hold the bytes, else from disk.
+//!
+//! A reader behind the tail gets its bytes by direct reads of at most 1 MiB side by side; while it
+//! digests them the next stretch is read ahead, once per partition and bounded by the shard's
+//! budget, so that a lagging consumer neither waits for each read nor evicts the tail.
+
+use crate::log::index::{MaxTimestamp, SegmentExtent, SegmentIndex};
+use crate::log::plan::{align_down, align_up};
+use crate::log::read::Rope;
+use crate::log::segment::{SegmentFile, StoredBatch};
+use crate::shard::disk::{DiskFile, blocking};
+use crate::shard::memory::Charge;
+use crate::shard::replica::Replica;
+use crate::shard::response::Slice;
+use crate::shard::store::Store;
+use crate::types::{Offset, Timestamp};
+use crate::types::limits::IO_SIZE_MAX;
+use glommio::io::ReadResult;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+
+/// Bytes read beyond what was asked for, so that the batch at the start is whole although the index
+/// is sparse.
+const READ_SLACK: u64 = 64 << 10;
+
+/// Places where readers stopped, per partition: a consumer goes on where it was.
+const CURSORS_MAX: usize = 8;
+
+/// Closed segments whose index is kept in memory, per partition.
+const INDEXES_MAX: usize = 4;
+
+/// Why a read cannot be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadFailed {
+    #[error("the offset lies outside the log")]
+    OutOfRange,
+    #[error("reading {segment}: {source}")]
+    Disk { segment: Offset, source: io::Error },
+    #[error("segment {segment} holds no batch with offset {offset}")]
+    Damaged { segment: Offset, offset: Offset },
+}
+
+/// Record batches as stored, the first one holding the offset asked for.
+#[derive(Default)]
+pub struct ReadBytes {
+    pub slices: Vec<Slice>,
+    pub size: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Cursor {
+    offset: Offset,
+    segment: Offset,
+    file_position: u64,
+}
+
+struct Ahead {
+    segment: Offset,
+    start: u64,
+    end: u64,
+    pieces: Vec<Rc<ReadResult>>,
+    _charge: Charge,
+}
+
+/// What a replica remembers for its readers.
+#[derive(Default)]
+pub struct ReadState {
+    cursors: RefCell<VecDeque<Cursor>>,
+    indexes: RefCell<VecDeque<Rc<SegmentIndex>>>,
+    ahead: RefCell<Option<Ahead>>,
+    reading_ahead: Cell<bool>,
+}
+
+impl ReadState {
+    /// Forgets what lies before a new log start, or in a log that was cut.
+    pub fn forget(&self) {
+        self.cursors.borrow_mut().clear();
+        self.indexes.borrow_mut().clear();
+        *self.ahead.borrow_mut() = None;
+    }
+}
+
+impl Replica {
+    /// Batches from the one that holds `offset`, at most `size_max` bytes of them but at least that
+    /// one; empty at the high watermark.
+    pub async fn read(
+        self: &Rc<Self>,
+        store: &Rc<Store>,
+        offset: Offset,
+        size_max: usize,
+    ) -> Result<ReadBytes, ReadFailed> {
+        let (segment, readable_end) = {
+            let log = self.log.borrow();
+            if offset == log.high_watermark() {
+                return Ok(ReadBytes::default());
+            }
+            // Between high watermark and log end there is nothing to read yet (KIP-207).
+            if offset > log.high_watermark() && offset <= log.log_end() {
+                return Ok(ReadBytes::default());
+            }
+            log.locate(offset).ok_or(ReadFailed::OutOfRange)?
+        };
+        let start = self.start_position(store, segment, offset).await?;
+        let mut wanted = size_max as u64 + READ_SLACK;
+        loop {
+            let end = readable_end.min(start + wanted);
+            let slices = self.slices(store, segment, start, end).await?;
+            let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
+            let rope = Rope::new(&pieces);
+            let first = rope.find_offset(offset);
+            if let Some(first) = first
+                && let Some(cut) = rope.cut(first.at, size_max.min(rope.size()))
+            {
+                let next = rope.batches(first.at).take_while(|batch| batch.at < cut).last();
+                let next_offset = next.map_or(offset, |batch| batch.end_offset);
+                self.remember(Cursor { offset: next_offset, segment, file_position: start + cut as u64 });
+                return Ok(take_range(slices, first.at, cut));
+            }
+            if end == readable_end && first.is_none_or(|first| first.at + first.size > rope.size()) {
+                return Err(ReadFailed::Damaged { segment, offset });
+            }
+            let needed = first.map_or(wanted * 2, |first| (first.at + first.size) as u64);
+            wanted = needed.max(wanted + READ_SLACK);
+        }
+    }
+
+    /// File position at or before the batch that holds `offset`.
+    async fn start_position(
+        self: &Rc<Self>,
+        store: &Rc<Store>,
+        segment: Offset,
+        offset: Offset,
+    ) -> Result<u64, ReadFailed> {
+        let known = self
+            .reads
+            .cursors
+            .borrow()
+            .iter()
+            .find(|cursor| cursor.offset == offset && cursor.segment == segment)
+            .map(|cursor| cursor.file_position);
+        if let Some(position) = known {
+            return Ok(position);
+        }
+        if let Some(position) = self.with_active_index(segment, |index| index.position_for(offset)) {
+            return Ok(position);
+        }
+        Ok(self.closed_index(store, segment).await?.position_for(offset))
+    }
+
+    fn remember(&self, cursor: Cursor) {
+        let mut cursors = self.reads.cursors.borrow_mut();
+        if cursors.contains(&cursor) {
+            return;
+        }
+        if cursors.len() >= CURSORS_MAX {
+            cursors.pop_front();
+        }
+        cursors.push_back(cursor);
+    }
+
+    /// File position from which the first batch with a timestamp at or past `timestamp` is found.
+    pub async fn position_for_timestamp(
+        self: &Rc<Self>,
+        store: &Rc<Store>,
+        segment: Offset,
+        timestamp: Timestamp,
+    ) -> Result<u64, ReadFailed> {
+        let active = self.with_active_index(segment, |index| index.position_for_timestamp(timestamp));
+        match active {
+            Some(position) => Ok(position),
+            None => Ok(self.closed_index(store, segment).await?.position_for_timestamp(timestamp)),
+        }
+    }
+
+    /// The largest timestamp of a segment and the offset of the batch that has it.
+    pub async fn max_timestamp(
+        self: &Rc<Self>,
+        store: &Rc<Store>,
+        segment: Offset,
+    ) -> Result<Option<MaxTimestamp>, ReadFailed> {
+        match self.with_active_index(segment, |index| index.max_timestamp()) {
+            Some(max) => Ok(max),
+            None => Ok(self.closed_index(store, segment).await?.max_timestamp()),
+        }
+    }
+
+    /// The index of a closed segment, read from its files, or built again from the segment when they
+    /// are missing or wrong.
+    async fn closed_index(
+        self: &Rc<Self>,
+        store: &Rc<Store>,
+        segment: Offset,
+    ) -> Result<Rc<SegmentIndex>, ReadFailed> {
+        let known =
+            self.reads.indexes.borrow().iter().find(|index| index.base_offset() == segment).cloned();
+        if let Some(index) = known {
+            return Ok(index);
+        }
+        let index = Rc::new(self.load_index(store, segment).await?);
+        let mut indexes = self.reads.indexes.borrow_mut();
+        if indexes.len() >= INDEXES_MAX {
+            indexes.pop_front();
+        }
+        indexes.push_back(index.clone());
+        Ok(index)
+    }
+
+    fn with_active_index<T>(&self, segment: Offset, with: impl FnOnce(&SegmentIndex) -> T) -> Option<T> {
+        let log = self.log.borrow();
+        (log.active().base_offset == segment).then(|| with(log.active_index()))
+    }
+
+    async fn load_index(
+        self: &Rc<Self>,
+        store: &Rc<Store>,
+        segment: Offset,
+    ) -> Result<SegmentIndex, ReadFailed> {
+        let (extent, interval) = {
+            let log = self.log.borrow();
+            let at = log.closed().partition_point(|closed| closed.base_offset < segment);
+            let info = log.closed().get(at).ok_or(ReadFailed::OutOfRange)?;
+            let end_offset =
+                log.closed().get(at + 1).map_or(log.active().base_offset, |next| next.base_offset);
+            let extent = SegmentExtent { base_offset: segment, end_offset, size: info.size };
+            (extent, log.config.index_interval_bytes)
+        };
+        let offset_path = self.segments.path(segment, SegmentFile::OffsetIndex);
+        let time_path = self.segments.path(segment, SegmentFile::TimeIndex);
+        let files = blocking(move || {
+            #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+            let read = |path| std::fs::read(path);
+            Ok::<_, io::Error>((read(offset_path)?, read(time_path)?))
+        })
+        .await;
+        let decoded = files.map_err(|error| error.to_string()).and_then(|(offsets, times)| {
+            SegmentIndex::decode(&extent, interval, &offsets, &times).map_err(|error| error.to_string())
+        });
+        match decoded {
+            Ok(index) => Ok(index),
+            Err(reason) => {
+                tracing::warn!(directory = %self.directory.display(), %segment, reason, "index is rebuilt");
+                self.rebuild_index(store, &extent, interval).await
+            }
+        }
+    }
+
+    async fn rebuild_index(
+        self: &Rc<Self>,
+        store: &Rc<Store>,
+        extent: &SegmentExtent,
+        interval: u32,
+    ) -> Result<SegmentIndex, ReadFailed> {
+        let segment = extent.base_offset;
+        let mut index = SegmentIndex::new(segment, interval);
+        let mut position = 0;
+        let mut wanted = IO_SIZE_MAX as u64;
+        while position < extent.size {
+            let end = extent.size.min(position + wanted);
+            let slices = self.slices(store, segment, position, end).await?;
+            let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
+            let rope = Rope::new(&pieces);
+            let mut taken = 0;
+            for batch in rope.batches(0).take_while(|batch| batch.at + batch.size <= rope.size()) {
+                index.observe(&StoredBatch {
+                    base_offset: batch.base_offset,
+                    last_offset: Offset::new(batch.end_offset.get() - 1).unwrap_or_default(),
+                    max_timestamp: batch.max_timestamp,
+                    leader_epoch: Default::default(),
+                    file_position: position + batch.at as u64,
+                    size: batch.size as u32,
+                });
+                taken = batch.at + batch.size;
+            }
+            if taken == 0 && end == extent.size {
+                return Err(ReadFailed::Damaged { segment, offset: segment });
+            }
+            wanted = if taken == 0 { wanted * 2 } else { IO_SIZE_MAX as u64 };
+            position += taken as u64;
+        }
+        Ok(index)
+    }
+
+    /// The bytes of a segment from file position `start` to `end`.
+    pub async fn slices(
+        self: &Rc<Self>,
+        store: &Rc<Store>,
+        segment: Offset,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Slice>, ReadFailed> {
+        let in_tail = self.tail().slices(segment, start..end);
+        if let Some(slices) = in_tail {
+            return Ok(slices.into_iter().map(Slice::Tail).collect());
+        }
+        let failed = |source| ReadFailed::Disk { segment, source };
+        let file = self.segments.reader(&store.disk, segment).await.map_err(failed)?;
+        let mut slices = Vec::new();
+        let mut at = self.take_ahead(segment, start, end, &mut slices);
+        let direct = end.saturating_sub(at);
+        if at < end {
+            let pieces = read_pieces(&file, align_down(at), align_up(end)).await.map_err(failed)?;
+            push_range(&pieces, align_down(at), at, end, &mut slices);
+            store.metrics.borrow_mut().disk_read_bytes += direct;
+            at = end;
+        }
+        let readable_end = self.log.borrow().locate(segment).map_or(at, |(_, end)| end);
+        self.read_ahead(store, file, segment, at, readable_end.min(at + (end - start)));
+        Ok(slices)
+    }
+
+    /// Hands out what was read ahead of `start`, and says up to where.
+    fn take_ahead(&self, segment: Offset, start: u64, end: u64, slices: &mut Vec<Slice>) -> u64 {
+        let ahead = self.reads.ahead.borrow_mut().take();
+        match ahead {
+            Some(ahead) if ahead.segment == segment && ahead.start <= start && start < ahead.end => {
+                let end = end.min(ahead.end);
+                push_range(&ahead.pieces, ahead.start, start, end, slices);
+                end
+            }
+            _ => start,
+        }
+    }
+
+    /// Reads the stretch that a sequential reader will ask for next.
+    fn read_ahead(self: &Rc<Self>, store: &Rc<Store>, file: Rc<DiskFile>, segment: Offset, start: u64, end: u64) {
+        let start = align_down(start);
+        let size = end.saturating_sub(start) as usize;
+        let in_tail = self.tail().slices(segment, start..end).is_some();
+        if size < READ_SLACK as usize || in_tail || !store.read_memory.has_room(size) {
+            return;
+        }
+        if self.reads.reading_ahead.replace(true) {
+            return;
+        }
+        let replica = self.clone();
+        let charge = store.read_memory.charge(size);
+        let store = store.clone();
+        glommio::spawn_local(async move {
+            // Only whole blocks: the file may be shorter than the last one, and that is no error.
+            if let Ok(pieces) = read_pieces(&file, start, align_up(end)).await {
+                store.metrics.borrow_mut().disk_read_bytes += size as u64;
+                *replica.reads.ahead.borrow_mut() =
+                    Some(Ahead { segment, start, end, pieces, _charge: charge });
+            }
+            replica.reads.reading_ahead.set(false);
+        })
+        .detach();
+    }
+}
+
+/// Aligned reads of at most [`IO_SIZE_MAX`] each, side by side.
+async fn read_pieces(file: &Rc<DiskFile>, start: u64, end: u64) -> io::Result<Vec<Rc<ReadResult>>> {
+    let starts = (start..end).step_by(IO_SIZE_MAX);
+    let reads = starts.map(|at| file.read(at, (end - at).min(IO_SIZE_MAX as u64) as usize));
+    let pieces = futures::future::try_join_all(reads).await?;
+    Ok(pieces.into_iter().map(Rc::new).collect())
+}
+
+/// Appends the bytes from `from` to `to` of consecutive pieces that start at `start`. Stops early
+/// where the file did.
+fn push_range(pieces: &[Rc<ReadResult>], start: u64, from: u64, to: u64, slices: &mut Vec<Slice>) {
+    let mut at = start;
+    for piece in pieces {
+        let end = at + piece.len() as u64;
+        let (low, high) = (from.max(at), to.min(end));
+        if low < high {
+            slices.push(Slice::Disk(piece.clone(), (low - at) as usize..(high - at) as usize));
+        }
+        at = end;
+    }
+}
+
+/// The bytes from `from` to `to` of consecutive slices.
+fn take_range(slices: Vec<Slice>, from: usize, to: usize) -> ReadBytes {
+    let mut out = Vec::with_capacity(slices.len());
+    let mut at = 0;
+    for slice in slices {
+        let end = at + slice.len();
+        let (low, high) = (from.max(at), to.min(end));
+        if low < high {
+            out.push(slice.narrow(low - at..high - at));
+        }
+        at = end;
+    }
+    ReadBytes { slices: out, size: to - from }
+}

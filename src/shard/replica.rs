@@ -1,0 +1,438 @@
+//! Drives one partition's log: copies batches in, writes what is planned, tells who waits.
+//!
+//! Appending is synchronous: a batch is judged, placed and copied in one turn, so that the order of
+//! calls is the order of offsets. What needs the disk first (a new segment, more space) answers
+//! [`Appended::Wait`], and the caller comes back when it is there.
+
+use crate::codec::error_code::ErrorCode;
+use crate::codec::record_batch::{BatchView, assign_offset, stamp_append_time};
+use crate::log::commit::ParkedAcks;
+use crate::log::partition::{AppendDecision, AppendRejected, ClosedSegment, LogConfig, PartitionLog};
+use crate::log::plan::{AppendPlan, Slot};
+use crate::log::producers::SequenceError;
+use crate::log::segment::{ALLOCATION_STEP_MAX, allocation_for};
+use crate::shard::event::{Broadcast, Signal};
+use crate::shard::message::ProduceOutcome;
+use crate::shard::reader::ReadState;
+use crate::shard::segments::{SegmentHandle, Segments};
+use crate::shard::store::{AckTarget, Store};
+use crate::shard::tail::{Tail, TailBlock};
+use crate::types::{Mono, Offset, ShardId, Timestamp, TopicPartition};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A partition without space on disk asks for it again after this long.
+const NO_SPACE_RETRY: Duration = Duration::from_secs(1);
+
+/// What became of an append in its first turn.
+pub enum Appended {
+    /// The [`AckTarget`] is told once the batch is flushed.
+    Parked,
+    /// Nothing happened yet: wait on [`Replica::ready`], then try again.
+    Wait,
+}
+
+/// An answer parked until its batch is flushed.
+struct ParkedAck {
+    target: Rc<dyn AckTarget>,
+    index: u32,
+    outcome: ProduceOutcome,
+}
+
+/// A segment that was closed in memory, with the producers as they were at its end.
+struct Rolled {
+    closed: ClosedSegment,
+    snapshot: Vec<u8>,
+}
+
+/// Who is woken, once, by the next record.
+pub enum Watcher {
+    Local(Rc<Signal>),
+    Remote { shard: ShardId, watch: u64 },
+}
+
+/// Lives: one per partition replica, on its owner shard.
+pub struct Replica {
+    pub id: TopicPartition,
+    pub topic_name: Rc<str>,
+    pub slot: Slot,
+    pub directory: PathBuf,
+    pub log: RefCell<PartitionLog>,
+    tail: RefCell<Tail>,
+    pub segments: Segments,
+    pub reads: ReadState,
+    acks: RefCell<ParkedAcks<ParkedAck>>,
+    watchers: RefCell<BTreeMap<u64, Watcher>>,
+    fired: RefCell<Option<Box<dyn Fn(ShardId, u64)>>>,
+    /// Signalled when a wait for space or a new segment is over, for better or worse.
+    pub ready: Broadcast,
+    preparing: Cell<bool>,
+    no_space_since: Cell<Option<Mono>>,
+    /// Segments that were closed in memory; the next write finishes them on disk.
+    rolled: RefCell<VecDeque<Rolled>>,
+    deleted: Cell<bool>,
+    pub last_append: Cell<Mono>,
+}
+
+impl Replica {
+    pub fn new(
+        id: TopicPartition,
+        topic_name: Rc<str>,
+        slot: Slot,
+        directory: PathBuf,
+        log: PartitionLog,
+        tail: Tail,
+        segments: Segments,
+    ) -> Rc<Replica> {
+        Rc::new(Replica {
+            id,
+            topic_name,
+            slot,
+            directory,
+            log: RefCell::new(log),
+            tail: RefCell::new(tail),
+            segments,
+            reads: ReadState::default(),
+            acks: RefCell::default(),
+            watchers: RefCell::default(),
+            fired: RefCell::new(None),
+            ready: Broadcast::default(),
+            preparing: Cell::new(false),
+            no_space_since: Cell::new(None),
+            rolled: RefCell::default(),
+            deleted: Cell::new(false),
+            last_append: Cell::new(Mono::default()),
+        })
+    }
+
+    /// How watchers of other shards are told.
+    pub fn on_remote_wake(&self, wake: Box<dyn Fn(ShardId, u64)>) {
+        *self.fired.borrow_mut() = Some(wake);
+    }
+
+    pub fn is_deleted(&self) -> bool {
+        self.deleted.get()
+    }
+
+    pub fn configure(&self, config: LogConfig) {
+        self.log.borrow_mut().config = config;
+    }
+
+    /// Appends one validated batch and parks its acknowledgement.
+    ///
+    /// Cost: one copy of the batch. `batch` gets its offset and leader epoch written in place.
+    pub fn append(
+        self: &Rc<Self>,
+        store: &Rc<Store>,
+        batch: &mut [u8],
+        target: &Rc<dyn AckTarget>,
+        index: u32,
+    ) -> Result<Appended, ProduceOutcome> {
+        if self.deleted.get() {
+            return Err(ProduceOutcome { error: ErrorCode::UnknownTopicOrPartition, ..Default::default() });
+        }
+        if store.is_offline() {
+            return Err(storage_error(store.offline_reason()));
+        }
+        let now = store.clock.wall();
+        let (view, rest) = BatchView::split_first(batch).expect("the caller validated the batch");
+        assert!(rest.is_empty(), "one batch at a time");
+        let decision = self.log.borrow().decide_append(&view, now);
+        let plan = match decision.map_err(|rejected| refused(&rejected))? {
+            AppendDecision::Append(plan) => plan,
+            AppendDecision::Duplicate(stored) => {
+                store.metrics.borrow_mut().produced_duplicates += 1;
+                let end = stored.last_offset.advance(1).unwrap_or(Offset::MAX);
+                let log_append_time = self.log.borrow().config.append_time.then_some(stored.timestamp);
+                self.park(target, index, stored.base_offset, end, log_append_time);
+                return Ok(Appended::Parked);
+            }
+        };
+        if !self.has_space(store, &plan)? {
+            return Ok(Appended::Wait);
+        }
+        let record_count = view.record_count();
+        self.place(store, batch, &plan, now);
+        let end = self.log.borrow().log_end();
+        store.appended(self.slot, end, plan.size as u64);
+        let log_append_time = self.log.borrow().config.append_time.then_some(now);
+        self.park(target, index, plan.base_offset, end, log_append_time);
+        let mut metrics = store.metrics.borrow_mut();
+        metrics.produced_batches += 1;
+        metrics.produced_records += record_count as u64;
+        metrics.produced_bytes += plan.size as u64;
+        Ok(Appended::Parked)
+    }
+
+    /// Writes the batch's place into it and copies it behind the last one.
+    fn place(&self, store: &Rc<Store>, batch: &mut [u8], plan: &AppendPlan, now: Timestamp) {
+        let mut log = self.log.borrow_mut();
+        let mut tail = self.tail.borrow_mut();
+        let mut sealed = 0;
+        if plan.rolls {
+            sealed += tail.roll(plan.segment);
+            self.segments.adopt_spare(plan.segment);
+            self.roll(&mut log, now);
+        }
+        if log.config.append_time {
+            stamp_append_time(batch, now);
+        }
+        assign_offset(batch, plan.base_offset, log.leader_epoch());
+        store.make_tail_room();
+        sealed += tail.append(batch, &store.tail_memory);
+        let (view, _) = BatchView::split_first(batch).expect("the batch was whole before");
+        log.apply_append(plan, &view, now);
+        self.last_append.set(store.clock.mono());
+        store.blocks_sealed(self.slot, sealed);
+    }
+
+    fn roll(&self, log: &mut PartitionLog, now: Timestamp) {
+        let snapshot = log.producers.encode_snapshot();
+        self.rolled.borrow_mut().push_back(Rolled { closed: log.roll(now), snapshot });
+    }
+
+    fn park(
+        &self,
+        target: &Rc<dyn AckTarget>,
+        index: u32,
+        base_offset: Offset,
+        end: Offset,
+        log_append_time: Option<Timestamp>,
+    ) {
+        let log = self.log.borrow();
+        let outcome = ProduceOutcome {
+            error: ErrorCode::None,
+            base_offset: Some(base_offset),
+            log_append_time,
+            log_start: Some(log.log_start()),
+            message: None,
+        };
+        let flushed = end <= log.high_watermark();
+        drop(log);
+        if flushed {
+            target.acknowledged(index, outcome);
+        } else {
+            self.acks.borrow_mut().park(end, ParkedAck { target: target.clone(), index, outcome });
+        }
+    }
+
+    /// Whether the file is there and long enough for the plan. Asks for more ahead of time.
+    fn has_space(self: &Rc<Self>, store: &Rc<Store>, plan: &AppendPlan) -> Result<bool, ProduceOutcome> {
+        let end = plan.file_position + plan.size as u64;
+        let segment_size_max = self.log.borrow().config.segment_size_max;
+        let allocated = if plan.rolls { self.segments.spare_size() } else { self.segments.active_size() };
+        let ready = allocated.is_some_and(|allocated| end <= allocated);
+        let ahead = end + (end / 2).min(ALLOCATION_STEP_MAX);
+        let wants_more = !plan.rolls && ahead > allocated.unwrap_or(0) && allocated < Some(segment_size_max);
+        let wants_spare = plan.rolls || (end > segment_size_max / 4 * 3 && self.segments.spare_size().is_none());
+        if !ready && let Some(since) = self.no_space_since.get() {
+            if store.clock.mono().since(since) < NO_SPACE_RETRY {
+                return Err(storage_error(Some("no space left on the log directory's disk".to_owned())));
+            }
+            self.no_space_since.set(None);
+        }
+        if (!ready || wants_more || wants_spare) && !self.preparing.replace(true) {
+            let extend = (!plan.rolls && (wants_more || !ready))
+                .then(|| allocation_for(ahead.min(segment_size_max).max(end), segment_size_max));
+            let spare = wants_spare.then(|| allocation_for(plan.size as u64, segment_size_max));
+            glommio::spawn_local(self.clone().prepare(store.clone(), extend, spare)).detach();
+        }
+        Ok(ready)
+    }
+
+    /// Reserves space on disk, so that no accepted batch ever meets a full disk.
+    async fn prepare(self: Rc<Self>, store: Rc<Store>, extend: Option<u64>, spare: Option<u64>) {
+        let result = async {
+            if let Some(size) = extend {
+                self.segments.extend_active(&store.disk, size).await?;
+            }
+            if let Some(size) = spare {
+                self.segments.prepare_spare(&store.disk, size).await?;
+            }
+            Ok::<(), io::Error>(())
+        };
+        if let Err(error) = result.await {
+            if error.kind() == io::ErrorKind::StorageFull || error.kind() == io::ErrorKind::QuotaExceeded {
+                tracing::warn!(directory = %self.directory.display(), "no space left: produce is refused");
+                self.no_space_since.set(Some(store.clock.mono()));
+            } else if !self.deleted.get() {
+                store.fail(&format!("preparing space in {}: {error}", self.directory.display()));
+            }
+        }
+        self.preparing.set(false);
+        self.ready.notify_all();
+    }
+
+    /// Seals everything appended for the write that reaches `end`.
+    pub fn seal_for_write(&self, end: Offset, blocks: &mut Vec<Rc<TailBlock>>) -> usize {
+        self.log.borrow_mut().sealed(end);
+        self.tail.borrow_mut().seal_for_write(blocks)
+    }
+
+    /// Writes sealed blocks, finishing rolled segments on the way. Returns the segments touched.
+    pub async fn write_blocks(&self, store: &Store, blocks: Vec<Rc<TailBlock>>) -> io::Result<Vec<Offset>> {
+        let mut touched = Vec::with_capacity(1);
+        for blocks in blocks.chunk_by(|left, right| left.segment == right.segment) {
+            let segment = blocks[0].segment;
+            while self.segments.written().is_some_and(|written| written < segment) {
+                self.finish_roll(store).await?;
+            }
+            let handle = self.segments.handle(segment).expect("space was prepared before the append");
+            write_all(&handle, blocks).await?;
+            touched.push(segment);
+        }
+        Ok(touched)
+    }
+
+    /// Makes the oldest rolled segment final on disk: exact length, flushed, its indexes and the
+    /// producer state beside it; then gives the next segment its name.
+    async fn finish_roll(&self, store: &Store) -> io::Result<()> {
+        let rolled = self.rolled.borrow_mut().pop_front().expect("a newer segment is written to");
+        let next = next_base(&rolled.closed, &self.rolled.borrow(), &self.log.borrow());
+        let epochs = self.log.borrow().epochs().encode();
+        self.segments.finish(&store.disk, &rolled.closed, next, rolled.snapshot, epochs).await
+    }
+
+    /// Everything below `end` is durable: answers leave, readers wake.
+    pub fn advance(&self, end: Offset) {
+        self.log.borrow_mut().flushed(end);
+        loop {
+            let released = self.acks.borrow_mut().release(end);
+            let Some(ack) = released else { break };
+            ack.target.acknowledged(ack.index, ack.outcome);
+        }
+        self.wake_watchers();
+    }
+
+    /// Wakes `watcher` at the next record, or when the log goes away.
+    pub fn watch(&self, watch: u64, watcher: Watcher) {
+        self.watchers.borrow_mut().insert(watch, watcher);
+    }
+
+    pub fn unwatch(&self, watch: u64) {
+        self.watchers.borrow_mut().remove(&watch);
+    }
+
+    fn wake_watchers(&self) {
+        let watchers = std::mem::take(&mut *self.watchers.borrow_mut());
+        for (_, watcher) in watchers {
+            match watcher {
+                Watcher::Local(signal) => signal.notify(),
+                Watcher::Remote { shard, watch } => {
+                    if let Some(fired) = &*self.fired.borrow() {
+                        fired(shard, watch);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers everything parked with an error.
+    pub fn refuse_parked(&self, error: ErrorCode) {
+        let parked: Vec<ParkedAck> = self.acks.borrow_mut().drain().collect();
+        for ack in parked {
+            ack.target.acknowledged(ack.index, ProduceOutcome { error, ..Default::default() });
+        }
+        self.ready.notify_all();
+        self.wake_watchers();
+    }
+
+    /// No request reaches the log any more.
+    pub fn mark_deleted(&self) {
+        self.deleted.set(true);
+        self.refuse_parked(ErrorCode::UnknownTopicOrPartition);
+    }
+
+    pub fn evict_oldest(&self) -> bool {
+        let place = self.log.borrow().flushed_place();
+        self.tail.borrow_mut().evict_oldest((place.segment, place.file_position))
+    }
+
+    /// The newest bytes, for readers.
+    pub fn tail(&self) -> std::cell::Ref<'_, Tail> {
+        self.tail.borrow()
+    }
+
+    pub fn drop_tail_before(&self, segment: Offset) {
+        self.tail.borrow_mut().drop_before(segment);
+    }
+
+    /// The file of a segment that a flush has to cover; `None` when it was finished (and flushed)
+    /// or deleted meanwhile.
+    pub fn written_file(&self, segment: Offset) -> Option<Rc<crate::shard::disk::DiskFile>> {
+        self.segments.handle(segment).map(|handle| handle.file.clone())
+    }
+
+    /// Rolls the active segment when there is a spare for it (retention of an old active segment).
+    pub fn try_roll(self: &Rc<Self>, store: &Rc<Store>) -> bool {
+        if !self.rolled.borrow().is_empty() || self.log.borrow().active().size == 0 || !store.is_idle(self.slot) {
+            return false;
+        }
+        if self.segments.spare_size().is_none() {
+            if !self.preparing.replace(true) {
+                let size = self.log.borrow().config.segment_size_max;
+                let spare = Some(allocation_for(1, size));
+                glommio::spawn_local(self.clone().prepare(store.clone(), None, spare)).detach();
+            }
+            return false;
+        }
+        let mut log = self.log.borrow_mut();
+        let segment = log.log_end();
+        let sealed = self.tail.borrow_mut().roll(segment);
+        self.segments.adopt_spare(segment);
+        self.roll(&mut log, store.clock.wall());
+        log.rolled_while_flushed();
+        store.blocks_sealed(self.slot, sealed);
+        true
+    }
+
+    /// Finishes every rolled segment on disk.
+    pub async fn finish_rolls(&self, store: &Store) -> io::Result<()> {
+        while !self.rolled.borrow().is_empty() {
+            self.finish_roll(store).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a segment was closed in memory and is not final on disk yet.
+    pub fn has_rolled(&self) -> bool {
+        !self.rolled.borrow().is_empty()
+    }
+}
+
+/// The base offset of the segment after `closed`.
+fn next_base(closed: &ClosedSegment, rolled: &VecDeque<Rolled>, log: &PartitionLog) -> Offset {
+    let next = rolled.front().map(|next| next.closed.info.base_offset);
+    let next = next.unwrap_or(log.active().base_offset);
+    assert!(closed.info.base_offset < next);
+    next
+}
+
+/// Blocks of one segment do not overlap within one write, so they go out side by side.
+async fn write_all(handle: &SegmentHandle, blocks: &[Rc<TailBlock>]) -> io::Result<()> {
+    if let [block] = blocks {
+        return handle.file.write(block.buffer.clone(), block.position).await;
+    }
+    let writes = blocks.iter().map(|block| handle.file.write(block.buffer.clone(), block.position));
+    futures::future::try_join_all(writes).await.map(drop)
+}
+
+fn storage_error(reason: Option<String>) -> ProduceOutcome {
+    ProduceOutcome { error: ErrorCode::KafkaStorageError, message: reason, ..Default::default() }
+}
+
+fn refused(rejected: &AppendRejected) -> ProduceOutcome {
+    let error = match rejected {
+        AppendRejected::BatchTooLarge { .. } => ErrorCode::MessageTooLarge,
+        AppendRejected::SegmentTooSmall { .. } => ErrorCode::RecordListTooLarge,
+        AppendRejected::Timestamp { .. } => ErrorCode::InvalidTimestamp,
+        AppendRejected::Sequence(SequenceError::OutOfOrder { .. }) => ErrorCode::OutOfOrderSequenceNumber,
+        AppendRejected::Sequence(SequenceError::StaleEpoch { .. }) => ErrorCode::InvalidProducerEpoch,
+        AppendRejected::Full => ErrorCode::KafkaStorageError,
+    };
+    ProduceOutcome { error, message: Some(rejected.to_string()), ..Default::default() }
+}

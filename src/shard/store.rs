@@ -1,0 +1,271 @@
+//! The replicas of one shard and their common commit: carries out what `log::commit` decides.
+//!
+//! ```text
+//! append ─► tail buffers ─► pump ─► write task (one per partition) ─┐
+//!                            ▲                                     ▼
+//!                            └──── flush task (one per shard) ◄─ written
+//!                                        └─► advance: acks leave, readers wake
+//! ```
+//!
+//! Knows no sockets and no requests: an acknowledgement is a call on an [`AckTarget`].
+
+use crate::codec::error_code::ErrorCode;
+use crate::log::commit::{Advance, GroupCommit};
+use crate::log::plan::{FlushMethod, FlushPlan, Slot, WritePlan};
+use crate::shard::clock::Clock;
+use crate::shard::disk::{Disk, DiskFile};
+use crate::shard::event::Broadcast;
+use crate::shard::memory::{MemoryPlan, Meter};
+use crate::shard::message::ProduceOutcome;
+use crate::shard::replica::Replica;
+use crate::shard::tail::TailBlock;
+use crate::types::limits::TAIL_BUFFER_SIZE_MAX;
+use crate::types::{Mono, Offset, TopicPartition};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::rc::Rc;
+
+use crate::metrics::ShardMetrics;
+
+/// Who is told what became of an appended batch. Called once per batch, from the shard's own tasks.
+pub trait AckTarget {
+    /// `index`: which of the request's batches.
+    fn acknowledged(&self, index: u32, outcome: ProduceOutcome);
+}
+
+/// Lives: one per shard, as long as the process.
+pub struct Store {
+    pub clock: Clock,
+    pub disk: Disk,
+    pub metrics: Rc<RefCell<ShardMetrics>>,
+    pub tail_memory: Rc<Meter>,
+    pub read_memory: Rc<Meter>,
+    commit: RefCell<GroupCommit>,
+    slots: RefCell<Vec<Option<Rc<Replica>>>>,
+    replicas: RefCell<BTreeMap<TopicPartition, Rc<Replica>>>,
+    /// Replicas in the order in which their tail blocks were sealed, one entry per block.
+    eviction: RefCell<VecDeque<Slot>>,
+    /// Signalled after every flush: unflushed bytes have become fewer.
+    pub drained: Broadcast,
+    unflushed_max: u64,
+    offline: RefCell<Option<String>>,
+    /// Times of the writes that the next flush covers, oldest first, for the commit latency.
+    write_started: Cell<Option<Mono>>,
+}
+
+impl Store {
+    pub fn new(
+        clock: Clock,
+        disk: Disk,
+        metrics: Rc<RefCell<ShardMetrics>>,
+        memory: &MemoryPlan,
+    ) -> Rc<Store> {
+        Rc::new(Store {
+            clock,
+            disk,
+            metrics,
+            tail_memory: Meter::new(memory.tail),
+            read_memory: Meter::new(memory.read),
+            commit: RefCell::new(GroupCommit::new()),
+            slots: RefCell::default(),
+            replicas: RefCell::default(),
+            eviction: RefCell::default(),
+            drained: Broadcast::default(),
+            unflushed_max: memory.unflushed as u64,
+            offline: RefCell::new(None),
+            write_started: Cell::new(None),
+        })
+    }
+
+    pub fn find(&self, partition: &TopicPartition) -> Option<Rc<Replica>> {
+        self.replicas.borrow().get(partition).cloned()
+    }
+
+    pub fn replicas(&self) -> Vec<Rc<Replica>> {
+        self.replicas.borrow().values().cloned().collect()
+    }
+
+    pub fn replica_count(&self) -> usize {
+        self.replicas.borrow().len()
+    }
+
+    /// Takes in a partition that is flushed up to `end`.
+    pub fn open_slot(&self, end: Offset) -> Slot {
+        self.commit.borrow_mut().open(end)
+    }
+
+    pub fn insert(&self, replica: Rc<Replica>) {
+        let mut slots = self.slots.borrow_mut();
+        let at = replica.slot.0 as usize;
+        if slots.len() <= at {
+            slots.resize(at + 1, None);
+        }
+        slots[at] = Some(replica.clone());
+        self.replicas.borrow_mut().insert(replica.id, replica);
+    }
+
+    /// The replica can no longer be found; its slot stays until [`release_slot`](Self::release_slot).
+    pub fn remove(&self, partition: &TopicPartition) -> Option<Rc<Replica>> {
+        self.replicas.borrow_mut().remove(partition)
+    }
+
+    /// Waits until nothing of the replica is in flight, then gives its slot free.
+    pub async fn release_slot(&self, slot: Slot) {
+        while !self.is_idle(slot) && !self.is_offline() {
+            self.drained.notified().await;
+        }
+        if self.is_idle(slot) {
+            self.commit.borrow_mut().close(slot);
+            self.slots.borrow_mut()[slot.0 as usize] = None;
+        }
+    }
+
+    pub fn is_idle(&self, slot: Slot) -> bool {
+        self.commit.borrow().is_idle(slot)
+    }
+
+    /// The log directory has failed; nothing is appended any more.
+    pub fn is_offline(&self) -> bool {
+        self.offline.borrow().is_some()
+    }
+
+    pub fn offline_reason(&self) -> Option<String> {
+        self.offline.borrow().clone()
+    }
+
+    /// Too much is appended and not flushed: sockets are not read until [`drained`](Self::drained).
+    pub fn is_full(&self) -> bool {
+        self.commit.borrow().unflushed_bytes() > self.unflushed_max
+    }
+
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.commit.borrow().unflushed_bytes()
+    }
+
+    /// Frees tail memory for another block, oldest first. What is not flushed stays.
+    pub fn make_tail_room(&self) {
+        if self.tail_memory.has_room(TAIL_BUFFER_SIZE_MAX) {
+            return;
+        }
+        let mut eviction = self.eviction.borrow_mut();
+        let slots = self.slots.borrow();
+        for _ in 0..eviction.len() {
+            if self.tail_memory.has_room(TAIL_BUFFER_SIZE_MAX) {
+                return;
+            }
+            let Some(slot) = eviction.pop_front() else { return };
+            let Some(replica) = &slots[slot.0 as usize] else { continue };
+            if !replica.evict_oldest() {
+                eviction.push_back(slot);
+            }
+        }
+    }
+
+    /// A replica has `count` more sealed blocks.
+    pub fn blocks_sealed(&self, slot: Slot, count: usize) {
+        let mut eviction = self.eviction.borrow_mut();
+        for _ in 0..count {
+            eviction.push_back(slot);
+        }
+    }
+
+    pub fn appended(&self, slot: Slot, end: Offset, size: u64) {
+        self.commit.borrow_mut().appended(slot, end, size);
+    }
+
+    /// Issues every write and flush that is due. Called once after a run of appends, and whenever
+    /// the disk has answered.
+    pub fn pump(self: &Rc<Self>) {
+        loop {
+            let plan = self.commit.borrow_mut().next_write();
+            let Some(plan) = plan else { break };
+            let replica = self.slots.borrow()[plan.slot.0 as usize].clone();
+            let replica = replica.expect("a replica with appends has its slot");
+            let mut blocks = Vec::new();
+            let sealed = replica.seal_for_write(plan.end, &mut blocks);
+            self.blocks_sealed(plan.slot, sealed);
+            if self.write_started.get().is_none() {
+                self.write_started.set(Some(self.clock.mono()));
+            }
+            glommio::spawn_local(self.clone().write(plan, replica, blocks)).detach();
+        }
+        let flush = self.commit.borrow_mut().next_flush();
+        if let Some(plan) = flush {
+            glommio::spawn_local(self.clone().flush(plan)).detach();
+        }
+    }
+
+    async fn write(self: Rc<Self>, plan: WritePlan, replica: Rc<Replica>, blocks: Vec<Rc<TailBlock>>) {
+        let size: usize = blocks.iter().map(|block| block.buffer.len()).sum();
+        match replica.write_blocks(&self, blocks).await {
+            Ok(segments) => {
+                let mut metrics = self.metrics.borrow_mut();
+                metrics.commit_bytes.record(plan.size);
+                metrics.disk_written_bytes += size as u64;
+                drop(metrics);
+                self.commit.borrow_mut().wrote(&plan, &segments);
+                self.pump();
+            }
+            Err(error) => self.fail(&format!("writing {}: {error}", replica.directory.display())),
+        }
+    }
+
+    async fn flush(self: Rc<Self>, plan: FlushPlan) {
+        let started = self.clock.mono();
+        let write_started = self.write_started.take().unwrap_or(started);
+        if let Err(error) = self.flush_files(&plan).await {
+            self.fail(&format!("flushing: {error}"));
+            return;
+        }
+        let now = self.clock.mono();
+        {
+            let mut metrics = self.metrics.borrow_mut();
+            metrics.flush_latency_us.record_duration(now.since(started));
+            metrics.commit_latency_us.record_duration(now.since(write_started));
+        }
+        let mut advances: Vec<Advance> = Vec::with_capacity(plan.entries.len());
+        self.commit.borrow_mut().flushed(&plan, &mut advances);
+        for advance in advances {
+            let replica = self.slots.borrow()[advance.slot.0 as usize].clone();
+            if let Some(replica) = replica {
+                replica.advance(advance.flushed_end);
+            }
+        }
+        self.drained.notify_all();
+        self.pump();
+    }
+
+    async fn flush_files(&self, plan: &FlushPlan) -> io::Result<()> {
+        let mut files: Vec<Rc<DiskFile>> = Vec::with_capacity(plan.file_count());
+        for entry in &plan.entries {
+            let replica = self.slots.borrow()[entry.slot.0 as usize].clone();
+            let replica = replica.expect("a replica with unflushed writes has its slot");
+            files.extend(entry.segments.iter().filter_map(|segment| replica.written_file(*segment)));
+        }
+        match plan.method() {
+            FlushMethod::FileSystem => match files.first() {
+                Some(file) => self.disk.sync_file_system(file).await,
+                None => Ok(()),
+            },
+            FlushMethod::Files if files.len() == 1 => files[0].flush().await,
+            FlushMethod::Files => {
+                futures::future::try_join_all(files.iter().map(|file| file.flush())).await.map(drop)
+            }
+        }
+    }
+
+    /// Takes the log directory offline: a failed write or flush is never tried again.
+    pub fn fail(&self, reason: &str) {
+        if self.offline.borrow().is_some() {
+            return;
+        }
+        tracing::error!(reason, "the log directory is offline; produce is refused, reads go on");
+        *self.offline.borrow_mut() = Some(reason.to_owned());
+        self.commit.borrow_mut().fail();
+        for replica in self.replicas() {
+            replica.refuse_parked(ErrorCode::KafkaStorageError);
+        }
+        self.drained.notify_all();
+    }
+}
