@@ -2,6 +2,10 @@
 //!
 //! Bytes and facts in, decisions out: nothing here waits, opens a file or reads a clock. The shell
 //! in `shard` carries the decisions out and reports back.
+//! A partition's log and the shard's group commit as data: layouts, plans, decisions.
+//!
+//! Opens no file, reads no clock, awaits nothing. The shell (`shard`) carries out what is decided
+//! here, and the simulation runs the same decisions.
 //!
 //! ```text
 //! <data-dir>/<topic>-<partition>/
@@ -19,6 +23,9 @@
 //! | [`partition`] | which offset a batch gets, which segment takes it, how far readers may read |
 //! | [`commit`], [`plan`] | which write goes when, which flush covers which write |
 //! | [`read`] | where a read starts and is cut |
+//! | [`plan`] | which bytes go where |
+//! | [`commit`] | which flush covers which write, and when an answer may leave |
+//! | [`read`] | where in bytes that were read a batch is |
 //! | [`segment`] | names of files and directories, when to roll, how much to preallocate |
 //! | [`index`] | where in a segment an offset or a timestamp is to be looked for |
 //! | [`producers`] | whether an idempotent producer's batch is next, known or out of order (KIP-98) |
@@ -27,6 +34,7 @@
 //! | [`retention`] | which segments may go |
 //! | [`checkpoint`] | what a shard writes down so that a clean start need not scan |
 
+pub mod checkpoint;
 pub mod commit;
 pub mod epochs;
 pub mod index;
@@ -34,5 +42,6 @@ pub mod partition;
 pub mod plan;
 pub mod producers;
 pub mod read;
+pub mod recovery;
 pub mod retention;
 pub mod segment;

@@ -18,7 +18,7 @@
 //! [`PRODUCERS_PER_PARTITION_MAX`] the producer that has not written for longest is forgotten.
 //!
 //! Absent: transactions. Their two fields in a snapshot are kept as they are found.
-//! The snapshot file's layout is in [`snapshot`].
+//! The snapshot file's layout is in `snapshot.rs`.
 
 mod snapshot;
 
