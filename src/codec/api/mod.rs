@@ -1,8 +1,11 @@
-//! Per API key what the library does not give: which versions are offered, and Produce and Fetch
-//! without copying records.
+//! Per API key what the library does not give: which versions are offered, Produce and Fetch
+//! without copying records, and the check that makes the library's decoders safe to call.
 
 pub mod fetch;
+pub mod guard;
 pub mod leader_hint;
 pub mod produce;
+pub mod request;
 pub mod response;
+mod schema;
 pub mod versions;

@@ -1,0 +1,97 @@
+//! Requests that the library decodes, made safe to decode.
+//!
+//! Absent: Produce, see [`produce`](super::produce).
+
+use bytes::{Buf, Bytes};
+use kafka_protocol::messages::{
+    ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, FetchRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    OffsetForLeaderEpochRequest,
+};
+use kafka_protocol::protocol::Decodable;
+
+use crate::codec::api::guard::{WalkError, walk};
+use crate::codec::api::schema::schema;
+use crate::codec::api::versions::{Admission, ApiKey};
+
+/// A decoded request. Its strings are slices of the body, which lives as long as they do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request {
+    Fetch(FetchRequest),
+    ListOffsets(ListOffsetsRequest),
+    Metadata(MetadataRequest),
+    ApiVersions(ApiVersionsRequest),
+    CreateTopics(CreateTopicsRequest),
+    DeleteTopics(DeleteTopicsRequest),
+    DeleteRecords(DeleteRecordsRequest),
+    InitProducerId(InitProducerIdRequest),
+    OffsetForLeaderEpoch(OffsetForLeaderEpochRequest),
+    DescribeConfigs(DescribeConfigsRequest),
+    CreatePartitions(CreatePartitionsRequest),
+    IncrementalAlterConfigs(IncrementalAlterConfigsRequest),
+    DescribeCluster(DescribeClusterRequest),
+}
+
+/// Why a body cannot be decoded; ends the connection, as in Kafka.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    #[error("{} {version} is not decoded here", api_key.name())]
+    Unserved { api_key: ApiKey, version: i16 },
+    #[error("{} {version} is malformed: {error}", api_key.name())]
+    Malformed { api_key: ApiKey, version: i16, error: WalkError },
+    /// A tag that the version does not have; or our description of the request is wrong.
+    #[error("{} {version} is refused: {reason}", api_key.name())]
+    Refused { api_key: ApiKey, version: i16, reason: String },
+}
+
+/// Decodes a request body, all of it. Memory: the decoded elements only, within the bound of
+/// [`REQUEST_ELEMENTS_MAX`](crate::types::limits::REQUEST_ELEMENTS_MAX).
+pub fn decode_request(api_key: ApiKey, version: i16, body: Bytes) -> Result<Request, RequestError> {
+    let unserved = RequestError::Unserved { api_key, version };
+    if api_key.admit(version) != Admission::Serve {
+        return Err(unserved);
+    }
+    let Some(schema) = schema(api_key) else { return Err(unserved) };
+    walk(schema, version, api_key.encoding(version), &body).map_err(|error| RequestError::Malformed {
+        api_key,
+        version,
+        error,
+    })?;
+    let mut body = body;
+    let decoded = decode_walked(api_key, version, &mut body);
+    let refused = |reason| RequestError::Refused { api_key, version, reason };
+    let request = decoded.map_err(refused)?.ok_or(unserved)?;
+    match body.remaining() {
+        0 => Ok(request),
+        left => Err(refused(format!("{left} bytes were left over"))),
+    }
+}
+
+fn decode_walked(api_key: ApiKey, version: i16, body: &mut Bytes) -> Result<Option<Request>, String> {
+    Ok(Some(match api_key {
+        ApiKey::Produce => return Ok(None),
+        ApiKey::Fetch => Request::Fetch(decode(version, body)?),
+        ApiKey::ListOffsets => Request::ListOffsets(decode(version, body)?),
+        ApiKey::Metadata => Request::Metadata(decode(version, body)?),
+        ApiKey::ApiVersions => Request::ApiVersions(decode(version, body)?),
+        ApiKey::CreateTopics => Request::CreateTopics(decode(version, body)?),
+        ApiKey::DeleteTopics => Request::DeleteTopics(decode(version, body)?),
+        ApiKey::DeleteRecords => Request::DeleteRecords(decode(version, body)?),
+        ApiKey::InitProducerId => Request::InitProducerId(decode(version, body)?),
+        ApiKey::OffsetForLeaderEpoch => Request::OffsetForLeaderEpoch(decode(version, body)?),
+        ApiKey::DescribeConfigs => Request::DescribeConfigs(decode(version, body)?),
+        ApiKey::CreatePartitions => Request::CreatePartitions(decode(version, body)?),
+        ApiKey::IncrementalAlterConfigs => Request::IncrementalAlterConfigs(decode(version, body)?),
+        ApiKey::DescribeCluster => Request::DescribeCluster(decode(version, body)?),
+    }))
+}
+
+fn decode<T: Decodable>(version: i16, body: &mut Bytes) -> Result<T, String> {
+    T::decode(body, version).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,234 @@
+//! Request bodies as clients send them, encoded by the library: an empty one and one with every
+//! field set that the version has. Shared with the fuzz targets, which start from them; so nothing
+//! of this crate is named here.
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::create_partitions_request::{
+    CreatePartitionsAssignment, CreatePartitionsTopic,
+};
+use kafka_protocol::messages::create_topics_request::{
+    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
+};
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
+use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
+use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::offset_for_leader_epoch_request::{
+    OffsetForLeaderPartition, OffsetForLeaderTopic,
+};
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{
+    ApiKey, ApiVersionsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, FetchRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    OffsetForLeaderEpochRequest, ProduceRequest,
+};
+use kafka_protocol::protocol::{Encodable, StrBytes};
+
+/// A default and a populated body. `records` is what the populated Produce request carries.
+pub fn samples(api_key: ApiKey, version: i16, records: &Bytes) -> [Bytes; 2] {
+    match api_key {
+        ApiKey::Produce => both(version, produce(records)),
+        ApiKey::Fetch => both(version, fetch(version)),
+        ApiKey::ListOffsets => both(version, list_offsets(version)),
+        ApiKey::Metadata => both(version, metadata(version)),
+        ApiKey::ApiVersions => both(version, api_versions(version)),
+        ApiKey::CreateTopics => both(version, create_topics()),
+        ApiKey::DeleteTopics => both(version, delete_topics(version)),
+        ApiKey::DeleteRecords => both(version, delete_records()),
+        ApiKey::InitProducerId => both(version, init_producer_id(version)),
+        ApiKey::OffsetForLeaderEpoch => both(version, offset_for_leader_epoch()),
+        ApiKey::DescribeConfigs => both(version, describe_configs(version)),
+        ApiKey::CreatePartitions => both(version, create_partitions()),
+        ApiKey::IncrementalAlterConfigs => both(version, incremental_alter_configs()),
+        ApiKey::DescribeCluster => both(version, describe_cluster(version)),
+        other => panic!("no sample of {other:?}"),
+    }
+}
+
+fn both<M: Encodable + Default>(version: i16, populated: M) -> [Bytes; 2] {
+    [M::default(), populated].map(|message| {
+        let mut body = BytesMut::new();
+        message.encode(&mut body, version).expect("samples fit their version");
+        body.freeze()
+    })
+}
+
+fn text<T: From<StrBytes>>(value: &'static str) -> T {
+    StrBytes::from_static_str(value).into()
+}
+
+fn produce(records: &Bytes) -> ProduceRequest {
+    let partition =
+        |index| PartitionProduceData::default().with_index(index).with_records(Some(records.clone()));
+    let topic = |name| {
+        TopicProduceData::default()
+            .with_name(text(name))
+            .with_partition_data(vec![partition(0), partition(7)])
+    };
+    ProduceRequest::default()
+        .with_transactional_id(Some(text("transaction")))
+        .with_acks(-1)
+        .with_timeout_ms(30_000)
+        .with_topic_data(vec![topic("orders"), topic("payments")])
+}
+
+fn fetch(version: i16) -> FetchRequest {
+    let mut partition = FetchPartition::default().with_partition(3).with_fetch_offset(42);
+    partition.partition_max_bytes = 1 << 20;
+    let mut request = FetchRequest::default().with_replica_id(BrokerId(-1)).with_max_wait_ms(500);
+    request = request.with_min_bytes(1).with_max_bytes(50 << 20).with_isolation_level(1);
+    if version >= 5 {
+        partition.log_start_offset = 5;
+    }
+    if version >= 7 {
+        request.session_id = 77;
+        request.session_epoch = 2;
+        let forgotten = ForgottenTopic::default().with_topic(text("old")).with_partitions(vec![1, 2]);
+        request.forgotten_topics_data = vec![forgotten];
+    }
+    if version >= 9 {
+        partition.current_leader_epoch = 9;
+    }
+    if version >= 11 {
+        request.rack_id = text("rack");
+    }
+    if version >= 12 {
+        partition.last_fetched_epoch = 8;
+        request.cluster_id = Some(text("cluster"));
+        request.unknown_tagged_fields.insert(9, Bytes::from_static(b"later"));
+    }
+    let topic = FetchTopic::default().with_topic(text("orders"));
+    request.with_topics(vec![topic.with_partitions(vec![partition.clone(), partition])])
+}
+
+fn list_offsets(version: i16) -> ListOffsetsRequest {
+    let mut partition = ListOffsetsPartition::default().with_partition_index(3).with_timestamp(-2);
+    let mut request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1));
+    if version >= 2 {
+        request.isolation_level = 1;
+    }
+    if version >= 4 {
+        partition.current_leader_epoch = 9;
+    }
+    let topic = ListOffsetsTopic::default().with_name(text("orders"));
+    request.with_topics(vec![topic.with_partitions(vec![partition.clone(), partition])])
+}
+
+fn metadata(version: i16) -> MetadataRequest {
+    let mut topic = MetadataRequestTopic::default().with_name(Some(text("orders")));
+    let mut request = MetadataRequest::default();
+    if version >= 4 {
+        request.allow_auto_topic_creation = false;
+    }
+    if version >= 8 {
+        request.include_topic_authorized_operations = true;
+    }
+    if (8..=10).contains(&version) {
+        request.include_cluster_authorized_operations = true;
+    }
+    let mut topics = vec![topic.clone(), topic.clone()];
+    if version >= 10 {
+        topic.topic_id = uuid::Uuid::from_u128(7);
+        topic.name = None;
+        topics.push(topic);
+    }
+    request.with_topics(Some(topics))
+}
+
+fn api_versions(version: i16) -> ApiVersionsRequest {
+    let request = ApiVersionsRequest::default();
+    if version < 3 {
+        return request;
+    }
+    request.with_client_software_name(text("librdkafka")).with_client_software_version(text("2.11.1"))
+}
+
+fn create_topics() -> CreateTopicsRequest {
+    let assignment = CreatableReplicaAssignment::default()
+        .with_partition_index(0)
+        .with_broker_ids(vec![BrokerId(1), BrokerId(2)]);
+    let config = CreatableTopicConfig::default().with_name(text("retention.ms"));
+    let topic = CreatableTopic::default()
+        .with_name(text("orders"))
+        .with_num_partitions(8)
+        .with_replication_factor(1)
+        .with_assignments(vec![assignment])
+        .with_configs(vec![config.clone().with_value(Some(text("1000"))), config.with_value(None)]);
+    CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(1000).with_validate_only(true)
+}
+
+fn delete_topics(version: i16) -> DeleteTopicsRequest {
+    let request = DeleteTopicsRequest::default().with_timeout_ms(1000);
+    if version < 6 {
+        return request.with_topic_names(vec![text("orders"), text("payments")]);
+    }
+    let by_name = DeleteTopicState::default().with_name(Some(text("orders")));
+    let by_id = DeleteTopicState::default().with_topic_id(uuid::Uuid::from_u128(7));
+    request.with_topics(vec![by_name, by_id])
+}
+
+fn delete_records() -> DeleteRecordsRequest {
+    let partition = DeleteRecordsPartition::default().with_partition_index(3).with_offset(42);
+    let topic = DeleteRecordsTopic::default().with_name(text("orders")).with_partitions(vec![partition]);
+    DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(1000)
+}
+
+fn init_producer_id(version: i16) -> InitProducerIdRequest {
+    let mut request = InitProducerIdRequest::default();
+    request.transactional_id = Some(text("transaction"));
+    request.transaction_timeout_ms = 60_000;
+    if version >= 3 {
+        request.producer_id = 7.into();
+        request.producer_epoch = 2;
+    }
+    request
+}
+
+fn offset_for_leader_epoch() -> OffsetForLeaderEpochRequest {
+    let partition = OffsetForLeaderPartition::default()
+        .with_partition(3)
+        .with_current_leader_epoch(9)
+        .with_leader_epoch(8);
+    let topic = OffsetForLeaderTopic::default().with_topic(text("orders")).with_partitions(vec![partition]);
+    OffsetForLeaderEpochRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic])
+}
+
+fn describe_configs(version: i16) -> DescribeConfigsRequest {
+    let resource =
+        DescribeConfigsResource::default().with_resource_type(2).with_resource_name(text("orders"));
+    let some = resource.clone().with_configuration_keys(Some(vec![text("retention.ms"), text("segment.ms")]));
+    let all = resource.with_configuration_keys(None);
+    let request = DescribeConfigsRequest::default().with_resources(vec![some, all]);
+    request.with_include_synonyms(true).with_include_documentation(version >= 3)
+}
+
+fn create_partitions() -> CreatePartitionsRequest {
+    let assignment = CreatePartitionsAssignment::default().with_broker_ids(vec![BrokerId(1)]);
+    let topic = CreatePartitionsTopic::default().with_name(text("orders")).with_count(9);
+    let topics = vec![topic.clone().with_assignments(Some(vec![assignment])), topic.with_assignments(None)];
+    CreatePartitionsRequest::default().with_topics(topics).with_timeout_ms(1000).with_validate_only(true)
+}
+
+fn incremental_alter_configs() -> IncrementalAlterConfigsRequest {
+    let config = AlterableConfig::default().with_name(text("retention.ms")).with_config_operation(1);
+    let configs = vec![config.clone().with_value(Some(text("1000"))), config.with_value(None)];
+    let resource = AlterConfigsResource::default().with_resource_type(2).with_resource_name(text("orders"));
+    IncrementalAlterConfigsRequest::default()
+        .with_resources(vec![resource.with_configs(configs)])
+        .with_validate_only(true)
+}
+
+fn describe_cluster(version: i16) -> DescribeClusterRequest {
+    let mut request = DescribeClusterRequest::default().with_include_cluster_authorized_operations(true);
+    if version >= 1 {
+        request.endpoint_type = 2;
+    }
+    if version >= 2 {
+        request.include_fenced_brokers = true;
+    }
+    request
+}

@@ -1,0 +1,235 @@
+//! What the requests that the library decodes look like on the wire, for [`guard`](super::guard).
+//!
+//! The descriptions follow Kafka's message definitions (`common/message/*Request.json`), field by
+//! field in wire order, for the versions in [`versions`](super::versions) only. They cannot drift
+//! from the library unnoticed: tests send what one accepts through the other.
+
+use crate::codec::api::versions::ApiKey;
+
+/// A structure: fields in wire order, and the tagged fields that the library decodes.
+pub(super) struct Structure {
+    pub(super) fields: &'static [Field],
+    pub(super) tagged: &'static [(u32, Field)],
+}
+
+/// A field in the versions that have it; all versions inclusive.
+#[derive(Clone, Copy)]
+pub(super) struct Field {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    from: i16,
+    to: i16,
+    nullable_from: i16,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    /// An integer, a boolean or a UUID, by its size in bytes.
+    Fixed(usize),
+    Str,
+    Array(&'static Kind),
+    Structure(&'static Structure),
+}
+
+const BOOL: Kind = Kind::Fixed(1);
+const I8: Kind = Kind::Fixed(1);
+const I16: Kind = Kind::Fixed(2);
+const I32: Kind = Kind::Fixed(4);
+const I64: Kind = Kind::Fixed(8);
+const UUID: Kind = Kind::Fixed(16);
+const STR: Kind = Kind::Str;
+
+pub(super) const fn field(name: &'static str, kind: Kind) -> Field {
+    Field { name, kind, from: 0, to: i16::MAX, nullable_from: i16::MAX }
+}
+
+impl Field {
+    const fn from(self, from: i16) -> Field {
+        Field { from, ..self }
+    }
+
+    const fn to(self, to: i16) -> Field {
+        Field { to, ..self }
+    }
+
+    const fn nullable_from(self, nullable_from: i16) -> Field {
+        Field { nullable_from, ..self }
+    }
+
+    pub(super) fn is_in(&self, version: i16) -> bool {
+        (self.from..=self.to).contains(&version)
+    }
+
+    pub(super) fn is_nullable(&self, version: i16) -> bool {
+        version >= self.nullable_from
+    }
+}
+
+const fn structure(fields: &'static [Field]) -> Structure {
+    Structure { fields, tagged: &[] }
+}
+
+/// The body of a request; `None` for Produce, which has a view of its own.
+pub(super) fn schema(api_key: ApiKey) -> Option<&'static Structure> {
+    Some(match api_key {
+        ApiKey::Produce => return None,
+        ApiKey::Fetch => &FETCH,
+        ApiKey::ListOffsets => &LIST_OFFSETS,
+        ApiKey::Metadata => &METADATA,
+        ApiKey::ApiVersions => &API_VERSIONS,
+        ApiKey::CreateTopics => &CREATE_TOPICS,
+        ApiKey::DeleteTopics => &DELETE_TOPICS,
+        ApiKey::DeleteRecords => &DELETE_RECORDS,
+        ApiKey::InitProducerId => &INIT_PRODUCER_ID,
+        ApiKey::OffsetForLeaderEpoch => &OFFSET_FOR_LEADER_EPOCH,
+        ApiKey::DescribeConfigs => &DESCRIBE_CONFIGS,
+        ApiKey::CreatePartitions => &CREATE_PARTITIONS,
+        ApiKey::IncrementalAlterConfigs => &INCREMENTAL_ALTER_CONFIGS,
+        ApiKey::DescribeCluster => &DESCRIBE_CLUSTER,
+    })
+}
+
+static FETCH: Structure = Structure {
+    fields: &[
+        field("replica_id", I32),
+        field("max_wait_ms", I32),
+        field("min_bytes", I32),
+        field("max_bytes", I32),
+        field("isolation_level", I8),
+        field("session_id", I32).from(7),
+        field("session_epoch", I32).from(7),
+        field("topics", Kind::Array(&Kind::Structure(&FETCH_TOPIC))),
+        field("forgotten_topics_data", Kind::Array(&Kind::Structure(&FORGOTTEN_TOPIC))).from(7),
+        field("rack_id", STR).from(11),
+    ],
+    tagged: &[(0, field("cluster_id", STR).from(12).nullable_from(12))],
+};
+static FETCH_TOPIC: Structure =
+    structure(&[field("topic", STR), field("partitions", Kind::Array(&Kind::Structure(&FETCH_PARTITION)))]);
+static FETCH_PARTITION: Structure = structure(&[
+    field("partition", I32),
+    field("current_leader_epoch", I32).from(9),
+    field("fetch_offset", I64),
+    field("last_fetched_epoch", I32).from(12),
+    field("log_start_offset", I64).from(5),
+    field("partition_max_bytes", I32),
+]);
+static FORGOTTEN_TOPIC: Structure = structure(&[field("topic", STR), field("partitions", Kind::Array(&I32))]);
+
+static LIST_OFFSETS: Structure = structure(&[
+    field("replica_id", I32),
+    field("isolation_level", I8).from(2),
+    field("topics", Kind::Array(&Kind::Structure(&LIST_OFFSETS_TOPIC))),
+]);
+static LIST_OFFSETS_TOPIC: Structure = structure(&[
+    field("name", STR),
+    field("partitions", Kind::Array(&Kind::Structure(&LIST_OFFSETS_PARTITION))),
+]);
+static LIST_OFFSETS_PARTITION: Structure = structure(&[
+    field("partition_index", I32),
+    field("current_leader_epoch", I32).from(4),
+    field("timestamp", I64),
+]);
+
+static METADATA: Structure = structure(&[
+    field("topics", Kind::Array(&Kind::Structure(&METADATA_TOPIC))).nullable_from(1),
+    field("allow_auto_topic_creation", BOOL).from(4),
+    field("include_cluster_authorized_operations", BOOL).from(8).to(10),
+    field("include_topic_authorized_operations", BOOL).from(8),
+]);
+static METADATA_TOPIC: Structure =
+    structure(&[field("topic_id", UUID).from(10), field("name", STR).nullable_from(10)]);
+
+static API_VERSIONS: Structure =
+    structure(&[field("client_software_name", STR).from(3), field("client_software_version", STR).from(3)]);
+
+static CREATE_TOPICS: Structure = structure(&[
+    field("topics", Kind::Array(&Kind::Structure(&CREATABLE_TOPIC))),
+    field("timeout_ms", I32),
+    field("validate_only", BOOL),
+]);
+static CREATABLE_TOPIC: Structure = structure(&[
+    field("name", STR),
+    field("num_partitions", I32),
+    field("replication_factor", I16),
+    field("assignments", Kind::Array(&Kind::Structure(&CREATABLE_ASSIGNMENT))),
+    field("configs", Kind::Array(&Kind::Structure(&CREATABLE_CONFIG))),
+]);
+static CREATABLE_ASSIGNMENT: Structure =
+    structure(&[field("partition_index", I32), field("broker_ids", Kind::Array(&I32))]);
+static CREATABLE_CONFIG: Structure = structure(&[field("name", STR), field("value", STR).nullable_from(0)]);
+
+static DELETE_TOPICS: Structure = structure(&[
+    field("topics", Kind::Array(&Kind::Structure(&DELETE_TOPIC))).from(6),
+    field("topic_names", Kind::Array(&STR)).to(5),
+    field("timeout_ms", I32),
+]);
+static DELETE_TOPIC: Structure = structure(&[field("name", STR).nullable_from(6), field("topic_id", UUID)]);
+
+static DELETE_RECORDS: Structure = structure(&[
+    field("topics", Kind::Array(&Kind::Structure(&DELETE_RECORDS_TOPIC))),
+    field("timeout_ms", I32),
+]);
+static DELETE_RECORDS_TOPIC: Structure = structure(&[
+    field("name", STR),
+    field("partitions", Kind::Array(&Kind::Structure(&DELETE_RECORDS_PARTITION))),
+]);
+static DELETE_RECORDS_PARTITION: Structure =
+    structure(&[field("partition_index", I32), field("offset", I64)]);
+
+static INIT_PRODUCER_ID: Structure = structure(&[
+    field("transactional_id", STR).nullable_from(0),
+    field("transaction_timeout_ms", I32),
+    field("producer_id", I64).from(3),
+    field("producer_epoch", I16).from(3),
+]);
+
+static OFFSET_FOR_LEADER_EPOCH: Structure = structure(&[
+    field("replica_id", I32).from(3),
+    field("topics", Kind::Array(&Kind::Structure(&EPOCH_TOPIC))),
+]);
+static EPOCH_TOPIC: Structure =
+    structure(&[field("topic", STR), field("partitions", Kind::Array(&Kind::Structure(&EPOCH_PARTITION)))]);
+static EPOCH_PARTITION: Structure =
+    structure(&[field("partition", I32), field("current_leader_epoch", I32), field("leader_epoch", I32)]);
+
+static DESCRIBE_CONFIGS: Structure = structure(&[
+    field("resources", Kind::Array(&Kind::Structure(&DESCRIBED_RESOURCE))),
+    field("include_synonyms", BOOL),
+    field("include_documentation", BOOL).from(3),
+]);
+static DESCRIBED_RESOURCE: Structure = structure(&[
+    field("resource_type", I8),
+    field("resource_name", STR),
+    field("configuration_keys", Kind::Array(&STR)).nullable_from(0),
+]);
+
+static CREATE_PARTITIONS: Structure = structure(&[
+    field("topics", Kind::Array(&Kind::Structure(&GROWING_TOPIC))),
+    field("timeout_ms", I32),
+    field("validate_only", BOOL),
+]);
+static GROWING_TOPIC: Structure = structure(&[
+    field("name", STR),
+    field("count", I32),
+    field("assignments", Kind::Array(&Kind::Structure(&GROWING_ASSIGNMENT))).nullable_from(0),
+]);
+static GROWING_ASSIGNMENT: Structure = structure(&[field("broker_ids", Kind::Array(&I32))]);
+
+static INCREMENTAL_ALTER_CONFIGS: Structure = structure(&[
+    field("resources", Kind::Array(&Kind::Structure(&ALTERED_RESOURCE))),
+    field("validate_only", BOOL),
+]);
+static ALTERED_RESOURCE: Structure = structure(&[
+    field("resource_type", I8),
+    field("resource_name", STR),
+    field("configs", Kind::Array(&Kind::Structure(&ALTERED_CONFIG))),
+]);
+static ALTERED_CONFIG: Structure =
+    structure(&[field("name", STR), field("config_operation", I8), field("value", STR).nullable_from(0)]);
+
+static DESCRIBE_CLUSTER: Structure = structure(&[
+    field("include_cluster_authorized_operations", BOOL),
+    field("endpoint_type", I8).from(1),
+    field("include_fenced_brokers", BOOL).from(2),
+]);
