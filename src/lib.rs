@@ -19,4 +19,5 @@ pub mod log;
 pub mod metrics;
 pub mod schema;
 pub mod metrics;
+pub mod preflight;
 pub mod types;

@@ -6,6 +6,8 @@
 //! histogram, and one histogram per API that was ever asked for.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram as HdrHistogram;
@@ -317,6 +319,19 @@ pub struct ShardSnapshot {
     pub metrics: ShardMetrics,
     /// Why the shard's log directory takes no more writes, if so.
     pub log_dir_offline: Option<String>,
+}
+
+/// Asks every shard for its snapshot. Called on the admin thread; the answer comes by message.
+pub type SnapshotSource = Arc<dyn Fn() -> SnapshotFuture + Send + Sync>;
+
+/// In shard order.
+pub type SnapshotFuture = Pin<Box<dyn Future<Output = Result<Vec<ShardSnapshot>, SnapshotError>> + Send>>;
+
+/// A shard that does not answer is stuck or stopping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("shard {} does not answer", .shard.0)]
+pub struct SnapshotError {
+    pub shard: ShardId,
 }
 
 #[cfg(test)]

@@ -1,0 +1,180 @@
+//! Which cluster and node a data directory belongs to: `meta.properties`, as Kafka writes it.
+//!
+//! ```text
+//! version=1
+//! cluster.id=MkU3OEVBNTcwNTJENDM2Qg
+//! node.id=1
+//! directory.id=Ls2XWq3gTkKx6ZQO8Y3V1A
+//! ```
+//! Made with the directory, never changed: a directory that is mounted under the wrong node would
+//! otherwise answer for partitions that it does not have.
+
+#![expect(clippy::disallowed_methods, reason = "runs on the main thread before any shard exists")]
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::types::{NodeId, Uuid};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// 22 characters, as in Kafka: a UUID in URL-safe base 64.
+    pub cluster_id: String,
+    pub directory_id: String,
+    pub node_id: NodeId,
+    /// True if the directory was empty: nothing is to be recovered.
+    pub created: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("{} belongs to node {found}, not {}: start with --node-id {found}, or choose another --data-dir", .path.display(), .wanted.0)]
+    OtherNode { path: PathBuf, found: String, wanted: NodeId },
+    #[error("{} is damaged ({problem}): restore it, or empty the data directory to start over", .path.display())]
+    Damaged { path: PathBuf, problem: String },
+    #[error(
+        "{} holds {found} but no meta.properties, so it is not one of our data directories: choose \
+         another --data-dir, or restore the file", .path.display()
+    )]
+    Foreign { path: PathBuf, found: String },
+    #[error("{} cannot be read or written: {error}", .path.display())]
+    Io { path: PathBuf, error: io::Error },
+}
+
+const FILE_NAME: &str = "meta.properties";
+const STAGED_NAME: &str = "meta.properties.tmp";
+/// Bytes; ours has some 110.
+const FILE_SIZE_MAX: u64 = 64 << 10;
+
+pub fn load_or_create(data_dir: &Path, node_id: NodeId) -> Result<Identity, IdentityError> {
+    let path = data_dir.join(FILE_NAME);
+    let failed = |error| IdentityError::Io { path: path.clone(), error };
+    match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.len() > FILE_SIZE_MAX => {
+            Err(IdentityError::Damaged { path, problem: format!("{} bytes long", metadata.len()) })
+        }
+        Ok(_) => {
+            let contents = std::fs::read(&path).map_err(failed)?;
+            parse(&String::from_utf8_lossy(&contents), &path, node_id)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if let Some(found) = foreign_entry(data_dir).map_err(failed)? {
+                return Err(IdentityError::Foreign { path: data_dir.to_path_buf(), found });
+            }
+            let identity = Identity {
+                cluster_id: base64(Uuid::new_v4()),
+                directory_id: base64(Uuid::new_v4()),
+                node_id,
+                created: true,
+            };
+            write(data_dir, &path, &identity).map_err(failed)?;
+            Ok(identity)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// The first entry that an unfinished first start cannot have left.
+fn foreign_entry(data_dir: &Path) -> io::Result<Option<String>> {
+    const OURS: [&str; 4] = ["odradek.lock", ".odradek-probe", STAGED_NAME, "lost+found"];
+    for entry in std::fs::read_dir(data_dir)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if !OURS.contains(&name.as_str()) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+fn parse(contents: &str, path: &Path, wanted: NodeId) -> Result<Identity, IdentityError> {
+    let damaged = |problem: String| IdentityError::Damaged { path: path.to_path_buf(), problem };
+    let property = |name: &str| {
+        let lines = contents.lines().filter(|line| !line.trim_start().starts_with('#'));
+        let mut pairs = lines.filter_map(|line| line.split_once('='));
+        let found = pairs.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_string());
+        found.filter(|value| !value.is_empty()).ok_or_else(|| damaged(format!("no {name}")))
+    };
+    let version = property("version")?;
+    if version != "1" {
+        return Err(damaged(format!("version {version}, and this build knows 1")));
+    }
+    let found = property("node.id")?;
+    if found != wanted.0.to_string() {
+        return Err(IdentityError::OtherNode { path: path.to_path_buf(), found, wanted });
+    }
+    let (cluster_id, directory_id) = (property("cluster.id")?, property("directory.id")?);
+    Ok(Identity { cluster_id, directory_id, node_id: wanted, created: false })
+}
+
+/// Whole or not at all: under another name, flushed, renamed, and the directory flushed.
+fn write(data_dir: &Path, path: &Path, identity: &Identity) -> io::Result<()> {
+    let staged = data_dir.join(STAGED_NAME);
+    let mut file = File::create(&staged)?;
+    writeln!(file, "version=1")?;
+    writeln!(file, "cluster.id={}", identity.cluster_id)?;
+    writeln!(file, "node.id={}", identity.node_id.0)?;
+    writeln!(file, "directory.id={}", identity.directory_id)?;
+    file.sync_all()?;
+    std::fs::rename(&staged, path)?;
+    File::open(data_dir)?.sync_all()
+}
+
+/// URL-safe, without padding (Kafka `Uuid.toString`).
+fn base64(uuid: Uuid) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    const CHARACTERS: usize = 22; // 128 bits in groups of 6; the last one holds 2.
+    let bits = uuid.as_u128();
+    let sextet = |place: usize| match 122_usize.checked_sub(6 * place) {
+        Some(shift) => bits >> shift,
+        None => bits << 4,
+    };
+    (0..CHARACTERS).map(|place| ALPHABET[(sextet(place) & 63) as usize] as char).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_made_once_and_found_again() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let made = load_or_create(directory.path(), NodeId(7)).expect("made");
+        assert!(made.created);
+        let found = load_or_create(directory.path(), NodeId(7)).expect("found");
+        assert_eq!(found, Identity { created: false, ..made });
+        let error = load_or_create(directory.path(), NodeId(8)).expect_err("another node").to_string();
+        assert!(error.contains("belongs to node 7, not 8: start with --node-id 7"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_of_something_else_is_left_alone() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        for ours in ["odradek.lock", STAGED_NAME] {
+            File::create(directory.path().join(ours)).expect("created");
+        }
+        assert_eq!(foreign_entry(directory.path()).expect("readable"), None);
+        File::create(directory.path().join("thesis.tex")).expect("created");
+        let error = load_or_create(directory.path(), NodeId(1)).expect_err("foreign").to_string();
+        assert!(error.contains("holds thesis.tex but no meta.properties"), "{error}");
+        assert!(!directory.path().join(FILE_NAME).exists());
+    }
+
+    #[test]
+    fn damage_is_refused_with_its_reason() {
+        let path = Path::new("meta.properties");
+        let problem = |contents: &str| parse(contents, path, NodeId(1)).expect_err("damaged").to_string();
+        assert!(problem("").contains("no version"));
+        assert!(problem("version=2\n").contains("version 2"));
+        assert!(problem("version=1\nnode.id=1\ncluster.id=\n").contains("no cluster.id"));
+        let kafkas = "#\n#Sun Nov 22\nnode.id=1\nversion=1\ncluster.id=a\ndirectory.id=b\n";
+        assert!(parse(kafkas, path, NodeId(1)).is_ok());
+    }
+
+    #[test]
+    fn ids_are_spelt_as_kafka_spells_them() {
+        // From Kafka's `Uuid`: the id of `__cluster_metadata`'s reserved topic, and the largest.
+        assert_eq!(base64(Uuid::from_u128(1)), "AAAAAAAAAAAAAAAAAAAAAQ");
+        assert_eq!(base64(Uuid::from_u128(u128::MAX)), "_____________________w");
+    }
+}

@@ -1,0 +1,81 @@
+//! What is looked at before anything starts: can this process, on this host, keep its promises?
+//!
+//! | file | asks |
+//! |---|---|
+//! | `machine.rs` | which CPUs, how much memory, which name |
+//! | `data_dir.rs` | created, ours alone (`odradek.lock`), on a file system with direct I/O |
+//! | `identity.rs` | which cluster and node the directory belongs to (`meta.properties`) |
+//! | `io_uring.rs` | does the kernel let us make a ring, and if not, who forbids it |
+//! | `resources.rs` | locked memory and open files, raised as far as allowed |
+//! | `ports.rs` | are the ports free |
+//!
+//! Every failure is one sentence that says what to do. Runs on the main thread before any executor
+//! or other thread exists, so it blocks freely.
+
+mod data_dir;
+mod identity;
+mod io_uring;
+mod machine;
+mod ports;
+mod resources;
+
+use std::path::PathBuf;
+
+use crate::config::{Config, HostPort};
+
+pub use data_dir::{DataDirError, DataDirLock, FileSystem};
+pub use identity::{Identity, IdentityError};
+pub use io_uring::{IoUringError, probe as probe_io_uring};
+pub use machine::{hostname, machine};
+pub use ports::{Listeners, PortError};
+pub use resources::{MemlockError, Resources, current as current_resources};
+
+/// A host that was found fit. Whoever holds it holds the data directory.
+#[derive(Debug)]
+pub struct Preflight {
+    /// Kept open until the process ends; the lock goes with it.
+    pub lock: DataDirLock,
+    pub data_dir: PathBuf,
+    pub file_system: FileSystem,
+    pub identity: Identity,
+    pub resources: Resources,
+    pub listeners: Listeners,
+    /// Where clients are told to connect (under `core` routing: to bootstrap).
+    pub advertised: HostPort,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PreflightError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    IoUring(#[from] IoUringError),
+    #[error(transparent)]
+    Memlock(#[from] MemlockError),
+    #[error(transparent)]
+    Port(#[from] PortError),
+}
+
+/// Checks the host and takes the data directory.
+///
+/// The directory comes first: a second broker is to be told that there is a first, not that its
+/// port is taken. Nothing is left behind on failure but the directory and what identifies it.
+pub fn run(config: &Config) -> Result<Preflight, PreflightError> {
+    let lock = data_dir::take(&config.data_dir)?;
+    let file_system = data_dir::check_file_system(&config.data_dir, config.unsafe_buffered_io)?;
+    let identity = identity::load_or_create(&config.data_dir, config.node_id)?;
+    io_uring::probe()?;
+    let resources = resources::raise(config.cores, config.max_connections)?;
+    let listeners = ports::check(config)?;
+    let bound = HostPort { host: config.listen.host.clone(), port: listeners.base.port() };
+    let advertised = config.advertised(&bound, &hostname());
+    let data_dir = config.data_dir.clone();
+    Ok(Preflight { lock, data_dir, file_system, identity, resources, listeners, advertised })
+}
+
+/// The last system call's error, for the failures that libc reports through `errno`.
+fn last_error() -> std::io::Error {
+    std::io::Error::last_os_error()
+}
