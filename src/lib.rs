@@ -13,6 +13,7 @@
 //! lower layers. The broker itself is the binary `odradek`.
 
 pub mod cluster;
+pub mod admin;
 pub mod codec;
 pub mod config;
 pub mod log;

@@ -1,0 +1,248 @@
+//! Snapshots as Prometheus text.
+//!
+//! Series are per shard (`shard="0"`); sums are the reader's. Histograms are cumulative over fixed
+//! bounds in seconds or bytes, so that they add up over shards and nodes.
+
+use std::fmt;
+
+use kafka_protocol::error::ParseResponseErrorCode;
+use kafka_protocol::messages::ApiKey;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::metrics::{Histogram, MemoryKind, ShardMetrics, ShardSnapshot};
+
+/// What the encoder writes is OpenMetrics, which Prometheus and its kin read.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Microseconds: from a flush on a good device to a stall that clients time out on.
+const DURATION_BOUNDS_US: [u64; 20] = [
+    50, 100, 200, 300, 500, 750, 1_000, 1_500, 2_000, 3_000, 5_000, 7_500, 10_000, 20_000, 50_000, 100_000,
+    200_000, 500_000, 1_000_000, 5_000_000,
+];
+
+/// Bytes: from one sector to what many writes of the largest size make.
+const SIZE_BOUNDS: [u64; 9] =
+    [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20];
+
+/// `None`: the shards could not be asked.
+pub fn encode(snapshots: Option<Vec<ShardSnapshot>>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("odradek");
+    registry.register_collector(Box::new(Shards {
+        up: snapshots.is_some(),
+        snapshots: snapshots.unwrap_or_default(),
+    }));
+    let mut text = String::with_capacity(64 << 10);
+    text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Shards {
+    up: bool,
+    snapshots: Vec<ShardSnapshot>,
+}
+
+/// Reads one value of a shard.
+type Read = fn(&ShardMetrics) -> u64;
+
+/// Name, help and value of what is one number per shard. `_total` is appended to counters.
+const COUNTERS: &[(&str, &str, Read)] = &[
+    ("produced_batches", "Record batches appended", |m| m.produced_batches),
+    ("produced_records", "Records appended", |m| m.produced_records),
+    ("produced_bytes", "Bytes of record batches appended", |m| m.produced_bytes),
+    ("produced_duplicates", "Idempotent batches that were stored already", |m| m.produced_duplicates),
+    ("fetched_batches", "Record batches sent to consumers", |m| m.fetched_batches),
+    ("fetched_bytes", "Bytes of record batches sent to consumers", |m| m.fetched_bytes),
+    ("fetched_disk_bytes", "Of those, bytes that were read from disk", |m| m.fetched_disk_bytes),
+    ("disk_written_bytes", "Bytes written by direct I/O", |m| m.disk_written_bytes),
+    ("disk_read_bytes", "Bytes read by direct I/O", |m| m.disk_read_bytes),
+    ("connections_accepted", "Client connections accepted", |m| m.connections_accepted),
+    ("connections_refused", "Client connections refused for want of room", |m| m.connections_refused),
+    ("connections_failed", "Client connections closed for what they sent", |m| m.connections_failed),
+    ("memory_waits", "Times a connection was not read for want of memory", |m| m.memory_waits),
+    ("dma_buffer_fallbacks", "I/O buffers taken from the heap", |m| m.dma_buffer_fallbacks),
+    ("mesh_messages_sent", "Messages sent to other shards", |m| m.mesh_messages_sent),
+    ("mesh_queue_full", "Messages that waited for another shard's queue", |m| m.mesh_queue_full),
+    ("requests_forwarded", "Requests handed to the shard that owns their partition", |m| {
+        m.requests_forwarded
+    }),
+    ("errors_unlisted", "Errors beyond the kinds that are counted apart", |m| m.errors_unlisted),
+];
+
+const GAUGES: &[(&str, &str, Read)] = &[
+    ("connections_open", "Client connections", |m| m.connections_open),
+    ("fetches_parked", "Fetch requests that wait for data", |m| m.fetches_parked),
+    ("fetch_sessions", "Incremental fetch sessions", |m| m.fetch_sessions),
+    ("partitions", "Partitions owned", |m| m.partitions),
+    ("memory_budget_bytes", "Memory the shard may use", |m| m.memory_budget_bytes),
+];
+
+impl Collector for Shards {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let up = if self.up { 1u64 } else { 0 };
+        encoder
+            .encode_descriptor("up", "1 if the shards answer", None, MetricType::Gauge)?
+            .encode_gauge(&up)?;
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        encoder.encode_descriptor("build", "This build", None, MetricType::Info)?.encode_info(&version)?;
+        self.numbers(&mut encoder)?;
+        self.requests(&mut encoder)?;
+        self.durations(&mut encoder)
+    }
+}
+
+impl Shards {
+    fn shards(&self) -> impl Iterator<Item = (String, &ShardMetrics)> {
+        self.snapshots.iter().map(|snapshot| (snapshot.shard.0.to_string(), &snapshot.metrics))
+    }
+
+    fn numbers(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        for (name, help, read) in COUNTERS {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (shard, metrics) in self.shards() {
+                let labels = [("shard", shard.as_str())];
+                metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&read(metrics), None)?;
+            }
+        }
+        for (name, help, read) in GAUGES {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (shard, metrics) in self.shards() {
+                metric.encode_family(&[("shard", shard.as_str())])?.encode_gauge(&read(metrics))?;
+            }
+        }
+        let mut memory = encoder.encode_descriptor(
+            "memory_bytes",
+            "Memory in use, by purpose",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (shard, metrics) in self.shards() {
+            for kind in MemoryKind::ALL {
+                let labels = [("shard", shard.as_str()), ("kind", kind.name())];
+                memory.encode_family(&labels)?.encode_gauge(&metrics.memory_bytes(kind))?;
+            }
+        }
+        let help = "Longest time a latency-critical task had to wait for its executor";
+        let mut stall =
+            encoder.encode_descriptor("stall_max", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+        for (shard, metrics) in self.shards() {
+            let seconds = metrics.stall_us_max as f64 / 1e6;
+            stall.encode_family(&[("shard", shard.as_str())])?.encode_gauge(&seconds)?;
+        }
+        Ok(())
+    }
+
+    fn requests(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        type ReadRequest = fn(&crate::metrics::RequestMetrics) -> u64;
+        let counters: [(&str, &str, ReadRequest); 3] = [
+            ("requests", "Requests received", |request| request.count),
+            ("request_bytes", "Bytes of requests", |request| request.bytes_in),
+            ("response_bytes", "Bytes of answers", |request| request.bytes_out),
+        ];
+        for (name, help, read) in counters {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (shard, metrics) in self.shards() {
+                for (api_key, request) in metrics.requests() {
+                    let labels = [("shard", shard.clone()), ("api", api_name(api_key))];
+                    metric
+                        .encode_family(&labels)?
+                        .encode_counter::<NoLabelSet, _, u64>(&read(request), None)?;
+                }
+            }
+        }
+        let mut errors =
+            encoder.encode_descriptor("errors", "Kafka error codes answered", None, MetricType::Counter)?;
+        for (shard, metrics) in self.shards() {
+            for (api_key, code, count) in metrics.errors() {
+                let labels =
+                    [("shard", shard.clone()), ("api", api_name(api_key)), ("error", error_name(code))];
+                errors.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+            }
+        }
+        let help = "From a whole request received to its answer handed to the socket";
+        let mut latency = encoder.encode_descriptor(
+            "request_latency",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        for (shard, metrics) in self.shards() {
+            for (api_key, request) in metrics.requests() {
+                let Some(histogram) = request.latency_us.as_deref() else { continue };
+                let labels = [("shard", shard.clone()), ("api", api_name(api_key))];
+                let (sum, buckets) = buckets(histogram, &DURATION_BOUNDS_US, 1e6);
+                latency.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+                    sum,
+                    histogram.count(),
+                    &buckets,
+                    None,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    fn durations(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+        type ReadHistogram = fn(&ShardMetrics) -> &Histogram;
+        let histograms: [(&str, &str, Unit, &[u64], f64, ReadHistogram); 3] = [
+            (
+                "commit_latency",
+                "From a commit's first append to its acknowledgement",
+                Unit::Seconds,
+                &DURATION_BOUNDS_US,
+                1e6,
+                |metrics| &metrics.commit_latency_us,
+            ),
+            ("flush_latency", "Duration of fdatasync", Unit::Seconds, &DURATION_BOUNDS_US, 1e6, |metrics| {
+                &metrics.flush_latency_us
+            }),
+            ("commit_size", "Bytes made durable by one commit", Unit::Bytes, &SIZE_BOUNDS, 1.0, |metrics| {
+                &metrics.commit_bytes
+            }),
+        ];
+        for (name, help, unit, bounds, scale, read) in histograms {
+            let mut metric = encoder.encode_descriptor(name, help, Some(&unit), MetricType::Histogram)?;
+            for (shard, metrics) in self.shards() {
+                let histogram = read(metrics);
+                let (sum, buckets) = buckets(histogram, bounds, scale);
+                metric.encode_family(&[("shard", shard.as_str())])?.encode_histogram::<NoLabelSet>(
+                    sum,
+                    histogram.count(),
+                    &buckets,
+                    None,
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sum and per-bucket counts in the unit shown, with the bucket without a bound last. The encoder
+/// adds the counts up.
+fn buckets(histogram: &Histogram, bounds: &[u64], scale: f64) -> (f64, Vec<(f64, u64)>) {
+    let cumulative = histogram.cumulative(bounds);
+    let mut below = 0;
+    let mut buckets: Vec<_> = bounds
+        .iter()
+        .zip(cumulative)
+        .map(|(&bound, upto)| {
+            let count = upto - below;
+            below = upto;
+            (bound as f64 / scale, count)
+        })
+        .collect();
+    buckets.push((f64::MAX, histogram.count() - below));
+    (histogram.sum() as f64 / scale, buckets)
+}
+
+/// `Produce`, or `other` for what no Kafka API has as its key.
+pub fn api_name(api_key: i16) -> String {
+    ApiKey::try_from(api_key).map_or_else(|()| "other".to_string(), |api| format!("{api:?}"))
+}
+
+fn error_name(code: i16) -> String {
+    code.err().map_or_else(|| "None".to_string(), |error| format!("{error:?}"))
+}
