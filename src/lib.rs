@@ -12,13 +12,13 @@
 //! Public for the tools of this workspace (load generator, latency harness, fuzz targets): the
 //! lower layers. The broker itself is the binary `odradek`.
 
-pub mod cluster;
 pub mod admin;
+pub mod cluster;
 pub mod codec;
 pub mod config;
 pub mod log;
 pub mod metrics;
-pub mod schema;
-pub mod metrics;
 pub mod preflight;
+pub mod schema;
+pub mod shard;
 pub mod types;

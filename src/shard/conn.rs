@@ -12,9 +12,13 @@
 //! A connection ends by shutting its socket down, which both notice. What breaks the protocol closes
 //! this connection with a logged reason and nothing else.
 
-use crate::codec::frame::{self, FrameError};
+use crate::codec::api::produce::ProduceError;
+use crate::codec::api::request::RequestError;
+use crate::codec::api::response::EncodeError;
+use crate::codec::api::versions::ApiKey;
+use crate::codec::frame::{self, FrameError, HeaderError};
 use crate::shard::Shard;
-use crate::shard::api;
+use crate::shard::api::{self, RequestContext};
 use crate::shard::event::Signal;
 use crate::shard::memory::Charge;
 use crate::shard::response::{Response, WriteCursor};
@@ -31,7 +35,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -48,12 +52,18 @@ pub enum Listener {
 /// Why a connection is closed from our side.
 #[derive(Debug, thiserror::Error)]
 pub enum CloseReason {
-    #[error("{0}")]
+    #[error(transparent)]
     Frame(#[from] FrameError),
-    #[error("unsupported request: API key {api_key} version {api_version}")]
-    UnsupportedRequest { api_key: i16, api_version: i16 },
-    #[error("malformed {api} request: {reason}")]
-    MalformedRequest { api: &'static str, reason: String },
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    #[error("{api} version {api_version} is not supported")]
+    UnsupportedRequest { api: &'static str, api_version: i16 },
+    #[error(transparent)]
+    MalformedRequest(#[from] RequestError),
+    #[error("malformed Produce request: {0}")]
+    MalformedProduce(#[from] ProduceError),
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
     #[error("a produce request with acks=0 failed: {reason}")]
     UnacknowledgedProduce { reason: String },
     #[error("no receive memory for a request of {size} bytes within {waited:?}")]
@@ -79,7 +89,7 @@ enum Answer {
 struct Pending {
     answer: Answer,
     request_size: usize,
-    api_key: i16,
+    api_key: ApiKey,
     received: Mono,
 }
 
@@ -103,6 +113,8 @@ pub struct Connection {
     drained: Signal,
     closed: Cell<bool>,
     last_active: Cell<Mono>,
+    /// Parked fetches, to be woken when the connection ends. Bounded by its requests in flight.
+    parked: RefCell<Vec<Weak<Signal>>>,
 }
 
 /// The place of one request's answer among its connection's answers.
@@ -121,11 +133,12 @@ impl Connection {
             drained: Signal::default(),
             closed: Cell::new(false),
             last_active: Cell::new(now),
+            parked: RefCell::default(),
         })
     }
 
     /// Takes the next place in the order of answers.
-    fn begin(&self, api_key: i16, request_size: usize, received: Mono) -> AnswerTicket {
+    fn begin(&self, api_key: ApiKey, request_size: usize, received: Mono) -> AnswerTicket {
         let mut answers = self.answers.borrow_mut();
         answers.inflight_bytes += request_size;
         answers.queue.push_back(Pending { answer: Answer::Waiting, request_size, api_key, received });
@@ -168,6 +181,16 @@ impl Connection {
         unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
         self.writer.notify();
         self.drained.notify();
+        for signal in self.parked.take().iter().filter_map(Weak::upgrade) {
+            signal.notify();
+        }
+    }
+
+    /// `signal` is notified when the connection ends.
+    pub fn wake_at_close(&self, signal: &Rc<Signal>) {
+        let mut parked = self.parked.borrow_mut();
+        parked.retain(|signal| signal.strong_count() > 0);
+        parked.push(Rc::downgrade(signal));
     }
 
     pub fn is_closed(&self) -> bool {
@@ -204,7 +227,7 @@ impl Connection {
                 pieces += response.piece_count();
                 out.push(response);
             }
-            shard.metrics.borrow_mut().answered(pending.api_key, size, now.since(pending.received));
+            shard.metrics.borrow_mut().request_answered(pending.api_key.to_wire(), size, now.since(pending.received));
         }
     }
 }
@@ -248,24 +271,27 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result
         buffer.end += received;
         loop {
             let filled = &buffer.bytes[buffer.start..buffer.end];
-            match frame::next_frame(filled, shard.config.request_size_max)? {
+            match frame::next_frame(filled, shard.config.socket_request_max_bytes)? {
                 frame::Frame::Complete { body } => {
                     let frame = buffer.start + body.start..buffer.start + body.end;
                     buffer.start += body.end;
                     dispatch(shard, connection, &mut buffer.bytes[frame]).await?;
                     while connection.must_wait() && !connection.is_closed() {
+                        shard.store.pump();
                         connection.drained.notified().await;
                     }
+                    shard.wait_for_room().await;
                     if connection.is_closed() {
                         return Ok(());
                     }
                 }
-                frame::Frame::Incomplete { needed } => {
-                    make_room(shard, buffer, needed).await?;
+                frame::Frame::Need { size } => {
+                    make_room(shard, buffer, size).await?;
                     break;
                 }
             }
         }
+        shard.store.pump();
         if buffer.start == buffer.end {
             shard.return_receive_buffer(receive.take().map(|receive| receive.bytes));
         }
@@ -350,12 +376,12 @@ async fn dispatch(
     frame: &mut [u8],
 ) -> Result<(), CloseReason> {
     let size = frame.len();
-    let header = frame::RequestHeader::parse(frame)?;
-    let request = api::RequestContext::new(&header);
-    let body_start = header.body_start;
-    shard.metrics.borrow_mut().received(request.api_key, size);
-    let ticket = connection.begin(request.api_key, size, shard.clock.mono());
-    api::dispatch(shard, connection, ticket, request, &mut frame[body_start..]).await
+    let (header, body) = frame::parse_request_header(frame)?;
+    let context = RequestContext::new(&header);
+    let body_start = size - body.len();
+    shard.metrics.borrow_mut().request_received(context.api_key.to_wire(), size);
+    let ticket = connection.begin(context.api_key, size, shard.clock.mono());
+    api::dispatch(shard, connection, ticket, context, &mut frame[body_start..]).await
 }
 
 async fn write_answers(shard: Rc<Shard>, connection: Rc<Connection>) {

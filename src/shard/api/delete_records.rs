@@ -1,0 +1,104 @@
+//! DeleteRecords (key 21): moves a partition's log start forward, durably before it is answered.
+
+use crate::codec::error_code::ErrorCode;
+use crate::shard::Shard;
+use crate::shard::api::list_offsets::{find, locate};
+use crate::shard::background;
+use crate::shard::conn::Connection;
+use crate::shard::message::{DeleteRecordsItem, DeleteRecordsOutcome, Reply, Request};
+use crate::types::{Offset, ShardId};
+use kafka_protocol::messages::delete_records_response::{
+    DeleteRecordsPartitionResult, DeleteRecordsTopicResult,
+};
+use kafka_protocol::messages::{DeleteRecordsRequest, DeleteRecordsResponse};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// The wire's "up to the high watermark".
+const TO_HIGH_WATERMARK: i64 = -1;
+
+pub async fn answer(
+    shard: &Rc<Shard>,
+    connection: &Connection,
+    request: DeleteRecordsRequest,
+) -> DeleteRecordsResponse {
+    let mut response = DeleteRecordsResponse::default();
+    let mut by_owner: BTreeMap<ShardId, Vec<(usize, usize, DeleteRecordsItem)>> = BTreeMap::new();
+    for (topic_at, topic) in request.topics.iter().enumerate() {
+        let mut answers = Vec::with_capacity(topic.partitions.len());
+        for (at, partition) in topic.partitions.iter().enumerate() {
+            let mut answer = DeleteRecordsPartitionResult::default()
+                .with_partition_index(partition.partition_index)
+                .with_low_watermark(-1);
+            let before = Offset::from_wire(partition.offset);
+            let found = if before.is_none() && partition.offset != TO_HIGH_WATERMARK {
+                Err(ErrorCode::OffsetOutOfRange)
+            } else {
+                locate(shard, connection, &topic.name, partition.partition_index)
+            };
+            match found {
+                Ok((owner, partition)) => {
+                    let item = DeleteRecordsItem { partition, before };
+                    by_owner.entry(owner).or_default().push((topic_at, at, item));
+                }
+                Err(error) => answer.error_code = error.code(),
+            }
+            answers.push(answer);
+        }
+        let topic = DeleteRecordsTopicResult::default().with_name(topic.name.clone());
+        response.topics.push(topic.with_partitions(answers));
+    }
+    for (owner, asked) in by_owner {
+        let items: Vec<DeleteRecordsItem> = asked.iter().map(|(_, _, item)| *item).collect();
+        let outcomes = if owner == shard.id {
+            delete_local(shard, &items).await
+        } else {
+            match shard.mesh.call(owner, Request::DeleteRecords(items)).await {
+                Reply::DeleteRecords(outcomes) => outcomes,
+                _ => unreachable!("deletions are answered by deletions"),
+            }
+        };
+        for ((topic, at, _), outcome) in asked.into_iter().zip(outcomes) {
+            let answer = &mut response.topics[topic].partitions[at];
+            answer.error_code = outcome.error.code();
+            answer.low_watermark = outcome.low_watermark.map_or(-1, Offset::to_wire);
+        }
+    }
+    response
+}
+
+/// Deletes in partitions of this core: the new log starts are flushed together, then answered.
+pub async fn delete_local(shard: &Rc<Shard>, items: &[DeleteRecordsItem]) -> Vec<DeleteRecordsOutcome> {
+    let mut outcomes: Vec<DeleteRecordsOutcome> =
+        items.iter().map(|item| advance(shard, item).unwrap_or_else(refused)).collect();
+    if outcomes.iter().any(|outcome| outcome.error == ErrorCode::None)
+        && let Err(error) = background::write_checkpoint(shard).await
+    {
+        shard.store.fail(&format!("writing the checkpoint: {error}"));
+        outcomes.iter_mut().for_each(|outcome| outcome.error = ErrorCode::KafkaStorageError);
+    }
+    for item in items {
+        if let Some(replica) = shard.store.find(&item.partition) {
+            background::drop_segments(shard, &replica).await;
+        }
+    }
+    outcomes
+}
+
+fn advance(shard: &Shard, item: &DeleteRecordsItem) -> Result<DeleteRecordsOutcome, ErrorCode> {
+    let replica = find(shard, &item.partition)?;
+    if shard.store.is_offline() {
+        return Err(ErrorCode::KafkaStorageError);
+    }
+    let mut log = replica.log.borrow_mut();
+    let before = item.before.unwrap_or(log.high_watermark());
+    if before > log.high_watermark() {
+        return Err(ErrorCode::OffsetOutOfRange);
+    }
+    log.advance_log_start(before);
+    Ok(DeleteRecordsOutcome { error: ErrorCode::None, low_watermark: Some(log.log_start()) })
+}
+
+fn refused(error: ErrorCode) -> DeleteRecordsOutcome {
+    DeleteRecordsOutcome { error, ..Default::default() }
+}

@@ -1,0 +1,525 @@
+//! Fetch (key 1): record bytes leave as slices of the buffers that hold them.
+//!
+//! ```text
+//! request ─► session ─► which partitions ─► read: own core's in place, others' by message
+//!                                             │ enough, or an error, or the deadline?
+//!                                  yes: answer ▼ no: park, woken by the next flush of any of them
+//! ```
+
+use crate::codec::api::fetch::{
+    DivergingEpoch, EncodedFetch, FetchResponseHeader, FetchResponseWriter, FetchedPartition,
+};
+use crate::codec::api::leader_hint::CurrentLeader;
+use crate::codec::api::response::EncodeError;
+use crate::codec::error_code::ErrorCode;
+use crate::shard::Shard;
+use crate::shard::api::RequestContext;
+use crate::shard::api::produce::is_served_here;
+use crate::shard::conn::Connection;
+use crate::shard::event::Signal;
+use crate::shard::fetch_sessions::{FetchPartition, FetchScope, Told};
+use crate::shard::message::{Message, ReadItem, ReadOutcome, ReadRequest, Reply, Request};
+use crate::shard::reader::{ReadBytes, ReadFailed};
+use crate::shard::replica::{Replica, Watcher};
+use crate::shard::response::{Response, Slice};
+use crate::types::limits::PARKED_FETCHES_MAX;
+use crate::types::{LeaderEpoch, Mono, Offset, PartitionIndex, ShardId, TopicPartition};
+use futures::future::{Either, join_all, select};
+use kafka_protocol::messages::FetchRequest;
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// One partition of the answer.
+#[derive(Default)]
+struct Outcome {
+    error: ErrorCode,
+    high_watermark: Option<Offset>,
+    log_start: Option<Offset>,
+    diverging: Option<(LeaderEpoch, Offset)>,
+    leader: Option<CurrentLeader>,
+    records: ReadBytes,
+}
+
+/// Where a partition is read.
+enum Target {
+    Refused(ErrorCode, Option<CurrentLeader>),
+    Owned(ShardId, TopicPartition, Offset),
+}
+
+pub async fn answer(
+    shard: &Rc<Shard>,
+    connection: &Rc<Connection>,
+    context: RequestContext,
+    request: FetchRequest,
+) -> Result<Response, EncodeError> {
+    let deadline = shard.clock.mono().after(Duration::from_millis(request.max_wait_ms.max(0) as u64));
+    let bytes_min = request.min_bytes.max(0) as usize;
+    let bytes_max = (request.max_bytes.max(0) as usize).min(shard.config.fetch_max_bytes);
+    let begun = begin_session(shard, &context, &request);
+    let (scope, partitions) = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
+            shard.metrics.borrow_mut().error(context.api_key.to_wire(), error.code());
+            return Ok(encode(&context, error, 0, &[], Vec::new()));
+        }
+    };
+    let targets: Vec<Target> =
+        partitions.iter().map(|partition| target(shard, connection, partition)).collect();
+    let outcomes =
+        read_until_enough(shard, connection, &partitions, &targets, bytes_min, bytes_max, deadline).await;
+    Ok(respond(shard, &context, scope, &partitions, outcomes))
+}
+
+fn begin_session(
+    shard: &Shard,
+    context: &RequestContext,
+    request: &FetchRequest,
+) -> Result<(FetchScope, Vec<FetchPartition>), ErrorCode> {
+    let mut named = Vec::new();
+    for topic in &request.topics {
+        let name: Rc<str> = topic.topic.as_str().into();
+        for partition in &topic.partitions {
+            named.push(FetchPartition {
+                topic: name.clone(),
+                partition: partition.partition,
+                offset: Offset::from_wire(partition.fetch_offset),
+                bytes_max: partition.partition_max_bytes.max(0) as usize,
+                leader_epoch: epoch(partition.current_leader_epoch),
+                last_fetched_epoch: epoch(partition.last_fetched_epoch),
+            });
+        }
+    }
+    if context.version < 7 {
+        return Ok((FetchScope { session: 0, incremental: false }, named));
+    }
+    let mut forgotten = Vec::new();
+    for topic in &request.forgotten_topics_data {
+        let name: Rc<str> = topic.topic.as_str().into();
+        forgotten.extend(topic.partitions.iter().map(|partition| (name.clone(), *partition)));
+    }
+    let fresh = (uuid::Uuid::new_v4().as_u128() as i32 & i32::MAX).max(1);
+    let (id, session_epoch) = (request.session_id, request.session_epoch);
+    let now = shard.clock.mono();
+    let mut sessions = shard.sessions.borrow_mut();
+    let begun = sessions.begin(id, session_epoch, named, &forgotten, fresh, now);
+    shard.metrics.borrow_mut().fetch_sessions = sessions.count() as u64;
+    begun
+}
+
+fn epoch(wire: i32) -> Option<LeaderEpoch> {
+    (wire >= 0).then_some(LeaderEpoch(wire))
+}
+
+fn target(shard: &Shard, connection: &Connection, partition: &FetchPartition) -> Target {
+    let image = shard.image.borrow();
+    let topic = image.topic_named(&partition.topic);
+    let index = PartitionIndex::from_wire(partition.partition);
+    let state = topic.zip(index).and_then(|(topic, index)| topic.partitions.get(index.index()));
+    let (Some(topic), Some(index), Some(state)) = (topic, index, state) else {
+        return Target::Refused(ErrorCode::UnknownTopicOrPartition, None);
+    };
+    let owner = state.replica_on(shard.node).map(|replica| replica.owner);
+    let Some(owner) = owner.filter(|owner| is_served_here(shard, connection, *owner)) else {
+        let leader = shard.brokers.borrow().leader_of(state);
+        let hint = leader.map(|leader| CurrentLeader { leader, epoch: state.leader_epoch });
+        return Target::Refused(ErrorCode::NotLeaderOrFollower, hint);
+    };
+    match partition.offset {
+        Some(offset) => {
+            Target::Owned(owner, TopicPartition { topic: topic.id, partition: index }, offset)
+        }
+        None => Target::Refused(ErrorCode::OffsetOutOfRange, None),
+    }
+}
+
+/// A fetch that may park: its signal is fired by any partition it watches.
+struct Parking {
+    shard: Rc<Shard>,
+    watch: u64,
+    signal: Rc<Signal>,
+    local: Vec<Rc<Replica>>,
+    remote: Vec<ShardId>,
+}
+
+impl Parking {
+    fn new(shard: &Rc<Shard>, remote: Vec<ShardId>) -> Parking {
+        let watch = shard.next_watch.get();
+        shard.next_watch.set(watch + 1);
+        let signal = Rc::new(Signal::default());
+        shard.wakes.borrow_mut().insert(watch, signal.clone());
+        shard.parked_fetches.set(shard.parked_fetches.get() + 1);
+        Parking { shard: shard.clone(), watch, signal, local: Vec::new(), remote }
+    }
+}
+
+impl Drop for Parking {
+    fn drop(&mut self) {
+        self.shard.wakes.borrow_mut().remove(&self.watch);
+        self.shard.parked_fetches.set(self.shard.parked_fetches.get() - 1);
+        for replica in &self.local {
+            replica.unwatch(self.watch);
+        }
+        for owner in &self.remote {
+            let request = Request::Unwatch { watch: self.watch };
+            self.shard.mesh.post(*owner, Message::Request { id: 0, request });
+        }
+    }
+}
+
+async fn read_until_enough(
+    shard: &Rc<Shard>,
+    connection: &Rc<Connection>,
+    partitions: &[FetchPartition],
+    targets: &[Target],
+    bytes_min: usize,
+    bytes_max: usize,
+    deadline: Mono,
+) -> Vec<Outcome> {
+    let mut parking: Option<Parking> = None;
+    loop {
+        let may_park = shard.clock.mono() < deadline
+            && !shard.is_stopping()
+            && !connection.is_closed()
+            && (parking.is_some() || shard.parked_fetches.get() < PARKED_FETCHES_MAX);
+        if parking.is_none() && may_park && has_remote(shard, targets) {
+            parking = Some(Parking::new(shard, remote_owners(shard, targets)));
+        }
+        let watch = parking.as_ref().filter(|_| may_park).map(|parking| parking.watch);
+        let outcomes = read_all(shard, partitions, targets, bytes_min, bytes_max, watch).await;
+        let size: usize = outcomes.iter().map(|outcome| outcome.records.size).sum();
+        let failed = outcomes.iter().any(|outcome| outcome.error != ErrorCode::None || outcome.diverging.is_some());
+        if size >= bytes_min || failed || !may_park {
+            return outcomes;
+        }
+        let parking = parking.get_or_insert_with(|| Parking::new(shard, Vec::new()));
+        connection.wake_at_close(&parking.signal);
+        if watch_local(shard, parking, targets, &outcomes) {
+            continue; // Something was flushed between the read and now.
+        }
+        let wait = deadline.since(shard.clock.mono());
+        let timer = pin!(glommio::timer::sleep(wait));
+        let woken = pin!(parking.signal.notified());
+        if let Either::Left(_) = select(timer, woken).await {
+            continue; // The deadline: one last look.
+        }
+    }
+}
+
+fn remote_owners(shard: &Shard, targets: &[Target]) -> Vec<ShardId> {
+    let owners = targets.iter().filter_map(|target| match target {
+        Target::Owned(owner, ..) if *owner != shard.id => Some(*owner),
+        _ => None,
+    });
+    let mut owners: Vec<ShardId> = owners.collect();
+    owners.sort();
+    owners.dedup();
+    owners
+}
+
+fn has_remote(shard: &Shard, targets: &[Target]) -> bool {
+    targets.iter().any(|target| matches!(target, Target::Owned(owner, ..) if *owner != shard.id))
+}
+
+/// Watches this core's partitions; true if one of them has moved on since it was read.
+fn watch_local(shard: &Shard, parking: &mut Parking, targets: &[Target], outcomes: &[Outcome]) -> bool {
+    let mut moved = false;
+    parking.local.clear();
+    for (target, outcome) in targets.iter().zip(outcomes) {
+        let Target::Owned(owner, id, _) = target else { continue };
+        if *owner != shard.id {
+            continue;
+        }
+        let Some(replica) = shard.store.find(id) else {
+            moved = true;
+            continue;
+        };
+        moved |= Some(replica.log.borrow().high_watermark()) != outcome.high_watermark;
+        replica.watch(parking.watch, Watcher::Local(parking.signal.clone()));
+        parking.local.push(replica);
+    }
+    moved
+}
+
+/// One pass over all partitions: this core's and the others' side by side.
+async fn read_all(
+    shard: &Rc<Shard>,
+    partitions: &[FetchPartition],
+    targets: &[Target],
+    bytes_min: usize,
+    bytes_max: usize,
+    watch: Option<u64>,
+) -> Vec<Outcome> {
+    let mut outcomes: Vec<Outcome> = Vec::with_capacity(targets.len());
+    let mut by_owner: BTreeMap<ShardId, (Vec<usize>, Vec<ReadItem>)> = BTreeMap::new();
+    for (at, (partition, target)) in partitions.iter().zip(targets).enumerate() {
+        let mut outcome = Outcome::default();
+        match target {
+            Target::Refused(error, leader) => {
+                outcome.error = *error;
+                outcome.leader = *leader;
+            }
+            Target::Owned(owner, id, offset) => {
+                let (indexes, items) = by_owner.entry(*owner).or_default();
+                indexes.push(at);
+                items.push(ReadItem {
+                    partition: *id,
+                    offset: *offset,
+                    bytes_max: partition.bytes_max,
+                    leader_epoch: partition.leader_epoch,
+                    last_fetched_epoch: partition.last_fetched_epoch,
+                });
+            }
+        }
+        outcomes.push(outcome);
+    }
+    let share = bytes_max / by_owner.len().max(1);
+    let mut remote = Vec::new();
+    let local = by_owner.remove(&shard.id);
+    for (owner, (indexes, items)) in by_owner {
+        let request = ReadRequest { items, bytes_max: share, bytes_min, watch };
+        let ticket = shard.mesh.ask(owner, Request::Read(request)).await;
+        shard.metrics.borrow_mut().requests_forwarded += 1;
+        remote.push((indexes, ticket));
+    }
+    if let Some((indexes, items)) = local {
+        for (at, outcome) in indexes.into_iter().zip(read_local(shard, &items, share).await) {
+            outcomes[at] = outcome.into();
+        }
+    }
+    for (indexes, ticket) in remote {
+        let Reply::Read(replies) = shard.mesh.reply(ticket).await else {
+            unreachable!("a read is answered by a read")
+        };
+        for (at, reply) in indexes.into_iter().zip(replies) {
+            outcomes[at] = reply.into();
+        }
+    }
+    outcomes
+}
+
+/// A partition of this core, read.
+#[derive(Default)]
+pub struct LocalRead {
+    pub error: ErrorCode,
+    pub high_watermark: Option<Offset>,
+    pub log_start: Option<Offset>,
+    pub diverging: Option<(LeaderEpoch, Offset)>,
+    pub records: ReadBytes,
+}
+
+impl From<LocalRead> for Outcome {
+    fn from(read: LocalRead) -> Outcome {
+        Outcome {
+            error: read.error,
+            high_watermark: read.high_watermark,
+            log_start: read.log_start,
+            diverging: read.diverging,
+            leader: None,
+            records: read.records,
+        }
+    }
+}
+
+impl From<ReadOutcome> for Outcome {
+    fn from(read: ReadOutcome) -> Outcome {
+        let size = read.records.len();
+        let slices = if size == 0 { Vec::new() } else { vec![Slice::Shared(read.records)] };
+        Outcome {
+            error: read.error,
+            high_watermark: read.high_watermark,
+            log_start: read.log_start,
+            diverging: read.diverging,
+            leader: None,
+            records: ReadBytes { slices, size },
+        }
+    }
+}
+
+/// Reads partitions of this core in their order, as many side by side as the budget covers. The
+/// first batch found is returned whole even if it is larger than any limit (KIP-74).
+pub async fn read_local(shard: &Rc<Shard>, items: &[ReadItem], bytes_max: usize) -> Vec<LocalRead> {
+    let mut reads: Vec<LocalRead> = Vec::with_capacity(items.len());
+    let mut left = bytes_max;
+    let mut found_any = false;
+    while reads.len() < items.len() {
+        let mut planned = 0;
+        let rest = &items[reads.len()..];
+        let group = rest.iter().take_while(|item| {
+            let fits = planned == 0 || planned < left;
+            planned += item.bytes_max.min(left).max(1);
+            fits
+        });
+        let group: Vec<&ReadItem> = group.collect();
+        let read = join_all(group.iter().map(|item| read_one(shard, item, left))).await;
+        for (item, mut read) in group.into_iter().zip(read) {
+            let size = read.records.size;
+            if size > 0 {
+                let oversized = size > left || size > item.bytes_max;
+                if (oversized || left == 0) && found_any {
+                    read.records = ReadBytes::default();
+                } else {
+                    found_any = true;
+                    left -= size.min(left);
+                }
+            }
+            reads.push(read);
+        }
+    }
+    let fetched: usize = reads.iter().map(|read| read.records.size).sum();
+    shard.metrics.borrow_mut().fetched_bytes += fetched as u64;
+    reads
+}
+
+async fn read_one(shard: &Rc<Shard>, item: &ReadItem, left: usize) -> LocalRead {
+    let Some(replica) = shard.store.find(&item.partition) else {
+        let offline = shard.unavailable.borrow().contains(&item.partition);
+        let error =
+            if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition };
+        return LocalRead { error, ..LocalRead::default() };
+    };
+    let mut read = {
+        let log = replica.log.borrow();
+        if let Err(error) = check_epoch(item.leader_epoch, log.leader_epoch()) {
+            return LocalRead { error, ..LocalRead::default() };
+        }
+        LocalRead {
+            high_watermark: Some(log.high_watermark()),
+            log_start: Some(log.log_start()),
+            diverging: item.last_fetched_epoch.and_then(|last| {
+                let end = log.epochs().end_offset_for(last, log.log_end())?;
+                (end.epoch < last || end.end_offset < item.offset).then_some((end.epoch, end.end_offset))
+            }),
+            ..LocalRead::default()
+        }
+    };
+    if read.diverging.is_some() {
+        return read;
+    }
+    match replica.read(&shard.store, item.offset, item.bytes_max.min(left)).await {
+        Ok(records) => read.records = records,
+        Err(ReadFailed::OutOfRange) => read.error = ErrorCode::OffsetOutOfRange,
+        Err(error @ (ReadFailed::Disk { .. } | ReadFailed::Damaged { .. })) => {
+            tracing::error!(directory = %replica.directory.display(), %error, "a fetch failed");
+            read.error = ErrorCode::KafkaStorageError;
+        }
+    }
+    read
+}
+
+/// Whether the epoch that a client believes in is ours (KIP-320).
+pub fn check_epoch(theirs: Option<LeaderEpoch>, ours: LeaderEpoch) -> Result<(), ErrorCode> {
+    match theirs {
+        Some(theirs) if theirs < ours => Err(ErrorCode::FencedLeaderEpoch),
+        Some(theirs) if theirs > ours => Err(ErrorCode::UnknownLeaderEpoch),
+        _ => Ok(()),
+    }
+}
+
+/// Serves a read for another core: bytes are copied once, into what can leave this one.
+pub async fn read_for(shard: &Rc<Shard>, from: ShardId, request: ReadRequest) -> Vec<ReadOutcome> {
+    let reads = read_local(shard, &request.items, request.bytes_max).await;
+    let size: usize = reads.iter().map(|read| read.records.size).sum();
+    if let Some(watch) = request.watch.filter(|_| size < request.bytes_min) {
+        let mut moved = false;
+        for (item, read) in request.items.iter().zip(&reads) {
+            let Some(replica) = shard.store.find(&item.partition) else { continue };
+            moved |= Some(replica.log.borrow().high_watermark()) != read.high_watermark;
+            replica.watch(watch_key(from, watch), Watcher::Remote { shard: from, watch });
+        }
+        if moved {
+            shard.post_wake(from, watch);
+        }
+    }
+    let copied = reads.into_iter().map(|read| ReadOutcome {
+        error: read.error,
+        high_watermark: read.high_watermark,
+        log_start: read.log_start,
+        diverging: read.diverging,
+        records: copy(&read.records),
+    });
+    copied.collect()
+}
+
+/// Watches of other shards and of this one must not meet in a replica's table.
+pub fn watch_key(from: ShardId, watch: u64) -> u64 {
+    watch | (from.0 as u64 + 1) << 48
+}
+
+fn copy(records: &ReadBytes) -> bytes::Bytes {
+    let mut out = Vec::with_capacity(records.size);
+    records.slices.iter().for_each(|slice| out.extend_from_slice(slice.bytes()));
+    out.into()
+}
+
+fn respond(
+    shard: &Shard,
+    context: &RequestContext,
+    scope: FetchScope,
+    partitions: &[FetchPartition],
+    outcomes: Vec<Outcome>,
+) -> Response {
+    let mut sessions = shard.sessions.borrow_mut();
+    let mut metrics = shard.metrics.borrow_mut();
+    let mut told: Vec<(&FetchPartition, Outcome)> = Vec::with_capacity(outcomes.len());
+    for (partition, outcome) in partitions.iter().zip(outcomes) {
+        let news = outcome.error != ErrorCode::None || outcome.diverging.is_some();
+        if outcome.error != ErrorCode::None {
+            metrics.error(context.api_key.to_wire(), outcome.error.code());
+        }
+        let says = Told { high_watermark: outcome.high_watermark, log_start: outcome.log_start };
+        let has_records = outcome.records.size > 0;
+        if sessions.tell(scope, &partition.topic, partition.partition, says, news, has_records) {
+            told.push((partition, outcome));
+        }
+    }
+    let (partitions, outcomes): (Vec<&FetchPartition>, Vec<Outcome>) = told.into_iter().unzip();
+    encode(context, ErrorCode::None, scope.session, &partitions, outcomes)
+}
+
+fn encode(
+    context: &RequestContext,
+    error: ErrorCode,
+    session_id: i32,
+    partitions: &[&FetchPartition],
+    outcomes: Vec<Outcome>,
+) -> Response {
+    let header = FetchResponseHeader {
+        version: context.version,
+        correlation_id: context.correlation_id,
+        throttle_time_ms: 0,
+        error,
+        session_id,
+    };
+    let topic_count = partitions.chunk_by(|left, right| left.topic == right.topic).count();
+    let mut writer = FetchResponseWriter::new(&header, topic_count, EncodedFetch::default());
+    let mut outcomes = outcomes.into_iter();
+    let mut spliced: Vec<Vec<Slice>> = Vec::new();
+    for topic in partitions.chunk_by(|left, right| left.topic == right.topic) {
+        writer.topic(&topic[0].topic, topic.len());
+        for partition in topic {
+            let outcome = outcomes.next().expect("an outcome for each partition");
+            let fetched = FetchedPartition {
+                partition: partition.partition,
+                error: outcome.error,
+                high_watermark: outcome.high_watermark,
+                last_stable_offset: outcome.high_watermark,
+                log_start: outcome.log_start,
+                aborted: None,
+                preferred_read_replica: None,
+                diverging_epoch: outcome
+                    .diverging
+                    .map(|(epoch, end_offset)| DivergingEpoch { epoch, end_offset }),
+                current_leader: outcome.leader,
+            };
+            writer.partition(&fetched, outcome.records.size);
+            if outcome.records.size > 0 {
+                spliced.push(outcome.records.slices);
+            }
+        }
+    }
+    let encoded = writer.finish();
+    let places = encoded.splices.iter().map(|splice| splice.at).zip(spliced).collect();
+    Response::spliced(encoded.head, places)
+}

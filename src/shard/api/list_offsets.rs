@@ -1,0 +1,260 @@
+//! ListOffsets (key 2): earliest, latest, by timestamp, and the offset of the largest timestamp.
+//!
+//! A timestamp is looked up in the segments' time indexes; only the one batch found is decompressed,
+//! to name the record.
+
+use crate::codec::compression::decompress;
+use crate::codec::error_code::ErrorCode;
+use crate::codec::record_batch::{BatchView, Compression};
+use crate::codec::records::Records;
+use crate::log::read::{ListOffsetsTarget, Rope};
+use crate::shard::Shard;
+use crate::shard::api::fetch::check_epoch;
+use crate::shard::api::produce::is_served_here;
+use crate::shard::conn::Connection;
+use crate::shard::message::{ListOffsetsItem, ListOffsetsOutcome, Reply, Request};
+use crate::shard::reader::ReadFailed;
+use crate::shard::replica::Replica;
+use crate::shard::response::Slice;
+use crate::types::limits::IO_SIZE_MAX;
+use crate::types::{LeaderEpoch, Offset, PartitionIndex, ShardId, Timestamp, TopicPartition};
+use kafka_protocol::messages::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+};
+use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// Bytes that one batch may decompress to when its records are looked through for a timestamp.
+const DECOMPRESSED_SIZE_MAX: usize = 64 << 20;
+
+pub async fn answer(
+    shard: &Rc<Shard>,
+    connection: &Connection,
+    request: ListOffsetsRequest,
+) -> ListOffsetsResponse {
+    let mut response = ListOffsetsResponse::default();
+    let mut by_owner: BTreeMap<ShardId, Vec<(usize, usize, ListOffsetsItem)>> = BTreeMap::new();
+    for (topic_at, topic) in request.topics.iter().enumerate() {
+        let mut answers = Vec::with_capacity(topic.partitions.len());
+        for (at, partition) in topic.partitions.iter().enumerate() {
+            let mut answer = ListOffsetsPartitionResponse::default()
+                .with_partition_index(partition.partition_index)
+                .with_timestamp(-1)
+                .with_offset(-1)
+                .with_leader_epoch(-1);
+            let epoch = partition.current_leader_epoch;
+            let item = target(partition.timestamp).ok_or(ErrorCode::UnsupportedVersion);
+            let found = item.and_then(|target| {
+                let (owner, id) = locate(shard, connection, &topic.name, partition.partition_index)?;
+                let leader_epoch = (epoch >= 0).then_some(LeaderEpoch(epoch));
+                Ok((owner, ListOffsetsItem { partition: id, target, leader_epoch }))
+            });
+            match found {
+                Ok((owner, item)) => by_owner.entry(owner).or_default().push((topic_at, at, item)),
+                Err(error) => answer.error_code = error.code(),
+            }
+            answers.push(answer);
+        }
+        let topic = ListOffsetsTopicResponse::default().with_name(topic.name.clone());
+        response.topics.push(topic.with_partitions(answers));
+    }
+    for (owner, asked) in by_owner {
+        let items: Vec<ListOffsetsItem> = asked.iter().map(|(_, _, item)| *item).collect();
+        let outcomes = if owner == shard.id {
+            list_local(shard, items).await
+        } else {
+            match shard.mesh.call(owner, Request::ListOffsets(items)).await {
+                Reply::ListOffsets(outcomes) => outcomes,
+                _ => unreachable!("offsets are answered by offsets"),
+            }
+        };
+        for ((topic, at, _), outcome) in asked.into_iter().zip(outcomes) {
+            let answer = &mut response.topics[topic].partitions[at];
+            answer.error_code = outcome.error.code();
+            answer.offset = outcome.offset.map_or(-1, Offset::to_wire);
+            answer.timestamp = outcome.timestamp.map_or(-1, |timestamp| timestamp.0);
+            answer.leader_epoch = outcome.leader_epoch.map_or(-1, |epoch| epoch.0);
+        }
+    }
+    response
+}
+
+/// Finds the owner shard of a partition that this connection may ask about.
+pub fn locate(
+    shard: &Shard,
+    connection: &Connection,
+    topic: &str,
+    partition: i32,
+) -> Result<(ShardId, TopicPartition), ErrorCode> {
+    let image = shard.image.borrow();
+    let topic = image.topic_named(topic).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let index = PartitionIndex::from_wire(partition).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let state = topic.partitions.get(index.index()).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    let owner = state.replica_on(shard.node).map(|replica| replica.owner);
+    let owner = owner.filter(|owner| is_served_here(shard, connection, *owner));
+    let id = TopicPartition { topic: topic.id, partition: index };
+    owner.map(|owner| (owner, id)).ok_or(ErrorCode::NotLeaderOrFollower)
+}
+
+fn target(timestamp: i64) -> Option<ListOffsetsTarget> {
+    match timestamp {
+        -1 => Some(ListOffsetsTarget::Latest),
+        -2 => Some(ListOffsetsTarget::Earliest),
+        -3 => Some(ListOffsetsTarget::MaxTimestamp),
+        0.. => Some(ListOffsetsTarget::AtOrAfter(Timestamp(timestamp))),
+        _ => None,
+    }
+}
+
+/// Answers for partitions of this core.
+pub async fn list_local(shard: &Rc<Shard>, items: Vec<ListOffsetsItem>) -> Vec<ListOffsetsOutcome> {
+    let mut outcomes = Vec::with_capacity(items.len());
+    for item in items {
+        let outcome = list_one(shard, &item).await;
+        outcomes.push(outcome.unwrap_or_else(|error| ListOffsetsOutcome { error, ..Default::default() }));
+    }
+    outcomes
+}
+
+async fn list_one(shard: &Rc<Shard>, item: &ListOffsetsItem) -> Result<ListOffsetsOutcome, ErrorCode> {
+    let replica = find(shard, &item.partition)?;
+    let (log_start, high_watermark, leader_epoch) = {
+        let log = replica.log.borrow();
+        check_epoch(item.leader_epoch, log.leader_epoch())?;
+        (log.log_start(), log.high_watermark(), log.leader_epoch())
+    };
+    let found = match item.target {
+        ListOffsetsTarget::Latest => Some((high_watermark, None)),
+        ListOffsetsTarget::Earliest => Some((log_start, None)),
+        ListOffsetsTarget::MaxTimestamp => max_timestamp(shard, &replica).await.map_err(failed)?,
+        ListOffsetsTarget::AtOrAfter(wanted) => {
+            first_at_or_after(shard, &replica, wanted).await.map_err(failed)?
+        }
+    };
+    let epoch_of = |offset| replica.log.borrow().epochs().epoch_for(offset);
+    Ok(ListOffsetsOutcome {
+        error: ErrorCode::None,
+        offset: found.map(|(offset, _)| offset),
+        timestamp: found.and_then(|(_, timestamp)| timestamp),
+        leader_epoch: found.map(|(offset, _)| epoch_of(offset).unwrap_or(leader_epoch)),
+    })
+}
+
+pub fn find(shard: &Shard, id: &TopicPartition) -> Result<Rc<Replica>, ErrorCode> {
+    shard.store.find(id).ok_or_else(|| {
+        let offline = shard.unavailable.borrow().contains(id);
+        if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition }
+    })
+}
+
+fn failed(error: ReadFailed) -> ErrorCode {
+    tracing::error!(%error, "looking up an offset failed");
+    ErrorCode::KafkaStorageError
+}
+
+type Found = Option<(Offset, Option<Timestamp>)>;
+
+/// The first record at or past `wanted`, below the high watermark.
+async fn first_at_or_after(
+    shard: &Rc<Shard>,
+    replica: &Rc<Replica>,
+    wanted: Timestamp,
+) -> Result<Found, ReadFailed> {
+    let segments: Vec<Offset> = {
+        let log = replica.log.borrow();
+        let closed = log.closed().iter().chain([log.active()]);
+        let late = closed.filter(|segment| segment.max_timestamp >= wanted);
+        late.map(|segment| segment.base_offset).collect()
+    };
+    for segment in segments {
+        let start = replica.position_for_timestamp(&shard.store, segment, wanted).await?;
+        let found = scan(shard, replica, segment, start, |batch| batch >= wanted).await?;
+        let Some(batch) = found else { continue };
+        if let Some(record) = record_in(&batch, |timestamp| timestamp >= wanted) {
+            return Ok(Some((record.0, Some(record.1))));
+        }
+    }
+    Ok(None)
+}
+
+/// The first record that has the largest timestamp of the partition (KIP-734).
+async fn max_timestamp(shard: &Rc<Shard>, replica: &Rc<Replica>) -> Result<Found, ReadFailed> {
+    let newest = {
+        let log = replica.log.borrow();
+        let all = log.closed().iter().chain([log.active()]).filter(|segment| segment.max_timestamp.0 >= 0);
+        // The first of equals, as Kafka has it.
+        all.rev().max_by_key(|segment| segment.max_timestamp).map(|s| (s.base_offset, s.max_timestamp))
+    };
+    let Some((segment, max)) = newest else { return Ok(None) };
+    let start = replica.position_for_timestamp(&shard.store, segment, Timestamp(max.0 - 1)).await?;
+    let found = scan(shard, replica, segment, start, |batch| batch >= max).await?;
+    let record = found.and_then(|batch| record_in(&batch, |timestamp| timestamp >= max));
+    Ok(record.map(|(offset, timestamp)| (offset, Some(timestamp))))
+}
+
+/// The first batch from file position `start` on whose largest timestamp passes `wanted`, copied.
+async fn scan(
+    shard: &Rc<Shard>,
+    replica: &Rc<Replica>,
+    segment: Offset,
+    start: u64,
+    wanted: impl Fn(Timestamp) -> bool,
+) -> Result<Option<Vec<u8>>, ReadFailed> {
+    let readable_end = {
+        let log = replica.log.borrow();
+        let first = segment.max(log.log_start());
+        log.locate(first).map_or(0, |(found, end)| if found == segment { end } else { 0 })
+    };
+    let log_start = replica.log.borrow().log_start();
+    let mut position = start;
+    let mut size = IO_SIZE_MAX as u64;
+    while position < readable_end {
+        let end = readable_end.min(position + size);
+        let slices = replica.slices(&shard.store, segment, position, end).await?;
+        let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
+        let rope = Rope::new(&pieces);
+        let mut taken = 0;
+        for batch in rope.batches(0).take_while(|batch| batch.at + batch.size <= rope.size()) {
+            if wanted(batch.max_timestamp) && batch.end_offset > log_start {
+                let bytes: Vec<u8> =
+                    pieces.iter().flat_map(|piece| piece.iter()).copied().skip(batch.at).take(batch.size).collect();
+                return Ok(Some(bytes));
+            }
+            taken = batch.at + batch.size;
+        }
+        if taken == 0 && end == readable_end {
+            return Ok(None);
+        }
+        size = if taken == 0 { size * 2 } else { IO_SIZE_MAX as u64 };
+        position += taken as u64;
+        glommio::executor().yield_if_needed().await;
+    }
+    Ok(None)
+}
+
+/// The first record of a batch whose timestamp is wanted.
+fn record_in(batch: &[u8], wanted: impl Fn(Timestamp) -> bool) -> Option<(Offset, Timestamp)> {
+    let (batch, _) = BatchView::split_first(batch).ok()?;
+    if batch.is_log_append_time() {
+        return Some((batch.base_offset(), batch.max_timestamp()));
+    }
+    let codec = batch.compression()?;
+    let mut decompressed = Vec::new();
+    let payload = if codec == Compression::None {
+        batch.payload()
+    } else {
+        decompress(codec, batch.payload(), DECOMPRESSED_SIZE_MAX, &mut decompressed).ok()?;
+        &decompressed
+    };
+    for record in Records::new(payload, batch.record_count()) {
+        let record = record.ok()?;
+        let timestamp = Timestamp(batch.base_timestamp().0.wrapping_add(record.timestamp_delta));
+        if wanted(timestamp) {
+            let offset = batch.base_offset().advance(u32::try_from(record.offset_delta).ok()?)?;
+            return Some((offset, timestamp));
+        }
+    }
+    // Records that the broker cannot look into: the batch's own fields are what is known.
+    None
+}

@@ -1,0 +1,144 @@
+//! One thin handler per API key: decode, ask whoever decides, encode.
+//!
+//! Produce runs in the reader's turn, in place, so that requests of a connection are appended in
+//! the order of their arrival. Everything else runs as its own task; answers keep their order.
+
+mod cluster_admin;
+mod delete_records;
+mod fetch;
+mod init_producer_id;
+mod list_offsets;
+mod offset_for_leader_epoch;
+pub(crate) mod produce;
+mod topics;
+
+use crate::codec::api::request::{Request, decode_request};
+use crate::codec::api::response::{EncodeError, write_response};
+use crate::codec::api::versions::{
+    Admission, ApiKey, api_versions_fallback, api_versions_response, is_client_software,
+};
+use crate::codec::error_code::ErrorCode;
+use crate::codec::frame::RequestHeader;
+use crate::shard::Shard;
+use crate::shard::conn::{AnswerTicket, CloseReason, Connection};
+use crate::shard::response::Response;
+use bytes::Bytes;
+use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
+use kafka_protocol::protocol::Encodable;
+use std::rc::Rc;
+
+/// What an answer needs of its request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestContext {
+    pub api_key: ApiKey,
+    pub version: i16,
+    pub correlation_id: i32,
+}
+
+impl RequestContext {
+    pub fn new(header: &RequestHeader<'_>) -> RequestContext {
+        RequestContext {
+            api_key: header.api_key,
+            version: header.api_version,
+            correlation_id: header.correlation_id,
+        }
+    }
+
+    /// Encodes a library message as the answer.
+    pub fn encode<M: Encodable>(&self, message: &M) -> Result<Response, EncodeError> {
+        let mut out = Vec::with_capacity(256);
+        write_response(self.api_key, self.version, self.correlation_id, message, &mut out)?;
+        Ok(Response::new(out))
+    }
+}
+
+/// Starts serving one request. Its answer goes to `ticket`, now or later.
+pub async fn dispatch(
+    shard: &Rc<Shard>,
+    connection: &Rc<Connection>,
+    ticket: AnswerTicket,
+    context: RequestContext,
+    body: &mut [u8],
+) -> Result<(), CloseReason> {
+    let RequestContext { api_key, version, .. } = context;
+    match api_key.admit(version) {
+        Admission::Serve => {}
+        Admission::AnswerFallback => {
+            let context = RequestContext { version: 0, ..context };
+            let response = context.encode(&api_versions_fallback())?;
+            connection.complete(ticket, Some(response));
+            return Ok(());
+        }
+        Admission::Close => {
+            return Err(CloseReason::UnsupportedRequest { api: api_key.name(), api_version: version });
+        }
+    }
+    if api_key == ApiKey::Produce {
+        return produce::handle(shard, connection, ticket, context, body).await;
+    }
+    let request = decode_request(api_key, version, Bytes::copy_from_slice(body))?;
+    let shard = shard.clone();
+    let connection = connection.clone();
+    glommio::spawn_local(async move {
+        match answer(&shard, &connection, context, request).await {
+            Ok(response) => connection.complete(ticket, Some(response)),
+            Err(error) => connection.close(&CloseReason::Encode(error)),
+        }
+    })
+    .detach();
+    Ok(())
+}
+
+async fn answer(
+    shard: &Rc<Shard>,
+    connection: &Rc<Connection>,
+    context: RequestContext,
+    request: Request,
+) -> Result<Response, EncodeError> {
+    match request {
+        Request::Fetch(request) => fetch::answer(shard, connection, context, request).await,
+        Request::ListOffsets(request) => {
+            context.encode(&list_offsets::answer(shard, connection, request).await)
+        }
+        Request::OffsetForLeaderEpoch(request) => {
+            context.encode(&offset_for_leader_epoch::answer(shard, connection, request).await)
+        }
+        Request::DeleteRecords(request) => {
+            context.encode(&delete_records::answer(shard, connection, request).await)
+        }
+        Request::InitProducerId(request) => {
+            context.encode(&init_producer_id::answer(shard, request).await)
+        }
+        Request::ApiVersions(request) => context.encode(&api_versions(&request, context.version)),
+        Request::Metadata(request) => {
+            context.encode(&topics::metadata(shard, request, context.version).await)
+        }
+        Request::CreateTopics(request) => {
+            context.encode(&topics::create(shard, request, context.version).await)
+        }
+        Request::DeleteTopics(request) => {
+            context.encode(&topics::delete(shard, request, context.version).await)
+        }
+        Request::CreatePartitions(request) => {
+            context.encode(&topics::create_partitions(shard, request).await)
+        }
+        Request::IncrementalAlterConfigs(request) => {
+            context.encode(&cluster_admin::alter_configs(shard, request).await)
+        }
+        Request::DescribeConfigs(request) => {
+            context.encode(&cluster_admin::describe_configs(shard, &request, context.version))
+        }
+        Request::DescribeCluster(request) => {
+            context.encode(&cluster_admin::describe_cluster(shard, &request, context.version))
+        }
+    }
+}
+
+fn api_versions(request: &ApiVersionsRequest, version: i16) -> ApiVersionsResponse {
+    let named = is_client_software(&request.client_software_name)
+        && is_client_software(&request.client_software_version);
+    if version >= 3 && !named {
+        return ApiVersionsResponse::default().with_error_code(ErrorCode::InvalidRequest.code());
+    }
+    api_versions_response()
+}

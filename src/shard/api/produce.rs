@@ -1,0 +1,333 @@
+//! Produce (key 0): batches are checked where they were received and copied once, into their
+//! partition's tail.
+//!
+//! A request is answered when the last of its batches is durable. What belongs to another core is
+//! copied into a message; `ask` keeps the order, so two requests of a connection reach the owner in
+//! the order sent.
+
+use crate::cluster::brokers::Routing;
+use crate::codec::api::leader_hint::{CurrentLeader, NodeEndpoint};
+use crate::codec::api::produce::{
+    Acks, ProduceResponse, ProduceView, ProducedPartition, produced_batch,
+};
+use crate::codec::error_code::ErrorCode;
+use crate::shard::Shard;
+use crate::shard::api::RequestContext;
+use crate::shard::conn::{AnswerTicket, CloseReason, Connection, Listener};
+use crate::shard::message::{ProduceItem, ProduceOutcome, Reply, Request};
+use crate::shard::replica::Appended;
+use crate::shard::response::Response;
+use crate::shard::store::AckTarget;
+use crate::types::{PartitionIndex, ShardId, Timestamp, TopicPartition};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// One partition of a request, with what is known of it so far.
+struct Part {
+    topic: Rc<str>,
+    partition: i32,
+    outcome: ProduceOutcome,
+    leader: Option<CurrentLeader>,
+}
+
+/// A request whose batches are on their way to the disk.
+struct InFlight {
+    shard: Rc<Shard>,
+    connection: Rc<Connection>,
+    ticket: AnswerTicket,
+    context: RequestContext,
+    acks: Acks,
+    parts: RefCell<Vec<Part>>,
+    remaining: Cell<usize>,
+}
+
+/// Where a batch goes.
+struct Routed {
+    index: u32,
+    id: TopicPartition,
+    range: Range<usize>,
+}
+
+pub async fn handle(
+    shard: &Rc<Shard>,
+    connection: &Rc<Connection>,
+    ticket: AnswerTicket,
+    context: RequestContext,
+    body: &mut [u8],
+) -> Result<(), CloseReason> {
+    let mut parts = Vec::new();
+    let mut local: Vec<Routed> = Vec::new();
+    let mut remote: BTreeMap<ShardId, Vec<Routed>> = BTreeMap::new();
+    let acks = {
+        let view = ProduceView::parse(context.version, body)?;
+        let acks = Acks::from_wire(view.acks);
+        let refusal = match acks {
+            None => Some(ErrorCode::InvalidRequiredAcks),
+            // Transactions are not offered, so nobody can have begun one.
+            Some(_) if view.transactional_id.is_some() => Some(ErrorCode::InvalidTxnState),
+            Some(_) => None,
+        };
+        route(shard, connection, context.version, &view, body, refusal, |part, routed| {
+            let index = parts.len() as u32;
+            parts.push(part);
+            if let Some((owner, id, range)) = routed {
+                let routed = Routed { index, id, range };
+                if owner == shard.id {
+                    local.push(routed);
+                } else {
+                    remote.entry(owner).or_default().push(routed);
+                }
+            }
+        });
+        acks.unwrap_or(Acks::All)
+    };
+    let pending = local.len() + remote.values().map(Vec::len).sum::<usize>();
+    let in_flight = Rc::new(InFlight {
+        shard: shard.clone(),
+        connection: connection.clone(),
+        ticket,
+        context,
+        acks,
+        parts: RefCell::new(parts),
+        // One more, held by this function until everything has been handed on.
+        remaining: Cell::new(pending + 1),
+    });
+    let target: Rc<dyn AckTarget> = in_flight.clone();
+    for (owner, routed) in remote {
+        forward(shard, &in_flight, owner, routed, body).await;
+    }
+    for routed in local {
+        append(shard, &target, routed.index, &routed.id, &mut body[routed.range]).await;
+    }
+    in_flight.finish_one();
+    if acks == Acks::None {
+        // The client does not wait: the answer's place is given free now (see `finish`).
+        in_flight.release_unacknowledged()?;
+    }
+    Ok(())
+}
+
+/// Walks the request's partitions; each is refused here or gets its owner.
+fn route(
+    shard: &Rc<Shard>,
+    connection: &Connection,
+    version: i16,
+    view: &ProduceView<'_>,
+    body: &[u8],
+    refusal: Option<ErrorCode>,
+    mut each: impl FnMut(Part, Option<(ShardId, TopicPartition, Range<usize>)>),
+) {
+    let image = shard.image.borrow();
+    for topic in view.topics() {
+        let known = image.topic_named(topic.name);
+        let name: Rc<str> = topic.name.into();
+        for partition in topic.partitions {
+            let mut part = Part {
+                topic: name.clone(),
+                partition: partition.index,
+                outcome: ProduceOutcome::default(),
+                leader: None,
+            };
+            if let Some(error) = refusal {
+                part.outcome.error = error;
+                each(part, None);
+                continue;
+            }
+            let index = PartitionIndex::from_wire(partition.index);
+            let state = known.zip(index).and_then(|(topic, index)| topic.partitions.get(index.index()));
+            let (Some(topic), Some(index), Some(state)) = (known, index, state) else {
+                part.outcome.error = ErrorCode::UnknownTopicOrPartition;
+                each(part, None);
+                continue;
+            };
+            let owner = state.replica_on(shard.node).map(|replica| replica.owner);
+            let Some(owner) = owner.filter(|owner| is_served_here(shard, connection, *owner)) else {
+                part.outcome.error = ErrorCode::NotLeaderOrFollower;
+                let leader = shard.brokers.borrow().leader_of(state);
+                part.leader = leader.map(|leader| CurrentLeader { leader, epoch: state.leader_epoch });
+                each(part, None);
+                continue;
+            };
+            match produced_batch(version, partition.records) {
+                Ok(batch) => {
+                    let start = batch.bytes().as_ptr() as usize - body.as_ptr() as usize;
+                    let range = start..start + batch.size();
+                    let id = TopicPartition { topic: topic.id, partition: index };
+                    each(part, Some((owner, id, range)));
+                }
+                Err(rejected) => {
+                    part.outcome.error = ErrorCode::from(&rejected);
+                    part.outcome.message = Some(rejected.to_string());
+                    each(part, None);
+                }
+            }
+        }
+    }
+}
+
+/// Whether requests for a partition of `owner` are served on this connection (DESIGN 4): under
+/// `node` routing all of the node, under `core` routing only the core that the client connected to.
+pub fn is_served_here(shard: &Shard, connection: &Connection, owner: ShardId) -> bool {
+    match shard.routing() {
+        Routing::Node => true,
+        Routing::Core => connection.listener == Listener::Core(owner),
+    }
+}
+
+/// Appends one batch on its owner shard, waiting for disk space if need be.
+pub async fn append(
+    shard: &Rc<Shard>,
+    target: &Rc<dyn AckTarget>,
+    index: u32,
+    id: &TopicPartition,
+    batch: &mut [u8],
+) {
+    let Some(replica) = shard.store.find(id) else {
+        let offline = shard.unavailable.borrow().contains(id);
+        let error =
+            if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition };
+        target.acknowledged(index, ProduceOutcome { error, ..Default::default() });
+        return;
+    };
+    loop {
+        match replica.append(&shard.store, batch, target, index) {
+            Ok(Appended::Parked) => return,
+            Ok(Appended::Wait) => {
+                shard.store.pump();
+                replica.ready.notified().await;
+            }
+            Err(outcome) => return target.acknowledged(index, outcome),
+        }
+    }
+}
+
+/// Sends batches to the shard that owns their partitions.
+async fn forward(
+    shard: &Rc<Shard>,
+    in_flight: &Rc<InFlight>,
+    owner: ShardId,
+    routed: Vec<Routed>,
+    body: &[u8],
+) {
+    let items = routed
+        .iter()
+        .map(|routed| ProduceItem { partition: routed.id, batch: body[routed.range.clone()].to_vec() });
+    let request = Request::Produce(items.collect());
+    let ticket = shard.mesh.ask(owner, request).await;
+    let mut metrics = shard.metrics.borrow_mut();
+    metrics.requests_forwarded += 1;
+    metrics.mesh_messages_sent += 1;
+    drop(metrics);
+    let (mesh, in_flight) = (shard.mesh.clone(), in_flight.clone());
+    glommio::spawn_local(async move {
+        let reply = mesh.reply(ticket).await;
+        let Reply::Produce(outcomes) = reply else { unreachable!("a produce is answered by a produce") };
+        for (routed, outcome) in routed.iter().zip(outcomes) {
+            in_flight.acknowledged(routed.index, outcome);
+        }
+    })
+    .detach();
+}
+
+impl AckTarget for InFlight {
+    fn acknowledged(&self, index: u32, outcome: ProduceOutcome) {
+        self.parts.borrow_mut()[index as usize].outcome = outcome;
+        self.finish_one();
+    }
+}
+
+impl InFlight {
+    fn finish_one(&self) {
+        self.remaining.set(self.remaining.get() - 1);
+        if self.remaining.get() > 0 {
+            return;
+        }
+        let parts = self.parts.borrow();
+        let mut metrics = self.shard.metrics.borrow_mut();
+        for part in parts.iter().filter(|part| part.outcome.error != ErrorCode::None) {
+            metrics.error(self.context.api_key.to_wire(), part.outcome.error.code());
+        }
+        drop(metrics);
+        if self.acks != Acks::None {
+            self.connection.complete(self.ticket, Some(self.encode(&parts)));
+        }
+    }
+
+    /// `acks=0`: nothing is answered; an error that is known by now closes the connection, as the
+    /// client has no other way to learn of it (Kafka does the same).
+    fn release_unacknowledged(&self) -> Result<(), CloseReason> {
+        self.connection.complete(self.ticket, None);
+        let parts = self.parts.borrow();
+        match parts.iter().find(|part| part.outcome.error != ErrorCode::None) {
+            Some(part) => Err(CloseReason::UnacknowledgedProduce {
+                reason: format!("{}-{}: {}", part.topic, part.partition, part.outcome.error.name()),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn encode(&self, parts: &[Part]) -> Response {
+        let brokers = self.shard.brokers.borrow();
+        let partitions: Vec<ProducedPartition<'_>> = parts
+            .iter()
+            .map(|part| ProducedPartition {
+                topic: &part.topic,
+                partition: part.partition,
+                error: part.outcome.error,
+                base_offset: part.outcome.base_offset,
+                log_append_time: part.outcome.log_append_time.unwrap_or(Timestamp::NONE),
+                log_start: part.outcome.log_start,
+                error_message: part.outcome.message.as_deref(),
+                current_leader: part.leader,
+            })
+            .collect();
+        let leaders = partitions.iter().filter_map(|partition| partition.current_leader);
+        let mut named: Vec<_> = leaders.map(|leader| leader.leader).collect();
+        named.sort();
+        named.dedup();
+        let endpoints: Vec<NodeEndpoint<'_>> = named
+            .iter()
+            .filter_map(|leader| brokers.get(*leader))
+            .map(|broker| NodeEndpoint {
+                node: broker.id,
+                host: &broker.host,
+                port: broker.port,
+                rack: broker.rack.as_deref(),
+            })
+            .collect();
+        let response =
+            ProduceResponse { partitions: &partitions, endpoints: &endpoints, throttle_time_ms: 0 };
+        let mut out = Vec::with_capacity(128);
+        response.write(self.context.version, self.context.correlation_id, &mut out);
+        Response::new(out)
+    }
+}
+
+/// Batches that another shard received for partitions of this one.
+pub struct Forwarded {
+    outcomes: RefCell<Vec<ProduceOutcome>>,
+    remaining: Cell<usize>,
+    done: Box<dyn Fn(Vec<ProduceOutcome>)>,
+}
+
+impl Forwarded {
+    pub fn new(count: usize, done: Box<dyn Fn(Vec<ProduceOutcome>)>) -> Rc<Forwarded> {
+        Rc::new(Forwarded {
+            outcomes: RefCell::new(vec![ProduceOutcome::default(); count]),
+            remaining: Cell::new(count),
+            done,
+        })
+    }
+}
+
+impl AckTarget for Forwarded {
+    fn acknowledged(&self, index: u32, outcome: ProduceOutcome) {
+        self.outcomes.borrow_mut()[index as usize] = outcome;
+        self.remaining.set(self.remaining.get() - 1);
+        if self.remaining.get() == 0 {
+            (self.done)(std::mem::take(&mut *self.outcomes.borrow_mut()));
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The I/O shell: one executor per core, its connections, its partitions, its disk. The only module
+//! that names glommio. It carries out what the layers below decide.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | [`executor`] | starts and stops the shards of a node |
+//! | [`conn`], [`response`] | a client connection: frames in, answers out in order |
+//! | [`api`] | one thin handler per API key |
+//! | [`mesh`], [`message`] | shards talk |
+//! | [`store`], [`replica`], [`tail`], [`segments`], [`reader`], [`open`] | partitions: append, commit, read, recover |
+//! | [`controller`] | metadata changes, on shard 0 |
+//! | [`disk`], [`clock`] | the seams to files and time |
+//! | [`event`], [`memory`] | wake-ups and budgets within a core |
+//!
+//! Nothing here is shared between cores but messages: no lock, no atomic.
+
+pub mod api;
+mod background;
+pub mod clock;
+pub mod conn;
+pub mod controller;
+pub mod disk;
+mod event;
+pub mod executor;
+mod fetch_sessions;
+mod inbox;
+pub mod memory;
+pub mod mesh;
+pub mod message;
+mod metadata_log;
+mod open;
+mod reader;
+mod replica;
+mod response;
+mod segments;
+mod store;
+mod tail;
+
+use crate::cluster::brokers::{Brokers, Routing};
+use crate::cluster::image::Image;
+use crate::cluster::record::ProducerIdBlock;
+use crate::config::Config;
+use crate::log::checkpoint::CheckpointGeneration;
+use crate::metrics::ShardMetrics;
+use crate::shard::clock::Clock;
+use crate::shard::conn::{CloseReason, Connection};
+use crate::shard::controller::Controller;
+use crate::shard::event::Broadcast;
+use crate::shard::fetch_sessions::FetchSessions;
+use crate::shard::memory::{MemoryPlan, Meter};
+use crate::shard::mesh::Mesh;
+use crate::shard::message::Message;
+use crate::shard::store::Store;
+use crate::types::limits::RECEIVE_BUFFER_SIZE;
+use crate::types::{NodeId, ShardId, TopicPartition};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+/// Receive buffers kept for reuse; each read takes one.
+const RECEIVE_BUFFERS_KEPT: usize = 8;
+
+/// Lives: one per core, as long as the process.
+pub struct Shard {
+    pub id: ShardId,
+    pub node: NodeId,
+    pub config: Rc<Config>,
+    pub clock: Clock,
+    pub metrics: Rc<RefCell<ShardMetrics>>,
+    pub store: Rc<Store>,
+    pub mesh: Rc<Mesh>,
+    /// What the cluster agreed on, as far as this shard has applied it.
+    pub image: RefCell<Image>,
+    pub brokers: RefCell<Brokers>,
+    /// Partitions of this shard whose log could not be opened: `KAFKA_STORAGE_ERROR`.
+    pub unavailable: RefCell<BTreeSet<TopicPartition>>,
+    /// On shard 0 only.
+    pub controller: Option<Rc<Controller>>,
+    pub receive_memory: Rc<Meter>,
+    pub receive_freed: Broadcast,
+    receive_buffers: RefCell<Vec<Vec<u8>>>,
+    connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
+    next_connection: Cell<u64>,
+    pub sessions: RefCell<FetchSessions>,
+    /// Producer ids that this shard may give out.
+    producer_ids: Cell<Option<ProducerIdBlock>>,
+    next_watch: Cell<u64>,
+    parked_fetches: Cell<usize>,
+    checkpoint: Cell<CheckpointGeneration>,
+    stopping: Cell<bool>,
+    /// Wakes fetches parked on this shard whose data is elsewhere.
+    wakes: RefCell<BTreeMap<u64, Rc<event::Signal>>>,
+}
+
+/// What a shard is made of.
+pub struct ShardParts {
+    pub id: ShardId,
+    pub node: NodeId,
+    pub config: Rc<Config>,
+    pub clock: Clock,
+    pub metrics: Rc<RefCell<ShardMetrics>>,
+    pub store: Rc<Store>,
+    pub mesh: Rc<Mesh>,
+    pub image: Image,
+    pub controller: Option<Rc<Controller>>,
+    pub memory: MemoryPlan,
+    pub checkpoint: CheckpointGeneration,
+}
+
+impl Shard {
+    pub fn new(parts: ShardParts) -> Rc<Shard> {
+        let brokers = Brokers::new(&parts.image, parts.node);
+        let sessions = FetchSessions::new(parts.config.max_incremental_fetch_session_cache_slots);
+        Rc::new(Shard {
+            id: parts.id,
+            node: parts.node,
+            config: parts.config,
+            clock: parts.clock,
+            metrics: parts.metrics,
+            store: parts.store,
+            mesh: parts.mesh,
+            image: RefCell::new(parts.image),
+            brokers: RefCell::new(brokers),
+            unavailable: RefCell::default(),
+            controller: parts.controller,
+            receive_memory: Meter::new(parts.memory.receive),
+            receive_freed: Broadcast::default(),
+            receive_buffers: RefCell::default(),
+            connections: RefCell::default(),
+            next_connection: Cell::new(1),
+            sessions: RefCell::new(sessions),
+            producer_ids: Cell::new(None),
+            next_watch: Cell::new(1),
+            parked_fetches: Cell::new(0),
+            checkpoint: Cell::new(parts.checkpoint),
+            stopping: Cell::new(false),
+            wakes: RefCell::default(),
+        })
+    }
+
+    pub fn routing(&self) -> Routing {
+        self.image.borrow().node(self.node).map(|node| node.routing).unwrap_or_default()
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    /// The shard of this node that owns a partition.
+    pub fn owner(&self, partition: &TopicPartition) -> Option<ShardId> {
+        let image = self.image.borrow();
+        image.partition(*partition)?.replica_on(self.node).map(|replica| replica.owner)
+    }
+
+    /// Waits while the shard has more unflushed bytes than it may. What was appended meanwhile is
+    /// issued first.
+    pub async fn wait_for_room(&self) {
+        while self.store.is_full() && !self.store.is_offline() && !self.stopping.get() {
+            self.store.pump();
+            self.store.drained.notified().await;
+        }
+    }
+
+    fn take_receive_buffer(&self) -> Vec<u8> {
+        let kept = self.receive_buffers.borrow_mut().pop();
+        kept.unwrap_or_else(|| vec![0; RECEIVE_BUFFER_SIZE])
+    }
+
+    fn return_receive_buffer(&self, buffer: Option<Vec<u8>>) {
+        let mut kept = self.receive_buffers.borrow_mut();
+        if let Some(buffer) = buffer
+            && buffer.len() == RECEIVE_BUFFER_SIZE
+            && kept.len() < RECEIVE_BUFFERS_KEPT
+        {
+            kept.push(buffer);
+        }
+        drop(kept);
+        self.receive_freed.notify_all();
+    }
+
+    pub fn connection_started(&self, make: impl FnOnce(u64) -> Rc<Connection>) -> Rc<Connection> {
+        let id = self.next_connection.get();
+        self.next_connection.set(id + 1);
+        let connection = make(id);
+        self.connections.borrow_mut().insert(id, connection.clone());
+        let mut metrics = self.metrics.borrow_mut();
+        metrics.connections_open += 1;
+        metrics.connections_accepted += 1;
+        connection
+    }
+
+    fn connection_ended(&self, connection: &Connection) {
+        self.connections.borrow_mut().remove(&connection.id);
+        self.metrics.borrow_mut().connections_open -= 1;
+    }
+
+    pub fn connection_count(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    fn connections(&self) -> Vec<Rc<Connection>> {
+        self.connections.borrow().values().cloned().collect()
+    }
+
+    /// No new requests: connections end once what is in flight has been answered.
+    fn begin_stop(&self) {
+        self.stopping.set(true);
+        self.wakes.borrow().values().for_each(|signal| signal.notify());
+        self.store.drained.notify_all();
+    }
+
+    fn close_connections(&self, reason: &CloseReason) {
+        for connection in self.connections() {
+            connection.close(reason);
+        }
+    }
+
+    fn post_wake(&self, to: ShardId, watch: u64) {
+        if to == self.id {
+            self.wake(watch);
+        } else {
+            self.mesh.post(to, Message::Wake { watch });
+        }
+    }
+
+    /// A partition that a fetch of this shard watches has news.
+    fn wake(&self, watch: u64) {
+        if let Some(signal) = self.wakes.borrow().get(&watch) {
+            signal.notify();
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! Opens a partition's log from its directory: at once after a clean stop, by a scan of its active
+//! segment otherwise.
+//!
+//! Only the active segment can hold anything that was not flushed: a segment is closed, cut to its
+//! length and flushed before the next one is written to.
+
+use crate::codec::record_batch::BatchView;
+use crate::log::checkpoint::PartitionPoint;
+use crate::log::epochs::LeaderEpochs;
+use crate::log::index::{SegmentExtent, SegmentIndex};
+use crate::log::partition::{LogConfig, Opened, PartitionLog};
+use crate::log::plan::align_down;
+use crate::log::producers::{AcceptedBatch, Producers};
+use crate::log::recovery::{OffsetGaps, Progress, Recovered, RecoveryScan, ScanOptions, Tail as Verdict};
+use crate::log::segment::{FileName, SegmentFile, SegmentInfo, StoredBatch};
+use crate::shard::disk::{DiskFile, blocking, sync_directory};
+use crate::shard::replica::Replica;
+use crate::shard::segments::{EPOCHS_FILE, SPARE_SUFFIX, Segments};
+use crate::shard::store::Store;
+use crate::shard::tail::Tail;
+use crate::types::limits::{IO_ALIGNMENT, IO_SIZE_MAX};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// Bytes of the largest batch that recovery accepts: whatever `max.message.bytes` was when it was
+/// written, a request could not be larger.
+const BATCH_SIZE_MAX: usize = i32::MAX as usize;
+
+/// Why a partition cannot be served. It stays offline; the others go on.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenFailed {
+    #[error("{directory}: {source}")]
+    Disk { directory: PathBuf, source: io::Error },
+    #[error(
+        "{directory}: segment {segment} is damaged at byte {file_position}, below the recovery point: {reason}"
+    )]
+    Corrupt { directory: PathBuf, segment: Offset, file_position: u64, reason: String },
+}
+
+/// What to open.
+pub struct OpenRequest {
+    pub id: TopicPartition,
+    pub topic_name: Rc<str>,
+    pub directory: PathBuf,
+    pub config: LogConfig,
+    pub leader_epoch: LeaderEpoch,
+    /// What the last checkpoint says of it.
+    pub point: Option<PartitionPoint>,
+    /// The last stop was clean: the checkpoint is exact.
+    pub clean: bool,
+}
+
+/// The files of a partition's directory.
+#[derive(Debug, Default)]
+struct Listing {
+    /// Size and modification time (ms since the epoch), by base offset.
+    logs: BTreeMap<Offset, (u64, Timestamp)>,
+    epochs: Option<String>,
+}
+
+/// Opens or creates a replica and puts it into the store.
+pub async fn open(store: &Rc<Store>, request: OpenRequest) -> Result<Rc<Replica>, OpenFailed> {
+    let directory = request.directory.clone();
+    let failed = |source| OpenFailed::Disk { directory: directory.clone(), source };
+    let listing = list(request.directory.clone()).await.map_err(failed)?;
+    let now = store.clock.wall();
+    let (active_base, active_file) = match listing.logs.last_key_value() {
+        Some((base, (size, modified))) => (*base, Some((*size, *modified))),
+        None => (request.point.map_or(Offset::ZERO, |point| point.log_start), None),
+    };
+    let epochs = read_epochs(&listing, &request.directory);
+    let closed = closed_segments(&listing, &request, active_base).await.map_err(failed)?;
+    let segments = Segments::new(request.directory.clone(), active_base);
+    let mut active = SegmentInfo::empty(active_base, active_file.map_or(now, |(_, modified)| modified));
+    let mut index = SegmentIndex::new(active_base, request.config.index_interval_bytes);
+    let mut producers = Producers::new();
+    let mut epochs = epochs;
+    let mut log_end = active_base;
+    let mut carry = Vec::new();
+    if let Some((size, modified)) = active_file {
+        let file = store.disk.create(&segments.path(active_base, SegmentFile::Log)).await.map_err(failed)?;
+        let found = match load_clean(store, &request, active_base, size).await {
+            Some(found) => found,
+            None => scan(store, &request, &file, active_base, size, epochs).await?,
+        };
+        (active, index, producers, epochs, log_end) =
+            (found.active, found.index, found.producers, found.epochs, found.log_end);
+        active.modified_at = modified;
+        carry = read_carry(&file, active.size).await.map_err(failed)?;
+    }
+    let log_start = request.point.map_or(Offset::ZERO, |point| point.log_start);
+    let oldest = closed.front().map_or(active_base, |segment| segment.base_offset);
+    let opened = Opened {
+        log_start: log_start.max(oldest).min(log_end),
+        log_end,
+        closed,
+        active_index: index,
+        producers,
+        epochs,
+        active,
+    };
+    let tail = Tail::new(active_base, opened.active.size, carry);
+    let log = PartitionLog::new(opened, request.config, request.leader_epoch);
+    let slot = store.open_slot(log_end);
+    let replica =
+        Replica::new(request.id, request.topic_name, slot, request.directory, log, tail, segments);
+    store.insert(replica.clone());
+    Ok(replica)
+}
+
+/// Creates the directory if need be, removes what a crash left half done, and lists the rest.
+#[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+async fn list(directory: PathBuf) -> io::Result<Listing> {
+    blocking(move || {
+        if !directory.exists() {
+            std::fs::create_dir_all(&directory)?;
+            sync_directory(directory.parent().unwrap_or(Path::new("/")))?;
+            return Ok(Listing::default());
+        }
+        let mut listing = Listing::default();
+        for entry in std::fs::read_dir(&directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if name.ends_with(SPARE_SUFFIX) || name.ends_with(".tmp") {
+                std::fs::remove_file(entry.path())?;
+            } else if name == EPOCHS_FILE {
+                listing.epochs = std::fs::read_to_string(entry.path()).ok();
+            } else if let Some(FileName::Deleted { .. }) = FileName::parse(name) {
+                std::fs::remove_file(entry.path())?;
+            } else if let Some(FileName::Live { base_offset, file: SegmentFile::Log }) = FileName::parse(name) {
+                let metadata = entry.metadata()?;
+                let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                listing
+                    .logs
+                    .insert(base_offset, (metadata.len(), Timestamp(modified.as_millis() as i64)));
+            }
+        }
+        Ok(listing)
+    })
+    .await
+}
+
+fn read_epochs(listing: &Listing, directory: &Path) -> LeaderEpochs {
+    let Some(text) = &listing.epochs else { return LeaderEpochs::default() };
+    LeaderEpochs::decode(text).unwrap_or_else(|error| {
+        tracing::warn!(directory = %directory.display(), %error, "leader epochs are rebuilt from the active segment");
+        LeaderEpochs::default()
+    })
+}
+
+/// Closed segments, oldest first, with their largest timestamps from their time indexes.
+async fn closed_segments(
+    listing: &Listing,
+    request: &OpenRequest,
+    active_base: Offset,
+) -> io::Result<VecDeque<SegmentInfo>> {
+    let mut closed = VecDeque::with_capacity(listing.logs.len());
+    let bases: Vec<Offset> = listing.logs.keys().copied().collect();
+    for pair in bases.windows(2) {
+        let (base, end_offset) = (pair[0], pair[1]);
+        assert!(base < active_base);
+        let (size, modified) = listing.logs[&base];
+        let index = load_index(request, SegmentExtent { base_offset: base, end_offset, size }).await;
+        let max_timestamp =
+            index.and_then(|index| index.max_timestamp()).map_or(Timestamp::NONE, |max| max.timestamp);
+        let mut info = SegmentInfo::empty(base, modified);
+        info.size = size;
+        info.max_timestamp = max_timestamp;
+        closed.push_back(info);
+    }
+    Ok(closed)
+}
+
+/// `None` when the index files are missing or wrong.
+async fn load_index(request: &OpenRequest, extent: SegmentExtent) -> Option<SegmentIndex> {
+    let offsets = request.directory.join(SegmentFile::OffsetIndex.name(extent.base_offset));
+    let times = request.directory.join(SegmentFile::TimeIndex.name(extent.base_offset));
+    let (offsets, times) = (read_file(offsets).await?, read_file(times).await?);
+    SegmentIndex::decode(&extent, request.config.index_interval_bytes, &offsets, &times).ok()
+}
+
+async fn read_file(path: PathBuf) -> Option<Vec<u8>> {
+    #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+    blocking(move || std::fs::read(path).ok()).await
+}
+
+/// The active segment as it was left or as it is.
+struct Found {
+    active: SegmentInfo,
+    index: SegmentIndex,
+    producers: Producers,
+    epochs: LeaderEpochs,
+    log_end: Offset,
+}
+
+/// After a clean stop: the checkpoint and the files beside the segment say it all. `None` when
+/// something is missing, which costs a scan and nothing else.
+async fn load_clean(
+    store: &Rc<Store>,
+    request: &OpenRequest,
+    active_base: Offset,
+    file_size: u64,
+) -> Option<Found> {
+    let point = request.point.filter(|point| request.clean && point.segment_base == active_base)?;
+    if file_size < point.file_position {
+        return None;
+    }
+    let extent = SegmentExtent {
+        base_offset: active_base,
+        end_offset: point.flushed_end,
+        size: point.file_position,
+    };
+    let index = load_index(request, extent).await?;
+    let snapshot =
+        read_file(request.directory.join(SegmentFile::ProducerSnapshot.name(point.flushed_end))).await?;
+    let producers = Producers::decode_snapshot(&snapshot, store.clock.wall()).ok()?;
+    let epochs = read_file(request.directory.join(EPOCHS_FILE)).await?;
+    let epochs = LeaderEpochs::decode(std::str::from_utf8(&epochs).ok()?).ok()?;
+    let mut active = SegmentInfo::empty(active_base, store.clock.wall());
+    active.size = point.file_position;
+    if let Some(max) = index.max_timestamp() {
+        active.max_timestamp = max.timestamp;
+        active.first_timestamp = Some(max.timestamp);
+    }
+    Some(Found { active, index, producers, epochs, log_end: point.flushed_end })
+}
+
+/// After an unclean stop: every batch is checked, and the file is cut where they end.
+async fn scan(
+    store: &Rc<Store>,
+    request: &OpenRequest,
+    file: &Rc<DiskFile>,
+    active_base: Offset,
+    file_size: u64,
+    epochs: LeaderEpochs,
+) -> Result<Found, OpenFailed> {
+    let failed = |source| OpenFailed::Disk { directory: request.directory.clone(), source };
+    let snapshot =
+        read_file(request.directory.join(SegmentFile::ProducerSnapshot.name(active_base))).await;
+    let now = store.clock.wall();
+    let producers = snapshot.and_then(|bytes| Producers::decode_snapshot(&bytes, now).ok());
+    let found = RefCell::new(Found {
+        active: SegmentInfo::empty(active_base, now),
+        index: SegmentIndex::new(active_base, request.config.index_interval_bytes),
+        producers: producers.unwrap_or_default(),
+        epochs,
+        log_end: active_base,
+    });
+    let mut scan = RecoveryScan::new(ScanOptions {
+        segment_base: active_base,
+        recovery_point: request.point.and_then(|point| point.recovery_point(active_base)),
+        gaps: OffsetGaps::Refused,
+        leader_epoch_min: None,
+        leader_epoch_max: Some(request.leader_epoch),
+        batch_size_max: BATCH_SIZE_MAX,
+    });
+    let mut position = 0;
+    while position < file_size {
+        let bytes = file.read(position, IO_SIZE_MAX).await.map_err(failed)?;
+        if bytes.is_empty() {
+            break;
+        }
+        let progress = scan.feed(&bytes, &mut |batch, stored| {
+            found.borrow_mut().take_batch(batch, stored, now);
+        });
+        if progress != Progress::Batches {
+            break;
+        }
+        position += bytes.len() as u64;
+        glommio::executor().yield_if_needed().await;
+    }
+    let recovered = scan.finish();
+    report(request, active_base, &recovered)?;
+    file.truncate(recovered.file_position_end).await.map_err(failed)?;
+    file.flush().await.map_err(failed)?;
+    let mut found = found.into_inner();
+    found.log_end = recovered.log_end;
+    found.epochs.truncate_from_end(recovered.log_end);
+    Ok(found)
+}
+
+impl Found {
+    fn take_batch(&mut self, batch: &BatchView<'_>, stored: &StoredBatch, now: Timestamp) {
+        self.index.observe(stored);
+        self.active.append(stored, now);
+        self.epochs.assign(stored.leader_epoch, stored.base_offset);
+        if let Some(producer) = batch.producer() {
+            self.producers.record(&AcceptedBatch {
+                producer,
+                base_offset: stored.base_offset,
+                last_offset: stored.last_offset,
+                timestamp: stored.max_timestamp,
+                appended_at: now,
+            });
+        }
+    }
+}
+
+fn report(request: &OpenRequest, segment: Offset, recovered: &Recovered) -> Result<(), OpenFailed> {
+    let directory = request.directory.display();
+    match &recovered.tail {
+        Verdict::Clean => {
+            tracing::debug!(%directory, log_end = %recovered.log_end, "recovered: the tail is whole");
+        }
+        Verdict::Torn { file_position, damage } => {
+            tracing::warn!(
+                %directory, %segment, file_position, %damage, log_end = %recovered.log_end,
+                "recovered: a torn tail was cut; nothing acknowledged was in it"
+            );
+        }
+        Verdict::Corrupt { file_position, damage } => {
+            return Err(OpenFailed::Corrupt {
+                directory: request.directory.clone(),
+                segment,
+                file_position: *file_position,
+                reason: damage.to_string(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The bytes between the last block boundary and the end, which the next write begins with.
+async fn read_carry(file: &Rc<DiskFile>, end: u64) -> io::Result<Vec<u8>> {
+    let from = align_down(end);
+    if from == end {
+        return Ok(Vec::new());
+    }
+    let block = file.read(from, IO_ALIGNMENT).await?;
+    let bytes = block.get(..(end - from) as usize).ok_or(io::ErrorKind::UnexpectedEof)?;
+    Ok(bytes.to_vec())
+}
