@@ -27,8 +27,10 @@
 //! Absent: replay of anything else than appends (the commit journal brings it).
 
 use crate::codec::record_batch::{BatchError, BatchView, batch_size};
-use crate::log::index::{FILE_POSITION_MAX, MaxTimestamp};
-use crate::log::segment::{RELATIVE_OFFSET_MAX, StoredBatch};
+use crate::log::epochs::LeaderEpochs;
+use crate::log::index::{FILE_POSITION_MAX, MaxTimestamp, SegmentIndex};
+use crate::log::producers::{AcceptedBatch, Producers};
+use crate::log::segment::{RELATIVE_OFFSET_MAX, SegmentInfo, StoredBatch};
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 /// Bytes of a batch that tell its size.
@@ -349,6 +351,54 @@ impl RecoveryScan {
             return Err(Damage::LeaderEpoch { previous: self.last_leader_epoch, got: epoch });
         }
         Ok((view, end))
+    }
+}
+
+/// What the appends to a segment left in memory, built again from its batches: the `on_batch` of a
+/// scan (Kafka `LogSegment.recover`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentRebuild {
+    pub info: SegmentInfo,
+    pub index: SegmentIndex,
+    /// As they were just before the segment: from the snapshot at its base offset, or as the
+    /// segment before left them.
+    pub producers: Producers,
+    /// From the checkpoint, or as the segment before left them. What they say about offsets at or
+    /// past the end that is found is to be truncated.
+    pub epochs: LeaderEpochs,
+}
+
+impl SegmentRebuild {
+    /// `info` and `index` are those of an empty segment.
+    pub fn new(
+        info: SegmentInfo,
+        index: SegmentIndex,
+        producers: Producers,
+        epochs: LeaderEpochs,
+    ) -> SegmentRebuild {
+        assert_eq!(info.size, 0, "a segment is built again from its first batch");
+        assert_eq!(info.base_offset, index.base_offset());
+        SegmentRebuild { info, index, producers, epochs }
+    }
+
+    /// `appended_at` stands for the time of the append, which is not stored: the file's
+    /// modification time. Producers count as active at it.
+    pub fn take(&mut self, batch: &BatchView<'_>, stored: &StoredBatch, appended_at: Timestamp) {
+        self.info.append(stored, appended_at);
+        self.index.observe(stored);
+        let epoch = stored.leader_epoch;
+        if epoch.0 >= 0 && self.epochs.latest().is_none_or(|latest| latest < epoch) {
+            self.epochs.assign(epoch, stored.base_offset);
+        }
+        if let Some(producer) = batch.producer() {
+            self.producers.record(&AcceptedBatch {
+                producer,
+                base_offset: stored.base_offset,
+                last_offset: stored.last_offset,
+                timestamp: stored.max_timestamp,
+                appended_at,
+            });
+        }
     }
 }
 

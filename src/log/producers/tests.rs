@@ -165,6 +165,38 @@ fn impossible_producers_are_refused_under_a_good_crc() {
     assert_eq!(broken(6, &[0x7f, 0xff, 0xff, 0xff]), Some(SnapshotError::Size { size: whole.len() }));
 }
 
+#[test]
+fn impossible_earlier_batches_are_refused_under_a_good_crc() {
+    let mut producers = Producers::new();
+    for n in 0..6 {
+        append(&mut producers, batch(1, 0, n, 1), n as u64);
+    }
+    let whole = producers.encode_snapshot();
+    let earlier = 10 + 46;
+    let broken = |at: usize, value: &[u8]| {
+        let mut bytes = whole.clone();
+        bytes[at..at + value.len()].copy_from_slice(value);
+        reseal(&mut bytes);
+        Producers::decode_snapshot(&bytes, Timestamp(0)).err()
+    };
+    let first = earlier + 8;
+    let refused = Some(SnapshotError::Producer { producer_id: 1 });
+    assert_eq!(broken(earlier, b"ODRX"), Some(SnapshotError::Size { size: whole.len() }));
+    assert_eq!(broken(earlier + 7, &[3]), Some(SnapshotError::Size { size: whole.len() }));
+    assert_eq!(broken(first + 7, &[2]), Some(SnapshotError::Producer { producer_id: 2 }), "unknown producer");
+    assert_eq!(broken(first + 8, &[0x80]), refused, "negative sequence");
+    assert_eq!(broken(first + 32 + 19, &[1]), refused, "not after the one before");
+    assert_eq!(broken(first + 3 * 32 + 19, &[5]), refused, "not before the newest");
+    assert_eq!(broken(first + 19, &[0]), None, "a gap in offsets is other producers' batches");
+
+    let mut longer = whole.clone();
+    longer[earlier + 7] = 5;
+    longer.splice(first..first, whole[first..first + 32].iter().copied());
+    longer[first + 19] = 0;
+    reseal(&mut longer);
+    assert_eq!(Producers::decode_snapshot(&longer, Timestamp(0)).err(), refused, "more than the window");
+}
+
 /// What a producer does to a partition, good or bad.
 #[derive(Clone, Debug)]
 enum Step {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::codec::record_batch::{BatchHeader, Compression, assign_offset, write_batch};
-use crate::log::index::SegmentIndex;
+use crate::types::{ProducerEpoch, ProducerId, Sequence};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -204,6 +204,72 @@ proptest! {
     }
 }
 
+proptest! {
+    /// A log is opened with what its appends had left, also when its files are older than its end:
+    /// the snapshot from the segment's base, the epochs from any time.
+    #[test]
+    fn rebuilt_segment_is_the_one_that_was_appended(
+        shapes in shapes(),
+        producers in vec((0..3i64, any::<bool>()), 12),
+        interval in 0..300u32,
+        epochs_from in any::<Index>(),
+        chunk in 1..200usize,
+    ) {
+        let log = log_of(&shapes, &producers);
+        let now = Timestamp(77);
+        let mut before = Producers::new();
+        let mut rest = &log_of(&[(2, 0, 0, 0)], &[(1, true)]).bytes[..];
+        while let Ok((view, after)) = BatchView::split_first(rest) {
+            record(&mut before, &view, now);
+            rest = after;
+        }
+
+        let (mut live, mut epochs) = (before.clone(), LeaderEpochs::new());
+        let mut epochs_saved = LeaderEpochs::new();
+        let (mut index, mut info) = empty(interval);
+        let saved_at = epochs_from.index(log.batches.len());
+        for (at, stored) in log.batches.iter().enumerate() {
+            let (view, _) = BatchView::split_first(&log.bytes[stored.file_position as usize..]).unwrap();
+            record(&mut live, &view, now);
+            epochs.assign(stored.leader_epoch, stored.base_offset);
+            index.observe(stored);
+            info.append(stored, now);
+            if at == saved_at {
+                epochs_saved = epochs.clone();
+            }
+        }
+
+        let (empty_index, empty_info) = empty(interval);
+        let mut rebuild = SegmentRebuild::new(empty_info, empty_index, before, epochs_saved);
+        let mut scan = RecoveryScan::new(options());
+        for bytes in log.bytes.chunks(chunk) {
+            let _ = scan.feed(bytes, &mut |view, stored| rebuild.take(view, stored, now));
+        }
+        prop_assert_eq!(scan.finish().tail, Tail::Clean);
+        prop_assert_eq!(rebuild.producers, live);
+        prop_assert_eq!(rebuild.epochs, epochs);
+        prop_assert_eq!(rebuild.index, index);
+        prop_assert_eq!(rebuild.info, info);
+    }
+}
+
+fn empty(interval: u32) -> (SegmentIndex, SegmentInfo) {
+    let base = offset(BASE);
+    (SegmentIndex::new(base, interval), SegmentInfo::empty(base, Timestamp(0)))
+}
+
+fn record(producers: &mut Producers, view: &BatchView<'_>, now: Timestamp) {
+    if let Some(producer) = view.producer() {
+        producers.record(&AcceptedBatch {
+            producer,
+            base_offset: view.base_offset(),
+            last_offset: view.last_offset(),
+            timestamp: view.max_timestamp(),
+            appended_at: now,
+        });
+    }
+}
+
 /// Scans `file`, which agrees with `log` up to batch `kept`.
 fn check(
     log: &Log,
@@ -271,16 +337,23 @@ struct Log {
 }
 
 fn log(shapes: &[(u32, usize, i32, i64)]) -> Log {
+    log_of(shapes, &[(0, false)])
+}
+
+/// Each batch from the producer at its place in `producers` (going round), if that one is idempotent.
+fn log_of(shapes: &[(u32, usize, i32, i64)], producers: &[(i64, bool)]) -> Log {
     let mut log = Log { bytes: Vec::new(), batches: Vec::new() };
     let mut base = BASE;
-    for (record_count, payload_size, epoch, timestamp) in shapes {
+    let producers = producers.iter().cycle();
+    for ((record_count, payload_size, epoch, timestamp), (id, idempotent)) in shapes.iter().zip(producers) {
+        let producer = (ProducerId(*id), ProducerEpoch(0), Sequence(base as i32));
         let header = BatchHeader {
             compression: Compression::None,
             transactional: false,
             record_count: *record_count,
             base_timestamp: Timestamp(0),
             max_timestamp: Timestamp(*timestamp),
-            producer: None,
+            producer: idempotent.then_some(producer),
         };
         let at = log.bytes.len();
         write_batch(&header, &vec![base as u8; *payload_size], &mut log.bytes);
