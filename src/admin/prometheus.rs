@@ -5,13 +5,12 @@
 
 use std::fmt;
 
-use kafka_protocol::error::ParseResponseErrorCode;
-use kafka_protocol::messages::ApiKey;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::metrics::names::{api_name, error_name};
 use crate::metrics::{Histogram, MemoryKind, ShardMetrics, ShardSnapshot};
 
 /// What the encoder writes is OpenMetrics, which Prometheus and its kin read.
@@ -236,13 +235,4 @@ fn buckets(histogram: &Histogram, bounds: &[u64], scale: f64) -> (f64, Vec<(f64,
         .collect();
     buckets.push((f64::MAX, histogram.count() - below));
     (histogram.sum() as f64 / scale, buckets)
-}
-
-/// `Produce`, or `other` for what no Kafka API has as its key.
-pub fn api_name(api_key: i16) -> String {
-    ApiKey::try_from(api_key).map_or_else(|()| "other".to_string(), |api| format!("{api:?}"))
-}
-
-fn error_name(code: i16) -> String {
-    code.err().map_or_else(|| "None".to_string(), |error| format!("{error:?}"))
 }

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::prometheus::api_name;
 use super::server::Unhealthy;
+use crate::metrics::names::api_name;
 use crate::metrics::{Histogram, MemoryKind, ShardSnapshot};
 
 pub fn json(snapshots: &Result<Vec<ShardSnapshot>, Unhealthy>) -> String {

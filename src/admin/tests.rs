@@ -54,7 +54,7 @@ fn every_series_names_its_shard_and_histograms_are_cumulative() {
         "odradek_requests_total{shard=\"0\",api=\"Produce\"} 2\n",
         "odradek_requests_total{shard=\"1\",api=\"other\"} 1\n",
         "odradek_request_bytes_total{shard=\"0\",api=\"Produce\"} 300\n",
-        "odradek_errors_total{shard=\"0\",api=\"Produce\",error=\"NotLeaderOrFollower\"} 1\n",
+        "odradek_errors_total{shard=\"0\",api=\"Produce\",error=\"NOT_LEADER_OR_FOLLOWER\"} 1\n",
         "odradek_memory_bytes{shard=\"1\",kind=\"tail\"} 4096\n",
         "odradek_produced_records_total{shard=\"0\"} 10\n",
         "odradek_flush_latency_seconds_bucket{le=\"0.0001\",shard=\"0\"} 0\n",

@@ -5,6 +5,8 @@
 //! recording a duration is one bucket computation. What is copied is bounded: about 20 KiB per
 //! histogram, and one histogram per API that was ever asked for.
 
+pub mod names;
+
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;

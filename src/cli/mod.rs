@@ -1,0 +1,71 @@
+//! Flags, configuration, start and stop; the commands for topics and for the host.
+//!
+//! | file | what |
+//! |---|---|
+//! | `settings.rs` | flags, environment and file into a `Config` |
+//! | `start.rs`, `signals.rs`, `logging.rs` | the broker as a process |
+//! | `config.rs` | `odradek config` |
+//! | `topic.rs`, `client.rs` | `odradek topic`, over the Kafka protocol |
+//! | `tune.rs` | `odradek tune`, over the data in `tuning/` |
+//! | `table.rs` | columns for people |
+//!
+//! Answers go to standard output, everything else to standard error. Exit code 0: done; 1: refused
+//! or failed, with one sentence that says why; 2: the command line is wrong.
+
+mod client;
+mod config;
+mod logging;
+mod settings;
+mod signals;
+mod start;
+mod table;
+mod topic;
+mod tune;
+
+use clap::{Parser, Subcommand};
+
+/// Shown to the user as it is, so each one is a sentence that says what to do.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A streaming log broker for bare-metal Linux that every Kafka client uses unchanged.
+#[derive(Debug, Parser)]
+#[command(name = "odradek", version, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the broker until SIGTERM or SIGINT
+    Start(start::StartArguments),
+    /// Print every setting, its effective value, and where the value came from
+    Config(config::ConfigArguments),
+    /// Create, list, describe, change and delete topics of a running broker
+    Topic(topic::TopicArguments),
+    /// Compare this host's settings with those that the broker runs best with
+    Tune(tune::TuneArguments),
+}
+
+pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    match arguments.command {
+        Command::Start(arguments) => start::run(&arguments),
+        Command::Config(arguments) => config::run(&arguments),
+        Command::Topic(arguments) => topic::run(&arguments),
+        Command::Tune(arguments) => tune::run(&arguments),
+    }
+}
+
+/// Writes to standard output. A reader that went away (`| head`) is not a failure.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
+    print(&format!("{value:#}\n"))
+}

@@ -1,0 +1,91 @@
+//! `odradek start`: checks the host, starts the admin thread and the shards, and waits for the end.
+
+use std::sync::Arc;
+
+use clap::Args;
+use futures::channel::oneshot;
+use odradek::admin::{self, AdminHandle};
+use odradek::config::{Config, HostPort};
+use odradek::metrics::SnapshotSource;
+use odradek::preflight::{self, Preflight};
+
+use super::settings::{SETTINGS_HELP, SettingsArguments};
+use super::signals::StopSignals;
+use super::{Failure, logging, print};
+
+#[derive(Debug, Args)]
+#[command(after_help = SETTINGS_HELP)]
+pub struct StartArguments {
+    #[command(flatten)]
+    settings: SettingsArguments,
+}
+
+pub fn run(arguments: &StartArguments) -> Result<(), Failure> {
+    let config = arguments.settings.resolve()?;
+    logging::start(config.log_format, &config.log_level)?;
+    let signals = StopSignals::block()?; // No thread exists yet.
+    let preflight = preflight::run(&config)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        cluster_id = preflight.identity.cluster_id,
+        node_id = config.node_id.0,
+        cores = config.cores,
+        memory_bytes = config.memory_bytes,
+        file_system = preflight.file_system.name,
+        "starting"
+    );
+    let admin = match &config.admin_listen {
+        Some(listen) => Some(Arc::new(admin::start(listen)?)),
+        None => None,
+    };
+    let result = serve(&config, preflight, signals, admin.clone());
+    if let Some(admin) = admin.and_then(Arc::into_inner) {
+        admin.stop();
+    }
+    result
+}
+
+/// Runs the shards on this thread's behalf until they have stopped.
+fn serve(
+    config: &Config,
+    preflight: Preflight,
+    signals: StopSignals,
+    admin: Option<Arc<AdminHandle>>,
+) -> Result<(), Failure> {
+    let (stop, stopped) = oneshot::channel();
+    let stopping = admin.clone();
+    signals.on_first(move || {
+        if let Some(admin) = stopping {
+            admin.stopping();
+        }
+        let _ = stop.send(()); // The shards may have ended by themselves.
+    })?;
+
+    let ready = ready_line(config, &preflight);
+    let on_serving = move |snapshots: SnapshotSource| {
+        if let Some(admin) = admin {
+            admin.serving(snapshots);
+        }
+        if let Err(error) = print(&ready) {
+            tracing::warn!(%error, "standard output is closed");
+        }
+    };
+    run_shards(config, preflight, stopped, on_serving)
+}
+
+/// What scripts wait for.
+fn ready_line(config: &Config, preflight: &Preflight) -> String {
+    let address = HostPort { port: preflight.listeners.base.port(), ..config.listen.clone() };
+    format!("odradek ready: {address}, {} cores, {}\n", config.cores, config.data_dir.display())
+}
+
+/// SHARDS START HERE: becomes the call of `odradek::shard`, with these arguments.
+fn run_shards(
+    config: &Config,
+    preflight: Preflight,
+    stopped: oneshot::Receiver<()>,
+    on_serving: impl FnOnce(SnapshotSource) + Send + 'static,
+) -> Result<(), Failure> {
+    drop((config, preflight, stopped, on_serving));
+    Err("this build has no shards: nothing can be served".into())
+}
