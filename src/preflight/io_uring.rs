@@ -26,7 +26,7 @@ pub enum IoUringError {
     Container,
     #[error(
         "a seccomp filter forbids io_uring: allow io_uring_setup, io_uring_enter and \
-         io_uring_register in it (systemd: SystemCallFilter=@io-uring)"
+         io_uring_register in it (systemd: SystemCallFilter=@aio)"
     )]
     Seccomp,
     #[error("a security module forbids io_uring: allow this program to use it")]
