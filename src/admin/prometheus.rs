@@ -79,6 +79,48 @@ const GAUGES: &[(&str, &str, Read)] = &[
     ("memory_budget_bytes", "Memory the shard may use", |m| m.memory_budget_bytes),
 ];
 
+/// One histogram per shard.
+struct Distribution {
+    name: &'static str,
+    help: &'static str,
+    /// Appended to the name.
+    unit: Unit,
+    /// In what was recorded.
+    bounds: &'static [u64],
+    /// What was recorded is divided by it to get the unit.
+    scale: f64,
+    read: fn(&ShardMetrics) -> &Histogram,
+}
+
+const MICROSECONDS: f64 = 1e6;
+
+const DISTRIBUTIONS: &[Distribution] = &[
+    Distribution {
+        name: "commit_latency",
+        help: "From a commit's first append to its acknowledgement",
+        unit: Unit::Seconds,
+        bounds: &DURATION_BOUNDS_US,
+        scale: MICROSECONDS,
+        read: |metrics| &metrics.commit_latency_us,
+    },
+    Distribution {
+        name: "flush_latency",
+        help: "Duration of fdatasync",
+        unit: Unit::Seconds,
+        bounds: &DURATION_BOUNDS_US,
+        scale: MICROSECONDS,
+        read: |metrics| &metrics.flush_latency_us,
+    },
+    Distribution {
+        name: "commit_size",
+        help: "Bytes made durable by one commit",
+        unit: Unit::Bytes,
+        bounds: &SIZE_BOUNDS,
+        scale: 1.0,
+        read: |metrics| &metrics.commit_bytes,
+    },
+];
+
 impl Collector for Shards {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let up = if self.up { 1u64 } else { 0 };
@@ -128,7 +170,7 @@ impl Shards {
         let mut stall =
             encoder.encode_descriptor("stall_max", help, Some(&Unit::Seconds), MetricType::Gauge)?;
         for (shard, metrics) in self.shards() {
-            let seconds = metrics.stall_us_max as f64 / 1e6;
+            let seconds = metrics.stall_us_max as f64 / MICROSECONDS;
             stall.encode_family(&[("shard", shard.as_str())])?.encode_gauge(&seconds)?;
         }
         Ok(())
@@ -172,7 +214,7 @@ impl Shards {
             for (api_key, request) in metrics.requests() {
                 let Some(histogram) = request.latency_us.as_deref() else { continue };
                 let labels = [("shard", shard.clone()), ("api", api_name(api_key))];
-                let (sum, buckets) = buckets(histogram, &DURATION_BOUNDS_US, 1e6);
+                let (sum, buckets) = buckets(histogram, &DURATION_BOUNDS_US, MICROSECONDS);
                 latency.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
                     sum,
                     histogram.count(),
@@ -185,28 +227,11 @@ impl Shards {
     }
 
     fn durations(&self, encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
-        type ReadHistogram = fn(&ShardMetrics) -> &Histogram;
-        let histograms: [(&str, &str, Unit, &[u64], f64, ReadHistogram); 3] = [
-            (
-                "commit_latency",
-                "From a commit's first append to its acknowledgement",
-                Unit::Seconds,
-                &DURATION_BOUNDS_US,
-                1e6,
-                |metrics| &metrics.commit_latency_us,
-            ),
-            ("flush_latency", "Duration of fdatasync", Unit::Seconds, &DURATION_BOUNDS_US, 1e6, |metrics| {
-                &metrics.flush_latency_us
-            }),
-            ("commit_size", "Bytes made durable by one commit", Unit::Bytes, &SIZE_BOUNDS, 1.0, |metrics| {
-                &metrics.commit_bytes
-            }),
-        ];
-        for (name, help, unit, bounds, scale, read) in histograms {
-            let mut metric = encoder.encode_descriptor(name, help, Some(&unit), MetricType::Histogram)?;
+        for Distribution { name, help, unit, bounds, scale, read } in DISTRIBUTIONS {
+            let mut metric = encoder.encode_descriptor(name, help, Some(unit), MetricType::Histogram)?;
             for (shard, metrics) in self.shards() {
                 let histogram = read(metrics);
-                let (sum, buckets) = buckets(histogram, bounds, scale);
+                let (sum, buckets) = buckets(histogram, bounds, *scale);
                 metric.encode_family(&[("shard", shard.as_str())])?.encode_histogram::<NoLabelSet>(
                     sum,
                     histogram.count(),
