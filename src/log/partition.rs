@@ -34,7 +34,7 @@ pub struct LogConfig {
     pub timestamp_before_max_ms: i64,
     pub timestamp_after_max_ms: i64,
     /// Milliseconds; `None` keeps for ever.
-    pub retention_ms: Option<i64>,
+    pub retention_ms: Option<u64>,
     /// Bytes; `None` keeps all.
     pub retention_bytes: Option<u64>,
 }

@@ -9,6 +9,7 @@
 //! | [`mesh`], [`message`] | shards talk |
 //! | [`store`], [`replica`], [`tail`], [`segments`], [`reader`], [`open`] | partitions: append, commit, read, recover |
 //! | [`controller`] | metadata changes, on shard 0 |
+//! | [`partitions`], [`background`] | partitions come, change and go; retention, checkpoints, idle connections |
 //! | [`disk`], [`clock`] | the seams to files and time |
 //! | [`event`], [`memory`] | wake-ups and budgets within a core |
 //!
@@ -29,6 +30,7 @@ pub mod mesh;
 pub mod message;
 mod metadata_log;
 mod open;
+mod partitions;
 mod reader;
 mod replica;
 mod response;
@@ -40,6 +42,7 @@ use crate::cluster::brokers::{Brokers, Routing};
 use crate::cluster::image::Image;
 use crate::cluster::record::ProducerIdBlock;
 use crate::config::Config;
+use crate::config::topic::TopicDefaults;
 use crate::log::checkpoint::CheckpointGeneration;
 use crate::metrics::ShardMetrics;
 use crate::shard::clock::Clock;
@@ -74,10 +77,15 @@ pub struct Shard {
     pub brokers: RefCell<Brokers>,
     /// Partitions of this shard whose log could not be opened: `KAFKA_STORAGE_ERROR`.
     pub unavailable: RefCell<BTreeSet<TopicPartition>>,
+    /// What topics inherit from this node's settings.
+    pub topic_defaults: TopicDefaults,
     /// On shard 0 only.
     pub controller: Option<Rc<Controller>>,
     pub receive_memory: Rc<Meter>,
     pub receive_freed: Broadcast,
+    /// Batches copied for other shards and not yet answered by them.
+    pub forward_memory: Rc<Meter>,
+    pub forward_freed: Broadcast,
     receive_buffers: RefCell<Vec<Vec<u8>>>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     next_connection: Cell<u64>,
@@ -102,6 +110,7 @@ pub struct ShardParts {
     pub store: Rc<Store>,
     pub mesh: Rc<Mesh>,
     pub image: Image,
+    pub topic_defaults: TopicDefaults,
     pub controller: Option<Rc<Controller>>,
     pub memory: MemoryPlan,
     pub checkpoint: CheckpointGeneration,
@@ -122,9 +131,12 @@ impl Shard {
             image: RefCell::new(parts.image),
             brokers: RefCell::new(brokers),
             unavailable: RefCell::default(),
+            topic_defaults: parts.topic_defaults,
             controller: parts.controller,
             receive_memory: Meter::new(parts.memory.receive),
             receive_freed: Broadcast::default(),
+            forward_memory: Meter::new(parts.memory.receive),
+            forward_freed: Broadcast::default(),
             receive_buffers: RefCell::default(),
             connections: RefCell::default(),
             next_connection: Cell::new(1),

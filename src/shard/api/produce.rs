@@ -211,6 +211,12 @@ async fn forward(
     routed: Vec<Routed>,
     body: &[u8],
 ) {
+    let size: usize = routed.iter().map(|routed| routed.range.len()).sum();
+    while shard.forward_memory.used() > 0 && !shard.forward_memory.has_room(size) {
+        shard.store.pump();
+        shard.forward_freed.notified().await;
+    }
+    let charge = shard.forward_memory.charge(size);
     let items = routed
         .iter()
         .map(|routed| ProduceItem { partition: routed.id, batch: body[routed.range.clone()].to_vec() });
@@ -220,9 +226,11 @@ async fn forward(
     metrics.requests_forwarded += 1;
     metrics.mesh_messages_sent += 1;
     drop(metrics);
-    let (mesh, in_flight) = (shard.mesh.clone(), in_flight.clone());
+    let (shard, in_flight) = (shard.clone(), in_flight.clone());
     glommio::spawn_local(async move {
-        let reply = mesh.reply(ticket).await;
+        let reply = shard.mesh.reply(ticket).await;
+        drop(charge);
+        shard.forward_freed.notify_all();
         let Reply::Produce(outcomes) = reply else { unreachable!("a produce is answered by a produce") };
         for (routed, outcome) in routed.iter().zip(outcomes) {
             in_flight.acknowledged(routed.index, outcome);

@@ -1,0 +1,176 @@
+//! Metadata changes, one after the other, on shard 0: decide, log, flush, apply everywhere, answer.
+//!
+//! The decisions are `cluster::decide`'s. Every shard has applied a change before it is answered, so
+//! that a client which was told of a topic finds it on whichever core it connects to next.
+
+use crate::cluster::decide::{
+    self, decide_allocate_producer_ids, decide_auto_create, decide_create_partitions,
+    decide_create_topics, decide_delete_topics, decide_incremental_alter_configs,
+};
+use crate::cluster::record::{ProducerIdBlock, Record};
+use crate::codec::error_code::ErrorCode;
+use crate::config::topic::TopicDefaults;
+use crate::shard::disk::blocking;
+use crate::shard::message::{Reply, Request};
+use crate::shard::metadata_log::{MetadataLog, MetadataLogError};
+use crate::shard::{Shard, partitions};
+use crate::types::{ShardId, TopicId, Uuid};
+use glommio::sync::Semaphore;
+use kafka_protocol::messages::{
+    CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
+    DeleteTopicsRequest, DeleteTopicsResponse, IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResponse, TopicName,
+};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// The shard that decides.
+pub const CONTROLLER_SHARD: ShardId = ShardId(0);
+
+/// A change of the metadata, or a question that needs one.
+pub enum ControlRequest {
+    CreateTopics(CreateTopicsRequest),
+    DeleteTopics(DeleteTopicsRequest, i16),
+    CreatePartitions(CreatePartitionsRequest),
+    IncrementalAlterConfigs(IncrementalAlterConfigsRequest),
+    AutoCreate(BTreeSet<TopicName>),
+    AllocateProducerIds,
+}
+
+pub enum ControlReply {
+    CreateTopics(CreateTopicsResponse),
+    DeleteTopics(DeleteTopicsResponse),
+    CreatePartitions(CreatePartitionsResponse),
+    IncrementalAlterConfigs(IncrementalAlterConfigsResponse),
+    /// Topics that were not created, and why.
+    AutoCreate(BTreeMap<TopicName, ErrorCode>),
+    ProducerIds(ProducerIdBlock),
+    /// Nothing was changed.
+    Failed(ErrorCode),
+}
+
+/// Lives: on shard 0.
+pub struct Controller {
+    /// Taken out while an entry is written; lost for good when that failed.
+    log: RefCell<Option<MetadataLog>>,
+    defaults: TopicDefaults,
+    /// One change at a time: the next decision sees this one applied.
+    turn: Semaphore,
+}
+
+impl Controller {
+    pub fn new(log: MetadataLog, defaults: TopicDefaults) -> Rc<Controller> {
+        Rc::new(Controller { log: RefCell::new(Some(log)), defaults, turn: Semaphore::new(1) })
+    }
+}
+
+impl Shard {
+    /// Asks the controller, wherever it is.
+    pub async fn control(self: &Rc<Self>, request: ControlRequest) -> ControlReply {
+        if self.id == CONTROLLER_SHARD {
+            return execute(self, request).await;
+        }
+        match self.mesh.call(CONTROLLER_SHARD, Request::Control(request)).await {
+            Reply::Control(reply) => reply,
+            _ => unreachable!("the controller answers as the controller"),
+        }
+    }
+}
+
+/// Carries out one request, after those before it.
+pub async fn execute(shard: &Rc<Shard>, request: ControlRequest) -> ControlReply {
+    let controller = shard.controller.clone().expect("requests go to the controller's shard");
+    let Ok(_turn) = controller.turn.acquire_permit(1).await else {
+        return ControlReply::Failed(ErrorCode::NotController);
+    };
+    let (records, reply) = decide(shard, &controller, &request);
+    if records.is_empty() {
+        return reply;
+    }
+    match commit(shard, &controller, records).await {
+        Ok(()) => reply,
+        Err(error) => {
+            tracing::error!(%error, "a change of the metadata failed");
+            shard.store.fail(&error.to_string());
+            ControlReply::Failed(ErrorCode::KafkaStorageError)
+        }
+    }
+}
+
+fn decide(shard: &Shard, controller: &Controller, request: &ControlRequest) -> (Vec<Record>, ControlReply) {
+    let image = shard.image.borrow();
+    let brokers = shard.brokers.borrow();
+    let view = decide::Controller { image: &image, brokers: &brokers, defaults: &controller.defaults };
+    let mut new_topic_id = || new_topic_id(&image);
+    match request {
+        ControlRequest::CreateTopics(request) => {
+            let (records, response) = decide_create_topics(view, request, &mut new_topic_id);
+            (records, ControlReply::CreateTopics(response))
+        }
+        ControlRequest::DeleteTopics(request, version) => {
+            let (records, response) = decide_delete_topics(view, request, *version);
+            (records, ControlReply::DeleteTopics(response))
+        }
+        ControlRequest::CreatePartitions(request) => {
+            let (records, response) = decide_create_partitions(view, request);
+            (records, ControlReply::CreatePartitions(response))
+        }
+        ControlRequest::IncrementalAlterConfigs(request) => {
+            let (records, response) = decide_incremental_alter_configs(view, request);
+            (records, ControlReply::IncrementalAlterConfigs(response))
+        }
+        ControlRequest::AutoCreate(names) => {
+            let (records, errors) = decide_auto_create(view, names, &mut new_topic_id);
+            (records, ControlReply::AutoCreate(errors))
+        }
+        ControlRequest::AllocateProducerIds => match decide_allocate_producer_ids(&image, shard.node) {
+            Ok((records, block)) => (records, ControlReply::ProducerIds(block)),
+            Err(error) => {
+                tracing::error!(%error, "no producer ids are left");
+                (Vec::new(), ControlReply::Failed(ErrorCode::UnknownServerError))
+            }
+        },
+    }
+}
+
+/// Random, never the nil id nor one in use.
+fn new_topic_id(image: &crate::cluster::image::Image) -> TopicId {
+    loop {
+        let id = TopicId(Uuid::new_v4());
+        if id != TopicId::ZERO && image.topic(id).is_none() {
+            return id;
+        }
+    }
+}
+
+/// Makes records durable, then applies them on every shard.
+async fn commit(
+    shard: &Rc<Shard>,
+    controller: &Controller,
+    records: Vec<Record>,
+) -> Result<(), MetadataLogError> {
+    let log = controller.log.borrow_mut().take();
+    let Some(mut log) = log else {
+        return Err(MetadataLogError::Unusable);
+    };
+    let records: Arc<[Record]> = records.into();
+    let written = records.clone();
+    let (log, result) = blocking(move || {
+        let result = log.append(&written);
+        (log, result)
+    })
+    .await;
+    result?;
+    *controller.log.borrow_mut() = Some(log);
+    let mut tickets = Vec::new();
+    for to in (0..shard.mesh.shard_count()).map(|at| ShardId(at as u16)).filter(|to| *to != shard.id) {
+        tickets.push(shard.mesh.ask(to, Request::Apply(records.clone())).await);
+    }
+    partitions::apply(shard, &records).await;
+    for ticket in tickets {
+        shard.mesh.reply(ticket).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! Partitions of this shard come, change and go as the metadata says.
+//!
+//! A directory belongs to a topic id, written in its `partition.metadata` (Kafka
+//! `PartitionMetadataFile`): what a deleted topic left behind is never opened as the log of a new one
+//! that has its name.
+
+use crate::cluster::image::Image;
+use crate::cluster::record::Record;
+use crate::config::TimestampType;
+use crate::config::topic::{TopicConfig, TopicDefaults};
+use crate::log::checkpoint::PartitionPoint;
+use crate::log::partition::LogConfig;
+use crate::log::segment::{DirectoryName, deleted_directory_name, directory_name};
+use crate::shard::Shard;
+use crate::shard::disk::{blocking, replace_file, sync_directory};
+use crate::shard::open::{OpenFailed, OpenRequest, open};
+use crate::shard::replica::Replica;
+use crate::types::{TopicId, TopicPartition, Uuid};
+use futures::stream::{self, StreamExt};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// Partitions opened side by side.
+const OPEN_CONCURRENCY: usize = 32;
+
+const METADATA_FILE: &str = "partition.metadata";
+
+/// What the last run left behind for a start.
+#[derive(Clone, Debug, Default)]
+pub struct LastStop {
+    pub points: BTreeMap<TopicPartition, PartitionPoint>,
+    pub clean: bool,
+}
+
+/// Opens every partition of this shard. Those that fail are unavailable, the others go on.
+pub async fn open_all(shard: &Rc<Shard>, last: &LastStop) {
+    let owned: Vec<TopicPartition> = {
+        let image = shard.image.borrow();
+        let owned = image.partitions().filter(|(_, state)| {
+            state.replica_on(shard.node).is_some_and(|replica| replica.owner == shard.id)
+        });
+        owned.map(|(id, _)| id).collect()
+    };
+    open_some(shard, owned, last).await;
+}
+
+async fn open_some(shard: &Rc<Shard>, ids: Vec<TopicPartition>, last: &LastStop) {
+    let opened = ids.into_iter().map(|id| async move {
+        if let Err(error) = open_one(shard, id, last).await {
+            tracing::error!(%error, "a partition is offline");
+            shard.unavailable.borrow_mut().insert(id);
+        }
+    });
+    stream::iter(opened).buffer_unordered(OPEN_CONCURRENCY).collect::<Vec<()>>().await;
+    shard.metrics.borrow_mut().partitions = shard.store.replica_count() as u64;
+}
+
+async fn open_one(shard: &Rc<Shard>, id: TopicPartition, last: &LastStop) -> Result<(), OpenFailed> {
+    let request = {
+        let image = shard.image.borrow();
+        let (Some(topic), Some(state)) = (image.topic(id.topic), image.partition(id)) else {
+            return Ok(()); // Deleted meanwhile.
+        };
+        OpenRequest {
+            id,
+            topic_name: topic.name.as_str().into(),
+            directory: shard.config.data_dir.join(directory_name(&topic.name, id.partition)),
+            config: log_config(shard, &image, id.topic),
+            leader_epoch: state.leader_epoch,
+            point: last.points.get(&id).copied(),
+            clean: last.clean,
+        }
+    };
+    let directory = request.directory.clone();
+    let claimed = blocking(move || claim_directory(&directory, id.topic)).await;
+    claimed.map_err(|source| OpenFailed::Disk { directory: request.directory.clone(), source })?;
+    let replica = open(&shard.store, request).await?;
+    let weak = Rc::downgrade(shard);
+    replica.on_remote_wake(Box::new(move |to, watch| {
+        if let Some(shard) = weak.upgrade() {
+            shard.post_wake(to, watch);
+        }
+    }));
+    Ok(())
+}
+
+/// Makes sure that the directory is this topic's, moving another's out of the way.
+#[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+fn claim_directory(directory: &Path, topic: TopicId) -> io::Result<()> {
+    let file = directory.join(METADATA_FILE);
+    if let Ok(text) = std::fs::read_to_string(&file) {
+        if read_topic_id(&text) == Some(topic) {
+            return Ok(());
+        }
+        move_to_deleted(directory)?;
+    }
+    if !directory.exists() {
+        std::fs::create_dir_all(directory)?;
+        sync_directory(directory.parent().unwrap_or(Path::new("/")))?;
+    }
+    replace_file(&file, format!("version: 0\ntopic_id: {}\n", topic.0).as_bytes())
+}
+
+fn read_topic_id(text: &str) -> Option<TopicId> {
+    let value = text.lines().find_map(|line| line.strip_prefix("topic_id: "))?;
+    Some(TopicId(Uuid::parse_str(value.trim()).ok()?))
+}
+
+/// Renames a partition's directory so that it is never opened again. Returns the new path.
+#[expect(clippy::disallowed_methods, reason = "runs on the helper thread or at start")]
+fn move_to_deleted(directory: &Path) -> io::Result<PathBuf> {
+    let name = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Some(DirectoryName::Live { topic, partition }) = DirectoryName::parse(name) else {
+        return Err(io::Error::other(format!("{name} is not a partition's directory")));
+    };
+    let deleted = directory.with_file_name(deleted_directory_name(&topic, partition, Uuid::new_v4()));
+    std::fs::rename(directory, &deleted)?;
+    sync_directory(directory.parent().unwrap_or(Path::new("/")))?;
+    Ok(deleted)
+}
+
+/// Removes what belongs to no topic: deletions that a crash interrupted. At start, before any shard.
+#[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
+pub fn remove_orphans(data_dir: &Path, image: &Image) -> io::Result<()> {
+    for entry in std::fs::read_dir(data_dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().and_then(DirectoryName::parse) else { continue };
+        let path = match name {
+            DirectoryName::Deleted { .. } => entry.path(),
+            DirectoryName::Live { topic, partition } => {
+                let text = std::fs::read_to_string(entry.path().join(METADATA_FILE)).unwrap_or_default();
+                let known = image.topic_named(&topic).filter(|found| {
+                    read_topic_id(&text).is_some_and(|id| id == found.id)
+                        && partition.index() < found.partitions.len()
+                });
+                if known.is_some() || text.is_empty() {
+                    continue;
+                }
+                move_to_deleted(&entry.path())?
+            }
+        };
+        tracing::info!(directory = %path.display(), "removing the data of a deleted topic");
+        std::fs::remove_dir_all(path)?;
+    }
+    Ok(())
+}
+
+/// Applies committed metadata: the image first, then what it means for this shard's partitions.
+pub async fn apply(shard: &Rc<Shard>, records: &[Record]) {
+    let mut created = Vec::new();
+    let mut deleted = Vec::new();
+    let mut configured = Vec::new();
+    {
+        let mut image = shard.image.borrow_mut();
+        for record in records {
+            match record {
+                Record::TopicDeleted { topic } => deleted.push(*topic),
+                Record::TopicConfigSet { topic, .. } => configured.push(*topic),
+                Record::PartitionCreated { id, state }
+                    if state.replica_on(shard.node).is_some_and(|replica| replica.owner == shard.id) =>
+                {
+                    created.push(*id);
+                }
+                _ => {}
+            }
+            if let Err(error) = image.apply(record) {
+                // What the controller committed must apply everywhere alike.
+                panic!("committed metadata does not apply on shard {:?}: {error}", shard.id);
+            }
+        }
+        *shard.brokers.borrow_mut() = crate::cluster::brokers::Brokers::new(&image, shard.node);
+    }
+    for topic in deleted {
+        delete(shard, topic).await;
+    }
+    for topic in configured {
+        reconfigure(shard, topic);
+    }
+    open_some(shard, created, &LastStop::default()).await;
+}
+
+fn reconfigure(shard: &Shard, topic: TopicId) {
+    let image = shard.image.borrow();
+    if image.topic(topic).is_none() {
+        return;
+    }
+    let config = log_config(shard, &image, topic);
+    for replica in shard.store.replicas().iter().filter(|replica| replica.id.topic == topic) {
+        replica.configure(config);
+    }
+}
+
+async fn delete(shard: &Rc<Shard>, topic: TopicId) {
+    shard.unavailable.borrow_mut().retain(|id| id.topic != topic);
+    let replicas: Vec<Rc<Replica>> =
+        shard.store.replicas().into_iter().filter(|replica| replica.id.topic == topic).collect();
+    for replica in &replicas {
+        shard.store.remove(&replica.id);
+        replica.mark_deleted();
+    }
+    for replica in replicas {
+        let shard = shard.clone();
+        let directory = replica.directory.clone();
+        // The name is free for a new topic before the answer leaves; the bytes go in the background.
+        let moved = blocking(move || move_to_deleted(&directory)).await;
+        let deleted = match moved {
+            Ok(deleted) => deleted,
+            Err(error) => {
+                shard.store.fail(&format!("deleting {}: {error}", replica.directory.display()));
+                return;
+            }
+        };
+        glommio::spawn_local(async move {
+            shard.store.pump();
+            shard.store.release_slot(replica.slot).await;
+            drop(replica);
+            #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+            let removed = blocking(move || std::fs::remove_dir_all(deleted)).await;
+            if let Err(error) = removed {
+                tracing::warn!(%error, "the data of a deleted topic is removed at the next start");
+            }
+        })
+        .detach();
+    }
+    shard.metrics.borrow_mut().partitions = shard.store.replica_count() as u64;
+}
+
+/// What a topic's properties mean for its logs.
+fn log_config(shard: &Shard, image: &Image, topic: TopicId) -> LogConfig {
+    let topic = image.topic(topic).expect("the caller looked it up");
+    let overrides = topic.config.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let config = TopicConfig::resolve(&shard.topic_defaults, topic.replication_factor().into(), overrides);
+    let config = config.unwrap_or_else(|error| {
+        // Checked before it was committed; a property that became invalid falls back.
+        tracing::warn!(topic = topic.name, %error, "a stored property is invalid; the defaults are used");
+        TopicConfig::resolve(&shard.topic_defaults, 1, std::iter::empty()).expect("defaults are valid")
+    });
+    to_log_config(&config)
+}
+
+fn to_log_config(config: &TopicConfig) -> LogConfig {
+    let ms = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    LogConfig {
+        segment_size_max: config.segment_bytes.into(),
+        segment_ms: ms(config.segment_ms),
+        batch_size_max: config.max_message_bytes as usize,
+        index_interval_bytes: config.index_interval_bytes,
+        index_size_max: config.segment_index_bytes,
+        append_time: config.timestamp_type == TimestampType::LogAppendTime,
+        timestamp_before_max_ms: ms(config.timestamp_before_max_ms),
+        timestamp_after_max_ms: ms(config.timestamp_after_max_ms),
+        retention_ms: config.retention_ms,
+        retention_bytes: config.retention_bytes,
+    }
+}
+
+/// The defaults that a start resolves topics with.
+pub fn topic_defaults(config: &crate::config::Config) -> Result<TopicDefaults, String> {
+    TopicDefaults::from_config(config).map_err(|error| error.to_string())
+}
