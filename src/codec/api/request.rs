@@ -94,4 +94,6 @@ fn decode<T: Decodable>(version: i16, body: &mut Bytes) -> Result<T, String> {
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
+mod seeds;
+#[cfg(test)]
 mod tests;

@@ -1,6 +1,5 @@
 //! Request bodies as clients send them, encoded by the library: an empty one and one with every
-//! field set that the version has. Shared with the fuzz targets, which start from them; so nothing
-//! of this crate is named here.
+//! field set that the version has. For the tests, and for the fuzz targets to start from.
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::create_partitions_request::{
