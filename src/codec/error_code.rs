@@ -145,6 +145,13 @@ impl ErrorCode {
     }
 }
 
+#[expect(clippy::derivable_impls, reason = "the table's macro has no place for the attribute")]
+impl Default for ErrorCode {
+    fn default() -> ErrorCode {
+        ErrorCode::None
+    }
+}
+
 impl std::fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
