@@ -11,18 +11,9 @@ use std::collections::BTreeMap;
 
 use super::image::Image;
 use super::record::{Node, PartitionState, Replica};
+use crate::config::Routing;
 use crate::types::limits::SHARDS_MAX;
 use crate::types::{BrokerId, NodeId, ShardId};
-
-/// How clients reach partitions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Routing {
-    /// The node is one broker; what belongs to another core takes one hop.
-    #[default]
-    Node,
-    /// Every core is a broker of its own; clients connect to the owner.
-    Core,
-}
 
 /// Broker ids of one node under core routing.
 const BROKERS_PER_NODE: i32 = 1000;

@@ -6,8 +6,8 @@
 
 use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, VerifierOptions, WIPOffset};
 
-use super::brokers::Routing;
 use super::record::{FEATURE_LEVEL, InvalidRecord, Node, PartitionState, ProducerIdBlock, Record, Replica};
+use crate::config::Routing;
 use crate::schema::metadata as fb;
 use crate::types::limits::{METADATA_RECORDS_PER_ENTRY_MAX, SHARDS_MAX};
 use crate::types::{

@@ -311,8 +311,8 @@ pub(super) fn partition_index(index: usize) -> PartitionIndex {
 #[cfg(test)]
 pub(in crate::cluster) mod tests {
     use super::*;
-    use crate::cluster::brokers::Routing;
     use crate::cluster::record::Replica;
+    use crate::config::Routing;
     use crate::types::{LeaderEpoch, OwnershipEpoch, PartitionEpoch};
     use proptest::prelude::*;
 

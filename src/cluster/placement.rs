@@ -6,9 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use super::brokers::Routing;
 use super::image::Image;
 use super::record::{Node, Record};
+use crate::config::Routing;
 use crate::types::{LeaderEpoch, NodeId, OwnershipEpoch, PartitionEpoch, ShardId};
 
 /// The loads of one node's shards while decisions are being made: choices count at once.

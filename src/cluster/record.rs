@@ -4,7 +4,7 @@
 //! `encoding` converts. A value of these types satisfies the rules that hold for a record alone
 //! ([`PartitionState::check`]); rules that need the image are checked by `Image::apply`.
 
-use super::brokers::Routing;
+use crate::config::Routing;
 use crate::types::limits::SHARDS_MAX;
 use crate::types::{
     LeaderEpoch, NodeId, OwnershipEpoch, PartitionEpoch, ShardId, TopicId, TopicPartition, Uuid,

@@ -1,9 +1,10 @@
 //! What a starting node adds to the metadata log before it opens anything.
 
-use super::brokers::{NODE_ID_MAX, Routing};
+use super::brokers::NODE_ID_MAX;
 use super::image::Image;
 use super::placement;
 use super::record::{FEATURE_LEVEL, Node, Record};
+use crate::config::Routing;
 use crate::types::limits::SHARDS_MAX;
 use crate::types::{NodeId, ShardId, Uuid};
 
