@@ -363,6 +363,12 @@ pub(super) mod tests {
         }
 
         #[test]
+        fn size_bound_holds(records in proptest::collection::vec(any_record(), 1..20)) {
+            let bound: usize = records.iter().map(Record::encoded_size_max).sum();
+            prop_assert!(encode(&records).len() <= bound);
+        }
+
+        #[test]
         fn damaged_bytes_never_panic(
             records in proptest::collection::vec(any_record(), 1..4),
             at in any::<prop::sample::Index>(),

@@ -22,3 +22,4 @@ pub mod placement;
 pub mod record;
 pub mod registration;
 pub mod topic_name;
+pub mod wire_text;

@@ -4,41 +4,79 @@
 //! equals, so that the same records follow from the same image. Absent: moving partitions between
 //! living shards by traffic, and placement over racks once there are more nodes than one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::image::Image;
-use super::record::{Node, Record};
+use super::record::{Node, Record, Replica};
 use crate::config::Routing;
 use crate::types::{LeaderEpoch, NodeId, OwnershipEpoch, PartitionEpoch, ShardId};
 
-/// The loads of one node's shards while decisions are being made: choices count at once.
+/// The loads of every node's shards while decisions are being made: choices count at once.
 #[derive(Clone, Debug)]
 pub struct Placement {
+    nodes: BTreeMap<NodeId, Shards>,
+}
+
+/// The loads of one node's shards.
+#[derive(Clone, Debug)]
+struct Shards {
     by_load: BTreeSet<(u32, ShardId)>,
     loads: Vec<u32>,
+    total: u64,
 }
 
 impl Placement {
-    pub fn new(image: &Image, node: &Node) -> Placement {
+    pub fn new(image: &Image) -> Placement {
+        Placement { nodes: image.nodes().map(|node| (node.id, Shards::new(image, node))).collect() }
+    }
+
+    /// The replicas of a new partition: on the least loaded nodes, there on the least loaded shards.
+    /// `None` when there are fewer nodes than replicas.
+    pub fn place(&mut self, replication_factor: u16) -> Option<Vec<Replica>> {
+        let mut nodes: Vec<(u64, NodeId)> =
+            self.nodes.iter().map(|(&id, shards)| (shards.total, id)).collect();
+        nodes.sort_unstable();
+        let chosen = nodes.get(..usize::from(replication_factor))?;
+        chosen.iter().map(|&(_, node)| self.place_on(node, None)).collect()
+    }
+
+    /// A replica on a given node, and on a given shard or the least loaded one. `None` when the
+    /// node never registered or has no such shard. O(log shards).
+    pub fn place_on(&mut self, node: NodeId, shard: Option<ShardId>) -> Option<Replica> {
+        let shards = self.nodes.get_mut(&node)?;
+        let owner = match shard {
+            Some(shard) => shard,
+            None => shards.least_loaded(),
+        };
+        shards.count(owner)?;
+        Some(Replica { node, owner, ownership_epoch: OwnershipEpoch(0) })
+    }
+
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+}
+
+impl Shards {
+    fn new(image: &Image, node: &Node) -> Shards {
         assert!(node.cores > 0, "a node has a core");
         let loads: Vec<u32> = (0..node.cores).map(|shard| image.load(node.id, ShardId(shard))).collect();
         let by_load = (0..).map(ShardId).zip(&loads).map(|(shard, &load)| (load, shard)).collect();
-        Placement { by_load, loads }
+        Shards { by_load, total: loads.iter().map(|&load| u64::from(load)).sum(), loads }
     }
 
-    /// Picks the least loaded shard and counts one more replica on it. O(log shards).
-    pub fn place(&mut self) -> ShardId {
+    fn least_loaded(&self) -> ShardId {
         let &(_, shard) = self.by_load.first().expect("a node has a core");
-        self.place_on(shard);
         shard
     }
 
-    /// Counts one more replica on a shard that somebody else picked.
-    pub fn place_on(&mut self, shard: ShardId) {
-        let load = self.loads[shard.index()];
-        self.by_load.remove(&(load, shard));
-        self.loads[shard.index()] = load + 1;
-        self.by_load.insert((load + 1, shard));
+    fn count(&mut self, shard: ShardId) -> Option<()> {
+        let load = self.loads.get_mut(shard.index())?;
+        self.by_load.remove(&(*load, shard));
+        *load += 1;
+        self.by_load.insert((*load, shard));
+        self.total += 1;
+        Some(())
     }
 }
 
@@ -48,7 +86,7 @@ impl Placement {
 /// what the old one left. Under core routing the leader's broker changes for clients, which is a
 /// new leadership to them: its epoch grows.
 pub fn rehome(image: &Image, node: &Node) -> Vec<Record> {
-    let mut placement = Placement::new(image, node);
+    let mut shards = Shards::new(image, node);
     let mut records = Vec::new();
     for (id, state) in image.partitions() {
         let Some(position) = orphan(state.replicas.iter().map(|replica| (replica.node, replica.owner)), node)
@@ -57,7 +95,8 @@ pub fn rehome(image: &Image, node: &Node) -> Vec<Record> {
         };
         let mut state = state.clone();
         let replica = &mut state.replicas[position];
-        replica.owner = placement.place();
+        replica.owner = shards.least_loaded();
+        shards.count(replica.owner).expect("the least loaded shard exists");
         replica.ownership_epoch = OwnershipEpoch(replica.ownership_epoch.0 + 1);
         if state.leader == Some(node.id) && node.routing == Routing::Core {
             state.leader_epoch = LeaderEpoch(state.leader_epoch.0 + 1);
@@ -91,9 +130,20 @@ mod tests {
     fn least_loaded_shard_is_chosen() {
         let mut image = image_of(&[node(1, 3, Routing::Node)]);
         add_topic(&mut image, 1, "a", &[0, 0, 1]);
-        let mut placement = Placement::new(&image, image.node(NodeId(1)).expect("registered"));
-        let chosen: Vec<u16> = (0..5).map(|_| placement.place().0).collect();
-        assert_eq!(chosen, [2, 1, 2, 0, 1]);
+        let mut placement = Placement::new(&image);
+        let mut place = || placement.place(1).expect("one node")[0].owner.0;
+        assert_eq!([(); 5].map(|()| place()), [2, 1, 2, 0, 1]);
+    }
+
+    #[test]
+    fn replicas_are_on_different_nodes() {
+        let image = image_of(&[node(1, 2, Routing::Core), node(2, 2, Routing::Core)]);
+        let mut placement = Placement::new(&image);
+        let nodes: Vec<i32> = placement.place(2).expect("two nodes").iter().map(|r| r.node.0).collect();
+        assert_eq!(nodes, [1, 2]);
+        assert_eq!(placement.place(3), None);
+        assert_eq!(placement.place_on(NodeId(1), Some(ShardId(2))), None);
+        assert_eq!(placement.place_on(NodeId(3), None), None);
     }
 
     #[test]

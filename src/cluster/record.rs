@@ -26,6 +26,27 @@ pub enum Record {
     ProducerIdsAllocated { node: NodeId, block: ProducerIdBlock },
 }
 
+impl Record {
+    /// An upper bound of the bytes that this record takes in an entry.
+    pub fn encoded_size_max(&self) -> usize {
+        /// Tables, their shared layouts, offsets, ids and alignment.
+        const FIXED: usize = 192;
+        let variable = match self {
+            Record::ClusterCreated { .. }
+            | Record::FeatureLevelSet { .. }
+            | Record::TopicDeleted { .. }
+            | Record::ProducerIdsAllocated { .. } => 0,
+            Record::NodeRegistered(node) => node.host.len() + node.rack.as_ref().map_or(0, String::len),
+            Record::TopicCreated { name, .. } => name.len(),
+            Record::PartitionCreated { state, .. } | Record::PartitionChanged { state, .. } => {
+                12 * state.replicas.len() + 4 * state.in_sync.len()
+            }
+            Record::TopicConfigSet { key, value, .. } => key.len() + value.as_ref().map_or(0, String::len),
+        };
+        FIXED + variable
+    }
+}
+
 /// A node as it last started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {

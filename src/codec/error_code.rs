@@ -131,6 +131,7 @@ error_codes! {
     InconsistentTopicId = 103, "INCONSISTENT_TOPIC_ID", "the topic id is not the one the log has";
     FetchSessionTopicIdError = 106, "FETCH_SESSION_TOPIC_ID_ERROR",
         "the fetch session mixes topic names and topic ids";
+    MismatchedEndpointType = 114, "MISMATCHED_ENDPOINT_TYPE", "the request belongs to another kind of endpoint";
     UnsupportedEndpointType = 115, "UNSUPPORTED_ENDPOINT_TYPE", "this kind of endpoint is not supported";
 }
 

@@ -62,6 +62,9 @@ pub const REQUEST_TAGGED_FIELDS_MAX: usize = 1 << 10;
 /// size could be sent.
 pub const PARTITIONS_PER_TOPIC_MAX: u32 = 100_000;
 
+/// Partitions of the cluster. Every shard holds the whole image, some 150 bytes per partition.
+pub const PARTITIONS_MAX: usize = 1_000_000;
+
 /// Records of one entry of the metadata log: one change of the cluster, which is applied in one
 /// turn of every shard. Two topics of the most partitions fit.
 pub const METADATA_RECORDS_PER_ENTRY_MAX: usize = 250_000;

@@ -87,6 +87,7 @@ fn codes_and_names_are_kafkas() {
         100 UNKNOWN_TOPIC_ID
         103 INCONSISTENT_TOPIC_ID
         106 FETCH_SESSION_TOPIC_ID_ERROR
+        114 MISMATCHED_ENDPOINT_TYPE
         115 UNSUPPORTED_ENDPOINT_TYPE
     "#]]
     .assert_eq(&table);

@@ -1,0 +1,168 @@
+//! Why the controller refuses a topic or a resource, with Kafka's code and words.
+
+use kafka_protocol::protocol::StrBytes;
+
+use crate::cluster::topic_name::InvalidTopicName;
+use crate::cluster::wire_text;
+use crate::codec::error_code::ErrorCode;
+use crate::config::topic::InvalidConfig;
+use crate::types::BrokerId;
+use crate::types::limits::{PARTITIONS_MAX, PARTITIONS_PER_TOPIC_MAX};
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("Duplicate topic name.")]
+    DuplicateTopicName,
+    #[error("Duplicate topic id.")]
+    DuplicateTopicId,
+    #[error("The provided topic name maps to an ID that was already supplied.")]
+    NameOfSuppliedId,
+    #[error("Neither topic name nor id were specified.")]
+    NeitherNameNorId,
+    #[error("You may not specify both topic name and topic id.")]
+    BothNameAndId,
+    #[error("Creation of internal topic {0} is prohibited.")]
+    InternalTopic(String),
+    #[error(transparent)]
+    TopicName(#[from] InvalidTopicName),
+    #[error("Topic '{name}' collides with existing topic: {existing}")]
+    Collision { name: String, existing: String },
+    #[error("Topic '{0}' already exists.")]
+    TopicExists(String),
+    #[error("This server does not host this topic-partition.")]
+    UnknownTopic,
+    #[error("The topic '{0}' does not exist.")]
+    NoSuchTopic(String),
+    #[error("This server does not host this topic ID.")]
+    UnknownTopicId,
+    #[error("Topic deletion is disabled.")]
+    DeletionDisabled,
+    /// Before DeleteTopics 3, which has no code for it.
+    #[error("Topic deletion is disabled.")]
+    DeletionDisabledOld,
+
+    #[error("Number of partitions was set to an invalid non-positive value.")]
+    NonPositivePartitions,
+    #[error("Number of partitions {0} is above the maximum of {PARTITIONS_PER_TOPIC_MAX} per topic.")]
+    TooManyPartitions(i64),
+    #[error("Topic already has {0} partition(s).")]
+    SamePartitions(usize),
+    #[error("The topic {name} currently has {current} partition(s); {wanted} would not be an increase.")]
+    FewerPartitions { name: String, current: usize, wanted: i32 },
+    #[error("Replication factor must be larger than 0, or -1 to use the default value.")]
+    NonPositiveReplicationFactor,
+    #[error(
+        "Unable to replicate the partition {wanted} time(s): The target replication factor of {wanted} cannot be \
+         reached because only {nodes} broker(s) are registered."
+    )]
+    TooFewNodes { wanted: u16, nodes: usize },
+
+    #[error("A manual partition assignment was specified, but replication factor was not set to -1.")]
+    AssignmentAndReplicationFactor,
+    #[error("A manual partition assignment was specified, but numPartitions was not set to -1.")]
+    AssignmentAndPartitions,
+    #[error("Found multiple manual partition assignments for partition {0}")]
+    AssignedTwice(i32),
+    #[error("partitions should be a consecutive 0-based integer sequence")]
+    AssignmentGap,
+    #[error(
+        "Attempted to add {additional} additional partition(s), but only {assigned} assignment(s) were specified."
+    )]
+    AssignmentCount { additional: usize, assigned: usize },
+    #[error("The manual partition assignment includes an empty replica list.")]
+    EmptyAssignment,
+    #[error("The manual partition assignment includes broker {0}, but no such broker is registered.")]
+    UnknownBroker(BrokerId),
+    #[error("The manual partition assignment includes the broker {0} more than once.")]
+    BrokerTwice(BrokerId),
+    /// Ours: cores of one node are brokers of their own, but share its fate.
+    #[error(
+        "The manual partition assignment includes broker {0}, but another broker of the same node as well."
+    )]
+    NodeTwice(BrokerId),
+    #[error(
+        "The manual partition assignment includes a partition with {found} replica(s), but this is not consistent \
+         with previous partitions, which have {expected} replica(s)."
+    )]
+    ReplicasDiffer { found: usize, expected: usize },
+
+    #[error(transparent)]
+    Config(#[from] InvalidConfig),
+    #[error("Null value not supported for topic configs: {0}")]
+    NullConfigs(String),
+    #[error("Each resource must appear at most once.")]
+    DuplicateResource,
+    #[error("Error due to duplicate config keys")]
+    DuplicateConfigKeys,
+    #[error("Null value not supported for : {0}")]
+    NullValues(String),
+    #[error("Unknown operations type {0}")]
+    UnknownOperation(i8),
+    #[error("Can't {operation} to key {key} because its type is not LIST.")]
+    NotAList { operation: &'static str, key: String },
+    #[error("Default topic resources are not allowed.")]
+    DefaultTopicResource,
+    #[error(
+        "Cannot update these configs dynamically: {0}. Broker settings come from the node's configuration and \
+         change with a restart."
+    )]
+    BrokerConfigs(String),
+    #[error("Unknown resource type {0}")]
+    ResourceType(i8),
+
+    #[error("Unable to perform excessively large batch operation.")]
+    ChangeTooLarge,
+    #[error("The cluster would have more than {PARTITIONS_MAX} partitions.")]
+    ClusterFull,
+}
+
+impl Refusal {
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Refusal::DuplicateTopicName
+            | Refusal::DuplicateTopicId
+            | Refusal::NameOfSuppliedId
+            | Refusal::NeitherNameNorId
+            | Refusal::BothNameAndId
+            | Refusal::InternalTopic(_)
+            | Refusal::DeletionDisabledOld
+            | Refusal::AssignmentAndReplicationFactor
+            | Refusal::AssignmentAndPartitions
+            | Refusal::DuplicateResource
+            | Refusal::DuplicateConfigKeys
+            | Refusal::NullValues(_)
+            | Refusal::UnknownOperation(_)
+            | Refusal::DefaultTopicResource
+            | Refusal::BrokerConfigs(_)
+            | Refusal::ResourceType(_) => ErrorCode::InvalidRequest,
+            Refusal::TopicName(_) | Refusal::Collision { .. } => ErrorCode::InvalidTopicException,
+            Refusal::TopicExists(_) => ErrorCode::TopicAlreadyExists,
+            Refusal::UnknownTopic | Refusal::NoSuchTopic(_) => ErrorCode::UnknownTopicOrPartition,
+            Refusal::UnknownTopicId => ErrorCode::UnknownTopicId,
+            Refusal::DeletionDisabled => ErrorCode::TopicDeletionDisabled,
+            Refusal::NonPositivePartitions
+            | Refusal::TooManyPartitions(_)
+            | Refusal::SamePartitions(_)
+            | Refusal::FewerPartitions { .. } => ErrorCode::InvalidPartitions,
+            Refusal::NonPositiveReplicationFactor | Refusal::TooFewNodes { .. } => {
+                ErrorCode::InvalidReplicationFactor
+            }
+            Refusal::AssignedTwice(_)
+            | Refusal::AssignmentGap
+            | Refusal::AssignmentCount { .. }
+            | Refusal::EmptyAssignment
+            | Refusal::UnknownBroker(_)
+            | Refusal::BrokerTwice(_)
+            | Refusal::NodeTwice(_)
+            | Refusal::ReplicasDiffer { .. } => ErrorCode::InvalidReplicaAssignment,
+            Refusal::Config(_) | Refusal::NullConfigs(_) | Refusal::NotAList { .. } => {
+                ErrorCode::InvalidConfig
+            }
+            Refusal::ChangeTooLarge | Refusal::ClusterFull => ErrorCode::PolicyViolation,
+        }
+    }
+
+    pub(super) fn message(&self) -> Option<StrBytes> {
+        wire_text::error_message(self)
+    }
+}
