@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use super::record::{FEATURE_LEVEL, Node, PartitionState, ProducerIdBlock, Record};
 use super::topic_name;
+use crate::config::topic::{InvalidConfig, TopicConfig, TopicDefaults};
 use crate::types::{NodeId, PartitionIndex, ShardId, TopicId, TopicPartition, Uuid};
 
 /// Lives: one per shard.
@@ -153,7 +154,7 @@ impl Image {
 
     /// Records that rebuild this image: what a compacted metadata log starts with.
     ///
-    /// More than one entry may be needed: `METADATA_RECORDS_PER_ENTRY_MAX`.
+    /// More than one entry may be needed: `log_entry::encode_snapshot`.
     pub fn snapshot(&self) -> Vec<Record> {
         let mut records =
             Vec::with_capacity(self.partition_count + 2 * self.topics.len() + self.nodes.len() + 3);
@@ -295,6 +296,12 @@ impl Topic {
     pub fn partitions(&self) -> impl ExactSizeIterator<Item = (TopicPartition, &PartitionState)> {
         let id = |index| TopicPartition { topic: self.id, partition: partition_index(index) };
         self.partitions.iter().enumerate().map(move |(index, state)| (id(index), state))
+    }
+
+    /// The broker's defaults with this topic's overrides on top.
+    pub fn resolve_config(&self, defaults: &TopicDefaults) -> Result<TopicConfig, InvalidConfig> {
+        let overrides = self.config.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        TopicConfig::resolve(defaults, self.replication_factor(), overrides)
     }
 
     /// Of its first partition; a topic's partitions are created with as many replicas each.

@@ -133,6 +133,24 @@ pub fn encode_entry(sequence: EntrySequence, records: &[Record]) -> Result<Vec<u
     Ok(bytes)
 }
 
+/// The bytes of a compacted log: `Image::snapshot` in as many entries as it takes, from `first` on.
+/// Also returns the sequence of the next entry. The file is put in place whole or not at all.
+pub fn encode_snapshot(
+    first: EntrySequence,
+    records: &[Record],
+) -> Result<(Vec<u8>, EntrySequence), EncodeError> {
+    // A record's bytes are bounded by its strings, of which configuration values are the longest:
+    // this many always fit.
+    const RECORDS_PER_ENTRY: usize = 10_000;
+    let mut bytes = Vec::new();
+    let mut sequence = first;
+    for chunk in records.chunks(RECORDS_PER_ENTRY) {
+        bytes.extend(encode_entry(sequence, chunk)?);
+        sequence = sequence.next();
+    }
+    Ok((bytes, sequence))
+}
+
 /// Reads a whole file of entries.
 ///
 /// Cost: one checksum and one verifier pass over the bytes; a damaged file is probed once more,
@@ -241,6 +259,19 @@ mod tests {
         assert_eq!(scan.entries.iter().map(|entry| entry.sequence.0).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(scan.entries[1].records, change(2, 5000));
         assert_eq!(scan.valid_end, 4 * IO_ALIGNMENT);
+    }
+
+    #[test]
+    fn snapshot_of_any_size_is_read_back() {
+        let records: Vec<Record> = (0..25_000).flat_map(|number| change(number, 5)).collect();
+        let (bytes, next) = encode_snapshot(EntrySequence(7), &records).expect("small");
+        assert_eq!(next, EntrySequence(10));
+        let scan = scan(&bytes);
+        assert_eq!(scan.verdict, Verdict::Clean);
+        assert_eq!(scan.entries[0].sequence, EntrySequence(7));
+        let read: Vec<Record> = scan.entries.into_iter().flat_map(|entry| entry.records).collect();
+        assert_eq!(read, records);
+        assert_eq!(encode_snapshot(EntrySequence(7), &[]), Ok((Vec::new(), EntrySequence(7))));
     }
 
     #[test]

@@ -15,7 +15,7 @@
 pub mod brokers;
 pub mod decide;
 pub mod describe;
-mod encoding;
+pub mod encoding;
 pub mod image;
 pub mod log_entry;
 pub mod placement;

@@ -157,8 +157,7 @@ fn describe_resource(
         Some(ResourceType::Topic) => {
             topic_name::validate(name)?;
             let topic = view.image.topic_named(name).ok_or(NotDescribed::UnknownTopic)?;
-            let overrides = topic.config.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-            let config = TopicConfig::resolve(view.defaults, topic.replication_factor(), overrides)?;
+            let config = topic.resolve_config(view.defaults)?;
             let properties = PROPERTIES.iter().filter(|property| asked(property.name));
             Ok(properties.map(|property| topic_property(view, request, topic, property, &config)).collect())
         }
