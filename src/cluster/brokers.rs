@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use super::image::Image;
 use super::record::{Node, PartitionState, Replica};
-use crate::config::Routing;
+pub use crate::config::Routing;
 use crate::types::limits::SHARDS_MAX;
 use crate::types::{BrokerId, NodeId, ShardId};
 
