@@ -122,8 +122,8 @@ const FILE_SYSTEMS: &[(u32, &str, Verdict)] = &[
     ),
     (0x2FC1_2FC1, "zfs", Verdict::Remark("direct I/O needs OpenZFS 2.3 or newer")),
     (0x794C_7630, "overlay", Verdict::Remark("mount a volume for the data directory")),
-    (0x0102_1994, "tmpfs", Verdict::Refused("which is memory: nothing on it survives a crash")),
-    (0x8584_58F6, "ramfs", Verdict::Refused("which is memory: nothing on it survives a crash")),
+    (0x0102_1994, "tmpfs", Verdict::Refused("which is memory and loses everything in a crash")),
+    (0x8584_58F6, "ramfs", Verdict::Refused("which is memory and loses everything in a crash")),
     (0x6969, "nfs", Verdict::Refused("a network file system, where a flush promises nothing")),
     (0xFF53_4D42, "cifs", Verdict::Refused("a network file system, where a flush promises nothing")),
     (0xFE53_4D42, "smb2", Verdict::Refused("a network file system, where a flush promises nothing")),
@@ -254,7 +254,7 @@ mod tests {
         let directory = tempfile::tempdir_in(shm).expect("a temporary directory");
         take(directory.path()).expect("free");
         let error = check_file_system(directory.path(), false).expect_err("tmpfs").to_string();
-        assert!(error.contains("is on tmpfs, which is memory"), "{error}");
+        assert!(error.contains("is on tmpfs, which is memory and"), "{error}");
         assert!(error.contains("--unsafe-buffered-io"), "{error}");
         let allowed = check_file_system(directory.path(), true).expect("allowed");
         assert_eq!((allowed.name.as_str(), allowed.direct_io), ("tmpfs", false));

@@ -59,9 +59,6 @@ pub fn load_or_create(data_dir: &Path, node_id: NodeId) -> Result<Identity, Iden
             parse(&String::from_utf8_lossy(&contents), &path, node_id)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if let Some(found) = foreign_entry(data_dir).map_err(failed)? {
-                return Err(IdentityError::Foreign { path: data_dir.to_path_buf(), found });
-            }
             let identity = Identity {
                 cluster_id: base64(Uuid::new_v4()),
                 directory_id: base64(Uuid::new_v4()),
@@ -72,6 +69,20 @@ pub fn load_or_create(data_dir: &Path, node_id: NodeId) -> Result<Identity, Iden
             Ok(identity)
         }
         Err(error) => Err(failed(error)),
+    }
+}
+
+/// Refuses a directory that holds something, but no identity; before anything is written to it.
+pub fn refuse_foreign(data_dir: &Path) -> Result<(), IdentityError> {
+    let path = data_dir.to_path_buf();
+    if data_dir.join(FILE_NAME).exists() {
+        return Ok(());
+    }
+    match foreign_entry(data_dir) {
+        Ok(None) => Ok(()),
+        Ok(Some(found)) => Err(IdentityError::Foreign { path, found }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(IdentityError::Io { path, error }),
     }
 }
 
@@ -153,11 +164,13 @@ mod tests {
         for ours in ["odradek.lock", STAGED_NAME] {
             File::create(directory.path().join(ours)).expect("created");
         }
-        assert_eq!(foreign_entry(directory.path()).expect("readable"), None);
+        assert!(refuse_foreign(directory.path()).is_ok());
+        assert!(refuse_foreign(&directory.path().join("none yet")).is_ok());
         File::create(directory.path().join("thesis.tex")).expect("created");
-        let error = load_or_create(directory.path(), NodeId(1)).expect_err("foreign").to_string();
+        let error = refuse_foreign(directory.path()).expect_err("foreign").to_string();
         assert!(error.contains("holds thesis.tex but no meta.properties"), "{error}");
-        assert!(!directory.path().join(FILE_NAME).exists());
+        load_or_create(directory.path(), NodeId(1)).expect("made");
+        assert!(refuse_foreign(directory.path()).is_ok(), "ours from now on");
     }
 
     #[test]

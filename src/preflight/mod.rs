@@ -61,8 +61,10 @@ pub enum PreflightError {
 /// Checks the host and takes the data directory.
 ///
 /// The directory comes first: a second broker is to be told that there is a first, not that its
-/// port is taken. Nothing is left behind on failure but the directory and what identifies it.
+/// port is taken. On failure nothing is left behind but an empty data directory and its identity, and
+/// nothing at all in a directory that is somebody else's.
 pub fn run(config: &Config) -> Result<Preflight, PreflightError> {
+    identity::refuse_foreign(&config.data_dir)?;
     let lock = data_dir::take(&config.data_dir)?;
     let file_system = data_dir::check_file_system(&config.data_dir, config.unsafe_buffered_io)?;
     let identity = identity::load_or_create(&config.data_dir, config.node_id)?;
