@@ -50,6 +50,7 @@ enum TopicCommand {
     List,
     /// Show partitions, leaders, replicas and changed settings of topics (all, if none is named)
     Describe {
+        /// Topics to show
         #[arg(value_name = "TOPIC")]
         topics: Vec<String>,
     },
@@ -57,6 +58,7 @@ enum TopicCommand {
     Alter(AlterArguments),
     /// Delete topics and all of their records
     Delete {
+        /// Topics to delete
         #[arg(value_name = "TOPIC", required = true)]
         topics: Vec<String>,
         /// Succeed if a topic does not exist
@@ -67,6 +69,7 @@ enum TopicCommand {
 
 #[derive(Debug, Args)]
 struct CreateArguments {
+    /// Topics to create, all with the same settings
     #[arg(value_name = "TOPIC", required = true)]
     topics: Vec<String>,
     /// Number of partitions [default: the broker's num.partitions]
@@ -86,6 +89,7 @@ struct CreateArguments {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true, id = "change", args = ["configs", "deleted_configs", "partitions"])]
 struct AlterArguments {
+    /// Topics to change
     #[arg(value_name = "TOPIC", required = true)]
     topics: Vec<String>,
     /// Set a setting, such as retention.ms=86400000 (repeatable)
@@ -311,3 +315,6 @@ fn text(text: &str) -> StrBytes {
 fn name(topic: &str) -> TopicName {
     TopicName(text(topic))
 }
+
+#[cfg(test)]
+mod tests;
