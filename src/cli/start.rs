@@ -8,6 +8,7 @@ use odradek::admin::{self, AdminHandle};
 use odradek::config::{Config, HostPort};
 use odradek::metrics::SnapshotSource;
 use odradek::preflight::{self, Preflight};
+use odradek::shard;
 
 use super::settings::{SETTINGS_HELP, SettingsArguments};
 use super::signals::StopSignals;
@@ -70,22 +71,11 @@ fn serve(
             tracing::warn!(%error, "standard output is closed");
         }
     };
-    run_shards(config, preflight, stopped, on_serving)
+    Ok(shard::executor::run(config, &preflight, stopped, on_serving)?)
 }
 
 /// What scripts wait for.
 fn ready_line(config: &Config, preflight: &Preflight) -> String {
     let address = HostPort { port: preflight.listeners.base.port(), ..config.listen.clone() };
     format!("odradek ready: {address}, {} cores, {}\n", config.cores, config.data_dir.display())
-}
-
-/// SHARDS START HERE: becomes the call of `odradek::shard`, with these arguments.
-fn run_shards(
-    config: &Config,
-    preflight: Preflight,
-    stopped: oneshot::Receiver<()>,
-    on_serving: impl FnOnce(SnapshotSource) + Send + 'static,
-) -> Result<(), Failure> {
-    drop((config, preflight, stopped, on_serving));
-    Err("this build has no shards: nothing can be served".into())
 }

@@ -122,7 +122,13 @@ pub struct Connection {
 pub struct AnswerTicket(u64);
 
 impl Connection {
-    pub fn new(id: u64, stream: TcpStream, peer: SocketAddr, listener: Listener, now: Mono) -> Rc<Connection> {
+    pub fn new(
+        id: u64,
+        stream: TcpStream,
+        peer: SocketAddr,
+        listener: Listener,
+        now: Mono,
+    ) -> Rc<Connection> {
         Rc::new(Connection {
             id,
             peer,
@@ -202,6 +208,11 @@ impl Connection {
         self.answers.borrow().queue.is_empty().then(|| self.last_active.get())
     }
 
+    /// Bytes of answers that the socket has not taken yet.
+    pub fn response_bytes(&self) -> usize {
+        self.answers.borrow().response_bytes
+    }
+
     fn must_wait(&self) -> bool {
         let answers = self.answers.borrow();
         answers.queue.len() >= CONNECTION_REQUESTS_MAX
@@ -227,7 +238,11 @@ impl Connection {
                 pieces += response.piece_count();
                 out.push(response);
             }
-            shard.metrics.borrow_mut().request_answered(pending.api_key.to_wire(), size, now.since(pending.received));
+            shard.metrics.borrow_mut().request_answered(
+                pending.api_key.to_wire(),
+                size,
+                now.since(pending.received),
+            );
         }
     }
 }

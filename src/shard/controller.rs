@@ -4,8 +4,8 @@
 //! that a client which was told of a topic finds it on whichever core it connects to next.
 
 use crate::cluster::decide::{
-    self, decide_allocate_producer_ids, decide_auto_create, decide_create_partitions,
-    decide_create_topics, decide_delete_topics, decide_incremental_alter_configs,
+    self, decide_allocate_producer_ids, decide_auto_create, decide_create_partitions, decide_create_topics,
+    decide_delete_topics, decide_incremental_alter_configs,
 };
 use crate::cluster::record::{ProducerIdBlock, Record};
 use crate::codec::error_code::ErrorCode;
@@ -81,7 +81,9 @@ impl Shard {
 
 /// Carries out one request, after those before it.
 pub async fn execute(shard: &Rc<Shard>, request: ControlRequest) -> ControlReply {
-    let controller = shard.controller.clone().expect("requests go to the controller's shard");
+    let Some(controller) = shard.controller.get().cloned() else {
+        return ControlReply::Failed(ErrorCode::NotController); // Still starting.
+    };
     let Ok(_turn) = controller.turn.acquire_permit(1).await else {
         return ControlReply::Failed(ErrorCode::NotController);
     };

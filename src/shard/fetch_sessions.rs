@@ -131,8 +131,7 @@ impl FetchSessions {
         if self.sessions.len() >= self.count_max && !self.evict(now) {
             return 0;
         }
-        let mut session =
-            Session { partitions: BTreeMap::new(), next_epoch: 1, next_turn: 0, used: now };
+        let mut session = Session { partitions: BTreeMap::new(), next_epoch: 1, next_turn: 0, used: now };
         for fetch in named {
             if session.name(fetch.clone()).is_err() {
                 return 0;

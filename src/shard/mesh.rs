@@ -45,12 +45,7 @@ pub struct ShardGone(pub ShardId);
 impl Mesh {
     pub fn new(senders: Senders<Message>) -> Rc<Mesh> {
         let outboxes = (0..senders.nr_consumers()).map(|_| Outbox::default()).collect();
-        Rc::new(Mesh {
-            senders,
-            outboxes,
-            next_id: Cell::new(1),
-            outstanding: RefCell::new(BTreeMap::new()),
-        })
+        Rc::new(Mesh { senders, outboxes, next_id: Cell::new(1), outstanding: RefCell::new(BTreeMap::new()) })
     }
 
     pub fn shard_count(&self) -> usize {

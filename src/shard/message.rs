@@ -4,24 +4,33 @@
 use crate::cluster::record::Record;
 use crate::codec::error_code::ErrorCode;
 use crate::log::read::ListOffsetsTarget;
-use crate::metrics::ShardSnapshot;
 use crate::shard::controller::{ControlReply, ControlRequest};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 use bytes::Bytes;
 use std::sync::Arc;
 
 pub enum Message {
-    Request { id: u64, request: Request },
-    Reply { id: u64, reply: Reply },
+    Request {
+        id: u64,
+        request: Request,
+    },
+    Reply {
+        id: u64,
+        reply: Reply,
+    },
     /// A watched partition has new records for a parked fetch of the receiver.
-    Wake { watch: u64 },
+    Wake {
+        watch: u64,
+    },
 }
 
 pub enum Request {
     Produce(Vec<ProduceItem>),
     Read(ReadRequest),
     /// The fetch that watched has been answered.
-    Unwatch { watch: u64 },
+    Unwatch {
+        watch: u64,
+    },
     ListOffsets(Vec<ListOffsetsItem>),
     EpochEnds(Vec<EpochEndItem>),
     DeleteRecords(Vec<DeleteRecordsItem>),
@@ -29,8 +38,6 @@ pub enum Request {
     Control(ControlRequest),
     /// From the controller's shard: committed metadata, to be applied in this order.
     Apply(Arc<[Record]>),
-    Snapshot,
-    Stop,
 }
 
 pub enum Reply {
@@ -41,8 +48,6 @@ pub enum Reply {
     DeleteRecords(Vec<DeleteRecordsOutcome>),
     Control(ControlReply),
     Applied,
-    Snapshot(Box<ShardSnapshot>),
-    Stopped,
 }
 
 pub struct ProduceItem {

@@ -107,7 +107,6 @@ fn replace_by_snapshot(
         bytes.extend(encode_entry(next, records)?);
         next = next.next();
     }
-    replace_file(path, &bytes)
-        .map_err(|source| MetadataLogError::Disk { path: path.to_owned(), source })?;
+    replace_file(path, &bytes).map_err(|source| MetadataLogError::Disk { path: path.to_owned(), source })?;
     Ok(next)
 }

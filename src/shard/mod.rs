@@ -56,7 +56,8 @@ use crate::shard::message::Message;
 use crate::shard::store::Store;
 use crate::types::limits::RECEIVE_BUFFER_SIZE;
 use crate::types::{NodeId, ShardId, TopicPartition};
-use std::cell::{Cell, RefCell};
+use glommio::sync::Semaphore;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -80,7 +81,7 @@ pub struct Shard {
     /// What topics inherit from this node's settings.
     pub topic_defaults: TopicDefaults,
     /// On shard 0 only.
-    pub controller: Option<Rc<Controller>>,
+    pub controller: OnceCell<Rc<Controller>>,
     pub receive_memory: Rc<Meter>,
     pub receive_freed: Broadcast,
     /// Batches copied for other shards and not yet answered by them.
@@ -95,6 +96,8 @@ pub struct Shard {
     next_watch: Cell<u64>,
     parked_fetches: Cell<usize>,
     checkpoint: Cell<CheckpointGeneration>,
+    /// One checkpoint is written at a time.
+    checkpoint_turn: Semaphore,
     stopping: Cell<bool>,
     /// Wakes fetches parked on this shard whose data is elsewhere.
     wakes: RefCell<BTreeMap<u64, Rc<event::Signal>>>,
@@ -111,7 +114,6 @@ pub struct ShardParts {
     pub mesh: Rc<Mesh>,
     pub image: Image,
     pub topic_defaults: TopicDefaults,
-    pub controller: Option<Rc<Controller>>,
     pub memory: MemoryPlan,
     pub checkpoint: CheckpointGeneration,
 }
@@ -132,7 +134,7 @@ impl Shard {
             brokers: RefCell::new(brokers),
             unavailable: RefCell::default(),
             topic_defaults: parts.topic_defaults,
-            controller: parts.controller,
+            controller: OnceCell::new(),
             receive_memory: Meter::new(parts.memory.receive),
             receive_freed: Broadcast::default(),
             forward_memory: Meter::new(parts.memory.receive),
@@ -145,6 +147,7 @@ impl Shard {
             next_watch: Cell::new(1),
             parked_fetches: Cell::new(0),
             checkpoint: Cell::new(parts.checkpoint),
+            checkpoint_turn: Semaphore::new(1),
             stopping: Cell::new(false),
             wakes: RefCell::default(),
         })

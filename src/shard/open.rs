@@ -11,6 +11,7 @@ use crate::log::index::{SegmentExtent, SegmentIndex};
 use crate::log::partition::{LogConfig, Opened, PartitionLog};
 use crate::log::plan::align_down;
 use crate::log::producers::{AcceptedBatch, Producers};
+use crate::log::read::Rope;
 use crate::log::recovery::{OffsetGaps, Progress, Recovered, RecoveryScan, ScanOptions, Tail as Verdict};
 use crate::log::segment::{FileName, SegmentFile, SegmentInfo, StoredBatch};
 use crate::shard::disk::{DiskFile, blocking, sync_directory};
@@ -60,6 +61,8 @@ struct Listing {
     /// Size and modification time (ms since the epoch), by base offset.
     logs: BTreeMap<Offset, (u64, Timestamp)>,
     epochs: Option<String>,
+    /// Producer snapshots that belong to no segment: of clean stops.
+    snapshots: Vec<Offset>,
 }
 
 /// Opens or creates a replica and puts it into the store.
@@ -83,7 +86,7 @@ pub async fn open(store: &Rc<Store>, request: OpenRequest) -> Result<Rc<Replica>
     let mut carry = Vec::new();
     if let Some((size, modified)) = active_file {
         let file = store.disk.create(&segments.path(active_base, SegmentFile::Log)).await.map_err(failed)?;
-        let found = match load_clean(store, &request, active_base, size).await {
+        let found = match load_clean(store, &request, &file, active_base, size).await {
             Some(found) => found,
             None => scan(store, &request, &file, active_base, size, epochs).await?,
         };
@@ -92,6 +95,7 @@ pub async fn open(store: &Rc<Store>, request: OpenRequest) -> Result<Rc<Replica>
         active.modified_at = modified;
         carry = read_carry(&file, active.size).await.map_err(failed)?;
     }
+    remove_snapshots(request.directory.clone(), listing.snapshots).await.map_err(failed)?;
     let log_start = request.point.map_or(Offset::ZERO, |point| point.log_start);
     let oldest = closed.front().map_or(active_base, |segment| segment.base_offset);
     let opened = Opened {
@@ -106,8 +110,7 @@ pub async fn open(store: &Rc<Store>, request: OpenRequest) -> Result<Rc<Replica>
     let tail = Tail::new(active_base, opened.active.size, carry);
     let log = PartitionLog::new(opened, request.config, request.leader_epoch);
     let slot = store.open_slot(log_end);
-    let replica =
-        Replica::new(request.id, request.topic_name, slot, request.directory, log, tail, segments);
+    let replica = Replica::new(request.id, request.topic_name, slot, request.directory, log, tail, segments);
     store.insert(replica.clone());
     Ok(replica)
 }
@@ -132,15 +135,32 @@ async fn list(directory: PathBuf) -> io::Result<Listing> {
                 listing.epochs = std::fs::read_to_string(entry.path()).ok();
             } else if let Some(FileName::Deleted { .. }) = FileName::parse(name) {
                 std::fs::remove_file(entry.path())?;
-            } else if let Some(FileName::Live { base_offset, file: SegmentFile::Log }) = FileName::parse(name) {
+            } else if let Some(FileName::Live { base_offset, file: SegmentFile::ProducerSnapshot }) =
+                FileName::parse(name)
+            {
+                listing.snapshots.push(base_offset);
+            } else if let Some(FileName::Live { base_offset, file: SegmentFile::Log }) = FileName::parse(name)
+            {
                 let metadata = entry.metadata()?;
                 let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-                listing
-                    .logs
-                    .insert(base_offset, (metadata.len(), Timestamp(modified.as_millis() as i64)));
+                listing.logs.insert(base_offset, (metadata.len(), Timestamp(modified.as_millis() as i64)));
             }
         }
+        let logs = &listing.logs;
+        listing.snapshots.retain(|base| !logs.contains_key(base));
         Ok(listing)
+    })
+    .await
+}
+
+/// Removes snapshots of clean stops once they were read: the log goes on behind them.
+async fn remove_snapshots(directory: PathBuf, snapshots: Vec<Offset>) -> io::Result<()> {
+    blocking(move || {
+        for base in snapshots {
+            #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+            std::fs::remove_file(directory.join(SegmentFile::ProducerSnapshot.name(base)))?;
+        }
+        Ok(())
     })
     .await
 }
@@ -203,6 +223,7 @@ struct Found {
 async fn load_clean(
     store: &Rc<Store>,
     request: &OpenRequest,
+    file: &Rc<DiskFile>,
     active_base: Offset,
     file_size: u64,
 ) -> Option<Found> {
@@ -210,11 +231,8 @@ async fn load_clean(
     if file_size < point.file_position {
         return None;
     }
-    let extent = SegmentExtent {
-        base_offset: active_base,
-        end_offset: point.flushed_end,
-        size: point.file_position,
-    };
+    let extent =
+        SegmentExtent { base_offset: active_base, end_offset: point.flushed_end, size: point.file_position };
     let index = load_index(request, extent).await?;
     let snapshot =
         read_file(request.directory.join(SegmentFile::ProducerSnapshot.name(point.flushed_end))).await?;
@@ -225,7 +243,11 @@ async fn load_clean(
     active.size = point.file_position;
     if let Some(max) = index.max_timestamp() {
         active.max_timestamp = max.timestamp;
-        active.first_timestamp = Some(max.timestamp);
+    }
+    if point.file_position > 0 {
+        let block = file.read(0, IO_ALIGNMENT).await.ok()?;
+        let first = Rope::new(&[&block]).batches(0).next()?.max_timestamp;
+        active.first_timestamp = (first.0 >= 0).then_some(first);
     }
     Some(Found { active, index, producers, epochs, log_end: point.flushed_end })
 }
@@ -240,8 +262,7 @@ async fn scan(
     epochs: LeaderEpochs,
 ) -> Result<Found, OpenFailed> {
     let failed = |source| OpenFailed::Disk { directory: request.directory.clone(), source };
-    let snapshot =
-        read_file(request.directory.join(SegmentFile::ProducerSnapshot.name(active_base))).await;
+    let snapshot = read_file(request.directory.join(SegmentFile::ProducerSnapshot.name(active_base))).await;
     let now = store.clock.wall();
     let producers = snapshot.and_then(|bytes| Producers::decode_snapshot(&bytes, now).ok());
     let found = RefCell::new(Found {

@@ -13,8 +13,8 @@ use crate::shard::memory::Charge;
 use crate::shard::replica::Replica;
 use crate::shard::response::Slice;
 use crate::shard::store::Store;
-use crate::types::{Offset, Timestamp};
 use crate::types::limits::IO_SIZE_MAX;
+use crate::types::{Offset, Timestamp};
 use glommio::io::ReadResult;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -193,8 +193,7 @@ impl Replica {
         store: &Rc<Store>,
         segment: Offset,
     ) -> Result<Rc<SegmentIndex>, ReadFailed> {
-        let known =
-            self.reads.indexes.borrow().iter().find(|index| index.base_offset() == segment).cloned();
+        let known = self.reads.indexes.borrow().iter().find(|index| index.base_offset() == segment).cloned();
         if let Some(index) = known {
             return Ok(index);
         }
@@ -324,7 +323,14 @@ impl Replica {
     }
 
     /// Reads the stretch that a sequential reader will ask for next.
-    fn read_ahead(self: &Rc<Self>, store: &Rc<Store>, file: Rc<DiskFile>, segment: Offset, start: u64, end: u64) {
+    fn read_ahead(
+        self: &Rc<Self>,
+        store: &Rc<Store>,
+        file: Rc<DiskFile>,
+        segment: Offset,
+        start: u64,
+        end: u64,
+    ) {
         let start = align_down(start);
         let size = end.saturating_sub(start) as usize;
         let in_tail = self.tail().slices(segment, start..end).is_some();

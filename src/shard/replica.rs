@@ -228,7 +228,8 @@ impl Replica {
         let ready = allocated.is_some_and(|allocated| end <= allocated);
         let ahead = end + (end / 2).min(ALLOCATION_STEP_MAX);
         let wants_more = !plan.rolls && ahead > allocated.unwrap_or(0) && allocated < Some(segment_size_max);
-        let wants_spare = plan.rolls || (end > segment_size_max / 4 * 3 && self.segments.spare_size().is_none());
+        let wants_spare =
+            plan.rolls || (end > segment_size_max / 4 * 3 && self.segments.spare_size().is_none());
         if !ready && let Some(since) = self.no_space_since.get() {
             if store.clock.mono().since(since) < NO_SPACE_RETRY {
                 return Err(storage_error(Some("no space left on the log directory's disk".to_owned())));
@@ -369,7 +370,10 @@ impl Replica {
 
     /// Rolls the active segment when there is a spare for it (retention of an old active segment).
     pub fn try_roll(self: &Rc<Self>, store: &Rc<Store>) -> bool {
-        if !self.rolled.borrow().is_empty() || self.log.borrow().active().size == 0 || !store.is_idle(self.slot) {
+        if !self.rolled.borrow().is_empty()
+            || self.log.borrow().active().size == 0
+            || !store.is_idle(self.slot)
+        {
             return false;
         }
         if self.segments.spare_size().is_none() {

@@ -43,9 +43,7 @@ impl Slice {
             Slice::Tail(TailSlice { block, range }) => {
                 Slice::Tail(TailSlice { block, range: range.start + part.start..range.start + part.end })
             }
-            Slice::Disk(block, range) => {
-                Slice::Disk(block, range.start + part.start..range.start + part.end)
-            }
+            Slice::Disk(block, range) => Slice::Disk(block, range.start + part.start..range.start + part.end),
             Slice::Shared(bytes) => Slice::Shared(bytes.slice(part)),
         }
     }

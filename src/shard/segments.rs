@@ -184,7 +184,8 @@ impl Segments {
         if let Some(handle) = self.handle(segment) {
             return Ok(handle.file.clone());
         }
-        let known = self.readers.borrow().iter().find(|(base, _)| *base == segment).map(|(_, file)| file.clone());
+        let known =
+            self.readers.borrow().iter().find(|(base, _)| *base == segment).map(|(_, file)| file.clone());
         if let Some(file) = known {
             return Ok(file);
         }

@@ -30,8 +30,6 @@ pub struct TailBlock {
     pub segment: Offset,
     /// File position of the buffer's first byte, aligned.
     pub position: u64,
-    /// File position from which this block's bytes are in no earlier block.
-    start: u64,
     /// File position after its last byte.
     end: u64,
     _charge: Charge,
@@ -55,7 +53,6 @@ struct OpenBlock {
     buffer: DmaBuffer,
     charge: Charge,
     position: u64,
-    start: u64,
     end: u64,
 }
 
@@ -132,13 +129,7 @@ impl Tail {
             }
             None => head.copy_from_slice(&self.carry),
         }
-        self.open = Some(OpenBlock {
-            buffer,
-            charge: meter.charge(capacity),
-            position,
-            start: self.end,
-            end: self.end,
-        });
+        self.open = Some(OpenBlock { buffer, charge: meter.charge(capacity), position, end: self.end });
     }
 
     fn seal(&mut self) {
@@ -153,7 +144,6 @@ impl Tail {
             buffer: Rc::new(buffer),
             segment: self.segment,
             position: open.position,
-            start: open.start,
             end: open.end,
             _charge: open.charge,
         }));

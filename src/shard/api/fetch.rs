@@ -127,9 +127,7 @@ fn target(shard: &Shard, connection: &Connection, partition: &FetchPartition) ->
         return Target::Refused(ErrorCode::NotLeaderOrFollower, hint);
     };
     match partition.offset {
-        Some(offset) => {
-            Target::Owned(owner, TopicPartition { topic: topic.id, partition: index }, offset)
-        }
+        Some(offset) => Target::Owned(owner, TopicPartition { topic: topic.id, partition: index }, offset),
         None => Target::Refused(ErrorCode::OffsetOutOfRange, None),
     }
 }
@@ -189,7 +187,8 @@ async fn read_until_enough(
         let watch = parking.as_ref().filter(|_| may_park).map(|parking| parking.watch);
         let outcomes = read_all(shard, partitions, targets, bytes_min, bytes_max, watch).await;
         let size: usize = outcomes.iter().map(|outcome| outcome.records.size).sum();
-        let failed = outcomes.iter().any(|outcome| outcome.error != ErrorCode::None || outcome.diverging.is_some());
+        let failed =
+            outcomes.iter().any(|outcome| outcome.error != ErrorCode::None || outcome.diverging.is_some());
         if size >= bytes_min || failed || !may_park {
             return outcomes;
         }
@@ -375,8 +374,7 @@ pub async fn read_local(shard: &Rc<Shard>, items: &[ReadItem], bytes_max: usize)
 async fn read_one(shard: &Rc<Shard>, item: &ReadItem, left: usize) -> LocalRead {
     let Some(replica) = shard.store.find(&item.partition) else {
         let offline = shard.unavailable.borrow().contains(&item.partition);
-        let error =
-            if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition };
+        let error = if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition };
         return LocalRead { error, ..LocalRead::default() };
     };
     let mut read = {

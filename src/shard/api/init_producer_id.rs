@@ -1,8 +1,8 @@
 //! InitProducerId (key 22) for idempotent producers (KIP-98). Transactions are not offered yet: a
 //! transactional id is refused.
 
-use crate::codec::error_code::ErrorCode;
 use crate::cluster::record::ProducerIdBlock;
+use crate::codec::error_code::ErrorCode;
 use crate::shard::Shard;
 use crate::shard::controller::{ControlReply, ControlRequest};
 use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId};
@@ -19,9 +19,7 @@ pub async fn answer(shard: &Rc<Shard>, request: InitProducerIdRequest) -> InitPr
         return refused(ErrorCode::CoordinatorNotAvailable);
     }
     match next_producer_id(shard).await {
-        Ok(id) => InitProducerIdResponse::default()
-            .with_producer_id(ProducerId(id))
-            .with_producer_epoch(0),
+        Ok(id) => InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(0),
         Err(error) => refused(error),
     }
 }

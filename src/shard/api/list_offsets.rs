@@ -217,8 +217,13 @@ async fn scan(
         let mut taken = 0;
         for batch in rope.batches(0).take_while(|batch| batch.at + batch.size <= rope.size()) {
             if wanted(batch.max_timestamp) && batch.end_offset > log_start {
-                let bytes: Vec<u8> =
-                    pieces.iter().flat_map(|piece| piece.iter()).copied().skip(batch.at).take(batch.size).collect();
+                let bytes: Vec<u8> = pieces
+                    .iter()
+                    .flat_map(|piece| piece.iter())
+                    .copied()
+                    .skip(batch.at)
+                    .take(batch.size)
+                    .collect();
                 return Ok(Some(bytes));
             }
             taken = batch.at + batch.size;

@@ -4,12 +4,12 @@
 //! the order of their arrival. Everything else runs as its own task; answers keep their order.
 
 mod cluster_admin;
-mod delete_records;
-mod fetch;
+pub(super) mod delete_records;
+pub(super) mod fetch;
 mod init_producer_id;
-mod list_offsets;
-mod offset_for_leader_epoch;
-pub(crate) mod produce;
+pub(super) mod list_offsets;
+pub(super) mod offset_for_leader_epoch;
+pub(super) mod produce;
 mod topics;
 
 use crate::codec::api::request::{Request, decode_request};
@@ -106,16 +106,12 @@ async fn answer(
         Request::DeleteRecords(request) => {
             context.encode(&delete_records::answer(shard, connection, request).await)
         }
-        Request::InitProducerId(request) => {
-            context.encode(&init_producer_id::answer(shard, request).await)
-        }
+        Request::InitProducerId(request) => context.encode(&init_producer_id::answer(shard, request).await),
         Request::ApiVersions(request) => context.encode(&api_versions(&request, context.version)),
         Request::Metadata(request) => {
             context.encode(&topics::metadata(shard, request, context.version).await)
         }
-        Request::CreateTopics(request) => {
-            context.encode(&topics::create(shard, request, context.version).await)
-        }
+        Request::CreateTopics(request) => context.encode(&topics::create(shard, request).await),
         Request::DeleteTopics(request) => {
             context.encode(&topics::delete(shard, request, context.version).await)
         }
@@ -126,7 +122,7 @@ async fn answer(
             context.encode(&cluster_admin::alter_configs(shard, request).await)
         }
         Request::DescribeConfigs(request) => {
-            context.encode(&cluster_admin::describe_configs(shard, &request, context.version))
+            context.encode(&cluster_admin::describe_configs(shard, &request))
         }
         Request::DescribeCluster(request) => {
             context.encode(&cluster_admin::describe_cluster(shard, &request, context.version))

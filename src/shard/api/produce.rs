@@ -7,9 +7,7 @@
 
 use crate::cluster::brokers::Routing;
 use crate::codec::api::leader_hint::{CurrentLeader, NodeEndpoint};
-use crate::codec::api::produce::{
-    Acks, ProduceResponse, ProduceView, ProducedPartition, produced_batch,
-};
+use crate::codec::api::produce::{Acks, ProduceResponse, ProduceView, ProducedPartition, produced_batch};
 use crate::codec::error_code::ErrorCode;
 use crate::shard::Shard;
 use crate::shard::api::RequestContext;
@@ -186,8 +184,7 @@ pub async fn append(
 ) {
     let Some(replica) = shard.store.find(id) else {
         let offline = shard.unavailable.borrow().contains(id);
-        let error =
-            if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition };
+        let error = if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition };
         target.acknowledged(index, ProduceOutcome { error, ..Default::default() });
         return;
     };

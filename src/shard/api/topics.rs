@@ -1,0 +1,78 @@
+//! Metadata (3), CreateTopics (19), DeleteTopics (20), CreatePartitions (37).
+
+use crate::cluster::decide::topics_to_create;
+use crate::cluster::describe::describe_metadata;
+use crate::codec::error_code::ErrorCode;
+use crate::shard::Shard;
+use crate::shard::controller::{ControlReply, ControlRequest};
+use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
+use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
+use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
+use kafka_protocol::messages::{
+    CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
+    DeleteTopicsRequest, DeleteTopicsResponse, MetadataRequest, MetadataResponse,
+};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// Creates what is asked for and missing, if that is allowed, then describes.
+pub async fn metadata(shard: &Rc<Shard>, request: MetadataRequest, version: i16) -> MetadataResponse {
+    let missing = topics_to_create(&shard.image.borrow(), &shard.topic_defaults, &request, version);
+    let mut not_created = BTreeMap::new();
+    if !missing.is_empty() {
+        let names = missing.clone();
+        match shard.control(ControlRequest::AutoCreate(missing)).await {
+            ControlReply::AutoCreate(errors) => not_created = errors,
+            ControlReply::Failed(error) => {
+                not_created = names.into_iter().map(|name| (name, error)).collect();
+            }
+            _ => unreachable!("a creation is answered by its errors"),
+        }
+    }
+    let (image, brokers) = (shard.image.borrow(), shard.brokers.borrow());
+    describe_metadata(&image, &brokers, &request, version, &not_created)
+}
+
+pub async fn create(shard: &Rc<Shard>, request: CreateTopicsRequest) -> CreateTopicsResponse {
+    let names: Vec<_> = request.topics.iter().map(|topic| topic.name.clone()).collect();
+    match shard.control(ControlRequest::CreateTopics(request)).await {
+        ControlReply::CreateTopics(response) => response,
+        ControlReply::Failed(error) => {
+            let failed = |name| CreatableTopicResult::default().with_name(name).with_error_code(error.code());
+            CreateTopicsResponse::default().with_topics(names.into_iter().map(failed).collect())
+        }
+        _ => unreachable!("a creation is answered as such"),
+    }
+}
+
+pub async fn delete(shard: &Rc<Shard>, request: DeleteTopicsRequest, version: i16) -> DeleteTopicsResponse {
+    let named = request.topic_names.clone().into_iter().map(Some);
+    let names: Vec<_> = named.chain(request.topics.iter().map(|topic| topic.name.clone())).collect();
+    match shard.control(ControlRequest::DeleteTopics(request, version)).await {
+        ControlReply::DeleteTopics(response) => response,
+        ControlReply::Failed(error) => {
+            let failed = |name| DeletableTopicResult::default().with_name(name).with_error_code(error.code());
+            DeleteTopicsResponse::default().with_responses(names.into_iter().map(failed).collect())
+        }
+        _ => unreachable!("a deletion is answered as such"),
+    }
+}
+
+pub async fn create_partitions(
+    shard: &Rc<Shard>,
+    request: CreatePartitionsRequest,
+) -> CreatePartitionsResponse {
+    let names: Vec<_> = request.topics.iter().map(|topic| topic.name.clone()).collect();
+    match shard.control(ControlRequest::CreatePartitions(request)).await {
+        ControlReply::CreatePartitions(response) => response,
+        ControlReply::Failed(error) => {
+            let failed = |name: kafka_protocol::messages::TopicName| refused(name, error);
+            CreatePartitionsResponse::default().with_results(names.into_iter().map(failed).collect())
+        }
+        _ => unreachable!("an extension is answered as such"),
+    }
+}
+
+fn refused(name: kafka_protocol::messages::TopicName, error: ErrorCode) -> CreatePartitionsTopicResult {
+    CreatePartitionsTopicResult::default().with_name(name).with_error_code(error.code())
+}

@@ -1,0 +1,233 @@
+//! What a shard does on the side: checkpoints, retention, expiry of producers and idle connections.
+//!
+//! Runs in a task queue with few shares, so that it takes its turns behind the data path.
+
+use crate::log::checkpoint::{Checkpoint, PartitionPoint};
+use crate::log::retention::{RetentionBounds, RetentionLimits, plan_retention};
+use crate::log::segment::{SegmentFile, SegmentInfo};
+use crate::metrics::{MemoryKind, ShardMetrics};
+use crate::shard::Shard;
+use crate::shard::conn::CloseReason;
+use crate::shard::disk::{blocking, replace_file};
+use crate::shard::replica::Replica;
+use crate::shard::segments::EPOCHS_FILE;
+use crate::types::ShardId;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Between two checkpoints of a shard that is written to. What an unclean start scans does not
+/// depend on it; only whether damage can be told from a torn tail does.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Between two looks at idle connections.
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Between two looks at idle producers (Kafka `producer.id.expiration.check.interval.ms`).
+const PRODUCER_CHECK_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Name of a shard's checkpoint in the data directory.
+pub fn checkpoint_path(data_dir: &Path, shard: ShardId) -> PathBuf {
+    data_dir.join(format!("recovery-point-checkpoint-{}", shard.0))
+}
+
+/// Starts the side work of a shard; it ends with the executor.
+pub fn start(shard: &Rc<Shard>, queue: glommio::TaskQueueHandle) {
+    spawn_every(shard, queue, shard.config.log_retention_check_interval, |shard| async move {
+        retain(&shard).await;
+    });
+    spawn_every(shard, queue, CHECKPOINT_INTERVAL, |shard| async move {
+        if let Err(error) = write_checkpoint(&shard).await {
+            tracing::warn!(%error, "the checkpoint was not written; the next start scans more");
+        }
+    });
+    spawn_every(shard, queue, PRODUCER_CHECK_INTERVAL, |shard| async move {
+        expire_producers(&shard).await;
+    });
+    if let Some(idle_max) = shard.config.connections_max_idle {
+        let interval = IDLE_CHECK_INTERVAL.min(idle_max);
+        spawn_every(shard, queue, interval, move |shard| async move {
+            close_idle(&shard, idle_max);
+        });
+    }
+}
+
+fn spawn_every<F: Future<Output = ()> + 'static>(
+    shard: &Rc<Shard>,
+    queue: glommio::TaskQueueHandle,
+    interval: Duration,
+    work: impl Fn(Rc<Shard>) -> F + 'static,
+) {
+    let shard = shard.clone();
+    let looped = async move {
+        loop {
+            glommio::timer::sleep(interval).await;
+            if shard.is_stopping() {
+                return;
+            }
+            work(shard.clone()).await;
+        }
+    };
+    glommio::spawn_local_into(looped, queue).expect("the queue was just made").detach();
+}
+
+fn close_idle(shard: &Shard, idle_max: Duration) {
+    let now = shard.clock.mono();
+    for connection in shard.connections() {
+        if connection.idle_since().is_some_and(|since| now.since(since) >= idle_max) {
+            connection.close(&CloseReason::Idle);
+        }
+    }
+}
+
+async fn expire_producers(shard: &Rc<Shard>) {
+    let idle_max = shard.config.producer_id_expiration;
+    for replica in shard.store.replicas() {
+        replica.log.borrow_mut().producers.expire(shard.clock.wall(), idle_max);
+        glommio::executor().yield_if_needed().await;
+    }
+}
+
+/// Applies `retention.ms` and `retention.bytes` to every partition.
+pub async fn retain(shard: &Rc<Shard>) {
+    for replica in shard.store.replicas() {
+        if replica.is_deleted() || shard.store.is_offline() {
+            continue;
+        }
+        retain_one(shard, &replica).await;
+        glommio::executor().yield_if_needed().await;
+    }
+}
+
+async fn retain_one(shard: &Rc<Shard>, replica: &Rc<Replica>) {
+    let plan = |now| {
+        let log = replica.log.borrow();
+        let segments: Vec<SegmentInfo> = log.closed().iter().chain([log.active()]).copied().collect();
+        let bounds = RetentionBounds {
+            log_start: log.log_start(),
+            high_watermark: log.high_watermark(),
+            log_end: log.log_end(),
+        };
+        let limits = RetentionLimits {
+            delete: true,
+            retention_ms: log.config.retention_ms,
+            retention_bytes: log.config.retention_bytes,
+        };
+        plan_retention(&segments, &bounds, &limits, now)
+    };
+    let mut due = plan(shard.clock.wall());
+    if due.delete.is_empty() {
+        return;
+    }
+    if due.roll_active && !replica.try_roll(&shard.store) {
+        // The spare is being prepared, or a write is in flight: the closed ones go now, the active
+        // one next time.
+        due.delete.pop();
+        due.log_start = due.log_start.min(replica.log.borrow().active().base_offset);
+    }
+    for (segment, reason) in &due.delete {
+        tracing::info!(directory = %replica.directory.display(), %segment, ?reason, "retention deletes a segment");
+    }
+    if let Err(error) = replica.finish_rolls(&shard.store).await {
+        return shard.store.fail(&format!("rolling {}: {error}", replica.directory.display()));
+    }
+    replica.log.borrow_mut().advance_log_start(due.log_start);
+    // The log start is durable before the files go, so that it never moves back.
+    if let Err(error) = write_checkpoint(shard).await {
+        return shard.store.fail(&format!("writing the checkpoint: {error}"));
+    }
+    drop_segments(shard, replica).await;
+}
+
+/// Removes the segments that lie wholly below the log start.
+pub async fn drop_segments(shard: &Rc<Shard>, replica: &Rc<Replica>) {
+    if replica.has_rolled() {
+        return; // The next write finishes the roll; until then the files have other names.
+    }
+    let dropped = {
+        let mut log = replica.log.borrow_mut();
+        let count = log.droppable_segments();
+        log.drop_segments(count)
+    };
+    if dropped.is_empty() {
+        return;
+    }
+    replica.reads.forget();
+    let first = replica.log.borrow().closed().front().map(|segment| segment.base_offset);
+    let first = first.unwrap_or(replica.log.borrow().active().base_offset);
+    replica.drop_tail_before(first);
+    let bases = dropped.iter().map(|segment| segment.base_offset).collect();
+    if let Err(error) = replica.segments.remove(bases).await {
+        shard.store.fail(&format!("removing segments of {}: {error}", replica.directory.display()));
+    }
+}
+
+/// Writes down how far each partition is flushed.
+pub async fn write_checkpoint(shard: &Rc<Shard>) -> io::Result<()> {
+    let points = shard.store.replicas().into_iter().map(|replica| {
+        let log = replica.log.borrow();
+        let place = log.flushed_place();
+        let point = PartitionPoint {
+            log_start: log.log_start(),
+            flushed_end: log.high_watermark(),
+            segment_base: place.segment,
+            file_position: place.file_position,
+        };
+        (replica.id, point)
+    });
+    let points: BTreeMap<_, _> = points.collect();
+    let generation = shard.checkpoint.get().next();
+    shard.checkpoint.set(generation);
+    let bytes = Checkpoint { shard: shard.id, generation, points }.encode();
+    let path = checkpoint_path(&shard.config.data_dir, shard.id);
+    let turn = shard.checkpoint_turn.acquire_permit(1).await;
+    let result = blocking(move || replace_file(&path, &bytes)).await;
+    drop(turn);
+    result
+}
+
+/// At a clean stop: everything a start needs so that it need not scan.
+pub async fn write_final_state(shard: &Rc<Shard>) -> io::Result<()> {
+    for replica in shard.store.replicas() {
+        replica.finish_rolls(&shard.store).await?;
+        let (base, end, offsets, times, snapshot, epochs) = {
+            let log = replica.log.borrow();
+            let index = log.active_index();
+            (
+                log.active().base_offset,
+                log.high_watermark(),
+                index.encode_offset_index(),
+                index.encode_time_index(),
+                log.producers.encode_snapshot(),
+                log.epochs().encode(),
+            )
+        };
+        let directory = replica.directory.clone();
+        blocking(move || {
+            replace_file(&directory.join(SegmentFile::OffsetIndex.name(base)), &offsets)?;
+            replace_file(&directory.join(SegmentFile::TimeIndex.name(base)), &times)?;
+            replace_file(&directory.join(SegmentFile::ProducerSnapshot.name(end)), &snapshot)?;
+            replace_file(&directory.join(EPOCHS_FILE), epochs.as_bytes())
+        })
+        .await?;
+    }
+    write_checkpoint(shard).await
+}
+
+impl Shard {
+    /// Reads the gauges that are not kept as counters.
+    pub fn fill_gauges(&self, metrics: &mut ShardMetrics) {
+        metrics.connections_open = self.connection_count() as u64;
+        metrics.fetches_parked = self.parked_fetches.get() as u64;
+        metrics.partitions = self.store.replica_count() as u64;
+        metrics.memory_budget_bytes = self.config.memory_bytes_per_shard();
+        metrics.memory_set(MemoryKind::Receive, self.receive_memory.used());
+        metrics.memory_set(MemoryKind::Tail, self.store.tail_memory.used());
+        metrics.memory_set(MemoryKind::ReadAhead, self.store.read_memory.used());
+        metrics.memory_set(MemoryKind::Mesh, self.forward_memory.used());
+        let responses = self.connections().iter().map(|connection| connection.response_bytes()).sum();
+        metrics.memory_set(MemoryKind::Response, responses);
+    }
+}

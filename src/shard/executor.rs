@@ -1,0 +1,451 @@
+//! Starts the shards of a node, one executor per core, and stops them.
+//!
+//! ```text
+//! main thread                          each shard
+//! metadata log ─► image                joins the mesh ─► opens its partitions ─► "open"
+//! last checkpoints, clean mark    ───► all open ─► listens ─► "serving"
+//! all serving ─► ready
+//! stop ─────────────────────────────► no new requests ─► flush ─► final state ─► "stopped"
+//! all stopped ─► clean mark
+//! ```
+
+use crate::cluster::image::Image;
+use crate::cluster::record::{Node, Record};
+use crate::cluster::registration::{RegistrationRefused, register};
+use crate::config::Config;
+use crate::log::checkpoint::{Checkpoint, CheckpointGeneration, CleanStop, first_generation, merge};
+use crate::metrics::{ShardMetrics, ShardSnapshot, SnapshotError, SnapshotFuture, SnapshotSource};
+use crate::preflight::Preflight;
+use crate::shard::clock::Clock;
+use crate::shard::conn::{CloseReason, Connection, Listener, refuse, serve};
+use crate::shard::controller::{CONTROLLER_SHARD, Controller};
+use crate::shard::disk::{Disk, replace_file, sync_directory};
+use crate::shard::memory::MemoryPlan;
+use crate::shard::mesh::Mesh;
+use crate::shard::message::Message;
+use crate::shard::metadata_log::{MetadataLog, MetadataLogError};
+use crate::shard::partitions::{self, LastStop};
+use crate::shard::store::Store;
+use crate::shard::{Shard, ShardParts, background, inbox};
+use crate::types::limits::MESH_QUEUE_LENGTH;
+use crate::types::{ShardId, Uuid};
+use glommio::channels::channel_mesh::MeshBuilder;
+use glommio::channels::shared_channel::{self, ForeignSender};
+use glommio::net::TcpListener;
+use glommio::{GlommioError, Latency, LocalExecutorBuilder, Placement, ResourceType, Shares};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+/// Requests in flight get this long to finish at a stop; then their connections are closed.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Questions from the admin thread that one shard queues.
+const ADMIN_QUEUE_LENGTH: usize = 64;
+
+const CLEAN_STOP_FILE: &str = "clean-stop";
+const CHECKPOINT_PREFIX: &str = "recovery-point-checkpoint-";
+
+/// Why the shards cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Metadata(#[from] MetadataLogError),
+    #[error(transparent)]
+    Registration(#[from] RegistrationRefused),
+    #[error("the new metadata does not apply: {0}")]
+    Inapplicable(String),
+    #[error("{path}: {source}")]
+    Disk { path: PathBuf, source: io::Error },
+    #[error("topic defaults: {0}")]
+    TopicDefaults(String),
+    #[error("an executor cannot be started: {0}; check locked memory (`ulimit -l`) and io_uring")]
+    Executor(String),
+    #[error("listening on {address}: {reason}")]
+    Listen { address: SocketAddr, reason: String },
+    #[error("a shard ended before it served; the log says why")]
+    ShardEnded,
+}
+
+/// What the main thread tells a shard.
+enum Command {
+    Snapshot(tokio::sync::oneshot::Sender<ShardSnapshot>),
+    /// All shards have opened their partitions. Shard 0 gets the metadata log with it.
+    Listen(Option<Box<MetadataLog>>),
+    /// Finish what is in flight, take nothing new; other shards may still ask.
+    Stop,
+    /// Every shard has finished: write the final state and end.
+    Finish,
+}
+
+/// What a shard tells the main thread.
+enum Progress {
+    Open(ShardId, ForeignSender<Command>),
+    Serving,
+    Drained,
+    Failed(StartError),
+    /// With the generation of its last checkpoint, or `None` when it could not write its final state.
+    Stopped(ShardId, Option<CheckpointGeneration>),
+}
+
+/// Everything a shard is started with. Leaves the main thread.
+#[derive(Clone)]
+struct Seed {
+    config: Arc<Config>,
+    node: Node,
+    image: Image,
+    last: Arc<LastStop>,
+    generation: CheckpointGeneration,
+    base: SocketAddr,
+    per_shard: Vec<SocketAddr>,
+}
+
+/// Runs the shards until `stopped` resolves. Blocks. `on_serving` is called once all accept.
+pub fn run(
+    config: &Config,
+    preflight: &Preflight,
+    stopped: futures::channel::oneshot::Receiver<()>,
+    on_serving: impl FnOnce(SnapshotSource),
+) -> Result<(), StartError> {
+    let node = Node {
+        id: config.node_id,
+        cores: config.cores as u16,
+        routing: config.routing,
+        host: preflight.advertised.host.clone(),
+        port: preflight.advertised.port,
+        rack: config.rack.clone(),
+    };
+    let (log, image) = open_metadata(config, &node)?;
+    let on_disk = |source| StartError::Disk { path: config.data_dir.clone(), source };
+    partitions::remove_orphans(&config.data_dir, &image).map_err(on_disk)?;
+    let (last, generation) = read_last_stop(&config.data_dir).map_err(on_disk)?;
+    let seed = Seed {
+        config: Arc::new(config.clone()),
+        node,
+        image,
+        last: Arc::new(last),
+        generation,
+        base: preflight.listeners.base,
+        per_shard: preflight.listeners.per_shard.clone(),
+    };
+    let (progress, reports) = mpsc::channel();
+    let threads = spawn_shards(config, seed, &progress)?;
+    drop(progress);
+    let commands = wait_until_open(config.cores, &reports)?;
+    let mut log = Some(log);
+    for (shard, sender) in &commands {
+        let log = if *shard == CONTROLLER_SHARD { log.take() } else { None };
+        tell(sender, Command::Listen(log.map(Box::new)));
+    }
+    for _ in 0..config.cores {
+        match reports.recv().map_err(|_| StartError::ShardEnded)? {
+            Progress::Serving => {}
+            Progress::Failed(error) => return Err(error),
+            _ => return Err(StartError::ShardEnded),
+        }
+    }
+    let commands = Arc::new(commands);
+    on_serving(snapshot_source(commands.clone()));
+    let _ = futures::executor::block_on(stopped); // A dropped sender also means: stop.
+    tracing::info!("stopping");
+    commands.values().for_each(|sender| tell(sender, Command::Stop));
+    for _ in 0..config.cores {
+        let _ = reports.recv(); // Drained, or gone.
+    }
+    commands.values().for_each(|sender| tell(sender, Command::Finish));
+    finish(config, &reports)?;
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a shard's thread ended abnormally");
+        }
+    }
+    Ok(())
+}
+
+/// Hands a command over; a full queue is tried again, a shard that is gone is left alone.
+fn tell(sender: &ForeignSender<Command>, mut command: Command) {
+    loop {
+        match sender.try_send(command) {
+            Err(GlommioError::WouldBlock(ResourceType::Channel(returned))) => {
+                command = returned;
+                std::thread::yield_now();
+            }
+            _ => return,
+        }
+    }
+}
+
+fn open_metadata(config: &Config, node: &Node) -> Result<(MetadataLog, Image), StartError> {
+    let (mut log, mut image) = MetadataLog::open(&config.data_dir)?;
+    let records: Vec<Record> = register(&image, node, Uuid::new_v4())?;
+    if !records.is_empty() {
+        log.append(&records)?;
+        for record in &records {
+            image.apply(record).map_err(|error| StartError::Inapplicable(error.to_string()))?;
+        }
+    }
+    Ok((log, image))
+}
+
+/// Reads what the last run left, and removes the clean mark: from now on a stop is unclean.
+#[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
+fn read_last_stop(data_dir: &Path) -> io::Result<(LastStop, CheckpointGeneration)> {
+    let mut checkpoints: Vec<Checkpoint> = Vec::new();
+    for entry in std::fs::read_dir(data_dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if !name.to_str().is_some_and(|name| name.starts_with(CHECKPOINT_PREFIX) && !name.ends_with(".tmp")) {
+            continue;
+        }
+        match Checkpoint::decode(&std::fs::read(entry.path())?) {
+            Ok(checkpoint) => checkpoints.push(checkpoint),
+            Err(error) => {
+                tracing::warn!(path = %entry.path().display(), %error, "a checkpoint is unreadable; its partitions are scanned");
+            }
+        }
+    }
+    let mark = data_dir.join(CLEAN_STOP_FILE);
+    let clean = match std::fs::read(&mark) {
+        Ok(bytes) => CleanStop::decode(&bytes).is_ok_and(|stop| stop.confirms(&checkpoints)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(error),
+    };
+    if mark.exists() {
+        std::fs::remove_file(&mark)?;
+        sync_directory(data_dir)?;
+    }
+    let generation = first_generation(&checkpoints);
+    tracing::info!(
+        clean,
+        partitions = checkpoints.iter().map(|checkpoint| checkpoint.points.len()).sum::<usize>(),
+        "{}",
+        if clean {
+            "the last stop was clean: nothing is scanned"
+        } else {
+            "no clean stop: active segments are scanned"
+        }
+    );
+    Ok((LastStop { points: merge(&checkpoints), clean }, generation))
+}
+
+fn spawn_shards(
+    config: &Config,
+    seed: Seed,
+    progress: &mpsc::Sender<Progress>,
+) -> Result<Vec<glommio::ExecutorJoinHandle<()>>, StartError> {
+    let mesh = MeshBuilder::full(config.cores, MESH_QUEUE_LENGTH);
+    let memory = MemoryPlan::new(config.memory_bytes_per_shard() as usize);
+    let mut threads = Vec::with_capacity(config.cores);
+    for (number, cpu) in config.cpus.iter().enumerate() {
+        let (seed, mesh, progress) = (seed.clone(), mesh.clone(), progress.clone());
+        let plan = memory.clone();
+        let builder = LocalExecutorBuilder::new(Placement::Fixed(*cpu))
+            .name(&format!("shard-{number}"))
+            .io_memory(memory.tail + memory.read)
+            .preempt_timer(Duration::from_millis(2));
+        let thread = builder.spawn(move || async move {
+            let failed = progress.clone();
+            if let Err(error) = run_shard(seed, mesh, progress, plan).await {
+                let _ = failed.send(Progress::Failed(error));
+            }
+        });
+        threads.push(thread.map_err(|error| StartError::Executor(error.to_string()))?);
+    }
+    Ok(threads)
+}
+
+fn wait_until_open(
+    cores: usize,
+    reports: &mpsc::Receiver<Progress>,
+) -> Result<BTreeMap<ShardId, ForeignSender<Command>>, StartError> {
+    let mut commands = BTreeMap::new();
+    while commands.len() < cores {
+        match reports.recv().map_err(|_| StartError::ShardEnded)? {
+            Progress::Open(shard, sender) => {
+                commands.insert(shard, sender);
+            }
+            Progress::Failed(error) => return Err(error),
+            _ => return Err(StartError::ShardEnded),
+        }
+    }
+    Ok(commands)
+}
+
+/// Waits for every shard's last word, then marks the stop as clean if all have kept everything.
+fn finish(config: &Config, reports: &mpsc::Receiver<Progress>) -> Result<(), StartError> {
+    let mut generations = BTreeMap::new();
+    for _ in 0..config.cores {
+        if let Ok(Progress::Stopped(shard, Some(generation))) = reports.recv() {
+            generations.insert(shard, generation);
+        }
+    }
+    if generations.len() == config.cores {
+        let path = config.data_dir.join(CLEAN_STOP_FILE);
+        let bytes = CleanStop { generations }.encode();
+        replace_file(&path, &bytes).map_err(|source| StartError::Disk { path, source })?;
+        tracing::info!("stopped cleanly");
+    } else {
+        tracing::warn!("stopped without a clean mark: the next start scans");
+    }
+    Ok(())
+}
+
+fn snapshot_source(commands: Arc<BTreeMap<ShardId, ForeignSender<Command>>>) -> SnapshotSource {
+    Arc::new(move || -> SnapshotFuture {
+        let commands = commands.clone();
+        Box::pin(async move {
+            let mut asked = Vec::with_capacity(commands.len());
+            for (shard, sender) in commands.iter() {
+                let (reply, answer) = tokio::sync::oneshot::channel();
+                let unanswered = SnapshotError { shard: *shard };
+                sender.try_send(Command::Snapshot(reply)).map_err(|_| unanswered)?;
+                asked.push((answer, unanswered));
+            }
+            let mut snapshots = Vec::with_capacity(asked.len());
+            for (answer, unanswered) in asked {
+                snapshots.push(answer.await.map_err(|_| unanswered)?);
+            }
+            Ok(snapshots)
+        })
+    })
+}
+
+async fn run_shard(
+    seed: Seed,
+    mesh: MeshBuilder<Message, glommio::channels::channel_mesh::Full>,
+    progress: mpsc::Sender<Progress>,
+    memory: MemoryPlan,
+) -> Result<(), StartError> {
+    let executor = |error: String| StartError::Executor(error);
+    let (senders, mut receivers) = mesh.join().await.map_err(|error| executor(error.to_string()))?;
+    let id = ShardId(senders.peer_id() as u16);
+    let defaults = partitions::topic_defaults(&seed.config).map_err(StartError::TopicDefaults)?;
+    let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
+    let clock = Clock::new();
+    let store = Store::new(clock.clone(), Disk::new(None), metrics.clone(), &memory);
+    let shard = Shard::new(ShardParts {
+        id,
+        node: seed.node.id,
+        config: Rc::new((*seed.config).clone()),
+        clock,
+        metrics,
+        store,
+        mesh: Mesh::new(senders),
+        image: seed.image,
+        topic_defaults: defaults,
+        memory,
+        checkpoint: seed.generation,
+    });
+    for (peer, receiver) in receivers.streams() {
+        let peer = ShardId(peer as u16);
+        glommio::spawn_local(inbox::serve_peer(shard.clone(), peer, receiver)).detach();
+        glommio::spawn_local(shard.mesh.clone().run_outbox(peer)).detach();
+    }
+    partitions::open_all(&shard, &seed.last).await;
+    let (sender, receiver) = shared_channel::new_bounded(ADMIN_QUEUE_LENGTH);
+    let (sender, commands) = futures::join!(sender.connect(), receiver.connect());
+    let _ = progress.send(Progress::Open(id, sender.into_foreign()));
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Listen(log) => {
+                if let Some(log) = log {
+                    let controller = Controller::new(*log, shard.topic_defaults.clone());
+                    assert!(shard.controller.set(controller).is_ok(), "one metadata log");
+                }
+                listen(&shard, &seed.base, &seed.per_shard)?;
+                let (shares, latency) = (Shares::Static(50), Latency::NotImportant);
+                let queue = glommio::executor().create_task_queue(shares, latency, "background");
+                background::start(&shard, queue);
+                let _ = progress.send(Progress::Serving);
+            }
+            Command::Snapshot(reply) => {
+                let _ = reply.send(inbox::snapshot(&shard));
+            }
+            Command::Stop => {
+                drain(&shard).await;
+                let _ = progress.send(Progress::Drained);
+            }
+            Command::Finish => break,
+        }
+    }
+    let generation = finish_shard(&shard).await;
+    let _ = progress.send(Progress::Stopped(id, generation));
+    Ok(())
+}
+
+fn listen(shard: &Rc<Shard>, base: &SocketAddr, per_shard: &[SocketAddr]) -> Result<(), StartError> {
+    let own = per_shard.get(shard.id.index()).map(|address| (*address, Listener::Core(shard.id)));
+    for (address, listener) in [(*base, Listener::Base)].into_iter().chain(own) {
+        let bound = TcpListener::bind(address)
+            .map_err(|error| StartError::Listen { address, reason: error.to_string() })?;
+        glommio::spawn_local(accept(shard.clone(), bound, listener)).detach();
+    }
+    Ok(())
+}
+
+async fn accept(shard: Rc<Shard>, listening: TcpListener, listener: Listener) {
+    let connections_max = (shard.config.max_connections / shard.config.cores).max(1);
+    loop {
+        let stream = match listening.accept().await {
+            Ok(stream) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: those that end make room.
+                tracing::warn!(%error, "a connection was not accepted");
+                glommio::timer::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if shard.is_stopping() {
+            return;
+        }
+        if shard.connection_count() >= connections_max {
+            shard.metrics.borrow_mut().connections_refused += 1;
+            tracing::warn!(connections_max, "a connection was refused: max.connections is reached");
+            refuse(stream).await;
+            continue;
+        }
+        let (Ok(peer), Ok(())) = (stream.peer_addr(), stream.set_nodelay(true)) else { continue };
+        let now = shard.clock.mono();
+        let connection = shard.connection_started(|id| Connection::new(id, stream, peer, listener, now));
+        glommio::spawn_local(serve(shard.clone(), connection)).detach();
+    }
+}
+
+/// Finishes what is in flight; nothing new is accepted.
+async fn drain(shard: &Rc<Shard>) {
+    shard.begin_stop();
+    let begun = shard.clock.mono();
+    while shard.clock.mono().since(begun) < STOP_GRACE {
+        shard.store.pump();
+        let busy = shard.connections().iter().any(|connection| connection.idle_since().is_none());
+        if !busy {
+            break;
+        }
+        glommio::timer::sleep(Duration::from_millis(5)).await;
+    }
+    shard.close_connections(&CloseReason::Stopping);
+}
+
+/// Flushes what is left and writes the final state. `None` when a start has to scan.
+async fn finish_shard(shard: &Rc<Shard>) -> Option<CheckpointGeneration> {
+    while shard.store.unflushed_bytes() > 0 && !shard.store.is_offline() {
+        shard.store.pump();
+        glommio::timer::sleep(Duration::from_millis(1)).await;
+    }
+    shard.mesh.close();
+    if shard.store.is_offline() {
+        return None;
+    }
+    match background::write_final_state(shard).await {
+        Ok(()) => Some(shard.checkpoint.get()),
+        Err(error) => {
+            tracing::error!(%error, "the final state was not written");
+            None
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What other shards ask of this one.
+//!
+//! Produce keeps its order per asking shard, in a lane of its own, so that two batches of a producer
+//! are appended as they were sent; everything else runs as it comes. A lane holds no more than the
+//! asking shard may have outstanding.
+
+use crate::metrics::ShardSnapshot;
+use crate::shard::api::{delete_records, fetch, list_offsets, offset_for_leader_epoch, produce};
+use crate::shard::event::Signal;
+use crate::shard::message::{Message, ProduceItem, Reply, Request};
+use crate::shard::store::AckTarget;
+use crate::shard::{Shard, controller, partitions};
+use crate::types::ShardId;
+use glommio::channels::shared_channel::ConnectedReceiver;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+#[derive(Default)]
+struct ProduceLane {
+    queue: RefCell<VecDeque<(u64, Vec<ProduceItem>)>>,
+    filled: Signal,
+}
+
+/// Serves one peer until the node stops.
+pub async fn serve_peer(shard: Rc<Shard>, peer: ShardId, receiver: ConnectedReceiver<Message>) {
+    let lane = Rc::new(ProduceLane::default());
+    glommio::spawn_local(run_lane(shard.clone(), peer, lane.clone())).detach();
+    while let Some(message) = receiver.recv().await {
+        match message {
+            Message::Reply { id, reply } => shard.mesh.answered(id, reply),
+            Message::Wake { watch } => shard.wake(watch),
+            Message::Request { id, request: Request::Produce(items) } => {
+                lane.queue.borrow_mut().push_back((id, items));
+                lane.filled.notify();
+            }
+            Message::Request { request: Request::Unwatch { watch }, .. } => {
+                for replica in shard.store.replicas() {
+                    replica.unwatch(fetch::watch_key(peer, watch));
+                }
+            }
+            // In the order committed: the next change is read only once this one is applied.
+            Message::Request { id, request: Request::Apply(records) } => {
+                partitions::apply(&shard, &records).await;
+                shard.mesh.post(peer, Message::Reply { id, reply: Reply::Applied });
+            }
+            Message::Request { id, request } => {
+                let shard = shard.clone();
+                glommio::spawn_local(async move {
+                    let reply = answer(&shard, peer, request).await;
+                    shard.mesh.post(peer, Message::Reply { id, reply });
+                })
+                .detach();
+            }
+        }
+    }
+}
+
+async fn run_lane(shard: Rc<Shard>, peer: ShardId, lane: Rc<ProduceLane>) {
+    loop {
+        let next = lane.queue.borrow_mut().pop_front();
+        let Some((id, items)) = next else {
+            shard.store.pump();
+            lane.filled.notified().await;
+            continue;
+        };
+        shard.wait_for_room().await;
+        let mesh = shard.mesh.clone();
+        let done = Box::new(move |outcomes| {
+            mesh.post(peer, Message::Reply { id, reply: Reply::Produce(outcomes) });
+        });
+        let target: Rc<dyn AckTarget> = produce::Forwarded::new(items.len(), done);
+        for (index, mut item) in items.into_iter().enumerate() {
+            produce::append(&shard, &target, index as u32, &item.partition, &mut item.batch).await;
+        }
+    }
+}
+
+async fn answer(shard: &Rc<Shard>, peer: ShardId, request: Request) -> Reply {
+    match request {
+        Request::Read(request) => Reply::Read(fetch::read_for(shard, peer, request).await),
+        Request::ListOffsets(items) => Reply::ListOffsets(list_offsets::list_local(shard, items).await),
+        Request::EpochEnds(items) => {
+            Reply::EpochEnds(offset_for_leader_epoch::epoch_ends_local(shard, &items))
+        }
+        Request::DeleteRecords(items) => {
+            Reply::DeleteRecords(delete_records::delete_local(shard, &items).await)
+        }
+        Request::Control(request) => Reply::Control(controller::execute(shard, request).await),
+        Request::Produce(_) | Request::Unwatch { .. } | Request::Apply(_) => {
+            unreachable!("handled in the order of arrival")
+        }
+    }
+}
+
+/// A copy of this shard's counters, with the gauges read now.
+pub fn snapshot(shard: &Shard) -> ShardSnapshot {
+    let mut metrics = shard.metrics.borrow().clone();
+    shard.fill_gauges(&mut metrics);
+    ShardSnapshot { shard: shard.id, metrics, log_dir_offline: shard.store.offline_reason() }
+}
