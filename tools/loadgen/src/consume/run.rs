@@ -1,0 +1,163 @@
+//! A whole consuming run: where to start, connections over leaders and threads, result.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use odradek::types::Mono;
+
+use crate::clock;
+use crate::cluster::{Bootstrap, Leader};
+use crate::connection::Connection;
+use crate::consume::message::FetchSetup;
+use crate::consume::worker::{ConsumePlan, ConsumeWorker, Goal, Position, Sink, receive_size};
+use crate::executor::{Gate, Threads, run_threads};
+use crate::produce::run::spawn_poster;
+use crate::stats::{Board, Interval, Stats};
+
+/// Everything that a consuming run is told.
+#[derive(Clone, Debug)]
+pub struct ConsumeConfig {
+    pub bootstrap: Bootstrap,
+    pub setup: FetchSetup,
+    pub positions: Vec<Position>,
+    pub leaders: Vec<Leader>,
+    pub records: Option<u64>,
+    pub duration: Option<Duration>,
+    pub idle_timeout: Duration,
+    pub check_crc: bool,
+    /// Over all leaders; each gets at least one.
+    pub connections: usize,
+    pub threads: Threads,
+}
+
+/// What a consuming run did. `stats.bytes` are those of batches as stored.
+pub struct Consumed<S> {
+    pub stats: Stats,
+    pub seconds: f64,
+    pub cpu_seconds: f64,
+    pub problems: Vec<String>,
+    pub sinks: Vec<S>,
+}
+
+#[derive(Clone, Debug)]
+struct Assignment {
+    address: String,
+    positions: Vec<Position>,
+}
+
+/// Runs to the end. `make_sink` is called once on each thread; `watch` each second.
+pub fn run<S: Sink + Send + 'static>(
+    config: &ConsumeConfig,
+    make_sink: impl Fn(usize) -> S + Clone + Send + 'static,
+    mut watch: impl FnMut(Duration, Interval),
+) -> anyhow::Result<Consumed<S>> {
+    let assignments = Arc::new(assign(config));
+    anyhow::ensure!(!assignments.is_empty(), "there is nothing to read");
+    let mut threads = config.threads.clone();
+    threads.count = threads.count.clamp(1, assignments.len());
+    let goal = Arc::new(Goal {
+        remaining: AtomicU64::new(config.records.unwrap_or(u64::MAX)),
+        last_record: AtomicU64::new(0),
+    });
+    let boards: Vec<Board> = (0..threads.count).map(|_| Board::default()).collect();
+    let body = {
+        let (config, boards, count) = (Arc::new(config.clone()), boards.clone(), threads.count);
+        move |thread: usize, gate: Arc<Gate>| {
+            let (config, assignments, goal) = (config.clone(), assignments.clone(), goal.clone());
+            let (board, sink) = (boards[thread].clone(), make_sink(thread));
+            async move { run_thread(&config, &assignments, (thread, count), sink, goal, &board, &gate).await }
+        }
+    };
+    let finished = run_threads("consume", &threads, body, |since| watch(since, Board::look(&boards)))?;
+    let mut consumed = Consumed {
+        stats: Stats::default(),
+        seconds: 0.0,
+        cpu_seconds: finished.cpu_seconds,
+        problems: Vec::new(),
+        sinks: Vec::new(),
+    };
+    for result in finished.results {
+        consumed.stats.merge(&result.stats);
+        consumed.problems.extend(result.problems);
+        consumed.seconds = consumed.seconds.max(result.seconds);
+        consumed.sinks.push(result.sink);
+    }
+    Ok(consumed)
+}
+
+/// Each leader's partitions are dealt to its connections.
+fn assign(config: &ConsumeConfig) -> Vec<Assignment> {
+    let connections = config.connections.max(config.leaders.len());
+    let mut assignments = Vec::new();
+    for (at, leader) in config.leaders.iter().enumerate() {
+        let led: Vec<&Position> =
+            config.positions.iter().filter(|p| leader.partitions.contains(&p.partition)).collect();
+        let of_leader = (at..connections).step_by(config.leaders.len()).count().min(led.len());
+        for connection in 0..of_leader {
+            let positions = led.iter().skip(connection).step_by(of_leader).map(|p| (*p).clone());
+            assignments.push(Assignment { address: leader.address.clone(), positions: positions.collect() });
+        }
+    }
+    assignments
+}
+
+struct ThreadResult<S> {
+    stats: Stats,
+    problems: Vec<String>,
+    seconds: f64,
+    sink: S,
+}
+
+async fn run_thread<S: Sink + 'static>(
+    config: &ConsumeConfig,
+    assignments: &[Assignment],
+    (thread, threads): (usize, usize),
+    sink: S,
+    goal: Arc<Goal>,
+    board: &Board,
+    gate: &Gate,
+) -> anyhow::Result<ThreadResult<S>> {
+    let plan = Rc::new(ConsumePlan {
+        bootstrap: config.bootstrap.clone(),
+        setup: config.setup.clone(),
+        check_crc: config.check_crc,
+        idle_timeout: config.idle_timeout,
+        deadline: Cell::new(Mono(u64::MAX)),
+        goal,
+    });
+    let sink = Rc::new(RefCell::new(sink));
+    let stats = Rc::new(RefCell::new(Stats::default()));
+    let mut connections = Vec::new();
+    for assignment in assignments.iter().skip(thread).step_by(threads) {
+        let connection = Connection::open(&assignment.address, receive_size(&config.setup)).await?;
+        connections.push((assignment.positions.clone(), connection));
+    }
+    let start = gate.pass().await.context("another thread failed")?;
+    glommio::timer::sleep(start.since(clock::now())).await;
+    plan.goal.last_record.fetch_max(start.0, Ordering::Relaxed);
+    plan.deadline.set(config.duration.map_or(Mono(u64::MAX), |duration| start.after(duration)));
+    let poster = spawn_poster(stats.clone(), board.clone());
+    let workers: Vec<_> = connections
+        .into_iter()
+        .map(|(positions, connection)| {
+            let worker = ConsumeWorker::new(plan.clone(), positions, sink.clone(), stats.clone());
+            glommio::spawn_local(worker.run(connection))
+        })
+        .collect();
+    let mut problems = Vec::new();
+    for worker in workers {
+        if let Err(error) = worker.await {
+            problems.push(error.to_string());
+        }
+    }
+    let seconds = clock::now().since(start).as_secs_f64();
+    poster.cancel().await;
+    board.post(&mut stats.borrow_mut());
+    let stats = std::mem::take(&mut *stats.borrow_mut());
+    let sink = Rc::into_inner(sink).context("the workers have ended")?.into_inner();
+    Ok(ThreadResult { stats, problems, seconds, sink })
+}

@@ -1,0 +1,28 @@
+//! A Kafka client for measuring: produces, consumes and verifies against any Kafka-compatible broker
+//! at little cost of its own.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`wire`], [`versions`], [`connection`], [`cluster`] | the client: frames, negotiation, pipelining, metadata |
+//! | [`content`], [`batch`] | what is sent, built once |
+//! | [`produce`], [`consume`], [`verify`] | the three commands, as libraries |
+//! | [`stats`], [`summary`] | counts, and how they are shown |
+//! | [`executor`], [`clock`] | threads, and the only reader of clocks |
+//!
+//! The broker's library is used for record batches only; the protocol code here is separate, so that
+//! a mistake in one is not hidden by the same mistake in the other.
+
+pub mod batch;
+pub mod clock;
+pub mod cluster;
+pub mod connection;
+pub mod consume;
+pub mod content;
+pub mod executor;
+pub mod flags;
+pub mod produce;
+pub mod stats;
+pub mod summary;
+pub mod verify;
+pub mod versions;
+pub mod wire;

@@ -1,0 +1,93 @@
+//! Which version of each API is spoken: the highest that the broker offers and this client knows.
+//!
+//! Produce stays at 11 and Fetch at 12: newer ones name topics by id, which older brokers lack.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+/// The APIs that this client sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Api {
+    Produce,
+    Fetch,
+    ListOffsets,
+    Metadata,
+    CreateTopics,
+    InitProducerId,
+}
+
+impl Api {
+    pub const fn key(self) -> i16 {
+        match self {
+            Api::Produce => 0,
+            Api::Fetch => 1,
+            Api::ListOffsets => 2,
+            Api::Metadata => 3,
+            Api::CreateTopics => 19,
+            Api::InitProducerId => 22,
+        }
+    }
+
+    /// What this client encodes and decodes.
+    const fn known(self) -> RangeInclusive<i16> {
+        match self {
+            Api::Produce => 3..=11,
+            Api::Fetch => 4..=12,
+            Api::ListOffsets => 1..=7,
+            Api::Metadata => 4..=12,
+            Api::CreateTopics => 2..=7,
+            Api::InitProducerId => 0..=4,
+        }
+    }
+}
+
+/// An API that this run needs is not offered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsupported {
+    #[error("the broker does not offer {api:?}")]
+    Missing { api: Api },
+    #[error("the broker offers {api:?} {min} to {max} only")]
+    Versions { api: Api, min: i16, max: i16 },
+}
+
+/// What one broker offers.
+#[derive(Clone, Debug, Default)]
+pub struct Versions {
+    offered: BTreeMap<i16, RangeInclusive<i16>>,
+}
+
+impl Versions {
+    pub fn new(offered: impl IntoIterator<Item = (i16, RangeInclusive<i16>)>) -> Versions {
+        Versions { offered: offered.into_iter().collect() }
+    }
+
+    pub fn offers(&self, api_key: i16) -> bool {
+        self.offered.contains_key(&api_key)
+    }
+
+    pub fn of(&self, api: Api) -> Result<i16, Unsupported> {
+        let offered = self.offered.get(&api.key()).ok_or(Unsupported::Missing { api })?;
+        let version = *offered.end().min(api.known().end());
+        if version < *offered.start().max(api.known().start()) {
+            return Err(Unsupported::Versions { api, min: *offered.start(), max: *offered.end() });
+        }
+        Ok(version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_common_version_is_taken() {
+        let versions = Versions::new([(0, 0..=13), (1, 4..=9), (2, 8..=9)]);
+        assert_eq!(versions.of(Api::Produce), Ok(11));
+        assert_eq!(versions.of(Api::Fetch), Ok(9));
+        assert_eq!(
+            versions.of(Api::ListOffsets),
+            Err(Unsupported::Versions { api: Api::ListOffsets, min: 8, max: 9 })
+        );
+        assert_eq!(versions.of(Api::Metadata), Err(Unsupported::Missing { api: Api::Metadata }));
+    }
+}
