@@ -40,14 +40,14 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Why a broker could not be talked to.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    #[error("{address}: {source}")]
-    Io { address: String, source: io::Error },
+    #[error("{address}: {error}")]
+    Io { address: String, error: io::Error },
     #[error("{address}: no answer within {} s", CALL_TIMEOUT.as_secs())]
     Timeout { address: String },
     #[error("{address} answered what is not the Kafka protocol: {reason}")]
     Protocol { address: String, reason: String },
-    #[error("{address}: {source}")]
-    Unsupported { address: String, source: Unsupported },
+    #[error("{address}: {error}")]
+    Unsupported { address: String, error: Unsupported },
     #[error("'{address}' is not a HOST:PORT that resolves")]
     Address { address: String },
 }
@@ -120,7 +120,7 @@ impl Connection {
     /// grows when a single answer is larger.
     pub async fn open(address: &str, receive_size: usize) -> Result<Connection, CallError> {
         let resolved = resolve(address)?;
-        let failed = |source: io::Error| CallError::Io { address: address.to_string(), source };
+        let failed = |error: io::Error| CallError::Io { address: address.to_string(), error };
         let stream =
             TcpStream::connect_timeout(resolved, CALL_TIMEOUT).await.map_err(|e| failed(e.into()))?;
         stream.set_nodelay(true).map_err(|e| failed(e.into()))?;
@@ -148,7 +148,7 @@ impl Connection {
     pub fn version(&self, api: Api) -> Result<i16, CallError> {
         self.versions
             .of(api)
-            .map_err(|source| CallError::Unsupported { address: self.address.to_string(), source })
+            .map_err(|error| CallError::Unsupported { address: self.address.to_string(), error })
     }
 
     pub fn offers(&self, api_key: i16) -> bool {
@@ -161,7 +161,7 @@ impl Connection {
         let frame = within(CALL_TIMEOUT, self.one_frame()).await;
         let mut frame = frame
             .ok_or_else(|| CallError::Timeout { address: self.address.to_string() })?
-            .map_err(|source| self.io_error(source))?;
+            .map_err(|error| self.io_error(error))?;
         let header = ResponseHeader::decode(&mut frame, R::Response::header_version(version))
             .map_err(|e| self.protocol_error(e))?;
         if header.correlation_id != correlation {
@@ -343,7 +343,7 @@ impl Connection {
         let mut frame = within(CALL_TIMEOUT, self.one_frame())
             .await
             .ok_or_else(|| CallError::Timeout { address: self.address.to_string() })?
-            .map_err(|source| self.io_error(source))?;
+            .map_err(|error| self.io_error(error))?;
         ResponseHeader::decode(&mut frame, 0).map_err(|e| self.protocol_error(e))?;
         let refused = frame.get(..2) == Some(&UNSUPPORTED_VERSION.to_be_bytes()[..]);
         let answer = if refused {
@@ -357,8 +357,8 @@ impl Connection {
         Ok(Versions::new(answer.api_keys.iter().map(|key| (key.api_key, key.min_version..=key.max_version))))
     }
 
-    pub fn io_error(&self, source: io::Error) -> CallError {
-        CallError::Io { address: self.address.to_string(), source }
+    pub fn io_error(&self, error: io::Error) -> CallError {
+        CallError::Io { address: self.address.to_string(), error }
     }
 
     pub fn protocol_error(&self, reason: impl std::fmt::Display) -> CallError {

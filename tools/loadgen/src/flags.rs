@@ -8,9 +8,11 @@ use odradek::codec::record_batch::Compression;
 
 use crate::cluster::{Bootstrap, LogEnd, NewTopic};
 use crate::consume::message::{FetchSetup, Isolation};
-use crate::content::Keys;
+use crate::content::{Keys, Shape};
 use crate::executor::Threads;
 use crate::produce::message::Acks;
+use crate::produce::run::ProduceConfig;
+use crate::produce::worker::OnDisconnect;
 
 /// Load generator and verifier for any Kafka-compatible broker.
 #[derive(Debug, Parser)]
@@ -138,6 +140,36 @@ pub struct ProduceFlags {
     /// How long a batch is retried before its records count as failed.
     #[arg(long, default_value = "120s", value_parser = parse_duration)]
     pub delivery_timeout: Duration,
+}
+
+impl ProduceFlags {
+    pub fn config(&self) -> ProduceConfig {
+        ProduceConfig {
+            bootstrap: self.common.bootstrap(),
+            topic: self.common.topic.clone(),
+            create: self.create.new_topic(&self.common.topic),
+            shape: Shape {
+                record_size: self.record_size,
+                batch_size: self.batch_bytes,
+                keys: self.keys,
+                compression: self.compression,
+            },
+            records_per_batch: None,
+            records: self.records,
+            duration: self.duration,
+            rate: self.rate,
+            acks: self.acks,
+            batches_per_request: self.batches_per_request,
+            linger: self.linger,
+            in_flight: self.in_flight,
+            connections: self.common.connections,
+            exclusive_partitions: false,
+            idempotent: self.idempotent,
+            delivery_timeout: self.delivery_timeout,
+            on_disconnect: OnDisconnect::Retry,
+            threads: self.common.threads(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

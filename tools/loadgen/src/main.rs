@@ -9,11 +9,9 @@ use odradek_loadgen::cluster::Bootstrap;
 use odradek_loadgen::consume::message::Isolation;
 use odradek_loadgen::consume::run::ConsumeConfig;
 use odradek_loadgen::consume::worker::{Discard, start_positions};
-use odradek_loadgen::content::Shape;
 use odradek_loadgen::executor::block_on;
 use odradek_loadgen::flags::{Cli, Command, CommonFlags, ConsumeFlags, ProduceFlags};
-use odradek_loadgen::produce::run::{ProduceConfig, Templates};
-use odradek_loadgen::produce::worker::OnDisconnect;
+use odradek_loadgen::produce::run::Templates;
 use odradek_loadgen::stats::Stats;
 use odradek_loadgen::summary::{ProgressLine, Summary, write_json};
 use odradek_loadgen::{consume, produce, verify};
@@ -44,37 +42,12 @@ fn run_produce(flags: &ProduceFlags) -> anyhow::Result<bool> {
     anyhow::ensure!(flags.in_flight > 0, "--in-flight must be at least 1");
     anyhow::ensure!(flags.batches_per_request > 0, "--batches-per-request must be at least 1");
     anyhow::ensure!(flags.rate.is_none_or(|rate| rate > 0.0), "--rate must be above zero");
-    let bootstrap = flags.common.bootstrap();
     if flags.transactional_id.is_some() {
-        require_api(&bootstrap, END_TRANSACTION, "transactions")?;
+        require_api(&flags.common.bootstrap(), END_TRANSACTION, "transactions")?;
         anyhow::bail!("this build cannot produce in transactions yet");
     }
-    let shape = Shape {
-        record_size: flags.record_size,
-        batch_size: flags.batch_bytes,
-        keys: flags.keys,
-        compression: flags.compression,
-    };
-    let config = ProduceConfig {
-        bootstrap,
-        topic: flags.common.topic.clone(),
-        create: flags.create.new_topic(&flags.common.topic),
-        shape,
-        records_per_batch: None,
-        records: flags.records,
-        duration: flags.duration,
-        rate: flags.rate,
-        acks: flags.acks,
-        batches_per_request: flags.batches_per_request,
-        linger: flags.linger,
-        in_flight: flags.in_flight,
-        connections: flags.common.connections,
-        exclusive_partitions: false,
-        idempotent: flags.idempotent,
-        delivery_timeout: flags.delivery_timeout,
-        on_disconnect: OnDisconnect::Retry,
-        threads: flags.common.threads(),
-    };
+    let config = flags.config();
+    let shape = config.shape;
     let mut progress = ProgressLine::new(flags.common.quiet);
     let make_source = move |thread| Templates::new(&shape, thread);
     let produced =

@@ -34,7 +34,7 @@ impl Api {
             Api::Produce => 3..=11,
             Api::Fetch => 4..=12,
             Api::ListOffsets => 1..=7,
-            Api::Metadata => 4..=12,
+            Api::Metadata => 0..=12,
             Api::CreateTopics => 2..=7,
             Api::InitProducerId => 0..=4,
         }

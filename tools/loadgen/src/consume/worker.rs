@@ -80,8 +80,8 @@ pub enum ConsumeError {
     Idle(Duration),
     #[error("partition {partition}: {}", crate::cluster::error_name(*code))]
     Partition { partition: i32, code: i16 },
-    #[error("partition {partition}, after offset {offset}: {source}")]
-    Batch { partition: i32, offset: i64, source: BatchError },
+    #[error("partition {partition}, after offset {offset}: {error}")]
+    Batch { partition: i32, offset: i64, error: BatchError },
 }
 
 /// Where one partition is read.
@@ -284,15 +284,15 @@ impl<S: Sink + 'static> ConsumeWorker<S> {
         let mut records = 0u64;
         let mut bytes = 0u64;
         while !rest.is_empty() {
-            let failed = |offset, source| ConsumeError::Batch { partition: answer.partition, offset, source };
+            let failed = |offset, error| ConsumeError::Batch { partition: answer.partition, offset, error };
             let (batch, after) = match BatchView::split_first(rest) {
                 Ok(split) => split,
                 Err(BatchError::Truncated { .. }) => break, // The answer was cut at its size limit.
-                Err(source) => return Err(failed(position.offset, source)),
+                Err(error) => return Err(failed(position.offset, error)),
             };
             rest = after;
             if self.plan.check_crc {
-                batch.validate_stored().map_err(|source| failed(position.offset, source))?;
+                batch.validate_stored().map_err(|error| failed(position.offset, error))?;
             }
             let end = batch.end_offset().to_wire();
             if end <= position.offset {

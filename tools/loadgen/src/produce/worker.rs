@@ -123,8 +123,8 @@ pub enum WorkerError {
     Call(#[from] CallError),
     #[error("every partition of {address} failed for good")]
     AllClosed { address: String },
-    #[error("the connection to {address} broke: {source}")]
-    Disconnected { address: String, source: io::Error },
+    #[error("the connection to {address} broke: {error}")]
+    Disconnected { address: String, error: io::Error },
     #[error("the brokers did not come back within the delivery time-out; the last error: {last}")]
     DeliveryTimeout { last: String },
 }
@@ -208,13 +208,13 @@ impl<S: Source + 'static> Worker<S> {
             match self.drive(&mut connection).await {
                 Ok(Ended::Finished) => return Ok(()),
                 Ok(Ended::Moved) => sleep(RECONNECT_WAIT).await,
-                Err(source) => {
+                Err(error) => {
                     self.stats.borrow_mut().disconnects += 1;
                     if self.plan.on_disconnect == OnDisconnect::Stop {
                         self.budget.stopped.set(true);
                         return Err(WorkerError::Disconnected {
                             address: connection.address().into(),
-                            source,
+                            error,
                         });
                     }
                 }

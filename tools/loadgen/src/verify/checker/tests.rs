@@ -196,7 +196,7 @@ fn log(sequences: impl IntoIterator<Item = u64>) -> Vec<OwnedRecord> {
 }
 
 fn acked(end: u64) -> BTreeMap<i32, Vec<Range<u64>>> {
-    BTreeMap::from([(PARTITION, vec![0..end])])
+    BTreeMap::from([(PARTITION, Vec::from_iter(std::iter::once(0..end)))])
 }
 
 fn check(log: Vec<OwnedRecord>, sent_end: u64) -> Report {
