@@ -1,7 +1,5 @@
 //! The three commands against a broker that misbehaves on demand.
 
-#![expect(clippy::disallowed_methods, reason = "tests read back the files that a run wrote")]
-
 mod fake_broker;
 
 use clap::Parser;
