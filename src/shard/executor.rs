@@ -246,7 +246,7 @@ fn spawn_shards(
         let plan = memory.clone();
         let builder = LocalExecutorBuilder::new(Placement::Fixed(*cpu))
             .name(&format!("shard-{number}"))
-            .io_memory(memory.tail + memory.read)
+            .io_memory(memory.registered())
             .preempt_timer(Duration::from_millis(2));
         let thread = builder.spawn(move || async move {
             let failed = progress.clone();

@@ -78,10 +78,19 @@ pub struct MemoryPlan {
     pub response: usize,
 }
 
-/// Bytes of a shard's registered pool; larger pools are not faster and are pinned at start.
+/// Bytes of a shard's tail: a reader further behind is served from disk just as well.
 const TAIL_SIZE_MAX: usize = 1 << 30;
 
+/// Bytes of a shard's registered pool, pinned at start. The kernel takes at most 1 GiB as one
+/// registered buffer; what does not fit comes from the heap.
+const REGISTERED_SIZE_MAX: usize = 512 << 20;
+
 impl MemoryPlan {
+    /// Size of the ring's registered buffer pool.
+    pub fn registered(&self) -> usize {
+        (self.tail + self.read).min(REGISTERED_SIZE_MAX)
+    }
+
     /// Divides a shard's budget. A quarter is left to everything that is not a buffer.
     pub fn new(budget: usize) -> MemoryPlan {
         let tail = (budget * 3 / 8).min(TAIL_SIZE_MAX);

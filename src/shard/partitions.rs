@@ -122,7 +122,6 @@ fn move_to_deleted(directory: &Path) -> io::Result<PathBuf> {
 }
 
 /// Removes what belongs to no topic: deletions that a crash interrupted. At start, before any shard.
-#[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
 pub fn remove_orphans(data_dir: &Path, image: &Image) -> io::Result<()> {
     for entry in std::fs::read_dir(data_dir)? {
         let entry = entry?;
@@ -217,7 +216,6 @@ async fn delete(shard: &Rc<Shard>, topic: TopicId) {
             shard.store.pump();
             shard.store.release_slot(replica.slot).await;
             drop(replica);
-            #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
             let removed = blocking(move || std::fs::remove_dir_all(deleted)).await;
             if let Err(error) = removed {
                 tracing::warn!(%error, "the data of a deleted topic is removed at the next start");
@@ -232,7 +230,7 @@ async fn delete(shard: &Rc<Shard>, topic: TopicId) {
 fn log_config(shard: &Shard, image: &Image, topic: TopicId) -> LogConfig {
     let topic = image.topic(topic).expect("the caller looked it up");
     let overrides = topic.config.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let config = TopicConfig::resolve(&shard.topic_defaults, topic.replication_factor().into(), overrides);
+    let config = TopicConfig::resolve(&shard.topic_defaults, topic.replication_factor(), overrides);
     let config = config.unwrap_or_else(|error| {
         // Checked before it was committed; a property that became invalid falls back.
         tracing::warn!(topic = topic.name, %error, "a stored property is invalid; the defaults are used");

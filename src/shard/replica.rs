@@ -55,6 +55,9 @@ pub enum Watcher {
     Remote { shard: ShardId, watch: u64 },
 }
 
+/// Tells a watcher of another shard: its shard and watch number.
+pub type RemoteWake = Box<dyn Fn(ShardId, u64)>;
+
 /// Lives: one per partition replica, on its owner shard.
 pub struct Replica {
     pub id: TopicPartition,
@@ -67,7 +70,7 @@ pub struct Replica {
     pub reads: ReadState,
     acks: RefCell<ParkedAcks<ParkedAck>>,
     watchers: RefCell<BTreeMap<u64, Watcher>>,
-    fired: RefCell<Option<Box<dyn Fn(ShardId, u64)>>>,
+    remote_wake: RefCell<Option<RemoteWake>>,
     /// Signalled when a wait for space or a new segment is over, for better or worse.
     pub ready: Broadcast,
     preparing: Cell<bool>,
@@ -99,7 +102,7 @@ impl Replica {
             reads: ReadState::default(),
             acks: RefCell::default(),
             watchers: RefCell::default(),
-            fired: RefCell::new(None),
+            remote_wake: RefCell::new(None),
             ready: Broadcast::default(),
             preparing: Cell::new(false),
             no_space_since: Cell::new(None),
@@ -110,8 +113,8 @@ impl Replica {
     }
 
     /// How watchers of other shards are told.
-    pub fn on_remote_wake(&self, wake: Box<dyn Fn(ShardId, u64)>) {
-        *self.fired.borrow_mut() = Some(wake);
+    pub fn on_remote_wake(&self, wake: RemoteWake) {
+        *self.remote_wake.borrow_mut() = Some(wake);
     }
 
     pub fn is_deleted(&self) -> bool {
@@ -324,8 +327,8 @@ impl Replica {
             match watcher {
                 Watcher::Local(signal) => signal.notify(),
                 Watcher::Remote { shard, watch } => {
-                    if let Some(fired) = &*self.fired.borrow() {
-                        fired(shard, watch);
+                    if let Some(wake) = &*self.remote_wake.borrow() {
+                        wake(shard, watch);
                     }
                 }
             }

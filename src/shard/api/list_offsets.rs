@@ -28,10 +28,14 @@ use std::rc::Rc;
 /// Bytes that one batch may decompress to when its records are looked through for a timestamp.
 const DECOMPRESSED_SIZE_MAX: usize = 64 << 20;
 
+/// The first version whose answer names the leader epoch.
+const LEADER_EPOCH_FROM: i16 = 4;
+
 pub async fn answer(
     shard: &Rc<Shard>,
     connection: &Connection,
     request: ListOffsetsRequest,
+    version: i16,
 ) -> ListOffsetsResponse {
     let mut response = ListOffsetsResponse::default();
     let mut by_owner: BTreeMap<ShardId, Vec<(usize, usize, ListOffsetsItem)>> = BTreeMap::new();
@@ -41,8 +45,7 @@ pub async fn answer(
             let mut answer = ListOffsetsPartitionResponse::default()
                 .with_partition_index(partition.partition_index)
                 .with_timestamp(-1)
-                .with_offset(-1)
-                .with_leader_epoch(-1);
+                .with_offset(-1);
             let epoch = partition.current_leader_epoch;
             let item = target(partition.timestamp).ok_or(ErrorCode::UnsupportedVersion);
             let found = item.and_then(|target| {
@@ -74,7 +77,9 @@ pub async fn answer(
             answer.error_code = outcome.error.code();
             answer.offset = outcome.offset.map_or(-1, Offset::to_wire);
             answer.timestamp = outcome.timestamp.map_or(-1, |timestamp| timestamp.0);
-            answer.leader_epoch = outcome.leader_epoch.map_or(-1, |epoch| epoch.0);
+            if version >= LEADER_EPOCH_FROM {
+                answer.leader_epoch = outcome.leader_epoch.map_or(-1, |epoch| epoch.0);
+            }
         }
     }
     response

@@ -98,7 +98,7 @@ async fn answer(
     match request {
         Request::Fetch(request) => fetch::answer(shard, connection, context, request).await,
         Request::ListOffsets(request) => {
-            context.encode(&list_offsets::answer(shard, connection, request).await)
+            context.encode(&list_offsets::answer(shard, connection, request, context.version).await)
         }
         Request::OffsetForLeaderEpoch(request) => {
             context.encode(&offset_for_leader_epoch::answer(shard, connection, request).await)
