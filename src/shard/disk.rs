@@ -31,15 +31,33 @@ pub struct DiskFile {
     recorder: Recorder,
 }
 
+/// What one `syncfs` promises for direct writes that have completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSystemFlush {
+    /// It ends with a flush of the device's cache (ext4, `ext4_sync_fs`).
+    Device,
+    /// It writes out metadata; the device's cache is flushed only if there was any (XFS,
+    /// `xfs_log_force`). An `fdatasync` of any one file behind it flushes the cache for all.
+    MetadataOnly,
+}
+
+impl FileSystemFlush {
+    /// By the file system's name; what is not known to flush is not believed to.
+    pub fn of(file_system: &str) -> FileSystemFlush {
+        if file_system == "ext4" { FileSystemFlush::Device } else { FileSystemFlush::MetadataOnly }
+    }
+}
+
 /// The disk operations that need no open file, and the recorder that new files share.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Disk {
     recorder: Recorder,
+    file_system_flush: FileSystemFlush,
 }
 
 impl Disk {
-    pub fn new(recorder: Recorder) -> Disk {
-        Disk { recorder }
+    pub fn new(file_system_flush: FileSystemFlush, recorder: Recorder) -> Disk {
+        Disk { recorder, file_system_flush }
     }
 
     /// Creates the file, or opens it as it is.
@@ -55,10 +73,16 @@ impl Disk {
 
     /// One flush for the whole file system that `file` is on.
     pub async fn sync_file_system(&self, file: &DiskFile) -> io::Result<()> {
+        if cfg!(feature = "seeded-no-flush") {
+            return Ok(());
+        }
         self.record(|| DiskEvent::FlushIssued { file: PathBuf::new() });
         let fd = file.file.as_raw_fd();
         // SAFETY: syncfs takes any open descriptor; `file` is borrowed until it returns.
         blocking(move || check(unsafe { libc::syncfs(fd) })).await?;
+        if self.file_system_flush == FileSystemFlush::MetadataOnly {
+            file.file.fdatasync().await?;
+        }
         self.record(|| DiskEvent::FlushCompleted { file: PathBuf::new() });
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::preflight::Preflight;
 use crate::shard::clock::Clock;
 use crate::shard::conn::{CloseReason, Connection, Listener, refuse, serve};
 use crate::shard::controller::{CONTROLLER_SHARD, Controller};
-use crate::shard::disk::{Disk, replace_file, sync_directory};
+use crate::shard::disk::{Disk, FileSystemFlush, replace_file, sync_directory};
 use crate::shard::memory::MemoryPlan;
 use crate::shard::mesh::Mesh;
 use crate::shard::message::Message;
@@ -103,6 +103,7 @@ struct Seed {
     generation: CheckpointGeneration,
     base: SocketAddr,
     per_shard: Vec<SocketAddr>,
+    file_system: String,
 }
 
 /// Runs the shards until `stopped` resolves. Blocks. `on_serving` is called once all accept.
@@ -132,6 +133,7 @@ pub fn run(
         generation,
         base: preflight.listeners.base,
         per_shard: preflight.listeners.per_shard.clone(),
+        file_system: preflight.file_system.name.to_string(),
     };
     let (progress, reports) = mpsc::channel();
     let threads = spawn_shards(config, seed, &progress)?;
@@ -327,7 +329,7 @@ async fn run_shard(
     let defaults = partitions::topic_defaults(&seed.config).map_err(StartError::TopicDefaults)?;
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
     let clock = Clock::new();
-    let store = Store::new(clock.clone(), Disk::new(None), metrics.clone(), &memory);
+    let store = Store::new(clock.clone(), Disk::new(FileSystemFlush::of(&seed.file_system), None), metrics.clone(), &memory);
     let shard = Shard::new(ShardParts {
         id,
         node: seed.node.id,

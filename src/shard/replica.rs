@@ -173,6 +173,7 @@ impl Replica {
 
     /// Writes the batch's place into it and copies it behind the last one.
     fn place(&self, store: &Rc<Store>, batch: &mut [u8], plan: &AppendPlan, now: Timestamp) {
+        store.make_tail_room(); // May look at any replica, this one too.
         let mut log = self.log.borrow_mut();
         let mut tail = self.tail.borrow_mut();
         let mut sealed = 0;
@@ -185,7 +186,6 @@ impl Replica {
             stamp_append_time(batch, now);
         }
         assign_offset(batch, plan.base_offset, log.leader_epoch());
-        store.make_tail_room();
         sealed += tail.append(batch, &store.tail_memory);
         let (view, _) = BatchView::split_first(batch).expect("the batch was whole before");
         log.apply_append(plan, &view, now);
