@@ -39,6 +39,7 @@ pub fn start(shard: &Rc<Shard>, queue: glommio::TaskQueueHandle) {
         retain(&shard).await;
     });
     spawn_every(shard, queue, CHECKPOINT_INTERVAL, |shard| async move {
+        shard.store.replicas().iter().for_each(|replica| replica.reads.drop_idle());
         if let Err(error) = write_checkpoint(&shard).await {
             tracing::warn!(%error, "the checkpoint was not written; the next start scans more");
         }

@@ -329,7 +329,12 @@ async fn run_shard(
     let defaults = partitions::topic_defaults(&seed.config).map_err(StartError::TopicDefaults)?;
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
     let clock = Clock::new();
-    let store = Store::new(clock.clone(), Disk::new(FileSystemFlush::of(&seed.file_system), None), metrics.clone(), &memory);
+    let store = Store::new(
+        clock.clone(),
+        Disk::new(FileSystemFlush::of(&seed.file_system), None),
+        metrics.clone(),
+        &memory,
+    );
     let shard = Shard::new(ShardParts {
         id,
         node: seed.node.id,

@@ -65,8 +65,7 @@ impl Drop for Charge {
 /// How a shard's share of `--memory` is divided.
 #[derive(Clone, Debug)]
 pub struct MemoryPlan {
-    /// Commit buffers and the newest records kept for readers; also the size of the ring's
-    /// registered buffer pool.
+    /// Commit buffers and the newest records kept for readers.
     pub tail: usize,
     /// Appended and not yet flushed. Part of `tail`.
     pub unflushed: usize,
@@ -78,17 +77,19 @@ pub struct MemoryPlan {
     pub response: usize,
 }
 
-/// Bytes of a shard's tail: a reader further behind is served from disk just as well.
-const TAIL_SIZE_MAX: usize = 1 << 30;
+/// Bytes of a shard's tail and of its reads from disk. With these the registered pool holds both,
+/// and no buffer is ever faulted in on the data path; a reader further behind than the tail is
+/// served at the disk's speed.
+const TAIL_SIZE_MAX: usize = 512 << 20;
+const READ_SIZE_MAX: usize = 256 << 20;
 
-/// Bytes of a shard's registered pool, pinned at start. The kernel takes at most 1 GiB as one
-/// registered buffer; what does not fit comes from the heap.
-const REGISTERED_SIZE_MAX: usize = 512 << 20;
+// The kernel takes at most 1 GiB as one registered buffer.
+const _: () = assert!(TAIL_SIZE_MAX + READ_SIZE_MAX <= 1 << 30);
 
 impl MemoryPlan {
-    /// Size of the ring's registered buffer pool.
+    /// Size of the ring's registered buffer pool, pinned at start.
     pub fn registered(&self) -> usize {
-        (self.tail + self.read).min(REGISTERED_SIZE_MAX)
+        self.tail + self.read
     }
 
     /// Divides a shard's budget. A quarter is left to everything that is not a buffer.
@@ -98,7 +99,7 @@ impl MemoryPlan {
             tail,
             unflushed: (tail / 2).min(128 << 20),
             receive: budget / 8,
-            read: budget / 8,
+            read: (budget / 8).min(READ_SIZE_MAX),
             response: budget / 8,
         }
     }

@@ -37,6 +37,8 @@ mod response;
 mod segments;
 mod store;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 use crate::cluster::brokers::{Brokers, Routing};
 use crate::cluster::image::Image;

@@ -9,6 +9,7 @@ use crate::log::plan::{align_down, align_up};
 use crate::log::read::Rope;
 use crate::log::segment::{SegmentFile, StoredBatch};
 use crate::shard::disk::{DiskFile, blocking};
+use crate::shard::event::Broadcast;
 use crate::shard::memory::Charge;
 use crate::shard::replica::Replica;
 use crate::shard::response::Slice;
@@ -16,7 +17,7 @@ use crate::shard::store::Store;
 use crate::types::limits::IO_SIZE_MAX;
 use crate::types::{Offset, Timestamp};
 use glommio::io::ReadResult;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
@@ -56,11 +57,16 @@ struct Cursor {
     file_position: u64,
 }
 
+/// A stretch that is being read, or was read, before anybody asked for it.
 struct Ahead {
     segment: Offset,
+    /// File positions.
     start: u64,
     end: u64,
-    pieces: Vec<Rc<ReadResult>>,
+    /// `None` while the disk works on it.
+    pieces: Option<Vec<Rc<ReadResult>>>,
+    /// Nobody has asked since the last look.
+    idle: bool,
     _charge: Charge,
 }
 
@@ -70,10 +76,20 @@ pub struct ReadState {
     cursors: RefCell<VecDeque<Cursor>>,
     indexes: RefCell<VecDeque<Rc<SegmentIndex>>>,
     ahead: RefCell<Option<Ahead>>,
-    reading_ahead: Cell<bool>,
+    ahead_arrived: Broadcast,
 }
 
 impl ReadState {
+    /// Gives back what was read ahead for a reader that did not come back. Called now and then.
+    pub fn drop_idle(&self) {
+        let mut ahead = self.ahead.borrow_mut();
+        match &mut *ahead {
+            Some(found) if found.idle && found.pieces.is_some() => *ahead = None,
+            Some(found) => found.idle = true,
+            None => {}
+        }
+    }
+
     /// Forgets what lies before a new log start, or in a log that was cut.
     pub fn forget(&self) {
         self.cursors.borrow_mut().clear();
@@ -102,8 +118,8 @@ impl Replica {
             }
             log.locate(offset).ok_or(ReadFailed::OutOfRange)?
         };
-        let start = self.start_position(store, segment, offset).await?;
-        let mut wanted = size_max as u64 + READ_SLACK;
+        let (start, exact) = self.start_position(store, segment, offset).await?;
+        let mut wanted = size_max as u64 + if exact { 0 } else { READ_SLACK };
         loop {
             let end = readable_end.min(start + wanted);
             let slices = self.slices(store, segment, start, end).await?;
@@ -115,7 +131,17 @@ impl Replica {
             {
                 let next = rope.batches(first.at).take_while(|batch| batch.at < cut).last();
                 let next_offset = next.map_or(offset, |batch| batch.end_offset);
-                self.remember(Cursor { offset: next_offset, segment, file_position: start + cut as u64 });
+                let next_position = start + cut as u64;
+                self.remember(Cursor { offset: next_offset, segment, file_position: next_position });
+                let from_disk = slices.iter().any(|slice| matches!(slice, Slice::Disk(..)));
+                if from_disk {
+                    self.read_ahead(
+                        store,
+                        segment,
+                        next_position,
+                        readable_end.min(next_position + size_max as u64),
+                    );
+                }
                 return Ok(take_range(slices, first.at, cut));
             }
             if end == readable_end && first.is_none_or(|first| first.at + first.size > rope.size()) {
@@ -126,13 +152,13 @@ impl Replica {
         }
     }
 
-    /// File position at or before the batch that holds `offset`.
+    /// File position at or before the batch that holds `offset`, and whether it is that batch's.
     async fn start_position(
         self: &Rc<Self>,
         store: &Rc<Store>,
         segment: Offset,
         offset: Offset,
-    ) -> Result<u64, ReadFailed> {
+    ) -> Result<(u64, bool), ReadFailed> {
         let known = self
             .reads
             .cursors
@@ -141,12 +167,12 @@ impl Replica {
             .find(|cursor| cursor.offset == offset && cursor.segment == segment)
             .map(|cursor| cursor.file_position);
         if let Some(position) = known {
-            return Ok(position);
+            return Ok((position, true));
         }
         if let Some(position) = self.with_active_index(segment, |index| index.position_for(offset)) {
-            return Ok(position);
+            return Ok((position, false));
         }
-        Ok(self.closed_index(store, segment).await?.position_for(offset))
+        Ok((self.closed_index(store, segment).await?.position_for(offset), false))
     }
 
     fn remember(&self, cursor: Cursor) {
@@ -296,61 +322,68 @@ impl Replica {
         let failed = |source| ReadFailed::Disk { segment, source };
         let file = self.segments.reader(&store.disk, segment).await.map_err(failed)?;
         let mut slices = Vec::new();
-        let mut at = self.take_ahead(segment, start, end, &mut slices);
-        let direct = end.saturating_sub(at);
+        let at = self.take_ahead(segment, start, end, &mut slices).await;
         if at < end {
             let pieces = read_pieces(&file, align_down(at), align_up(end)).await.map_err(failed)?;
             push_range(&pieces, align_down(at), at, end, &mut slices);
-            store.metrics.borrow_mut().disk_read_bytes += direct;
-            at = end;
+            store.metrics.borrow_mut().disk_read_bytes += end - at;
         }
-        let readable_end = self.log.borrow().locate(segment).map_or(at, |(_, end)| end);
-        self.read_ahead(store, file, segment, at, readable_end.min(at + (end - start)));
         Ok(slices)
     }
 
-    /// Hands out what was read ahead of `start`, and says up to where.
-    fn take_ahead(&self, segment: Offset, start: u64, end: u64, slices: &mut Vec<Slice>) -> u64 {
-        let ahead = self.reads.ahead.borrow_mut().take();
-        match ahead {
-            Some(ahead) if ahead.segment == segment && ahead.start <= start && start < ahead.end => {
-                let end = end.min(ahead.end);
-                push_range(&ahead.pieces, ahead.start, start, end, slices);
-                end
+    /// Hands out what was read ahead from `start` on, waiting for the disk if it is about to arrive.
+    /// Returns up to where.
+    async fn take_ahead(&self, segment: Offset, start: u64, end: u64, slices: &mut Vec<Slice>) -> u64 {
+        let covers = |ahead: &Ahead| ahead.segment == segment && (ahead.start..ahead.end).contains(&start);
+        loop {
+            let arrived = match &*self.reads.ahead.borrow() {
+                Some(ahead) if covers(ahead) => {
+                    ahead.pieces.clone().map(|pieces| (ahead.start, ahead.end, pieces))
+                }
+                _ => return start,
+            };
+            match arrived {
+                Some((ahead_start, ahead_end, pieces)) => {
+                    let end = end.min(ahead_end);
+                    push_range(&pieces, ahead_start, start, end, slices);
+                    return end;
+                }
+                None => self.reads.ahead_arrived.notified().await,
             }
-            _ => start,
         }
     }
 
-    /// Reads the stretch that a sequential reader will ask for next.
-    fn read_ahead(
-        self: &Rc<Self>,
-        store: &Rc<Store>,
-        file: Rc<DiskFile>,
-        segment: Offset,
-        start: u64,
-        end: u64,
-    ) {
+    /// Reads the stretch that a sequential reader will ask for next. One per partition: the newest
+    /// reader's.
+    fn read_ahead(self: &Rc<Self>, store: &Rc<Store>, segment: Offset, start: u64, end: u64) {
         let start = align_down(start);
         let size = end.saturating_sub(start) as usize;
+        let in_flight = self.reads.ahead.borrow().as_ref().is_some_and(|ahead| ahead.pieces.is_none());
         let in_tail = self.tail().slices(segment, start..end).is_some();
-        if size < READ_SLACK as usize || in_tail || !store.read_memory.has_room(size) {
+        if size == 0 || in_tail || in_flight || !store.read_memory.has_room(size) {
             return;
         }
-        if self.reads.reading_ahead.replace(true) {
-            return;
-        }
-        let replica = self.clone();
-        let charge = store.read_memory.charge(size);
-        let store = store.clone();
+        let _charge = store.read_memory.charge(size);
+        *self.reads.ahead.borrow_mut() =
+            Some(Ahead { segment, start, end, pieces: None, idle: false, _charge });
+        let (replica, store) = (self.clone(), store.clone());
         glommio::spawn_local(async move {
-            // Only whole blocks: the file may be shorter than the last one, and that is no error.
-            if let Ok(pieces) = read_pieces(&file, start, align_up(end)).await {
-                store.metrics.borrow_mut().disk_read_bytes += size as u64;
-                *replica.reads.ahead.borrow_mut() =
-                    Some(Ahead { segment, start, end, pieces, _charge: charge });
+            let read = async {
+                let file = replica.segments.reader(&store.disk, segment).await?;
+                read_pieces(&file, start, align_up(end)).await
+            };
+            let read = read.await;
+            let mut ahead = replica.reads.ahead.borrow_mut();
+            match (read, &mut *ahead) {
+                (Ok(pieces), Some(ahead)) if ahead.segment == segment && ahead.start == start => {
+                    store.metrics.borrow_mut().disk_read_bytes += size as u64;
+                    ahead.pieces = Some(pieces);
+                }
+                // Whoever asks for these bytes reads them itself, and meets the error.
+                _ => *ahead = None,
             }
-            replica.reads.reading_ahead.set(false);
+            drop(ahead);
+            replica.reads.ahead_arrived.notify_all();
         })
         .detach();
     }

@@ -1,0 +1,351 @@
+//! A shard's store on a real disk, without network: acknowledgements, recovery, reads.
+//!
+//! The executor and the ring are real, the requests are calls. Time is the wall clock's, but nothing
+//! waits for it: every wait is for the disk.
+
+use crate::codec::error_code::ErrorCode;
+use crate::codec::record_batch::{BatchHeader, BatchView, Compression, write_batch};
+use crate::log::checkpoint::PartitionPoint;
+use crate::log::partition::LogConfig;
+use crate::metrics::ShardMetrics;
+use crate::shard::clock::Clock;
+use crate::shard::disk::{Disk, DiskEvent, FileSystemFlush, Recorder};
+use crate::shard::event::Signal;
+use crate::shard::memory::MemoryPlan;
+use crate::shard::message::ProduceOutcome;
+use crate::shard::open::{OpenFailed, OpenRequest, open};
+use crate::shard::replica::{Appended, Replica};
+use crate::shard::store::{AckTarget, Store};
+use crate::types::{
+    LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicId,
+    TopicPartition, Uuid,
+};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// The promise that everything rests on (DESIGN 2.1). Built with `--features seeded-no-flush`, which
+/// leaves the flush out, this test must fail.
+#[test]
+fn no_acknowledgement_is_ahead_of_its_flush() {
+    on_executor(async {
+        let directory = directory();
+        let recorder: Recorder = Some(Rc::default());
+        let store = store(recorder.clone(), 64 << 20);
+        let replicas = [
+            open_partition(&store, directory.path(), 0, 1 << 20).await,
+            open_partition(&store, directory.path(), 1, 1 << 20).await,
+            open_partition(&store, directory.path(), 2, 8192).await,
+        ];
+        let acks = Acks::new(recorder.clone());
+        for round in 0..200 {
+            let replica = &replicas[round % 3];
+            let payload = vec![round as u8; 50 + round * 37 % 3000];
+            append(&store, replica, &acks, &mut batch(1, None, &payload)).await;
+            if round % 7 == 0 {
+                store.pump();
+            }
+        }
+        acks.all_arrived(&store).await;
+        let events = recorder.unwrap().borrow().clone();
+        for ack in acks.arrived.borrow().iter() {
+            assert_eq!(ack.outcome.error, ErrorCode::None);
+            let durable = durable_end(&events[..ack.events_before], &ack.file);
+            assert!(
+                durable >= ack.end,
+                "{} was acknowledged at byte {} while {durable} were flushed",
+                ack.file.display(),
+                ack.end
+            );
+        }
+        assert_eq!(acks.arrived.borrow().len(), 200);
+    });
+}
+
+/// With a tail budget far below what is written, blocks of a partition are evicted by its own
+/// appends; nothing is lost on the way to a reader.
+#[test]
+fn everything_appended_is_read_back_however_small_the_tail() {
+    on_executor(async {
+        let directory = directory();
+        let store = store(None, 2 << 20);
+        let replica = open_partition(&store, directory.path(), 0, 300_000).await;
+        let acks = Acks::new(None);
+        let mut expected = Vec::new();
+        for round in 0..400u32 {
+            let payload = vec![round as u8; (round as usize * 131) % 40_000 + 1];
+            let mut bytes = batch(1 + round % 3, None, &payload);
+            append(&store, &replica, &acks, &mut bytes).await;
+            expected.push(bytes);
+            if round % 5 == 0 {
+                store.pump();
+                acks.all_arrived(&store).await;
+            }
+        }
+        acks.all_arrived(&store).await;
+        assert!(replica.log.borrow().closed().len() > 5, "segments were rolled");
+        for size_max in [1, 5_000, 100_000, 10 << 20] {
+            assert!(read_all(&store, &replica, size_max).await == expected.concat(), "{size_max}");
+        }
+    });
+}
+
+#[test]
+fn a_crash_loses_nothing_acknowledged_and_a_torn_tail_is_cut() {
+    on_executor(async {
+        let directory = directory();
+        let mut expected = Vec::new();
+        {
+            let store = store(None, 8 << 20);
+            let replica = open_partition(&store, directory.path(), 0, 100_000).await;
+            let acks = Acks::new(None);
+            for round in 0..100 {
+                let mut bytes = batch(2, Some(round * 2), &vec![round as u8; 3000]);
+                append(&store, &replica, &acks, &mut bytes).await;
+                expected.extend(bytes);
+                store.pump();
+            }
+            acks.all_arrived(&store).await;
+        }
+        // The store is gone without a clean stop; half a batch follows the last one.
+        let log = newest_log(directory.path());
+        tear(&log, &expected);
+        let store = store(None, 8 << 20);
+        let replica = open_partition(&store, directory.path(), 0, 100_000).await;
+        assert_eq!(replica.log.borrow().high_watermark(), offset(200));
+        assert!(read_all(&store, &replica, 1 << 20).await == expected);
+        // The producer's last batch is known again: sent once more it gets its first offset.
+        let acks = Acks::new(None);
+        append(&store, &replica, &acks, &mut batch(2, Some(198), &[99; 3000])).await;
+        acks.all_arrived(&store).await;
+        assert_eq!(acks.arrived.borrow()[0].outcome.base_offset, Some(offset(198)));
+        // And the log goes on behind the cut.
+        append(&store, &replica, &acks, &mut batch(1, Some(200), &[1; 10])).await;
+        acks.all_arrived(&store).await;
+        assert_eq!(acks.arrived.borrow()[1].outcome.base_offset, Some(offset(200)));
+    });
+}
+
+#[test]
+fn damage_below_the_recovery_point_takes_the_partition_offline() {
+    on_executor(async {
+        let directory = directory();
+        let point = {
+            let store = store(None, 8 << 20);
+            let replica = open_partition(&store, directory.path(), 0, 1 << 20).await;
+            let acks = Acks::new(None);
+            for _ in 0..10 {
+                append(&store, &replica, &acks, &mut batch(1, None, &[7; 500])).await;
+            }
+            acks.all_arrived(&store).await;
+            let log = replica.log.borrow();
+            let place = log.flushed_place();
+            PartitionPoint {
+                log_start: log.log_start(),
+                flushed_end: log.high_watermark(),
+                segment_base: place.segment,
+                file_position: place.file_position,
+            }
+        };
+        let path = newest_log(directory.path());
+        let mut bytes = std_read(&path);
+        bytes[1000] ^= 1;
+        std_write(&path, &bytes);
+        let store = store(None, 8 << 20);
+        let mut request = request(directory.path(), 0, 1 << 20);
+        request.point = Some(point);
+        assert!(matches!(open(&store, request).await, Err(OpenFailed::Corrupt { .. })));
+        assert!(std_read(&path) == bytes, "nothing was cut");
+    });
+}
+
+/// An acknowledgement, with how much the disk had done by then.
+struct Arrived {
+    outcome: ProduceOutcome,
+    file: PathBuf,
+    /// File position after the acknowledged batch.
+    end: u64,
+    events_before: usize,
+}
+
+struct Acks {
+    recorder: Recorder,
+    expected: RefCell<BTreeMap<u32, (PathBuf, u64)>>,
+    arrived: RefCell<Vec<Arrived>>,
+    sent: Cell<u32>,
+    signal: Signal,
+}
+
+impl Acks {
+    fn new(recorder: Recorder) -> Rc<Acks> {
+        Rc::new(Acks {
+            recorder,
+            expected: RefCell::default(),
+            arrived: RefCell::default(),
+            sent: Cell::new(0),
+            signal: Signal::default(),
+        })
+    }
+
+    async fn all_arrived(&self, store: &Rc<Store>) {
+        store.pump();
+        while self.arrived.borrow().len() < self.sent.get() as usize {
+            self.signal.notified().await;
+        }
+    }
+}
+
+impl AckTarget for Acks {
+    fn acknowledged(&self, index: u32, outcome: ProduceOutcome) {
+        let (file, end) = self.expected.borrow().get(&index).cloned().unwrap_or_default();
+        let events_before = self.recorder.as_ref().map_or(0, |events| events.borrow().len());
+        self.arrived.borrow_mut().push(Arrived { outcome, file, end, events_before });
+        self.signal.notify();
+    }
+}
+
+/// Bytes of a file that a flush has covered: written before it was issued, and it returned.
+fn durable_end(events: &[DiskEvent], path: &Path) -> u64 {
+    let (mut written, mut covered, mut durable) = (0, 0, 0);
+    let concerns = |file: &Path| file == path || file.as_os_str().is_empty();
+    for event in events {
+        match event {
+            DiskEvent::WriteCompleted { file, position, size } if file == path => {
+                written = written.max(position + *size as u64);
+            }
+            DiskEvent::FlushIssued { file } if concerns(file) => covered = written,
+            DiskEvent::FlushCompleted { file } if concerns(file) => durable = covered,
+            _ => {}
+        }
+    }
+    durable
+}
+
+async fn append(store: &Rc<Store>, replica: &Rc<Replica>, acks: &Rc<Acks>, batch: &mut [u8]) {
+    let index = acks.sent.get();
+    acks.sent.set(index + 1);
+    let target: Rc<dyn AckTarget> = acks.clone();
+    loop {
+        match replica.append(store, batch, &target, index) {
+            Ok(Appended::Parked) => break,
+            Ok(Appended::Wait) => {
+                store.pump();
+                replica.ready.notified().await;
+            }
+            Err(outcome) => panic!("{outcome:?}"),
+        }
+    }
+    let place = replica.log.borrow().end_place();
+    let file = replica.written_file(place.segment).map(|file| file.path().to_owned());
+    acks.expected.borrow_mut().insert(index, (file.unwrap_or_default(), place.file_position));
+}
+
+async fn read_all(store: &Rc<Store>, replica: &Rc<Replica>, size_max: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut next = Offset::ZERO;
+    while next < replica.log.borrow().high_watermark() {
+        let read = replica.read(store, next, size_max).await.unwrap();
+        assert!(read.size > 0, "a read below the high watermark found nothing");
+        let bytes: Vec<u8> = read.slices.iter().flat_map(|slice| slice.bytes().to_vec()).collect();
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let (view, tail) = BatchView::split_first(rest).unwrap();
+            assert_eq!(view.validate_stored(), Ok(()));
+            next = view.end_offset();
+            rest = tail;
+        }
+        out.extend(bytes);
+    }
+    out
+}
+
+async fn open_partition(store: &Rc<Store>, directory: &Path, index: i32, segment: u64) -> Rc<Replica> {
+    open(store, request(directory, index, segment)).await.unwrap()
+}
+
+fn request(directory: &Path, index: i32, segment_size_max: u64) -> OpenRequest {
+    let partition = PartitionIndex::from_wire(index).unwrap();
+    OpenRequest {
+        id: TopicPartition { topic: TopicId(Uuid::from_u128(1)), partition },
+        topic_name: "t".into(),
+        directory: directory.join(format!("t-{index}")),
+        config: LogConfig {
+            segment_size_max,
+            segment_ms: i64::MAX,
+            batch_size_max: 1 << 20,
+            index_interval_bytes: 4096,
+            index_size_max: 10 << 20,
+            append_time: false,
+            timestamp_before_max_ms: i64::MAX,
+            timestamp_after_max_ms: i64::MAX,
+            retention_ms: None,
+            retention_bytes: None,
+        },
+        leader_epoch: LeaderEpoch(0),
+        point: None,
+        clean: false,
+    }
+}
+
+fn batch(records: u32, sequence: Option<i32>, payload: &[u8]) -> Vec<u8> {
+    let header = BatchHeader {
+        compression: Compression::None,
+        transactional: false,
+        record_count: records,
+        base_timestamp: Timestamp(10),
+        max_timestamp: Timestamp(10),
+        producer: sequence.map(|sequence| (ProducerId(1), ProducerEpoch(0), Sequence(sequence))),
+    };
+    let mut out = Vec::new();
+    write_batch(&header, payload, &mut out);
+    out
+}
+
+fn store(recorder: Recorder, tail: usize) -> Rc<Store> {
+    let memory = MemoryPlan { tail, unflushed: tail, receive: 0, read: 1 << 20, response: 0 };
+    let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
+    Store::new(Clock::new(), Disk::new(FileSystemFlush::MetadataOnly, recorder), metrics, &memory)
+}
+
+/// Writes half a batch behind the last whole one of a preallocated segment.
+fn tear(log: &Path, whole: &[u8]) {
+    let mut bytes = std_read(log);
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    bytes.resize(bytes.len().max(used + 500), 0);
+    bytes[used..used + 500].copy_from_slice(&whole[..500]);
+    std_write(log, &bytes);
+}
+
+fn newest_log(directory: &Path) -> PathBuf {
+    let mut logs: Vec<PathBuf> = std::fs::read_dir(directory.join("t-0"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .collect();
+    logs.sort();
+    logs.pop().unwrap()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test damages files")]
+fn std_read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test damages files")]
+fn std_write(path: &Path, bytes: &[u8]) {
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn offset(value: u64) -> Offset {
+    Offset::new(value).unwrap()
+}
+
+fn on_executor(test: impl Future<Output = ()>) {
+    let executor = glommio::LocalExecutorBuilder::default().make().expect("io_uring is available");
+    executor.run(test);
+}
