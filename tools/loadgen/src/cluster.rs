@@ -10,7 +10,8 @@ use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableT
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, TopicName,
+    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, InitProducerIdRequest, ListOffsetsRequest,
+    MetadataRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use odradek::types::{ProducerEpoch, ProducerId};
@@ -132,6 +133,19 @@ impl Bootstrap {
             });
         }
         self.leaders(&topic.name).await
+    }
+
+    /// Deletes a topic. The broker may take its time to free the space.
+    pub async fn delete_topic(&self, topic: &str) -> Result<(), ClusterError> {
+        let mut connection = self.connect().await?;
+        let version = connection.version(Api::DeleteTopics)?;
+        let names = vec![TopicName(StrBytes::from_string(topic.to_string()))];
+        let request = DeleteTopicsRequest::default().with_topic_names(names).with_timeout_ms(30_000);
+        let answer = connection.call(&request, version).await?;
+        match answer.responses.first().map_or(0, |result| result.error_code) {
+            0 => Ok(()),
+            code => Err(ClusterError::Refused { what: "DeleteTopics", code }),
+        }
     }
 
     /// One end of each partition, by partition.

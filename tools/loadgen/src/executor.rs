@@ -19,8 +19,8 @@ const PREEMPT: Duration = Duration::from_millis(5);
 const GATE_POLL: Duration = Duration::from_millis(1);
 /// From the last thread being ready to the start of the load.
 const START_DELAY: Duration = Duration::from_millis(5);
-/// How often `watch` is called.
-pub const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// How often `watch` is called, unless told otherwise.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs one future on an executor of its own, on this thread.
 pub fn block_on<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
@@ -32,12 +32,19 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
 }
 
 /// How many threads, and where they run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Threads {
     pub count: usize,
     /// CPU of each thread; a single one is that of the first thread, the others follow. Empty: not
     /// pinned.
     pub cpus: Vec<usize>,
+    pub watch_every: Duration,
+}
+
+impl Default for Threads {
+    fn default() -> Threads {
+        Threads { count: 1, cpus: Vec::new(), watch_every: WATCH_EVERY }
+    }
 }
 
 impl Threads {
@@ -92,7 +99,7 @@ pub struct Finished<T> {
     pub cpu_seconds: f64,
 }
 
-/// Runs `body` once per thread and collects what they return, calling `watch` each second.
+/// Runs `body` once per thread and collects what they return, calling `watch` every so often.
 ///
 /// `seconds` is from the common start to the last thread's end. Errors: the first thread's; the
 /// others are told to give up at the gate.
@@ -124,7 +131,7 @@ where
         handles.push(handle);
     }
     drop(sender);
-    let finished = collect(&gate, threads.count, &receiver, &mut watch);
+    let finished = collect(&gate, threads, &receiver, &mut watch);
     if finished.is_err() {
         gate.aborted.store(true, Ordering::SeqCst);
     }
@@ -136,28 +143,28 @@ where
 
 fn collect<T>(
     gate: &Gate,
-    threads: usize,
+    threads: &Threads,
     receiver: &mpsc::Receiver<anyhow::Result<T>>,
     watch: &mut impl FnMut(Duration),
 ) -> anyhow::Result<Finished<T>> {
     let mut results = Vec::new();
     let mut start: Option<(Mono, Duration)> = None;
     let mut watched = Mono(0);
-    while results.len() < threads {
+    while results.len() < threads.count {
         let wait = match start {
             None => GATE_POLL,
-            Some(_) => watched.after(WATCH_EVERY).since(clock::now()),
+            Some(_) => watched.after(threads.watch_every).since(clock::now()),
         };
         match receiver.recv_timeout(wait) {
             Ok(result) => results.push(result?),
             Err(mpsc::RecvTimeoutError::Disconnected) => anyhow::bail!("a thread ended without a result"),
             Err(mpsc::RecvTimeoutError::Timeout) => match start {
                 None => {
-                    start = gate.open_when_ready(threads).map(|at| (at, clock::process_cpu()));
+                    start = gate.open_when_ready(threads.count).map(|at| (at, clock::process_cpu()));
                     watched = start.map_or(watched, |(at, _)| at);
                 }
                 Some((at, _)) => {
-                    watched = watched.after(WATCH_EVERY);
+                    watched = watched.after(threads.watch_every);
                     watch(clock::now().since(at));
                 }
             },

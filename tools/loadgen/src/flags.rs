@@ -61,7 +61,7 @@ impl CommonFlags {
     }
 
     pub fn threads(&self) -> Threads {
-        Threads { count: self.threads.max(1), cpus: self.cpus.clone() }
+        Threads { count: self.threads.max(1), cpus: self.cpus.clone(), ..Threads::default() }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cluster::error_name;
 use crate::stats::{Interval, Stats};
@@ -31,7 +31,7 @@ pub struct Summary {
 }
 
 /// Microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LatencySummary {
     pub p50: f64,
     pub p90: f64,
@@ -56,6 +56,18 @@ impl LatencySummary {
             p9999: at(0.9999),
             max: histogram.max() as f64 / 1e3,
         })
+    }
+
+    /// Name and value of each, in order.
+    pub fn named(&self) -> [(&'static str, f64); 6] {
+        [
+            ("p50", self.p50),
+            ("p90", self.p90),
+            ("p99", self.p99),
+            ("p99.9", self.p999),
+            ("p99.99", self.p9999),
+            ("max", self.max),
+        ]
     }
 }
 
@@ -89,15 +101,10 @@ impl Summary {
             text.push_str(&format!(", acks={acks}"));
         }
         if let Some(l) = self.latency_us {
-            text.push_str(&format!(
-                "\nlatency: p50 {} p90 {} p99 {} p99.9 {} p99.99 {} max {}",
-                micros(l.p50),
-                micros(l.p90),
-                micros(l.p99),
-                micros(l.p999),
-                micros(l.p9999),
-                micros(l.max)
-            ));
+            text.push_str("\nlatency:");
+            for (name, us) in l.named() {
+                text.push_str(&format!(" {name} {}", micros(us)));
+            }
         }
         let gigabytes = self.bytes as f64 / 1e9;
         text.push_str(&format!("\nclient: {:.2} CPU-s", self.client_cpu_seconds));

@@ -13,6 +13,7 @@ pub enum Api {
     ListOffsets,
     Metadata,
     CreateTopics,
+    DeleteTopics,
     InitProducerId,
 }
 
@@ -24,6 +25,7 @@ impl Api {
             Api::ListOffsets => 2,
             Api::Metadata => 3,
             Api::CreateTopics => 19,
+            Api::DeleteTopics => 20,
             Api::InitProducerId => 22,
         }
     }
@@ -36,6 +38,7 @@ impl Api {
             Api::ListOffsets => 1..=7,
             Api::Metadata => 0..=12,
             Api::CreateTopics => 2..=7,
+            Api::DeleteTopics => 1..=5,
             Api::InitProducerId => 0..=4,
         }
     }
