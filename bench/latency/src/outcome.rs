@@ -86,10 +86,17 @@ pub struct Curve {
 impl Curve {
     pub fn of(histogram: &Histogram<u64>) -> Option<Curve> {
         let latency = LatencySummary::of(histogram)?;
-        let points = histogram
+        let mut points: Vec<(f64, f64)> = histogram
             .iter_quantiles(5)
-            .map(|at| (at.quantile_iterated_to(), at.value_iterated_to() as f64 / 1e3));
-        Some(Curve { latency, points: points.collect() })
+            .map(|at| (at.quantile_iterated_to(), at.value_iterated_to() as f64 / 1e3))
+            .collect();
+        // On an axis of nines 100 % is infinitely far: the maximum stands half way beyond the last.
+        if let [.., (before, _), (last, _)] = points.as_mut_slice()
+            && *last >= 1.0
+        {
+            *last = (1.0 + *before) / 2.0;
+        }
+        Some(Curve { latency, points })
     }
 }
 
@@ -160,7 +167,9 @@ mod tests {
         let mut histogram = odradek_loadgen::stats::latencies();
         (1..=1000).for_each(|us| histogram.saturating_record(us * 1000));
         let curve = Curve::of(&histogram).unwrap();
-        assert_eq!(curve.points.last().unwrap().0, 1.0);
+        let last = curve.points.last().unwrap();
+        assert!(last.0 > 0.999 && last.0 < 1.0);
+        assert_eq!(last.1, curve.latency.max);
         assert!((curve.latency.p99 - 990.0).abs() < 2.0);
         assert!(curve.points.is_sorted_by(|a, b| a.1 <= b.1));
     }

@@ -108,7 +108,7 @@ impl EndToEnd {
         while self.next <= now {
             let seconds = self.next.since(self.start).as_secs_f64();
             self.points.extend(Point::of(seconds, &self.interval));
-            self.interval.clear();
+            self.interval.reset();
             self.next = self.next.after(self.every);
         }
     }
@@ -154,7 +154,11 @@ mod tests {
         assert!((4e6..=4.01e6).contains(&(sink.latency.max() as f64)));
         read(&mut sink, 3, 11_000_000);
         assert_eq!(sink.latency.len(), 6);
-        assert_eq!(sink.points.len(), 1);
+        log.sent(&sent(6, 24_000_000));
+        read(&mut sink, 6, 27_000_000);
+        read(&mut sink, 6, 31_000_000);
+        // Each interval has a maximum of its own.
+        assert_eq!(sink.points.iter().map(|p| (p.max / 1e3).round() as u64).collect::<Vec<_>>(), [4, 7, 3]);
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Board {
         posted.errors = stats.failed + stats.codes.values().sum::<u64>();
         let latency = posted.latency.get_or_insert_with(latencies);
         latency.add(&stats.interval).expect("all histograms have the same bounds");
-        stats.interval.clear();
+        stats.interval.reset();
     }
 
     /// Sums up several boards and empties their intervals.

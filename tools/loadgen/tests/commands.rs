@@ -81,6 +81,16 @@ fn rounds_of_broken_connections_add_up_in_the_state_file() {
     assert!(!verified(&broker, &format!("--phase read --state {}", state.display())));
 }
 
+/// Answers come in request order: a fetch that waits for news must not have another behind it.
+#[test]
+fn a_reader_at_the_head_does_not_wait_behind_its_own_fetch() {
+    let broker = FakeBroker::start(4, &[]);
+    let start = odradek_loadgen::clock::now();
+    assert!(verified(&broker, "--duration 1s --rate 100 --fetch-wait 60s"));
+    assert!(broker.records() > 50);
+    assert!(odradek_loadgen::clock::now().since(start).as_secs() < 30);
+}
+
 #[test]
 fn records_of_others_before_the_run_do_not_matter() {
     let broker = FakeBroker::start(2, &[]);

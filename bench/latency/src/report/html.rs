@@ -5,9 +5,9 @@ use odradek_loadgen::summary::micros;
 use crate::outcome::{Curve, Outcome, Point, RoundOutcome, TargetOutcome, WorkloadOutcome};
 use crate::report::svg::{Axis, COLOURS, Line, chart, escape};
 
-const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#1b1b1b}\
+const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:1500px;margin:2em auto;padding:0 1em;color:#1b1b1b}\
 h1{font-size:1.5em}h2{font-size:1.2em;margin-top:2.2em;border-top:1px solid #ccc;padding-top:1em}\
-table{border-collapse:collapse;margin:1em 0;display:block;overflow-x:auto}th,td{padding:.3em .7em;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}\
+table{border-collapse:collapse;font-size:13px;margin:1em 0;display:block;overflow-x:auto}th,td{padding:.3em .55em;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}\
 th:first-child,td:first-child{text-align:left}thead th{border-bottom:2px solid #888}\
 figure{margin:1.2em 0}figcaption{font-weight:600;margin-bottom:.3em}svg{width:100%;max-width:860px;height:auto;background:#fff}\
 svg text{font:11px system-ui,sans-serif;fill:#444}.grid{stroke:#e4e4e4}.legend span{margin-right:1.2em;white-space:nowrap}\

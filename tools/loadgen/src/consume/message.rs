@@ -27,11 +27,16 @@ pub struct FetchSetup {
     /// Bytes of one partition's part of it.
     pub partition_bytes_max: i32,
     pub bytes_min: i32,
+    /// How long an answer without data may be held back at the head of the log.
     pub wait_max_ms: i32,
 }
 
 /// A request for what follows the given offsets: (partition, offset) each.
-pub fn request(setup: &FetchSetup, positions: impl Iterator<Item = (i32, i64)>) -> FetchRequest {
+pub fn request(
+    setup: &FetchSetup,
+    wait_max_ms: i32,
+    positions: impl Iterator<Item = (i32, i64)>,
+) -> FetchRequest {
     let partitions = positions.map(|(partition, offset)| {
         FetchPartition::default()
             .with_partition(partition)
@@ -47,7 +52,7 @@ pub fn request(setup: &FetchSetup, positions: impl Iterator<Item = (i32, i64)>) 
     };
     FetchRequest::default()
         .with_replica_id(BrokerId(-1))
-        .with_max_wait_ms(setup.wait_max_ms)
+        .with_max_wait_ms(wait_max_ms)
         .with_min_bytes(setup.bytes_min)
         .with_max_bytes(setup.bytes_max)
         .with_isolation_level(isolation)
@@ -62,6 +67,8 @@ pub struct FetchAnswer<'a> {
     pub partition: i32,
     pub error_code: i16,
     pub high_watermark: i64,
+    /// End of what a read-committed consumer may see; -1 when the broker does not say.
+    pub last_stable_offset: i64,
     pub aborted: Vec<Aborted>,
     /// Whole batches, and maybe the start of one more.
     pub records: &'a [u8],
@@ -101,7 +108,7 @@ pub fn read_response<'a>(
 
 fn read_partition<'a>(reader: &mut Reader<'a>, version: i16) -> Result<FetchAnswer<'a>, Malformed> {
     let (partition, error_code, high_watermark) = (reader.i32()?, reader.i16()?, reader.i64()?);
-    reader.i64()?; // Last stable offset.
+    let last_stable_offset = reader.i64()?;
     if version >= 5 {
         reader.i64()?; // Log start offset.
     }
@@ -116,7 +123,7 @@ fn read_partition<'a>(reader: &mut Reader<'a>, version: i16) -> Result<FetchAnsw
     }
     let records = reader.bytes()?;
     reader.skip_tags()?;
-    Ok(FetchAnswer { partition, error_code, high_watermark, aborted, records })
+    Ok(FetchAnswer { partition, error_code, high_watermark, last_stable_offset, aborted, records })
 }
 
 #[cfg(test)]
@@ -135,6 +142,7 @@ mod tests {
             let full = PartitionData::default()
                 .with_partition_index(2)
                 .with_high_watermark(50)
+                .with_last_stable_offset(40)
                 .with_aborted_transactions(Some(vec![
                     AbortedTransaction::default().with_producer_id(7.into()).with_first_offset(3),
                 ]))
@@ -164,6 +172,7 @@ mod tests {
                         partition: 2,
                         error_code: 0,
                         high_watermark: 50,
+                        last_stable_offset: 40,
                         aborted,
                         records: b"records"
                     },
@@ -171,6 +180,7 @@ mod tests {
                         partition: 4,
                         error_code: 1,
                         high_watermark: 0,
+                        last_stable_offset: -1,
                         aborted: Vec::new(),
                         records: b""
                     },

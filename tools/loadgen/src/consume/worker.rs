@@ -1,5 +1,9 @@
-//! One consuming connection: up to two fetches in flight over disjoint partitions, so that the broker
-//! prepares one answer while the other is read.
+//! One consuming connection.
+//!
+//! Behind the head of its logs it has two fetches in flight over disjoint partitions, so that the
+//! broker prepares one answer while the other is read. At the head it has one, over all partitions,
+//! that the broker holds back until there is news: answers come in request order, so a second one
+//! would wait behind the first.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -21,7 +25,7 @@ use crate::consume::message::{FetchAnswer, FetchSetup, Isolation, read_response,
 use crate::stats::Stats;
 use crate::versions::Api;
 
-/// Fetches in flight on one connection.
+/// Fetches in flight on one connection behind the head.
 const FETCHES_MAX: usize = 2;
 /// An answer that takes longer than the wait it was asked for plus this means a dead connection.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -92,11 +96,17 @@ pub struct Position {
     pub offset: i64,
     /// Where to stop, exclusive; `i64::MAX` while that is not known. May be set during the run.
     pub end: Arc<AtomicI64>,
+    /// What could be read when the last answer left, exclusive.
+    visible_end: i64,
 }
 
 impl Position {
     pub fn from(partition: i32, offset: i64) -> Position {
-        Position { partition, offset, end: Arc::new(AtomicI64::new(i64::MAX)) }
+        Position { partition, offset, end: Arc::new(AtomicI64::new(i64::MAX)), visible_end: i64::MAX }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.offset < self.visible_end
     }
 
     fn is_done(&self) -> bool {
@@ -108,7 +118,7 @@ impl Position {
 pub struct ConsumeWorker<S> {
     plan: Rc<ConsumePlan>,
     positions: Vec<Position>,
-    /// First of the groups that positions are dealt into, of which each has one fetch in flight.
+    /// Into how many groups positions are dealt behind the head; each has one fetch in flight.
     groups: usize,
     sink: Rc<RefCell<S>>,
     stats: Rc<RefCell<Stats>>,
@@ -122,7 +132,8 @@ pub struct ConsumeWorker<S> {
 
 struct Fetch {
     correlation: i32,
-    group: usize,
+    /// `None`: over all partitions, at the head.
+    group: Option<usize>,
     sent_at: Mono,
 }
 
@@ -209,22 +220,40 @@ impl<S: Sink + 'static> ConsumeWorker<S> {
         }
     }
 
-    /// Asks for every group that has no fetch in flight.
+    /// Behind the head: asks for every group that has no fetch in flight. At the head: once for all.
     fn fetch(&mut self, connection: &mut Connection, now: Mono) -> Result<(), CallError> {
-        for group in 0..self.groups {
-            if self.in_flight.iter().any(|fetch| fetch.group == group) {
-                continue;
-            }
-            let of_group = self.positions.iter().skip(group).step_by(self.groups);
-            let wanted: Vec<(i32, i64)> =
-                of_group.filter(|p| !p.is_done()).map(|p| (p.partition, p.offset)).collect();
-            if wanted.is_empty() {
-                continue;
-            }
-            let message = request(&self.plan.setup, wanted.into_iter());
-            let correlation = connection.queue_message(&message, self.version)?;
-            self.in_flight.push_back(Fetch { correlation, group, sent_at: now });
+        if self.in_flight.iter().any(|fetch| fetch.group.is_none()) {
+            return Ok(());
         }
+        let behind = self.positions.iter().any(|position| !position.is_done() && position.is_behind());
+        if !behind {
+            return if self.in_flight.is_empty() { self.send_fetch(connection, None, now) } else { Ok(()) };
+        }
+        for group in 0..self.groups {
+            if !self.in_flight.iter().any(|fetch| fetch.group == Some(group)) {
+                self.send_fetch(connection, Some(group), now)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn send_fetch(
+        &mut self,
+        connection: &mut Connection,
+        group: Option<usize>,
+        now: Mono,
+    ) -> Result<(), CallError> {
+        let (first, step) = group.map_or((0, 1), |group| (group, self.groups));
+        let of_group = self.positions.iter().skip(first).step_by(step);
+        let wanted: Vec<(i32, i64)> =
+            of_group.filter(|p| !p.is_done()).map(|p| (p.partition, p.offset)).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let wait_max_ms = if group.is_none() { self.plan.setup.wait_max_ms } else { 0 };
+        let message = request(&self.plan.setup, wait_max_ms, wanted.into_iter());
+        let correlation = connection.queue_message(&message, self.version)?;
+        self.in_flight.push_back(Fetch { correlation, group, sent_at: now });
         Ok(())
     }
 
@@ -277,8 +306,12 @@ impl<S: Sink + 'static> ConsumeWorker<S> {
     /// Cost per batch: a few header fields, one pass of CRC-32C unless switched off, and the sink's.
     fn read_batches(&mut self, at: usize, answer: FetchAnswer<'_>, now: Mono) -> Result<(), ConsumeError> {
         let position = &mut self.positions[at];
-        let mut filter = (self.plan.setup.isolation == Isolation::ReadCommitted)
-            .then(|| AbortedFilter::new(answer.aborted));
+        let committed = self.plan.setup.isolation == Isolation::ReadCommitted;
+        position.visible_end = match answer.last_stable_offset {
+            stable @ 0.. if committed => stable,
+            _ => answer.high_watermark,
+        };
+        let mut filter = committed.then(|| AbortedFilter::new(answer.aborted));
         let mut sink = self.sink.borrow_mut();
         let mut rest = answer.records;
         let mut records = 0u64;

@@ -183,10 +183,14 @@ fn answer(header: &RequestHeader, body: &mut Bytes, shared: &Mutex<Shared>) -> O
         }
         ApiKey::Fetch => {
             let request = FetchRequest::decode(body, version).unwrap();
-            let response = fetch(&state, &request);
-            drop(state);
-            if response.responses[0].partitions.iter().all(|p| p.records.as_ref().unwrap().is_empty()) {
-                std::thread::park_timeout(std::time::Duration::from_millis(5));
+            let mut response = fetch(&state, &request);
+            let mut waited_ms = 0;
+            while is_empty(&response) && waited_ms < request.max_wait_ms {
+                drop(state);
+                std::thread::park_timeout(std::time::Duration::from_millis(1));
+                waited_ms += 1;
+                state = shared.lock().unwrap();
+                response = fetch(&state, &request);
             }
             encode::<FetchRequest>(header, &response)
         }
@@ -300,6 +304,10 @@ fn append(log: &mut Log, records: &[u8], mischief: Option<Mischief>) -> (i16, i6
         log.end += batch.record_count() as i64;
     }
     (0, base_offset)
+}
+
+fn is_empty(response: &FetchResponse) -> bool {
+    response.responses[0].partitions.iter().all(|p| p.records.as_ref().is_none_or(Bytes::is_empty))
 }
 
 fn fetch(state: &MutexGuard<'_, Shared>, request: &FetchRequest) -> FetchResponse {
