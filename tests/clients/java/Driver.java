@@ -1,0 +1,185 @@
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.BufferedReader;
+import java.io.InputStreamReader;
+import java.io.PrintWriter;
+import java.io.StringWriter;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Base64;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import java.util.TreeSet;
+import java.util.concurrent.Future;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.NewTopic;
+import org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.clients.producer.KafkaProducer;
+import org.apache.kafka.clients.producer.ProducerRecord;
+import org.apache.kafka.clients.producer.RecordMetadata;
+import org.apache.kafka.common.Node;
+import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.header.Header;
+import org.apache.kafka.common.serialization.ByteArrayDeserializer;
+import org.apache.kafka.common.serialization.ByteArraySerializer;
+
+/**
+ * The official Java client: a request per line in, an answer per line out; ../src/driver.rs says what
+ * they look like. Compiled once against each version of kafka-clients.
+ */
+public final class Driver {
+    private static final Duration TIMEOUT = Duration.ofSeconds(30);
+    private static final ObjectMapper JSON = new ObjectMapper();
+
+    private final String bootstrap;
+
+    private Driver(String bootstrap) {
+        this.bootstrap = bootstrap;
+    }
+
+    public static void main(String[] arguments) throws Exception {
+        Driver driver = new Driver(arguments[0]);
+        BufferedReader requests = new BufferedReader(new InputStreamReader(System.in));
+        for (String line = requests.readLine(); line != null; line = requests.readLine()) {
+            ObjectNode answer = JSON.createObjectNode();
+            try {
+                driver.answer(JSON.readTree(line), answer);
+            } catch (Exception error) {
+                StringWriter trace = new StringWriter();
+                error.printStackTrace(new PrintWriter(trace));
+                answer.put("error", trace.toString());
+            }
+            System.out.println(JSON.writeValueAsString(answer));
+            System.out.flush();
+        }
+    }
+
+    private void answer(JsonNode request, ObjectNode answer) throws Exception {
+        String topic = request.path("topic").asText();
+        TopicPartition where = new TopicPartition(topic, request.path("partition").asInt());
+        switch (request.get("op").asText()) {
+            case "create" -> create(topic, request.get("partitions").asInt());
+            case "metadata" -> metadata(topic, answer);
+            case "ends" -> ends(where, answer);
+            case "produce" -> produce(request, answer.putArray("placed"));
+            case "read" -> read(where, request.get("from"), request.get("until").asLong(), answer.putArray("records"));
+            default -> throw new IllegalArgumentException("unknown operation " + request.get("op"));
+        }
+    }
+
+    private Admin admin() {
+        return Admin.create(Map.of("bootstrap.servers", bootstrap));
+    }
+
+    /** Without a group: partitions are assigned by hand. */
+    private KafkaConsumer<byte[], byte[]> consumer() {
+        return new KafkaConsumer<>(Map.of(
+            "bootstrap.servers", bootstrap,
+            "enable.auto.commit", false,
+            "auto.offset.reset", "none",
+            "key.deserializer", ByteArrayDeserializer.class,
+            "value.deserializer", ByteArrayDeserializer.class));
+    }
+
+    private void create(String topic, int partitions) throws Exception {
+        try (Admin admin = admin()) {
+            admin.createTopics(List.of(new NewTopic(topic, partitions, (short) 1))).all().get();
+        }
+    }
+
+    private void metadata(String topic, ObjectNode answer) throws Exception {
+        try (Admin admin = admin()) {
+            ArrayNode topics = answer.putArray("topics");
+            new TreeSet<>(admin.listTopics().names().get()).forEach(topics::add);
+            ArrayNode partitions = answer.putArray("partitions");
+            admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic).partitions()
+                .forEach(partition -> partitions.add(partition.partition()));
+            TreeMap<Integer, Node> nodes = new TreeMap<>();
+            admin.describeCluster().nodes().get().forEach(node -> nodes.put(node.id(), node));
+            ArrayNode brokers = answer.putArray("brokers");
+            nodes.values().forEach(node -> brokers.addArray().add(node.id()).add(node.host()).add(node.port()));
+        }
+    }
+
+    private void ends(TopicPartition where, ObjectNode answer) {
+        try (KafkaConsumer<byte[], byte[]> consumer = consumer()) {
+            answer.put("earliest", consumer.beginningOffsets(List.of(where)).get(where));
+            answer.put("latest", consumer.endOffsets(List.of(where)).get(where));
+        }
+    }
+
+    private void produce(JsonNode request, ArrayNode placed) throws Exception {
+        Map<String, Object> settings = Map.of(
+            "bootstrap.servers", bootstrap,
+            "acks", "all",
+            "enable.idempotence", request.get("idempotent").asBoolean(),
+            "compression.type", request.get("codec").asText(),
+            "linger.ms", 20,
+            "key.serializer", ByteArraySerializer.class,
+            "value.serializer", ByteArraySerializer.class);
+        List<Future<RecordMetadata>> sent = new ArrayList<>();
+        try (KafkaProducer<byte[], byte[]> producer = new KafkaProducer<>(settings)) {
+            for (JsonNode fields : request.get("records")) {
+                ProducerRecord<byte[], byte[]> record = new ProducerRecord<>(
+                    request.get("topic").asText(),
+                    fields.get("partition").isNull() ? null : fields.get("partition").asInt(),
+                    fields.get("timestamp").asLong(),
+                    bytes(fields.get("key")),
+                    bytes(fields.get("value")));
+                for (JsonNode header : fields.get("headers")) {
+                    record.headers().add(header.get(0).asText(), bytes(header.get(1)));
+                }
+                sent.add(producer.send(record));
+            }
+            for (Future<RecordMetadata> future : sent) {
+                RecordMetadata place = future.get(TIMEOUT.toMillis(), TimeUnit.MILLISECONDS);
+                placed.addArray().add(place.partition()).add(place.offset());
+            }
+        }
+    }
+
+    private void read(TopicPartition where, JsonNode from, long until, ArrayNode records) throws Exception {
+        try (KafkaConsumer<byte[], byte[]> consumer = consumer()) {
+            consumer.assign(List.of(where));
+            if (from.has("offset")) {
+                consumer.seek(where, from.get("offset").asLong());
+            } else if (from.has("timestamp")) {
+                long timestamp = from.get("timestamp").asLong();
+                consumer.seek(where, consumer.offsetsForTimes(Map.of(where, timestamp)).get(where).offset());
+            } else {
+                consumer.seekToBeginning(List.of(where));
+            }
+            long deadline = System.nanoTime() + TIMEOUT.toNanos();
+            while (consumer.position(where) < until) {
+                if (System.nanoTime() > deadline) {
+                    throw new TimeoutException(consumer.position(where) + " of " + until + " was reached");
+                }
+                for (ConsumerRecord<byte[], byte[]> read : consumer.poll(Duration.ofSeconds(1))) {
+                    ObjectNode record = records.addObject();
+                    record.put("offset", read.offset());
+                    record.put("timestamp", read.timestamp());
+                    record.put("key", text(read.key()));
+                    record.put("value", text(read.value()));
+                    ArrayNode headers = record.putArray("headers");
+                    for (Header header : read.headers()) {
+                        headers.addArray().add(header.key()).add(text(header.value()));
+                    }
+                }
+            }
+        }
+    }
+
+    private static byte[] bytes(JsonNode text) {
+        return text.isNull() ? null : Base64.getDecoder().decode(text.asText());
+    }
+
+    private static String text(byte[] bytes) {
+        return bytes == null ? null : Base64.getEncoder().encodeToString(bytes);
+    }
+}

@@ -1,0 +1,210 @@
+// kafkajs, a request per line in and an answer per line out; ../src/driver.rs says what they look like.
+//
+// kafkajs assigns partitions only through consumer groups, which this broker does not have yet.
+// Reading therefore goes one level lower, through the cluster and broker objects that its consumer
+// is made of: their metadata, listOffsets and fetch, with its own decoding of batches.
+'use strict'
+
+const readline = require('readline')
+const { Kafka, CompressionTypes, CompressionCodecs, Partitioners, logLevel } = require('kafkajs')
+const Cluster = require('kafkajs/src/cluster')
+const defaultSocketFactory = require('kafkajs/src/network/socketFactory')
+const { createLogger } = require('kafkajs/src/loggers')
+const consoleLogger = require('kafkajs/src/loggers/console')
+
+// kafkajs brings gzip and leaves the other codecs to its user.
+const zstd = require('@mongodb-js/zstd')
+const lz4 = require('lz4-napi')
+CompressionCodecs[CompressionTypes.Snappy] = require('kafkajs-snappy')
+CompressionCodecs[CompressionTypes.LZ4] = () => ({
+  compress: encoder => lz4.compressFrame(encoder.buffer),
+  decompress: buffer => lz4.decompressFrame(buffer),
+})
+CompressionCodecs[CompressionTypes.ZSTD] = () => ({
+  compress: encoder => zstd.compress(encoder.buffer),
+  decompress: buffer => zstd.decompress(buffer),
+})
+
+const CODECS = {
+  none: CompressionTypes.None,
+  gzip: CompressionTypes.GZIP,
+  snappy: CompressionTypes.Snappy,
+  lz4: CompressionTypes.LZ4,
+  zstd: CompressionTypes.ZSTD,
+}
+const TIMEOUT_MS = 30000
+// A call of `send` becomes one batch per partition; a batch has to stay below max.message.bytes.
+const SEND_BYTES = 100000
+
+const brokers = [process.argv[2]]
+const kafka = new Kafka({ brokers, logLevel: logLevel.WARN })
+
+const toBytes = text => (text === null ? null : Buffer.from(text, 'base64'))
+const toText = bytes => (bytes === null ? null : Buffer.from(bytes).toString('base64'))
+
+// kafkajs keeps headers in an object, repeated names as an array.
+const toHeaders = pairs => {
+  const headers = {}
+  for (const [name, value] of pairs) {
+    headers[name] = [...(headers[name] || []), toBytes(value)]
+  }
+  return headers
+}
+const fromHeaders = headers =>
+  Object.entries(headers).flatMap(([name, values]) =>
+    (Array.isArray(values) ? values : [values]).map(value => [name, toText(value)])
+  )
+
+const withAdmin = async use => {
+  const admin = kafka.admin()
+  await admin.connect()
+  try {
+    return await use(admin)
+  } finally {
+    await admin.disconnect()
+  }
+}
+
+const withLeader = async (topic, partition, use) => {
+  const cluster = new Cluster({
+    brokers,
+    clientId: 'kafkajs',
+    connectionTimeout: 5000,
+    enforceRequestTimeout: true,
+    socketFactory: defaultSocketFactory(),
+    logger: createLogger({ level: logLevel.WARN, logCreator: consoleLogger }),
+    allowAutoTopicCreation: false,
+  })
+  await cluster.connect()
+  try {
+    await cluster.addTargetTopic(topic)
+    const nodeId = Object.keys(cluster.findLeaderForPartitions(topic, [partition]))[0]
+    return await use(await cluster.findBroker({ nodeId }))
+  } finally {
+    await cluster.disconnect()
+  }
+}
+
+const listOffset = async (broker, topic, partition, timestamp) => {
+  const { responses } = await broker.listOffsets({
+    topics: [{ topic, partitions: [{ partition, timestamp }] }],
+  })
+  return Number(responses[0].partitions[0].offset)
+}
+
+const EARLIEST = -2
+const LATEST = -1
+
+const operations = {
+  create: ({ topic, partitions }) =>
+    withAdmin(async admin => {
+      await admin.createTopics({ topics: [{ topic, numPartitions: partitions, replicationFactor: 1 }] })
+      return {}
+    }),
+
+  metadata: ({ topic }) =>
+    withAdmin(async admin => {
+      const topics = await admin.listTopics()
+      const described = await admin.fetchTopicMetadata({ topics: [topic] })
+      const cluster = await admin.describeCluster()
+      return {
+        topics: topics.sort(),
+        partitions: described.topics[0].partitions.map(p => p.partitionId).sort((a, b) => a - b),
+        brokers: cluster.brokers.map(b => [b.nodeId, b.host, b.port]).sort((a, b) => a[0] - b[0]),
+      }
+    }),
+
+  ends: ({ topic, partition }) =>
+    withLeader(topic, partition, async broker => ({
+      earliest: await listOffset(broker, topic, partition, EARLIEST),
+      latest: await listOffset(broker, topic, partition, LATEST),
+    })),
+
+  produce: async ({ topic, codec, idempotent, records }) => {
+    const chosen = []
+    const choose = Partitioners.DefaultPartitioner()
+    const createPartitioner = () => request => {
+      const partition = choose(request)
+      chosen.push(partition)
+      return partition
+    }
+    const producer = kafka.producer({ idempotent, createPartitioner })
+    await producer.connect()
+    const placed = []
+    const send = async messages => {
+      chosen.length = 0
+      const answers = await producer.send({ topic, acks: -1, compression: CODECS[codec], messages })
+      // The answer has one base offset per partition; records keep their order within it.
+      const next = Object.fromEntries(answers.map(a => [a.partition, Number(a.baseOffset)]))
+      placed.push(...chosen.map(partition => [partition, next[partition]++]))
+    }
+    let messages = []
+    let bytes = 0
+    for (const record of records) {
+      const value = toBytes(record.value)
+      const message = {
+        key: toBytes(record.key),
+        value,
+        headers: toHeaders(record.headers),
+        timestamp: String(record.timestamp),
+      }
+      if (record.partition !== null) message.partition = record.partition
+      if (messages.length > 0 && bytes + (value || []).length > SEND_BYTES) {
+        await send(messages)
+        messages = []
+        bytes = 0
+      }
+      messages.push(message)
+      bytes += (value || []).length
+    }
+    await send(messages)
+    await producer.disconnect()
+    return { placed }
+  },
+
+  read: ({ topic, partition, from, until }) =>
+    withLeader(topic, partition, async broker => {
+      let offset = from.offset
+      if (from === 'earliest') offset = await listOffset(broker, topic, partition, EARLIEST)
+      if (from.timestamp !== undefined) {
+        offset = await listOffset(broker, topic, partition, from.timestamp)
+      }
+      const records = []
+      const deadline = Date.now() + TIMEOUT_MS
+      while (offset < until) {
+        if (Date.now() > deadline) throw new Error(`${offset} of ${until} was reached`)
+        const { responses } = await broker.fetch({
+          maxWaitTime: 1000,
+          maxBytes: 4 << 20,
+          topics: [{ topic, partitions: [{ partition, fetchOffset: offset, maxBytes: 2 << 20 }] }],
+        })
+        for (const message of responses[0].partitions[0].messages) {
+          if (Number(message.offset) < offset) continue // The batch begins below what was asked for.
+          offset = Number(message.offset) + 1
+          records.push({
+            offset: Number(message.offset),
+            timestamp: Number(message.timestamp),
+            key: toText(message.key),
+            value: toText(message.value),
+            headers: fromHeaders(message.headers),
+          })
+        }
+      }
+      return { records }
+    }),
+}
+
+const main = async () => {
+  for await (const line of readline.createInterface({ input: process.stdin })) {
+    const request = JSON.parse(line)
+    let response
+    try {
+      response = await operations[request.op](request)
+    } catch (error) {
+      response = { error: error.stack }
+    }
+    process.stdout.write(JSON.stringify(response) + '\n')
+  }
+}
+
+main()

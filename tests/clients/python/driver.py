@@ -1,0 +1,74 @@
+"""The loop that every Python client shares: a request per line in, an answer per line out.
+
+What the requests and answers look like is written in ../src/driver.rs. Bytes travel as base64; None
+is a null key, value or header value, which is not the same as an empty one.
+"""
+
+import base64
+import json
+import sys
+import traceback
+
+# How long a client may wait for one answer or one record before the run is a failure.
+TIMEOUT_S = 30
+
+
+def to_bytes(text):
+    return None if text is None else base64.b64decode(text)
+
+
+def to_text(data):
+    return None if data is None else base64.b64encode(data).decode()
+
+
+def record(offset, timestamp, key, value, headers):
+    """A record that was read, as the answer spells it."""
+    return {
+        "offset": offset,
+        "timestamp": timestamp,
+        "key": to_text(key),
+        "value": to_text(value),
+        "headers": [[name, to_text(data)] for name, data in headers or []],
+    }
+
+
+class Outgoing:
+    """A record to be written; `partition` None leaves the choice to the client's partitioner."""
+
+    def __init__(self, fields):
+        self.partition = fields["partition"]
+        self.timestamp = fields["timestamp"]
+        self.key = to_bytes(fields["key"])
+        self.value = to_bytes(fields["value"])
+        self.headers = [(name, to_bytes(data)) for name, data in fields["headers"]]
+
+
+def answer(client, request):
+    operation = request["op"]
+    if operation == "create":
+        client.create(request["topic"], request["partitions"])
+        return {}
+    if operation == "metadata":
+        return client.metadata(request["topic"])
+    if operation == "ends":
+        earliest, latest = client.ends(request["topic"], request["partition"])
+        return {"earliest": earliest, "latest": latest}
+    if operation == "produce":
+        records = [Outgoing(fields) for fields in request["records"]]
+        placed = client.produce(request["topic"], request["codec"], request["idempotent"], records)
+        return {"placed": placed}
+    if operation == "read":
+        start = request["from"]
+        kind, at = ("earliest", None) if start == "earliest" else next(iter(start.items()))
+        records = client.read(request["topic"], request["partition"], kind, at, request["until"])
+        return {"records": records}
+    raise ValueError(f"unknown operation {operation}")
+
+
+def run(client):
+    for line in sys.stdin:
+        try:
+            response = answer(client, json.loads(line))
+        except Exception:  # noqa: BLE001 - whatever it is, the test prints it and fails.
+            response = {"error": traceback.format_exc()}
+        print(json.dumps(response), flush=True)

@@ -1,0 +1,121 @@
+"""aiokafka: its own protocol code, on asyncio."""
+
+import asyncio
+import sys
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+import driver
+
+
+class Client:
+    """Every call opens its own connection and closes it, on an event loop of its own."""
+
+    def __init__(self, bootstrap):
+        self.bootstrap = bootstrap
+
+    def create(self, topic, partitions):
+        async def create():
+            admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+            await admin.start()
+            await admin.create_topics([NewTopic(topic, num_partitions=partitions, replication_factor=1)])
+            await admin.close()
+
+        asyncio.run(create())
+
+    def metadata(self, topic):
+        async def metadata():
+            admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+            await admin.start()
+            cluster = await admin.describe_cluster()
+            described = await admin.describe_topics([topic])
+            topics = await admin.list_topics()
+            await admin.close()
+            return {
+                "topics": sorted(topics),
+                "partitions": sorted(p["partition"] for p in described[0]["partitions"]),
+                "brokers": sorted([b["node_id"], b["host"], b["port"]] for b in cluster["brokers"]),
+            }
+
+        return asyncio.run(metadata())
+
+    def with_consumer(self, topic, partition, use):
+        async def run():
+            where = TopicPartition(topic, partition)
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self.bootstrap,
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                max_partition_fetch_bytes=2 << 20,
+            )
+            await consumer.start()
+            try:
+                consumer.assign([where])
+                return await asyncio.wait_for(use(consumer, where), driver.TIMEOUT_S)
+            finally:
+                await consumer.stop()
+
+        return asyncio.run(run())
+
+    def ends(self, topic, partition):
+        async def ends(consumer, where):
+            earliest = await consumer.beginning_offsets([where])
+            latest = await consumer.end_offsets([where])
+            return earliest[where], latest[where]
+
+        return self.with_consumer(topic, partition, ends)
+
+    def produce(self, topic, codec, idempotent, records):
+        async def produce():
+            producer = AIOKafkaProducer(
+                bootstrap_servers=self.bootstrap,
+                acks="all",
+                enable_idempotence=idempotent,
+                compression_type=None if codec == "none" else codec,
+                max_request_size=4 << 20,
+                linger_ms=20,
+            )
+            await producer.start()
+            try:
+                sent = [
+                    await producer.send(
+                        topic,
+                        key=record.key,
+                        value=record.value,
+                        headers=record.headers,
+                        partition=record.partition,
+                        timestamp_ms=record.timestamp,
+                    )
+                    for record in records
+                ]
+                placed = await asyncio.wait_for(asyncio.gather(*sent), driver.TIMEOUT_S)
+                return [[place.partition, place.offset] for place in placed]
+            finally:
+                await producer.stop()
+
+        return asyncio.run(produce())
+
+    def read(self, topic, partition, kind, at, until):
+        async def read(consumer, where):
+            if kind == "earliest":
+                await consumer.seek_to_beginning(where)
+            elif kind == "timestamp":
+                found = await consumer.offsets_for_times({where: at})
+                consumer.seek(where, found[where].offset)
+            else:
+                consumer.seek(where, at)
+            records = []
+            while await consumer.position(where) < until:
+                batch = await consumer.getmany(where, timeout_ms=1000)
+                for read in batch.get(where, []):
+                    records.append(
+                        driver.record(read.offset, read.timestamp, read.key, read.value, read.headers)
+                    )
+            return records
+
+        return self.with_consumer(topic, partition, read)
+
+
+driver.run(Client(sys.argv[1]))

@@ -1,0 +1,122 @@
+"""confluent-kafka: librdkafka as its own wheel builds it."""
+
+import sys
+import time
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+import driver
+
+
+class Client:
+    def __init__(self, bootstrap):
+        self.bootstrap = bootstrap
+
+    def admin(self):
+        return AdminClient({"bootstrap.servers": self.bootstrap})
+
+    def consumer(self):
+        # librdkafka wants the name of a group even where partitions are assigned by hand.
+        return Consumer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": "unused",
+                "enable.auto.commit": False,
+                "enable.partition.eof": False,
+                "auto.offset.reset": "error",
+                "check.crcs": True,
+            }
+        )
+
+    def create(self, topic, partitions):
+        admin = self.admin()  # Has to outlive the answer.
+        created = admin.create_topics([NewTopic(topic, partitions, 1)])
+        created[topic].result(driver.TIMEOUT_S)
+
+    def metadata(self, topic):
+        listed = self.admin().list_topics(timeout=driver.TIMEOUT_S)
+        return {
+            "topics": sorted(listed.topics),
+            "partitions": sorted(listed.topics[topic].partitions),
+            "brokers": sorted([b.id, b.host, b.port] for b in listed.brokers.values()),
+        }
+
+    def ends(self, topic, partition):
+        consumer = self.consumer()
+        found = consumer.get_watermark_offsets(
+            TopicPartition(topic, partition), timeout=driver.TIMEOUT_S, cached=False
+        )
+        consumer.close()
+        return found
+
+    def produce(self, topic, codec, idempotent, records):
+        producer = Producer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "acks": "all",
+                "enable.idempotence": idempotent,
+                "compression.type": codec,
+                "message.timeout.ms": driver.TIMEOUT_S * 1000,
+                "linger.ms": 20,
+            }
+        )
+        placed = [None] * len(records)
+
+        def delivered(index):
+            def callback(error, message):
+                placed[index] = error or [message.partition(), message.offset()]
+
+            return callback
+
+        for index, record in enumerate(records):
+            partition = {} if record.partition is None else {"partition": record.partition}
+            producer.produce(
+                topic,
+                key=record.key,
+                value=record.value,
+                headers=record.headers,
+                timestamp=record.timestamp,
+                on_delivery=delivered(index),
+                **partition,
+            )
+        producer.flush(driver.TIMEOUT_S)
+        refused = [place for place in placed if not isinstance(place, list)]
+        if refused:
+            raise RuntimeError(f"not delivered: {refused}")
+        return placed
+
+    def read(self, topic, partition, kind, at, until):
+        consumer = self.consumer()
+        if kind == "timestamp":
+            [found] = consumer.offsets_for_times(
+                [TopicPartition(topic, partition, at)], timeout=driver.TIMEOUT_S
+            )
+            at = found.offset
+        elif kind == "earliest":
+            at = -2  # OFFSET_BEGINNING.
+        consumer.assign([TopicPartition(topic, partition, at)])
+        records = []
+        deadline = time.monotonic() + driver.TIMEOUT_S
+        while not records or records[-1]["offset"] + 1 < until:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{len(records)} records before {until} were read")
+            message = consumer.poll(1.0)
+            if message is None:
+                continue
+            if message.error():
+                raise RuntimeError(str(message.error()))
+            records.append(
+                driver.record(
+                    message.offset(),
+                    message.timestamp()[1],
+                    message.key(),
+                    message.value(),
+                    message.headers(),
+                )
+            )
+        consumer.close()
+        return records
+
+
+driver.run(Client(sys.argv[1]))

@@ -1,0 +1,99 @@
+"""kafka-python, versions 2 and 3 (one file serves both)."""
+
+import sys
+import time
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import KafkaAdminClient, NewTopic
+
+import driver
+
+
+class Client:
+    def __init__(self, bootstrap):
+        self.bootstrap = bootstrap
+
+    def consumer(self):
+        # No group: partitions are assigned by hand.
+        return KafkaConsumer(
+            bootstrap_servers=self.bootstrap,
+            group_id=None,
+            enable_auto_commit=False,
+            max_partition_fetch_bytes=2 << 20,
+        )
+
+    def create(self, topic, partitions):
+        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
+        admin.create_topics([NewTopic(topic, num_partitions=partitions, replication_factor=1)])
+        admin.close()
+
+    def metadata(self, topic):
+        consumer = self.consumer()
+        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
+        found = {
+            "topics": sorted(consumer.topics()),
+            "partitions": sorted(consumer.partitions_for_topic(topic)),
+            "brokers": sorted(
+                [broker["node_id"], broker["host"], broker["port"]]
+                for broker in admin.describe_cluster()["brokers"]
+            ),
+        }
+        admin.close()
+        consumer.close()
+        return found
+
+    def ends(self, topic, partition):
+        consumer = self.consumer()
+        where = TopicPartition(topic, partition)
+        found = consumer.beginning_offsets([where])[where], consumer.end_offsets([where])[where]
+        consumer.close()
+        return found
+
+    def produce(self, topic, codec, idempotent, records):
+        producer = KafkaProducer(
+            bootstrap_servers=self.bootstrap,
+            acks="all",
+            enable_idempotence=idempotent,
+            compression_type=None if codec == "none" else codec,
+            max_request_size=4 << 20,
+            linger_ms=20,
+        )
+        sent = [
+            producer.send(
+                topic,
+                key=record.key,
+                value=record.value,
+                headers=record.headers,
+                partition=record.partition,
+                timestamp_ms=record.timestamp,
+            )
+            for record in records
+        ]
+        metadata = [future.get(timeout=driver.TIMEOUT_S) for future in sent]
+        producer.close()
+        return [[placed.partition, placed.offset] for placed in metadata]
+
+    def read(self, topic, partition, kind, at, until):
+        consumer = self.consumer()
+        where = TopicPartition(topic, partition)
+        consumer.assign([where])
+        if kind == "earliest":
+            consumer.seek_to_beginning(where)
+        elif kind == "timestamp":
+            consumer.seek(where, consumer.offsets_for_times({where: at})[where].offset)
+        else:
+            consumer.seek(where, at)
+        records = []
+        deadline = time.monotonic() + driver.TIMEOUT_S
+        while consumer.position(where) < until:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{consumer.position(where)} of {until} was reached")
+            for read in consumer.poll(timeout_ms=1000).get(where, []):
+                records.append(
+                    driver.record(read.offset, read.timestamp, read.key, read.value, read.headers)
+                )
+        consumer.close()
+        return records
+
+
+driver.run(Client(sys.argv[1]))

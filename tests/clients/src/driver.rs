@@ -1,0 +1,193 @@
+//! Clients in other languages: a process of their own that takes a request per line and gives an
+//! answer per line, both JSON.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `{"op":"create","topic":T,"partitions":N}` | `{}` |
+//! | `{"op":"metadata","topic":T}` | `{"topics":[T..],"partitions":[0..],"brokers":[[id,host,port]..]}` |
+//! | `{"op":"ends","topic":T,"partition":P}` | `{"earliest":O,"latest":O}` |
+//! | `{"op":"produce","topic":T,"codec":C,"idempotent":B,"records":[R..]}` | `{"placed":[[partition,offset]..]}` |
+//! | `{"op":"read","topic":T,"partition":P,"from":F,"until":O}` | `{"records":[R..]}` |
+//!
+//! F is `"earliest"`, `{"offset":O}` or `{"timestamp":MS}`. A record R has `key`, `value` (base64 or
+//! null), `headers` (`[[name, base64 or null]..]`), `timestamp`; `partition` (or null) when it is
+//! written, `offset` when it was read. Any answer may be `{"error":TEXT}` instead.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::client::{Answer, Client, Codec, Ends, From, Idempotence, Listing};
+use crate::records::{Field, Outgoing, Read};
+
+/// Longer than any client's own limits, whose messages say more.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(120);
+
+pub struct Driver {
+    child: Child,
+    requests: ChildStdin,
+    answers: Receiver<String>,
+}
+
+impl Driver {
+    pub fn python(environment: &str, script: &str, bootstrap: &str) -> Driver {
+        let python = installed().join(environment).join("bin/python");
+        Driver::start(Command::new(python).arg(here().join("python").join(script)).arg(bootstrap))
+    }
+
+    pub fn node(bootstrap: &str) -> Driver {
+        let modules = installed().join("node/node_modules");
+        let script = here().join("node/driver.js");
+        Driver::start(Command::new("node").env("NODE_PATH", modules).arg(script).arg(bootstrap))
+    }
+
+    pub fn java(version: &str, bootstrap: &str) -> Driver {
+        let classes = installed().join("java").join(version);
+        let class_path = format!("{0}:{0}/*", classes.display());
+        // Short runs on few cores: no second compiler, no collector threads.
+        let flags = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m"];
+        Driver::start(Command::new("java").args(flags).args(["-cp", &class_path, "Driver", bootstrap]))
+    }
+
+    fn start(command: &mut Command) -> Driver {
+        // What a client logs is captured by nobody: the test runner shows it with a failed test's.
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
+        let mut child = child.unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"));
+        let requests = child.stdin.take().expect("it is piped");
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let (sender, answers) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let _ = sender.send(line); // The test may have ended.
+            }
+        });
+        Driver { child, requests, answers }
+    }
+
+    fn ask(&mut self, request: &Value) -> Answer<Value> {
+        writeln!(self.requests, "{request}").map_err(|error| format!("the client has ended: {error}"))?;
+        let answer = self.answers.recv_timeout(ANSWER_TIME_MAX);
+        let answer = answer.map_err(|error| format!("no answer from the client: {error}"))?;
+        let answer: Value = serde_json::from_str(&answer).map_err(|error| format!("{error} in {answer}"))?;
+        match answer.get("error") {
+            Some(error) => Err(error.as_str().unwrap_or("an error without text").to_string()),
+            None => Ok(answer),
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Client for Driver {
+    fn create(&mut self, topic: &str, partitions: u32) -> Answer<()> {
+        self.ask(&json!({ "op": "create", "topic": topic, "partitions": partitions })).map(|_| ())
+    }
+
+    fn metadata(&mut self, topic: &str) -> Answer<Listing> {
+        parse(self.ask(&json!({ "op": "metadata", "topic": topic }))?)
+    }
+
+    fn ends(&mut self, topic: &str, partition: i32) -> Answer<Ends> {
+        parse(self.ask(&json!({ "op": "ends", "topic": topic, "partition": partition }))?)
+    }
+
+    fn produce(
+        &mut self,
+        topic: &str,
+        codec: Codec,
+        idempotence: Idempotence,
+        records: &[Outgoing],
+    ) -> Answer<Option<Vec<(i32, i64)>>> {
+        let answer = self.ask(&json!({
+            "op": "produce",
+            "topic": topic,
+            "codec": codec.name(),
+            "idempotent": idempotence == Idempotence::On,
+            "records": records.iter().map(outgoing).collect::<Vec<_>>(),
+        }))?;
+        parse(answer["placed"].clone()).map(Some)
+    }
+
+    fn read(&mut self, topic: &str, partition: i32, from: From, until: i64) -> Answer<Vec<Read>> {
+        let answer = self.ask(&json!({
+            "op": "read", "topic": topic, "partition": partition, "from": from, "until": until,
+        }))?;
+        let records: Vec<ReadJson> = parse(answer["records"].clone())?;
+        records.into_iter().map(ReadJson::into_read).collect()
+    }
+}
+
+fn outgoing(record: &Outgoing) -> Value {
+    json!({
+        "partition": record.partition,
+        "timestamp": record.timestamp,
+        "key": text(&record.key),
+        "value": text(&record.value),
+        "headers": record.headers.iter().map(|(name, value)| json!([name, text(value)])).collect::<Vec<_>>(),
+    })
+}
+
+fn text(field: &Field) -> Option<String> {
+    field.as_ref().map(|bytes| BASE64_STANDARD.encode(bytes))
+}
+
+#[derive(Deserialize)]
+struct ReadJson {
+    offset: i64,
+    timestamp: i64,
+    key: Option<String>,
+    value: Option<String>,
+    headers: Vec<(String, Option<String>)>,
+}
+
+impl ReadJson {
+    fn into_read(self) -> Answer<Read> {
+        let bytes = |text: Option<String>| -> Answer<Field> {
+            text.map(|text| BASE64_STANDARD.decode(text).map_err(|error| error.to_string())).transpose()
+        };
+        let headers = self.headers.into_iter().map(|(name, value)| Ok((name, bytes(value)?)));
+        Ok(Read {
+            offset: self.offset,
+            timestamp: self.timestamp,
+            headers: headers.collect::<Answer<_>>()?,
+            key: bytes(self.key)?,
+            value: bytes(self.value)?,
+        })
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(value: Value) -> Answer<T> {
+    let shown = value.to_string();
+    serde_json::from_value(value).map_err(|error| format!("{error} in {shown:.200}"))
+}
+
+/// The directory that `setup` has installed the clients to. A client that cannot be installed fails
+/// every test that needs one.
+pub fn installed() -> &'static Path {
+    static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
+    INSTALLED.get_or_init(|| {
+        let setup = here().join("setup");
+        let output = Command::new(&setup).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+        let output = output.unwrap_or_else(|error| panic!("{} cannot be run: {error}", setup.display()));
+        assert!(output.status.success(), "{} failed: a client cannot be installed", setup.display());
+        let said = String::from_utf8(output.stdout).expect("it prints a path");
+        PathBuf::from(said.trim_end())
+    })
+}
+
+fn here() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}

@@ -1,0 +1,23 @@
+//! Every client that the tests drive, behind one trait.
+//!
+//! | client | how it is driven |
+//! |---|---|
+//! | kcat | a process per call (`kcat.rs`) |
+//! | kafka-python 2 and 3, confluent-kafka, aiokafka | `python/`, a request per line |
+//! | kafkajs | `node/`, the same |
+//! | the official Java client 3.9 and 4.3 | `java/`, the same |
+//! | the `rdkafka` crate | in this process (`librdkafka.rs`) |
+//!
+//! All comparing is done in `conformance.rs`, so that the drivers hold nothing but calls. The broker
+//! has no consumer groups yet: partitions are assigned by hand.
+#![expect(clippy::disallowed_methods, reason = "tests wait for clients and read the clock")]
+
+mod client;
+mod conformance;
+mod driver;
+mod kcat;
+mod librdkafka;
+mod records;
+
+pub use client::{Abilities, Client, Codec, Kind};
+pub use conformance::{conformance, cross_reading};

@@ -1,0 +1,276 @@
+//! `odradek start` as a process: started on ports and a directory of its own, stopped, killed,
+//! started again.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+
+use tempfile::TempDir;
+
+use crate::ports::PortBlock;
+use crate::wait::{PATIENCE, wait_for};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routing {
+    Node,
+    Core,
+}
+
+impl Routing {
+    pub const BOTH: [Routing; 2] = [Routing::Node, Routing::Core];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Routing::Node => "node",
+            Routing::Core => "core",
+        }
+    }
+}
+
+/// How to start a broker.
+#[derive(Clone, Debug)]
+pub struct Options {
+    routing: Routing,
+    cores: usize,
+    memory: String,
+    settings: Vec<(String, String)>,
+}
+
+impl Options {
+    /// Two cores, so that requests for the other core happen.
+    pub fn new(routing: Routing) -> Options {
+        Options { routing, cores: 2, memory: "512MiB".to_string(), settings: Vec::new() }
+    }
+
+    pub fn cores(mut self, cores: usize) -> Options {
+        self.cores = cores;
+        self
+    }
+
+    pub fn memory(mut self, memory: &str) -> Options {
+        self.memory = memory.to_string();
+        self
+    }
+
+    /// A setting with a Kafka name.
+    pub fn set(mut self, name: &str, value: &str) -> Options {
+        self.settings.push((name.to_string(), value.to_string()));
+        self
+    }
+}
+
+/// A broker of one test. Dropping it kills it and removes its directory; a test that fails shows
+/// the end of its log.
+pub struct Broker {
+    options: Options,
+    ports: PortBlock,
+    directory: TempDir,
+    process: Option<Running>,
+}
+
+struct Running {
+    child: Child,
+    stdout: Receiver<String>,
+}
+
+impl Broker {
+    pub fn start(routing: Routing) -> Broker {
+        Broker::start_with(Options::new(routing))
+    }
+
+    pub fn start_with(options: Options) -> Broker {
+        let tests = target_directory().join("tmp");
+        let ports = PortBlock::take(&tests.join("ports"));
+        // Beside the build: a real file system. The system's directory for temporary files may be
+        // in memory, where direct I/O is not to be had.
+        let directory = tempfile::Builder::new().prefix("broker-").tempdir_in(&tests);
+        let directory = directory.expect("a directory below target can be made");
+        let mut broker = Broker { options, ports, directory, process: None };
+        broker.start_again();
+        broker
+    }
+
+    /// Starts it on the same directory and ports, and waits until it serves. Returns the ready line.
+    pub fn start_again(&mut self) -> String {
+        assert!(self.process.is_none(), "the broker runs");
+        let running = self.spawn(&self.data_dir(), self.port());
+        let ready = match running.stdout.recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) => panic!("not ready after {PATIENCE:?}\n{}", self.log()),
+            Err(RecvTimeoutError::Disconnected) => panic!("it ended at the start\n{}", self.log()),
+        };
+        self.process = Some(running);
+        ready
+    }
+
+    /// Changes the settings of later starts.
+    pub fn reconfigure(&mut self, change: impl FnOnce(Options) -> Options) {
+        self.options = change(self.options.clone());
+    }
+
+    /// Another broker on that directory and port, for starts that must fail: its exit status and
+    /// what it said on standard error.
+    pub fn start_other(&self, data_dir: &Path, port: u16) -> (ExitStatus, String) {
+        let mut child = self.command(data_dir, port).stderr(Stdio::piped()).spawn().expect("it can be run");
+        let status = wait_to_end(&mut child, "the second broker's end");
+        let mut said = String::new();
+        child.stderr.take().expect("it is piped").read_to_string(&mut said).expect("it is text");
+        (status, said)
+    }
+
+    /// SIGTERM; waits until it has ended, which has to be with exit code 0.
+    pub fn stop(&mut self) {
+        let mut running = self.process.take().expect("the broker runs");
+        signal(&running.child, libc::SIGTERM);
+        let status = wait_to_end(&mut running.child, "a clean stop");
+        assert!(status.success(), "SIGTERM ended in {status}\n{}", self.log());
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        let mut running = self.process.take().expect("the broker runs");
+        running.child.kill().expect("it is our child");
+        running.child.wait().expect("it is our child");
+    }
+
+    /// SIGSTOP or SIGCONT, for what is to happen while it cannot answer.
+    pub fn pause(&self) {
+        signal(&self.process.as_ref().expect("the broker runs").child, libc::SIGSTOP);
+    }
+
+    pub fn resume(&self) {
+        signal(&self.process.as_ref().expect("the broker runs").child, libc::SIGCONT);
+    }
+
+    pub fn port(&self) -> u16 {
+        self.ports.base()
+    }
+
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port())
+    }
+
+    pub fn routing(&self) -> Routing {
+        self.options.routing
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// A directory of the test's own beside the broker's.
+    pub fn scratch(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Everything that it has logged, over all starts.
+    pub fn log(&self) -> String {
+        let bytes = std::fs::read(self.directory.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Bytes of memory that the process holds now.
+    pub fn resident_bytes(&self) -> u64 {
+        let child = &self.process.as_ref().expect("the broker runs").child;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("it lives");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("Linux says VmRSS");
+        let kib: u64 = line.split_ascii_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number");
+        kib * 1024
+    }
+
+    /// GET on the admin port: status code and body.
+    pub fn admin_get(&self, path: &str) -> (u16, String) {
+        let mut stream =
+            TcpStream::connect(("127.0.0.1", self.ports.admin())).expect("the admin port is open");
+        stream.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers in text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split_ascii_whitespace().nth(1).and_then(|code| code.parse().ok());
+        (status.expect("a status line"), body.to_string())
+    }
+
+    fn command(&self, data_dir: &Path, port: u16) -> Command {
+        let mut command = Command::new(binary());
+        command.arg("start").arg("--data-dir").arg(data_dir);
+        command.arg("--listen").arg(format!("127.0.0.1:{port}"));
+        command.arg("--admin-listen").arg(format!("127.0.0.1:{}", self.ports.admin()));
+        command.arg("--routing").arg(self.options.routing.name());
+        command.arg("--cores").arg(self.options.cores.to_string());
+        command.arg("--memory").arg(&self.options.memory);
+        for (name, value) in &self.options.settings {
+            command.arg("--set").arg(format!("{name}={value}"));
+        }
+        // Nothing of the surroundings decides how the broker under test runs.
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ODRADEK_"))
+        {
+            command.env_remove(name);
+        }
+        command.env("RUST_BACKTRACE", "1").stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+    }
+
+    fn spawn(&self, data_dir: &Path, port: u16) -> Running {
+        let log = OpenOptions::new().create(true).append(true).open(self.directory.path().join("log"));
+        let log: File = log.expect("the log can be opened");
+        let mut child = self.command(data_dir, port).stderr(log).spawn().expect("the broker can be run");
+        let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        let (sender, stdout) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let _ = sender.send(line); // The test may have lost interest.
+            }
+        });
+        Running { child, stdout }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some(mut running) = self.process.take() {
+            let _ = running.child.kill();
+            let _ = running.child.wait();
+        }
+        if std::thread::panicking() {
+            const SHOWN: usize = 60;
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- the broker's log ends with");
+            lines[lines.len().saturating_sub(SHOWN)..].iter().for_each(|line| eprintln!("{line}"));
+            eprintln!("---");
+        }
+    }
+}
+
+fn signal(child: &Child, signal: libc::c_int) {
+    // SAFETY: kill takes no pointers; the process is our child and was not waited for.
+    let result = unsafe { libc::kill(child.id() as libc::pid_t, signal) };
+    assert_eq!(result, 0, "the broker has ended by itself");
+}
+
+fn wait_to_end(child: &mut Child, what: &str) -> ExitStatus {
+    let id = child.id();
+    wait_for(&format!("{what} (process {id})"), || child.try_wait().expect("it is our child"))
+}
+
+/// The broker that was built together with the running test.
+pub fn binary() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its executable");
+    let profile = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
+    let binary = profile.join("odradek");
+    assert!(binary.exists(), "{} is not there: build the whole workspace", binary.display());
+    binary
+}
+
+/// The directory of the build, which cargo marks as a cache.
+pub fn target_directory() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its executable");
+    let marked = test.ancestors().find(|directory| directory.join("CACHEDIR.TAG").exists());
+    marked.expect("tests lie below the build directory").to_path_buf()
+}

@@ -1,0 +1,229 @@
+//! A client of the simplest kind: finds leaders, sends whole batches, reads from an offset.
+//!
+//! Never retries: what the broker answers is what the test sees.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::fetch_response::PartitionData;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::produce_response::PartitionProduceResponse;
+use kafka_protocol::messages::{
+    BrokerId, CreateTopicsRequest, FetchRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    MetadataResponse, ProduceRequest, ProduceResponse, TopicName,
+};
+use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::records::RecordBatchDecoder;
+
+use crate::batch::{Batch, BatchProducer};
+use crate::broker::Broker;
+use crate::connection::Connection;
+use crate::wait::wait_for;
+
+/// A record as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRecord {
+    pub offset: i64,
+    pub timestamp: i64,
+    pub value: Bytes,
+}
+
+pub struct Client {
+    bootstrap: Connection,
+    leaders: BTreeMap<i32, Connection>,
+}
+
+impl Client {
+    pub const PRODUCE_VERSION: i16 = 9;
+    pub const FETCH_VERSION: i16 = 11;
+    pub const LIST_OFFSETS_VERSION: i16 = 7;
+    pub const METADATA_VERSION: i16 = 9;
+
+    pub fn connect(broker: &Broker) -> Client {
+        Client { bootstrap: Connection::open(broker.port()), leaders: BTreeMap::new() }
+    }
+
+    /// The connection to the bootstrap port.
+    pub fn bootstrap(&mut self) -> &mut Connection {
+        &mut self.bootstrap
+    }
+
+    pub fn create_topic(&mut self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+        let configs = settings.iter().map(|(name, value)| {
+            CreatableTopicConfig::default().with_name(string(name)).with_value(Some(string(value)))
+        });
+        let request = CreateTopicsRequest::default().with_timeout_ms(10_000).with_topics(vec![
+            CreatableTopic::default()
+                .with_name(topic_name(topic))
+                .with_num_partitions(partitions)
+                .with_replication_factor(1)
+                .with_configs(configs.collect()),
+        ]);
+        let response = self.bootstrap.call(5, &request);
+        assert_eq!(response.topics[0].error_code, 0, "creating {topic}: {:?}", response.topics[0]);
+    }
+
+    pub fn metadata(&mut self, topics: &[&str]) -> MetadataResponse {
+        let topics =
+            topics.iter().map(|topic| MetadataRequestTopic::default().with_name(Some(topic_name(topic))));
+        let request = MetadataRequest::default()
+            .with_topics(Some(topics.collect()))
+            .with_allow_auto_topic_creation(false);
+        self.bootstrap.call(Client::METADATA_VERSION, &request)
+    }
+
+    /// Leader of a partition: broker id and port. A topic that was just created may still lack one.
+    pub fn leader(&mut self, topic: &str, partition: i32) -> (i32, u16) {
+        wait_for(&format!("a leader of {topic}-{partition}"), || {
+            let metadata = self.metadata(&[topic]);
+            let partitions = &metadata.topics[0].partitions;
+            let found = partitions.iter().find(|found| found.partition_index == partition)?;
+            let leader = metadata.brokers.iter().find(|broker| broker.node_id == found.leader_id)?;
+            (found.error_code == 0).then_some((leader.node_id.0, leader.port as u16))
+        })
+    }
+
+    /// A connection to the leader, kept.
+    pub fn to_leader(&mut self, topic: &str, partition: i32) -> &mut Connection {
+        let (id, port) = self.leader(topic, partition);
+        self.leaders.entry(id).or_insert_with(|| Connection::open(port))
+    }
+
+    pub fn produce_request(topic: &str, partition: i32, records: Bytes) -> ProduceRequest {
+        ProduceRequest::default().with_acks(-1).with_timeout_ms(10_000).with_topic_data(vec![
+            TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![
+                PartitionProduceData::default().with_index(partition).with_records(Some(records)),
+            ]),
+        ])
+    }
+
+    pub fn partition_answer(response: &ProduceResponse) -> &PartitionProduceResponse {
+        &response.responses[0].partition_responses[0]
+    }
+
+    /// Sends the bytes to the leader with `acks=all`: the base offset, or the broker's error.
+    pub fn produce_bytes(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        records: Bytes,
+    ) -> Result<i64, ResponseError> {
+        let request = Client::produce_request(topic, partition, records);
+        let response = self.to_leader(topic, partition).call(Client::PRODUCE_VERSION, &request);
+        let answer = Client::partition_answer(&response);
+        match ResponseError::try_from_code(answer.error_code) {
+            None => Ok(answer.base_offset),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// As [`Client::produce_bytes`]; any error is a failure of the test.
+    pub fn produce(&mut self, topic: &str, partition: i32, batch: &Batch) -> i64 {
+        let produced = self.produce_bytes(topic, partition, batch.bytes());
+        produced.unwrap_or_else(|error| panic!("producing to {topic}-{partition}: {error:?}"))
+    }
+
+    pub fn init_producer(&mut self) -> BatchProducer {
+        let request =
+            InitProducerIdRequest::default().with_transactional_id(None).with_transaction_timeout_ms(60_000);
+        let response = self.bootstrap.call(1, &request);
+        assert_eq!(response.error_code, 0, "InitProducerId");
+        BatchProducer { id: response.producer_id.0, epoch: response.producer_epoch, sequence: 0 }
+    }
+
+    /// A fetch of one partition without a session, answered at once.
+    pub fn fetch_request(topic: &str, partition: i32, offset: i64) -> FetchRequest {
+        FetchRequest::default()
+            .with_replica_id(BrokerId(-1))
+            .with_max_wait_ms(0)
+            .with_min_bytes(1)
+            .with_max_bytes(16 << 20)
+            .with_session_id(0)
+            .with_session_epoch(-1)
+            .with_topics(vec![FetchTopic::default().with_topic(topic_name(topic)).with_partitions(vec![
+                FetchPartition::default()
+                    .with_partition(partition)
+                    .with_current_leader_epoch(-1)
+                    .with_fetch_offset(offset)
+                    .with_partition_max_bytes(8 << 20),
+            ])])
+    }
+
+    pub fn fetch(&mut self, topic: &str, partition: i32, offset: i64) -> PartitionData {
+        let request = Client::fetch_request(topic, partition, offset);
+        let response = self.to_leader(topic, partition).call(Client::FETCH_VERSION, &request);
+        assert_eq!(response.error_code, 0, "fetch of {topic}-{partition}");
+        response.responses[0].partitions[0].clone()
+    }
+
+    /// Every record from `offset` up to the high watermark.
+    pub fn read_from(&mut self, topic: &str, partition: i32, offset: i64) -> Vec<ReadRecord> {
+        let mut records = Vec::new();
+        let mut next = offset;
+        loop {
+            let data = self.fetch(topic, partition, next);
+            assert_eq!(data.error_code, 0, "fetch of {topic}-{partition} at {next}");
+            let read = records_of(&data);
+            records.extend(read.into_iter().filter(|record| record.offset >= next));
+            next = records.last().map_or(next, |record: &ReadRecord| record.offset + 1);
+            if next >= data.high_watermark {
+                return records;
+            }
+        }
+    }
+
+    pub fn read_all(&mut self, topic: &str, partition: i32) -> Vec<ReadRecord> {
+        let start = self.list_offset(topic, partition, -2);
+        self.read_from(topic, partition, start)
+    }
+
+    /// ListOffsets: -1 latest, -2 earliest, -3 the one of the largest timestamp, else by time.
+    pub fn list_offset(&mut self, topic: &str, partition: i32, timestamp: i64) -> i64 {
+        let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![
+            ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(vec![
+                ListOffsetsPartition::default()
+                    .with_partition_index(partition)
+                    .with_current_leader_epoch(-1)
+                    .with_timestamp(timestamp),
+            ]),
+        ]);
+        let response = self.to_leader(topic, partition).call(Client::LIST_OFFSETS_VERSION, &request);
+        let answer = &response.topics[0].partitions[0];
+        assert_eq!(answer.error_code, 0, "ListOffsets of {topic}-{partition} at {timestamp}");
+        answer.offset
+    }
+}
+
+/// The uncompressed records of one partition's answer. A cut batch at its end is left out.
+pub fn records_of(data: &PartitionData) -> Vec<ReadRecord> {
+    let mut bytes = data.records.clone().unwrap_or_default();
+    let mut records = Vec::new();
+    const LENGTH_END: usize = 12; // Base offset and length come first; length counts what follows.
+    while bytes.len() >= LENGTH_END {
+        let length = u32::from_be_bytes(bytes[8..LENGTH_END].try_into().expect("four bytes"));
+        if bytes.len() < LENGTH_END + length as usize {
+            break;
+        }
+        let mut batch = bytes.split_to(LENGTH_END + length as usize);
+        let decoded = RecordBatchDecoder::decode(&mut batch).expect("the broker serves whole batches");
+        records.extend(decoded.records.into_iter().map(|record| ReadRecord {
+            offset: record.offset,
+            timestamp: record.timestamp,
+            value: record.value.unwrap_or_default(),
+        }));
+    }
+    records
+}
+
+pub fn topic_name(topic: &str) -> TopicName {
+    TopicName(string(topic))
+}
+
+fn string(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_string())
+}
