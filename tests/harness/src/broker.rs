@@ -96,14 +96,12 @@ impl Broker {
     /// Starts it on the same directory and ports, and waits until it serves. Returns the ready line.
     pub fn start_again(&mut self) -> String {
         assert!(self.process.is_none(), "the broker runs");
-        let running = self.spawn(&self.data_dir(), self.port());
-        let ready = match running.stdout.recv_timeout(PATIENCE) {
+        let running = self.process.insert(self.spawn());
+        match running.stdout.recv_timeout(PATIENCE) {
             Ok(line) => line,
-            Err(RecvTimeoutError::Timeout) => panic!("not ready after {PATIENCE:?}\n{}", self.log()),
-            Err(RecvTimeoutError::Disconnected) => panic!("it ended at the start\n{}", self.log()),
-        };
-        self.process = Some(running);
-        ready
+            Err(RecvTimeoutError::Timeout) => panic!("the broker is not ready after {PATIENCE:?}"),
+            Err(RecvTimeoutError::Disconnected) => panic!("the broker ended at its start"),
+        }
     }
 
     /// Changes the settings of later starts.
@@ -111,10 +109,11 @@ impl Broker {
         self.options = change(self.options.clone());
     }
 
-    /// Another broker on that directory and port, for starts that must fail: its exit status and
+    /// Another broker on that directory and port, without admin port, for starts that must fail: its exit status and
     /// what it said on standard error.
     pub fn start_other(&self, data_dir: &Path, port: u16) -> (ExitStatus, String) {
-        let mut child = self.command(data_dir, port).stderr(Stdio::piped()).spawn().expect("it can be run");
+        let mut child =
+            self.command(data_dir, port, None).stderr(Stdio::piped()).spawn().expect("it can be run");
         let status = wait_to_end(&mut child, "the second broker's end");
         let mut said = String::new();
         child.stderr.take().expect("it is piped").read_to_string(&mut said).expect("it is text");
@@ -126,7 +125,7 @@ impl Broker {
         let mut running = self.process.take().expect("the broker runs");
         signal(&running.child, libc::SIGTERM);
         let status = wait_to_end(&mut running.child, "a clean stop");
-        assert!(status.success(), "SIGTERM ended in {status}\n{}", self.log());
+        assert!(status.success(), "SIGTERM ended in {status}");
     }
 
     /// SIGKILL.
@@ -147,6 +146,11 @@ impl Broker {
 
     pub fn port(&self) -> u16 {
         self.ports.base()
+    }
+
+    /// A port that the broker does not use and nobody else takes.
+    pub fn spare_port(&self) -> u16 {
+        self.ports.admin() - 1
     }
 
     pub fn bootstrap(&self) -> String {
@@ -195,11 +199,12 @@ impl Broker {
         (status.expect("a status line"), body.to_string())
     }
 
-    fn command(&self, data_dir: &Path, port: u16) -> Command {
+    fn command(&self, data_dir: &Path, port: u16, admin_port: Option<u16>) -> Command {
         let mut command = Command::new(binary());
         command.arg("start").arg("--data-dir").arg(data_dir);
         command.arg("--listen").arg(format!("127.0.0.1:{port}"));
-        command.arg("--admin-listen").arg(format!("127.0.0.1:{}", self.ports.admin()));
+        let admin = admin_port.map_or("none".to_string(), |port| format!("127.0.0.1:{port}"));
+        command.arg("--admin-listen").arg(admin);
         command.arg("--routing").arg(self.options.routing.name());
         command.arg("--cores").arg(self.options.cores.to_string());
         command.arg("--memory").arg(&self.options.memory);
@@ -216,10 +221,14 @@ impl Broker {
         command
     }
 
-    fn spawn(&self, data_dir: &Path, port: u16) -> Running {
+    fn spawn(&self) -> Running {
         let log = OpenOptions::new().create(true).append(true).open(self.directory.path().join("log"));
         let log: File = log.expect("the log can be opened");
-        let mut child = self.command(data_dir, port).stderr(log).spawn().expect("the broker can be run");
+        let mut child = self
+            .command(&self.data_dir(), self.port(), Some(self.ports.admin()))
+            .stderr(log)
+            .spawn()
+            .expect("the broker can be run");
         let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
         let (sender, stdout) = mpsc::channel();
         std::thread::spawn(move || {

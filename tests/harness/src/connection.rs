@@ -40,6 +40,12 @@ impl Connection {
         self.stream.write_all(&frame(version, self.correlation_id, request))
     }
 
+    /// From now on sending fails where the broker does not read.
+    pub fn stop_waiting_to_send(&mut self) {
+        const PATIENCE_TO_SEND: Duration = Duration::from_millis(500);
+        self.stream.set_write_timeout(Some(PATIENCE_TO_SEND)).expect("it is not zero");
+    }
+
     /// Takes the next answer, which has to be that of the oldest unanswered request.
     pub fn receive<R: Request>(&mut self, version: i16) -> io::Result<R::Response> {
         let mut bytes = self.receive_frame()?;

@@ -1,0 +1,140 @@
+//! A client that misbehaves costs only its own connection; many that do nothing cost little.
+
+use std::time::Duration;
+
+use odradek_test_harness::kafka_protocol::messages::{ApiVersionsRequest, MetadataRequest};
+use odradek_test_harness::{Batch, Broker, Client, Connection, Options, Routing, frame, wait_for};
+
+use crate::now_ms;
+
+const SOON: Duration = Duration::from_secs(10);
+
+#[test]
+fn what_is_no_request_closes_its_connection_with_a_logged_reason() {
+    for routing in Routing::BOTH {
+        let mut broker = Broker::start_with(Options::new(routing).set("socket.request.max.bytes", "1000000"));
+        let mut bystander = Client::connect(&broker);
+        bystander.create_topic("bystander", 2, &[]);
+        let mut cut_inside = frame(9, 1, &MetadataRequest::default());
+        cut_inside[4..].iter_mut().skip(8).for_each(|byte| *byte = 0xff);
+        let cases: [(&str, Vec<u8>); 7] = [
+            ("another protocol", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec()),
+            ("TLS", vec![0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03]),
+            ("a negative length", (-1i32).to_be_bytes().to_vec()),
+            ("the most negative length", i32::MIN.to_be_bytes().to_vec()),
+            ("a length past the limit", 1_000_001i32.to_be_bytes().to_vec()),
+            ("no room for a header", [0, 0, 0, 1, 0].to_vec()),
+            ("a body of garbage", cut_inside),
+        ];
+        let ports: Vec<u16> = match routing {
+            Routing::Node => vec![broker.port()],
+            Routing::Core => (0..3).map(|offset| broker.port() + offset).collect(),
+        };
+        for (what, bytes) in &cases {
+            for &port in &ports {
+                let logged = broker.log().matches("connection closed").count();
+                let mut connection = Connection::open(port);
+                connection.send_bytes(bytes).expect("the broker reads");
+                assert!(connection.is_closed_within(SOON), "{what}");
+                wait_for("the logged reason", || {
+                    (broker.log().matches("connection closed").count() > logged).then_some(())
+                });
+                bystander.produce("bystander", i32::from(port % 2), &Batch::of(&["fine"], now_ms()));
+            }
+        }
+        broker.stop();
+    }
+}
+
+#[test]
+fn half_a_request_and_silence_hold_up_nobody() {
+    for routing in Routing::BOTH {
+        let mut broker = Broker::start(routing);
+        let mut client = Client::connect(&broker);
+        client.create_topic("others", 2, &[]);
+        let request = frame(9, 1, &MetadataRequest::default());
+        let mut half: Vec<Connection> = (0..50).map(|_| Connection::open(broker.port())).collect();
+        for (size, connection) in half.iter_mut().enumerate() {
+            connection.send_bytes(&request[..size % request.len()]).expect("the broker reads");
+        }
+        for number in 0..20 {
+            client.produce("others", number % 2, &Batch::of(&["fine"], now_ms()));
+        }
+        // The rest may come later.
+        for (size, connection) in half.iter_mut().enumerate() {
+            connection.send_bytes(&request[size % request.len()..]).expect("the broker reads");
+            connection.receive_frame().expect("it is answered");
+        }
+        broker.stop();
+    }
+}
+
+#[test]
+fn answers_come_in_the_order_of_requests() {
+    for routing in Routing::BOTH {
+        let broker = Broker::start(routing);
+        let mut client = Client::connect(&broker);
+        client.create_topic("ordered", 4, &[]);
+        let connection = client.to_leader("ordered", 0);
+        // Quick ones behind one that waits for the disk; `receive` checks the correlation ids' range,
+        // the types their order.
+        const ROUNDS: usize = 50;
+        for _ in 0..ROUNDS {
+            let produce = Client::produce_request("ordered", 0, Batch::of(&["x"], now_ms()).bytes());
+            connection.send(Client::PRODUCE_VERSION, &produce).expect("the broker reads");
+            connection.send(0, &ApiVersionsRequest::default()).expect("the broker reads");
+        }
+        for round in 0..ROUNDS {
+            let produced = connection
+                .receive::<odradek_test_harness::kafka_protocol::messages::ProduceRequest>(
+                    Client::PRODUCE_VERSION,
+                )
+                .expect("it is answered");
+            assert_eq!(Client::partition_answer(&produced).base_offset, round as i64);
+            let versions = connection.receive::<ApiVersionsRequest>(0).expect("it is answered");
+            assert!(!versions.api_keys.is_empty());
+        }
+    }
+}
+
+/// It asks for far more than it takes: the broker stops reading it and does not grow.
+#[test]
+fn a_reader_that_never_reads_is_not_buffered_without_bound() {
+    for routing in Routing::BOTH {
+        let broker = Broker::start(routing);
+        let mut client = Client::connect(&broker);
+        client.create_topic("big", 1, &[]);
+        for _ in 0..20 {
+            client.produce("big", 0, &Batch::of(&[vec![1; 500_000]], now_ms()));
+        }
+        let before = broker.resident_bytes();
+        let (_, port) = client.leader("big", 0);
+        let mut greedy = Connection::open(port);
+        greedy.stop_waiting_to_send();
+        let fetch = Client::fetch_request("big", 0, 0);
+        // 10 MB of answer each.
+        let sent = (0..2_000).take_while(|_| greedy.send(Client::FETCH_VERSION, &fetch).is_ok()).count();
+        for _ in 0..20 {
+            assert_eq!(client.read_all("big", 0).len(), 20, "others are served");
+        }
+        let grown = broker.resident_bytes().saturating_sub(before);
+        const GROWTH_MAX: u64 = 256 << 20; // One connection's bounds, twice.
+        assert!(grown < GROWTH_MAX, "{sent} fetches made it grow by {} MiB", grown >> 20);
+    }
+}
+
+#[test]
+fn a_thousand_idle_connections_cost_little_memory() {
+    let broker = Broker::start(Routing::Node);
+    let before = broker.resident_bytes();
+    let mut idle: Vec<Connection> = (0..1000).map(|_| Connection::open(broker.port())).collect();
+    for connection in &mut idle {
+        connection.call(0, &ApiVersionsRequest::default());
+    }
+    let grown = broker.resident_bytes().saturating_sub(before);
+    const GROWTH_MAX: u64 = 128 << 20;
+    assert!(grown < GROWTH_MAX, "a thousand connections made it grow by {} MiB", grown >> 20);
+    for connection in &mut idle {
+        connection.call(0, &ApiVersionsRequest::default());
+    }
+}

@@ -1,0 +1,23 @@
+//! The broker as a process, in plain protocol: what it answers, what it refuses, and what is left after
+//! it was stopped or killed.
+//!
+//! Clients of the real world are in `tests/clients`.
+#![expect(clippy::disallowed_methods, reason = "tests read files and the clock")]
+
+mod admin;
+mod connections;
+mod deletion;
+mod fetching;
+mod refusals;
+mod routing;
+mod start_stop;
+mod survival;
+mod versions;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Milliseconds since 1970, as records are stamped.
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is past 1970");
+    i64::try_from(now.as_millis()).expect("it is before the year 292 million")
+}

@@ -1,0 +1,128 @@
+//! Starting, being refused to start, stopping.
+
+use std::time::{Duration, Instant};
+
+use odradek_test_harness::{Batch, Broker, Client, Options, Routing};
+
+use crate::now_ms;
+
+#[test]
+fn ready_line_says_address_cores_and_directory() {
+    for routing in Routing::BOTH {
+        let mut broker = Broker::start(routing);
+        broker.stop();
+        let ready = broker.start_again();
+        let directory = broker.data_dir();
+        assert_eq!(ready, format!("odradek ready: {}, 2 cores, {}", broker.bootstrap(), directory.display()));
+    }
+}
+
+#[test]
+fn second_broker_on_a_directory_is_refused() {
+    let broker = Broker::start(Routing::Node);
+    let (status, said) = broker.start_other(&broker.data_dir(), broker.spare_port());
+    assert!(!status.success());
+    assert!(said.contains(&broker.data_dir().display().to_string()), "it names the directory: {said}");
+    // The first one goes on.
+    Client::connect(&broker).create_topic("still-here", 1, &[]);
+}
+
+#[test]
+fn port_in_use_is_refused() {
+    for routing in Routing::BOTH {
+        let broker = Broker::start(routing);
+        let (status, said) = broker.start_other(&broker.scratch().join("other"), broker.port());
+        assert!(!status.success());
+        assert!(said.contains(&format!("{} is in use", broker.bootstrap())), "it names the port: {said}");
+    }
+}
+
+#[test]
+fn stop_is_clean_and_quick_and_the_next_start_scans_nothing() {
+    const STOP_TIME_MAX: Duration = Duration::from_secs(10);
+    for routing in Routing::BOTH {
+        let mut broker = Broker::start(routing);
+        let mut client = Client::connect(&broker);
+        client.create_topic("kept", 3, &[]);
+        for partition in 0..3 {
+            client.produce("kept", partition, &Batch::of(&["one", "two"], now_ms()));
+        }
+        // The client stays connected: an idle connection does not hold up the stop.
+        let start = Instant::now();
+        broker.stop();
+        assert!(start.elapsed() < STOP_TIME_MAX, "stopping took {:?}", start.elapsed());
+        assert!(broker.log().contains("stopped cleanly"));
+        let said_before = broker.log().len();
+        broker.start_again();
+        let said = broker.log()[said_before..].to_string();
+        assert!(said.contains("the last stop was clean: nothing is scanned"), "{said}");
+        let mut client = Client::connect(&broker);
+        for partition in 0..3 {
+            let values: Vec<_> = client.read_all("kept", partition).into_iter().map(|r| r.value).collect();
+            assert_eq!(values, ["one", "two"]);
+        }
+    }
+}
+
+#[test]
+fn stop_under_load_keeps_what_was_acknowledged() {
+    for routing in Routing::BOTH {
+        let mut broker = Broker::start(routing);
+        Client::connect(&broker).create_topic("load", 2, &[]);
+        let mut client = Client::connect(&broker);
+        let writer = std::thread::spawn(move || {
+            let mut acknowledged = Vec::new();
+            let leader = client.to_leader("load", 1);
+            for number in 0.. {
+                let value = format!("value {number}");
+                let request = Client::produce_request("load", 1, Batch::of(&[&value], now_ms()).bytes());
+                let Ok(response) = leader.try_call(Client::PRODUCE_VERSION, &request) else { break };
+                let answer = Client::partition_answer(&response);
+                if answer.error_code != 0 {
+                    break;
+                }
+                acknowledged.push((answer.base_offset, value));
+            }
+            acknowledged
+        });
+        // Some load, seen from outside.
+        let mut watcher = Client::connect(&broker);
+        odradek_test_harness::wait_for("records", || {
+            (watcher.list_offset("load", 1, -1) >= 20).then_some(())
+        });
+        broker.stop();
+        let acknowledged = writer.join().expect("the writer ends with its connection");
+        broker.start_again();
+        let read = Client::connect(&broker).read_all("load", 1);
+        for (offset, value) in acknowledged {
+            assert_eq!(read[offset as usize].value, value.as_bytes(), "offset {offset}");
+        }
+    }
+}
+
+#[test]
+fn topics_and_their_settings_survive_a_restart() {
+    for routing in Routing::BOTH {
+        for killed in [false, true] {
+            let mut broker = Broker::start_with(Options::new(routing));
+            let mut client = Client::connect(&broker);
+            client.create_topic("first", 4, &[("max.message.bytes", "5000")]);
+            client.create_topic("second", 1, &[]);
+            let before = client.metadata(&["first", "second"]);
+            if killed {
+                broker.kill()
+            } else {
+                broker.stop()
+            }
+            broker.start_again();
+            let mut client = Client::connect(&broker);
+            let after = client.metadata(&["first", "second"]);
+            assert_eq!(before.cluster_id, after.cluster_id);
+            assert_eq!(before.brokers, after.brokers);
+            assert_eq!(before.topics, after.topics, "ids, partitions, leaders and epochs");
+            let too_large = Batch::of(&[vec![0; 6000]], now_ms()).bytes();
+            let refused = client.produce_bytes("first", 0, too_large);
+            assert_eq!(refused, Err(odradek_test_harness::kafka_protocol::ResponseError::MessageTooLarge));
+        }
+    }
+}

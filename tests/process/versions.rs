@@ -1,0 +1,99 @@
+//! What is advertised, and what happens to requests beyond it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Buf;
+use odradek_test_harness::kafka_protocol::messages::{
+    ApiVersionsRequest, ApiVersionsResponse, FindCoordinatorRequest, MetadataRequest,
+};
+use odradek_test_harness::kafka_protocol::protocol::{Decodable, StrBytes};
+use odradek_test_harness::{Broker, Connection, Routing, frame};
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn ranges(response: &ApiVersionsResponse) -> BTreeMap<i16, (i16, i16)> {
+    response.api_keys.iter().map(|api| (api.api_key, (api.min_version, api.max_version))).collect()
+}
+
+#[test]
+fn every_port_advertises_the_same_and_nothing_else() {
+    // API key, lowest and highest version. Consumer groups and transactions are not there yet.
+    let expected = BTreeMap::from([
+        (0, (0, 11)),
+        (1, (4, 12)),
+        (2, (1, 7)),
+        (3, (0, 12)),
+        (18, (0, 4)),
+        (19, (2, 7)),
+        (20, (1, 6)),
+        (21, (0, 2)),
+        (22, (0, 5)),
+        (23, (2, 4)),
+        (32, (1, 4)),
+        (37, (0, 3)),
+        (44, (0, 1)),
+        (60, (0, 2)),
+    ]);
+    let broker = Broker::start(Routing::Core);
+    for port in [broker.port(), broker.port() + 1, broker.port() + 2] {
+        for version in 0..=4 {
+            let request = ApiVersionsRequest::default()
+                .with_client_software_name(StrBytes::from_static_str("process-test"))
+                .with_client_software_version(StrBytes::from_static_str("1"));
+            let request = if version < 3 { ApiVersionsRequest::default() } else { request };
+            let response = Connection::open(port).call(version, &request);
+            assert_eq!((response.error_code, ranges(&response)), (0, expected.clone()), "version {version}");
+        }
+    }
+}
+
+/// KIP-511: the client then asks again in a version that both know.
+#[test]
+fn unknown_version_of_api_versions_is_answered_in_version_0() {
+    const UNSUPPORTED_VERSION: i16 = 35;
+    let broker = Broker::start(Routing::Node);
+    let mut connection = Connection::open(broker.port());
+    // Version 99 of request header 2, and a body that nobody knows.
+    let mut request = frame(4, 7, &ApiVersionsRequest::default());
+    request[6..8].copy_from_slice(&99i16.to_be_bytes());
+    connection.send_bytes(&request).expect("the broker reads");
+    let mut answer = connection.receive_frame().expect("it is answered");
+    assert_eq!(answer.get_i32(), 7, "correlation id");
+    let response = ApiVersionsResponse::decode(&mut answer, 0).expect("version 0");
+    assert_eq!(response.error_code, UNSUPPORTED_VERSION);
+    assert_eq!(ranges(&response).get(&18), Some(&(0, 4)));
+    // The connection goes on.
+    assert_eq!(connection.call(0, &ApiVersionsRequest::default()).error_code, 0);
+}
+
+#[test]
+fn requests_that_are_not_offered_close_their_connection() {
+    let broker = Broker::start(Routing::Node);
+    let coordinator = frame(3, 1, &FindCoordinatorRequest::default());
+    let mut old_produce =
+        frame(3, 1, &odradek_test_harness::kafka_protocol::messages::ProduceRequest::default());
+    old_produce[6..8].copy_from_slice(&2i16.to_be_bytes());
+    let mut new_metadata = frame(12, 1, &MetadataRequest::default());
+    new_metadata[6..8].copy_from_slice(&13i16.to_be_bytes());
+    let mut unknown_api = frame(12, 1, &MetadataRequest::default());
+    unknown_api[4..6].copy_from_slice(&999i16.to_be_bytes());
+    for (what, request) in [
+        ("FindCoordinator", coordinator),
+        ("Produce 2", old_produce),
+        ("Metadata 13", new_metadata),
+        ("API 999", unknown_api),
+    ] {
+        let mut bystander = Connection::open(broker.port());
+        let mut connection = Connection::open(broker.port());
+        connection.send_bytes(&request).expect("the broker reads");
+        assert!(connection.is_closed_within(SOON), "{what}");
+        assert_eq!(bystander.call(0, &ApiVersionsRequest::default()).error_code, 0, "{what}");
+    }
+    assert_eq!(
+        broker.log().matches("connection closed").count(),
+        4,
+        "each with its reason\n{}",
+        broker.log()
+    );
+}
