@@ -66,6 +66,11 @@ impl Outgoing {
         self.bytes.len() + self.payloads.iter().map(|(_, _, range)| range.len()).sum::<usize>()
     }
 
+    /// The whole request in one piece, for tests and measurements of the other side.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        (0..self.parts()).flat_map(|part| self.part(part)).copied().collect()
+    }
+
     /// Part `index` of the alternation own, payload, own, payload, ..., own.
     fn part(&self, index: usize) -> &[u8] {
         let payload = index / 2;

@@ -208,7 +208,7 @@ mod tests {
                 .collect();
             let mut out = Outgoing::default();
             write_request(&setup, 77, &parts, &mut out);
-            let mut frame = Bytes::from(flat(&out));
+            let mut frame = Bytes::from(out.to_bytes());
             let size = frame.split_to(4);
             assert_eq!(i32::from_be_bytes(size[..].try_into().unwrap()) as usize, frame.len());
             let header = decode_request_header_from_buffer(&mut frame).unwrap();
@@ -264,17 +264,5 @@ mod tests {
                 let _ = read_response(&frame[..end], version, |_| {});
             }
         }
-    }
-
-    fn flat(request: &Outgoing) -> Vec<u8> {
-        let mut out = Vec::new();
-        let mut start = 0;
-        for (end, payload, range) in &request.payloads {
-            out.extend_from_slice(&request.bytes[start..*end]);
-            out.extend_from_slice(&payload[range.clone()]);
-            start = *end;
-        }
-        out.extend_from_slice(&request.bytes[start..]);
-        out
     }
 }

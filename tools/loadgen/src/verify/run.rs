@@ -81,7 +81,7 @@ fn run_produce(flags: &VerifyFlags) -> anyhow::Result<bool> {
     let acked = ledger.state().acked_records();
     show(flags, &produced.stats, produced.seconds, produced.cpu_seconds)?;
     if !flags.common.quiet {
-        writeln!(std::io::stdout(), "{acked} records acknowledged so far, kept in {}", path.display())?;
+        say(flags, &format!("{acked} records acknowledged so far, kept in {}", path.display()))?;
     }
     warn(&produced.problems)?;
     let stopped = flags.stop_on_disconnect && produced.stats.failed == 0;
@@ -257,7 +257,7 @@ fn conclude(
     }
     if !flags.common.quiet {
         let verdict = if clean { "verified" } else { "FAILED" };
-        writeln!(out, "{verdict}: {acked} records acknowledged, {} read", report.records)?;
+        say(flags, &format!("{verdict}: {acked} records acknowledged, {} read", report.records))?;
     }
     Ok(clean)
 }
@@ -266,12 +266,21 @@ fn show(flags: &VerifyFlags, stats: &Stats, seconds: f64, cpu_seconds: f64) -> a
     let acks = (flags.phase != Phase::Read).then(|| flags.acks.name());
     let summary = Summary::new(stats, seconds, cpu_seconds, acks);
     if !flags.common.quiet {
-        writeln!(std::io::stderr(), "{}", summary.text(stats))?;
+        say(flags, &summary.text(stats))?;
     }
     match &flags.common.json {
         Some(path) => write_json(&summary, path),
         None => Ok(()),
     }
+}
+
+/// A line for people, out of the way of the JSON.
+fn say(flags: &VerifyFlags, text: &str) -> anyhow::Result<()> {
+    match flags.common.json.as_deref() == Some(std::path::Path::new("-")) {
+        true => writeln!(std::io::stderr(), "{text}")?,
+        false => writeln!(std::io::stdout(), "{text}")?,
+    }
+    Ok(())
 }
 
 fn warn(problems: &[String]) -> anyhow::Result<()> {
