@@ -19,24 +19,23 @@ pub enum WalkError {
     TooManyElements,
     #[error("more than {REQUEST_TAGGED_FIELDS_MAX} tagged fields in one request")]
     TooManyTaggedFields,
-    #[error("{size} bytes follow the request")]
-    Trailing { size: usize },
 }
 
-/// Walks a whole body. O(bytes); recursion goes as deep as the descriptions, three structures.
+/// Walks a request and returns its size. O(bytes); recursion goes as deep as the descriptions, three
+/// structures.
+///
+/// Bytes behind it are left alone, as Kafka does: librdkafka sends three of them with Metadata 9 and
+/// above when it asks for all topics.
 pub(super) fn walk(
     structure: &Structure,
     version: i16,
     encoding: Encoding,
     body: &[u8],
-) -> Result<(), WalkError> {
+) -> Result<usize, WalkError> {
     let reader = Reader::new(body, encoding);
     let mut walk = Walk { reader, version, elements: 0, tagged_fields: 0 };
     walk.structure(structure)?;
-    match walk.reader.remaining() {
-        0 => Ok(()),
-        size => Err(WalkError::Trailing { size }),
-    }
+    Ok(body.len() - walk.reader.remaining())
 }
 
 struct Walk<'a> {

@@ -54,8 +54,6 @@ pub enum ProduceError {
     Unserved { version: i16 },
     #[error("the Produce request is malformed: {0}")]
     Malformed(#[from] WireError),
-    #[error("{size} bytes follow the Produce request")]
-    Trailing { size: usize },
     #[error("more than {REQUEST_ELEMENTS_MAX} topics and partitions in one Produce request")]
     TooMany,
 }
@@ -93,9 +91,7 @@ impl<'a> ProduceView<'a> {
             }
         }
         reader.skip_tagged_fields()?;
-        if reader.remaining() > 0 {
-            return Err(ProduceError::Trailing { size: reader.remaining() });
-        }
+        // What may follow is ignored, as Kafka does.
         Ok(ProduceView { transactional_id, acks, timeout_ms, topics, partition_count })
     }
 

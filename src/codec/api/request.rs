@@ -45,7 +45,7 @@ pub enum RequestError {
     Refused { api_key: ApiKey, version: i16, reason: String },
 }
 
-/// Decodes a request body, all of it. Memory: the decoded elements only, within the bound of
+/// Decodes a request body; bytes behind the request are ignored. Memory: the decoded elements only, within the bound of
 /// [`REQUEST_ELEMENTS_MAX`](crate::types::limits::REQUEST_ELEMENTS_MAX).
 pub fn decode_request(api_key: ApiKey, version: i16, body: Bytes) -> Result<Request, RequestError> {
     let unserved = RequestError::Unserved { api_key, version };
@@ -53,12 +53,9 @@ pub fn decode_request(api_key: ApiKey, version: i16, body: Bytes) -> Result<Requ
         return Err(unserved);
     }
     let Some(schema) = schema(api_key) else { return Err(unserved) };
-    walk(schema, version, api_key.encoding(version), &body).map_err(|error| RequestError::Malformed {
-        api_key,
-        version,
-        error,
-    })?;
-    let mut body = body;
+    let malformed = |error| RequestError::Malformed { api_key, version, error };
+    let size = walk(schema, version, api_key.encoding(version), &body).map_err(malformed)?;
+    let mut body = body.slice(..size);
     let decoded = decode_walked(api_key, version, &mut body);
     let refused = |reason| RequestError::Refused { api_key, version, reason };
     let request = decoded.map_err(refused)?.ok_or(unserved)?;

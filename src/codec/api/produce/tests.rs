@@ -36,13 +36,13 @@ proptest! {
     }
 
     #[test]
-    fn every_cut_and_every_addition_is_refused(request in requests(), version in VERSIONS) {
+    fn every_cut_is_refused_and_additions_are_ignored(request in requests(), version in VERSIONS) {
         let body = encode(&request, version);
         for end in 0..body.len() {
             prop_assert!(ProduceView::parse(version, &body[..end]).is_err(), "cut to {}", end);
         }
         let longer = [&body[..], &[0]].concat();
-        prop_assert_eq!(ProduceView::parse(version, &longer).err(), Some(ProduceError::Trailing { size: 1 }));
+        prop_assert!(ProduceView::parse(version, &longer).is_ok());
     }
 
     #[test]
