@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use odradek_test_harness::kafka_protocol::ResponseError;
-use odradek_test_harness::{Batch, BatchProducer, Broker, Client, ReadRecord, Routing, wait_for};
+use odradek_test_harness::{Batch, BatchProducer, Broker, Client, Connection, ReadRecord, Routing, wait_for};
 
 use crate::now_ms;
 
@@ -100,7 +100,8 @@ fn retry_after_a_kill_between_append_and_answer_gets_its_first_offset() {
 
         // Sent and never answered, as far as this client knows: it is gone before it could read.
         let unanswered = Client::produce_request("once", 1, batch(3).bytes());
-        client.to_leader("once", 1).send(Client::PRODUCE_VERSION, &unanswered).expect("it is accepted");
+        let (_, port) = client.leader("once", 1);
+        Connection::open(port).send(Client::PRODUCE_VERSION, &unanswered).expect("it is accepted");
         wait_for("the append", || (client.list_offset("once", 1, -1) == 6).then_some(()));
         broker.kill();
         broker.start_again();

@@ -3,11 +3,7 @@
 //! Fields can be set to what no client would send. The layout is Kafka's `DefaultRecordBatch`.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use kafka_protocol::indexmap::IndexMap;
-use kafka_protocol::records::{
-    Compression, NO_PARTITION_LEADER_EPOCH, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, Record,
-    RecordBatchEncoder, RecordEncodeOptions, TimestampType,
-};
+use crc_fast::{CrcAlgorithm, checksum};
 
 /// Who sends a batch, for idempotence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,59 +14,74 @@ pub struct BatchProducer {
     pub sequence: i32,
 }
 
+const NOBODY: BatchProducer = BatchProducer { id: -1, epoch: -1, sequence: -1 };
+
 /// A batch to be sent.
 #[derive(Clone, Debug)]
 pub struct Batch {
     values: Vec<Bytes>,
     timestamp: i64,
-    producer: Option<BatchProducer>,
+    producer: BatchProducer,
 }
 
 impl Batch {
     /// One record per value, uncompressed, all of the same time.
     pub fn of<V: AsRef<[u8]>>(values: &[V], timestamp: i64) -> Batch {
         let values = values.iter().map(|value| Bytes::copy_from_slice(value.as_ref())).collect();
-        Batch { values, timestamp, producer: None }
+        Batch { values, timestamp, producer: NOBODY }
     }
 
     pub fn by(mut self, producer: BatchProducer) -> Batch {
-        self.producer = Some(producer);
+        self.producer = producer;
         self
     }
 
     pub fn bytes(&self) -> Bytes {
-        let producer = self.producer.unwrap_or(BatchProducer {
-            id: NO_PRODUCER_ID,
-            epoch: NO_PRODUCER_EPOCH,
-            sequence: NO_SEQUENCE,
-        });
-        let records: Vec<Record> = (0..)
-            .zip(&self.values)
-            .map(|(index, value)| Record {
-                transactional: false,
-                control: false,
-                delete_horizon: false,
-                partition_leader_epoch: NO_PARTITION_LEADER_EPOCH,
-                producer_id: producer.id,
-                producer_epoch: producer.epoch,
-                timestamp_type: TimestampType::Creation,
-                offset: index,
-                sequence: if self.producer.is_some() {
-                    producer.sequence + index as i32
-                } else {
-                    NO_SEQUENCE
-                },
-                timestamp: self.timestamp,
-                key: None,
-                value: Some(value.clone()),
-                headers: IndexMap::new(),
-            })
-            .collect();
-        let options = RecordEncodeOptions { version: 2, compression: Compression::None };
-        let mut bytes = BytesMut::new();
-        RecordBatchEncoder::encode(&mut bytes, &records, &options).expect("the records fit a batch");
-        bytes.freeze()
+        let count = self.values.len() as i32;
+        let mut summed = BytesMut::new();
+        summed.put_i16(0); // Attributes: no compression, the producer's time.
+        summed.put_i32(count - 1); // Last offset delta.
+        summed.put_i64(self.timestamp); // Base timestamp.
+        summed.put_i64(self.timestamp); // Largest timestamp.
+        summed.put_i64(self.producer.id);
+        summed.put_i16(self.producer.epoch);
+        summed.put_i32(self.producer.sequence);
+        summed.put_i32(count);
+        for (index, value) in self.values.iter().enumerate() {
+            put_record(&mut summed, index as i64, value);
+        }
+        let mut batch = BytesMut::new();
+        batch.put_i64(0); // Base offset.
+        batch.put_i32((4 + 1 + 4 + summed.len()) as i32);
+        batch.put_i32(-1); // Leader epoch.
+        batch.put_u8(2); // Magic.
+        batch.put_u32(checksum(CrcAlgorithm::Crc32Iscsi, &summed) as u32);
+        batch.put_slice(&summed);
+        batch.freeze()
     }
+}
+
+fn put_record(out: &mut BytesMut, offset_delta: i64, value: &[u8]) {
+    let mut record = BytesMut::new();
+    record.put_u8(0); // Attributes.
+    put_varint(&mut record, 0); // Timestamp delta.
+    put_varint(&mut record, offset_delta);
+    put_varint(&mut record, -1); // Key: null.
+    put_varint(&mut record, value.len() as i64);
+    record.put_slice(value);
+    put_varint(&mut record, 0); // Headers.
+    put_varint(out, record.len() as i64);
+    out.put_slice(&record);
+}
+
+/// Zigzag, seven bits at a time.
+fn put_varint(out: &mut BytesMut, value: i64) {
+    let mut left = ((value << 1) ^ (value >> 63)) as u64;
+    while left >= 0x80 {
+        out.put_u8(left as u8 | 0x80);
+        left >>= 7;
+    }
+    out.put_u8(left as u8);
 }
 
 /// One message in a format from before record batches: version 0 or 1.
@@ -87,7 +98,7 @@ pub fn legacy_message_set(magic: u8, value: &[u8]) -> Bytes {
     let mut set = BytesMut::new();
     set.put_i64(0); // Offset.
     set.put_i32(4 + message.len() as i32);
-    set.put_u32(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, &message) as u32);
+    set.put_u32(checksum(CrcAlgorithm::Crc32IsoHdlc, &message) as u32);
     set.put_slice(&message);
     set.freeze()
 }
