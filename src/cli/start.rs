@@ -25,6 +25,7 @@ pub fn run(arguments: &StartArguments) -> Result<(), Failure> {
     let config = arguments.settings.resolve()?;
     logging::start(config.log_format, &config.log_level)?;
     let signals = StopSignals::block()?; // No thread exists yet.
+    abort_on_panic();
     let preflight = preflight::run(&config)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -78,4 +79,14 @@ fn serve(
 fn ready_line(config: &Config, preflight: &Preflight) -> String {
     let address = HostPort { port: preflight.listeners.base.port(), ..config.listen.clone() };
     format!("odradek ready: {address}, {} cores, {}\n", config.cores, config.data_dir.display())
+}
+
+/// A broken assertion ends the process in every build: a shard that is gone while the others go on
+/// would be a lie, and replicas and restarts recover from a crash.
+fn abort_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
 }

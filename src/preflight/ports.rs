@@ -68,9 +68,26 @@ fn check_from(base: SocketAddr, shards: usize) -> Result<Listeners, PortError> {
     let on_port = |offset: usize| SocketAddr::new(base.ip(), base.port() + offset as u16);
     let per_shard: Vec<_> = (0..shards).map(|shard| on_port(1 + shard)).collect();
     for &address in std::iter::once(&base).chain(&per_shard) {
-        probe(address)?;
+        probe_patiently(address)?;
     }
     Ok(Listeners { base, per_shard })
+}
+
+/// The kernel closes the rings of a killed broker, and with them its listeners, a moment after the
+/// process is gone: a supervisor's restart is not refused for that.
+fn probe_patiently(address: SocketAddr) -> Result<(), PortError> {
+    const TRIES: u32 = 30;
+    const BETWEEN: std::time::Duration = std::time::Duration::from_millis(100);
+    for _ in 0..TRIES {
+        match probe(address) {
+            Err(PortError::InUse { .. }) => {
+                #[expect(clippy::disallowed_methods, reason = "on the main thread, before anything runs")]
+                std::thread::sleep(BETWEEN);
+            }
+            result => return result,
+        }
+    }
+    probe(address)
 }
 
 /// IPv4 first where a name has both: what Kafka clients try first.

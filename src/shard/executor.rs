@@ -33,7 +33,7 @@ use glommio::channels::channel_mesh::MeshBuilder;
 use glommio::channels::shared_channel::{self, ForeignSender};
 use glommio::net::TcpListener;
 use glommio::{GlommioError, Latency, LocalExecutorBuilder, Placement, ResourceType, Shares};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -44,6 +44,9 @@ use std::time::Duration;
 
 /// Requests in flight get this long to finish at a stop; then their connections are closed.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// How often a start looks whether it is to be stopped.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Questions from the admin thread that one shard queues.
 const ADMIN_QUEUE_LENGTH: usize = 64;
@@ -110,7 +113,7 @@ struct Seed {
 pub fn run(
     config: &Config,
     preflight: &Preflight,
-    stopped: futures::channel::oneshot::Receiver<()>,
+    mut stopped: futures::channel::oneshot::Receiver<()>,
     on_serving: impl FnOnce(SnapshotSource),
 ) -> Result<(), StartError> {
     let node = Node {
@@ -138,7 +141,10 @@ pub fn run(
     let (progress, reports) = mpsc::channel();
     let threads = spawn_shards(config, seed, &progress)?;
     drop(progress);
-    let commands = wait_until_open(config.cores, &reports)?;
+    let Some(commands) = wait_until_open(config.cores, &reports, &mut stopped)? else {
+        tracing::info!("stopped while starting: nothing was served");
+        return Ok(());
+    };
     let mut log = Some(log);
     for (shard, sender) in &commands {
         let log = if *shard == CONTROLLER_SHARD { log.take() } else { None };
@@ -261,21 +267,30 @@ fn spawn_shards(
     Ok(threads)
 }
 
+/// The shards' command queues once all have opened their partitions; `None` if the node is stopped
+/// before that.
 fn wait_until_open(
     cores: usize,
     reports: &mpsc::Receiver<Progress>,
-) -> Result<BTreeMap<ShardId, ForeignSender<Command>>, StartError> {
+    stopped: &mut futures::channel::oneshot::Receiver<()>,
+) -> Result<Option<BTreeMap<ShardId, ForeignSender<Command>>>, StartError> {
     let mut commands = BTreeMap::new();
     while commands.len() < cores {
-        match reports.recv().map_err(|_| StartError::ShardEnded)? {
-            Progress::Open(shard, sender) => {
+        match reports.recv_timeout(STOP_CHECK_INTERVAL) {
+            Ok(Progress::Open(shard, sender)) => {
                 commands.insert(shard, sender);
             }
-            Progress::Failed(error) => return Err(error),
-            _ => return Err(StartError::ShardEnded),
+            Ok(Progress::Failed(error)) => return Err(error),
+            // Recovery may take long; what it has done so far is as good as never begun.
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                if !matches!(stopped.try_recv(), Ok(None)) {
+                    return Ok(None);
+                }
+            }
+            Ok(_) | Err(mpsc::RecvTimeoutError::Disconnected) => return Err(StartError::ShardEnded),
         }
     }
-    Ok(commands)
+    Ok(Some(commands))
 }
 
 /// Waits for every shard's last word, then marks the stop as clean if all have kept everything.
@@ -323,8 +338,10 @@ async fn run_shard(
     progress: mpsc::Sender<Progress>,
     memory: MemoryPlan,
 ) -> Result<(), StartError> {
-    let executor = |error: String| StartError::Executor(error);
-    let (senders, mut receivers) = mesh.join().await.map_err(|error| executor(error.to_string()))?;
+    let joined = Rc::new(Cell::new(false));
+    glommio::spawn_local(stay_awake(joined.clone())).detach();
+    let mesh = mesh.join().await;
+    let (senders, mut receivers) = mesh.map_err(|error| StartError::Executor(error.to_string()))?;
     let id = ShardId(senders.peer_id() as u16);
     let defaults = partitions::topic_defaults(&seed.config).map_err(StartError::TopicDefaults)?;
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
@@ -356,6 +373,7 @@ async fn run_shard(
     partitions::open_all(&shard, &seed.last).await;
     let (sender, receiver) = shared_channel::new_bounded(ADMIN_QUEUE_LENGTH);
     let (sender, commands) = futures::join!(sender.connect(), receiver.connect());
+    joined.set(true);
     let _ = progress.send(Progress::Open(id, sender.into_foreign()));
     while let Some(command) = commands.recv().await {
         match command {
@@ -383,6 +401,15 @@ async fn run_shard(
     let generation = finish_shard(&shard).await;
     let _ = progress.send(Progress::Stopped(id, generation));
     Ok(())
+}
+
+/// Keeps this shard's ring from sleeping until its channels are connected: a peer that connects
+/// does not wake the one that waits for it (glommio-ng 0.12, `shared_channel::Connector`), so that
+/// about one start in forty hung.
+async fn stay_awake(joined: Rc<Cell<bool>>) {
+    while !joined.get() {
+        glommio::timer::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 fn listen(shard: &Rc<Shard>, base: &SocketAddr, per_shard: &[SocketAddr]) -> Result<(), StartError> {

@@ -31,14 +31,15 @@ use std::rc::Rc;
 fn no_acknowledgement_is_ahead_of_its_flush() {
     on_executor(async {
         let directory = directory();
-        let recorder: Recorder = Some(Rc::default());
+        let events: Rc<RefCell<Vec<DiskEvent>>> = Rc::default();
+        let recorder: Recorder = Some(events.clone());
         let store = store(recorder.clone(), 64 << 20);
         let replicas = [
             open_partition(&store, directory.path(), 0, 1 << 20).await,
             open_partition(&store, directory.path(), 1, 1 << 20).await,
             open_partition(&store, directory.path(), 2, 8192).await,
         ];
-        let acks = Acks::new(recorder.clone());
+        let acks = Acks::new(recorder);
         for round in 0..200 {
             let replica = &replicas[round % 3];
             let payload = vec![round as u8; 50 + round * 37 % 3000];
@@ -48,7 +49,7 @@ fn no_acknowledgement_is_ahead_of_its_flush() {
             }
         }
         acks.all_arrived(&store).await;
-        let events = recorder.unwrap().borrow().clone();
+        let events = events.borrow();
         for ack in acks.arrived.borrow().iter() {
             assert_eq!(ack.outcome.error, ErrorCode::None);
             let durable = durable_end(&events[..ack.events_before], &ack.file);
