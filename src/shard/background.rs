@@ -122,7 +122,8 @@ async fn retain_one(shard: &Rc<Shard>, replica: &Rc<Replica>) {
     if due.delete.is_empty() {
         return;
     }
-    if due.roll_active && !replica.try_roll(&shard.store) {
+    let rolled = if due.roll_active { replica.try_roll(&shard.store) } else { None };
+    if due.roll_active && rolled.is_none() {
         // The spare is being prepared, or a write is in flight: the closed ones go now, the active
         // one next time.
         due.delete.pop();
@@ -131,7 +132,9 @@ async fn retain_one(shard: &Rc<Shard>, replica: &Rc<Replica>) {
     for (segment, reason) in &due.delete {
         tracing::info!(directory = %replica.directory.display(), %segment, ?reason, "retention deletes a segment");
     }
-    if let Err(error) = replica.finish_rolls(&shard.store).await {
+    if let Some(segment) = rolled
+        && let Err(error) = replica.finish_rolls(&shard.store, segment).await
+    {
         return shard.store.fail(&format!("rolling {}: {error}", replica.directory.display()));
     }
     replica.log.borrow_mut().advance_log_start(due.log_start);
@@ -144,12 +147,12 @@ async fn retain_one(shard: &Rc<Shard>, replica: &Rc<Replica>) {
 
 /// Removes the segments that lie wholly below the log start.
 pub async fn drop_segments(shard: &Rc<Shard>, replica: &Rc<Replica>) {
-    if replica.has_rolled() {
-        return; // The next write finishes the roll; until then the files have other names.
-    }
     let dropped = {
         let mut log = replica.log.borrow_mut();
-        let count = log.droppable_segments();
+        // A segment whose roll is not finished on disk may still be written to: it goes next time.
+        let written = replica.segments.written();
+        let final_count = log.closed().partition_point(|segment| segment.base_offset < written);
+        let count = log.droppable_segments().min(final_count);
         log.drop_segments(count)
     };
     if dropped.is_empty() {
@@ -160,7 +163,7 @@ pub async fn drop_segments(shard: &Rc<Shard>, replica: &Rc<Replica>) {
     let first = first.unwrap_or(replica.log.borrow().active().base_offset);
     replica.drop_tail_before(first);
     let bases = dropped.iter().map(|segment| segment.base_offset).collect();
-    if let Err(error) = replica.segments.remove(bases).await {
+    if let Err(error) = replica.remove_segments(bases).await {
         shard.store.fail(&format!("removing segments of {}: {error}", replica.directory.display()));
     }
 }
@@ -192,7 +195,8 @@ pub async fn write_checkpoint(shard: &Rc<Shard>) -> io::Result<()> {
 /// At a clean stop: everything a start needs so that it need not scan.
 pub async fn write_final_state(shard: &Rc<Shard>) -> io::Result<()> {
     for replica in shard.store.replicas() {
-        replica.finish_rolls(&shard.store).await?;
+        let active = replica.log.borrow().active().base_offset;
+        replica.finish_rolls(&shard.store, active).await?;
         let (base, end, offsets, times, snapshot, epochs) = {
             let log = replica.log.borrow();
             let index = log.active_index();

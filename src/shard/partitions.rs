@@ -203,6 +203,7 @@ async fn delete(shard: &Rc<Shard>, topic: TopicId) {
     for replica in replicas {
         let shard = shard.clone();
         let directory = replica.directory.clone();
+        replica.names_released().await;
         // The name is free for a new topic before the answer leaves; the bytes go in the background.
         let moved = blocking(move || move_to_deleted(&directory)).await;
         let deleted = match moved {

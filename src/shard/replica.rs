@@ -18,6 +18,7 @@ use crate::shard::segments::{SegmentHandle, Segments};
 use crate::shard::store::{AckTarget, Store};
 use crate::shard::tail::{Tail, TailBlock};
 use crate::types::{Mono, Offset, ShardId, Timestamp, TopicPartition};
+use glommio::sync::{RwLock, RwLockReadGuard, Semaphore};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -77,6 +78,11 @@ pub struct Replica {
     no_space_since: Cell<Option<Mono>>,
     /// Segments that were closed in memory; the next write finishes them on disk.
     rolled: RefCell<VecDeque<Rolled>>,
+    /// Rolls are finished on disk one after the other, whoever asks for it.
+    finishing: Semaphore,
+    /// Read by who names files in the directory; written by the deletion, which moves it away: the
+    /// next topic of that name gets the same path.
+    names: RwLock<()>,
     deleted: Cell<bool>,
     pub last_append: Cell<Mono>,
 }
@@ -107,6 +113,8 @@ impl Replica {
             preparing: Cell::new(false),
             no_space_since: Cell::new(None),
             rolled: RefCell::default(),
+            finishing: Semaphore::new(1),
+            names: RwLock::new(()),
             deleted: Cell::new(false),
             last_append: Cell::new(Mono::default()),
         })
@@ -251,6 +259,7 @@ impl Replica {
     /// Reserves space on disk, so that no accepted batch ever meets a full disk.
     async fn prepare(self: Rc<Self>, store: Rc<Store>, extend: Option<u64>, spare: Option<u64>) {
         let result = async {
+            let Some(_names) = self.hold_names().await else { return Ok(()) };
             if let Some(size) = extend {
                 self.segments.extend_active(&store.disk, size).await?;
             }
@@ -263,7 +272,7 @@ impl Replica {
             if error.kind() == io::ErrorKind::StorageFull || error.kind() == io::ErrorKind::QuotaExceeded {
                 tracing::warn!(directory = %self.directory.display(), "no space left: produce is refused");
                 self.no_space_since.set(Some(store.clock.mono()));
-            } else if !self.deleted.get() {
+            } else {
                 store.fail(&format!("preparing space in {}: {error}", self.directory.display()));
             }
         }
@@ -282,14 +291,28 @@ impl Replica {
         let mut touched = Vec::with_capacity(1);
         for blocks in blocks.chunk_by(|left, right| left.segment == right.segment) {
             let segment = blocks[0].segment;
-            while self.segments.written().is_some_and(|written| written < segment) {
-                self.finish_roll(store).await?;
+            if self.segments.written() < segment {
+                self.finish_rolls(store, segment).await?;
+            }
+            if self.deleted.get() {
+                break; // Nobody waits for it, and a roll that was not finished has closed no file.
             }
             let handle = self.segments.handle(segment).expect("space was prepared before the append");
             write_all(&handle, blocks).await?;
             touched.push(segment);
         }
         Ok(touched)
+    }
+
+    /// Finishes rolled segments on disk until `segment` is the one that takes writes. Everything
+    /// before `segment` has been written.
+    pub async fn finish_rolls(&self, store: &Store, segment: Offset) -> io::Result<()> {
+        let _turn = self.finishing.acquire_permit(1).await?;
+        while self.segments.written() < segment {
+            let Some(_names) = self.hold_names().await else { return Ok(()) };
+            self.finish_roll(store).await?;
+        }
+        Ok(())
     }
 
     /// Makes the oldest rolled segment final on disk: exact length, flushed, its indexes and the
@@ -351,6 +374,26 @@ impl Replica {
         self.refuse_parked(ErrorCode::UnknownTopicOrPartition);
     }
 
+    /// Keeps the directory where it is; `None` once the topic was deleted: then the path may be
+    /// another topic's.
+    async fn hold_names(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        let guard = self.names.read().await.ok()?;
+        (!self.deleted.get()).then_some(guard)
+    }
+
+    /// Waits until nobody names files in the directory any more, after
+    /// [`mark_deleted`](Self::mark_deleted).
+    pub async fn names_released(&self) {
+        assert!(self.deleted.get());
+        let _ = self.names.write().await;
+    }
+
+    /// Removes the files of segments that the log has forgotten.
+    pub async fn remove_segments(&self, segments: Vec<Offset>) -> io::Result<()> {
+        let Some(_names) = self.hold_names().await else { return Ok(()) };
+        self.segments.remove(segments).await
+    }
+
     pub fn evict_oldest(&self) -> bool {
         let place = self.log.borrow().flushed_place();
         self.tail.borrow_mut().evict_oldest((place.segment, place.file_position))
@@ -371,13 +414,15 @@ impl Replica {
         self.segments.handle(segment).map(|handle| handle.file.clone())
     }
 
-    /// Rolls the active segment when there is a spare for it (retention of an old active segment).
-    pub fn try_roll(self: &Rc<Self>, store: &Rc<Store>) -> bool {
-        if !self.rolled.borrow().is_empty()
+    /// Rolls the active segment, if nothing of it waits for the disk and there is a spare for the
+    /// next (retention of an old active segment). Returns the new one's base offset.
+    pub fn try_roll(self: &Rc<Self>, store: &Rc<Store>) -> Option<Offset> {
+        if self.deleted.get()
+            || !self.rolled.borrow().is_empty()
             || self.log.borrow().active().size == 0
             || !store.is_idle(self.slot)
         {
-            return false;
+            return None;
         }
         if self.segments.spare_size().is_none() {
             if !self.preparing.replace(true) {
@@ -385,7 +430,7 @@ impl Replica {
                 let spare = Some(allocation_for(1, size));
                 glommio::spawn_local(self.clone().prepare(store.clone(), None, spare)).detach();
             }
-            return false;
+            return None;
         }
         let mut log = self.log.borrow_mut();
         let segment = log.log_end();
@@ -394,20 +439,7 @@ impl Replica {
         self.roll(&mut log, store.clock.wall());
         log.rolled_while_flushed();
         store.blocks_sealed(self.slot, sealed);
-        true
-    }
-
-    /// Finishes every rolled segment on disk.
-    pub async fn finish_rolls(&self, store: &Store) -> io::Result<()> {
-        while !self.rolled.borrow().is_empty() {
-            self.finish_roll(store).await?;
-        }
-        Ok(())
-    }
-
-    /// Whether a segment was closed in memory and is not final on disk yet.
-    pub fn has_rolled(&self) -> bool {
-        !self.rolled.borrow().is_empty()
+        Some(segment)
     }
 }
 

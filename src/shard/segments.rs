@@ -85,8 +85,9 @@ impl Segments {
         self.spare.borrow().as_ref().map(|handle| handle.allocated.get())
     }
 
-    pub fn written(&self) -> Option<Offset> {
-        Some(self.written.get())
+    /// Base offset of the segment that takes writes; those before it are final on disk.
+    pub fn written(&self) -> Offset {
+        self.written.get()
     }
 
     pub fn handle(&self, segment: Offset) -> Option<Rc<SegmentHandle>> {
@@ -114,9 +115,10 @@ impl Segments {
         Ok(())
     }
 
-    /// Creates the file of the next segment, whose name is not known yet.
+    /// Creates the file of the next segment, whose name is not known yet, or enlarges it. There is no
+    /// spare to adopt meanwhile: a roll must not take the file that is put back here.
     pub async fn prepare_spare(&self, disk: &Disk, size: u64) -> io::Result<()> {
-        let spare = self.spare.borrow().clone();
+        let spare = self.spare.borrow_mut().take();
         let handle = match spare {
             Some(handle) => handle,
             None => {
@@ -126,12 +128,16 @@ impl Segments {
                 Rc::new(SegmentHandle { file, allocated: Cell::new(0) })
             }
         };
+        let mut result = Ok(());
         if handle.allocated.get() < size {
-            handle.file.allocate(size).await?;
-            handle.allocated.set(size);
+            result = handle.file.allocate(size).await;
+            if result.is_ok() {
+                handle.allocated.set(size);
+            }
         }
+        // Without space it is kept as it is, for the next try.
         *self.spare.borrow_mut() = Some(handle);
-        Ok(())
+        result
     }
 
     /// The spare becomes the segment that starts at `segment`; on disk it keeps its name for now.

@@ -15,6 +15,7 @@ use crate::shard::memory::MemoryPlan;
 use crate::shard::message::ProduceOutcome;
 use crate::shard::open::{OpenFailed, OpenRequest, open};
 use crate::shard::replica::{Appended, Replica};
+use crate::shard::segments::Segments;
 use crate::shard::store::{AckTarget, Store};
 use crate::types::{
     LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicId,
@@ -158,6 +159,74 @@ fn damage_below_the_recovery_point_takes_the_partition_offline() {
         request.point = Some(point);
         assert!(matches!(open(&store, request).await, Err(OpenFailed::Corrupt { .. })));
         assert!(std_read(&path) == bytes, "nothing was cut");
+    });
+}
+
+/// Retention rolls an idle segment; the next append is written while that roll is finished on disk.
+#[test]
+fn an_append_behind_a_roll_that_is_being_finished_waits_for_it() {
+    on_executor(async {
+        let directory = directory();
+        let store = store(None, 8 << 20);
+        let replica = open_partition(&store, directory.path(), 0, 100_000).await;
+        let acks = Acks::new(None);
+        append(&store, &replica, &acks, &mut batch(1, None, &[1; 500])).await;
+        acks.all_arrived(&store).await;
+        let rolled = roll_idle(&store, &replica).await;
+        let finishing = glommio::spawn_local({
+            let (replica, store) = (replica.clone(), store.clone());
+            async move { replica.finish_rolls(&store, rolled).await }
+        });
+        let finishing = finishing.detach();
+        append(&store, &replica, &acks, &mut batch(1, None, &[2; 500])).await;
+        acks.all_arrived(&store).await;
+        finishing.await.unwrap().unwrap();
+        assert!(acks.arrived.borrow().iter().all(|ack| ack.outcome.error == ErrorCode::None));
+        assert_eq!(replica.segments.written(), offset(1));
+        assert_eq!(replica.log.borrow().high_watermark(), offset(2));
+    });
+}
+
+/// A topic is deleted between a roll in memory and its end on disk, and its directory's path is
+/// another topic's by then: nothing is written there, and the log directory stays online.
+#[test]
+fn a_roll_of_a_deleted_partition_leaves_the_path_alone() {
+    on_executor(async {
+        let directory = directory();
+        let store = store(None, 8 << 20);
+        let replica = open_partition(&store, directory.path(), 0, 100_000).await;
+        let acks = Acks::new(None);
+        append(&store, &replica, &acks, &mut batch(1, None, &[1; 500])).await;
+        acks.all_arrived(&store).await;
+        roll_idle(&store, &replica).await;
+        append(&store, &replica, &acks, &mut batch(1, None, &[2; 500])).await;
+        store.remove(&replica.id);
+        replica.mark_deleted();
+        replica.names_released().await;
+        rename(&directory.path().join("t-0"), &directory.path().join("gone"));
+        acks.all_arrived(&store).await;
+        assert_eq!(acks.arrived.borrow()[1].outcome.error, ErrorCode::UnknownTopicOrPartition);
+        store.release_slot(replica.slot).await;
+        assert_eq!(store.offline_reason(), None);
+        assert!(!directory.path().join("t-0").exists());
+    });
+}
+
+/// A larger spare is asked for while a smaller batch takes the one that is there: they are never
+/// the same file.
+#[test]
+fn a_spare_is_adopted_once() {
+    on_executor(async {
+        let directory = directory();
+        let disk = Disk::new(FileSystemFlush::MetadataOnly, None);
+        let segments = Segments::new(directory.path().to_owned(), Offset::ZERO);
+        segments.prepare_spare(&disk, 1 << 20).await.unwrap();
+        let enlarging = segments.prepare_spare(&disk, 2 << 20);
+        let mut enlarging = std::pin::pin!(enlarging);
+        assert!(futures::poll!(&mut enlarging).is_pending());
+        assert_eq!(segments.spare_size(), None, "nobody takes it meanwhile");
+        enlarging.await.unwrap();
+        assert_eq!(segments.spare_size(), Some(2 << 20));
     });
 }
 
@@ -316,6 +385,20 @@ fn tear(log: &Path, whole: &[u8]) {
     bytes.resize(bytes.len().max(used + 500), 0);
     bytes[used..used + 500].copy_from_slice(&whole[..500]);
     std_write(log, &bytes);
+}
+
+async fn roll_idle(store: &Rc<Store>, replica: &Rc<Replica>) -> Offset {
+    loop {
+        match replica.try_roll(store) {
+            Some(segment) => return segment,
+            None => replica.ready.notified().await,
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test moves a directory")]
+fn rename(from: &Path, to: &Path) {
+    std::fs::rename(from, to).unwrap();
 }
 
 fn newest_log(directory: &Path) -> PathBuf {
