@@ -170,6 +170,8 @@ pub async fn drop_segments(shard: &Rc<Shard>, replica: &Rc<Replica>) {
 
 /// Writes down how far each partition is flushed.
 pub async fn write_checkpoint(shard: &Rc<Shard>) -> io::Result<()> {
+    // What is written later is read later: a log start never moves back on disk.
+    let _turn = shard.checkpoint_turn.acquire_permit(1).await?;
     let points = shard.store.replicas().into_iter().map(|replica| {
         let log = replica.log.borrow();
         let place = log.flushed_place();
@@ -181,15 +183,15 @@ pub async fn write_checkpoint(shard: &Rc<Shard>) -> io::Result<()> {
         };
         (replica.id, point)
     });
-    let points: BTreeMap<_, _> = points.collect();
+    let mut points: BTreeMap<_, _> = points.collect();
+    let unavailable = shard.unavailable.borrow();
+    points.extend(unavailable.iter().filter_map(|(id, point)| Some((*id, (*point)?))));
+    drop(unavailable);
     let generation = shard.checkpoint.get().next();
     shard.checkpoint.set(generation);
     let bytes = Checkpoint { shard: shard.id, generation, points }.encode();
     let path = checkpoint_path(&shard.config.data_dir, shard.id);
-    let turn = shard.checkpoint_turn.acquire_permit(1).await;
-    let result = blocking(move || replace_file(&path, &bytes)).await;
-    drop(turn);
-    result
+    blocking(move || replace_file(&path, &bytes)).await
 }
 
 /// At a clean stop: everything a start needs so that it need not scan.

@@ -476,6 +476,8 @@ async fn finish_shard(shard: &Rc<Shard>) -> Option<CheckpointGeneration> {
         return None;
     }
     match background::write_final_state(shard).await {
+        // The next start has to look at what could not be opened, not to believe its checkpoint.
+        Ok(()) if !shard.unavailable.borrow().is_empty() => None,
         Ok(()) => Some(shard.checkpoint.get()),
         Err(error) => {
             tracing::error!(%error, "the final state was not written");

@@ -45,7 +45,7 @@ use crate::cluster::image::Image;
 use crate::cluster::record::ProducerIdBlock;
 use crate::config::Config;
 use crate::config::topic::TopicDefaults;
-use crate::log::checkpoint::CheckpointGeneration;
+use crate::log::checkpoint::{CheckpointGeneration, PartitionPoint};
 use crate::metrics::ShardMetrics;
 use crate::shard::clock::Clock;
 use crate::shard::conn::{CloseReason, Connection};
@@ -60,7 +60,7 @@ use crate::types::limits::RECEIVE_BUFFER_SIZE;
 use crate::types::{NodeId, ShardId, TopicPartition};
 use glommio::sync::Semaphore;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Receive buffers kept for reuse; each read takes one.
@@ -78,8 +78,10 @@ pub struct Shard {
     /// What the cluster agreed on, as far as this shard has applied it.
     pub image: RefCell<Image>,
     pub brokers: RefCell<Brokers>,
-    /// Partitions of this shard whose log could not be opened: `KAFKA_STORAGE_ERROR`.
-    pub unavailable: RefCell<BTreeSet<TopicPartition>>,
+    /// Partitions of this shard whose log could not be opened: `KAFKA_STORAGE_ERROR`. With what the
+    /// last checkpoint said of them, which every new one repeats: without it the next start would
+    /// take damage for a torn tail, and cut it.
+    pub unavailable: RefCell<BTreeMap<TopicPartition, Option<PartitionPoint>>>,
     /// What topics inherit from this node's settings.
     pub topic_defaults: TopicDefaults,
     /// On shard 0 only.

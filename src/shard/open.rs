@@ -96,6 +96,7 @@ pub async fn open(store: &Rc<Store>, request: OpenRequest) -> Result<Rc<Replica>
         carry = read_carry(&file, active.size).await.map_err(failed)?;
     }
     remove_snapshots(request.directory.clone(), listing.snapshots).await.map_err(failed)?;
+    check_complete(&request, active_base, log_end, active.size)?;
     let log_start = request.point.map_or(Offset::ZERO, |point| point.log_start);
     let oldest = closed.front().map_or(active_base, |segment| segment.base_offset);
     let opened = Opened {
@@ -297,6 +298,7 @@ async fn scan(
     }
     let recovered = scan.finish();
     report(request, active_base, &recovered)?;
+    check_complete(request, active_base, recovered.log_end, recovered.file_position_end)?;
     file.truncate(recovered.file_position_end).await.map_err(failed)?;
     file.flush().await.map_err(failed)?;
     let mut found = found.into_inner();
@@ -319,6 +321,25 @@ impl Found {
                 appended_at: now,
             });
         }
+    }
+}
+
+/// Whatever segment the checkpoint names: below its flushed end nothing may be missing. Segments that
+/// are gone as whole files are found here.
+fn check_complete(
+    request: &OpenRequest,
+    segment: Offset,
+    log_end: Offset,
+    file_position: u64,
+) -> Result<(), OpenFailed> {
+    match request.point {
+        Some(point) if log_end < point.flushed_end => Err(OpenFailed::Corrupt {
+            directory: request.directory.clone(),
+            segment,
+            file_position,
+            reason: format!("the log ends at {log_end}, flushed were {}", point.flushed_end),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -50,7 +50,7 @@ async fn open_some(shard: &Rc<Shard>, ids: Vec<TopicPartition>, last: &LastStop)
     let opened = ids.into_iter().map(|id| async move {
         if let Err(error) = open_one(shard, id, last).await {
             tracing::error!(%error, "a partition is offline");
-            shard.unavailable.borrow_mut().insert(id);
+            shard.unavailable.borrow_mut().insert(id, last.points.get(&id).copied());
         }
     });
     stream::iter(opened).buffer_unordered(OPEN_CONCURRENCY).collect::<Vec<()>>().await;
@@ -193,7 +193,7 @@ fn reconfigure(shard: &Shard, topic: TopicId) {
 }
 
 async fn delete(shard: &Rc<Shard>, topic: TopicId) {
-    shard.unavailable.borrow_mut().retain(|id| id.topic != topic);
+    shard.unavailable.borrow_mut().retain(|id, _| id.topic != topic);
     let replicas: Vec<Rc<Replica>> =
         shard.store.replicas().into_iter().filter(|replica| replica.id.topic == topic).collect();
     for replica in &replicas {

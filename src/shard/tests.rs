@@ -141,14 +141,7 @@ fn damage_below_the_recovery_point_takes_the_partition_offline() {
                 append(&store, &replica, &acks, &mut batch(1, None, &[7; 500])).await;
             }
             acks.all_arrived(&store).await;
-            let log = replica.log.borrow();
-            let place = log.flushed_place();
-            PartitionPoint {
-                log_start: log.log_start(),
-                flushed_end: log.high_watermark(),
-                segment_base: place.segment,
-                file_position: place.file_position,
-            }
+            point_of(&replica)
         };
         let path = newest_log(directory.path());
         let mut bytes = std_read(&path);
@@ -227,6 +220,35 @@ fn a_spare_is_adopted_once() {
         assert_eq!(segments.spare_size(), None, "nobody takes it meanwhile");
         enlarging.await.unwrap();
         assert_eq!(segments.spare_size(), Some(2 << 20));
+    });
+}
+
+#[test]
+fn a_segment_that_is_gone_takes_the_partition_offline() {
+    on_executor(async {
+        let directory = directory();
+        let point = {
+            let store = store(None, 8 << 20);
+            let replica = open_partition(&store, directory.path(), 0, 2_000).await;
+            let acks = Acks::new(None);
+            for _ in 0..10 {
+                append(&store, &replica, &acks, &mut batch(1, None, &[7; 500])).await;
+            }
+            acks.all_arrived(&store).await;
+            assert!(!replica.log.borrow().closed().is_empty());
+            point_of(&replica)
+        };
+        loop {
+            let path = newest_log(directory.path());
+            remove(&path);
+            let mut request = request(directory.path(), 0, 2_000);
+            request.point = Some(point);
+            let opened = open(&store(None, 8 << 20), request).await;
+            assert!(matches!(opened, Err(OpenFailed::Corrupt { .. })));
+            if path.ends_with("00000000000000000000.log") {
+                break;
+            }
+        }
     });
 }
 
@@ -334,6 +356,17 @@ async fn open_partition(store: &Rc<Store>, directory: &Path, index: i32, segment
     open(store, request(directory, index, segment)).await.unwrap()
 }
 
+fn point_of(replica: &Replica) -> PartitionPoint {
+    let log = replica.log.borrow();
+    let place = log.flushed_place();
+    PartitionPoint {
+        log_start: log.log_start(),
+        flushed_end: log.high_watermark(),
+        segment_base: place.segment,
+        file_position: place.file_position,
+    }
+}
+
 fn request(directory: &Path, index: i32, segment_size_max: u64) -> OpenRequest {
     let partition = PartitionIndex::from_wire(index).unwrap();
     OpenRequest {
@@ -399,6 +432,11 @@ async fn roll_idle(store: &Rc<Store>, replica: &Rc<Replica>) -> Offset {
 #[expect(clippy::disallowed_methods, reason = "a test moves a directory")]
 fn rename(from: &Path, to: &Path) {
     std::fs::rename(from, to).unwrap();
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test removes files")]
+fn remove(path: &Path) {
+    std::fs::remove_file(path).unwrap();
 }
 
 fn newest_log(directory: &Path) -> PathBuf {

@@ -373,7 +373,7 @@ pub async fn read_local(shard: &Rc<Shard>, items: &[ReadItem], bytes_max: usize)
 
 async fn read_one(shard: &Rc<Shard>, item: &ReadItem, left: usize) -> LocalRead {
     let Some(replica) = shard.store.find(&item.partition) else {
-        let offline = shard.unavailable.borrow().contains(&item.partition);
+        let offline = shard.unavailable.borrow().contains_key(&item.partition);
         let error = if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition };
         return LocalRead { error, ..LocalRead::default() };
     };

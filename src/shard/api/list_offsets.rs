@@ -148,7 +148,7 @@ async fn list_one(shard: &Rc<Shard>, item: &ListOffsetsItem) -> Result<ListOffse
 
 pub fn find(shard: &Shard, id: &TopicPartition) -> Result<Rc<Replica>, ErrorCode> {
     shard.store.find(id).ok_or_else(|| {
-        let offline = shard.unavailable.borrow().contains(id);
+        let offline = shard.unavailable.borrow().contains_key(id);
         if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition }
     })
 }

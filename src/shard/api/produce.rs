@@ -183,7 +183,7 @@ pub async fn append(
     batch: &mut [u8],
 ) {
     let Some(replica) = shard.store.find(id) else {
-        let offline = shard.unavailable.borrow().contains(id);
+        let offline = shard.unavailable.borrow().contains_key(id);
         let error = if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition };
         target.acknowledged(index, ProduceOutcome { error, ..Default::default() });
         return;
