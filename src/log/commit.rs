@@ -262,9 +262,10 @@ impl<T> Default for ParkedAcks<T> {
 }
 
 impl<T> ParkedAcks<T> {
-    /// Parks an answer until everything below `end` is flushed.
+    /// Parks an answer until everything below `end` is flushed. A duplicate's batch may lie before
+    /// others that wait already; its answer goes behind theirs.
     pub fn park(&mut self, end: Offset, answer: T) {
-        debug_assert!(self.parked.back().is_none_or(|(last, _)| *last <= end), "acks out of order");
+        let end = self.parked.back().map_or(end, |(last, _)| end.max(*last));
         self.parked.push_back((end, answer));
     }
 
@@ -322,6 +323,19 @@ mod tests {
         assert_eq!(advances(&mut commit, &flush), [Advance { slot, flushed_end: offset(1) }]);
         let flush = commit.next_flush().unwrap();
         assert_eq!(advances(&mut commit, &flush), [Advance { slot, flushed_end: offset(2) }]);
+    }
+
+    #[test]
+    fn a_duplicate_s_answer_waits_behind_those_parked_before() {
+        let mut acks = ParkedAcks::default();
+        acks.park(offset(3), "first");
+        acks.park(offset(5), "second");
+        acks.park(offset(3), "first again");
+        assert_eq!(acks.release(offset(2)), None);
+        assert_eq!(acks.release(offset(3)), Some("first"));
+        assert_eq!(acks.release(offset(3)), None);
+        assert_eq!(acks.release(offset(5)), Some("second"));
+        assert_eq!(acks.release(offset(5)), Some("first again"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::log::segment::{SegmentFile, SegmentInfo};
 use crate::metrics::{MemoryKind, ShardMetrics};
 use crate::shard::Shard;
 use crate::shard::conn::CloseReason;
-use crate::shard::disk::{blocking, replace_file};
+use crate::shard::disk::{blocking, is_full_disk, replace_file};
 use crate::shard::replica::Replica;
 use crate::shard::segments::EPOCHS_FILE;
 use crate::types::ShardId;
@@ -138,9 +138,14 @@ async fn retain_one(shard: &Rc<Shard>, replica: &Rc<Replica>) {
         return shard.store.fail(&format!("rolling {}: {error}", replica.directory.display()));
     }
     replica.log.borrow_mut().advance_log_start(due.log_start);
-    // The log start is durable before the files go, so that it never moves back.
-    if let Err(error) = write_checkpoint(shard).await {
-        return shard.store.fail(&format!("writing the checkpoint: {error}"));
+    // The log start is durable before the files go, so that it never moves back. On a full disk they
+    // go all the same: nothing else makes room, and the log starts with the oldest that is left.
+    match write_checkpoint(shard).await {
+        Err(error) if is_full_disk(&error) => {
+            tracing::warn!(%error, "no space for the checkpoint; segments are deleted without it");
+        }
+        Err(error) => return shard.store.fail(&format!("writing the checkpoint: {error}")),
+        Ok(()) => {}
     }
     drop_segments(shard, replica).await;
 }
@@ -161,7 +166,7 @@ pub async fn drop_segments(shard: &Rc<Shard>, replica: &Rc<Replica>) {
     replica.reads.forget();
     let first = replica.log.borrow().closed().front().map(|segment| segment.base_offset);
     let first = first.unwrap_or(replica.log.borrow().active().base_offset);
-    replica.drop_tail_before(first);
+    replica.drop_tail_before(&shard.store, first);
     let bases = dropped.iter().map(|segment| segment.base_offset).collect();
     if let Err(error) = replica.remove_segments(bases).await {
         shard.store.fail(&format!("removing segments of {}: {error}", replica.directory.display()));

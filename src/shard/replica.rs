@@ -11,6 +11,7 @@ use crate::log::partition::{AppendDecision, AppendRejected, ClosedSegment, LogCo
 use crate::log::plan::{AppendPlan, Slot};
 use crate::log::producers::SequenceError;
 use crate::log::segment::{ALLOCATION_STEP_MAX, allocation_for};
+use crate::shard::disk::is_full_disk;
 use crate::shard::event::{Broadcast, Signal};
 use crate::shard::message::ProduceOutcome;
 use crate::shard::reader::ReadState;
@@ -241,11 +242,14 @@ impl Replica {
         let wants_more = !plan.rolls && ahead > allocated.unwrap_or(0) && allocated < Some(segment_size_max);
         let wants_spare =
             plan.rolls || (end > segment_size_max / 4 * 3 && self.segments.spare_size().is_none());
-        if !ready && let Some(since) = self.no_space_since.get() {
-            if store.clock.mono().since(since) < NO_SPACE_RETRY {
+        if let Some(since) = self.no_space_since.get() {
+            if store.clock.mono().since(since) >= NO_SPACE_RETRY {
+                self.no_space_since.set(None);
+            } else if ready {
+                return Ok(true);
+            } else {
                 return Err(storage_error(Some("no space left on the log directory's disk".to_owned())));
             }
-            self.no_space_since.set(None);
         }
         if (!ready || wants_more || wants_spare) && !self.preparing.replace(true) {
             let extend = (!plan.rolls && (wants_more || !ready))
@@ -269,7 +273,7 @@ impl Replica {
             Ok::<(), io::Error>(())
         };
         if let Err(error) = result.await {
-            if error.kind() == io::ErrorKind::StorageFull || error.kind() == io::ErrorKind::QuotaExceeded {
+            if is_full_disk(&error) {
                 tracing::warn!(directory = %self.directory.display(), "no space left: produce is refused");
                 self.no_space_since.set(Some(store.clock.mono()));
             } else {
@@ -404,8 +408,9 @@ impl Replica {
         self.tail.borrow()
     }
 
-    pub fn drop_tail_before(&self, segment: Offset) {
-        self.tail.borrow_mut().drop_before(segment);
+    pub fn drop_tail_before(&self, store: &Store, segment: Offset) {
+        let dropped = self.tail.borrow_mut().drop_before(segment);
+        store.blocks_dropped(self.slot, dropped);
     }
 
     /// The file of a segment that a flush has to cover; `None` when it was finished (and flushed)

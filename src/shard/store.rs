@@ -118,6 +118,8 @@ impl Store {
         if self.is_idle(slot) {
             self.commit.borrow_mut().close(slot);
             self.slots.borrow_mut()[slot.0 as usize] = None;
+            // The slot's next replica has none of these blocks.
+            self.eviction.borrow_mut().retain(|entry| *entry != slot);
         }
     }
 
@@ -168,6 +170,15 @@ impl Store {
         for _ in 0..count {
             eviction.push_back(slot);
         }
+    }
+
+    /// `count` of a replica's oldest blocks are gone without an eviction. O(n), for retention.
+    pub fn blocks_dropped(&self, slot: Slot, mut count: usize) {
+        self.eviction.borrow_mut().retain(|entry| {
+            let drops = *entry == slot && count > 0;
+            count -= usize::from(drops);
+            !drops
+        });
     }
 
     pub fn appended(&self, slot: Slot, end: Offset, size: u64) {

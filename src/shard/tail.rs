@@ -216,13 +216,15 @@ impl Tail {
         true
     }
 
-    /// Forgets what lies in segments before `segment`, which were deleted.
-    pub fn drop_before(&mut self, segment: Offset) {
+    /// Forgets what lies in segments before `segment`, which were deleted. Returns how many blocks.
+    pub fn drop_before(&mut self, segment: Offset) -> usize {
+        let count = self.sealed.len();
         while self.sealed.len() > self.unwritten
             && self.sealed.front().is_some_and(|block| block.segment < segment)
         {
             self.sealed.pop_front();
         }
+        count - self.sealed.len()
     }
 }
 

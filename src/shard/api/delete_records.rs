@@ -5,6 +5,7 @@ use crate::shard::Shard;
 use crate::shard::api::list_offsets::{find, locate};
 use crate::shard::background;
 use crate::shard::conn::Connection;
+use crate::shard::disk::is_full_disk;
 use crate::shard::message::{DeleteRecordsItem, DeleteRecordsOutcome, Reply, Request};
 use crate::types::{Offset, ShardId};
 use kafka_protocol::messages::delete_records_response::{
@@ -74,7 +75,9 @@ pub async fn delete_local(shard: &Rc<Shard>, items: &[DeleteRecordsItem]) -> Vec
     if outcomes.iter().any(|outcome| outcome.error == ErrorCode::None)
         && let Err(error) = background::write_checkpoint(shard).await
     {
-        shard.store.fail(&format!("writing the checkpoint: {error}"));
+        if !is_full_disk(&error) {
+            shard.store.fail(&format!("writing the checkpoint: {error}"));
+        }
         outcomes.iter_mut().for_each(|outcome| outcome.error = ErrorCode::KafkaStorageError);
     }
     for item in items {
