@@ -142,10 +142,11 @@ struct Parking {
 }
 
 impl Parking {
-    fn new(shard: &Rc<Shard>, remote: Vec<ShardId>) -> Parking {
+    fn new(shard: &Rc<Shard>, connection: &Connection, remote: Vec<ShardId>) -> Parking {
         let watch = shard.next_watch.get();
         shard.next_watch.set(watch + 1);
         let signal = Rc::new(Signal::default());
+        connection.wake_at_close(&signal);
         shard.wakes.borrow_mut().insert(watch, signal.clone());
         shard.parked_fetches.set(shard.parked_fetches.get() + 1);
         Parking { shard: shard.clone(), watch, signal, local: Vec::new(), remote }
@@ -176,13 +177,17 @@ async fn read_until_enough(
     deadline: Mono,
 ) -> Vec<Outcome> {
     let mut parking: Option<Parking> = None;
+    // Kafka, too, waits for no more than the answer may hold; here each core has a share of it.
+    let owners = remote_owners(shard, targets).len() + 1;
+    let bytes_min = bytes_min.min(bytes_max / owners);
     loop {
         let may_park = shard.clock.mono() < deadline
+            && !targets.is_empty()
             && !shard.is_stopping()
             && !connection.is_closed()
             && (parking.is_some() || shard.parked_fetches.get() < PARKED_FETCHES_MAX);
         if parking.is_none() && may_park && has_remote(shard, targets) {
-            parking = Some(Parking::new(shard, remote_owners(shard, targets)));
+            parking = Some(Parking::new(shard, connection, remote_owners(shard, targets)));
         }
         let watch = parking.as_ref().filter(|_| may_park).map(|parking| parking.watch);
         let outcomes = read_all(shard, partitions, targets, bytes_min, bytes_max, watch).await;
@@ -192,10 +197,12 @@ async fn read_until_enough(
         if size >= bytes_min || failed || !may_park {
             return outcomes;
         }
-        let parking = parking.get_or_insert_with(|| Parking::new(shard, Vec::new()));
-        connection.wake_at_close(&parking.signal);
+        let parking = parking.get_or_insert_with(|| Parking::new(shard, connection, Vec::new()));
         if watch_local(shard, parking, targets, &outcomes) {
             continue; // Something was flushed between the read and now.
+        }
+        if connection.is_closed() || shard.is_stopping() {
+            continue; // Before there was a signal to tell.
         }
         let wait = deadline.since(shard.clock.mono());
         let timer = pin!(glommio::timer::sleep(wait));
@@ -351,7 +358,9 @@ pub async fn read_local(shard: &Rc<Shard>, items: &[ReadItem], bytes_max: usize)
             fits
         });
         let group: Vec<&ReadItem> = group.collect();
-        let read = join_all(group.iter().map(|item| read_one(shard, item, left))).await;
+        // What is past the limit says how its partition stands, without a look at the disk.
+        let budget = if left == 0 && found_any { None } else { Some(left) };
+        let read = join_all(group.iter().map(|item| read_one(shard, item, budget))).await;
         for (item, mut read) in group.into_iter().zip(read) {
             let size = read.records.size;
             if size > 0 {
@@ -371,7 +380,8 @@ pub async fn read_local(shard: &Rc<Shard>, items: &[ReadItem], bytes_max: usize)
     reads
 }
 
-async fn read_one(shard: &Rc<Shard>, item: &ReadItem, left: usize) -> LocalRead {
+/// `left`: what the answer still takes; `None` reads no records.
+async fn read_one(shard: &Rc<Shard>, item: &ReadItem, left: Option<usize>) -> LocalRead {
     let Some(replica) = shard.store.find(&item.partition) else {
         let offline = shard.unavailable.borrow().contains_key(&item.partition);
         let error = if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition };
@@ -395,9 +405,23 @@ async fn read_one(shard: &Rc<Shard>, item: &ReadItem, left: usize) -> LocalRead 
     if read.diverging.is_some() {
         return read;
     }
+    let Some(left) = left else {
+        let log = replica.log.borrow();
+        if !(log.log_start()..=log.log_end()).contains(&item.offset) {
+            read.error = ErrorCode::OffsetOutOfRange;
+        }
+        drop(log);
+        return read;
+    };
     match replica.read(&shard.store, item.offset, item.bytes_max.min(left)).await {
+        // Its path may be another topic's by now.
+        _ if replica.is_deleted() => read.error = ErrorCode::UnknownTopicOrPartition,
         Ok(records) => read.records = records,
         Err(ReadFailed::OutOfRange) => read.error = ErrorCode::OffsetOutOfRange,
+        // Retention has removed the segment under the read.
+        Err(_) if item.offset < replica.log.borrow().log_start() => {
+            read.error = ErrorCode::OffsetOutOfRange;
+        }
         Err(error @ (ReadFailed::Disk { .. } | ReadFailed::Damaged { .. })) => {
             tracing::error!(directory = %replica.directory.display(), %error, "a fetch failed");
             read.error = ErrorCode::KafkaStorageError;

@@ -31,6 +31,9 @@ const DECOMPRESSED_SIZE_MAX: usize = 64 << 20;
 /// The first version whose answer names the leader epoch.
 const LEADER_EPOCH_FROM: i16 = 4;
 
+/// The first version that asks for the largest timestamp.
+const MAX_TIMESTAMP_FROM: i16 = 7;
+
 pub async fn answer(
     shard: &Rc<Shard>,
     connection: &Connection,
@@ -47,7 +50,7 @@ pub async fn answer(
                 .with_timestamp(-1)
                 .with_offset(-1);
             let epoch = partition.current_leader_epoch;
-            let item = target(partition.timestamp).ok_or(ErrorCode::UnsupportedVersion);
+            let item = target(partition.timestamp, version).ok_or(ErrorCode::UnsupportedVersion);
             let found = item.and_then(|target| {
                 let (owner, id) = locate(shard, connection, &topic.name, partition.partition_index)?;
                 let leader_epoch = (epoch >= 0).then_some(LeaderEpoch(epoch));
@@ -102,11 +105,11 @@ pub fn locate(
     owner.map(|owner| (owner, id)).ok_or(ErrorCode::NotLeaderOrFollower)
 }
 
-fn target(timestamp: i64) -> Option<ListOffsetsTarget> {
+fn target(timestamp: i64, version: i16) -> Option<ListOffsetsTarget> {
     match timestamp {
         -1 => Some(ListOffsetsTarget::Latest),
         -2 => Some(ListOffsetsTarget::Earliest),
-        -3 => Some(ListOffsetsTarget::MaxTimestamp),
+        -3 if version >= MAX_TIMESTAMP_FROM => Some(ListOffsetsTarget::MaxTimestamp),
         0.. => Some(ListOffsetsTarget::AtOrAfter(Timestamp(timestamp))),
         _ => None,
     }
@@ -174,10 +177,8 @@ async fn first_at_or_after(
     };
     for segment in segments {
         let start = replica.position_for_timestamp(&shard.store, segment, wanted).await?;
-        let found = scan(shard, replica, segment, start, |batch| batch >= wanted).await?;
-        let Some(batch) = found else { continue };
-        if let Some(record) = record_in(&batch, |timestamp| timestamp >= wanted) {
-            return Ok(Some((record.0, Some(record.1))));
+        if let Some(found) = scan(shard, replica, segment, start, wanted).await? {
+            return Ok(Some(found));
         }
     }
     Ok(None)
@@ -193,19 +194,18 @@ async fn max_timestamp(shard: &Rc<Shard>, replica: &Rc<Replica>) -> Result<Found
     };
     let Some((segment, max)) = newest else { return Ok(None) };
     let start = replica.position_for_timestamp(&shard.store, segment, Timestamp(max.0 - 1)).await?;
-    let found = scan(shard, replica, segment, start, |batch| batch >= max).await?;
-    let record = found.and_then(|batch| record_in(&batch, |timestamp| timestamp >= max));
-    Ok(record.map(|(offset, timestamp)| (offset, Some(timestamp))))
+    scan(shard, replica, segment, start, max).await
 }
 
-/// The first batch from file position `start` on whose largest timestamp passes `wanted`, copied.
+/// The first readable record from file position `start` on that is at or past `wanted`. One batch at
+/// a time is copied and decompressed, and only one whose header promises such a record.
 async fn scan(
     shard: &Rc<Shard>,
     replica: &Rc<Replica>,
     segment: Offset,
     start: u64,
-    wanted: impl Fn(Timestamp) -> bool,
-) -> Result<Option<Vec<u8>>, ReadFailed> {
+    wanted: Timestamp,
+) -> Result<Found, ReadFailed> {
     let readable_end = {
         let log = replica.log.borrow();
         let first = segment.max(log.log_start());
@@ -221,7 +221,7 @@ async fn scan(
         let rope = Rope::new(&pieces);
         let mut taken = 0;
         for batch in rope.batches(0).take_while(|batch| batch.at + batch.size <= rope.size()) {
-            if wanted(batch.max_timestamp) && batch.end_offset > log_start {
+            if batch.max_timestamp >= wanted && batch.end_offset > log_start {
                 let bytes: Vec<u8> = pieces
                     .iter()
                     .flat_map(|piece| piece.iter())
@@ -229,7 +229,9 @@ async fn scan(
                     .skip(batch.at)
                     .take(batch.size)
                     .collect();
-                return Ok(Some(bytes));
+                if let Some((offset, timestamp)) = record_in(&bytes, log_start, wanted) {
+                    return Ok(Some((offset, Some(timestamp))));
+                }
             }
             taken = batch.at + batch.size;
         }
@@ -243,11 +245,12 @@ async fn scan(
     Ok(None)
 }
 
-/// The first record of a batch whose timestamp is wanted.
-fn record_in(batch: &[u8], wanted: impl Fn(Timestamp) -> bool) -> Option<(Offset, Timestamp)> {
+/// The first record of a batch, from `log_start` on, that is at or past `wanted`. `None` also for
+/// records that the broker cannot look into.
+fn record_in(batch: &[u8], log_start: Offset, wanted: Timestamp) -> Option<(Offset, Timestamp)> {
     let (batch, _) = BatchView::split_first(batch).ok()?;
     if batch.is_log_append_time() {
-        return Some((batch.base_offset(), batch.max_timestamp()));
+        return Some((batch.base_offset().max(log_start), batch.max_timestamp()));
     }
     let codec = batch.compression()?;
     let mut decompressed = Vec::new();
@@ -260,11 +263,10 @@ fn record_in(batch: &[u8], wanted: impl Fn(Timestamp) -> bool) -> Option<(Offset
     for record in Records::new(payload, batch.record_count()) {
         let record = record.ok()?;
         let timestamp = Timestamp(batch.base_timestamp().0.wrapping_add(record.timestamp_delta));
-        if wanted(timestamp) {
-            let offset = batch.base_offset().advance(u32::try_from(record.offset_delta).ok()?)?;
+        let offset = batch.base_offset().advance(u32::try_from(record.offset_delta).ok()?)?;
+        if timestamp >= wanted && offset >= log_start {
             return Some((offset, timestamp));
         }
     }
-    // Records that the broker cannot look into: the batch's own fields are what is known.
     None
 }
