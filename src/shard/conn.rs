@@ -70,6 +70,8 @@ pub enum CloseReason {
     NoReceiveMemory { size: usize, waited: Duration },
     #[error("idle for longer than connections.max.idle.ms")]
     Idle,
+    #[error("no byte of an unfinished request came within {waited:?}, and receive memory is short")]
+    Stalled { waited: Duration },
     #[error("the broker is stopping")]
     Stopping,
     #[error("socket: {0}")]
@@ -112,7 +114,10 @@ pub struct Connection {
     writer: Signal,
     drained: Signal,
     closed: Cell<bool>,
+    /// When the socket last took or gave a byte.
     last_active: Cell<Mono>,
+    /// A frame is received in part.
+    holds_buffer: Cell<bool>,
     /// Parked fetches, to be woken when the connection ends. Bounded by its requests in flight.
     parked: RefCell<Vec<Weak<Signal>>>,
 }
@@ -139,6 +144,7 @@ impl Connection {
             drained: Signal::default(),
             closed: Cell::new(false),
             last_active: Cell::new(now),
+            holds_buffer: Cell::new(false),
             parked: RefCell::default(),
         })
     }
@@ -166,7 +172,7 @@ impl Connection {
         }
     }
 
-    /// Ends the connection once what is being written has left. Idempotent.
+    /// Ends the connection at once: what is being written is cut off. Idempotent.
     pub fn close(&self, reason: &CloseReason) {
         if self.closed.replace(true) {
             return;
@@ -203,9 +209,23 @@ impl Connection {
         self.closed.get()
     }
 
-    /// No request is being served, since when nothing was received.
+    /// Since when the client has neither sent a byte nor taken one, while it was its turn: no request
+    /// waits for us.
     pub fn idle_since(&self) -> Option<Mono> {
-        self.answers.borrow().queue.is_empty().then(|| self.last_active.get())
+        let answers = self.answers.borrow();
+        let waits = answers.queue.front().is_some_and(|front| matches!(front.answer, Answer::Waiting));
+        (!waits).then(|| self.last_active.get())
+    }
+
+    /// The same for a client that has sent half a frame: it holds receive memory.
+    pub fn stalled_since(&self) -> Option<Mono> {
+        self.idle_since().filter(|_| self.holds_buffer.get())
+    }
+
+    /// Requests are being served, or their answers have not left.
+    pub fn is_busy(&self) -> bool {
+        let answers = self.answers.borrow();
+        !answers.queue.is_empty() || answers.response_bytes > 0
     }
 
     /// Bytes of answers that the socket has not taken yet.
@@ -251,6 +271,7 @@ impl Connection {
 pub async fn serve(shard: Rc<Shard>, connection: Rc<Connection>) {
     let writer = glommio::spawn_local(write_answers(shard.clone(), connection.clone())).detach();
     let result = read_requests(&shard, &connection).await;
+    shard.receive_freed.notify_all(); // Half a frame may have gone with it.
     match result {
         Ok(()) => connection.shutdown(),
         Err(reason) => connection.close(&reason),
@@ -308,6 +329,7 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result
         }
         shard.store.pump();
         if buffer.start == buffer.end {
+            connection.holds_buffer.set(false);
             shard.return_receive_buffer(receive.take().map(|receive| receive.bytes));
         }
         // Between two reads every other connection of the core gets its turn.
@@ -322,31 +344,38 @@ async fn poll_read(
     connection: &Rc<Connection>,
     receive: &mut Option<Receive>,
 ) -> Result<usize, CloseReason> {
-    while receive.is_none() && !shard.receive_memory.has_room(RECEIVE_BUFFER_SIZE) {
-        shard.receive_freed.notified().await;
-    }
-    let received = poll_fn(|cx| {
-        let mut stream = connection.stream.borrow_mut();
-        if let Some(buffer) = receive {
-            let free = &mut buffer.bytes[buffer.end..];
-            return Pin::new(&mut *stream).poll_read(cx, free);
-        }
-        let mut bytes = shard.take_receive_buffer();
-        let polled = Pin::new(&mut *stream).poll_read(cx, &mut bytes);
-        match polled {
-            Poll::Ready(Ok(size)) if size > 0 => {
-                let _charge = shard.receive_memory.charge(bytes.len());
-                *receive = Some(Receive { bytes, start: 0, end: 0, _charge });
+    loop {
+        let polled = poll_fn(|cx| {
+            let mut stream = connection.stream.borrow_mut();
+            if let Some(buffer) = receive {
+                let free = &mut buffer.bytes[buffer.end..];
+                return Pin::new(&mut *stream).poll_read(cx, free).map(Some);
             }
-            _ => shard.return_receive_buffer(Some(bytes)),
+            // Asked when the socket has news, not when the wait for it began: others may have taken
+            // the room meanwhile.
+            if !shard.receive_memory.has_room(RECEIVE_BUFFER_SIZE) {
+                return Poll::Ready(None);
+            }
+            let mut bytes = shard.take_receive_buffer();
+            let polled = Pin::new(&mut *stream).poll_read(cx, &mut bytes);
+            match polled {
+                Poll::Ready(Ok(size)) if size > 0 => {
+                    let _charge = shard.receive_memory.charge(bytes.len());
+                    *receive = Some(Receive { bytes, start: 0, end: 0, _charge });
+                    connection.holds_buffer.set(true);
+                }
+                _ => shard.return_receive_buffer(Some(bytes)),
+            }
+            polled.map(Some)
+        })
+        .await;
+        match polled {
+            None if connection.is_closed() => return Ok(0),
+            None => shard.receive_freed.notified().await,
+            Some(Ok(size)) => return Ok(size),
+            Some(Err(error)) if connection.is_closed() || is_disconnect(&error) => return Ok(0),
+            Some(Err(error)) => return Err(error.into()),
         }
-        polled
-    })
-    .await;
-    match received {
-        Ok(size) => Ok(size),
-        Err(error) if connection.is_closed() || is_disconnect(&error) => Ok(0),
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -411,7 +440,7 @@ async fn write_answers(shard: Rc<Shard>, connection: Rc<Connection>) {
             connection.writer.notified().await;
             continue;
         }
-        if let Err(error) = write_all(&connection, &responses).await {
+        if let Err(error) = write_all(&shard, &connection, &responses).await {
             if !connection.is_closed() && !is_disconnect(&error) {
                 connection.close(&CloseReason::Socket(error));
             } else {
@@ -426,7 +455,7 @@ async fn write_answers(shard: Rc<Shard>, connection: Rc<Connection>) {
     }
 }
 
-async fn write_all(connection: &Connection, responses: &[Response]) -> io::Result<()> {
+async fn write_all(shard: &Shard, connection: &Connection, responses: &[Response]) -> io::Result<()> {
     let mut cursor = WriteCursor::default();
     while !cursor.is_done(responses) {
         let mut slices = Vec::new();
@@ -439,6 +468,7 @@ async fn write_all(connection: &Connection, responses: &[Response]) -> io::Resul
         if taken == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
+        connection.last_active.set(shard.clock.mono());
         cursor.advance(responses, taken);
     }
     Ok(())

@@ -456,7 +456,7 @@ async fn drain(shard: &Rc<Shard>) {
     let begun = shard.clock.mono();
     while shard.clock.mono().since(begun) < STOP_GRACE {
         shard.store.pump();
-        let busy = shard.connections().iter().any(|connection| connection.idle_since().is_none());
+        let busy = shard.connections().iter().any(|connection| connection.is_busy());
         if !busy {
             break;
         }
