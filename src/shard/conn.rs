@@ -19,7 +19,7 @@ use crate::codec::api::versions::ApiKey;
 use crate::codec::frame::{self, FrameError, HeaderError};
 use crate::shard::Shard;
 use crate::shard::api::{self, RequestContext};
-use crate::shard::event::Signal;
+use crate::shard::event::{Broadcast, Signal};
 use crate::shard::memory::Charge;
 use crate::shard::response::{Response, WriteCursor};
 use crate::types::limits::{
@@ -113,6 +113,8 @@ pub struct Connection {
     answers: RefCell<Answers>,
     writer: Signal,
     drained: Signal,
+    /// Signalled when answers have left, for fetches that wait for room.
+    answers_left: Broadcast,
     closed: Cell<bool>,
     /// When the socket last took or gave a byte.
     last_active: Cell<Mono>,
@@ -142,6 +144,7 @@ impl Connection {
             answers: RefCell::default(),
             writer: Signal::default(),
             drained: Signal::default(),
+            answers_left: Broadcast::default(),
             closed: Cell::new(false),
             last_active: Cell::new(now),
             holds_buffer: Cell::new(false),
@@ -193,6 +196,7 @@ impl Connection {
         unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
         self.writer.notify();
         self.drained.notify();
+        self.answers_left.notify_all();
         for signal in self.parked.take().iter().filter_map(Weak::upgrade) {
             signal.notify();
         }
@@ -238,6 +242,18 @@ impl Connection {
         answers.queue.len() >= CONNECTION_REQUESTS_MAX
             || answers.inflight_bytes >= CONNECTION_INFLIGHT_BYTES_MAX
             || answers.response_bytes >= CONNECTION_RESPONSE_BYTES_MAX
+    }
+
+    /// Waits while answers hold as much memory as they may, unless this one is the next to leave: a
+    /// small request for a large answer is read long before its turn.
+    pub async fn wait_for_answers(&self, ticket: AnswerTicket) {
+        let is_over = || {
+            let answers = self.answers.borrow();
+            answers.response_bytes >= CONNECTION_RESPONSE_BYTES_MAX && ticket.0 > answers.first
+        };
+        while is_over() && !self.is_closed() {
+            self.answers_left.notified().await;
+        }
     }
 
     /// The answers at the front that are ready, in order.
@@ -452,6 +468,7 @@ async fn write_answers(shard: Rc<Shard>, connection: Rc<Connection>) {
         connection.answers.borrow_mut().response_bytes -= sent;
         responses.clear();
         connection.drained.notify();
+        connection.answers_left.notify_all();
     }
 }
 

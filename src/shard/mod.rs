@@ -91,6 +91,8 @@ pub struct Shard {
     /// Batches copied for other shards and not yet answered by them.
     pub forward_memory: Rc<Meter>,
     pub forward_freed: Broadcast,
+    /// Fetches that are being read and answers that wait for their sockets.
+    pub response_memory: Rc<Meter>,
     receive_buffers: RefCell<Vec<Vec<u8>>>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     next_connection: Cell<u64>,
@@ -143,6 +145,7 @@ impl Shard {
             receive_freed: Broadcast::default(),
             forward_memory: Meter::new(parts.memory.receive),
             forward_freed: Broadcast::default(),
+            response_memory: Meter::new(parts.memory.response),
             receive_buffers: RefCell::default(),
             connections: RefCell::default(),
             next_connection: Cell::new(1),

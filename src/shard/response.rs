@@ -1,5 +1,6 @@
 //! An answer as pieces: encoded bytes, and slices of stored buffers that are never copied.
 
+use crate::shard::memory::{Charge, Meter};
 use crate::shard::tail::TailSlice;
 use bytes::Bytes;
 use glommio::io::ReadResult;
@@ -60,12 +61,14 @@ pub struct Response {
     head: Vec<u8>,
     pieces: Vec<Piece>,
     size: usize,
+    /// What it pins of the shard's memory, until it has left.
+    _charge: Option<Charge>,
 }
 
 impl Response {
     pub fn new(head: Vec<u8>) -> Response {
         let size = head.len();
-        Response { head, pieces: vec![Piece::Head(0..size)], size }
+        Response { head, pieces: vec![Piece::Head(0..size)], size, _charge: None }
     }
 
     /// `splices`: positions in `head`, ascending, with the slices that go there.
@@ -84,7 +87,13 @@ impl Response {
         if from < head.len() {
             pieces.push(Piece::Head(from..head.len()));
         }
-        Response { head, pieces, size }
+        Response { head, pieces, size, _charge: None }
+    }
+
+    /// Counts its bytes until it is dropped.
+    pub fn charge_to(mut self, meter: &Rc<Meter>) -> Response {
+        self._charge = Some(meter.charge(self.size));
+        self
     }
 
     /// Bytes on the wire.

@@ -31,6 +31,10 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// Bytes of records that a fetch gets however short memory is: a thousand readers that take nothing
+/// hold a quarter of a gigabyte, those that do still read at full speed.
+const RESPONSE_SIZE_FLOOR: usize = 256 << 10;
+
 /// One partition of the answer.
 #[derive(Default)]
 struct Outcome {
@@ -69,7 +73,14 @@ pub async fn answer(
         partitions.iter().map(|partition| target(shard, connection, partition)).collect();
     let outcomes =
         read_until_enough(shard, connection, &partitions, &targets, bytes_min, bytes_max, deadline).await;
-    Ok(respond(shard, &context, scope, &partitions, outcomes))
+    Ok(respond(shard, &context, scope, &partitions, outcomes).charge_to(&shard.response_memory))
+}
+
+/// What an answer may hold now. Past the shard's budget (slow readers hold the rest) answers become
+/// small, so that everybody goes on.
+fn response_room(shard: &Shard) -> usize {
+    let free = shard.response_memory.limit().saturating_sub(shard.response_memory.used());
+    free.max(RESPONSE_SIZE_FLOOR)
 }
 
 fn begin_session(
@@ -179,8 +190,11 @@ async fn read_until_enough(
     let mut parking: Option<Parking> = None;
     // Kafka, too, waits for no more than the answer may hold; here each core has a share of it.
     let owners = remote_owners(shard, targets).len() + 1;
-    let bytes_min = bytes_min.min(bytes_max / owners);
+    let asked = partitions.iter().fold(0usize, |sum, partition| sum.saturating_add(partition.bytes_max));
     loop {
+        let bytes_max = bytes_max.min(response_room(shard));
+        let bytes_min = bytes_min.min(bytes_max / owners);
+        let reading = shard.response_memory.charge(bytes_max.min(asked));
         let may_park = shard.clock.mono() < deadline
             && !targets.is_empty()
             && !shard.is_stopping()
@@ -191,6 +205,7 @@ async fn read_until_enough(
         }
         let watch = parking.as_ref().filter(|_| may_park).map(|parking| parking.watch);
         let outcomes = read_all(shard, partitions, targets, bytes_min, bytes_max, watch).await;
+        drop(reading); // What was found is charged with the answer, in this turn.
         let size: usize = outcomes.iter().map(|outcome| outcome.records.size).sum();
         let failed =
             outcomes.iter().any(|outcome| outcome.error != ErrorCode::None || outcome.diverging.is_some());

@@ -80,6 +80,9 @@ pub async fn dispatch(
     let shard = shard.clone();
     let connection = connection.clone();
     glommio::spawn_local(async move {
+        if api_key == ApiKey::Fetch {
+            connection.wait_for_answers(ticket).await;
+        }
         match answer(&shard, &connection, context, request).await {
             Ok(response) => connection.complete(ticket, Some(response)),
             Err(error) => connection.close(&CloseReason::Encode(error)),
