@@ -211,9 +211,7 @@ pub async fn write_checkpoint(shard: &Rc<Shard>) -> io::Result<()> {
         (replica.id, point)
     });
     let mut points: BTreeMap<_, _> = points.collect();
-    let unavailable = shard.unavailable.borrow();
-    points.extend(unavailable.iter().filter_map(|(id, point)| Some((*id, (*point)?))));
-    drop(unavailable);
+    points.extend(shard.unavailable.borrow().iter().filter_map(|(id, point)| Some((*id, (*point)?))));
     let generation = shard.checkpoint.get().next();
     shard.checkpoint.set(generation);
     let bytes = Checkpoint { shard: shard.id, generation, points }.encode();
