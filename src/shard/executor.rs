@@ -467,6 +467,7 @@ async fn drain(shard: &Rc<Shard>) {
 
 /// Flushes what is left and writes the final state. `None` when a start has to scan.
 async fn finish_shard(shard: &Rc<Shard>) -> Option<CheckpointGeneration> {
+    shard.store.close();
     while shard.store.unflushed_bytes() > 0 && !shard.store.is_offline() {
         shard.store.pump();
         glommio::timer::sleep(Duration::from_millis(1)).await;

@@ -150,6 +150,9 @@ impl Replica {
         if store.is_offline() {
             return Err(storage_error(store.offline_reason()));
         }
+        if store.is_closed() {
+            return Err(storage_error(Some("the broker is stopping".to_owned())));
+        }
         let now = store.clock.wall();
         let (view, rest) = BatchView::split_first(batch).expect("the caller validated the batch");
         assert!(rest.is_empty(), "one batch at a time");

@@ -50,6 +50,8 @@ pub struct Store {
     pub drained: Broadcast,
     unflushed_max: u64,
     offline: RefCell<Option<String>>,
+    /// The final state is being written.
+    closed: Cell<bool>,
     /// Times of the writes that the next flush covers, oldest first, for the commit latency.
     write_started: Cell<Option<Mono>>,
 }
@@ -74,6 +76,7 @@ impl Store {
             drained: Broadcast::default(),
             unflushed_max: memory.unflushed as u64,
             offline: RefCell::new(None),
+            closed: Cell::new(false),
             write_started: Cell::new(None),
         })
     }
@@ -134,6 +137,17 @@ impl Store {
 
     pub fn offline_reason(&self) -> Option<String> {
         self.offline.borrow().clone()
+    }
+
+    /// Takes no more appends: what the final state says of a log is its end. A request that a stop did
+    /// not wait for is refused from here on.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.replicas().iter().for_each(|replica| replica.ready.notify_all());
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
     }
 
     /// Too much is appended and not flushed: sockets are not read until [`drained`](Self::drained).

@@ -224,6 +224,21 @@ fn a_spare_is_adopted_once() {
 }
 
 #[test]
+fn nothing_is_appended_behind_the_final_state() {
+    on_executor(async {
+        let directory = directory();
+        let store = store(None, 8 << 20);
+        let replica = open_partition(&store, directory.path(), 0, 100_000).await;
+        let acks = Acks::new(None);
+        let target: Rc<dyn AckTarget> = acks.clone();
+        store.close();
+        let refused = replica.append(&store, &mut batch(1, None, &[1; 10]), &target, 0);
+        assert!(matches!(refused, Err(outcome) if outcome.error == ErrorCode::KafkaStorageError));
+        assert_eq!(replica.log.borrow().log_end(), Offset::ZERO);
+    });
+}
+
+#[test]
 fn a_segment_that_is_gone_takes_the_partition_offline() {
     on_executor(async {
         let directory = directory();
