@@ -115,6 +115,8 @@ pub struct Connection {
     drained: Signal,
     /// Signalled when answers have left, for fetches that wait for room.
     answers_left: Broadcast,
+    /// What fetches in progress may come to.
+    fetching_bytes: Cell<usize>,
     closed: Cell<bool>,
     /// When the socket last took or gave a byte.
     last_active: Cell<Mono>,
@@ -122,6 +124,20 @@ pub struct Connection {
     holds_buffer: Cell<bool>,
     /// Parked fetches, to be woken when the connection ends. Bounded by its requests in flight.
     parked: RefCell<Vec<Weak<Signal>>>,
+}
+
+/// What an answer in progress may take of its connection's memory.
+pub struct AnswerRoom<'a> {
+    connection: &'a Connection,
+    size: usize,
+}
+
+impl Drop for AnswerRoom<'_> {
+    fn drop(&mut self) {
+        let fetching = &self.connection.fetching_bytes;
+        fetching.set(fetching.get() - self.size);
+        self.connection.answers_left.notify_all();
+    }
 }
 
 /// The place of one request's answer among its connection's answers.
@@ -145,6 +161,7 @@ impl Connection {
             writer: Signal::default(),
             drained: Signal::default(),
             answers_left: Broadcast::default(),
+            fetching_bytes: Cell::new(0),
             closed: Cell::new(false),
             last_active: Cell::new(now),
             holds_buffer: Cell::new(false),
@@ -244,16 +261,20 @@ impl Connection {
             || answers.response_bytes >= CONNECTION_RESPONSE_BYTES_MAX
     }
 
-    /// Waits while answers hold as much memory as they may, unless this one is the next to leave: a
-    /// small request for a large answer is read long before its turn.
-    pub async fn wait_for_answers(&self, ticket: AnswerTicket) {
+    /// Waits while answers hold as much memory as they may, those of fetches in progress included,
+    /// unless this one is the next to leave: a small request for a large answer is read long before
+    /// its turn. The answer may take `size` bytes; hold what is returned until it is in its place.
+    pub async fn room_for_answer(&self, ticket: AnswerTicket, size: usize) -> AnswerRoom<'_> {
         let is_over = || {
             let answers = self.answers.borrow();
-            answers.response_bytes >= CONNECTION_RESPONSE_BYTES_MAX && ticket.0 > answers.first
+            let held = answers.response_bytes + self.fetching_bytes.get();
+            held >= CONNECTION_RESPONSE_BYTES_MAX && ticket.0 > answers.first
         };
         while is_over() && !self.is_closed() {
             self.answers_left.notified().await;
         }
+        self.fetching_bytes.set(self.fetching_bytes.get() + size);
+        AnswerRoom { connection: self, size }
     }
 
     /// The answers at the front that are ready, in order.

@@ -60,7 +60,7 @@ pub async fn answer(
 ) -> Result<Response, EncodeError> {
     let deadline = shard.clock.mono().after(Duration::from_millis(request.max_wait_ms.max(0) as u64));
     let bytes_min = request.min_bytes.max(0) as usize;
-    let bytes_max = (request.max_bytes.max(0) as usize).min(shard.config.fetch_max_bytes);
+    let bytes_max = answer_size_max(shard, &request);
     let begun = begin_session(shard, &context, &request);
     let (scope, partitions) = match begun {
         Ok(begun) => begun,
@@ -74,6 +74,11 @@ pub async fn answer(
     let outcomes =
         read_until_enough(shard, connection, &partitions, &targets, bytes_min, bytes_max, deadline).await;
     Ok(respond(shard, &context, scope, &partitions, outcomes).charge_to(&shard.response_memory))
+}
+
+/// Bytes of records that the answer may hold; one batch that is larger is the exception.
+pub fn answer_size_max(shard: &Shard, request: &FetchRequest) -> usize {
+    (request.max_bytes.max(0) as usize).min(shard.config.fetch_max_bytes)
 }
 
 /// What an answer may hold now. Past the shard's budget (slow readers hold the rest) answers become

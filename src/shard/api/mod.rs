@@ -80,9 +80,13 @@ pub async fn dispatch(
     let shard = shard.clone();
     let connection = connection.clone();
     glommio::spawn_local(async move {
-        if api_key == ApiKey::Fetch {
-            connection.wait_for_answers(ticket).await;
-        }
+        let _room = match &request {
+            Request::Fetch(request) => {
+                let size = fetch::answer_size_max(&shard, request);
+                Some(connection.room_for_answer(ticket, size).await)
+            }
+            _ => None,
+        };
         match answer(&shard, &connection, context, request).await {
             Ok(response) => connection.complete(ticket, Some(response)),
             Err(error) => connection.close(&CloseReason::Encode(error)),
