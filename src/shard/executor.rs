@@ -23,7 +23,7 @@ use crate::shard::disk::{Disk, FileSystemFlush, replace_file, sync_directory};
 use crate::shard::memory::MemoryPlan;
 use crate::shard::mesh::Mesh;
 use crate::shard::message::Message;
-use crate::shard::metadata_log::{MetadataLog, MetadataLogError};
+use crate::shard::metadata_log::{MetadataLog, MetadataLogError, Replayed};
 use crate::shard::partitions::{self, LastStop};
 use crate::shard::store::Store;
 use crate::shard::{Shard, ShardParts, background, inbox};
@@ -124,9 +124,9 @@ pub fn run(
         port: preflight.advertised.port,
         rack: config.rack.clone(),
     };
-    let (log, image) = open_metadata(config, &node)?;
+    let Replayed { log, image, deleted } = open_metadata(config, &node)?;
     let on_disk = |source| StartError::Disk { path: config.data_dir.clone(), source };
-    partitions::remove_orphans(&config.data_dir, &image).map_err(on_disk)?;
+    partitions::remove_orphans(&config.data_dir, &image, &deleted).map_err(on_disk)?;
     let (last, generation) = read_last_stop(&config.data_dir).map_err(on_disk)?;
     let seed = Seed {
         config: Arc::new(config.clone()),
@@ -188,16 +188,17 @@ fn tell(sender: &ForeignSender<Command>, mut command: Command) {
     }
 }
 
-fn open_metadata(config: &Config, node: &Node) -> Result<(MetadataLog, Image), StartError> {
-    let (mut log, mut image) = MetadataLog::open(&config.data_dir)?;
-    let records: Vec<Record> = register(&image, node, Uuid::new_v4())?;
+fn open_metadata(config: &Config, node: &Node) -> Result<Replayed, StartError> {
+    let mut replayed = MetadataLog::open(&config.data_dir)?;
+    let Replayed { log, image, .. } = &mut replayed;
+    let records: Vec<Record> = register(image, node, Uuid::new_v4())?;
     if !records.is_empty() {
         log.append(&records)?;
         for record in &records {
             image.apply(record).map_err(|error| StartError::Inapplicable(error.to_string()))?;
         }
     }
-    Ok((log, image))
+    Ok(replayed)
 }
 
 /// Reads what the last run left, and removes the clean mark: from now on a stop is unclean.

@@ -5,10 +5,11 @@
 //! the image. The Raft quorum will take its place.
 
 use crate::cluster::image::{Image, Inapplicable};
-use crate::cluster::log_entry::{EncodeError, EntrySequence, Verdict, encode_entry, scan};
+use crate::cluster::log_entry::{EncodeError, EntrySequence, Verdict, encode_entry, encode_snapshot, scan};
 use crate::cluster::record::Record;
 use crate::shard::disk::{replace_file, sync_directory};
-use crate::types::limits::METADATA_RECORDS_PER_ENTRY_MAX;
+use crate::types::TopicId;
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,15 @@ pub enum MetadataLogError {
     Unusable,
 }
 
+/// What a start finds.
+#[derive(Debug)]
+pub struct Replayed {
+    pub log: MetadataLog,
+    pub image: Image,
+    /// Topics that the log says were deleted; forgotten once a snapshot has replaced it.
+    pub deleted: BTreeSet<TopicId>,
+}
+
 /// Lives: on shard 0. Its calls block: they run on the main thread at start, then on the helper.
 #[derive(Debug)]
 pub struct MetadataLog {
@@ -41,7 +51,7 @@ pub struct MetadataLog {
 #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start, then on the helper thread")]
 impl MetadataLog {
     /// Opens the log and replays it.
-    pub fn open(data_dir: &Path) -> Result<(MetadataLog, Image), MetadataLogError> {
+    pub fn open(data_dir: &Path) -> Result<Replayed, MetadataLogError> {
         let directory = data_dir.join("metadata");
         let path = directory.join("00000000000000000000.log");
         let failed = |source| MetadataLogError::Disk { path: path.clone(), source };
@@ -67,10 +77,14 @@ impl MetadataLog {
             }
         }
         let mut image = Image::default();
+        let mut deleted = BTreeSet::new();
         for record in found.entries.iter().flat_map(|entry| &entry.records) {
             image
                 .apply(record)
                 .map_err(|source| MetadataLogError::Inapplicable { path: path.clone(), source })?;
+            if let Record::TopicDeleted { topic } = record {
+                deleted.insert(*topic);
+            }
         }
         let mut next = found.entries.last().map_or(EntrySequence::FIRST, |entry| entry.sequence.next());
         if bytes.len() as u64 > SNAPSHOT_SIZE_MIN {
@@ -82,7 +96,7 @@ impl MetadataLog {
         }
         file.flush().and_then(|()| file.sync_all()).map_err(failed)?;
         sync_directory(&directory).map_err(failed)?;
-        Ok((MetadataLog { path, file, next }, image))
+        Ok(Replayed { log: MetadataLog { path, file, next }, image, deleted })
     }
 
     /// Writes one change and flushes it. After an error the log is not to be used again.
@@ -100,13 +114,9 @@ impl MetadataLog {
 fn replace_by_snapshot(
     path: &Path,
     image: &Image,
-    mut next: EntrySequence,
+    next: EntrySequence,
 ) -> Result<EntrySequence, MetadataLogError> {
-    let mut bytes = Vec::new();
-    for records in image.snapshot().chunks(METADATA_RECORDS_PER_ENTRY_MAX / 8) {
-        bytes.extend(encode_entry(next, records)?);
-        next = next.next();
-    }
+    let (bytes, next) = encode_snapshot(next, &image.snapshot())?;
     replace_file(path, &bytes).map_err(|source| MetadataLogError::Disk { path: path.to_owned(), source })?;
     Ok(next)
 }

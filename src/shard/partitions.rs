@@ -17,7 +17,7 @@ use crate::shard::open::{OpenFailed, OpenRequest, open};
 use crate::shard::replica::Replica;
 use crate::types::{TopicId, TopicPartition, Uuid};
 use futures::stream::{self, StreamExt};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -121,8 +121,11 @@ fn move_to_deleted(directory: &Path) -> io::Result<PathBuf> {
     Ok(deleted)
 }
 
-/// Removes what belongs to no topic: deletions that a crash interrupted. At start, before any shard.
-pub fn remove_orphans(data_dir: &Path, image: &Image) -> io::Result<()> {
+/// Removes what topics left behind whose deletion a crash interrupted. At start, before any shard.
+///
+/// Only what the metadata knows as deleted goes: were the metadata ever lost or rolled back, the
+/// records would still be there.
+pub fn remove_orphans(data_dir: &Path, image: &Image, deleted: &BTreeSet<TopicId>) -> io::Result<()> {
     for entry in std::fs::read_dir(data_dir)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -131,14 +134,19 @@ pub fn remove_orphans(data_dir: &Path, image: &Image) -> io::Result<()> {
             DirectoryName::Deleted { .. } => entry.path(),
             DirectoryName::Live { topic, partition } => {
                 let text = std::fs::read_to_string(entry.path().join(METADATA_FILE)).unwrap_or_default();
-                let known = image.topic_named(&topic).filter(|found| {
-                    read_topic_id(&text).is_some_and(|id| id == found.id)
-                        && partition.index() < found.partitions.len()
-                });
-                if known.is_some() || text.is_empty() {
+                let Some(id) = read_topic_id(&text) else { continue };
+                if deleted.contains(&id) {
+                    move_to_deleted(&entry.path())?
+                } else {
+                    let known = image.topic(id).is_some_and(|found| {
+                        found.name == topic && partition.index() < found.partitions.len()
+                    });
+                    if !known {
+                        let directory = entry.path();
+                        tracing::warn!(directory = %directory.display(), "no topic has this partition; it is left alone");
+                    }
                     continue;
                 }
-                move_to_deleted(&entry.path())?
             }
         };
         tracing::info!(directory = %path.display(), "removing the data of a deleted topic");
@@ -259,4 +267,23 @@ fn to_log_config(config: &TopicConfig) -> LogConfig {
 /// The defaults that a start resolves topics with.
 pub fn topic_defaults(config: &crate::config::Config) -> Result<TopicDefaults, String> {
     TopicDefaults::from_config(config).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_known_to_be_deleted_is_removed() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let (deleted, unknown) = (TopicId(Uuid::from_u128(1)), TopicId(Uuid::from_u128(2)));
+        claim_directory(&data_dir.path().join("old-0"), deleted).unwrap();
+        claim_directory(&data_dir.path().join("stray-0"), unknown).unwrap();
+        std::fs::create_dir(data_dir.path().join("half-made-0")).unwrap();
+        remove_orphans(data_dir.path(), &Image::default(), &BTreeSet::from([deleted])).unwrap();
+        let left = std::fs::read_dir(data_dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut left: Vec<String> = left.map(|name| name.into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, ["half-made-0", "stray-0"]);
+    }
 }

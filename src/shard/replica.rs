@@ -19,7 +19,7 @@ use crate::shard::segments::{SegmentHandle, Segments};
 use crate::shard::store::{AckTarget, Store};
 use crate::shard::tail::{Tail, TailBlock};
 use crate::types::{Mono, Offset, ShardId, Timestamp, TopicPartition};
-use glommio::sync::{RwLock, RwLockReadGuard, Semaphore};
+use glommio::sync::Semaphore;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -36,6 +36,16 @@ pub enum Appended {
     Parked,
     /// Nothing happened yet: wait on [`Replica::ready`], then try again.
     Wait,
+}
+
+/// Held while a file in a replica's directory is created, renamed or removed.
+struct NamesHeld<'a>(&'a Replica);
+
+impl Drop for NamesHeld<'_> {
+    fn drop(&mut self) {
+        self.0.naming.set(self.0.naming.get() - 1);
+        self.0.naming_ended.notify_all();
+    }
 }
 
 /// An answer parked until its batch is flushed.
@@ -81,9 +91,10 @@ pub struct Replica {
     rolled: RefCell<VecDeque<Rolled>>,
     /// Rolls are finished on disk one after the other, whoever asks for it.
     finishing: Semaphore,
-    /// Read by who names files in the directory; written by the deletion, which moves it away: the
+    /// Tasks that name files in the directory. A deletion moves it away only when there are none: the
     /// next topic of that name gets the same path.
-    names: RwLock<()>,
+    naming: Cell<usize>,
+    naming_ended: Broadcast,
     deleted: Cell<bool>,
     pub last_append: Cell<Mono>,
 }
@@ -115,7 +126,8 @@ impl Replica {
             no_space_since: Cell::new(None),
             rolled: RefCell::default(),
             finishing: Semaphore::new(1),
-            names: RwLock::new(()),
+            naming: Cell::new(0),
+            naming_ended: Broadcast::default(),
             deleted: Cell::new(false),
             last_append: Cell::new(Mono::default()),
         })
@@ -266,7 +278,7 @@ impl Replica {
     /// Reserves space on disk, so that no accepted batch ever meets a full disk.
     async fn prepare(self: Rc<Self>, store: Rc<Store>, extend: Option<u64>, spare: Option<u64>) {
         let result = async {
-            let Some(_names) = self.hold_names().await else { return Ok(()) };
+            let Some(_names) = self.hold_names() else { return Ok(()) };
             if let Some(size) = extend {
                 self.segments.extend_active(&store.disk, size).await?;
             }
@@ -316,7 +328,7 @@ impl Replica {
     pub async fn finish_rolls(&self, store: &Store, segment: Offset) -> io::Result<()> {
         let _turn = self.finishing.acquire_permit(1).await?;
         while self.segments.written() < segment {
-            let Some(_names) = self.hold_names().await else { return Ok(()) };
+            let Some(_names) = self.hold_names() else { return Ok(()) };
             self.finish_roll(store).await?;
         }
         Ok(())
@@ -383,21 +395,26 @@ impl Replica {
 
     /// Keeps the directory where it is; `None` once the topic was deleted: then the path may be
     /// another topic's.
-    async fn hold_names(&self) -> Option<RwLockReadGuard<'_, ()>> {
-        let guard = self.names.read().await.ok()?;
-        (!self.deleted.get()).then_some(guard)
+    fn hold_names(&self) -> Option<NamesHeld<'_>> {
+        if self.deleted.get() {
+            return None;
+        }
+        self.naming.set(self.naming.get() + 1);
+        Some(NamesHeld(self))
     }
 
     /// Waits until nobody names files in the directory any more, after
     /// [`mark_deleted`](Self::mark_deleted).
     pub async fn names_released(&self) {
         assert!(self.deleted.get());
-        let _ = self.names.write().await;
+        while self.naming.get() > 0 {
+            self.naming_ended.notified().await;
+        }
     }
 
     /// Removes the files of segments that the log has forgotten.
     pub async fn remove_segments(&self, segments: Vec<Offset>) -> io::Result<()> {
-        let Some(_names) = self.hold_names().await else { return Ok(()) };
+        let Some(_names) = self.hold_names() else { return Ok(()) };
         self.segments.remove(segments).await
     }
 
