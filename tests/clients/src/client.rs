@@ -156,6 +156,14 @@ impl Kind {
         }
     }
 
+    /// True if the client sends batches uncompressed that it was told to compress with that codec.
+    ///
+    /// librdkafka takes a broker without FindCoordinator, which comes with consumer groups, for one
+    /// from before LZ4 (`rdkafka_feature.c`).
+    pub fn leaves_uncompressed(self, codec: Codec) -> bool {
+        matches!(self, Kind::Kcat | Kind::Confluent | Kind::Rdkafka) && codec == Codec::Lz4
+    }
+
     pub fn abilities(self) -> Abilities {
         match self {
             // Its timestamps are the time of sending. A key or value of no bytes is null to it, or
@@ -168,9 +176,10 @@ impl Kind {
                 creates_topics: false,
                 ..EVERYTHING
             },
-            Kind::KafkaPython2 | Kind::KafkaPython3 | Kind::Aiokafka => {
-                Abilities { empty_records: false, ..EVERYTHING }
+            Kind::KafkaPython2 | Kind::KafkaPython3 => {
+                Abilities { empty_records: false, null_headers: false, ..EVERYTHING }
             }
+            Kind::Aiokafka => Abilities { empty_records: false, ..EVERYTHING },
             // It takes the length of a header's value before it looks whether there is one.
             Kind::Kafkajs => Abilities { null_headers: false, ..EVERYTHING },
             Kind::Confluent | Kind::Java3 | Kind::Java4 | Kind::Rdkafka => EVERYTHING,
