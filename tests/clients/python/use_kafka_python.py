@@ -34,7 +34,8 @@ class Client:
             "topics": sorted(consumer.topics()),
             "partitions": sorted(consumer.partitions_for_topic(topic)),
             "brokers": sorted(
-                [broker["node_id"], broker["host"], broker["port"]]
+                # Version 3 names it as the protocol does.
+                [broker.get("node_id", broker.get("broker_id")), broker["host"], broker["port"]]
                 for broker in admin.describe_cluster()["brokers"]
             ),
         }
