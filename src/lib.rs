@@ -1,17 +1,22 @@
-//! Odradek: a streaming log broker for bare-metal Linux that every Kafka client uses unchanged.
+//! Odradek: a streaming log broker for Linux that every Kafka client uses unchanged.
 //!
-//! | layer (low to high) | what it is |
-//! |---|---|
-//! | [`types`], [`config`], [`metrics`], `schema` | quantities, properties, counters, generated records |
-//! | [`codec`] | bytes to values and back; no state, no I/O |
-//! | [`log`] | a partition's log as data: layouts, plans, which flush covers which write |
-//! | [`cluster`] | the metadata image: topics, partitions, owners, configurations |
-//! | `shard` | the I/O shell: the only module that names glommio |
-//! | [`preflight`] | is this host fit: io_uring, data directory, limits, ports |
-//! | [`admin`], `cli` | metrics and health; the commands |
+//! | layer (low to high) | what it is | knows nothing of |
+//! |---|---|---|
+//! | [`types`], [`config`], [`metrics`], [`schema`] | quantities and bounds, settings, counters, generated records | anything below |
+//! | [`codec`] | bytes to values and back | files, sockets, partitions' states |
+//! | [`log`] | a partition's log as data: layouts, plans, which flush covers which write | async, file handles |
+//! | [`cluster`] | the metadata: topics, partitions, owners, configurations | clocks, sockets, disks |
+//! | [`preflight`] | is this host fit: io_uring, data directory, limits, ports | shards |
+//! | [`shard`] | the I/O shell: connections, disk, one executor per core; the only module that names glommio | decisions |
+//! | [`admin`] | metrics and health, on one ordinary thread | glommio, files |
+//! | `cli` (of the binary) | the commands | what is inside the above |
 //!
-//! Public for the tools of this workspace (load generator, latency harness, fuzz targets): the
-//! lower layers. The broker itself is the binary `odradek`.
+//! A layer names only those above it here; `tests/layering.rs` checks that. The way of a record and
+//! the map of the tree are in the README.
+//!
+//! Public for the packages of this workspace: `types` and `codec` serve the load generator, the latency
+//! harness, the micro-benchmarks and the fuzz targets; the rest serves the binary `odradek`. None of it
+//! is a stable interface.
 
 pub mod admin;
 pub mod cluster;

@@ -1,0 +1,152 @@
+//! The README, kept true: its generated tables are what the code says, its code map names what is
+//! there, and no path, link or flag in it is one that does not exist.
+//!
+//! `UPDATE_EXPECT=1 cargo test --test readme -- --test-threads=1` writes the generated tables.
+#![expect(clippy::disallowed_methods, reason = "reads the sources, and writes the README when asked to")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use odradek::codec::api::versions::ApiKey;
+use odradek::config::{PROPERTIES, property};
+
+#[test]
+fn settings_are_those_of_the_broker() {
+    generated("settings", &property::markdown());
+}
+
+#[test]
+fn protocol_is_what_the_broker_announces() {
+    let mut table = String::from("| key | API | versions served | announced from |\n|---|---|---|---|\n");
+    for api in ApiKey::ALL.iter().map(|key| key.api()) {
+        let from = if api.advertised_min == api.served_min { "" } else { &api.advertised_min.to_string() };
+        let versions = format!("{} to {}", api.served_min, api.max);
+        table.push_str(&format!("| {} | {} | {versions} | {from} |\n", api.key.to_wire(), api.name));
+    }
+    generated("protocol", &table);
+}
+
+#[test]
+fn code_map_names_every_module_package_and_directory() {
+    let named = paths(&section("Code map"));
+    let is_named =
+        |path: &str| named.iter().any(|name| name == path || name.starts_with(&format!("{path}/")));
+    let top = entries("").into_iter().filter(|name| root().join(name).is_dir());
+    let top =
+        top.filter(|name| !(name.starts_with('.') || ["target", "odradek-data"].contains(&name.as_str())));
+    let modules = entries("src").into_iter().map(|name| format!("src/{name}"));
+    let manifest = read("Cargo.toml");
+    let members = manifest.lines().find_map(|line| line.strip_prefix("members = ["));
+    let members = members.expect("the workspace lists its members on one line").trim_end_matches(']');
+    let members = members.split(',').map(|name| name.trim().trim_matches('"').to_string());
+    let missing: Vec<_> = top.chain(modules).chain(members).filter(|p| p != "." && !is_named(p)).collect();
+    assert!(missing.is_empty(), "the README's code map lacks {missing:?}");
+}
+
+#[test]
+fn code_map_names_nothing_that_is_gone() {
+    let gone: Vec<_> =
+        paths(&section("Code map")).into_iter().filter(|path| !root().join(path).exists()).collect();
+    assert!(gone.is_empty(), "the README's code map names {gone:?}");
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let readme = read("README.md");
+    let anchors: BTreeSet<String> = readme
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| line.trim_start_matches(['#', ' ']).to_lowercase().replace(' ', "-"))
+        .collect();
+    for target in readme.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target)
+    {
+        let leads = match target.strip_prefix('#') {
+            Some(anchor) => anchors.contains(anchor),
+            None => target.starts_with("https://") || root().join(target).exists(),
+        };
+        assert!(leads, "the README links to {target}");
+    }
+}
+
+#[test]
+fn flags_are_known() {
+    const SOURCES: [&str; 8] = [
+        "tools/loadgen/src/flags.rs",
+        "bench/latency/src/flags.rs",
+        "src/cli/settings.rs",
+        "src/cli/config.rs",
+        "src/cli/topic.rs",
+        "src/cli/topic/describe.rs",
+        "src/cli/tune.rs",
+        "tools/quickstart",
+    ];
+    const OF_CARGO: [&str; 3] = ["--release", "--package", "--features"];
+    let sources: String = SOURCES.iter().map(|path| read(path)).collect();
+    let settings: BTreeSet<&str> = PROPERTIES.iter().map(|property| property.name).collect();
+    let is_known = |flag: &str| {
+        let name = flag.trim_start_matches('-');
+        // A flag is a setting, a field of an argument structure, or spelt out.
+        settings.contains(name)
+            || OF_CARGO.contains(&flag)
+            || sources.contains(&format!(" {}: ", name.replace('-', "_")))
+            || sources.contains(&format!("\"{name}\""))
+            || sources.contains(&format!("{flag})"))
+    };
+    let readme = read("README.md");
+    let words = readme.split(|c: char| !(c.is_ascii_lowercase() || c == '-'));
+    let flags = words.filter(|word| word.len() > 3 && word.starts_with("--") && !word.starts_with("---"));
+    let unknown: BTreeSet<_> = flags.filter(|flag| !is_known(flag)).collect();
+    assert!(unknown.is_empty(), "the README names flags that nothing has: {unknown:?}");
+}
+
+/// Compares what stands between two markers, or replaces it.
+fn generated(name: &str, expected: &str) {
+    let readme = read("README.md");
+    let (before, rest) = readme.split_once(&format!("<!-- begin: {name} ")).expect("the marker is there");
+    let (marker, rest) = rest.split_once("-->\n").expect("the marker ends its line");
+    let (found, after) = rest.split_once(&format!("<!-- end: {name} -->")).expect("the end is marked");
+    if std::env::var_os("UPDATE_EXPECT").is_some() && found != expected {
+        let text = format!("{before}<!-- begin: {name} {marker}-->\n{expected}<!-- end: {name} -->{after}");
+        fs::write(root().join("README.md"), text).expect("the README can be written");
+        return;
+    }
+    assert!(
+        found == expected,
+        "the README's {name} are out of date: UPDATE_EXPECT=1 cargo test --test readme -- --test-threads=1\n{expected}"
+    );
+}
+
+/// From the heading to the next of its kind.
+fn section(heading: &str) -> String {
+    let readme = read("README.md");
+    let (_, rest) = readme.split_once(&format!("\n## {heading}\n")).expect("the heading is there");
+    rest.split("\n## ").next().expect("there is a first piece").to_string()
+}
+
+/// The paths of a text's tables: what is quoted in it and has a slash or stands in a first column.
+fn paths(text: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    for row in text.lines().filter_map(|line| line.strip_prefix("| ")) {
+        for (column, cell) in row.split(" | ").enumerate() {
+            let quoted = cell.split('`').skip(1).step_by(2).filter_map(|quoted| quoted.split(' ').next());
+            let is_path = |quoted: &&str| column == 0 || quoted.contains('/');
+            paths.extend(quoted.filter(is_path).map(|path| path.trim_end_matches('/').to_string()));
+        }
+    }
+    paths
+}
+
+fn entries(directory: &str) -> Vec<String> {
+    let listed = fs::read_dir(root().join(directory)).expect("the directory can be listed");
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.expect("it can be listed").file_name();
+    listed.map(|entry| name(entry).to_string_lossy().into_owned()).collect()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
+}
