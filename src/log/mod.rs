@@ -2,10 +2,6 @@
 //!
 //! Bytes and facts in, decisions out: nothing here waits, opens a file or reads a clock. The shell
 //! in `shard` carries the decisions out and reports back.
-//! A partition's log and the shard's group commit as data: layouts, plans, decisions.
-//!
-//! Opens no file, reads no clock, awaits nothing. The shell (`shard`) carries out what is decided
-//! here, and the simulation runs the same decisions.
 //!
 //! ```text
 //! <data-dir>/<topic>-<partition>/
@@ -21,8 +17,6 @@
 //! | module | decides |
 //! |---|---|
 //! | [`partition`] | which offset a batch gets, which segment takes it, how far readers may read |
-//! | [`commit`], [`plan`] | which write goes when, which flush covers which write |
-//! | [`read`] | where a read starts and is cut |
 //! | [`plan`] | which bytes go where |
 //! | [`commit`] | which flush covers which write, and when an answer may leave |
 //! | [`read`] | where in bytes that were read a batch is |

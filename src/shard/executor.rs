@@ -45,6 +45,10 @@ use std::time::Duration;
 /// Requests in flight get this long to finish at a stop; then their connections are closed.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
+/// The longest sleep of a shard's ring, see [`stay_awake`].
+const AWAKE_INTERVAL_STARTING: Duration = Duration::from_millis(1);
+const AWAKE_INTERVAL_SERVING: Duration = Duration::from_millis(100);
+
 /// How often a start looks whether it is to be stopped.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -339,8 +343,8 @@ async fn run_shard(
     progress: mpsc::Sender<Progress>,
     memory: MemoryPlan,
 ) -> Result<(), StartError> {
-    let joined = Rc::new(Cell::new(false));
-    glommio::spawn_local(stay_awake(joined.clone())).detach();
+    let serving = Rc::new(Cell::new(false));
+    glommio::spawn_local(stay_awake(serving.clone())).detach();
     let mesh = mesh.join().await;
     let (senders, mut receivers) = mesh.map_err(|error| StartError::Executor(error.to_string()))?;
     let id = ShardId(senders.peer_id() as u16);
@@ -374,7 +378,6 @@ async fn run_shard(
     partitions::open_all(&shard, &seed.last).await;
     let (sender, receiver) = shared_channel::new_bounded(ADMIN_QUEUE_LENGTH);
     let (sender, commands) = futures::join!(sender.connect(), receiver.connect());
-    joined.set(true);
     let _ = progress.send(Progress::Open(id, sender.into_foreign()));
     while let Some(command) = commands.recv().await {
         match command {
@@ -387,6 +390,7 @@ async fn run_shard(
                 let (shares, latency) = (Shares::Static(50), Latency::NotImportant);
                 let queue = glommio::executor().create_task_queue(shares, latency, "background");
                 background::start(&shard, queue);
+                serving.set(true);
                 let _ = progress.send(Progress::Serving);
             }
             Command::Snapshot(reply) => {
@@ -404,12 +408,14 @@ async fn run_shard(
     Ok(())
 }
 
-/// Keeps this shard's ring from sleeping until its channels are connected: a peer that connects
-/// does not wake the one that waits for it (glommio-ng 0.12, `shared_channel::Connector`), so that
-/// about one start in forty hung.
-async fn stay_awake(joined: Rc<Cell<bool>>) {
-    while !joined.get() {
-        glommio::timer::sleep(Duration::from_millis(1)).await;
+/// Bounds how long this shard's ring sleeps: a peer that connects a channel does not wake the one
+/// that waits for it (glommio-ng 0.12, `shared_channel::Connector`), so that about one start in
+/// forty hung. Until the shard serves it looks every millisecond, then ten times a second, which
+/// costs nothing that can be measured.
+async fn stay_awake(serving: Rc<Cell<bool>>) {
+    loop {
+        let nap = if serving.get() { AWAKE_INTERVAL_SERVING } else { AWAKE_INTERVAL_STARTING };
+        glommio::timer::sleep(nap).await;
     }
 }
 

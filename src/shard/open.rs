@@ -352,7 +352,7 @@ fn report(request: &OpenRequest, segment: Offset, recovered: &Recovered) -> Resu
         Verdict::Torn { file_position, damage } => {
             tracing::warn!(
                 %directory, %segment, file_position, %damage, log_end = %recovered.log_end,
-                "recovered: a torn tail was cut; nothing acknowledged was in it"
+                "recovered: a torn tail was cut, beyond the last flush that a checkpoint has noted"
             );
         }
         Verdict::Corrupt { file_position, damage } => {
