@@ -12,7 +12,7 @@ const SOON: Duration = Duration::from_secs(10);
 #[test]
 fn what_is_no_request_closes_its_connection_with_a_logged_reason() {
     for routing in Routing::BOTH {
-        let mut broker = Broker::start_with(Options::new(routing).set("socket.request.max.bytes", "1000000"));
+        let mut broker = Broker::start_with(Options::new(routing).set("socket.request.max.bytes", "2000000"));
         let mut bystander = Client::connect(&broker);
         bystander.create_topic("bystander", 2, &[]);
         let mut cut_inside = frame(9, 1, &MetadataRequest::default());
@@ -22,7 +22,7 @@ fn what_is_no_request_closes_its_connection_with_a_logged_reason() {
             ("TLS", vec![0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03]),
             ("a negative length", (-1i32).to_be_bytes().to_vec()),
             ("the most negative length", i32::MIN.to_be_bytes().to_vec()),
-            ("a length past the limit", 1_000_001i32.to_be_bytes().to_vec()),
+            ("a length past the limit", 2_000_001i32.to_be_bytes().to_vec()),
             ("no room for a header", [0, 0, 0, 1, 0].to_vec()),
             ("a body of garbage", cut_inside),
         ];

@@ -42,7 +42,7 @@ impl Client {
     pub const PRODUCE_VERSION: i16 = 9;
     pub const FETCH_VERSION: i16 = 11;
     pub const LIST_OFFSETS_VERSION: i16 = 7;
-    pub const METADATA_VERSION: i16 = 9;
+    pub const METADATA_VERSION: i16 = 12;
 
     pub fn connect(broker: &Broker) -> Client {
         Client { bootstrap: Connection::open(broker.port()), leaders: BTreeMap::new() }
