@@ -24,6 +24,7 @@ use crate::shard::memory::MemoryPlan;
 use crate::shard::mesh::Mesh;
 use crate::shard::message::Message;
 use crate::shard::metadata_log::{MetadataLog, MetadataLogError, Replayed};
+use crate::shard::nudge::Nudger;
 use crate::shard::partitions::{self, LastStop};
 use crate::shard::store::Store;
 use crate::shard::{Shard, ShardParts, background, inbox};
@@ -33,7 +34,7 @@ use glommio::channels::channel_mesh::MeshBuilder;
 use glommio::channels::shared_channel::{self, ForeignSender};
 use glommio::net::TcpListener;
 use glommio::{GlommioError, Latency, LocalExecutorBuilder, Placement, ResourceType, Shares};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -44,10 +45,6 @@ use std::time::Duration;
 
 /// Requests in flight get this long to finish at a stop; then their connections are closed.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-
-/// The longest sleep of a shard's ring, see [`stay_awake`].
-const AWAKE_INTERVAL_STARTING: Duration = Duration::from_millis(1);
-const AWAKE_INTERVAL_SERVING: Duration = Duration::from_millis(100);
 
 /// How often a start looks whether it is to be stopped.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -253,15 +250,18 @@ fn spawn_shards(
 ) -> Result<Vec<glommio::ExecutorJoinHandle<()>>, StartError> {
     let mesh = MeshBuilder::full(config.cores, MESH_QUEUE_LENGTH);
     let memory = MemoryPlan::new(config.memory_bytes_per_shard() as usize);
+    let nudger = Nudger::start().map_err(|error| StartError::Executor(error.to_string()))?;
     let mut threads = Vec::with_capacity(config.cores);
     for (number, cpu) in config.cpus.iter().enumerate() {
         let (seed, mesh, progress) = (seed.clone(), mesh.clone(), progress.clone());
+        let nudger = nudger.clone();
         let plan = memory.clone();
         let builder = LocalExecutorBuilder::new(Placement::Fixed(*cpu))
             .name(&format!("shard-{number}"))
             .io_memory(memory.registered())
             .preempt_timer(Duration::from_millis(2));
         let thread = builder.spawn(move || async move {
+            nudger.register_this_thread();
             let failed = progress.clone();
             if let Err(error) = run_shard(seed, mesh, progress, plan).await {
                 let _ = failed.send(Progress::Failed(error));
@@ -343,8 +343,6 @@ async fn run_shard(
     progress: mpsc::Sender<Progress>,
     memory: MemoryPlan,
 ) -> Result<(), StartError> {
-    let serving = Rc::new(Cell::new(false));
-    glommio::spawn_local(stay_awake(serving.clone())).detach();
     let mesh = mesh.join().await;
     let (senders, mut receivers) = mesh.map_err(|error| StartError::Executor(error.to_string()))?;
     let id = ShardId(senders.peer_id() as u16);
@@ -390,7 +388,6 @@ async fn run_shard(
                 let (shares, latency) = (Shares::Static(50), Latency::NotImportant);
                 let queue = glommio::executor().create_task_queue(shares, latency, "background");
                 background::start(&shard, queue);
-                serving.set(true);
                 let _ = progress.send(Progress::Serving);
             }
             Command::Snapshot(reply) => {
@@ -406,17 +403,6 @@ async fn run_shard(
     let generation = finish_shard(&shard).await;
     let _ = progress.send(Progress::Stopped(id, generation));
     Ok(())
-}
-
-/// Bounds how long this shard's ring sleeps: a peer that connects a channel does not wake the one
-/// that waits for it (glommio-ng 0.12, `shared_channel::Connector`), so that about one start in
-/// forty hung. Until the shard serves it looks every millisecond, then ten times a second, which
-/// costs nothing that can be measured.
-async fn stay_awake(serving: Rc<Cell<bool>>) {
-    loop {
-        let nap = if serving.get() { AWAKE_INTERVAL_SERVING } else { AWAKE_INTERVAL_STARTING };
-        glommio::timer::sleep(nap).await;
-    }
 }
 
 fn listen(shard: &Rc<Shard>, base: &SocketAddr, per_shard: &[SocketAddr]) -> Result<(), StartError> {

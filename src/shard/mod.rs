@@ -3,7 +3,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | [`executor`] | starts and stops the shards of a node |
+//! | [`executor`], [`nudge`] | starts and stops the shards of a node; interrupts sleeps that last too long |
 //! | [`conn`], [`response`] | a client connection: frames in, answers out in order |
 //! | [`api`] | one thin handler per API key |
 //! | [`mesh`], [`message`] | shards talk |
@@ -29,6 +29,7 @@ pub mod memory;
 pub mod mesh;
 pub mod message;
 mod metadata_log;
+mod nudge;
 mod open;
 mod partitions;
 mod reader;
