@@ -41,6 +41,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Requests in flight get this long to finish at a stop; then their connections are closed.
@@ -247,7 +248,7 @@ fn spawn_shards(
     config: &Config,
     seed: Seed,
     progress: &mpsc::Sender<Progress>,
-) -> Result<Vec<glommio::ExecutorJoinHandle<()>>, StartError> {
+) -> Result<Vec<JoinHandle<()>>, StartError> {
     let mesh = MeshBuilder::full(config.cores, MESH_QUEUE_LENGTH);
     let memory = MemoryPlan::new(config.memory_bytes_per_shard() as usize);
     let nudger = Nudger::start().map_err(|error| StartError::Executor(error.to_string()))?;
@@ -260,11 +261,15 @@ fn spawn_shards(
             .name(&format!("shard-{number}"))
             .io_memory(memory.registered())
             .preempt_timer(Duration::from_millis(2));
-        let thread = builder.spawn(move || async move {
+        let thread = std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
+            // First of all: an executor may sleep past its very first task.
             nudger.register_this_thread();
-            let failed = progress.clone();
-            if let Err(error) = run_shard(seed, mesh, progress, plan).await {
-                let _ = failed.send(Progress::Failed(error));
+            let ended = match builder.make() {
+                Ok(executor) => executor.run(run_shard(seed, mesh, progress.clone(), plan)),
+                Err(error) => Err(StartError::Executor(error.to_string())),
+            };
+            if let Err(error) = ended {
+                let _ = progress.send(Progress::Failed(error));
             }
         });
         threads.push(thread.map_err(|error| StartError::Executor(error.to_string()))?);
