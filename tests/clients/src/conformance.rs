@@ -39,7 +39,12 @@ pub fn cross_reading(routing: Routing) {
     let mut failures = Vec::new();
     for (index, writer) in Kind::ALL.into_iter().enumerate() {
         for (distance, codec) in (1..).zip(Codec::ALL) {
-            let reader = (index + distance) % Kind::ALL.len();
+            let mut reader = (index + distance) % Kind::ALL.len();
+            // kcat prints headers as text between commas: other clients' binary ones cannot be told
+            // apart in that. The next client reads instead; what kcat itself writes, kcat reads too.
+            if matches!(Kind::ALL[reader], Kind::Kcat) {
+                reader = (reader + 1) % Kind::ALL.len();
+            }
             let topic = format!("{}-{}", writer.name(), codec.name());
             let seed = (index * Codec::ALL.len() + distance) as u64;
             let written = write(clients[index].as_mut(), writer, &topic, codec, Idempotence::On, seed);
