@@ -82,7 +82,7 @@ impl Broker {
     }
 
     pub fn start_with(options: Options) -> Broker {
-        let tests = target_directory().join("tmp");
+        let tests = build_directory().join("tmp");
         let ports = PortBlock::take(&tests.join("ports"));
         // Beside the build: a real file system. The system's directory for temporary files may be
         // in memory, where direct I/O is not to be had.
@@ -270,16 +270,14 @@ fn wait_to_end(child: &mut Child, what: &str) -> ExitStatus {
 
 /// The broker that was built together with the running test.
 pub fn binary() -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its executable");
-    let profile = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
-    let binary = profile.join("odradek");
+    let binary = build_directory().join("odradek");
     assert!(binary.exists(), "{} is not there: build the whole workspace", binary.display());
     binary
 }
 
-/// The directory of the build, which cargo marks as a cache.
-pub fn target_directory() -> PathBuf {
+/// The directory of the running test's build, `target/PROFILE`. Found by its place and not by
+/// cargo's `CACHEDIR.TAG`: cargo marks only a directory that it made itself.
+fn build_directory() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its executable");
-    let marked = test.ancestors().find(|directory| directory.join("CACHEDIR.TAG").exists());
-    marked.expect("tests lie below the build directory").to_path_buf()
+    test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").to_path_buf()
 }

@@ -15,7 +15,7 @@ mod ports;
 mod wait;
 
 pub use batch::{Batch, BatchProducer, legacy_message_set};
-pub use broker::{Broker, Options, Routing, target_directory};
+pub use broker::{Broker, Options, Routing};
 pub use client::{Client, ReadRecord, records_of, topic_name};
 pub use connection::{Connection, frame};
 pub use kafka_protocol;
