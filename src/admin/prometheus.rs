@@ -60,9 +60,13 @@ const COUNTERS: &[(&str, &str, Read)] = &[
     ("disk_read_bytes", "Bytes read by direct I/O", |m| m.disk_read_bytes),
     ("connections_accepted", "Client connections accepted", |m| m.connections_accepted),
     ("connections_refused", "Client connections refused for want of room", |m| m.connections_refused),
-    ("connections_failed", "Client connections closed for what they sent", |m| m.connections_failed),
-    ("memory_waits", "Times a connection was not read for want of memory", |m| m.memory_waits),
-    ("dma_buffer_fallbacks", "I/O buffers taken from the heap", |m| m.dma_buffer_fallbacks),
+    ("connections_failed", "Client connections closed for a failure, most often theirs", |m| {
+        m.connections_failed
+    }),
+    ("memory_waits", "Times that reading requests had to wait for memory", |m| m.memory_waits),
+    ("dma_buffer_fallbacks", "Write buffers that came from the heap, not from the registered pool", |m| {
+        m.dma_buffer_fallbacks
+    }),
     ("mesh_messages_sent", "Messages sent to other shards", |m| m.mesh_messages_sent),
     ("mesh_queue_full", "Messages that waited for another shard's queue", |m| m.mesh_queue_full),
     ("requests_forwarded", "Requests handed to the shard that owns their partition", |m| {
@@ -166,7 +170,7 @@ impl Shards {
                 memory.encode_family(&labels)?.encode_gauge(&metrics.memory_bytes(kind))?;
             }
         }
-        let help = "Longest time a latency-critical task had to wait for its executor";
+        let help = "Longest step of one task, in which its shard did nothing else";
         let mut stall =
             encoder.encode_descriptor("stall_max", help, Some(&Unit::Seconds), MetricType::Gauge)?;
         for (shard, metrics) in self.shards() {

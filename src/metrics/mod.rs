@@ -157,9 +157,10 @@ pub struct ShardMetrics {
     pub produced_bytes: u64,
     /// Idempotent batches that were stored already.
     pub produced_duplicates: u64,
+    /// In answers, as is the next; not what a fetch looked at while it waited for more.
     pub fetched_batches: u64,
     pub fetched_bytes: u64,
-    /// Of those, served by reading the disk.
+    /// Of those, not found in memory when they were asked for, or read ahead for that.
     pub fetched_disk_bytes: u64,
 
     /// From the first append of a commit to its acknowledgement. Microseconds.
@@ -176,7 +177,8 @@ pub struct ShardMetrics {
     pub connections_accepted: u64,
     /// Refused because of `max.connections` or because memory was short.
     pub connections_refused: u64,
-    /// Closed because of what the client sent or failed to do.
+    /// Closed with a reason that is not idleness or a stop: what the client sent or failed to do, most
+    /// often. One for each warning of it in the log.
     pub connections_failed: u64,
     /// Gauge: Fetch requests that wait for data or their deadline.
     pub fetches_parked: u64,
@@ -189,17 +191,20 @@ pub struct ShardMetrics {
     memory_bytes: [u64; MemoryKind::ALL.len()],
     /// Gauge: what the shard may use altogether.
     pub memory_budget_bytes: u64,
-    /// How often a connection was not read because memory was short.
+    /// How often the intake of requests began to wait: for receive memory, for unflushed bytes to become
+    /// fewer, for batches on their way to other shards.
     pub memory_waits: u64,
-    /// Direct I/O buffers that came from the heap since the registered pool was empty.
+    /// Write buffers that came from the heap since the registered pool had no room for them. Of its
+    /// read buffers the runtime does not say it; they share the pool.
     pub dma_buffer_fallbacks: u64,
 
     pub mesh_messages_sent: u64,
-    /// `try_send` refusals: the other shard's queue was full.
+    /// Of those, the ones that had to wait as the other shard's queue was full.
     pub mesh_queue_full: u64,
     /// Requests, or parts of them, handed to the shard that owns their partition.
     pub requests_forwarded: u64,
-    /// Longest time that the executor did not come back to a latency-critical task. Microseconds.
+    /// Longest step of one task since the start: from one wait of it to its next, in which the shard
+    /// did nothing else. Microseconds.
     pub stall_us_max: u64,
 }
 

@@ -11,6 +11,7 @@ use crate::shard::conn::CloseReason;
 use crate::shard::disk::{blocking, is_full_disk, replace_file};
 use crate::shard::replica::Replica;
 use crate::shard::segments::EPOCHS_FILE;
+use crate::shard::step::timed;
 use crate::types::ShardId;
 use crate::types::limits::RECEIVE_BUFFER_SIZE;
 use std::collections::BTreeMap;
@@ -68,16 +69,17 @@ fn spawn_every<F: Future<Output = ()> + 'static>(
     interval: Duration,
     work: impl Fn(Rc<Shard>) -> F + 'static,
 ) {
-    let shard = shard.clone();
+    let working = shard.clone();
     let looped = async move {
         loop {
             glommio::timer::sleep(interval).await;
-            if shard.is_stopping() {
+            if working.is_stopping() {
                 return;
             }
-            work(shard.clone()).await;
+            work(working.clone()).await;
         }
     };
+    let looped = timed(&shard.clock, &shard.metrics, looped);
     glommio::spawn_local_into(looped, queue).expect("the queue was just made").detach();
 }
 
@@ -254,6 +256,7 @@ impl Shard {
         metrics.connections_open = self.connection_count() as u64;
         metrics.fetches_parked = self.parked_fetches.get() as u64;
         metrics.partitions = self.store.replica_count() as u64;
+        metrics.dma_buffer_fallbacks = self.store.tail_memory.heap_buffers();
         metrics.memory_budget_bytes = self.config.memory_bytes_per_shard();
         metrics.memory_set(MemoryKind::Receive, self.receive_memory.used());
         metrics.memory_set(MemoryKind::Tail, self.store.tail_memory.used());

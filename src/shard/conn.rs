@@ -17,6 +17,7 @@ use crate::codec::api::request::RequestError;
 use crate::codec::api::response::EncodeError;
 use crate::codec::api::versions::ApiKey;
 use crate::codec::frame::{self, FrameError, HeaderError};
+use crate::metrics::ShardMetrics;
 use crate::shard::Shard;
 use crate::shard::api::{self, RequestContext};
 use crate::shard::event::{Broadcast, Signal};
@@ -78,6 +79,13 @@ pub enum CloseReason {
     Socket(#[from] io::Error),
 }
 
+impl CloseReason {
+    /// Something went wrong: logged as a warning and counted.
+    fn is_failure(&self) -> bool {
+        !matches!(self, CloseReason::Idle | CloseReason::Stopping)
+    }
+}
+
 /// How long a request that is larger than a receive buffer may wait for memory.
 const RECEIVE_MEMORY_WAIT: Duration = Duration::from_secs(10);
 
@@ -124,6 +132,8 @@ pub struct Connection {
     holds_buffer: Cell<bool>,
     /// Parked fetches, to be woken when the connection ends. Bounded by its requests in flight.
     parked: RefCell<Vec<Weak<Signal>>>,
+    /// The shard's.
+    metrics: Rc<RefCell<ShardMetrics>>,
 }
 
 /// What an answer in progress may take of its connection's memory.
@@ -151,6 +161,7 @@ impl Connection {
         peer: SocketAddr,
         listener: Listener,
         now: Mono,
+        metrics: Rc<RefCell<ShardMetrics>>,
     ) -> Rc<Connection> {
         Rc::new(Connection {
             id,
@@ -166,6 +177,7 @@ impl Connection {
             last_active: Cell::new(now),
             holds_buffer: Cell::new(false),
             parked: RefCell::default(),
+            metrics,
         })
     }
 
@@ -197,11 +209,11 @@ impl Connection {
         if self.closed.replace(true) {
             return;
         }
-        match reason {
-            CloseReason::Idle | CloseReason::Stopping => {
-                tracing::debug!(peer = %self.peer, %reason, "connection closed");
-            }
-            _ => tracing::warn!(peer = %self.peer, %reason, "connection closed"),
+        if reason.is_failure() {
+            self.metrics.borrow_mut().connections_failed += 1;
+            tracing::warn!(peer = %self.peer, %reason, "connection closed");
+        } else {
+            tracing::debug!(peer = %self.peer, %reason, "connection closed");
         }
         self.shutdown();
     }
@@ -306,7 +318,7 @@ impl Connection {
 
 /// Serves a connection until it ends.
 pub async fn serve(shard: Rc<Shard>, connection: Rc<Connection>) {
-    let writer = glommio::spawn_local(write_answers(shard.clone(), connection.clone())).detach();
+    let writer = shard.spawn(write_answers(shard.clone(), connection.clone()));
     let result = read_requests(&shard, &connection).await;
     shard.receive_freed.notify_all(); // Half a frame may have gone with it.
     match result {

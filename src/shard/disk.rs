@@ -7,6 +7,7 @@
 use crate::types::limits::{IO_ALIGNMENT, IO_SIZE_MAX};
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 use std::cell::RefCell;
+use std::fmt::{self, Write};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -161,6 +162,48 @@ impl AsRawFd for DiskFile {
     }
 }
 
+/// A buffer for direct writes, and whether the ring's registered pool had none left: then it is from
+/// the heap, which works, but costs pinning its pages for every write.
+pub fn allocate(size: usize) -> (DmaBuffer, BufferOrigin) {
+    let buffer = glommio::allocate_dma_buffer(size);
+    let origin = BufferOrigin::of(&buffer);
+    (buffer, origin)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BufferOrigin {
+    Pool,
+    Heap,
+}
+
+impl BufferOrigin {
+    /// The runtime shows it nowhere but in the buffer's debug text, of which the beginning is enough:
+    /// some 100 ns a buffer. A test notices if that text changes.
+    fn of(buffer: &DmaBuffer) -> BufferOrigin {
+        let mut head = TextHead::default();
+        let _ = write!(head, "{buffer:?}"); // Ends with an error once the head is full.
+        let text = &head.bytes[..head.filled];
+        if text.windows(5).any(|word| word == b"Uring") { BufferOrigin::Pool } else { BufferOrigin::Heap }
+    }
+}
+
+/// The first bytes of what is written.
+#[derive(Default)]
+struct TextHead {
+    bytes: [u8; 32],
+    filled: usize,
+}
+
+impl fmt::Write for TextHead {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let free = &mut self.bytes[self.filled..];
+        let taken = text.len().min(free.len());
+        free[..taken].copy_from_slice(&text.as_bytes()[..taken]);
+        self.filled += taken;
+        if taken == text.len() { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+
 /// Runs a call that may block on this shard's helper thread.
 pub async fn blocking<R: Send + 'static>(call: impl FnOnce() -> R + Send + 'static) -> R {
     glommio::executor().spawn_blocking(call).await
@@ -193,4 +236,25 @@ pub fn is_full_disk(error: &io::Error) -> bool {
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_beyond_the_pool_are_known_to_be_from_the_heap() {
+        const POOL: usize = 1 << 20;
+        let builder = glommio::LocalExecutorBuilder::default().io_memory(POOL);
+        builder.make().expect("io_uring is available").run(async {
+            let buffers: Vec<_> = (0..POOL / IO_ALIGNMENT * 2).map(|_| allocate(IO_ALIGNMENT)).collect();
+            let from_pool = buffers.iter().filter(|(_, origin)| *origin == BufferOrigin::Pool).count();
+            assert_eq!(buffers[0].1, BufferOrigin::Pool);
+            assert!(from_pool * IO_ALIGNMENT > POOL / 2, "{from_pool}");
+            assert!(from_pool * IO_ALIGNMENT <= POOL, "{from_pool}");
+            assert_eq!(allocate(POOL).1, BufferOrigin::Heap);
+            drop(buffers);
+            assert_eq!(allocate(IO_ALIGNMENT).1, BufferOrigin::Pool);
+        });
+    }
 }

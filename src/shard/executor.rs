@@ -26,12 +26,13 @@ use crate::shard::message::Message;
 use crate::shard::metadata_log::{MetadataLog, MetadataLogError, Replayed};
 use crate::shard::nudge::Nudger;
 use crate::shard::partitions::{self, LastStop};
+use crate::shard::step::timed;
 use crate::shard::store::Store;
 use crate::shard::{Shard, ShardParts, background, inbox};
 use crate::types::limits::MESH_QUEUE_LENGTH;
 use crate::types::{ShardId, Uuid};
 use glommio::channels::channel_mesh::MeshBuilder;
-use glommio::channels::shared_channel::{self, ForeignSender};
+use glommio::channels::shared_channel::{self, ConnectedReceiver, ForeignSender};
 use glommio::net::TcpListener;
 use glommio::{GlommioError, Latency, LocalExecutorBuilder, Placement, ResourceType, Shares};
 use std::cell::RefCell;
@@ -365,9 +366,9 @@ async fn run_shard(
         node: seed.node.id,
         config: Rc::new((*seed.config).clone()),
         clock,
-        metrics,
+        metrics: metrics.clone(),
         store,
-        mesh: Mesh::new(senders),
+        mesh: Mesh::new(senders, metrics),
         image: seed.image,
         topic_defaults: defaults,
         memory,
@@ -375,13 +376,27 @@ async fn run_shard(
     });
     for (peer, receiver) in receivers.streams() {
         let peer = ShardId(peer as u16);
-        glommio::spawn_local(inbox::serve_peer(shard.clone(), peer, receiver)).detach();
-        glommio::spawn_local(shard.mesh.clone().run_outbox(peer)).detach();
+        shard.spawn(inbox::serve_peer(shard.clone(), peer, receiver));
+        shard.spawn(shard.mesh.clone().run_outbox(peer));
     }
     partitions::open_all(&shard, &seed.last).await;
     let (sender, receiver) = shared_channel::new_bounded(ADMIN_QUEUE_LENGTH);
     let (sender, commands) = futures::join!(sender.connect(), receiver.connect());
     let _ = progress.send(Progress::Open(id, sender.into_foreign()));
+    timed(&shard.clock, &shard.metrics, obey(&shard, (&seed.base, &seed.per_shard), commands, &progress))
+        .await?;
+    let generation = finish_shard(&shard).await;
+    let _ = progress.send(Progress::Stopped(id, generation));
+    Ok(())
+}
+
+/// Does what the main thread says until the shard is to end.
+async fn obey(
+    shard: &Rc<Shard>,
+    (base, per_shard): (&SocketAddr, &[SocketAddr]),
+    commands: ConnectedReceiver<Command>,
+    progress: &mpsc::Sender<Progress>,
+) -> Result<(), StartError> {
     while let Some(command) = commands.recv().await {
         match command {
             Command::Listen(log) => {
@@ -389,24 +404,22 @@ async fn run_shard(
                     let controller = Controller::new(*log, shard.topic_defaults.clone());
                     assert!(shard.controller.set(controller).is_ok(), "one metadata log");
                 }
-                listen(&shard, &seed.base, &seed.per_shard)?;
+                listen(shard, base, per_shard)?;
                 let (shares, latency) = (Shares::Static(50), Latency::NotImportant);
                 let queue = glommio::executor().create_task_queue(shares, latency, "background");
-                background::start(&shard, queue);
+                background::start(shard, queue);
                 let _ = progress.send(Progress::Serving);
             }
             Command::Snapshot(reply) => {
-                let _ = reply.send(inbox::snapshot(&shard));
+                let _ = reply.send(inbox::snapshot(shard));
             }
             Command::Stop => {
-                drain(&shard).await;
+                drain(shard).await;
                 let _ = progress.send(Progress::Drained);
             }
             Command::Finish => break,
         }
     }
-    let generation = finish_shard(&shard).await;
-    let _ = progress.send(Progress::Stopped(id, generation));
     Ok(())
 }
 
@@ -415,7 +428,7 @@ fn listen(shard: &Rc<Shard>, base: &SocketAddr, per_shard: &[SocketAddr]) -> Res
     for (address, listener) in [(*base, Listener::Base)].into_iter().chain(own) {
         let bound = TcpListener::bind(address)
             .map_err(|error| StartError::Listen { address, reason: error.to_string() })?;
-        glommio::spawn_local(accept(shard.clone(), bound, listener)).detach();
+        shard.spawn(accept(shard.clone(), bound, listener));
     }
     Ok(())
 }
@@ -442,9 +455,10 @@ async fn accept(shard: Rc<Shard>, listening: TcpListener, listener: Listener) {
             continue;
         }
         let (Ok(peer), Ok(())) = (stream.peer_addr(), stream.set_nodelay(true)) else { continue };
-        let now = shard.clock.mono();
-        let connection = shard.connection_started(|id| Connection::new(id, stream, peer, listener, now));
-        glommio::spawn_local(serve(shard.clone(), connection)).detach();
+        let connection = shard.connection_started(|id| {
+            Connection::new(id, stream, peer, listener, shard.clock.mono(), shard.metrics.clone())
+        });
+        shard.spawn(serve(shard.clone(), connection));
     }
 }
 

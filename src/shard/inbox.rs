@@ -25,7 +25,7 @@ struct ProduceLane {
 /// Serves one peer until the node stops.
 pub async fn serve_peer(shard: Rc<Shard>, peer: ShardId, receiver: ConnectedReceiver<Message>) {
     let lane = Rc::new(ProduceLane::default());
-    glommio::spawn_local(run_lane(shard.clone(), peer, lane.clone())).detach();
+    shard.spawn(run_lane(shard.clone(), peer, lane.clone()));
     while let Some(message) = receiver.recv().await {
         match message {
             Message::Reply { id, reply } => shard.mesh.answered(id, reply),
@@ -45,12 +45,11 @@ pub async fn serve_peer(shard: Rc<Shard>, peer: ShardId, receiver: ConnectedRece
                 shard.mesh.post(peer, Message::Reply { id, reply: Reply::Applied });
             }
             Message::Request { id, request } => {
-                let shard = shard.clone();
-                glommio::spawn_local(async move {
-                    let reply = answer(&shard, peer, request).await;
-                    shard.mesh.post(peer, Message::Reply { id, reply });
-                })
-                .detach();
+                let asked = shard.clone();
+                shard.spawn(async move {
+                    let reply = answer(&asked, peer, request).await;
+                    asked.mesh.post(peer, Message::Reply { id, reply });
+                });
             }
         }
     }

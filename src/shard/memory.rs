@@ -13,11 +13,13 @@ use std::rc::Rc;
 pub struct Meter {
     used: Cell<usize>,
     limit: usize,
+    /// Buffers that the registered pool should have held and did not.
+    heap_buffers: Cell<u64>,
 }
 
 impl Meter {
     pub fn new(limit: usize) -> Rc<Meter> {
-        Rc::new(Meter { used: Cell::new(0), limit })
+        Rc::new(Meter { used: Cell::new(0), limit, heap_buffers: Cell::new(0) })
     }
 
     pub fn used(&self) -> usize {
@@ -35,6 +37,15 @@ impl Meter {
     /// Whether `size` more would still fit.
     pub fn has_room(&self, size: usize) -> bool {
         self.used.get() + size <= self.limit
+    }
+
+    pub fn count_heap_buffer(&self) {
+        self.heap_buffers.set(self.heap_buffers.get() + 1);
+    }
+
+    /// How many buffers came from the heap so far.
+    pub fn heap_buffers(&self) -> u64 {
+        self.heap_buffers.get()
     }
 
     /// Counts `size` until the charge is dropped.

@@ -4,6 +4,7 @@
 //! waits in an outbox per peer, whose task sends when there is room again. Requests wait for room in
 //! the outbox; replies always have it, since each answers a request that was let in.
 
+use crate::metrics::ShardMetrics;
 use crate::shard::event::{Broadcast, Signal};
 use crate::shard::message::{Message, Reply, Request};
 use crate::types::ShardId;
@@ -35,6 +36,7 @@ pub struct Mesh {
     outboxes: Vec<Outbox>,
     next_id: Cell<u64>,
     outstanding: RefCell<BTreeMap<u64, Outstanding>>,
+    metrics: Rc<RefCell<ShardMetrics>>,
 }
 
 /// The other shard is gone: the node is stopping.
@@ -43,9 +45,15 @@ pub struct Mesh {
 pub struct ShardGone(pub ShardId);
 
 impl Mesh {
-    pub fn new(senders: Senders<Message>) -> Rc<Mesh> {
+    pub fn new(senders: Senders<Message>, metrics: Rc<RefCell<ShardMetrics>>) -> Rc<Mesh> {
         let outboxes = (0..senders.nr_consumers()).map(|_| Outbox::default()).collect();
-        Rc::new(Mesh { senders, outboxes, next_id: Cell::new(1), outstanding: RefCell::new(BTreeMap::new()) })
+        Rc::new(Mesh {
+            senders,
+            outboxes,
+            next_id: Cell::new(1),
+            outstanding: RefCell::new(BTreeMap::new()),
+            metrics,
+        })
     }
 
     pub fn shard_count(&self) -> usize {
@@ -89,6 +97,7 @@ impl Mesh {
 
     /// Sends without waiting: replies, and notices that are bounded by what they are about.
     pub fn post(&self, to: ShardId, message: Message) {
+        self.metrics.borrow_mut().mesh_messages_sent += 1;
         let outbox = &self.outboxes[to.index()];
         let mut queue = outbox.queue.borrow_mut();
         let message = if queue.is_empty() && !outbox.sending.get() {
@@ -100,6 +109,7 @@ impl Mesh {
         } else {
             message
         };
+        self.metrics.borrow_mut().mesh_queue_full += 1;
         queue.push_back(message);
         outbox.filled.notify();
     }

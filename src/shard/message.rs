@@ -95,6 +95,9 @@ pub struct ReadOutcome {
     pub log_start: Option<Offset>,
     pub diverging: Option<(LeaderEpoch, Offset)>,
     pub records: Bytes,
+    pub batches: usize,
+    /// How much of `records` its owner had to read from disk.
+    pub disk_size: usize,
 }
 
 #[derive(Clone, Copy, Debug)]

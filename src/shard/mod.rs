@@ -11,7 +11,7 @@
 //! | [`controller`] | metadata changes, on shard 0 |
 //! | [`partitions`], [`background`] | partitions come, change and go; retention, checkpoints, idle connections |
 //! | [`disk`], [`clock`] | the seams to files and time |
-//! | [`event`], [`memory`] | wake-ups and budgets within a core |
+//! | [`event`], [`memory`], [`step`] | wake-ups and budgets within a core; how long its tasks hold it |
 //!
 //! Nothing here is shared between cores but messages: no lock, no atomic.
 
@@ -36,6 +36,7 @@ mod reader;
 mod replica;
 mod response;
 mod segments;
+mod step;
 mod store;
 mod tail;
 #[cfg(test)]
@@ -178,7 +179,11 @@ impl Shard {
     /// Waits while the shard has more unflushed bytes than it may. What was appended meanwhile is
     /// issued first.
     pub async fn wait_for_room(&self) {
-        while self.store.is_full() && !self.store.is_offline() && !self.stopping.get() {
+        let must_wait = || self.store.is_full() && !self.store.is_offline() && !self.stopping.get();
+        if must_wait() {
+            self.metrics.borrow_mut().memory_waits += 1;
+        }
+        while must_wait() {
             self.store.pump();
             self.store.drained.notified().await;
         }

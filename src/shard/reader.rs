@@ -48,6 +48,9 @@ pub enum ReadFailed {
 pub struct ReadBytes {
     pub slices: Vec<Slice>,
     pub size: usize,
+    pub batches: usize,
+    /// Bytes that came from disk, for this read or ahead of it.
+    pub disk_size: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -129,8 +132,11 @@ impl Replica {
             if let Some(first) = first
                 && let Some(cut) = rope.cut(first.at, size_max.min(rope.size()))
             {
-                let next = rope.batches(first.at).take_while(|batch| batch.at < cut).last();
-                let next_offset = next.map_or(offset, |batch| batch.end_offset);
+                let (mut batches, mut next_offset) = (0, offset);
+                for batch in rope.batches(first.at).take_while(|batch| batch.at < cut) {
+                    batches += 1;
+                    next_offset = batch.end_offset;
+                }
                 let next_position = start + cut as u64;
                 self.remember(Cursor { offset: next_offset, segment, file_position: next_position });
                 let from_disk = slices.iter().any(|slice| matches!(slice, Slice::Disk(..)));
@@ -142,7 +148,7 @@ impl Replica {
                         readable_end.min(next_position + size_max as u64),
                     );
                 }
-                return Ok(take_range(slices, first.at, cut));
+                return Ok(take_range(slices, first.at, cut, batches));
             }
             if end == readable_end && first.is_none_or(|first| first.at + first.size > rope.size()) {
                 return Err(ReadFailed::Damaged { segment, offset });
@@ -366,8 +372,8 @@ impl Replica {
         let _charge = store.read_memory.charge(size);
         *self.reads.ahead.borrow_mut() =
             Some(Ahead { segment, start, end, pieces: None, idle: false, _charge });
-        let (replica, store) = (self.clone(), store.clone());
-        glommio::spawn_local(async move {
+        let (replica, spawner, store) = (self.clone(), store.clone(), store.clone());
+        spawner.spawn(async move {
             let read = async {
                 let file = replica.segments.reader(&store.disk, segment).await?;
                 read_pieces(&file, start, align_up(end)).await
@@ -384,8 +390,7 @@ impl Replica {
             }
             drop(ahead);
             replica.reads.ahead_arrived.notify_all();
-        })
-        .detach();
+        });
     }
 }
 
@@ -411,17 +416,19 @@ fn push_range(pieces: &[Rc<ReadResult>], start: u64, from: u64, to: u64, slices:
     }
 }
 
-/// The bytes from `from` to `to` of consecutive slices.
-fn take_range(slices: Vec<Slice>, from: usize, to: usize) -> ReadBytes {
+/// The bytes from `from` to `to` of consecutive slices, which are `batches` whole batches.
+fn take_range(slices: Vec<Slice>, from: usize, to: usize, batches: usize) -> ReadBytes {
     let mut out = Vec::with_capacity(slices.len());
+    let mut disk_size = 0;
     let mut at = 0;
     for slice in slices {
         let end = at + slice.len();
         let (low, high) = (from.max(at), to.min(end));
         if low < high {
+            disk_size += if matches!(slice, Slice::Disk(..)) { high - low } else { 0 };
             out.push(slice.narrow(low - at..high - at));
         }
         at = end;
     }
-    ReadBytes { slices: out, size: to - from }
+    ReadBytes { slices: out, size: to - from, batches, disk_size }
 }

@@ -270,7 +270,7 @@ impl Replica {
             let extend = (!plan.rolls && (wants_more || !ready))
                 .then(|| allocation_for(ahead.min(segment_size_max).max(end), segment_size_max));
             let spare = wants_spare.then(|| allocation_for(plan.size as u64, segment_size_max));
-            glommio::spawn_local(self.clone().prepare(store.clone(), extend, spare)).detach();
+            store.spawn(self.clone().prepare(store.clone(), extend, spare));
         }
         Ok(ready)
     }
@@ -453,7 +453,7 @@ impl Replica {
             if !self.preparing.replace(true) {
                 let size = self.log.borrow().config.segment_size_max;
                 let spare = Some(allocation_for(1, size));
-                glommio::spawn_local(self.clone().prepare(store.clone(), None, spare)).detach();
+                store.spawn(self.clone().prepare(store.clone(), None, spare));
             }
             return None;
         }

@@ -213,11 +213,11 @@ impl Store {
             if self.write_started.get().is_none() {
                 self.write_started.set(Some(self.clock.mono()));
             }
-            glommio::spawn_local(self.clone().write(plan, replica, blocks)).detach();
+            self.spawn(self.clone().write(plan, replica, blocks));
         }
         let flush = self.commit.borrow_mut().next_flush();
         if let Some(plan) = flush {
-            glommio::spawn_local(self.clone().flush(plan)).detach();
+            self.spawn(self.clone().flush(plan));
         }
     }
 

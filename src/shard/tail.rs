@@ -13,6 +13,7 @@
 //! answers of any number of readers. Only sealed blocks are ever written or read.
 
 use crate::log::plan::{align_down, align_up};
+use crate::shard::disk::{BufferOrigin, allocate};
 use crate::shard::memory::{Charge, Meter};
 use crate::types::Offset;
 use crate::types::limits::{TAIL_BUFFER_SIZE_MAX, TAIL_BUFFER_SIZE_MIN};
@@ -120,7 +121,10 @@ impl Tail {
         let position = align_down(self.end);
         let carried = (self.end - position) as usize;
         let capacity = (wanted + carried).next_power_of_two().clamp(self.block_size, TAIL_BUFFER_SIZE_MAX);
-        let mut buffer = glommio::allocate_dma_buffer(capacity);
+        let (mut buffer, origin) = allocate(capacity);
+        if origin == BufferOrigin::Heap {
+            meter.count_heap_buffer();
+        }
         let head = &mut buffer.as_bytes_mut()[..carried];
         match self.sealed.back().filter(|block| block.segment == self.segment) {
             Some(block) => {

@@ -358,7 +358,7 @@ impl From<ReadOutcome> for Outcome {
             log_start: read.log_start,
             diverging: read.diverging,
             leader: None,
-            records: ReadBytes { slices, size },
+            records: ReadBytes { slices, size, batches: read.batches, disk_size: read.disk_size },
         }
     }
 }
@@ -395,8 +395,6 @@ pub async fn read_local(shard: &Rc<Shard>, items: &[ReadItem], bytes_max: usize)
             reads.push(read);
         }
     }
-    let fetched: usize = reads.iter().map(|read| read.records.size).sum();
-    shard.metrics.borrow_mut().fetched_bytes += fetched as u64;
     reads
 }
 
@@ -480,6 +478,8 @@ pub async fn read_for(shard: &Rc<Shard>, from: ShardId, request: ReadRequest) ->
         log_start: read.log_start,
         diverging: read.diverging,
         records: copy(&read.records),
+        batches: read.records.batches,
+        disk_size: read.records.disk_size,
     });
     copied.collect()
 }
@@ -512,6 +512,9 @@ fn respond(
         }
         let says = Told { high_watermark: outcome.high_watermark, log_start: outcome.log_start };
         let has_records = outcome.records.size > 0;
+        metrics.fetched_batches += outcome.records.batches as u64;
+        metrics.fetched_bytes += outcome.records.size as u64;
+        metrics.fetched_disk_bytes += outcome.records.disk_size as u64;
         if sessions.tell(scope, &partition.topic, partition.partition, says, news, has_records) {
             told.push((partition, outcome));
         }

@@ -77,22 +77,20 @@ pub async fn dispatch(
         return produce::handle(shard, connection, ticket, context, body).await;
     }
     let request = decode_request(api_key, version, Bytes::copy_from_slice(body))?;
-    let shard = shard.clone();
-    let connection = connection.clone();
-    glommio::spawn_local(async move {
+    let (serving, connection) = (shard.clone(), connection.clone());
+    shard.spawn(async move {
         let _room = match &request {
             Request::Fetch(request) => {
-                let size = fetch::answer_size_max(&shard, request);
+                let size = fetch::answer_size_max(&serving, request);
                 Some(connection.room_for_answer(ticket, size).await)
             }
             _ => None,
         };
-        match answer(&shard, &connection, context, request).await {
+        match answer(&serving, &connection, context, request).await {
             Ok(response) => connection.complete(ticket, Some(response)),
             Err(error) => connection.close(&CloseReason::Encode(error)),
         }
-    })
-    .detach();
+    });
     Ok(())
 }
 

@@ -209,7 +209,11 @@ async fn forward(
     body: &[u8],
 ) {
     let size: usize = routed.iter().map(|routed| routed.range.len()).sum();
-    while shard.forward_memory.used() > 0 && !shard.forward_memory.has_room(size) {
+    let must_wait = || shard.forward_memory.used() > 0 && !shard.forward_memory.has_room(size);
+    if must_wait() {
+        shard.metrics.borrow_mut().memory_waits += 1;
+    }
+    while must_wait() {
         shard.store.pump();
         shard.forward_freed.notified().await;
     }
@@ -219,21 +223,17 @@ async fn forward(
         .map(|routed| ProduceItem { partition: routed.id, batch: body[routed.range.clone()].to_vec() });
     let request = Request::Produce(items.collect());
     let ticket = shard.mesh.ask(owner, request).await;
-    let mut metrics = shard.metrics.borrow_mut();
-    metrics.requests_forwarded += 1;
-    metrics.mesh_messages_sent += 1;
-    drop(metrics);
-    let (shard, in_flight) = (shard.clone(), in_flight.clone());
-    glommio::spawn_local(async move {
-        let reply = shard.mesh.reply(ticket).await;
+    shard.metrics.borrow_mut().requests_forwarded += 1;
+    let (asking, in_flight) = (shard.clone(), in_flight.clone());
+    shard.spawn(async move {
+        let reply = asking.mesh.reply(ticket).await;
         drop(charge);
-        shard.forward_freed.notify_all();
+        asking.forward_freed.notify_all();
         let Reply::Produce(outcomes) = reply else { unreachable!("a produce is answered by a produce") };
         for (routed, outcome) in routed.iter().zip(outcomes) {
             in_flight.acknowledged(routed.index, outcome);
         }
-    })
-    .detach();
+    });
 }
 
 impl AckTarget for InFlight {
