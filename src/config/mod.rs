@@ -10,6 +10,7 @@
 //! Everything here is a function of its arguments: file contents, environment and the facts about
 //! the machine are handed in, so that the same inputs give the same configuration.
 
+pub mod memory;
 pub mod property;
 pub mod resolve;
 pub mod topic;
@@ -18,6 +19,7 @@ pub mod value;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::memory::MemoryPlan;
 use crate::types::NodeId;
 
 pub use property::{PROPERTIES, Property, ValueType};
@@ -126,5 +128,10 @@ impl Config {
     /// Bytes that one shard may use for everything: buffers, indexes, queues.
     pub fn memory_bytes_per_shard(&self) -> u64 {
         self.memory_bytes / self.cores as u64
+    }
+
+    /// What each shard's share is divided into.
+    pub fn memory_plan(&self) -> MemoryPlan {
+        MemoryPlan::new(self.memory_bytes_per_shard() as usize)
     }
 }

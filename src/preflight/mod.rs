@@ -69,7 +69,7 @@ pub fn run(config: &Config) -> Result<Preflight, PreflightError> {
     let file_system = data_dir::check_file_system(&config.data_dir, config.unsafe_buffered_io)?;
     let identity = identity::load_or_create(&config.data_dir, config.node_id)?;
     io_uring::probe()?;
-    let resources = resources::raise(config.cores, config.max_connections)?;
+    let resources = resources::raise(config.cores, &config.memory_plan(), config.max_connections)?;
     let listeners = ports::check(config)?;
     let bound = HostPort { host: config.listen.host.clone(), port: listeners.base.port() };
     let advertised = config.advertised(&bound, &hostname());

@@ -1,15 +1,16 @@
 //! Locked memory and open files: raised as far as allowed, and compared with what is needed.
 //!
 //! The rings and their registered buffers are locked memory. An unprivileged process under the
-//! usual limit of 8 MiB still starts, but loses registered buffers without a word: hence the
-//! warning here.
+//! usual limit of 8 MiB still starts, but the runtime then goes on with buffers that are not
+//! registered, without a word: hence the warning here.
 
 use super::last_error;
+use crate::config::memory::MemoryPlan;
 
 /// What the process may have, after raising.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resources {
-    /// `None`: no limit. The shards size their registered buffers by it.
+    /// `None`: no limit.
     pub memlock_bytes: Option<u64>,
     pub open_files: u64,
 }
@@ -28,14 +29,17 @@ pub struct MemlockError {
 /// Bytes of locked memory without which an executor does not start.
 pub const MEMLOCK_PER_CORE_MIN: u64 = 512 << 10;
 
-/// Bytes of locked memory with which an executor has all its registered buffers: the default pool
-/// of 10 MiB on each of three rings, and the rings.
-pub const MEMLOCK_PER_CORE_WANTED: u64 = 32 << 20;
+/// What happens when an executor's registration is refused. Logged with the limit in bytes and with
+/// what all cores together want.
+const UNREGISTERED: &str = "too little locked memory for the I/O buffers of all cores: those beyond it \
+    are not registered with the kernel, and every read and write pins its pages anew, which costs \
+    speed; raise `ulimit -l` or lower --memory";
 
 /// Descriptors beside those of connections: segments with their indexes, rings, the admin plane.
 pub const OPEN_FILES_RESERVED: u64 = 10_000;
 
-pub fn raise(cores: usize, connections_max: usize) -> Result<Resources, MemlockError> {
+pub fn raise(cores: usize, memory: &MemoryPlan, connections_max: usize) -> Result<Resources, MemlockError> {
+    // Not just what we need: the kernel counts all processes of the user together.
     raise_limit(libc::RLIMIT_MEMLOCK, libc::RLIM_INFINITY);
     let open_files_wanted = connections_max as u64 + OPEN_FILES_RESERVED;
     raise_limit(libc::RLIMIT_NOFILE, open_files_wanted);
@@ -46,13 +50,9 @@ pub fn raise(cores: usize, connections_max: usize) -> Result<Resources, MemlockE
         if limit < needed {
             return Err(MemlockError { limit, cores, needed });
         }
-        let wanted = MEMLOCK_PER_CORE_WANTED * cores as u64;
+        let wanted = memory.locked() * cores as u64;
         if limit < wanted {
-            tracing::warn!(
-                limit,
-                wanted,
-                "too little locked memory for all registered buffers, which costs speed: raise `ulimit -l`"
-            );
+            tracing::warn!(limit, wanted, "{}", UNREGISTERED);
         }
     }
     if resources.open_files < open_files_wanted {
@@ -120,7 +120,8 @@ mod tests {
     #[test]
     fn limits_are_read_and_never_lowered() {
         let before = current();
-        let after = raise(1, 10).expect("any machine that builds this has 512 KiB of locked memory");
+        let after = raise(1, &MemoryPlan::new(64 << 20), 10)
+            .expect("any machine that builds this has 512 KiB of locked memory");
         assert!(after.open_files >= before.open_files);
         if let (Some(before), Some(after)) = (before.memlock_bytes, after.memlock_bytes) {
             assert!(after >= before);

@@ -13,6 +13,7 @@ use crate::cluster::image::Image;
 use crate::cluster::record::{Node, Record};
 use crate::cluster::registration::{RegistrationRefused, register};
 use crate::config::Config;
+use crate::config::memory::MemoryPlan;
 use crate::log::checkpoint::{Checkpoint, CheckpointGeneration, CleanStop, first_generation, merge};
 use crate::metrics::{ShardMetrics, ShardSnapshot, SnapshotError, SnapshotFuture, SnapshotSource};
 use crate::preflight::Preflight;
@@ -20,7 +21,6 @@ use crate::shard::clock::Clock;
 use crate::shard::conn::{CloseReason, Connection, Listener, refuse, serve};
 use crate::shard::controller::{CONTROLLER_SHARD, Controller};
 use crate::shard::disk::{Disk, FileSystemFlush, replace_file, sync_directory};
-use crate::shard::memory::MemoryPlan;
 use crate::shard::mesh::Mesh;
 use crate::shard::message::Message;
 use crate::shard::metadata_log::{MetadataLog, MetadataLogError, Replayed};
@@ -251,7 +251,7 @@ fn spawn_shards(
     progress: &mpsc::Sender<Progress>,
 ) -> Result<Vec<JoinHandle<()>>, StartError> {
     let mesh = MeshBuilder::full(config.cores, MESH_QUEUE_LENGTH);
-    let memory = MemoryPlan::new(config.memory_bytes_per_shard() as usize);
+    let memory = config.memory_plan();
     let nudger = Nudger::start().map_err(|error| StartError::Executor(error.to_string()))?;
     let mut threads = Vec::with_capacity(config.cores);
     for (number, cpu) in config.cpus.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! A shard's memory budget: who holds how much, and how much there may be.
+//! A shard's memory accounts: who holds how much, and how much there may be.
 //!
 //! Plain cells: a shard counts its own memory. Buffers count themselves out when they are dropped,
 //! so that bytes pinned by an answer that waits for a slow reader stay in the account.
@@ -70,48 +70,5 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         self.meter.used.set(self.meter.used.get() - self.size);
-    }
-}
-
-/// How a shard's share of `--memory` is divided.
-#[derive(Clone, Debug)]
-pub struct MemoryPlan {
-    /// Commit buffers and the newest records kept for readers.
-    pub tail: usize,
-    /// Appended and not yet flushed. Part of `tail`.
-    pub unflushed: usize,
-    /// Requests being read and executed.
-    pub receive: usize,
-    /// Blocks read from disk for readers behind the tail.
-    pub read: usize,
-    /// Answers waiting for their sockets, beyond what they pin of the above.
-    pub response: usize,
-}
-
-/// Bytes of a shard's tail and of its reads from disk. With these the registered pool holds both,
-/// and no buffer is ever faulted in on the data path; a reader further behind than the tail is
-/// served at the disk's speed.
-const TAIL_SIZE_MAX: usize = 512 << 20;
-const READ_SIZE_MAX: usize = 256 << 20;
-
-// The kernel takes at most 1 GiB as one registered buffer.
-const _: () = assert!(TAIL_SIZE_MAX + READ_SIZE_MAX <= 1 << 30);
-
-impl MemoryPlan {
-    /// Size of the ring's registered buffer pool, pinned at start.
-    pub fn registered(&self) -> usize {
-        self.tail + self.read
-    }
-
-    /// Divides a shard's budget. A quarter is left to everything that is not a buffer.
-    pub fn new(budget: usize) -> MemoryPlan {
-        let tail = (budget * 3 / 8).min(TAIL_SIZE_MAX);
-        MemoryPlan {
-            tail,
-            unflushed: (tail / 2).min(128 << 20),
-            receive: budget / 8,
-            read: (budget / 8).min(READ_SIZE_MAX),
-            response: budget / 8,
-        }
     }
 }

@@ -10,12 +10,13 @@
 //! Knows no sockets and no requests: an acknowledgement is a call on an [`AckTarget`].
 
 use crate::codec::error_code::ErrorCode;
+use crate::config::memory::MemoryPlan;
 use crate::log::commit::{Advance, GroupCommit};
 use crate::log::plan::{FlushMethod, FlushPlan, Slot, WritePlan};
 use crate::shard::clock::Clock;
 use crate::shard::disk::{Disk, DiskFile};
 use crate::shard::event::Broadcast;
-use crate::shard::memory::{MemoryPlan, Meter};
+use crate::shard::memory::Meter;
 use crate::shard::message::ProduceOutcome;
 use crate::shard::replica::Replica;
 use crate::shard::tail::TailBlock;

@@ -5,13 +5,13 @@
 
 use crate::codec::error_code::ErrorCode;
 use crate::codec::record_batch::{BatchHeader, BatchView, Compression, write_batch};
+use crate::config::memory::MemoryPlan;
 use crate::log::checkpoint::PartitionPoint;
 use crate::log::partition::LogConfig;
 use crate::metrics::ShardMetrics;
 use crate::shard::clock::Clock;
 use crate::shard::disk::{Disk, DiskEvent, FileSystemFlush, Recorder};
 use crate::shard::event::Signal;
-use crate::shard::memory::MemoryPlan;
 use crate::shard::message::ProduceOutcome;
 use crate::shard::open::{OpenFailed, OpenRequest, open};
 use crate::shard::replica::{Appended, Replica};
