@@ -6,6 +6,8 @@
 //!          '--- registered with the ring -'
 //! ```
 
+use crate::types::limits::RECEIVE_BUFFER_SIZE;
+
 /// How a shard's share of `--memory` is divided.
 #[derive(Clone, Debug)]
 pub struct MemoryPlan {
@@ -20,6 +22,9 @@ pub struct MemoryPlan {
     /// Answers waiting for their sockets, beyond what they pin of the above.
     pub response: usize,
 }
+
+/// One part of so many of a shard's budget is for requests being received.
+const RECEIVE_SHARE: usize = 8;
 
 /// Bytes of a shard's tail and of its reads from disk. With these the registered pool holds both,
 /// and no buffer is ever faulted in on the data path; a reader further behind than the tail is
@@ -38,6 +43,17 @@ const RINGS_LOCKED_SIZE: u64 = 2 << 20;
 const _: () = assert!(TAIL_SIZE_MAX + READ_SIZE_MAX <= 1 << 30);
 
 impl MemoryPlan {
+    /// The largest request that can be received while nothing else is. One receive buffer is not part
+    /// of it, so that its end and the next request's beginning find room as well.
+    pub fn request_size_max(&self) -> usize {
+        self.receive.saturating_sub(RECEIVE_BUFFER_SIZE)
+    }
+
+    /// The budget of a shard from which on a request of that size can be received.
+    pub fn budget_for_request(size: usize) -> u64 {
+        (size as u64 + RECEIVE_BUFFER_SIZE as u64) * RECEIVE_SHARE as u64
+    }
+
     /// Size of the pool of I/O buffers that an executor registers with its rings, pinned at start.
     pub fn registered(&self) -> usize {
         self.tail + self.read
@@ -56,7 +72,7 @@ impl MemoryPlan {
         MemoryPlan {
             tail,
             unflushed: (tail / 2).min(128 << 20),
-            receive: budget / 8,
+            receive: budget / RECEIVE_SHARE,
             read: (budget / 8).min(READ_SIZE_MAX),
             response: budget / 8,
         }
@@ -75,6 +91,8 @@ mod tests {
             assert!(plan.unflushed <= plan.tail);
             assert!(plan.registered() <= 768 << 20);
         }
+        let budget = MemoryPlan::budget_for_request(100 << 20);
+        assert_eq!(MemoryPlan::new(budget as usize).request_size_max(), 100 << 20);
         assert_eq!(MemoryPlan::new(100 << 30).locked(), 3 * (768 << 20) + (2 << 20));
     }
 }

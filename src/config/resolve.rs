@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::memory::MemoryPlan;
 use super::property::{self, DefaultValue, PROPERTIES, Property};
 use super::value::{self, HostPort};
 use super::{Config, LogFormat, Routing, TimestampType};
@@ -92,6 +93,11 @@ pub enum ConfigError {
     )]
     MessageAboveRequest { message_max_bytes: usize, socket_request_max_bytes: usize },
     #[error(
+        "socket.request.max.bytes ({socket_request_max_bytes}) is more than each of {cores} cores can take \
+         in ({taken_in} bytes): lower it, raise --memory to {needed} or lower --cores"
+    )]
+    RequestAboveMemory { socket_request_max_bytes: usize, taken_in: usize, cores: usize, needed: u64 },
+    #[error(
         "--memory {memory_bytes} leaves {per_core} bytes for each of {cores} cores, and a core needs \
          at least {needed}: raise --memory or lower --cores"
     )]
@@ -104,6 +110,9 @@ fn suggestion(nearest: Option<&'static str>) -> String {
         None => ": `odradek config` lists them all".to_string(),
     }
 }
+
+/// `socket.request.max.bytes` where nothing is set and memory allows (Kafka's default).
+const REQUEST_MAX_DEFAULT: usize = 100 << 20;
 
 /// Bytes a shard needs for its rings, receive buffers and commit buffers before it holds a record.
 pub const MEMORY_PER_SHARD_MIN: u64 = 64 << 20;
@@ -184,9 +193,13 @@ impl Config {
         if self.memory_bytes == 0 {
             self.memory_bytes = machine.memory_bytes / 2;
         }
+        if self.socket_request_max_bytes == 0 {
+            self.socket_request_max_bytes = REQUEST_MAX_DEFAULT.min(self.memory_plan().request_size_max());
+        }
         self.derive("cores", self.cores.to_string());
         self.derive("cpus", value::format_cpu_list(&self.cpus));
         self.derive("memory", self.memory_bytes.to_string());
+        self.derive("socket.request.max.bytes", self.socket_request_max_bytes.to_string());
         Ok(())
     }
 
@@ -208,6 +221,15 @@ impl Config {
                 per_core,
                 cores: self.cores,
                 needed: MEMORY_PER_SHARD_MIN,
+            });
+        }
+        let taken_in = self.memory_plan().request_size_max();
+        if self.socket_request_max_bytes > taken_in {
+            return Err(ConfigError::RequestAboveMemory {
+                socket_request_max_bytes: self.socket_request_max_bytes,
+                taken_in,
+                cores: self.cores,
+                needed: MemoryPlan::budget_for_request(self.socket_request_max_bytes) * self.cores as u64,
             });
         }
         if self.message_max_bytes > self.socket_request_max_bytes {

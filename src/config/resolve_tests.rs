@@ -130,6 +130,30 @@ fn what_the_machine_does_not_have_is_refused() {
     assert!(matches!(message, Err(ConfigError::MessageAboveRequest { .. })));
 }
 
+/// Else it would wait for memory that never comes.
+#[test]
+fn a_request_that_no_core_could_take_in_is_refused() {
+    let refused = resolve("memory = '1GiB'\n'socket.request.max.bytes' = 104857600", &[], &[]);
+    let Err(error @ ConfigError::RequestAboveMemory { needed, .. }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(error.to_string().contains(&format!("raise --memory to {needed}")), "{error}");
+    let enough = format!("memory = {needed}\n'socket.request.max.bytes' = 104857600");
+    assert_eq!(resolve(&enough, &[], &[]).map(|config| config.socket_request_max_bytes), Ok(100 << 20));
+}
+
+#[test]
+fn the_largest_request_is_kafkas_where_memory_allows_it() {
+    let request_max = |memory: &str| {
+        let config = resolve(&format!("memory = '{memory}'"), &[], &[]).expect("valid");
+        let shown = config.entries().iter().find(|entry| entry.property.name == "socket.request.max.bytes");
+        assert_eq!(shown.map(|entry| entry.value.clone()), Some(config.socket_request_max_bytes.to_string()));
+        config.socket_request_max_bytes
+    };
+    assert_eq!(request_max("8GiB"), 100 << 20);
+    assert_eq!(request_max("1GiB"), (32 << 20) - (256 << 10));
+}
+
 #[test]
 fn a_wildcard_listener_advertises_the_hosts_name() {
     let config = resolve("listen = '0.0.0.0:9092'", &[], &[]).expect("valid");

@@ -38,6 +38,17 @@ fn port_in_use_is_refused() {
 }
 
 #[test]
+fn a_largest_request_that_memory_cannot_hold_is_refused() {
+    let mut broker = Broker::start_with(Options::new(Routing::Node).memory("128MiB"));
+    broker.stop();
+    broker.reconfigure(|options| options.set("socket.request.max.bytes", "104857600"));
+    let (status, said) = broker.start_other(&broker.scratch().join("other"), broker.spare_port());
+    assert!(!status.success());
+    assert!(said.contains("lower it, raise --memory to"), "{said}");
+    assert_eq!(said.trim().lines().count(), 1, "{said}");
+}
+
+#[test]
 fn stop_is_clean_and_quick_and_the_next_start_scans_nothing() {
     const STOP_TIME_MAX: Duration = Duration::from_secs(10);
     for routing in Routing::BOTH {
