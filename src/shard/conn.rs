@@ -21,13 +21,14 @@ use crate::metrics::ShardMetrics;
 use crate::shard::Shard;
 use crate::shard::api::{self, RequestContext};
 use crate::shard::event::{Broadcast, Signal};
-use crate::shard::memory::Charge;
+use crate::shard::receive::{Growth, ReceiveCharge};
 use crate::shard::response::{Response, WriteCursor};
 use crate::types::limits::{
     CONNECTION_INFLIGHT_BYTES_MAX, CONNECTION_REQUESTS_MAX, CONNECTION_RESPONSE_BYTES_MAX,
     RECEIVE_BUFFER_SIZE, SOCKET_SLICES_MAX,
 };
 use crate::types::{Mono, ShardId};
+use futures::future::select;
 use futures::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use std::cell::{Cell, RefCell};
@@ -35,7 +36,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::Duration;
@@ -67,7 +68,7 @@ pub enum CloseReason {
     Encode(#[from] EncodeError),
     #[error("a produce request with acks=0 failed: {reason}")]
     UnacknowledgedProduce { reason: String },
-    #[error("no receive memory for a request of {size} bytes within {waited:?}")]
+    #[error("no receive memory for {size} more bytes of a request within {waited:?}")]
     NoReceiveMemory { size: usize, waited: Duration },
     #[error("idle for longer than connections.max.idle.ms")]
     Idle,
@@ -85,9 +86,6 @@ impl CloseReason {
         !matches!(self, CloseReason::Idle | CloseReason::Stopping)
     }
 }
-
-/// How long a request that is larger than a receive buffer may wait for memory.
-const RECEIVE_MEMORY_WAIT: Duration = Duration::from_secs(10);
 
 enum Answer {
     Waiting,
@@ -320,7 +318,6 @@ impl Connection {
 pub async fn serve(shard: Rc<Shard>, connection: Rc<Connection>) {
     let writer = shard.spawn(write_answers(shard.clone(), connection.clone()));
     let result = read_requests(&shard, &connection).await;
-    shard.receive_freed.notify_all(); // Half a frame may have gone with it.
     match result {
         Ok(()) => connection.shutdown(),
         Err(reason) => connection.close(&reason),
@@ -334,7 +331,7 @@ struct Receive {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
-    _charge: Charge,
+    charge: ReceiveCharge,
 }
 
 async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<(), CloseReason> {
@@ -371,7 +368,9 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result
                     }
                 }
                 frame::Frame::Need { size } => {
-                    make_room(shard, buffer, size).await?;
+                    if !make_room(shard, connection, buffer, size).await? {
+                        return Ok(());
+                    }
                     break;
                 }
             }
@@ -393,6 +392,7 @@ async fn poll_read(
     connection: &Rc<Connection>,
     receive: &mut Option<Receive>,
 ) -> Result<usize, CloseReason> {
+    let mut waited = false;
     loop {
         let polled = poll_fn(|cx| {
             let mut stream = connection.stream.borrow_mut();
@@ -409,8 +409,8 @@ async fn poll_read(
             let polled = Pin::new(&mut *stream).poll_read(cx, &mut bytes);
             match polled {
                 Poll::Ready(Ok(size)) if size > 0 => {
-                    let _charge = shard.receive_memory.charge(bytes.len());
-                    *receive = Some(Receive { bytes, start: 0, end: 0, _charge });
+                    let charge = shard.receive_memory.take(bytes.len());
+                    *receive = Some(Receive { bytes, start: 0, end: 0, charge });
                     connection.holds_buffer.set(true);
                 }
                 _ => shard.return_receive_buffer(Some(bytes)),
@@ -420,7 +420,12 @@ async fn poll_read(
         .await;
         match polled {
             None if connection.is_closed() => return Ok(0),
-            None => shard.receive_freed.notified().await,
+            None => {
+                if !std::mem::replace(&mut waited, true) {
+                    shard.metrics.borrow_mut().memory_waits += 1;
+                }
+                freed_or_closed(shard, connection).await;
+            }
             Some(Ok(size)) => return Ok(size),
             Some(Err(error)) if connection.is_closed() || is_disconnect(&error) => return Ok(0),
             Some(Err(error)) => return Err(error.into()),
@@ -435,32 +440,67 @@ fn is_disconnect(error: &io::Error) -> bool {
     )
 }
 
-/// Makes the buffer large enough for the frame that begins at its start.
-async fn make_room(shard: &Rc<Shard>, buffer: &mut Receive, needed: usize) -> Result<(), CloseReason> {
+/// Waits until receive memory was given back or the connection has ended. It may also just return.
+async fn freed_or_closed(shard: &Shard, connection: &Connection) {
+    select(pin!(shard.receive_memory.freed.notified()), pin!(connection.drained.notified())).await;
+}
+
+/// Makes the buffer large enough for the frame that begins at its start. False if the connection ended
+/// meanwhile.
+async fn make_room(
+    shard: &Rc<Shard>,
+    connection: &Connection,
+    buffer: &mut Receive,
+    needed: usize,
+) -> Result<bool, CloseReason> {
     let filled = buffer.end - buffer.start;
     if buffer.start + needed <= buffer.bytes.len() && buffer.end < buffer.bytes.len() {
-        return Ok(());
+        return Ok(true);
     }
     if needed > buffer.bytes.len() {
-        let grow = needed - buffer.bytes.len();
-        let asked = shard.clock.mono();
-        while !shard.receive_memory.has_room(grow) {
-            let waited = shard.clock.mono().since(asked);
-            if waited > RECEIVE_MEMORY_WAIT {
-                return Err(CloseReason::NoReceiveMemory { size: needed, waited });
-            }
-            glommio::timer::sleep(Duration::from_millis(10)).await;
+        let more = needed - buffer.bytes.len();
+        if !wait_to_grow(shard, connection, &buffer.charge, more).await? {
+            return Ok(false);
         }
+        buffer.charge.grow(more);
         let mut bytes = vec![0; needed];
         bytes[..filled].copy_from_slice(&buffer.bytes[buffer.start..buffer.end]);
-        let charge = shard.receive_memory.charge(needed);
-        *buffer = Receive { bytes, start: 0, end: filled, _charge: charge };
-        return Ok(());
+        buffer.bytes = bytes;
+        (buffer.start, buffer.end) = (0, filled);
+        return Ok(true);
     }
     buffer.bytes.copy_within(buffer.start..buffer.end, 0);
     buffer.start = 0;
     buffer.end = filled;
-    Ok(())
+    Ok(true)
+}
+
+/// Waits until `more` may be taken. False if the connection ended meanwhile.
+async fn wait_to_grow(
+    shard: &Rc<Shard>,
+    connection: &Connection,
+    held: &ReceiveCharge,
+    more: usize,
+) -> Result<bool, CloseReason> {
+    let asked = shard.clock.mono();
+    let mut counted = false;
+    loop {
+        let waited = shard.clock.mono().since(asked);
+        match held.may_grow(more, waited) {
+            Growth::Now => return Ok(true),
+            Growth::Refused => return Err(CloseReason::NoReceiveMemory { size: more, waited }),
+            Growth::Wait(at_most) => {
+                if !std::mem::replace(&mut counted, true) {
+                    shard.metrics.borrow_mut().memory_waits += 1;
+                }
+                let timer = pin!(glommio::timer::sleep(at_most));
+                select(timer, pin!(freed_or_closed(shard, connection))).await;
+            }
+        }
+        if connection.is_closed() {
+            return Ok(false);
+        }
+    }
 }
 
 async fn dispatch(

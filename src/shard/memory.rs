@@ -65,6 +65,11 @@ impl Charge {
     pub fn size(&self) -> usize {
         self.size
     }
+
+    pub fn grow(&mut self, more: usize) {
+        self.meter.used.set(self.meter.used.get() + more);
+        self.size += more;
+    }
 }
 
 impl Drop for Charge {

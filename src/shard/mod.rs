@@ -4,7 +4,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | [`executor`], [`nudge`] | starts and stops the shards of a node; interrupts sleeps that last too long |
-//! | [`conn`], [`response`] | a client connection: frames in, answers out in order |
+//! | [`conn`], [`receive`], [`response`] | a client connection: frames in, the memory they take, answers out in order |
 //! | [`api`] | one thin handler per API key |
 //! | [`mesh`], [`message`] | shards talk |
 //! | [`store`], [`replica`], [`tail`], [`segments`], [`reader`], [`open`] | partitions: append, commit, read, recover |
@@ -33,6 +33,7 @@ mod nudge;
 mod open;
 mod partitions;
 mod reader;
+mod receive;
 mod replica;
 mod response;
 mod segments;
@@ -58,6 +59,7 @@ use crate::shard::fetch_sessions::FetchSessions;
 use crate::shard::memory::Meter;
 use crate::shard::mesh::Mesh;
 use crate::shard::message::Message;
+use crate::shard::receive::ReceiveMemory;
 use crate::shard::store::Store;
 use crate::types::limits::RECEIVE_BUFFER_SIZE;
 use crate::types::{NodeId, ShardId, TopicPartition};
@@ -89,8 +91,7 @@ pub struct Shard {
     pub topic_defaults: TopicDefaults,
     /// On shard 0 only.
     pub controller: OnceCell<Rc<Controller>>,
-    pub receive_memory: Rc<Meter>,
-    pub receive_freed: Broadcast,
+    pub receive_memory: Rc<ReceiveMemory>,
     /// Batches copied for other shards and not yet answered by them.
     pub forward_memory: Rc<Meter>,
     pub forward_freed: Broadcast,
@@ -144,8 +145,7 @@ impl Shard {
             unavailable: RefCell::default(),
             topic_defaults: parts.topic_defaults,
             controller: OnceCell::new(),
-            receive_memory: Meter::new(parts.memory.receive),
-            receive_freed: Broadcast::default(),
+            receive_memory: ReceiveMemory::new(parts.memory.receive),
             forward_memory: Meter::new(parts.memory.receive),
             forward_freed: Broadcast::default(),
             response_memory: Meter::new(parts.memory.response),
@@ -203,8 +203,6 @@ impl Shard {
         {
             kept.push(buffer);
         }
-        drop(kept);
-        self.receive_freed.notify_all();
     }
 
     pub fn connection_started(&self, make: impl FnOnce(u64) -> Rc<Connection>) -> Rc<Connection> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use odradek_test_harness::kafka_protocol::messages::{ApiVersionsRequest, MetadataRequest};
+use odradek_test_harness::kafka_protocol::messages::{ApiVersionsRequest, MetadataRequest, ProduceRequest};
 use odradek_test_harness::{Batch, Broker, Client, Connection, Options, Routing, frame, wait_for};
 
 use crate::now_ms;
@@ -69,6 +69,54 @@ fn half_a_request_and_silence_hold_up_nobody() {
     }
 }
 
+/// All memory for receiving is held by requests of which half has come. Who comes then is not refused but
+/// waits, be it for a first buffer or for a larger one, and goes on with what others give back.
+#[test]
+fn whoever_waits_for_receive_memory_is_served_once_there_is_some() {
+    const BUFFERS: usize = 32; // The eighth of 64 MiB, at 256 KiB each.
+    let options = Options::new(Routing::Node).cores(1).memory("64MiB");
+    let mut broker = Broker::start_with(options);
+    let mut client = Client::connect(&broker);
+    client.create_topic("large", 1, &[]);
+    let metric = |name: &str| {
+        let text = broker.admin_get("/metrics").1;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        value.unwrap_or_else(|| panic!("{name} is missing in\n{text}"))
+    };
+    let held = || metric("odradek_memory_bytes{shard=\"0\",kind=\"receive\"}");
+    let waits = || metric("odradek_memory_waits_total{shard=\"0\"}");
+    let request = frame(9, 1, &MetadataRequest::default());
+    let (first_half, second_half) = request.split_at(request.len() / 2);
+    let mut half: Vec<Connection> = (0..BUFFERS).map(|_| Connection::open(broker.port())).collect();
+    for connection in &mut half {
+        connection.send_bytes(first_half).expect("the broker reads");
+    }
+    wait_for("all receive memory to be held", || (held() == (BUFFERS as u64) << 18).then_some(()));
+    assert_eq!(waits(), 0);
+    let mut late = Connection::open(broker.port());
+    late.send(0, &ApiVersionsRequest::default()).expect("the system takes it");
+    wait_for("a connection that waits", || (waits() == 1).then_some(()));
+
+    let mut finish = |connection: &mut Connection| {
+        connection.send_bytes(second_half).expect("the broker reads");
+        connection.receive_frame().expect("it is answered");
+    };
+    finish(&mut half[0]);
+    late.receive::<ApiVersionsRequest>(0).expect("it is answered");
+    // Its first buffer finds room, the rest of it does not.
+    let batch = Batch::of(&[vec![1; 900_000]], now_ms());
+    let mut large = Connection::open(broker.port());
+    let produce = Client::produce_request("large", 0, batch.bytes());
+    large.send(Client::PRODUCE_VERSION, &produce).expect("the system takes it");
+    wait_for("a request that waits to grow", || (waits() == 2).then_some(()));
+    half.iter_mut().skip(1).take(3).for_each(&mut finish);
+    let produced = large.receive::<ProduceRequest>(Client::PRODUCE_VERSION).expect("it is answered");
+    assert_eq!(Client::partition_answer(&produced).error_code, 0);
+    half.iter_mut().skip(4).for_each(finish);
+    wait_for("all of it to be given back", || (held() == 0).then_some(()));
+    broker.stop();
+}
+
 #[test]
 fn answers_come_in_the_order_of_requests() {
     for routing in Routing::BOTH {
@@ -85,11 +133,8 @@ fn answers_come_in_the_order_of_requests() {
             connection.send(0, &ApiVersionsRequest::default()).expect("the broker reads");
         }
         for round in 0..ROUNDS {
-            let produced = connection
-                .receive::<odradek_test_harness::kafka_protocol::messages::ProduceRequest>(
-                    Client::PRODUCE_VERSION,
-                )
-                .expect("it is answered");
+            let produced =
+                connection.receive::<ProduceRequest>(Client::PRODUCE_VERSION).expect("it is answered");
             assert_eq!(Client::partition_answer(&produced).base_offset, round as i64);
             let versions = connection.receive::<ApiVersionsRequest>(0).expect("it is answered");
             assert!(!versions.api_keys.is_empty());
