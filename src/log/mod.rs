@@ -38,4 +38,6 @@ pub mod producers;
 pub mod read;
 pub mod recovery;
 pub mod retention;
+#[cfg(test)]
+pub mod samples;
 pub mod segment;
