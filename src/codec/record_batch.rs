@@ -20,7 +20,11 @@
 //!
 //! All integers big-endian. Source: Kafka `DefaultRecordBatch`.
 
+mod fields;
+
 use crate::types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
+
+pub use fields::BatchFields;
 
 const BASE_OFFSET_AT: usize = 0;
 const LENGTH_AT: usize = 8;
@@ -48,10 +52,31 @@ const CODEC_MASK: i16 = 0b111;
 const LOG_APPEND_TIME: i16 = 1 << 3;
 const TRANSACTIONAL: i16 = 1 << 4;
 const CONTROL: i16 = 1 << 5;
+const DELETE_HORIZON: i16 = 1 << 6;
 
 /// CRC-32C, about 100 GB/s on 64 KiB with AVX-512.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+/// The same over bytes that come in pieces.
+#[derive(Clone, Copy, Debug)]
+pub struct Crc32c(crc_fast::Digest);
+
+impl Default for Crc32c {
+    fn default() -> Crc32c {
+        Crc32c(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi))
+    }
+}
+
+impl Crc32c {
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub fn value(&self) -> u32 {
+        self.0.finalize() as u32
+    }
 }
 
 /// How a batch's records are compressed.
@@ -161,24 +186,7 @@ impl<'a> BatchView<'a> {
         if computed != self.crc() {
             return Err(BatchError::Crc { stored: self.crc(), computed });
         }
-        if Compression::from_attributes(self.attributes()).is_none() {
-            return Err(BatchError::Codec { code: self.attributes() & CODEC_MASK });
-        }
-        let records = i32_at(self.bytes, RECORD_COUNT_AT);
-        let last_offset_delta = i32_at(self.bytes, LAST_OFFSET_DELTA_AT);
-        if records <= 0 || last_offset_delta < 0 {
-            return Err(BatchError::RecordCount { records, last_offset_delta });
-        }
-        let (id, epoch, sequence) = self.producer_fields();
-        let none = id == -1;
-        let whole = id >= 0 && epoch >= 0 && (sequence >= 0 || self.is_control());
-        if !none && !whole {
-            return Err(BatchError::ProducerFields { producer_id: id, epoch, sequence });
-        }
-        if none && self.is_transactional() {
-            return Err(BatchError::ProducerFields { producer_id: id, epoch, sequence });
-        }
-        Ok(())
+        self.fields().check()
     }
 
     /// [`validate`](Self::validate), and what holds only for batches fresh from a producer: offsets
@@ -292,6 +300,12 @@ impl<'a> BatchView<'a> {
     /// The records as stored, maybe compressed.
     pub fn payload(&self) -> &'a [u8] {
         &self.bytes[BATCH_HEADER_SIZE..]
+    }
+
+    /// Every field of the header as stored.
+    pub fn fields(&self) -> BatchFields {
+        let (header, _) = self.bytes.split_first_chunk().expect("a batch has a whole header");
+        BatchFields::decode(header)
     }
 
     fn attributes(&self) -> i16 {

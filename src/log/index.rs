@@ -27,22 +27,43 @@
 use crate::log::segment::{RELATIVE_OFFSET_MAX, StoredBatch};
 use crate::types::{Offset, Timestamp};
 
-const OFFSET_ENTRY_SIZE: usize = 8;
-const TIME_ENTRY_SIZE: usize = 12;
+/// Bytes of an entry of `.index`.
+pub const OFFSET_ENTRY_SIZE: usize = 8;
+/// Bytes of an entry of `.timeindex`.
+pub const TIME_ENTRY_SIZE: usize = 12;
 
 /// Largest file position an entry can hold (Kafka reads a signed 32-bit integer).
 pub const FILE_POSITION_MAX: u64 = i32::MAX as u64;
 
+/// An entry of `.index` as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct OffsetEntry {
-    relative_offset: u32,
-    file_position: u32,
+pub struct OffsetEntry {
+    /// Last offset of a batch, relative to the segment's base offset.
+    pub relative_offset: u32,
+    /// Of that batch.
+    pub file_position: u32,
 }
 
+impl OffsetEntry {
+    pub fn decode(bytes: &[u8; OFFSET_ENTRY_SIZE]) -> OffsetEntry {
+        OffsetEntry { relative_offset: u32_at(bytes, 0), file_position: u32_at(bytes, 4) }
+    }
+}
+
+/// An entry of `.timeindex` as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct TimeEntry {
-    timestamp: Timestamp,
-    relative_offset: u32,
+pub struct TimeEntry {
+    /// Largest so far.
+    pub timestamp: Timestamp,
+    /// Last offset of the first batch that has it, relative to the segment's base offset.
+    pub relative_offset: u32,
+}
+
+impl TimeEntry {
+    pub fn decode(bytes: &[u8; TIME_ENTRY_SIZE]) -> TimeEntry {
+        let timestamp = i64::from_be_bytes(bytes[..8].try_into().expect("eight bytes"));
+        TimeEntry { timestamp: Timestamp(timestamp), relative_offset: u32_at(bytes, 8) }
+    }
 }
 
 /// The largest timestamp of a segment, and where it is.
@@ -211,7 +232,7 @@ impl SegmentIndex {
         }
         index.offsets.reserve_exact(entries.len());
         for (at, bytes) in entries.iter().enumerate() {
-            let entry = OffsetEntry { relative_offset: u32_at(bytes, 0), file_position: u32_at(bytes, 4) };
+            let entry = OffsetEntry::decode(bytes);
             let follows = index.offsets.last().is_none_or(|last| {
                 last.relative_offset < entry.relative_offset && last.file_position < entry.file_position
             });
@@ -228,9 +249,8 @@ impl SegmentIndex {
         }
         index.times.reserve_exact(entries.len());
         for (at, bytes) in entries.iter().enumerate() {
-            let timestamp = i64::from_be_bytes(bytes[..8].try_into().expect("eight bytes"));
-            let entry = TimeEntry { timestamp: Timestamp(timestamp), relative_offset: u32_at(bytes, 8) };
-            let follows = index.times.last().map_or(timestamp >= 0, |last| {
+            let entry = TimeEntry::decode(bytes);
+            let follows = index.times.last().map_or(entry.timestamp.0 >= 0, |last| {
                 last.timestamp < entry.timestamp && last.relative_offset < entry.relative_offset
             });
             if !follows || entry.relative_offset as u64 >= relative_end {

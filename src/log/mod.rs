@@ -27,11 +27,13 @@
 //! | [`recovery`] | how much of a segment is whole after an unclean stop |
 //! | [`retention`] | which segments may go |
 //! | [`checkpoint`] | what a shard writes down so that a clean start need not scan |
+//! | [`inspect`] | what a stopped broker's files say, and whether they hold |
 
 pub mod checkpoint;
 pub mod commit;
 pub mod epochs;
 pub mod index;
+pub mod inspect;
 pub mod partition;
 pub mod plan;
 pub mod producers;

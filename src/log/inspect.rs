@@ -1,0 +1,18 @@
+//! Reading a stopped broker's log to tell people what it says and whether it holds. Recovery stops at
+//! the first damage, because what follows is to be cut; these go on, because what follows is to be
+//! shown.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`walk`] | finds the batches of a segment in bytes that come in pieces, in bounded memory |
+//! | [`segment_check`] | judges a segment: its batches' places, its indexes, its end |
+//! | [`findings`] | what does not hold, and where |
+//! | [`partition_check`] | judges how the segments of a partition fit together and what the checkpoint says of them |
+//!
+//! Nothing here repairs anything. Absent: the commit journal; its blocks will be one more kind of file
+//! to walk, and bytes that only it holds one more reason for a segment to end early.
+
+pub mod findings;
+pub mod partition_check;
+pub mod segment_check;
+pub mod walk;
