@@ -27,10 +27,12 @@
 //! | [`recovery`] | how much of a segment is whole after an unclean stop |
 //! | [`retention`] | which segments may go |
 //! | [`checkpoint`] | what a shard writes down so that a clean start need not scan |
+//! | [`data_dir`] | names of the other files, and whose a partition's directory is |
 //! | [`inspect`] | what a stopped broker's files say, and whether they hold |
 
 pub mod checkpoint;
 pub mod commit;
+pub mod data_dir;
 pub mod epochs;
 pub mod index;
 pub mod inspect;

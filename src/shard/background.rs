@@ -3,6 +3,7 @@
 //! Runs in a task queue with few shares, so that it takes its turns behind the data path.
 
 use crate::log::checkpoint::{Checkpoint, PartitionPoint};
+use crate::log::data_dir::checkpoint_name;
 use crate::log::retention::{RetentionBounds, RetentionLimits, plan_retention};
 use crate::log::segment::{SegmentFile, SegmentInfo};
 use crate::metrics::{MemoryKind, ShardMetrics};
@@ -36,7 +37,7 @@ const PRODUCER_CHECK_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Name of a shard's checkpoint in the data directory.
 pub fn checkpoint_path(data_dir: &Path, shard: ShardId) -> PathBuf {
-    data_dir.join(format!("recovery-point-checkpoint-{}", shard.0))
+    data_dir.join(checkpoint_name(shard))
 }
 
 /// Starts the side work of a shard; it ends with the executor.

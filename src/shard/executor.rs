@@ -15,6 +15,7 @@ use crate::cluster::registration::{RegistrationRefused, register};
 use crate::config::Config;
 use crate::config::memory::MemoryPlan;
 use crate::log::checkpoint::{Checkpoint, CheckpointGeneration, CleanStop, first_generation, merge};
+use crate::log::data_dir::{CLEAN_STOP_FILE, is_checkpoint};
 use crate::metrics::{ShardMetrics, ShardSnapshot, SnapshotError, SnapshotFuture, SnapshotSource};
 use crate::preflight::Preflight;
 use crate::shard::clock::Clock;
@@ -53,9 +54,6 @@ const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Questions from the admin thread that one shard queues.
 const ADMIN_QUEUE_LENGTH: usize = 64;
-
-const CLEAN_STOP_FILE: &str = "clean-stop";
-const CHECKPOINT_PREFIX: &str = "recovery-point-checkpoint-";
 
 /// Why the shards cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -211,7 +209,7 @@ fn read_last_stop(data_dir: &Path) -> io::Result<(LastStop, CheckpointGeneration
     for entry in std::fs::read_dir(data_dir)? {
         let entry = entry?;
         let name = entry.file_name();
-        if !name.to_str().is_some_and(|name| name.starts_with(CHECKPOINT_PREFIX) && !name.ends_with(".tmp")) {
+        if !name.to_str().is_some_and(is_checkpoint) {
             continue;
         }
         match Checkpoint::decode(&std::fs::read(entry.path())?) {

@@ -9,6 +9,7 @@ use crate::cluster::record::Record;
 use crate::config::TimestampType;
 use crate::config::topic::{TopicConfig, TopicDefaults};
 use crate::log::checkpoint::PartitionPoint;
+use crate::log::data_dir::{PARTITION_METADATA_FILE, decode_partition_metadata, encode_partition_metadata};
 use crate::log::partition::LogConfig;
 use crate::log::segment::{DirectoryName, deleted_directory_name, directory_name};
 use crate::shard::Shard;
@@ -24,8 +25,6 @@ use std::rc::Rc;
 
 /// Partitions opened side by side.
 const OPEN_CONCURRENCY: usize = 32;
-
-const METADATA_FILE: &str = "partition.metadata";
 
 /// What the last run left behind for a start.
 #[derive(Clone, Debug, Default)]
@@ -89,9 +88,9 @@ async fn open_one(shard: &Rc<Shard>, id: TopicPartition, last: &LastStop) -> Res
 /// Makes sure that the directory is this topic's, moving another's out of the way.
 #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
 fn claim_directory(directory: &Path, topic: TopicId) -> io::Result<()> {
-    let file = directory.join(METADATA_FILE);
+    let file = directory.join(PARTITION_METADATA_FILE);
     if let Ok(text) = std::fs::read_to_string(&file) {
-        if read_topic_id(&text) == Some(topic) {
+        if decode_partition_metadata(&text) == Some(topic) {
             return Ok(());
         }
         move_to_deleted(directory)?;
@@ -100,12 +99,7 @@ fn claim_directory(directory: &Path, topic: TopicId) -> io::Result<()> {
         std::fs::create_dir_all(directory)?;
         sync_directory(directory.parent().unwrap_or(Path::new("/")))?;
     }
-    replace_file(&file, format!("version: 0\ntopic_id: {}\n", topic.0).as_bytes())
-}
-
-fn read_topic_id(text: &str) -> Option<TopicId> {
-    let value = text.lines().find_map(|line| line.strip_prefix("topic_id: "))?;
-    Some(TopicId(Uuid::parse_str(value.trim()).ok()?))
+    replace_file(&file, encode_partition_metadata(topic).as_bytes())
 }
 
 /// Renames a partition's directory so that it is never opened again. Returns the new path.
@@ -133,8 +127,9 @@ pub fn remove_orphans(data_dir: &Path, image: &Image, deleted: &BTreeSet<TopicId
         let path = match name {
             DirectoryName::Deleted { .. } => entry.path(),
             DirectoryName::Live { topic, partition } => {
-                let text = std::fs::read_to_string(entry.path().join(METADATA_FILE)).unwrap_or_default();
-                let Some(id) = read_topic_id(&text) else { continue };
+                let text =
+                    std::fs::read_to_string(entry.path().join(PARTITION_METADATA_FILE)).unwrap_or_default();
+                let Some(id) = decode_partition_metadata(&text) else { continue };
                 if deleted.contains(&id) {
                     move_to_deleted(&entry.path())?
                 } else {
