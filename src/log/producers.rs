@@ -29,7 +29,7 @@ use crate::codec::record_batch::BatchProducer;
 use crate::types::limits::{PRODUCER_BATCHES_RETAINED, PRODUCERS_PER_PARTITION_MAX};
 use crate::types::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 
-pub use snapshot::SnapshotError;
+pub use snapshot::{SnapshotBatch, SnapshotError, SnapshotListing, SnapshotProducer};
 
 /// What to do with a producer's batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

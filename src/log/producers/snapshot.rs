@@ -59,6 +59,48 @@ pub enum SnapshotError {
     Producer { producer_id: i64 },
 }
 
+/// A producer as a snapshot spells it, for who shows the file. -1 stays -1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotProducer {
+    pub producer_id: i64,
+    pub producer_epoch: i16,
+    pub newest: SnapshotBatch,
+    pub coordinator_epoch: i32,
+    /// First offset of the open transaction.
+    pub transaction_start: i64,
+}
+
+/// A batch as both tables of a snapshot spell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotBatch {
+    pub last_sequence: i32,
+    pub last_offset: i64,
+    /// Last offset less base offset.
+    pub offset_delta: i32,
+    pub timestamp: i64,
+}
+
+/// What a snapshot lists: its producers, and the earlier batches of each by producer id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotListing {
+    pub producers: Vec<SnapshotProducer>,
+    pub earlier: Vec<(i64, SnapshotBatch)>,
+}
+
+impl SnapshotListing {
+    /// Reads a snapshot as it stands; only version, CRC and size are judged.
+    pub fn decode(bytes: &[u8]) -> Result<SnapshotListing, SnapshotError> {
+        let (entries, earlier) = sealed_tables(bytes)?;
+        let producers = entries.chunks_exact(PRODUCER_SIZE).map(|entry| take_entry(Fields(entry))).collect();
+        let earlier = earlier_entries(earlier).ok_or(SnapshotError::Size { size: bytes.len() })?;
+        let earlier = earlier.chunks_exact(EARLIER_SIZE).map(|entry| {
+            let mut fields = Fields(entry);
+            (fields.i64(), fields.batch())
+        });
+        Ok(SnapshotListing { producers, earlier: earlier.collect() })
+    }
+}
+
 impl Producers {
     pub fn encode_snapshot(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER_SIZE + self.count() * PRODUCER_SIZE);
@@ -78,21 +120,7 @@ impl Producers {
     /// than we keep, the most recent ones are taken.
     pub fn decode_snapshot(bytes: &[u8], now: Timestamp) -> Result<Producers, SnapshotError> {
         let size_error = SnapshotError::Size { size: bytes.len() };
-        let (header, _) = bytes.split_first_chunk::<HEADER_SIZE>().ok_or(size_error)?;
-        let mut fields = Fields(header);
-        let version = fields.i16();
-        if version != VERSION {
-            return Err(SnapshotError::Version { version });
-        }
-        let stored = fields.i32() as u32;
-        let computed = crc32c(&bytes[CRC_COVERS_FROM..]);
-        if stored != computed {
-            return Err(SnapshotError::Crc { stored, computed });
-        }
-        let count = usize::try_from(fields.i32()).map_err(|_| size_error)?;
-        let (entries, earlier) =
-            bytes[HEADER_SIZE..].split_at_checked(count.saturating_mul(PRODUCER_SIZE)).ok_or(size_error)?;
-
+        let (entries, earlier) = sealed_tables(bytes)?;
         let mut producers = Producers::new();
         for entry in entries.chunks_exact(PRODUCER_SIZE) {
             take_producer(&mut producers, Fields(entry), now)?;
@@ -102,6 +130,46 @@ impl Producers {
             producers.forget_least_recent();
         }
         Ok(producers)
+    }
+}
+
+/// Checks version, CRC and size; returns the bytes of the two tables.
+fn sealed_tables(bytes: &[u8]) -> Result<(&[u8], &[u8]), SnapshotError> {
+    let size_error = SnapshotError::Size { size: bytes.len() };
+    let (header, tables) = bytes.split_first_chunk::<HEADER_SIZE>().ok_or(size_error)?;
+    let mut fields = Fields(header);
+    let version = fields.i16();
+    if version != VERSION {
+        return Err(SnapshotError::Version { version });
+    }
+    let stored = fields.i32() as u32;
+    let computed = crc32c(&bytes[CRC_COVERS_FROM..]);
+    if stored != computed {
+        return Err(SnapshotError::Crc { stored, computed });
+    }
+    let count = usize::try_from(fields.i32()).map_err(|_| size_error)?;
+    tables.split_at_checked(count.saturating_mul(PRODUCER_SIZE)).ok_or(size_error)
+}
+
+/// The entries of the table of earlier batches. `None` when the size is wrong.
+fn earlier_entries(bytes: &[u8]) -> Option<&[u8]> {
+    if bytes.is_empty() {
+        return Some(bytes);
+    }
+    let (header, entries) = bytes.split_first_chunk::<EARLIER_HEADER_SIZE>()?;
+    let (magic, count) = header.split_first_chunk::<4>()?;
+    let count = usize::try_from(Fields(count).i32()).ok()?;
+    let fits = *magic == EARLIER_MAGIC && entries.len() == count.checked_mul(EARLIER_SIZE)?;
+    fits.then_some(entries)
+}
+
+fn take_entry(mut fields: Fields<'_>) -> SnapshotProducer {
+    SnapshotProducer {
+        producer_id: fields.i64(),
+        producer_epoch: fields.i16(),
+        newest: fields.batch(),
+        coordinator_epoch: fields.i32(),
+        transaction_start: fields.i64(),
     }
 }
 
@@ -138,17 +206,11 @@ fn put_earlier_batches(out: &mut Vec<u8>, producers: &Producers) {
     }
 }
 
-fn take_producer(
-    producers: &mut Producers,
-    mut fields: Fields<'_>,
-    now: Timestamp,
-) -> Result<(), SnapshotError> {
-    let producer_id = fields.i64();
+fn take_producer(producers: &mut Producers, fields: Fields<'_>, now: Timestamp) -> Result<(), SnapshotError> {
+    let entry = take_entry(fields);
+    let SnapshotProducer { producer_id, producer_epoch: epoch, newest, coordinator_epoch, .. } = entry;
     let error = SnapshotError::Producer { producer_id };
-    let epoch = fields.i16();
-    let newest = fields.batch();
-    let coordinator_epoch = fields.i32();
-    let transaction_start = Offset::from_wire(fields.i64());
+    let transaction_start = Offset::from_wire(entry.transaction_start);
 
     let id = ProducerId(producer_id);
     if producer_id < 0 || epoch < 0 || producers.by_id.contains_key(&id) {
@@ -174,16 +236,7 @@ fn take_producer(
 
 /// Puts the earlier batches before the newest of each producer. `None` when the size is wrong.
 fn take_earlier_batches(producers: &mut Producers, bytes: &[u8]) -> Option<Result<(), SnapshotError>> {
-    if bytes.is_empty() {
-        return Some(Ok(()));
-    }
-    let (header, entries) = bytes.split_first_chunk::<EARLIER_HEADER_SIZE>()?;
-    let (magic, count) = header.split_first_chunk::<4>()?;
-    let count = usize::try_from(Fields(count).i32()).ok()?;
-    if *magic != EARLIER_MAGIC || entries.len() != count.checked_mul(EARLIER_SIZE)? {
-        return None;
-    }
-    for entry in entries.chunks_exact(EARLIER_SIZE) {
+    for entry in earlier_entries(bytes)?.chunks_exact(EARLIER_SIZE) {
         let mut fields = Fields(entry);
         let producer_id = fields.i64();
         let earlier = fields.batch();
@@ -194,7 +247,7 @@ fn take_earlier_batches(producers: &mut Producers, bytes: &[u8]) -> Option<Resul
     Some(Ok(()))
 }
 
-fn put_before_newest(producers: &mut Producers, id: ProducerId, earlier: &BatchFields) -> Option<()> {
+fn put_before_newest(producers: &mut Producers, id: ProducerId, earlier: &SnapshotBatch) -> Option<()> {
     let earlier = earlier.retained()?;
     let state = producers.by_id.get_mut(&id)?;
     let (newest, before) = state.batches.as_slice().split_last()?;
@@ -210,15 +263,7 @@ fn put_before_newest(producers: &mut Producers, id: ProducerId, earlier: &BatchF
     Some(())
 }
 
-/// A batch as both tables spell it.
-struct BatchFields {
-    last_sequence: i32,
-    last_offset: i64,
-    offset_delta: i32,
-    timestamp: i64,
-}
-
-impl BatchFields {
+impl SnapshotBatch {
     fn retained(&self) -> Option<RetainedBatch> {
         let last_offset = Offset::from_wire(self.last_offset)?;
         let base_offset = Offset::from_wire(self.last_offset.checked_sub(self.offset_delta as i64)?)?;
@@ -263,8 +308,8 @@ impl Fields<'_> {
         i64::from_be_bytes(self.take())
     }
 
-    fn batch(&mut self) -> BatchFields {
-        BatchFields {
+    fn batch(&mut self) -> SnapshotBatch {
+        SnapshotBatch {
             last_sequence: self.i32(),
             last_offset: self.i64(),
             offset_delta: self.i32(),

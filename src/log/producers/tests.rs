@@ -239,6 +239,8 @@ proptest! {
                     let bytes = producers.encode_snapshot();
                     let now = Timestamp(0);
                     let decoded = Producers::decode_snapshot(&bytes, now).unwrap();
+                    let listing = SnapshotListing::decode(&bytes).unwrap();
+                    prop_assert_eq!(listing.producers.len(), producers.count());
                     prop_assert_eq!(decoded.encode_snapshot(), bytes);
                     producers = decoded;
                     continue;
@@ -276,7 +278,9 @@ proptest! {
         resealed.extend(entries.concat());
         resealed.extend(tail);
         reseal(&mut resealed);
+        let listed = SnapshotListing::decode(&resealed);
         if let Ok(producers) = Producers::decode_snapshot(&resealed, Timestamp(0)) {
+            prop_assert!(listed.is_ok(), "what is accepted can be shown");
             let again = Producers::decode_snapshot(&producers.encode_snapshot(), Timestamp(0));
             prop_assert_eq!(again, Ok(producers));
         }
