@@ -180,11 +180,20 @@ pub fn scan(bytes: &[u8]) -> Scan {
     Scan { entries, valid_end, verdict }
 }
 
-/// The entry at the start of `bytes`, checksum verified. `expected`: `None` takes any sequence.
-fn read_frame(bytes: &[u8], expected: Option<EntrySequence>) -> Result<(EntrySequence, &[u8]), Damage> {
-    let Some((header, rest)) = bytes.split_first_chunk::<HEADER_SIZE>() else {
-        return Err(Damage::CutShort { wanted: HEADER_SIZE, left: bytes.len() });
-    };
+/// Why there is no entry at a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoEntry {
+    Damaged(Damage),
+    /// Intact, but this build cannot know what it means.
+    Unreadable {
+        sequence: EntrySequence,
+        error: DecodeError,
+    },
+}
+
+/// Bytes of the entry with this header, without its padding: what [`read_entry`] needs. For readers
+/// that do not hold the whole file.
+pub fn entry_size(header: &[u8; HEADER_SIZE]) -> Result<usize, Damage> {
     let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     if word(0) != MAGIC {
         return Err(Damage::Magic { found: word(0) });
@@ -193,9 +202,28 @@ fn read_frame(bytes: &[u8], expected: Option<EntrySequence>) -> Result<(EntrySeq
     if length == 0 || length as usize > METADATA_ENTRY_SIZE_MAX {
         return Err(Damage::Length { found: length });
     }
-    let Some(payload) = rest.get(..length as usize) else {
-        return Err(Damage::CutShort { wanted: length as usize, left: rest.len() });
+    Ok(HEADER_SIZE + length as usize)
+}
+
+/// The entry at the start of `bytes`; `expected`: `None` takes any sequence.
+pub fn read_entry(bytes: &[u8], expected: Option<EntrySequence>) -> Result<Entry, NoEntry> {
+    let (sequence, payload) = read_frame(bytes, expected).map_err(NoEntry::Damaged)?;
+    match encoding::decode(payload) {
+        Ok(records) => Ok(Entry { sequence, records }),
+        Err(error) => Err(NoEntry::Unreadable { sequence, error }),
+    }
+}
+
+/// The entry at the start of `bytes`, checksum verified. `expected`: `None` takes any sequence.
+fn read_frame(bytes: &[u8], expected: Option<EntrySequence>) -> Result<(EntrySequence, &[u8]), Damage> {
+    let Some((header, rest)) = bytes.split_first_chunk::<HEADER_SIZE>() else {
+        return Err(Damage::CutShort { wanted: HEADER_SIZE, left: bytes.len() });
     };
+    let length = entry_size(header)? - HEADER_SIZE;
+    let Some(payload) = rest.get(..length) else {
+        return Err(Damage::CutShort { wanted: length, left: rest.len() });
+    };
+    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let computed = checksum(&header[..CHECKSUM_AT], payload);
     let found = word(CHECKSUM_AT);
     if found != computed {
@@ -258,6 +286,13 @@ mod tests {
         assert_eq!(scan.verdict, Verdict::Clean);
         assert_eq!(scan.entries.iter().map(|entry| entry.sequence.0).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(scan.entries[1].records, change(2, 5000));
+        let bytes = file(&[10]);
+        let entry = read_entry(&bytes, None).expect("whole");
+        assert_eq!(entry, Entry { sequence: EntrySequence(1), records: change(1, 10) });
+        let size = entry_size(bytes.first_chunk().expect("a header")).expect("whole");
+        assert_eq!(read_entry(&bytes[..size], None), Ok(entry), "without its padding");
+        let early = read_entry(&bytes, Some(EntrySequence(9)));
+        assert!(matches!(early, Err(NoEntry::Damaged(Damage::Sequence { .. }))), "{early:?}");
         assert_eq!(scan.valid_end, 4 * IO_ALIGNMENT);
     }
 
