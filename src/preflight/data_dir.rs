@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 use super::last_error;
 use crate::types::limits::IO_ALIGNMENT;
 
+/// Name of the file that a broker locks.
+const LOCK_FILE: &str = "odradek.lock";
+
 /// Holds the directory: another process cannot lock it until this is dropped or the process ends.
 #[derive(Debug)]
 pub struct DataDirLock {
@@ -35,6 +38,8 @@ pub struct FileSystem {
 pub enum DataDirError {
     #[error("{} cannot be created ({error}): make it writable for this user or choose another --data-dir", .path.display())]
     Create { path: PathBuf, error: io::Error },
+    #[error("{} holds no broker's data ({error} for {LOCK_FILE})", .path.display())]
+    NoBroker { path: PathBuf, error: io::Error },
     #[error("{} belongs to another broker{}: stop it or choose another --data-dir", .path.display(), process(.pid))]
     Locked { path: PathBuf, pid: Option<u32> },
     #[error("{} cannot be locked ({error}): choose a --data-dir on a local file system", .path.display())]
@@ -58,19 +63,13 @@ fn process(pid: &Option<u32>) -> String {
 pub fn take(path: &Path) -> Result<DataDirLock, DataDirError> {
     let create = |error| DataDirError::Create { path: path.to_path_buf(), error };
     create_durably(path).map_err(create)?;
-    let open = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path.join("odradek.lock"));
+    let open =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path.join(LOCK_FILE));
     let mut file = open.map_err(create)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            let read = file.take(PID_LENGTH_MAX).read_to_string(&mut pid);
-            let pid = read.ok().and_then(|_| pid.trim().parse().ok());
+            let pid = read_pid(&mut file);
             return Err(DataDirError::Locked { path: path.to_path_buf(), pid });
         }
         Err(TryLockError::Error(error)) => {
@@ -82,6 +81,29 @@ pub fn take(path: &Path) -> Result<DataDirLock, DataDirError> {
         file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
     write.map_err(|error| DataDirError::Write { path: path.to_path_buf(), error })?;
     Ok(DataDirLock { _file: file })
+}
+
+/// Keeps a broker from starting on the directory while it is read. Writes nothing.
+///
+/// Errors: `Locked` while a broker runs; `NoBroker` when none ever ran here.
+pub fn hold_for_reading(path: &Path) -> Result<DataDirLock, DataDirError> {
+    let name = path.join(LOCK_FILE);
+    let mut file =
+        File::open(&name).map_err(|error| DataDirError::NoBroker { path: path.to_path_buf(), error })?;
+    match file.try_lock_shared() {
+        Ok(()) => Ok(DataDirLock { _file: file }),
+        Err(TryLockError::WouldBlock) => {
+            let pid = read_pid(&mut file);
+            Err(DataDirError::Locked { path: path.to_path_buf(), pid })
+        }
+        Err(TryLockError::Error(error)) => Err(DataDirError::Lock { path: path.to_path_buf(), error }),
+    }
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut pid = String::new();
+    file.take(PID_LENGTH_MAX).read_to_string(&mut pid).ok()?;
+    pid.trim().parse().ok()
 }
 
 /// Creates the missing directories and flushes their names: what is acknowledged later must not
@@ -155,7 +177,7 @@ pub fn check_file_system(path: &Path, buffered_allowed: bool) -> Result<FileSyst
     if let Verdict::Remark(remark) = verdict {
         tracing::warn!(path = %path.display(), file_system = %name, "{remark}");
     }
-    let alignment = direct_io_alignment(&path.join("odradek.lock")).unwrap_or(0).max(IO_ALIGNMENT);
+    let alignment = direct_io_alignment(&path.join(LOCK_FILE)).unwrap_or(0).max(IO_ALIGNMENT);
     if alignment > IO_ALIGNMENT {
         return Err(DataDirError::Alignment { path: path.to_path_buf(), alignment });
     }
@@ -241,8 +263,15 @@ mod tests {
             Err(DataDirError::Locked { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
             other => panic!("{other:?}"),
         }
+        assert!(matches!(hold_for_reading(&path), Err(DataDirError::Locked { .. })));
         drop(lock);
+        let held = hold_for_reading(&path).expect("free again");
+        hold_for_reading(&path).expect("readers do not mind each other");
+        assert!(matches!(take(&path), Err(DataDirError::Locked { .. })), "a broker waits for the reader");
+        drop(held);
         take(&path).expect("free again");
+        let empty = hold_for_reading(directory.path());
+        assert!(matches!(empty, Err(DataDirError::NoBroker { .. })), "nothing is created");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 
 use crate::config::{Config, HostPort};
 
-pub use data_dir::{DataDirError, DataDirLock, FileSystem};
+pub use data_dir::{DataDirError, DataDirLock, FileSystem, hold_for_reading};
 pub use identity::{Identity, IdentityError};
 pub use io_uring::{IoUringError, probe as probe_io_uring};
 pub use machine::{hostname, machine};
