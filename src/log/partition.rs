@@ -11,7 +11,7 @@
 
 use crate::codec::record_batch::BatchView;
 use crate::log::epochs::LeaderEpochs;
-use crate::log::index::SegmentIndex;
+use crate::log::index::{SegmentExtent, SegmentIndex};
 use crate::log::plan::AppendPlan;
 use crate::log::producers::{AcceptedBatch, Producers, RetainedBatch, SequenceCheck, SequenceError};
 use crate::log::segment::{IncomingBatch, RollLimits, SegmentInfo, StoredBatch, roll_reason};
@@ -305,6 +305,28 @@ impl PartitionLog {
         self.closed.drain(..count).collect()
     }
 
+    /// The oldest closed segment whose largest timestamp is not known.
+    pub fn first_unindexed(&self) -> Option<Offset> {
+        self.closed.iter().find(|segment| !segment.is_indexed).map(|segment| segment.base_offset)
+    }
+
+    /// The batches of a closed segment were looked through. It may have been dropped meanwhile.
+    pub fn indexed(&mut self, segment: Offset, max_timestamp: Timestamp) {
+        let found = self.closed.iter_mut().find(|closed| closed.base_offset == segment);
+        if let Some(closed) = found {
+            closed.max_timestamp = max_timestamp;
+            closed.is_indexed = true;
+        }
+    }
+
+    /// What the index of a closed segment is checked against; `None` when there is no such segment.
+    pub fn closed_extent(&self, segment: Offset) -> Option<SegmentExtent> {
+        let at = self.closed.binary_search_by_key(&segment, |closed| closed.base_offset).ok()?;
+        let next = self.closed.get(at + 1).unwrap_or(&self.active);
+        let size = self.closed[at].size;
+        Some(SegmentExtent { base_offset: segment, end_offset: next.base_offset, size })
+    }
+
     /// Bytes of all segments.
     pub fn size(&self) -> u64 {
         self.closed.iter().map(|segment| segment.size).sum::<u64>() + self.active.size
@@ -333,7 +355,8 @@ impl PartitionLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::record_batch::{BatchHeader, Compression, assign_offset, write_batch};
+    use crate::codec::record_batch::assign_offset;
+    use crate::log::samples::{SampleBatch, log_config};
     use crate::types::{ProducerEpoch, ProducerId, Sequence};
 
     #[test]
@@ -366,6 +389,25 @@ mod tests {
         assert_eq!(count, log.closed().len());
         assert_eq!(log.drop_segments(count).len(), count);
         assert_eq!(log.locate(offset(1)), None);
+    }
+
+    #[test]
+    fn a_segment_without_its_index_is_unknown_until_it_was_looked_through() {
+        let mut log = log(100);
+        for _ in 0..3 {
+            append(&mut log, 1, None).unwrap();
+        }
+        assert_eq!((log.closed().len(), log.first_unindexed()), (2, None));
+        log.closed[1].is_indexed = false;
+        log.closed[1].max_timestamp = Timestamp::NONE;
+        assert_eq!(log.first_unindexed(), Some(offset(1)));
+        let size = log.closed()[1].size;
+        let extent = SegmentExtent { base_offset: offset(1), end_offset: offset(2), size };
+        assert_eq!(log.closed_extent(offset(1)), Some(extent));
+        log.indexed(offset(1), Timestamp(10));
+        assert_eq!((log.first_unindexed(), log.closed()[1].max_timestamp), (None, Timestamp(10)));
+        log.indexed(offset(7), Timestamp(10));
+        assert_eq!(log.closed_extent(offset(2)), None, "the active segment");
     }
 
     #[test]
@@ -412,33 +454,11 @@ mod tests {
         Ok(plan.base_offset)
     }
 
-    fn batch(records: u32, producer: Option<(ProducerId, ProducerEpoch, Sequence)>) -> Vec<u8> {
-        let header = BatchHeader {
-            compression: Compression::None,
-            transactional: false,
-            record_count: records,
-            base_timestamp: Timestamp(10),
-            max_timestamp: Timestamp(10),
-            producer,
-        };
-        let mut out = Vec::new();
-        write_batch(&header, b"sixteen bytes ..", &mut out);
-        out
+    fn batch(record_count: u32, producer: Option<(ProducerId, ProducerEpoch, Sequence)>) -> Vec<u8> {
+        SampleBatch { record_count, producer, ..Default::default() }.encode()
     }
 
     fn log(segment_size_max: u64) -> PartitionLog {
-        let config = LogConfig {
-            segment_size_max,
-            segment_ms: i64::MAX,
-            batch_size_max: 1 << 20,
-            index_interval_bytes: 4096,
-            index_size_max: 10 << 20,
-            append_time: false,
-            timestamp_before_max_ms: i64::MAX,
-            timestamp_after_max_ms: i64::MAX,
-            retention_ms: None,
-            retention_bytes: None,
-        };
         let opened = Opened {
             log_start: Offset::ZERO,
             log_end: Offset::ZERO,
@@ -448,7 +468,7 @@ mod tests {
             producers: Producers::new(),
             epochs: LeaderEpochs::default(),
         };
-        PartitionLog::new(opened, config, LeaderEpoch(0))
+        PartitionLog::new(opened, log_config(segment_size_max), LeaderEpoch(0))
     }
 
     fn offset(value: u64) -> Offset {

@@ -78,6 +78,9 @@ pub struct SegmentInfo {
     pub first_timestamp: Option<Timestamp>,
     /// Largest of all batches; [`Timestamp::NONE`] when none has one.
     pub max_timestamp: Timestamp,
+    /// `false`: the index files of a closed segment were missing or wrong at a start, and
+    /// `max_timestamp` says nothing until its batches have been looked through.
+    pub is_indexed: bool,
     /// Wall clock at creation, the age of a segment whose first batch has no timestamp.
     pub created_at: Timestamp,
     /// Wall clock of the newest append, the age of a segment without timestamps (the file's
@@ -92,6 +95,7 @@ impl SegmentInfo {
             size: 0,
             first_timestamp: None,
             max_timestamp: Timestamp::NONE,
+            is_indexed: true,
             created_at: now,
             modified_at: now,
         }

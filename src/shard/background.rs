@@ -128,6 +128,11 @@ pub async fn retain(shard: &Rc<Shard>) {
 }
 
 async fn retain_one(shard: &Rc<Shard>, replica: &Rc<Replica>) {
+    if replica.log.borrow().config.retention_ms.is_some()
+        && let Err(error) = replica.index_timestamps(&shard.store).await
+    {
+        tracing::warn!(%error, "a segment's age is its file's: it cannot be read through");
+    }
     let plan = |now| {
         let log = replica.log.borrow();
         let segments: Vec<SegmentInfo> = log.closed().iter().chain([log.active()]).copied().collect();

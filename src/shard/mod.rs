@@ -34,6 +34,7 @@ mod open;
 mod partitions;
 mod reader;
 mod receive;
+mod reindex;
 mod replica;
 mod response;
 mod segments;

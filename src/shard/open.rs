@@ -63,6 +63,8 @@ struct Listing {
     epochs: Option<String>,
     /// Producer snapshots that belong to no segment: of clean stops.
     snapshots: Vec<Offset>,
+    /// Index files. Those of no segment are removed: one was rebuilt while its segment was deleted.
+    indexes: Vec<(Offset, PathBuf)>,
 }
 
 /// Opens or creates a replica and puts it into the store.
@@ -140,6 +142,10 @@ async fn list(directory: PathBuf) -> io::Result<Listing> {
                 FileName::parse(name)
             {
                 listing.snapshots.push(base_offset);
+            } else if let Some(FileName::Live { base_offset, file }) = FileName::parse(name)
+                && file != SegmentFile::Log
+            {
+                listing.indexes.push((base_offset, entry.path()));
             } else if let Some(FileName::Live { base_offset, file: SegmentFile::Log }) = FileName::parse(name)
             {
                 let metadata = entry.metadata()?;
@@ -149,6 +155,9 @@ async fn list(directory: PathBuf) -> io::Result<Listing> {
         }
         let logs = &listing.logs;
         listing.snapshots.retain(|base| !logs.contains_key(base));
+        for (_, orphan) in listing.indexes.drain(..).filter(|(base, _)| !logs.contains_key(base)) {
+            std::fs::remove_file(orphan)?;
+        }
         Ok(listing)
     })
     .await
@@ -187,11 +196,12 @@ async fn closed_segments(
         assert!(base < active_base);
         let (size, modified) = listing.logs[&base];
         let index = load_index(request, SegmentExtent { base_offset: base, end_offset, size }).await;
-        let max_timestamp =
-            index.and_then(|index| index.max_timestamp()).map_or(Timestamp::NONE, |max| max.timestamp);
+        let max = index.and_then(|index| index.max_timestamp());
         let mut info = SegmentInfo::empty(base, modified);
         info.size = size;
-        info.max_timestamp = max_timestamp;
+        info.max_timestamp = max.map_or(Timestamp::NONE, |max| max.timestamp);
+        // No entry at all is what a truncated file looks like.
+        info.is_indexed = max.is_some() || size == 0;
         closed.push_back(info);
     }
     Ok(closed)
@@ -235,6 +245,9 @@ async fn load_clean(
     let extent =
         SegmentExtent { base_offset: active_base, end_offset: point.flushed_end, size: point.file_position };
     let index = load_index(request, extent).await?;
+    if index.max_timestamp().is_none() && point.file_position > 0 {
+        return None; // No entry at all is what a truncated time index looks like.
+    }
     let snapshot =
         read_file(request.directory.join(SegmentFile::ProducerSnapshot.name(point.flushed_end))).await?;
     let producers = Producers::decode_snapshot(&snapshot, store.clock.wall()).ok()?;

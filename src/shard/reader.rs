@@ -4,7 +4,7 @@
 //! digests them the next stretch is read ahead, once per partition and bounded by the shard's
 //! budget, so that a lagging consumer neither waits for each read nor evicts the tail.
 
-use crate::log::index::{MaxTimestamp, SegmentExtent, SegmentIndex};
+use crate::log::index::{SegmentExtent, SegmentIndex};
 use crate::log::plan::{align_down, align_up};
 use crate::log::read::Rope;
 use crate::log::segment::{SegmentFile, StoredBatch};
@@ -206,18 +206,6 @@ impl Replica {
         }
     }
 
-    /// The largest timestamp of a segment and the offset of the batch that has it.
-    pub async fn max_timestamp(
-        self: &Rc<Self>,
-        store: &Rc<Store>,
-        segment: Offset,
-    ) -> Result<Option<MaxTimestamp>, ReadFailed> {
-        match self.with_active_index(segment, |index| index.max_timestamp()) {
-            Some(max) => Ok(max),
-            None => Ok(self.closed_index(store, segment).await?.max_timestamp()),
-        }
-    }
-
     /// The index of a closed segment, read from its files, or built again from the segment when they
     /// are missing or wrong.
     async fn closed_index(
@@ -248,15 +236,7 @@ impl Replica {
         store: &Rc<Store>,
         segment: Offset,
     ) -> Result<SegmentIndex, ReadFailed> {
-        let (extent, interval) = {
-            let log = self.log.borrow();
-            let at = log.closed().partition_point(|closed| closed.base_offset < segment);
-            let info = log.closed().get(at).ok_or(ReadFailed::OutOfRange)?;
-            let end_offset =
-                log.closed().get(at + 1).map_or(log.active().base_offset, |next| next.base_offset);
-            let extent = SegmentExtent { base_offset: segment, end_offset, size: info.size };
-            (extent, log.config.index_interval_bytes)
-        };
+        let (extent, interval) = self.closed_extent(segment)?;
         let offset_path = self.segments.path(segment, SegmentFile::OffsetIndex);
         let time_path = self.segments.path(segment, SegmentFile::TimeIndex);
         let files = blocking(move || {
@@ -277,7 +257,15 @@ impl Replica {
         }
     }
 
-    async fn rebuild_index(
+    /// What the index of a closed segment is checked against, and `index.interval.bytes`.
+    pub fn closed_extent(&self, segment: Offset) -> Result<(SegmentExtent, u32), ReadFailed> {
+        let log = self.log.borrow();
+        let extent = log.closed_extent(segment).ok_or(ReadFailed::OutOfRange)?;
+        Ok((extent, log.config.index_interval_bytes))
+    }
+
+    /// Reads a closed segment through. What is no batch of it ends in an error.
+    pub async fn rebuild_index(
         self: &Rc<Self>,
         store: &Rc<Store>,
         extent: &SegmentExtent,
@@ -286,6 +274,7 @@ impl Replica {
         let segment = extent.base_offset;
         let mut index = SegmentIndex::new(segment, interval);
         let mut position = 0;
+        let mut next = segment;
         let mut wanted = IO_SIZE_MAX as u64;
         while position < extent.size {
             let end = extent.size.min(position + wanted);
@@ -294,6 +283,10 @@ impl Replica {
             let rope = Rope::new(&pieces);
             let mut taken = 0;
             for batch in rope.batches(0).take_while(|batch| batch.at + batch.size <= rope.size()) {
+                if batch.base_offset < next || batch.end_offset > extent.end_offset {
+                    return Err(ReadFailed::Damaged { segment, offset: next });
+                }
+                next = batch.end_offset;
                 index.observe(&StoredBatch {
                     base_offset: batch.base_offset,
                     last_offset: Offset::new(batch.end_offset.get() - 1).unwrap_or_default(),
@@ -305,10 +298,11 @@ impl Replica {
                 taken = batch.at + batch.size;
             }
             if taken == 0 && end == extent.size {
-                return Err(ReadFailed::Damaged { segment, offset: segment });
+                return Err(ReadFailed::Damaged { segment, offset: next });
             }
             wanted = if taken == 0 { wanted * 2 } else { IO_SIZE_MAX as u64 };
             position += taken as u64;
+            glommio::executor().yield_if_needed().await;
         }
         Ok(index)
     }

@@ -7,6 +7,7 @@
 use crate::codec::error_code::ErrorCode;
 use crate::codec::record_batch::{BatchView, assign_offset, stamp_append_time};
 use crate::log::commit::ParkedAcks;
+use crate::log::index::SegmentIndex;
 use crate::log::partition::{AppendDecision, AppendRejected, ClosedSegment, LogConfig, PartitionLog};
 use crate::log::plan::{AppendPlan, Slot};
 use crate::log::producers::SequenceError;
@@ -91,6 +92,8 @@ pub struct Replica {
     rolled: RefCell<VecDeque<Rolled>>,
     /// Rolls are finished on disk one after the other, whoever asks for it.
     finishing: Semaphore,
+    /// Segments without an index are read through one after the other, whoever asks for it.
+    pub reindexing: Semaphore,
     /// Tasks that name files in the directory. A deletion moves it away only when there are none: the
     /// next topic of that name gets the same path.
     naming: Cell<usize>,
@@ -126,6 +129,7 @@ impl Replica {
             no_space_since: Cell::new(None),
             rolled: RefCell::default(),
             finishing: Semaphore::new(1),
+            reindexing: Semaphore::new(1),
             naming: Cell::new(0),
             naming_ended: Broadcast::default(),
             deleted: Cell::new(false),
@@ -416,6 +420,12 @@ impl Replica {
     pub async fn remove_segments(&self, segments: Vec<Offset>) -> io::Result<()> {
         let Some(_names) = self.hold_names() else { return Ok(()) };
         self.segments.remove(segments).await
+    }
+
+    /// Writes the index files of a closed segment.
+    pub async fn write_index(&self, index: &SegmentIndex) -> io::Result<()> {
+        let Some(_names) = self.hold_names() else { return Ok(()) };
+        self.segments.write_index(index).await
     }
 
     pub fn evict_oldest(&self) -> bool {

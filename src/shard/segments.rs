@@ -12,6 +12,7 @@
 //! spare gets its name. Only then is the new segment written to. A crash anywhere in between leaves
 //! the old segment as the last one, whole.
 
+use crate::log::index::SegmentIndex;
 use crate::log::partition::ClosedSegment;
 use crate::log::segment::SegmentFile;
 use crate::shard::disk::{Disk, DiskFile, blocking, replace_file, sync_directory};
@@ -183,6 +184,20 @@ impl Segments {
         self.remember_reader(base, old);
         self.written.set(next);
         Ok(())
+    }
+
+    /// Writes the index files of a closed segment, both or, after a crash, one: then they are built
+    /// again.
+    pub async fn write_index(&self, index: &SegmentIndex) -> io::Result<()> {
+        let base = index.base_offset();
+        let (offsets, times) = (index.encode_offset_index(), index.encode_time_index());
+        let offset_path = self.path(base, SegmentFile::OffsetIndex);
+        let time_path = self.path(base, SegmentFile::TimeIndex);
+        blocking(move || {
+            replace_file(&offset_path, &offsets)?;
+            replace_file(&time_path, &times)
+        })
+        .await
     }
 
     /// A file to read a segment from.

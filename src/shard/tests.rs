@@ -3,11 +3,13 @@
 //! The executor and the ring are real, the requests are calls. Time is the wall clock's, but nothing
 //! waits for it: every wait is for the disk.
 
+mod reopening;
+
 use crate::codec::error_code::ErrorCode;
-use crate::codec::record_batch::{BatchHeader, BatchView, Compression, write_batch};
+use crate::codec::record_batch::BatchView;
 use crate::config::memory::MemoryPlan;
 use crate::log::checkpoint::PartitionPoint;
-use crate::log::partition::LogConfig;
+use crate::log::samples::{SampleBatch, log_config};
 use crate::metrics::ShardMetrics;
 use crate::shard::clock::Clock;
 use crate::shard::disk::{Disk, DiskEvent, FileSystemFlush, Recorder};
@@ -18,8 +20,7 @@ use crate::shard::replica::{Appended, Replica};
 use crate::shard::segments::Segments;
 use crate::shard::store::{AckTarget, Store};
 use crate::types::{
-    LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicId,
-    TopicPartition, Uuid,
+    LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, Sequence, TopicId, TopicPartition, Uuid,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -388,36 +389,16 @@ fn request(directory: &Path, index: i32, segment_size_max: u64) -> OpenRequest {
         id: TopicPartition { topic: TopicId(Uuid::from_u128(1)), partition },
         topic_name: "t".into(),
         directory: directory.join(format!("t-{index}")),
-        config: LogConfig {
-            segment_size_max,
-            segment_ms: i64::MAX,
-            batch_size_max: 1 << 20,
-            index_interval_bytes: 4096,
-            index_size_max: 10 << 20,
-            append_time: false,
-            timestamp_before_max_ms: i64::MAX,
-            timestamp_after_max_ms: i64::MAX,
-            retention_ms: None,
-            retention_bytes: None,
-        },
+        config: log_config(segment_size_max),
         leader_epoch: LeaderEpoch(0),
         point: None,
         clean: false,
     }
 }
 
-fn batch(records: u32, sequence: Option<i32>, payload: &[u8]) -> Vec<u8> {
-    let header = BatchHeader {
-        compression: Compression::None,
-        transactional: false,
-        record_count: records,
-        base_timestamp: Timestamp(10),
-        max_timestamp: Timestamp(10),
-        producer: sequence.map(|sequence| (ProducerId(1), ProducerEpoch(0), Sequence(sequence))),
-    };
-    let mut out = Vec::new();
-    write_batch(&header, payload, &mut out);
-    out
+fn batch(record_count: u32, sequence: Option<i32>, payload: &[u8]) -> Vec<u8> {
+    let producer = sequence.map(|sequence| (ProducerId(1), ProducerEpoch(0), Sequence(sequence)));
+    SampleBatch { record_count, producer, payload, ..Default::default() }.encode()
 }
 
 fn store(recorder: Recorder, tail: usize) -> Rc<Store> {

@@ -169,6 +169,7 @@ async fn first_at_or_after(
     replica: &Rc<Replica>,
     wanted: Timestamp,
 ) -> Result<Found, ReadFailed> {
+    replica.index_timestamps(&shard.store).await?;
     let segments: Vec<Offset> = {
         let log = replica.log.borrow();
         let closed = log.closed().iter().chain([log.active()]);
@@ -186,6 +187,7 @@ async fn first_at_or_after(
 
 /// The first record that has the largest timestamp of the partition (KIP-734).
 async fn max_timestamp(shard: &Rc<Shard>, replica: &Rc<Replica>) -> Result<Found, ReadFailed> {
+    replica.index_timestamps(&shard.store).await?;
     let newest = {
         let log = replica.log.borrow();
         let all = log.closed().iter().chain([log.active()]).filter(|segment| segment.max_timestamp.0 >= 0);
