@@ -35,6 +35,7 @@ mod partitions;
 mod reader;
 mod receive;
 mod reindex;
+mod replay;
 mod replica;
 mod response;
 mod segments;

@@ -15,6 +15,7 @@ use crate::log::read::Rope;
 use crate::log::recovery::{OffsetGaps, Progress, Recovered, RecoveryScan, ScanOptions, Tail as Verdict};
 use crate::log::segment::{FileName, SegmentFile, SegmentInfo, StoredBatch};
 use crate::shard::disk::{DiskFile, blocking, sync_directory};
+use crate::shard::replay::producers_before;
 use crate::shard::replica::Replica;
 use crate::shard::segments::{EPOCHS_FILE, SPARE_SUFFIX, Segments};
 use crate::shard::store::Store;
@@ -29,7 +30,7 @@ use std::rc::Rc;
 
 /// Bytes of the largest batch that recovery accepts: whatever `max.message.bytes` was when it was
 /// written, a request could not be larger.
-const BATCH_SIZE_MAX: usize = i32::MAX as usize;
+pub const BATCH_SIZE_MAX: usize = i32::MAX as usize;
 
 /// Why a partition cannot be served. It stays offline; the others go on.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +91,12 @@ pub async fn open(store: &Rc<Store>, request: OpenRequest) -> Result<Rc<Replica>
         let file = store.disk.create(&segments.path(active_base, SegmentFile::Log)).await.map_err(failed)?;
         let found = match load_clean(store, &request, &file, active_base, size).await {
             Some(found) => found,
-            None => scan(store, &request, &file, active_base, size, epochs).await?,
+            None => {
+                let bases: Vec<Offset> = listing.logs.range(..active_base).map(|(base, _)| *base).collect();
+                let producers = producers_before(store, &request, &bases, active_base);
+                let producers = producers.await.map_err(failed)?;
+                scan(store, &request, &file, active_base, size, producers, epochs).await?
+            }
         };
         (active, index, producers, epochs, log_end) =
             (found.active, found.index, found.producers, found.epochs, found.log_end);
@@ -273,16 +279,15 @@ async fn scan(
     file: &Rc<DiskFile>,
     active_base: Offset,
     file_size: u64,
+    producers: Producers,
     epochs: LeaderEpochs,
 ) -> Result<Found, OpenFailed> {
     let failed = |source| OpenFailed::Disk { directory: request.directory.clone(), source };
-    let snapshot = read_file(request.directory.join(SegmentFile::ProducerSnapshot.name(active_base))).await;
     let now = store.clock.wall();
-    let producers = snapshot.and_then(|bytes| Producers::decode_snapshot(&bytes, now).ok());
     let found = RefCell::new(Found {
         active: SegmentInfo::empty(active_base, now),
         index: SegmentIndex::new(active_base, request.config.index_interval_bytes),
-        producers: producers.unwrap_or_default(),
+        producers,
         epochs,
         log_end: active_base,
     });

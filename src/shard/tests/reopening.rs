@@ -81,3 +81,98 @@ fn a_damaged_segment_without_its_index_stays_unknown() {
         assert!(!file(SegmentFile::TimeIndex).exists());
     });
 }
+
+/// Whichever snapshots are left, a retry of any batch in the window gets its first place.
+#[test]
+fn producers_survive_a_crash_without_their_snapshots() {
+    on_executor(async {
+        for left in 0..4 {
+            let directory = directory();
+            let bases: Vec<Offset> = {
+                let store = store(None, 8 << 20);
+                let replica = open_partition(&store, directory.path(), 0, 1_500).await;
+                let acks = Acks::new(None);
+                // Another producer wrote only at the beginning.
+                append(&store, &replica, &acks, &mut by(2, 0)).await;
+                for sequence in 0..11 {
+                    append(&store, &replica, &acks, &mut by(1, sequence)).await;
+                }
+                acks.all_arrived(&store).await;
+                let log = replica.log.borrow();
+                log.closed().iter().chain([log.active()]).map(|segment| segment.base_offset).collect()
+            };
+            assert!(bases.len() > 4, "{bases:?}");
+            let snapshot =
+                |base: Offset| directory.path().join("t-0").join(SegmentFile::ProducerSnapshot.name(base));
+            // The newest is damaged, those before it are gone, the `left` oldest are as they were.
+            for base in &bases[left + 1..bases.len() - 1] {
+                remove(&snapshot(*base));
+            }
+            let newest = snapshot(*bases.last().unwrap());
+            let mut bytes = std_read(&newest);
+            *bytes.last_mut().unwrap() ^= 1;
+            std_write(&newest, &bytes);
+
+            let store = store(None, 8 << 20);
+            let replica = open_partition(&store, directory.path(), 0, 1_500).await;
+            let acks = Acks::new(None);
+            append(&store, &replica, &acks, &mut by(2, 0)).await;
+            for sequence in 6..12 {
+                append(&store, &replica, &acks, &mut by(1, sequence)).await;
+            }
+            acks.all_arrived(&store).await;
+            let arrived = acks.arrived.borrow();
+            let offsets: Vec<u64> =
+                arrived.iter().map(|ack| ack.outcome.base_offset.unwrap().get()).collect();
+            assert_eq!(offsets, [0, 7, 8, 9, 10, 11, 12], "{left} snapshots were left");
+            assert!(std_read(&newest) != bytes, "it was written anew");
+        }
+    });
+}
+
+/// What lies behind a damaged batch of a closed segment is not known; the partition opens all the
+/// same.
+#[test]
+fn a_replay_ends_at_damage_and_goes_on_with_the_next_segment() {
+    on_executor(async {
+        let directory = directory();
+        let newest = {
+            let store = store(None, 8 << 20);
+            let replica = open_partition(&store, directory.path(), 0, 1_500).await;
+            let acks = Acks::new(None);
+            for id in 1..=9 {
+                append(&store, &replica, &acks, &mut by(id, 0)).await;
+            }
+            acks.all_arrived(&store).await;
+            let log = replica.log.borrow();
+            for segment in log.closed() {
+                let file = SegmentFile::ProducerSnapshot.name(segment.base_offset);
+                let path = directory.path().join("t-0").join(file);
+                if path.exists() {
+                    remove(&path);
+                }
+            }
+            log.active().base_offset
+        };
+        let file = |file: SegmentFile, base: Offset| directory.path().join("t-0").join(file.name(base));
+        remove(&file(SegmentFile::ProducerSnapshot, newest));
+        let mut bytes = std_read(&file(SegmentFile::Log, Offset::ZERO));
+        let size = by(1, 0).len();
+        bytes[size + 100] ^= 1;
+        std_write(&file(SegmentFile::Log, Offset::ZERO), &bytes);
+        let store = store(None, 8 << 20);
+        let replica = open_partition(&store, directory.path(), 0, 1_500).await;
+        let acks = Acks::new(None);
+        for id in [1, 9] {
+            append(&store, &replica, &acks, &mut by(id, 0)).await;
+        }
+        acks.all_arrived(&store).await;
+        let offsets: Vec<_> = acks.arrived.borrow().iter().map(|ack| ack.outcome.base_offset).collect();
+        assert_eq!(offsets, [Some(Offset::ZERO), Some(offset(8))]);
+    });
+}
+
+fn by(id: i64, sequence: i32) -> Vec<u8> {
+    let producer = Some((ProducerId(id), ProducerEpoch(0), Sequence(sequence)));
+    SampleBatch { producer, payload: &[7; 500], ..Default::default() }.encode()
+}

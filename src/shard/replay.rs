@@ -1,0 +1,131 @@
+//! The producers of a partition as they were before its active segment, at an unclean start.
+//!
+//! ```text
+//! segments    │ 0 │ 4711 │ 9000 │ 12000  active │
+//! snapshots          usable  damaged  missing
+//!                    └─ replayed ──────┘└ the scan of the active segment goes on ┘
+//! ```
+//!
+//! The snapshot beside the active segment says it all. When that is missing or damaged, the newest
+//! usable one before it is taken and the batches behind that are recorded again; without any, all
+//! that are left (Kafka `ProducerStateManager.truncateAndReload`, `UnifiedLog.rebuildProducerState`).
+//! Otherwise a retry of what is stored would be stored twice.
+
+use crate::log::producers::{AcceptedBatch, Producers};
+use crate::log::recovery::{OffsetGaps, Progress, RecoveryScan, ScanOptions, Tail};
+use crate::log::segment::SegmentFile;
+use crate::shard::disk::{blocking, replace_file};
+use crate::shard::open::{BATCH_SIZE_MAX, OpenRequest};
+use crate::shard::store::Store;
+use crate::types::limits::IO_SIZE_MAX;
+use crate::types::{Offset, Timestamp};
+use std::io;
+use std::rc::Rc;
+
+/// The producers just before the active segment, at `active`; `closed` are the bases of the segments
+/// before it, oldest first.
+pub async fn producers_before(
+    store: &Rc<Store>,
+    request: &OpenRequest,
+    closed: &[Offset],
+    active: Offset,
+) -> io::Result<Producers> {
+    let now = store.clock.wall();
+    let reason = match read_snapshot(request, active, now).await {
+        Ok(producers) => return Ok(producers),
+        Err(reason) => reason,
+    };
+    if closed.is_empty() && active == Offset::ZERO {
+        return Ok(Producers::new()); // Nothing lies before the first record.
+    }
+    let (mut producers, from) = newest_usable(request, closed, now).await;
+    let replayed = &closed[from..];
+    tracing::warn!(
+        directory = %request.directory.display(), segment = %active, reason, segments = replayed.len(),
+        "the producer snapshot cannot be used: the producers are built again from the segments before it"
+    );
+    for base in replayed {
+        replay(store, request, *base, &mut producers, now).await?;
+    }
+    keep_snapshot(request, active, &producers).await;
+    Ok(producers)
+}
+
+/// The newest state that can be read, and the first of `closed` that it does not cover.
+async fn newest_usable(request: &OpenRequest, closed: &[Offset], now: Timestamp) -> (Producers, usize) {
+    for (at, base) in closed.iter().enumerate().rev() {
+        if let Ok(producers) = read_snapshot(request, *base, now).await {
+            return (producers, at);
+        }
+    }
+    (Producers::new(), 0)
+}
+
+async fn read_snapshot(request: &OpenRequest, base: Offset, now: Timestamp) -> Result<Producers, String> {
+    let path = request.directory.join(SegmentFile::ProducerSnapshot.name(base));
+    #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+    let bytes = blocking(move || std::fs::read(path)).await.map_err(|error| error.to_string())?;
+    Producers::decode_snapshot(&bytes, now).map_err(|error| error.to_string())
+}
+
+/// Records the batches of one closed segment. One that is damaged is replayed up to the damage: what
+/// lies behind it cannot be told apart, and reading it is refused anyway.
+async fn replay(
+    store: &Rc<Store>,
+    request: &OpenRequest,
+    base: Offset,
+    producers: &mut Producers,
+    now: Timestamp,
+) -> io::Result<()> {
+    let path = request.directory.join(SegmentFile::Log.name(base));
+    let file = store.disk.open_for_reading(&path).await?;
+    let size = file.size().await?;
+    let mut scan = RecoveryScan::new(ScanOptions {
+        segment_base: base,
+        recovery_point: None,
+        gaps: OffsetGaps::Refused,
+        leader_epoch_min: None,
+        leader_epoch_max: Some(request.leader_epoch),
+        batch_size_max: BATCH_SIZE_MAX,
+    });
+    let mut position = 0;
+    while position < size {
+        let bytes = file.read(position, IO_SIZE_MAX).await?;
+        if bytes.is_empty() {
+            break;
+        }
+        let progress = scan.feed(&bytes, &mut |batch, stored| {
+            if let Some(producer) = batch.producer() {
+                producers.record(&AcceptedBatch {
+                    producer,
+                    base_offset: stored.base_offset,
+                    last_offset: stored.last_offset,
+                    timestamp: stored.max_timestamp,
+                    appended_at: now,
+                });
+            }
+        });
+        if progress != Progress::Batches {
+            break;
+        }
+        position += bytes.len() as u64;
+        glommio::executor().yield_if_needed().await;
+    }
+    if let Tail::Torn { file_position, damage } | Tail::Corrupt { file_position, damage } = scan.finish().tail
+    {
+        tracing::error!(
+            directory = %request.directory.display(), segment = %base, file_position, %damage,
+            "a closed segment is damaged: producers that wrote behind the damage are not known"
+        );
+    }
+    Ok(())
+}
+
+/// So that the next unclean start need not replay again.
+async fn keep_snapshot(request: &OpenRequest, base: Offset, producers: &Producers) {
+    let path = request.directory.join(SegmentFile::ProducerSnapshot.name(base));
+    let bytes = producers.encode_snapshot();
+    if let Err(error) = blocking(move || replace_file(&path, &bytes)).await {
+        tracing::warn!(directory = %request.directory.display(), %error, "the producer snapshot was not written");
+    }
+}
