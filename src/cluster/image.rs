@@ -316,7 +316,7 @@ pub(super) fn partition_index(index: usize) -> PartitionIndex {
 }
 
 #[cfg(test)]
-pub(in crate::cluster) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::cluster::record::Replica;
     use crate::config::Routing;

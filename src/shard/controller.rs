@@ -53,7 +53,8 @@ pub enum ControlReply {
 
 /// Lives: on shard 0.
 pub struct Controller {
-    /// Taken out while an entry is written; lost for good when that failed.
+    /// Taken out while an entry is written; lost for good when that failed, but not for want of
+    /// space.
     log: RefCell<Option<MetadataLog>>,
     defaults: TopicDefaults,
     /// One change at a time: the next decision sees this one applied.
@@ -93,6 +94,10 @@ pub async fn execute(shard: &Rc<Shard>, request: ControlRequest) -> ControlReply
     }
     match commit(shard, &controller, records).await {
         Ok(()) => reply,
+        Err(error) if !error.is_final() => {
+            tracing::warn!(%error, "a change of the metadata was refused");
+            ControlReply::Failed(ErrorCode::KafkaStorageError)
+        }
         Err(error) => {
             tracing::error!(%error, "a change of the metadata failed");
             shard.store.fail(&error.to_string());
@@ -164,8 +169,10 @@ async fn commit(
         (log, result)
     })
     .await;
+    if result.as_ref().map_or_else(|error| !error.is_final(), |()| true) {
+        *controller.log.borrow_mut() = Some(log);
+    }
     result?;
-    *controller.log.borrow_mut() = Some(log);
     let mut tickets = Vec::new();
     for to in (0..shard.mesh.shard_count()).map(|at| ShardId(at as u16)).filter(|to| *to != shard.id) {
         tickets.push(shard.mesh.ask(to, Request::Apply(records.clone())).await);

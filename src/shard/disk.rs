@@ -222,16 +222,34 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = PathBuf::from(temporary);
-    let mut file = std::fs::File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
+    let write = || {
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    if let Err(error) = write() {
+        let _ = std::fs::remove_file(&temporary); // On a full disk every block counts.
+        return Err(error);
+    }
     sync_directory(path.parent().unwrap_or(Path::new("/")))
 }
 
 /// Whether space may return, unlike after any other error.
 pub fn is_full_disk(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Takes an error for want of space as `Ok(Some(error))`: the file can be built again.
+///
+/// For files that are derived from others, whose old form is removed then. Any other error stays one:
+/// a disk that fails to write does not keep what it has acknowledged either.
+pub fn unless_full(result: io::Result<()>) -> io::Result<Option<io::Error>> {
+    match result {
+        Ok(()) => Ok(None),
+        Err(error) if is_full_disk(&error) => Ok(Some(error)),
+        Err(error) => Err(error),
+    }
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
@@ -256,5 +274,33 @@ mod tests {
             drop(buffers);
             assert_eq!(allocate(IO_ALIGNMENT).1, BufferOrigin::Pool);
         });
+    }
+
+    #[test]
+    fn only_want_of_space_is_passed_over() {
+        for code in [libc::ENOSPC, libc::EDQUOT] {
+            let full = unless_full(Err(io::Error::from_raw_os_error(code)));
+            assert_eq!(full.unwrap().unwrap().raw_os_error(), Some(code));
+        }
+        assert!(unless_full(Ok(())).unwrap().is_none());
+        for code in [libc::EIO, libc::EROFS, libc::ENOENT] {
+            assert!(unless_full(Err(io::Error::from_raw_os_error(code))).is_err());
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_replaced_stays_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        replace_file(&path, b"old").unwrap();
+        // A directory in the place of the name: the last step fails.
+        let blocked = directory.path().join("blocked");
+        #[expect(clippy::disallowed_methods, reason = "a test makes a directory")]
+        std::fs::create_dir_all(blocked.join("in the way")).unwrap();
+        assert!(replace_file(&blocked, b"new").is_err());
+        assert!(!directory.path().join("blocked.tmp").exists(), "what was begun is removed");
+        #[expect(clippy::disallowed_methods, reason = "a test reads a file")]
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(bytes, b"old");
     }
 }

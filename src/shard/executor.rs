@@ -194,7 +194,7 @@ fn open_metadata(config: &Config, node: &Node) -> Result<Replayed, StartError> {
     let Replayed { log, image, .. } = &mut replayed;
     let records: Vec<Record> = register(image, node, Uuid::new_v4())?;
     if !records.is_empty() {
-        log.append(&records)?;
+        log.append_in_parts(&records)?;
         for record in &records {
             image.apply(record).map_err(|error| StartError::Inapplicable(error.to_string()))?;
         }

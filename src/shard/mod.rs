@@ -110,6 +110,8 @@ pub struct Shard {
     checkpoint: Cell<CheckpointGeneration>,
     /// One checkpoint is written at a time.
     checkpoint_turn: Semaphore,
+    /// Partitions are opened and deleted by one task at a time.
+    changing_partitions: Semaphore,
     stopping: Cell<bool>,
     /// Wakes fetches parked on this shard whose data is elsewhere.
     wakes: RefCell<BTreeMap<u64, Rc<event::Signal>>>,
@@ -160,6 +162,7 @@ impl Shard {
             parked_fetches: Cell::new(0),
             checkpoint: Cell::new(parts.checkpoint),
             checkpoint_turn: Semaphore::new(1),
+            changing_partitions: Semaphore::new(1),
             stopping: Cell::new(false),
             wakes: RefCell::default(),
         })

@@ -14,7 +14,7 @@ use crate::log::producers::{AcceptedBatch, Producers};
 use crate::log::read::Rope;
 use crate::log::recovery::{OffsetGaps, Progress, Recovered, RecoveryScan, ScanOptions, Tail as Verdict};
 use crate::log::segment::{FileName, SegmentFile, SegmentInfo, StoredBatch};
-use crate::shard::disk::{DiskFile, blocking, sync_directory};
+use crate::shard::disk::{DiskFile, blocking, is_full_disk, sync_directory};
 use crate::shard::replay::producers_before;
 use crate::shard::replica::Replica;
 use crate::shard::segments::{EPOCHS_FILE, SPARE_SUFFIX, Segments};
@@ -41,6 +41,15 @@ pub enum OpenFailed {
         "{directory}: segment {segment} is damaged at byte {file_position}, below the recovery point: {reason}"
     )]
     Corrupt { directory: PathBuf, segment: Offset, file_position: u64, reason: String },
+}
+
+impl OpenFailed {
+    pub fn is_for_want_of_space(&self) -> bool {
+        match self {
+            OpenFailed::Disk { source, .. } => is_full_disk(source),
+            OpenFailed::Corrupt { .. } => false,
+        }
+    }
 }
 
 /// What to open.

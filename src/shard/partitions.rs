@@ -16,6 +16,7 @@ use crate::shard::Shard;
 use crate::shard::disk::{blocking, replace_file, sync_directory};
 use crate::shard::open::{OpenFailed, OpenRequest, open};
 use crate::shard::replica::Replica;
+use crate::shard::segments::NO_SPACE_RETRY;
 use crate::types::{TopicId, TopicPartition, Uuid};
 use futures::stream::{self, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,15 +46,46 @@ pub async fn open_all(shard: &Rc<Shard>, last: &LastStop) {
     open_some(shard, owned, last).await;
 }
 
+/// Opens partitions side by side; those that found no space are tried again until there is some.
 async fn open_some(shard: &Rc<Shard>, ids: Vec<TopicPartition>, last: &LastStop) {
     let opened = ids.into_iter().map(|id| async move {
-        if let Err(error) = open_one(shard, id, last).await {
-            tracing::error!(%error, "a partition is offline");
-            shard.unavailable.borrow_mut().insert(id, last.points.get(&id).copied());
-        }
+        let error = open_one(shard, id, last).await.err()?;
+        let waits = error.is_for_want_of_space();
+        tracing::error!(%error, waits, "a partition is offline");
+        shard.unavailable.borrow_mut().insert(id, last.points.get(&id).copied());
+        waits.then_some(id)
     });
-    stream::iter(opened).buffer_unordered(OPEN_CONCURRENCY).collect::<Vec<()>>().await;
+    let opened = stream::iter(opened).buffer_unordered(OPEN_CONCURRENCY);
+    let waiting: Vec<TopicPartition> = opened.filter_map(futures::future::ready).collect().await;
     shard.metrics.borrow_mut().partitions = shard.store.replica_count() as u64;
+    if !waiting.is_empty() {
+        let points = waiting.iter().filter_map(|id| Some((*id, *last.points.get(id)?))).collect();
+        let last = LastStop { points, clean: last.clean };
+        glommio::spawn_local(open_once_there_is_space(shard.clone(), waiting, last)).detach();
+    }
+}
+
+async fn open_once_there_is_space(shard: Rc<Shard>, mut waiting: Vec<TopicPartition>, last: LastStop) {
+    while !waiting.is_empty() {
+        glommio::timer::sleep(NO_SPACE_RETRY).await;
+        let Ok(_turn) = shard.changing_partitions.acquire_permit(1).await else { return };
+        if shard.is_stopping() || shard.store.is_offline() {
+            return;
+        }
+        waiting.retain(|id| shard.unavailable.borrow().contains_key(id)); // Others were deleted.
+        while let Some(id) = waiting.last().copied() {
+            match open_one(&shard, id, &last).await {
+                Err(error) if error.is_for_want_of_space() => break,
+                Err(error) => tracing::error!(%error, "a partition is offline"),
+                Ok(()) => {
+                    shard.unavailable.borrow_mut().remove(&id);
+                }
+            }
+            waiting.pop();
+        }
+        shard.metrics.borrow_mut().partitions = shard.store.replica_count() as u64;
+    }
+    tracing::info!("space has returned: the partitions that waited for it are open");
 }
 
 async fn open_one(shard: &Rc<Shard>, id: TopicPartition, last: &LastStop) -> Result<(), OpenFailed> {
@@ -152,6 +184,7 @@ pub fn remove_orphans(data_dir: &Path, image: &Image, deleted: &BTreeSet<TopicId
 
 /// Applies committed metadata: the image first, then what it means for this shard's partitions.
 pub async fn apply(shard: &Rc<Shard>, records: &[Record]) {
+    let _turn = shard.changing_partitions.acquire_permit(1).await.expect("it is never closed");
     let mut created = Vec::new();
     let mut deleted = Vec::new();
     let mut configured = Vec::new();

@@ -16,7 +16,7 @@ use crate::shard::disk::is_full_disk;
 use crate::shard::event::{Broadcast, Signal};
 use crate::shard::message::ProduceOutcome;
 use crate::shard::reader::ReadState;
-use crate::shard::segments::{SegmentHandle, Segments};
+use crate::shard::segments::{NO_SPACE_RETRY, SegmentHandle, Segments};
 use crate::shard::store::{AckTarget, Store};
 use crate::shard::tail::{Tail, TailBlock};
 use crate::types::{Mono, Offset, ShardId, Timestamp, TopicPartition};
@@ -26,10 +26,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
-
-/// A partition without space on disk asks for it again after this long.
-const NO_SPACE_RETRY: Duration = Duration::from_secs(1);
 
 /// What became of an append in its first turn.
 pub enum Appended {
@@ -344,7 +340,13 @@ impl Replica {
         let rolled = self.rolled.borrow_mut().pop_front().expect("a newer segment is written to");
         let next = next_base(&rolled.closed, &self.rolled.borrow(), &self.log.borrow());
         let epochs = self.log.borrow().epochs().encode();
-        self.segments.finish(&store.disk, &rolled.closed, next, rolled.snapshot, epochs).await
+        let keep_trying = || !store.is_closed() && !store.is_offline() && !self.deleted.get();
+        let finished =
+            self.segments.finish(&store.disk, &rolled.closed, next, rolled.snapshot, epochs, keep_trying);
+        match finished.await {
+            Err(error) if is_full_disk(&error) && self.deleted.get() => Ok(()), // Nobody waits for it.
+            finished => finished,
+        }
     }
 
     /// Everything below `end` is durable: answers leave, readers wake.

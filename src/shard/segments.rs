@@ -15,17 +15,21 @@
 use crate::log::index::SegmentIndex;
 use crate::log::partition::ClosedSegment;
 use crate::log::segment::SegmentFile;
-use crate::shard::disk::{Disk, DiskFile, blocking, replace_file, sync_directory};
+use crate::shard::disk::{Disk, DiskFile, blocking, is_full_disk, replace_file, sync_directory, unless_full};
 use crate::types::Offset;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Closed segments of one partition that are kept open for readers; the least recently opened is
 /// closed past it.
 const READERS_OPEN_MAX: usize = 4;
+
+/// What found no space on disk is tried again after this long.
+pub const NO_SPACE_RETRY: Duration = Duration::from_secs(1);
 
 /// Suffix of a file that waits for its roll.
 pub const SPARE_SUFFIX: &str = ".spare";
@@ -149,6 +153,10 @@ impl Segments {
     }
 
     /// Finishes a roll on disk; `next` is the base offset of the segment after the closed one.
+    ///
+    /// On a full disk the files that can be built again are left out. The next segment's name is
+    /// asked for until it is there, or `keep_trying` says no: what is to be written then was
+    /// accepted, and its space is reserved.
     pub async fn finish(
         &self,
         disk: &Disk,
@@ -156,6 +164,7 @@ impl Segments {
         next: Offset,
         snapshot: Vec<u8>,
         epochs: String,
+        keep_trying: impl Fn() -> bool,
     ) -> io::Result<()> {
         let base = closed.info.base_offset;
         assert!(base == self.written.get(), "rolls are finished in order");
@@ -165,25 +174,56 @@ impl Segments {
         };
         old.truncate(closed.info.size).await?;
         old.flush().await?;
+        let derived = Derived {
+            directory: self.directory.clone(),
+            base,
+            next,
+            offset_index: closed.index.encode_offset_index(),
+            time_index: closed.index.encode_time_index(),
+            snapshot,
+            epochs,
+        };
+        if let Some(error) = blocking(move || derived.write()).await? {
+            tracing::warn!(
+                directory = %self.directory.display(), segment = %base, %error,
+                "no space for the files beside a closed segment; they are built again when they are needed"
+            );
+        }
         let spare = self.handle(next).expect("the spare was adopted at the roll");
-        let directory = self.directory.clone();
-        let offset_index = closed.index.encode_offset_index();
-        let time_index = closed.index.encode_time_index();
-        let spare_path = spare.file.path().to_owned();
-        blocking(move || {
-            replace_file(&directory.join(SegmentFile::OffsetIndex.name(base)), &offset_index)?;
-            replace_file(&directory.join(SegmentFile::TimeIndex.name(base)), &time_index)?;
-            replace_file(&directory.join(SegmentFile::ProducerSnapshot.name(next)), &snapshot)?;
-            replace_file(&directory.join(EPOCHS_FILE), epochs.as_bytes())?;
-            #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
-            std::fs::rename(&spare_path, directory.join(SegmentFile::Log.name(next)))?;
-            sync_directory(&directory)
-        })
-        .await?;
+        self.name_segment(spare.file.path(), next, keep_trying).await?;
         self.writable.borrow_mut().remove(&base);
         self.remember_reader(base, old);
         self.written.set(next);
         Ok(())
+    }
+
+    /// Gives the spare its name as a segment. A directory may need a block for it.
+    async fn name_segment(
+        &self,
+        spare: &Path,
+        segment: Offset,
+        keep_trying: impl Fn() -> bool,
+    ) -> io::Result<()> {
+        let mut waited = false;
+        loop {
+            let (from, to) = (spare.to_owned(), self.path(segment, SegmentFile::Log));
+            let directory = self.directory.clone();
+            let named = blocking(move || {
+                #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+                std::fs::rename(from, to)?;
+                sync_directory(&directory)
+            });
+            match named.await {
+                Err(error) if is_full_disk(&error) && keep_trying() => {
+                    if !std::mem::replace(&mut waited, true) {
+                        let directory = self.directory.display();
+                        tracing::warn!(%directory, %segment, "no space for a segment's name; appends wait for it");
+                    }
+                    glommio::timer::sleep(NO_SPACE_RETRY).await;
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Writes the index files of a closed segment, both or, after a crash, one: then they are built
@@ -241,6 +281,40 @@ impl Segments {
     async fn sync_directory(&self) -> io::Result<()> {
         let directory = self.directory.clone();
         blocking(move || sync_directory(&directory)).await
+    }
+}
+
+/// What is written beside a closed segment and can be built again from the batches.
+struct Derived {
+    directory: PathBuf,
+    base: Offset,
+    next: Offset,
+    offset_index: Vec<u8>,
+    time_index: Vec<u8>,
+    snapshot: Vec<u8>,
+    epochs: String,
+}
+
+impl Derived {
+    /// Each file for itself. Returns the last error for want of space. Index files of a clean stop
+    /// may be there from when the segment was shorter: those must not stay.
+    fn write(&self) -> io::Result<Option<io::Error>> {
+        let path = |file: SegmentFile, base| self.directory.join(file.name(base));
+        let files = [
+            (path(SegmentFile::OffsetIndex, self.base), &self.offset_index[..]),
+            (path(SegmentFile::TimeIndex, self.base), &self.time_index[..]),
+            (path(SegmentFile::ProducerSnapshot, self.next), &self.snapshot[..]),
+        ];
+        let mut full = None;
+        for (path, bytes) in files {
+            if let Some(error) = unless_full(replace_file(&path, bytes))? {
+                remove_if_present(&path)?;
+                full = Some(error);
+            }
+        }
+        // Older epochs are of use: those it does not name are found in the active segment.
+        let epochs = unless_full(replace_file(&self.directory.join(EPOCHS_FILE), self.epochs.as_bytes()))?;
+        Ok(epochs.or(full))
     }
 }
 
