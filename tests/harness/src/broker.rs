@@ -37,12 +37,13 @@ pub struct Options {
     cores: usize,
     memory: String,
     settings: Vec<(String, String)>,
+    data_dir: Option<PathBuf>,
 }
 
 impl Options {
     /// Two cores, so that requests for the other core happen.
     pub fn new(routing: Routing) -> Options {
-        Options { routing, cores: 2, memory: "512MiB".to_string(), settings: Vec::new() }
+        Options { routing, cores: 2, memory: "512MiB".to_string(), settings: Vec::new(), data_dir: None }
     }
 
     pub fn cores(mut self, cores: usize) -> Options {
@@ -52,6 +53,12 @@ impl Options {
 
     pub fn memory(mut self, memory: &str) -> Options {
         self.memory = memory.to_string();
+        self
+    }
+
+    /// A data directory that outlives the broker.
+    pub fn data_dir(mut self, path: PathBuf) -> Options {
+        self.data_dir = Some(path);
         self
     }
 
@@ -82,12 +89,8 @@ impl Broker {
     }
 
     pub fn start_with(options: Options) -> Broker {
-        let tests = build_directory().join("tmp");
-        let ports = PortBlock::take(&tests.join("ports"));
-        // Beside the build: a real file system. The system's directory for temporary files may be
-        // in memory, where direct I/O is not to be had.
-        let directory = tempfile::Builder::new().prefix("broker-").tempdir_in(&tests);
-        let directory = directory.expect("a directory below target can be made");
+        let ports = PortBlock::take(&tests_directory().join("ports"));
+        let directory = temporary_directory("broker-");
         let mut broker = Broker { options, ports, directory, process: None };
         broker.start_again();
         broker
@@ -162,7 +165,7 @@ impl Broker {
     }
 
     pub fn data_dir(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.options.data_dir.clone().unwrap_or_else(|| self.directory.path().join("data"))
     }
 
     /// A directory of the test's own beside the broker's.
@@ -273,6 +276,17 @@ pub fn binary() -> PathBuf {
     let binary = build_directory().join("odradek");
     assert!(binary.exists(), "{} is not there: build the whole workspace", binary.display());
     binary
+}
+
+/// A directory of a test's own beside the build: on a real file system. The system's directory for
+/// temporary files may be in memory, where direct I/O is not to be had.
+pub fn temporary_directory(prefix: &str) -> TempDir {
+    let directory = tempfile::Builder::new().prefix(prefix).tempdir_in(tests_directory());
+    directory.expect("a directory below target can be made")
+}
+
+fn tests_directory() -> PathBuf {
+    build_directory().join("tmp")
 }
 
 /// The directory of the running test's build, `target/PROFILE`. Found by its place and not by

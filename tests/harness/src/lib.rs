@@ -12,6 +12,7 @@ mod broker;
 mod client;
 mod connection;
 mod ports;
+mod small_disk;
 mod wait;
 
 pub use batch::{Batch, BatchProducer, legacy_message_set};
@@ -19,4 +20,5 @@ pub use broker::{Broker, Options, Routing};
 pub use client::{Client, ReadRecord, records_of, topic_name};
 pub use connection::{Connection, frame};
 pub use kafka_protocol;
+pub use small_disk::SmallDisk;
 pub use wait::{PATIENCE, wait_for};
