@@ -74,16 +74,41 @@ pub struct FlushEntry {
     pub segments: Vec<Offset>,
 }
 
+/// What one `syncfs` promises for direct writes that have completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncFs {
+    /// It ends with a flush of the device's cache (ext4, `ext4_sync_fs`).
+    Device,
+    /// It writes out metadata; the device's cache is flushed only if there was any (XFS,
+    /// `xfs_log_force`). An `fdatasync` of any one file behind it flushes the cache for all.
+    Metadata,
+    /// Nothing that we know of. On FUSE it succeeds and never reaches the program behind the mount,
+    /// where an `fdatasync` of one file flushes that file alone: every file gets its own.
+    Nothing,
+}
+
+impl SyncFs {
+    /// By the file system's name; what is not known to flush is not believed to.
+    pub fn of(file_system: &str) -> SyncFs {
+        match file_system {
+            "ext4" => SyncFs::Device,
+            "xfs" => SyncFs::Metadata,
+            _ => SyncFs::Nothing,
+        }
+    }
+}
+
 /// How a flush is carried out: one per file, or one for the file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlushMethod {
-    /// `fdatasync` on each file, all at once.
+    /// `fdatasync` on each file, many at once.
     Files,
     /// One `syncfs`. Also writes back what others left dirty on the file system.
     FileSystem,
 }
 
-/// The most files that are flushed one by one; more are flushed by one `syncfs`.
+/// The most files that are flushed one by one where `syncfs` is known to flush; more are flushed by one
+/// `syncfs`.
 ///
 /// Unit: files. Each `fdatasync` is a trip through a kernel worker thread. Measured with 8 partitions
 /// at full rate (100-byte records in 64 KiB batches, one core, ext4 on a virtual disk): 2.0 ms and
@@ -92,13 +117,22 @@ pub enum FlushMethod {
 /// on that file system, so the data directory wants one of its own.
 pub const FLUSH_FILES_MAX: usize = 2;
 
+/// The most flushes of single files under way at a time.
+///
+/// Unit: files. Each holds a kernel worker thread until the device has answered.
+pub const FILE_FLUSHES_IN_FLIGHT_MAX: usize = 64;
+
 impl FlushPlan {
     pub fn file_count(&self) -> usize {
         self.entries.iter().map(|entry| entry.segments.len()).sum()
     }
 
-    pub fn method(&self) -> FlushMethod {
-        if self.file_count() > FLUSH_FILES_MAX { FlushMethod::FileSystem } else { FlushMethod::Files }
+    pub fn method(&self, sync_fs: SyncFs) -> FlushMethod {
+        match sync_fs {
+            SyncFs::Nothing => FlushMethod::Files,
+            SyncFs::Device | SyncFs::Metadata if self.file_count() <= FLUSH_FILES_MAX => FlushMethod::Files,
+            SyncFs::Device | SyncFs::Metadata => FlushMethod::FileSystem,
+        }
     }
 }
 
@@ -106,9 +140,28 @@ impl FlushPlan {
 mod tests {
     use super::*;
 
+    /// A `syncfs` that reaches no disk must never stand for the flush of several files.
+    #[test]
+    fn one_flush_for_all_only_where_it_is_known_to_be_one() {
+        let method = |file_system: &str, files: usize| plan_of(files).method(SyncFs::of(file_system));
+        for known in ["ext4", "xfs"] {
+            assert_eq!(method(known, FLUSH_FILES_MAX), FlushMethod::Files, "{known}");
+            assert_eq!(method(known, FLUSH_FILES_MAX + 1), FlushMethod::FileSystem, "{known}");
+        }
+        for unknown in ["fuse", "overlay", "btrfs", "zfs", "tmpfs", "a file system of type 0x1234"] {
+            assert_eq!(method(unknown, FLUSH_FILES_MAX + 1), FlushMethod::Files, "{unknown}");
+            assert_eq!(method(unknown, 10_000), FlushMethod::Files, "{unknown}");
+        }
+    }
+
     #[test]
     fn alignment_is_a_block() {
         assert_eq!((align_down(4095), align_down(4096)), (0, 4096));
         assert_eq!((align_up(1), align_up(4096), align_up(4097)), (4096, 4096, 8192));
+    }
+
+    fn plan_of(files: usize) -> FlushPlan {
+        let segments = (0..files as u64).map(|base| Offset::new(base).unwrap()).collect();
+        FlushPlan { entries: vec![FlushEntry { slot: Slot(0), end: Offset::ZERO, segments }] }
     }
 }

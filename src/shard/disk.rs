@@ -4,6 +4,7 @@
 //! takes it offline, nothing is tried again. A [`Recorder`] sees each write and flush where it is
 //! issued and where it completes, so that a test can show that no acknowledgement is ahead of them.
 
+use crate::log::plan::SyncFs;
 use crate::types::limits::{IO_ALIGNMENT, IO_SIZE_MAX};
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 use std::cell::RefCell;
@@ -32,33 +33,21 @@ pub struct DiskFile {
     recorder: Recorder,
 }
 
-/// What one `syncfs` promises for direct writes that have completed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileSystemFlush {
-    /// It ends with a flush of the device's cache (ext4, `ext4_sync_fs`).
-    Device,
-    /// It writes out metadata; the device's cache is flushed only if there was any (XFS,
-    /// `xfs_log_force`). An `fdatasync` of any one file behind it flushes the cache for all.
-    MetadataOnly,
-}
-
-impl FileSystemFlush {
-    /// By the file system's name; what is not known to flush is not believed to.
-    pub fn of(file_system: &str) -> FileSystemFlush {
-        if file_system == "ext4" { FileSystemFlush::Device } else { FileSystemFlush::MetadataOnly }
-    }
-}
-
 /// The disk operations that need no open file, and the recorder that new files share.
 #[derive(Clone, Debug)]
 pub struct Disk {
     recorder: Recorder,
-    file_system_flush: FileSystemFlush,
+    sync_fs: SyncFs,
 }
 
 impl Disk {
-    pub fn new(file_system_flush: FileSystemFlush, recorder: Recorder) -> Disk {
-        Disk { recorder, file_system_flush }
+    pub fn new(sync_fs: SyncFs, recorder: Recorder) -> Disk {
+        Disk { recorder, sync_fs }
+    }
+
+    /// What a `syncfs` promises on the file system of the log directory.
+    pub fn sync_fs(&self) -> SyncFs {
+        self.sync_fs
     }
 
     /// Creates the file, or opens it as it is.
@@ -72,8 +61,9 @@ impl Disk {
         Ok(Rc::new(DiskFile { file, path: path.to_owned(), recorder: self.recorder.clone() }))
     }
 
-    /// One flush for the whole file system that `file` is on.
+    /// One flush for the whole file system that `file` is on. Not for [`SyncFs::Nothing`].
     pub async fn sync_file_system(&self, file: &DiskFile) -> io::Result<()> {
+        assert!(self.sync_fs != SyncFs::Nothing, "a syncfs that promises nothing");
         if cfg!(feature = "seeded-no-flush") {
             return Ok(());
         }
@@ -81,7 +71,7 @@ impl Disk {
         let fd = file.file.as_raw_fd();
         // SAFETY: syncfs takes any open descriptor; `file` is borrowed until it returns.
         blocking(move || check(unsafe { libc::syncfs(fd) })).await?;
-        if self.file_system_flush == FileSystemFlush::MetadataOnly {
+        if self.sync_fs == SyncFs::Metadata {
             file.file.fdatasync().await?;
         }
         self.record(|| DiskEvent::FlushCompleted { file: PathBuf::new() });

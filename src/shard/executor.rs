@@ -16,12 +16,13 @@ use crate::config::Config;
 use crate::config::memory::MemoryPlan;
 use crate::log::checkpoint::{Checkpoint, CheckpointGeneration, CleanStop, first_generation, merge};
 use crate::log::data_dir::{CLEAN_STOP_FILE, is_checkpoint};
+use crate::log::plan::SyncFs;
 use crate::metrics::{ShardMetrics, ShardSnapshot, SnapshotError, SnapshotFuture, SnapshotSource};
 use crate::preflight::Preflight;
 use crate::shard::clock::Clock;
 use crate::shard::conn::{CloseReason, Connection, Listener, refuse, serve};
 use crate::shard::controller::{CONTROLLER_SHARD, Controller};
-use crate::shard::disk::{Disk, FileSystemFlush, replace_file, sync_directory};
+use crate::shard::disk::{Disk, replace_file, sync_directory};
 use crate::shard::mesh::Mesh;
 use crate::shard::message::Message;
 use crate::shard::metadata_log::{MetadataLog, MetadataLogError, Replayed};
@@ -353,12 +354,8 @@ async fn run_shard(
     let defaults = partitions::topic_defaults(&seed.config).map_err(StartError::TopicDefaults)?;
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
     let clock = Clock::new();
-    let store = Store::new(
-        clock.clone(),
-        Disk::new(FileSystemFlush::of(&seed.file_system), None),
-        metrics.clone(),
-        &memory,
-    );
+    let store =
+        Store::new(clock.clone(), Disk::new(SyncFs::of(&seed.file_system), None), metrics.clone(), &memory);
     let shard = Shard::new(ShardParts {
         id,
         node: seed.node.id,

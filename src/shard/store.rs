@@ -12,7 +12,7 @@
 use crate::codec::error_code::ErrorCode;
 use crate::config::memory::MemoryPlan;
 use crate::log::commit::{Advance, GroupCommit};
-use crate::log::plan::{FlushMethod, FlushPlan, Slot, WritePlan};
+use crate::log::plan::{FILE_FLUSHES_IN_FLIGHT_MAX, FlushMethod, FlushPlan, Slot, WritePlan};
 use crate::shard::clock::Clock;
 use crate::shard::disk::{Disk, DiskFile};
 use crate::shard::event::Broadcast;
@@ -22,6 +22,7 @@ use crate::shard::replica::Replica;
 use crate::shard::tail::TailBlock;
 use crate::types::limits::TAIL_BUFFER_SIZE_MAX;
 use crate::types::{Mono, Offset, TopicPartition};
+use futures::stream::{self, TryStreamExt};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -269,14 +270,15 @@ impl Store {
             let replica = replica.expect("a replica with unflushed writes has its slot");
             files.extend(entry.segments.iter().filter_map(|segment| replica.written_file(*segment)));
         }
-        match plan.method() {
+        match plan.method(self.disk.sync_fs()) {
             FlushMethod::FileSystem => match files.first() {
                 Some(file) => self.disk.sync_file_system(file).await,
                 None => Ok(()),
             },
             FlushMethod::Files if files.len() == 1 => files[0].flush().await,
             FlushMethod::Files => {
-                futures::future::try_join_all(files.iter().map(|file| file.flush())).await.map(drop)
+                let flushes = stream::iter(files.iter().map(|file| Ok(file.flush())));
+                flushes.try_buffer_unordered(FILE_FLUSHES_IN_FLIGHT_MAX).try_collect().await
             }
         }
     }

@@ -9,10 +9,11 @@ use crate::codec::error_code::ErrorCode;
 use crate::codec::record_batch::BatchView;
 use crate::config::memory::MemoryPlan;
 use crate::log::checkpoint::PartitionPoint;
+use crate::log::plan::SyncFs;
 use crate::log::samples::{SampleBatch, log_config};
 use crate::metrics::ShardMetrics;
 use crate::shard::clock::Clock;
-use crate::shard::disk::{Disk, DiskEvent, FileSystemFlush, Recorder};
+use crate::shard::disk::{Disk, DiskEvent, Recorder};
 use crate::shard::event::Signal;
 use crate::shard::message::ProduceOutcome;
 use crate::shard::open::{OpenFailed, OpenRequest, open};
@@ -31,11 +32,25 @@ use std::rc::Rc;
 /// leaves the flush out, this test must fail.
 #[test]
 fn no_acknowledgement_is_ahead_of_its_flush() {
+    for sync_fs in [SyncFs::Device, SyncFs::Metadata, SyncFs::Nothing] {
+        let events = acknowledgements_follow_flushes(sync_fs);
+        let names_a_file = |event: &DiskEvent| match event {
+            DiskEvent::FlushIssued { file } => !file.as_os_str().is_empty(),
+            _ => true,
+        };
+        // Where a syncfs is known to flush it is taken; elsewhere every file has its own flush.
+        assert_eq!(events.iter().all(names_a_file), sync_fs == SyncFs::Nothing, "{sync_fs:?}");
+    }
+}
+
+/// Three partitions under appends: more files at a time than are flushed one by one.
+fn acknowledgements_follow_flushes(sync_fs: SyncFs) -> Vec<DiskEvent> {
+    let events: Rc<RefCell<Vec<DiskEvent>>> = Rc::default();
+    let recorded = events.clone();
     on_executor(async {
         let directory = directory();
-        let events: Rc<RefCell<Vec<DiskEvent>>> = Rc::default();
         let recorder: Recorder = Some(events.clone());
-        let store = store(recorder.clone(), 64 << 20);
+        let store = store_on(sync_fs, recorder.clone(), 64 << 20);
         let replicas = [
             open_partition(&store, directory.path(), 0, 1 << 20).await,
             open_partition(&store, directory.path(), 1, 1 << 20).await,
@@ -64,6 +79,7 @@ fn no_acknowledgement_is_ahead_of_its_flush() {
         }
         assert_eq!(acks.arrived.borrow().len(), 200);
     });
+    recorded.take()
 }
 
 /// With a tail budget far below what is written, blocks of a partition are evicted by its own
@@ -212,7 +228,7 @@ fn a_roll_of_a_deleted_partition_leaves_the_path_alone() {
 fn a_spare_is_adopted_once() {
     on_executor(async {
         let directory = directory();
-        let disk = Disk::new(FileSystemFlush::MetadataOnly, None);
+        let disk = Disk::new(SyncFs::Metadata, None);
         let segments = Segments::new(directory.path().to_owned(), Offset::ZERO);
         segments.prepare_spare(&disk, 1 << 20).await.unwrap();
         let enlarging = segments.prepare_spare(&disk, 2 << 20);
@@ -402,9 +418,13 @@ fn batch(record_count: u32, sequence: Option<i32>, payload: &[u8]) -> Vec<u8> {
 }
 
 fn store(recorder: Recorder, tail: usize) -> Rc<Store> {
+    store_on(SyncFs::Metadata, recorder, tail)
+}
+
+fn store_on(sync_fs: SyncFs, recorder: Recorder, tail: usize) -> Rc<Store> {
     let memory = MemoryPlan { tail, unflushed: tail, receive: 0, read: 1 << 20, response: 0 };
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
-    Store::new(Clock::new(), Disk::new(FileSystemFlush::MetadataOnly, recorder), metrics, &memory)
+    Store::new(Clock::new(), Disk::new(sync_fs, recorder), metrics, &memory)
 }
 
 /// Writes half a batch behind the last whole one of a preallocated segment.
