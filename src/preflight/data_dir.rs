@@ -144,6 +144,7 @@ const FILE_SYSTEMS: &[(u32, &str, Verdict)] = &[
     ),
     (0x2FC1_2FC1, "zfs", Verdict::Remark("direct I/O needs OpenZFS 2.3 or newer")),
     (0x794C_7630, "overlay", Verdict::Remark("mount a volume for the data directory")),
+    (0x6573_5546, "fuse", Verdict::Remark("its flushes are as good as the program behind the mount")),
     (0x0102_1994, "tmpfs", Verdict::Refused("which is memory and loses everything in a crash")),
     (0x8584_58F6, "ramfs", Verdict::Refused("which is memory and loses everything in a crash")),
     (0x6969, "nfs", Verdict::Refused("a network file system, where a flush promises nothing")),
@@ -151,7 +152,6 @@ const FILE_SYSTEMS: &[(u32, &str, Verdict)] = &[
     (0xFE53_4D42, "smb2", Verdict::Refused("a network file system, where a flush promises nothing")),
     (0x00C3_6400, "ceph", Verdict::Refused("a network file system, where a flush promises nothing")),
     (0x0102_1997, "9p", Verdict::Refused("which is shared with a host and has no direct I/O of its own")),
-    (0x6573_5546, "fuse", Verdict::Refused("whose flushes depend on a program that we do not know")),
     (0xF15F, "ecryptfs", Verdict::Refused("which has no direct I/O")),
 ];
 
