@@ -7,7 +7,7 @@
 //! | [`conn`], [`receive`], [`response`] | a client connection: frames in, the memory they take, answers out in order |
 //! | [`api`] | one thin handler per API key |
 //! | [`mesh`], [`message`] | shards talk |
-//! | [`store`], [`replica`], [`tail`], [`segments`], [`reader`], [`open`] | partitions: append, commit, read, recover |
+//! | [`store`], [`replica`], [`tail`], [`segments`], [`reader`], [`window`], [`open`] | partitions: append, commit, read, recover |
 //! | [`controller`] | metadata changes, on shard 0 |
 //! | [`partitions`], [`background`] | partitions come, change and go; retention, checkpoints, idle connections |
 //! | [`disk`], [`clock`] | the seams to files and time |
@@ -44,6 +44,7 @@ mod store;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use crate::cluster::brokers::{Brokers, Routing};
 use crate::cluster::image::Image;

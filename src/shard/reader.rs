@@ -14,6 +14,7 @@ use crate::shard::memory::Charge;
 use crate::shard::replica::Replica;
 use crate::shard::response::Slice;
 use crate::shard::store::Store;
+use crate::shard::window::{Beginning, Enlarged, beginning};
 use crate::types::limits::IO_SIZE_MAX;
 use crate::types::{Offset, Timestamp};
 use glommio::io::ReadResult;
@@ -51,6 +52,8 @@ pub struct ReadBytes {
     pub batches: usize,
     /// Bytes that came from disk, for this read or ahead of it.
     pub disk_size: usize,
+    /// Of a batch that was larger than asked for.
+    pub charge: Option<Charge>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -121,40 +124,53 @@ impl Replica {
             }
             log.locate(offset).ok_or(ReadFailed::OutOfRange)?
         };
-        let (start, exact) = self.start_position(store, segment, offset).await?;
+        let damaged = || ReadFailed::Damaged { segment, offset };
+        let (mut start, exact) = self.start_position(store, segment, offset).await?;
         let mut wanted = size_max as u64 + if exact { 0 } else { READ_SLACK };
+        let mut enlarged: Option<Enlarged<'_>> = None;
         loop {
             let end = readable_end.min(start + wanted);
             let slices = self.slices(store, segment, start, end).await?;
             let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
             let rope = Rope::new(&pieces);
-            let first = rope.find_offset(offset);
-            if let Some(first) = first
-                && let Some(cut) = rope.cut(first.at, size_max.min(rope.size()))
-            {
-                let (mut batches, mut next_offset) = (0, offset);
-                for batch in rope.batches(first.at).take_while(|batch| batch.at < cut) {
-                    batches += 1;
-                    next_offset = batch.end_offset;
+            let mut before = 0; // Bytes of batches before the one that is looked for.
+            let first = rope.batches(0).find(|batch| {
+                let found = batch.end_offset > offset;
+                before = if found { batch.at } else { batch.at + batch.size };
+                found
+            });
+            match beginning(&rope, before) {
+                Beginning::Whole => {
+                    let first = first.expect("the walk ends at a batch only if it is the one");
+                    let charge = enlarged.map(Enlarged::into_charge);
+                    let cut = rope.cut(first.at, size_max.min(rope.size())).expect("the first one is whole");
+                    let (batches, next) = count_batches(&rope, first.at, cut);
+                    let next_position = start + cut as u64;
+                    self.remember(Cursor { offset: next, segment, file_position: next_position });
+                    if slices.iter().any(|slice| matches!(slice, Slice::Disk(..))) {
+                        let ahead_end = readable_end.min(next_position + size_max as u64);
+                        self.read_ahead(store, segment, next_position, ahead_end);
+                    }
+                    return Ok(ReadBytes { charge, batches, ..take_range(slices, first.at, cut) });
                 }
-                let next_position = start + cut as u64;
-                self.remember(Cursor { offset: next_offset, segment, file_position: next_position });
-                let from_disk = slices.iter().any(|slice| matches!(slice, Slice::Disk(..)));
-                if from_disk {
-                    self.read_ahead(
-                        store,
-                        segment,
-                        next_position,
-                        readable_end.min(next_position + size_max as u64),
-                    );
+                // It fits into a window of this size that begins with it.
+                Beginning::Cut(cut) if before > 0 && cut.size as u64 <= wanted => start += before as u64,
+                Beginning::Cut(cut) if enlarged.is_none() => {
+                    start += before as u64;
+                    let larger = self.enlarge(store, segment, start, cut, readable_end).await?;
+                    wanted = larger.size.max(size_max as u64);
+                    enlarged = Some(larger);
                 }
-                return Ok(take_range(slices, first.at, cut, batches));
+                // The window was too small for a header, and the file did not end in it.
+                Beginning::Short if before == 0 && wanted < READ_SLACK && end < readable_end => {
+                    wanted = READ_SLACK;
+                }
+                // What was looked for lies behind the window.
+                Beginning::Short if before > 0 && start + (before as u64) < readable_end => {
+                    start += before as u64;
+                }
+                Beginning::Cut(_) | Beginning::Short | Beginning::Damaged => return Err(damaged()),
             }
-            if end == readable_end && first.is_none_or(|first| first.at + first.size > rope.size()) {
-                return Err(ReadFailed::Damaged { segment, offset });
-            }
-            let needed = first.map_or(wanted * 2, |first| (first.at + first.size) as u64);
-            wanted = needed.max(wanted + READ_SLACK);
         }
     }
 
@@ -275,8 +291,9 @@ impl Replica {
         let mut index = SegmentIndex::new(segment, interval);
         let mut position = 0;
         let mut next = segment;
-        let mut wanted = IO_SIZE_MAX as u64;
+        let mut enlarged: Option<Enlarged<'_>> = None;
         while position < extent.size {
+            let wanted = enlarged.as_ref().map_or(IO_SIZE_MAX as u64, |enlarged| enlarged.size);
             let end = extent.size.min(position + wanted);
             let slices = self.slices(store, segment, position, end).await?;
             let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
@@ -297,10 +314,13 @@ impl Replica {
                 });
                 taken = batch.at + batch.size;
             }
-            if taken == 0 && end == extent.size {
-                return Err(ReadFailed::Damaged { segment, offset: next });
-            }
-            wanted = if taken == 0 { wanted * 2 } else { IO_SIZE_MAX as u64 };
+            enlarged = match beginning(&rope, 0) {
+                Beginning::Whole => None,
+                Beginning::Cut(cut) if enlarged.is_none() => {
+                    Some(self.enlarge(store, segment, position, cut, extent.size).await?)
+                }
+                _ => return Err(ReadFailed::Damaged { segment, offset: next }),
+            };
             position += taken as u64;
             glommio::executor().yield_if_needed().await;
         }
@@ -410,8 +430,18 @@ fn push_range(pieces: &[Rc<ReadResult>], start: u64, from: u64, to: u64, slices:
     }
 }
 
-/// The bytes from `from` to `to` of consecutive slices, which are `batches` whole batches.
-fn take_range(slices: Vec<Slice>, from: usize, to: usize, batches: usize) -> ReadBytes {
+/// How many batches lie between two of their boundaries, and the offset behind the last.
+fn count_batches(rope: &Rope<'_>, from: usize, to: usize) -> (usize, Offset) {
+    let (mut count, mut end) = (0, Offset::ZERO);
+    for batch in rope.batches(from).take_while(|batch| batch.at < to) {
+        count += 1;
+        end = batch.end_offset;
+    }
+    (count, end)
+}
+
+/// The bytes from `from` to `to` of consecutive slices.
+fn take_range(slices: Vec<Slice>, from: usize, to: usize) -> ReadBytes {
     let mut out = Vec::with_capacity(slices.len());
     let mut disk_size = 0;
     let mut at = 0;
@@ -424,5 +454,5 @@ fn take_range(slices: Vec<Slice>, from: usize, to: usize, batches: usize) -> Rea
         }
         at = end;
     }
-    ReadBytes { slices: out, size: to - from, batches, disk_size }
+    ReadBytes { slices: out, size: to - from, disk_size, ..ReadBytes::default() }
 }

@@ -23,6 +23,7 @@ use crate::shard::tail::TailBlock;
 use crate::types::limits::TAIL_BUFFER_SIZE_MAX;
 use crate::types::{Mono, Offset, TopicPartition};
 use futures::stream::{self, TryStreamExt};
+use glommio::sync::Semaphore;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -43,6 +44,8 @@ pub struct Store {
     pub metrics: Rc<RefCell<ShardMetrics>>,
     pub tail_memory: Rc<Meter>,
     pub read_memory: Rc<Meter>,
+    /// A read that has to be larger than asked for has its turn.
+    pub enlarging: Semaphore,
     commit: RefCell<GroupCommit>,
     slots: RefCell<Vec<Option<Rc<Replica>>>>,
     replicas: RefCell<BTreeMap<TopicPartition, Rc<Replica>>>,
@@ -71,6 +74,7 @@ impl Store {
             metrics,
             tail_memory: Meter::new(memory.tail),
             read_memory: Meter::new(memory.read),
+            enlarging: Semaphore::new(1),
             commit: RefCell::new(GroupCommit::new()),
             slots: RefCell::default(),
             replicas: RefCell::default(),

@@ -17,6 +17,7 @@ use crate::shard::disk::{Disk, DiskEvent, Recorder};
 use crate::shard::event::Signal;
 use crate::shard::message::ProduceOutcome;
 use crate::shard::open::{OpenFailed, OpenRequest, open};
+use crate::shard::reader::ReadFailed;
 use crate::shard::replica::{Appended, Replica};
 use crate::shard::segments::Segments;
 use crate::shard::store::{AckTarget, Store};
@@ -107,6 +108,54 @@ fn everything_appended_is_read_back_however_small_the_tail() {
         for size_max in [1, 5_000, 100_000, 10 << 20] {
             assert!(read_all(&store, &replica, size_max).await == expected.concat(), "{size_max}");
         }
+    });
+}
+
+/// A header that lies about its length, or is none, costs its reader one window and no memory.
+#[test]
+fn a_damaged_header_is_found_without_reading_the_segment() {
+    const COUNT: u64 = 120;
+    const READ_MAX: u64 = 256 << 10;
+    on_executor(async {
+        let directory = directory();
+        let store = store(None, 2 << 20);
+        let replica = open_partition(&store, directory.path(), 0, 64 << 20).await;
+        let acks = Acks::new(None);
+        let mut size = 0;
+        for _ in 0..COUNT {
+            let mut bytes = batch(1, None, &[7; 100_000]);
+            size = bytes.len() as u64;
+            append(&store, &replica, &acks, &mut bytes).await;
+            acks.all_arrived(&store).await;
+        }
+        let length = |bytes: u64| ((bytes - 12) as u32).to_be_bytes().to_vec();
+        let cases = [
+            (10, 16, vec![0x82], "another magic"),
+            (20, 8, length(size + (1 << 20)), "a length that ends inside another batch"),
+            (30, 8, length(1 << 30), "a length past the end of the log"),
+            (40, 8, vec![0xff; 4], "a negative length"),
+            (50, 0, vec![0; 61], "no header"),
+        ];
+        let log = newest_log(directory.path());
+        for (at, field, bytes, _) in &cases {
+            overwrite(&log, at * size + field, bytes);
+        }
+        let disk_read = || store.metrics.borrow().disk_read_bytes;
+        for (at, _, _, what) in cases {
+            let before = disk_read();
+            let read = replica.read(&store, offset(at), 1000).await;
+            assert!(matches!(read, Err(ReadFailed::Damaged { .. })), "{what}");
+            let read = disk_read() - before;
+            assert!(read <= READ_MAX, "{what}: {read} bytes were read");
+            assert_eq!(store.read_memory.used(), 0, "{what}");
+        }
+        // A whole one that is larger than asked for is on the account while somebody has it.
+        let read = replica.read(&store, offset(5), 1000).await.unwrap();
+        assert_eq!((read.size as u64, read.batches), (size, 1));
+        assert!(store.read_memory.used() as u64 >= size);
+        drop(read);
+        replica.reads.forget(); // What was read ahead.
+        assert_eq!(store.read_memory.used(), 0);
     });
 }
 
@@ -468,6 +517,13 @@ fn newest_log(directory: &Path) -> PathBuf {
 #[expect(clippy::disallowed_methods, reason = "a test damages files")]
 fn std_read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test damages files")]
+fn overwrite(path: &Path, position: u64, bytes: &[u8]) {
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, bytes, position).unwrap();
+    file.sync_all().unwrap();
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test damages files")]

@@ -358,7 +358,13 @@ impl From<ReadOutcome> for Outcome {
             log_start: read.log_start,
             diverging: read.diverging,
             leader: None,
-            records: ReadBytes { slices, size, batches: read.batches, disk_size: read.disk_size },
+            records: ReadBytes {
+                slices,
+                size,
+                batches: read.batches,
+                disk_size: read.disk_size,
+                charge: None,
+            },
         }
     }
 }

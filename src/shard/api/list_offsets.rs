@@ -16,6 +16,7 @@ use crate::shard::message::{ListOffsetsItem, ListOffsetsOutcome, Reply, Request}
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
 use crate::shard::response::Slice;
+use crate::shard::window::{Beginning, Enlarged, beginning};
 use crate::types::limits::IO_SIZE_MAX;
 use crate::types::{LeaderEpoch, Offset, PartitionIndex, ShardId, Timestamp, TopicPartition};
 use kafka_protocol::messages::list_offsets_response::{
@@ -215,8 +216,9 @@ async fn scan(
     };
     let log_start = replica.log.borrow().log_start();
     let mut position = start;
-    let mut size = IO_SIZE_MAX as u64;
+    let mut enlarged: Option<Enlarged<'_>> = None;
     while position < readable_end {
+        let size = enlarged.as_ref().map_or(IO_SIZE_MAX as u64, |enlarged| enlarged.size);
         let end = readable_end.min(position + size);
         let slices = replica.slices(&shard.store, segment, position, end).await?;
         let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
@@ -237,10 +239,13 @@ async fn scan(
             }
             taken = batch.at + batch.size;
         }
-        if taken == 0 && end == readable_end {
-            return Ok(None);
-        }
-        size = if taken == 0 { size * 2 } else { IO_SIZE_MAX as u64 };
+        enlarged = match beginning(&rope, 0) {
+            Beginning::Whole => None,
+            Beginning::Cut(cut) if enlarged.is_none() => {
+                Some(replica.enlarge(&shard.store, segment, position, cut, readable_end).await?)
+            }
+            _ => return Err(ReadFailed::Damaged { segment, offset: segment }),
+        };
         position += taken as u64;
         glommio::executor().yield_if_needed().await;
     }
