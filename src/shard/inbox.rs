@@ -9,6 +9,7 @@ use crate::shard::api::{delete_records, fetch, list_offsets, offset_for_leader_e
 use crate::shard::event::Signal;
 use crate::shard::message::{Message, ProduceItem, Reply, Request};
 use crate::shard::store::AckTarget;
+use crate::shard::watches::WatchKey;
 use crate::shard::{Shard, controller, partitions};
 use crate::types::ShardId;
 use glommio::channels::shared_channel::ConnectedReceiver;
@@ -35,9 +36,7 @@ pub async fn serve_peer(shard: Rc<Shard>, peer: ShardId, receiver: ConnectedRece
                 lane.filled.notify();
             }
             Message::Request { request: Request::Unwatch { watch }, .. } => {
-                for replica in shard.store.replicas() {
-                    replica.unwatch(fetch::watch_key(peer, watch));
-                }
+                shard.unwatch(WatchKey::new(peer, watch));
             }
             // In the order committed: the next change is read only once this one is applied.
             Message::Request { id, request: Request::Apply(records) } => {

@@ -11,6 +11,7 @@
 //! | [`controller`] | metadata changes, on shard 0 |
 //! | [`partitions`], [`background`] | partitions come, change and go; retention, checkpoints, idle connections |
 //! | [`disk`], [`clock`] | the seams to files and time |
+//! | [`fetch_sessions`], [`watches`] | what consumers have said, and what parked fetches wait for |
 //! | [`event`], [`memory`], [`step`] | wake-ups and budgets within a core; how long its tasks hold it |
 //!
 //! Nothing here is shared between cores but messages: no lock, no atomic.
@@ -44,6 +45,7 @@ mod store;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod watches;
 mod window;
 
 use crate::cluster::brokers::{Brokers, Routing};
@@ -63,7 +65,9 @@ use crate::shard::memory::Meter;
 use crate::shard::mesh::Mesh;
 use crate::shard::message::Message;
 use crate::shard::receive::ReceiveMemory;
+use crate::shard::replica::{Replica, Watcher};
 use crate::shard::store::Store;
+use crate::shard::watches::{RemoteWatches, WatchKey};
 use crate::types::limits::RECEIVE_BUFFER_SIZE;
 use crate::types::{NodeId, ShardId, TopicPartition};
 use glommio::sync::Semaphore;
@@ -104,6 +108,8 @@ pub struct Shard {
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     next_connection: Cell<u64>,
     pub sessions: RefCell<FetchSessions>,
+    /// Partitions of this shard that parked fetches of other shards watch.
+    remote_watches: RefCell<RemoteWatches>,
     /// Producer ids that this shard may give out.
     producer_ids: Cell<Option<ProducerIdBlock>>,
     next_watch: Cell<u64>,
@@ -158,6 +164,7 @@ impl Shard {
             connections: RefCell::default(),
             next_connection: Cell::new(1),
             sessions: RefCell::new(sessions),
+            remote_watches: RefCell::default(),
             producer_ids: Cell::new(None),
             next_watch: Cell::new(1),
             parked_fetches: Cell::new(0),
@@ -253,6 +260,22 @@ impl Shard {
             self.wake(watch);
         } else {
             self.mesh.post(to, Message::Wake { watch });
+        }
+    }
+
+    /// Wakes a fetch of another shard at the next record of a partition of this one.
+    fn watch_for(&self, from: ShardId, watch: u64, replica: &Replica) {
+        let key = WatchKey::new(from, watch);
+        self.remote_watches.borrow_mut().add(key, replica.id);
+        replica.watch(key.number(), Watcher::Remote { shard: from, watch });
+    }
+
+    /// A fetch of another shard was answered.
+    fn unwatch(&self, key: WatchKey) {
+        for partition in self.remote_watches.borrow_mut().remove(key) {
+            if let Some(replica) = self.store.find(&partition) {
+                replica.unwatch(key.number());
+            }
         }
     }
 

@@ -472,7 +472,7 @@ pub async fn read_for(shard: &Rc<Shard>, from: ShardId, request: ReadRequest) ->
         for (item, read) in request.items.iter().zip(&reads) {
             let Some(replica) = shard.store.find(&item.partition) else { continue };
             moved |= Some(replica.log.borrow().high_watermark()) != read.high_watermark;
-            replica.watch(watch_key(from, watch), Watcher::Remote { shard: from, watch });
+            shard.watch_for(from, watch, &replica);
         }
         if moved {
             shard.post_wake(from, watch);
@@ -488,11 +488,6 @@ pub async fn read_for(shard: &Rc<Shard>, from: ShardId, request: ReadRequest) ->
         disk_size: read.records.disk_size,
     });
     copied.collect()
-}
-
-/// Watches of other shards and of this one must not meet in a replica's table.
-pub fn watch_key(from: ShardId, watch: u64) -> u64 {
-    watch | (from.0 as u64 + 1) << 48
 }
 
 fn copy(records: &ReadBytes) -> bytes::Bytes {
