@@ -9,20 +9,21 @@
 //! (n, e > 0)              the next request of session n        partitions with news, id n
 //! ```
 //!
+//! Sessions and the partitions in them are bounded. For a new session, or one that grows, others make
+//! room as in Kafka: those unused for long, longest first; then those that are old and smaller, the
+//! smallest first. If that is not enough, none has to go, and who asked is served without a session.
+//!
 //! Source: Kafka `FetchSession`, `FetchSessionCache`.
 
 use crate::codec::error_code::ErrorCode;
 use crate::types::{LeaderEpoch, Mono, Offset};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A session unused for this long may make room for a new one (Kafka
-/// `FetchSession.MIN_EVICTION_MS`).
-const EVICTION_IDLE_MIN: Duration = Duration::from_secs(120);
-
-/// Partitions of one session; a larger fetch is served without one.
-const SESSION_PARTITIONS_MAX: usize = 100_000;
+/// A session unused for this long may make room for any other; one that exists for this long, for a
+/// larger one (Kafka `min.incremental.fetch.session.eviction.ms`).
+const EVICTION_AGE_MIN: Duration = Duration::from_secs(120);
 
 /// The epochs of a request that is not part of a session's sequence.
 const EPOCH_INITIAL: i32 = 0;
@@ -60,6 +61,7 @@ struct Session {
     partitions: BTreeMap<(Rc<str>, i32), SessionPartition>,
     next_epoch: i32,
     next_turn: u64,
+    created: Mono,
     used: Mono,
 }
 
@@ -76,12 +78,32 @@ pub struct FetchScope {
 #[derive(Debug)]
 pub struct FetchSessions {
     sessions: BTreeMap<i32, Session>,
-    count_max: usize,
+    /// In all sessions.
+    partitions: usize,
+    limits: SessionLimits,
+}
+
+/// Of one shard.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionLimits {
+    pub sessions: usize,
+    /// In all of them.
+    pub partitions: usize,
+}
+
+/// What a session needs that is opened or grows.
+#[derive(Clone, Copy)]
+struct Wanted {
+    /// The one that grows, which is not evicted for itself.
+    session: Option<i32>,
+    /// What it comes to, and how much of that is new.
+    size: usize,
+    more: usize,
 }
 
 impl FetchSessions {
-    pub fn new(count_max: usize) -> FetchSessions {
-        FetchSessions { sessions: BTreeMap::new(), count_max }
+    pub fn new(limits: SessionLimits) -> FetchSessions {
+        FetchSessions { sessions: BTreeMap::new(), partitions: 0, limits }
     }
 
     pub fn count(&self) -> usize {
@@ -101,7 +123,7 @@ impl FetchSessions {
         now: Mono,
     ) -> Result<(FetchScope, Vec<FetchPartition>), ErrorCode> {
         if epoch == EPOCH_FINAL || epoch == EPOCH_INITIAL {
-            self.sessions.remove(&id);
+            self.remove(id);
             let session = if epoch == EPOCH_INITIAL { self.open(fresh, &named, now) } else { 0 };
             return Ok((FetchScope { session, incremental: false }, named));
         }
@@ -112,11 +134,18 @@ impl FetchSessions {
         session.next_epoch = if epoch == i32::MAX { 1 } else { epoch + 1 };
         session.used = now;
         for key in forgotten {
-            session.partitions.remove(key);
+            self.partitions -= usize::from(session.partitions.remove(key).is_some());
         }
-        for fetch in named {
-            session.name(fetch)?;
+        let more = session.count_new(&named);
+        let wanted = Wanted { session: Some(id), size: session.partitions.len() + more, more };
+        if !self.make_room(wanted, now) {
+            // The client starts over, and is served without a session as long as there is no room.
+            self.remove(id);
+            return Err(ErrorCode::FetchSessionIdNotFound);
         }
+        let session = self.sessions.get_mut(&id).expect("it was found above and not evicted");
+        self.partitions += more;
+        named.into_iter().for_each(|fetch| session.name(fetch));
         let mut ordered: Vec<(u64, FetchPartition)> =
             session.partitions.values().map(|partition| (partition.turn, partition.fetch.clone())).collect();
         ordered.sort_by_key(|(turn, _)| *turn);
@@ -125,27 +154,58 @@ impl FetchSessions {
     }
 
     fn open(&mut self, id: i32, named: &[FetchPartition], now: Mono) -> i32 {
-        if named.is_empty() || named.len() > SESSION_PARTITIONS_MAX || self.sessions.contains_key(&id) {
+        if named.is_empty() || self.sessions.contains_key(&id) {
             return 0;
         }
-        if self.sessions.len() >= self.count_max && !self.evict(now) {
+        let mut session =
+            Session { partitions: BTreeMap::new(), next_epoch: 1, next_turn: 0, created: now, used: now };
+        let size = session.count_new(named);
+        if !self.make_room(Wanted { session: None, size, more: size }, now) {
             return 0;
         }
-        let mut session = Session { partitions: BTreeMap::new(), next_epoch: 1, next_turn: 0, used: now };
-        for fetch in named {
-            if session.name(fetch.clone()).is_err() {
-                return 0;
-            }
-        }
+        named.iter().for_each(|fetch| session.name(fetch.clone()));
+        self.partitions += size;
         self.sessions.insert(id, session);
         id
     }
 
-    fn evict(&mut self, now: Mono) -> bool {
-        let oldest = self.sessions.iter().min_by_key(|(_, session)| session.used);
-        let Some((id, session)) = oldest else { return false };
-        let (id, idle) = (*id, now.since(session.used));
-        idle >= EVICTION_IDLE_MIN && self.sessions.remove(&id).is_some()
+    fn remove(&mut self, id: i32) {
+        if let Some(session) = self.sessions.remove(&id) {
+            self.partitions -= session.partitions.len();
+        }
+    }
+
+    /// Evicts what has to go for `wanted`; false, and nothing evicted, if that is not enough. O(1) while
+    /// there is room, else O(n log n) in the sessions.
+    fn make_room(&mut self, wanted: Wanted, now: Mono) -> bool {
+        let slots = usize::from(wanted.session.is_none());
+        let fits = |sessions: usize, partitions: usize| {
+            sessions + slots <= self.limits.sessions && partitions + wanted.more <= self.limits.partitions
+        };
+        let (mut sessions, mut partitions) = (self.sessions.len(), self.partitions);
+        if fits(sessions, partitions) {
+            return true;
+        }
+        if wanted.size > self.limits.partitions {
+            return false;
+        }
+        let mut evictable: Vec<(EvictionRank, i32, usize)> = Vec::new();
+        for (id, session) in self.sessions.iter().filter(|(id, _)| wanted.session != Some(**id)) {
+            let rank = session.eviction_rank(wanted.size, now);
+            evictable.extend(rank.map(|rank| (rank, *id, session.partitions.len())));
+        }
+        evictable.sort();
+        let mut evicted = Vec::new();
+        for (_, id, size) in evictable {
+            evicted.push(id);
+            sessions -= 1;
+            partitions -= size;
+            if fits(sessions, partitions) {
+                evicted.into_iter().for_each(|id| self.remove(id));
+                return true;
+            }
+        }
+        false
     }
 
     /// Whether a partition's outcome belongs into the answer; takes note of what it says.
@@ -171,32 +231,53 @@ impl FetchSessions {
     }
 }
 
+/// Who goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum EvictionRank {
+    Unused { since: Mono },
+    Small { size: usize },
+}
+
 impl Session {
-    fn name(&mut self, fetch: FetchPartition) -> Result<(), ErrorCode> {
+    /// When it goes to make room for a session of `size` partitions, if at all.
+    fn eviction_rank(&self, size: usize, now: Mono) -> Option<EvictionRank> {
+        if now.since(self.used) >= EVICTION_AGE_MIN {
+            return Some(EvictionRank::Unused { since: self.used });
+        }
+        let is_old = now.since(self.created) >= EVICTION_AGE_MIN;
+        let own = self.partitions.len();
+        (is_old && own < size).then_some(EvictionRank::Small { size: own })
+    }
+
+    /// How many of `named` it does not have.
+    fn count_new(&self, named: &[FetchPartition]) -> usize {
+        let keys = named.iter().map(|fetch| (fetch.topic.clone(), fetch.partition));
+        keys.filter(|key| !self.partitions.contains_key(key)).collect::<BTreeSet<_>>().len()
+    }
+
+    fn name(&mut self, fetch: FetchPartition) {
         let key = (fetch.topic.clone(), fetch.partition);
         if let Some(known) = self.partitions.get_mut(&key) {
             known.fetch = fetch;
-            return Ok(());
-        }
-        if self.partitions.len() >= SESSION_PARTITIONS_MAX {
-            return Err(ErrorCode::InvalidRequest);
+            return;
         }
         let turn = self.next_turn;
         self.next_turn += 1;
         self.partitions.insert(key, SessionPartition { fetch, told: None, turn });
-        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::ops::Range;
 
     const NOW: Mono = Mono(0);
 
     #[test]
     fn an_incremental_fetch_reads_everything_named_and_not_forgotten() {
-        let mut sessions = FetchSessions::new(10);
+        let mut sessions = sessions(10, 100);
         let (scope, all) = begin(&mut sessions, 0, 0, &[0, 1, 2], &[]).unwrap();
         assert_eq!((scope, all.len()), (FetchScope { session: 7, incremental: false }, 3));
         let (scope, all) = begin(&mut sessions, 7, 1, &[3], &[1]).unwrap();
@@ -206,7 +287,7 @@ mod tests {
 
     #[test]
     fn epochs_are_kept() {
-        let mut sessions = FetchSessions::new(10);
+        let mut sessions = sessions(10, 100);
         assert_eq!(begin(&mut sessions, 9, 1, &[], &[]), Err(ErrorCode::FetchSessionIdNotFound));
         begin(&mut sessions, 0, 0, &[0], &[]).unwrap();
         assert_eq!(begin(&mut sessions, 7, 2, &[], &[]), Err(ErrorCode::InvalidFetchSessionEpoch));
@@ -218,7 +299,7 @@ mod tests {
 
     #[test]
     fn only_news_is_told_and_who_got_records_goes_last() {
-        let mut sessions = FetchSessions::new(10);
+        let mut sessions = sessions(10, 100);
         begin(&mut sessions, 0, 0, &[0, 1], &[]).unwrap();
         let scope = FetchScope { session: 7, incremental: true };
         let topic: Rc<str> = "t".into();
@@ -234,13 +315,91 @@ mod tests {
 
     #[test]
     fn a_full_cache_serves_without_a_session_until_one_is_old() {
-        let mut sessions = FetchSessions::new(1);
+        let mut sessions = sessions(1, 100);
         begin(&mut sessions, 0, 0, &[0], &[]).unwrap();
         let (scope, _) = sessions.begin(0, 0, named(&[0]), &[], 8, NOW).unwrap();
         assert_eq!(scope.session, 0);
-        let later = NOW.after(EVICTION_IDLE_MIN);
+        let later = NOW.after(EVICTION_AGE_MIN);
         let (scope, _) = sessions.begin(0, 0, named(&[0]), &[], 8, later).unwrap();
         assert_eq!((scope.session, sessions.count()), (8, 1));
+    }
+
+    #[test]
+    fn a_larger_session_takes_the_place_of_an_old_smaller_one() {
+        let mut sessions = sessions(2, 100);
+        open(&mut sessions, 1, 0..2, NOW);
+        open(&mut sessions, 2, 0..5, NOW);
+        let later = NOW.after(EVICTION_AGE_MIN);
+        for id in [1, 2] {
+            sessions.begin(id, 1, Vec::new(), &[], 9, later).unwrap(); // Both are in use.
+        }
+        assert_eq!(open(&mut sessions, 3, 0..2, later), 0, "none is smaller");
+        assert_eq!(open(&mut sessions, 3, 0..3, later), 3);
+        assert_eq!(ids(&sessions), [2, 3], "the smaller one went");
+        assert_eq!(open(&mut sessions, 4, 0..50, later), 4);
+        assert_eq!(ids(&sessions), [3, 4], "the newer one is not old enough");
+        assert_eq!(open(&mut sessions, 5, 0..90, later), 0);
+    }
+
+    #[test]
+    fn partitions_are_bounded_over_all_sessions() {
+        let mut sessions = sessions(10, 10);
+        assert_eq!(open(&mut sessions, 1, 0..4, NOW), 1);
+        assert_eq!(open(&mut sessions, 2, 0..4, NOW), 2);
+        assert_eq!(open(&mut sessions, 3, 0..4, NOW), 0, "served without a session");
+        assert_eq!(open(&mut sessions, 3, 0..2, NOW), 3);
+        let later = NOW.after(EVICTION_AGE_MIN);
+        sessions.begin(2, 1, Vec::new(), &[], 9, later).unwrap();
+        assert_eq!(open(&mut sessions, 4, 0..11, later), 0, "it could never fit");
+        assert_eq!(ids(&sessions), [1, 2, 3], "and nobody goes for it");
+        assert_eq!(open(&mut sessions, 4, 0..5, later), 4);
+        assert_eq!(ids(&sessions), [2, 4], "the unused went, the one in use stays");
+    }
+
+    #[test]
+    fn a_session_that_outgrows_the_bound_starts_over() {
+        let mut sessions = sessions(10, 10);
+        open(&mut sessions, 1, 0..4, NOW);
+        open(&mut sessions, 2, 0..4, NOW);
+        let grown = sessions.begin(1, 1, named(&[0, 4, 5, 5]), &[], 9, NOW);
+        assert_eq!(grown.map(|(_, all)| all.len()), Ok(6), "two are new, one of them named twice");
+        let grown = sessions.begin(1, 2, named(&[6]), &[], 9, NOW);
+        assert_eq!(grown, Err(ErrorCode::FetchSessionIdNotFound));
+        assert_eq!((ids(&sessions), sessions.partitions), (vec![2], 4));
+    }
+
+    proptest! {
+        #[test]
+        fn bounds_hold_and_partitions_are_counted(
+            steps in proptest::collection::vec((0..6i32, 0..4i32, 0..8i32, 0..8i32, 0..100u64), 1..100),
+        ) {
+            let mut sessions = sessions(3, 12);
+            let mut now = NOW;
+            for (id, epoch, from, count, seconds) in steps {
+                now = now.after(Duration::from_secs(seconds));
+                let named = named(&(from..from + count).collect::<Vec<_>>());
+                let forgotten = [("t".into(), from + count)];
+                let fresh = id + 1;
+                let _ = sessions.begin(id, epoch - 1, named, &forgotten, fresh, now);
+                let counted: usize = sessions.sessions.values().map(|session| session.partitions.len()).sum();
+                prop_assert_eq!(counted, sessions.partitions);
+                prop_assert!(sessions.partitions <= 12);
+                prop_assert!(sessions.count() <= 3);
+            }
+        }
+    }
+
+    fn sessions(sessions: usize, partitions: usize) -> FetchSessions {
+        FetchSessions::new(SessionLimits { sessions, partitions })
+    }
+
+    fn open(sessions: &mut FetchSessions, fresh: i32, partitions: Range<i32>, now: Mono) -> i32 {
+        let named = named(&partitions.collect::<Vec<_>>());
+        sessions.begin(0, 0, named, &[], fresh, now).expect("a session is opened or not").0.session
+    }
+
+    fn ids(sessions: &FetchSessions) -> Vec<i32> {
+        sessions.sessions.keys().copied().collect()
     }
 
     fn begin(

@@ -60,7 +60,7 @@ use crate::shard::clock::Clock;
 use crate::shard::conn::{CloseReason, Connection};
 use crate::shard::controller::Controller;
 use crate::shard::event::Broadcast;
-use crate::shard::fetch_sessions::FetchSessions;
+use crate::shard::fetch_sessions::{FetchSessions, SessionLimits};
 use crate::shard::memory::Meter;
 use crate::shard::mesh::Mesh;
 use crate::shard::message::Message;
@@ -68,7 +68,7 @@ use crate::shard::receive::ReceiveMemory;
 use crate::shard::replica::{Replica, Watcher};
 use crate::shard::store::Store;
 use crate::shard::watches::{RemoteWatches, WatchKey};
-use crate::types::limits::RECEIVE_BUFFER_SIZE;
+use crate::types::limits::{FETCH_SESSION_PARTITIONS_MAX, RECEIVE_BUFFER_SIZE};
 use crate::types::{NodeId, ShardId, TopicPartition};
 use glommio::sync::Semaphore;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -142,7 +142,10 @@ pub struct ShardParts {
 impl Shard {
     pub fn new(parts: ShardParts) -> Rc<Shard> {
         let brokers = Brokers::new(&parts.image, parts.node);
-        let sessions = FetchSessions::new(parts.config.max_incremental_fetch_session_cache_slots);
+        let sessions = FetchSessions::new(SessionLimits {
+            sessions: parts.config.max_incremental_fetch_session_cache_slots,
+            partitions: FETCH_SESSION_PARTITIONS_MAX,
+        });
         Rc::new(Shard {
             id: parts.id,
             node: parts.node,

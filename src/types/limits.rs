@@ -43,6 +43,10 @@ pub const MESH_QUEUE_LENGTH: usize = 1024;
 /// Incremental fetch sessions of one shard (Kafka `max.incremental.fetch.session.cache.slots`).
 pub const FETCH_SESSIONS_MAX: usize = 1000;
 
+/// Partitions in all fetch sessions of one shard together. One takes some 200 bytes, twice that with the
+/// longest names; a thousand consumers of a hundred partitions each find room.
+pub const FETCH_SESSION_PARTITIONS_MAX: usize = 100_000;
+
 /// Slices of one vectored write to a socket (Linux `UIO_MAXIOV` is 1024).
 pub const SOCKET_SLICES_MAX: usize = 512;
 
