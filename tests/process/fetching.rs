@@ -6,8 +6,12 @@ use odradek_test_harness::kafka_protocol::ResponseError;
 use odradek_test_harness::kafka_protocol::messages::fetch_request::{
     FetchPartition, FetchTopic, ForgottenTopic,
 };
+use odradek_test_harness::kafka_protocol::messages::list_offsets_request::{
+    ListOffsetsPartition, ListOffsetsTopic,
+};
 use odradek_test_harness::kafka_protocol::messages::{
-    FetchRequest, FetchResponse, OffsetForLeaderEpochRequest, offset_for_leader_epoch_request,
+    BrokerId, FetchRequest, FetchResponse, ListOffsetsRequest, OffsetForLeaderEpochRequest,
+    offset_for_leader_epoch_request,
 };
 use odradek_test_harness::{Batch, Broker, Client, Connection, Options, Routing, records_of, topic_name};
 
@@ -254,4 +258,29 @@ fn incremental_sessions_show_only_what_changed() {
     );
     let unknown = fetch(&session_request(id.wrapping_add(1), 1, &[]));
     assert_eq!(ResponseError::try_from_code(unknown.error_code), Some(ResponseError::FetchSessionIdNotFound));
+}
+
+/// One request, partitions of both cores and one that is not there, in no order.
+#[test]
+fn each_partition_of_a_request_gets_its_own_answer_whichever_core_owns_it() {
+    let broker = Broker::start(Routing::Node);
+    let mut client = Client::connect(&broker);
+    client.create_topic("mixed", 4, &[]);
+    for partition in 0..4 {
+        let records: Vec<&str> = (0..=partition).map(|_| "x").collect();
+        client.produce("mixed", partition, &Batch::of(&records, now_ms()));
+    }
+    const ORDER: [i32; 5] = [2, 0, 9, 3, 1];
+    const LATEST: i64 = -1;
+    let partitions = ORDER.map(|partition| {
+        ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(LATEST)
+    });
+    let topic =
+        ListOffsetsTopic::default().with_name(topic_name("mixed")).with_partitions(partitions.to_vec());
+    let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
+    let response = client.bootstrap().call(5, &request);
+    let answers = &response.topics[0].partitions;
+    let answers: Vec<(i32, i64)> =
+        answers.iter().map(|answer| (answer.partition_index, answer.offset)).collect();
+    assert_eq!(answers, [(2, 3), (0, 1), (9, -1), (3, 4), (1, 2)]);
 }

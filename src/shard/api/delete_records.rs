@@ -2,17 +2,17 @@
 
 use crate::codec::error_code::ErrorCode;
 use crate::shard::Shard;
+use crate::shard::api::by_owner::{ByOwner, PartitionItem, Place};
 use crate::shard::api::list_offsets::{find, locate};
 use crate::shard::background;
 use crate::shard::conn::Connection;
 use crate::shard::disk::is_full_disk;
 use crate::shard::message::{DeleteRecordsItem, DeleteRecordsOutcome, Reply, Request};
-use crate::types::{Offset, ShardId};
+use crate::types::Offset;
 use kafka_protocol::messages::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsTopicResult,
 };
 use kafka_protocol::messages::{DeleteRecordsRequest, DeleteRecordsResponse};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// The wire's "up to the high watermark".
@@ -24,7 +24,7 @@ pub async fn answer(
     request: DeleteRecordsRequest,
 ) -> DeleteRecordsResponse {
     let mut response = DeleteRecordsResponse::default();
-    let mut by_owner: BTreeMap<ShardId, Vec<(usize, usize, DeleteRecordsItem)>> = BTreeMap::new();
+    let mut by_owner = ByOwner::new();
     for (topic_at, topic) in request.topics.iter().enumerate() {
         let mut answers = Vec::with_capacity(topic.partitions.len());
         for (at, partition) in topic.partitions.iter().enumerate() {
@@ -40,7 +40,7 @@ pub async fn answer(
             match found {
                 Ok((owner, partition)) => {
                     let item = DeleteRecordsItem { partition, before };
-                    by_owner.entry(owner).or_default().push((topic_at, at, item));
+                    by_owner.push(owner, Place { topic: topic_at, partition: at }, item);
                 }
                 Err(error) => answer.error_code = error.code(),
             }
@@ -49,23 +49,31 @@ pub async fn answer(
         let topic = DeleteRecordsTopicResult::default().with_name(topic.name.clone());
         response.topics.push(topic.with_partitions(answers));
     }
-    for (owner, asked) in by_owner {
-        let items: Vec<DeleteRecordsItem> = asked.iter().map(|(_, _, item)| *item).collect();
-        let outcomes = if owner == shard.id {
-            delete_local(shard, &items).await
-        } else {
-            match shard.mesh.call(owner, Request::DeleteRecords(items)).await {
-                Reply::DeleteRecords(outcomes) => outcomes,
-                _ => unreachable!("deletions are answered by deletions"),
-            }
-        };
-        for ((topic, at, _), outcome) in asked.into_iter().zip(outcomes) {
-            let answer = &mut response.topics[topic].partitions[at];
-            answer.error_code = outcome.error.code();
-            answer.low_watermark = outcome.low_watermark.map_or(-1, Offset::to_wire);
-        }
+    for (place, outcome) in by_owner.ask(shard).await {
+        let answer = &mut response.topics[place.topic].partitions[place.partition];
+        answer.error_code = outcome.error.code();
+        answer.low_watermark = outcome.low_watermark.map_or(-1, Offset::to_wire);
     }
     response
+}
+
+impl PartitionItem for DeleteRecordsItem {
+    type Outcome = DeleteRecordsOutcome;
+
+    async fn serve(shard: &Rc<Shard>, items: Vec<DeleteRecordsItem>) -> Vec<DeleteRecordsOutcome> {
+        delete_local(shard, &items).await
+    }
+
+    fn request(items: Vec<DeleteRecordsItem>) -> Request {
+        Request::DeleteRecords(items)
+    }
+
+    fn outcomes(reply: Reply) -> Vec<DeleteRecordsOutcome> {
+        let Reply::DeleteRecords(outcomes) = reply else {
+            unreachable!("deletions are answered by deletions")
+        };
+        outcomes
+    }
 }
 
 /// Deletes in partitions of this core: the new log starts are flushed together, then answered.

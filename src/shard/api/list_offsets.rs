@@ -9,6 +9,7 @@ use crate::codec::record_batch::{BatchView, Compression};
 use crate::codec::records::Records;
 use crate::log::read::{ListOffsetsTarget, Rope};
 use crate::shard::Shard;
+use crate::shard::api::by_owner::{ByOwner, PartitionItem, Place};
 use crate::shard::api::fetch::check_epoch;
 use crate::shard::api::produce::is_served_here;
 use crate::shard::conn::Connection;
@@ -23,7 +24,6 @@ use kafka_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
 };
 use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Bytes that one batch may decompress to when its records are looked through for a timestamp.
@@ -42,7 +42,7 @@ pub async fn answer(
     version: i16,
 ) -> ListOffsetsResponse {
     let mut response = ListOffsetsResponse::default();
-    let mut by_owner: BTreeMap<ShardId, Vec<(usize, usize, ListOffsetsItem)>> = BTreeMap::new();
+    let mut by_owner = ByOwner::new();
     for (topic_at, topic) in request.topics.iter().enumerate() {
         let mut answers = Vec::with_capacity(topic.partitions.len());
         for (at, partition) in topic.partitions.iter().enumerate() {
@@ -58,7 +58,7 @@ pub async fn answer(
                 Ok((owner, ListOffsetsItem { partition: id, target, leader_epoch }))
             });
             match found {
-                Ok((owner, item)) => by_owner.entry(owner).or_default().push((topic_at, at, item)),
+                Ok((owner, item)) => by_owner.push(owner, Place { topic: topic_at, partition: at }, item),
                 Err(error) => answer.error_code = error.code(),
             }
             answers.push(answer);
@@ -66,24 +66,13 @@ pub async fn answer(
         let topic = ListOffsetsTopicResponse::default().with_name(topic.name.clone());
         response.topics.push(topic.with_partitions(answers));
     }
-    for (owner, asked) in by_owner {
-        let items: Vec<ListOffsetsItem> = asked.iter().map(|(_, _, item)| *item).collect();
-        let outcomes = if owner == shard.id {
-            list_local(shard, items).await
-        } else {
-            match shard.mesh.call(owner, Request::ListOffsets(items)).await {
-                Reply::ListOffsets(outcomes) => outcomes,
-                _ => unreachable!("offsets are answered by offsets"),
-            }
-        };
-        for ((topic, at, _), outcome) in asked.into_iter().zip(outcomes) {
-            let answer = &mut response.topics[topic].partitions[at];
-            answer.error_code = outcome.error.code();
-            answer.offset = outcome.offset.map_or(-1, Offset::to_wire);
-            answer.timestamp = outcome.timestamp.map_or(-1, |timestamp| timestamp.0);
-            if version >= LEADER_EPOCH_FROM {
-                answer.leader_epoch = outcome.leader_epoch.map_or(-1, |epoch| epoch.0);
-            }
+    for (place, outcome) in by_owner.ask(shard).await {
+        let answer = &mut response.topics[place.topic].partitions[place.partition];
+        answer.error_code = outcome.error.code();
+        answer.offset = outcome.offset.map_or(-1, Offset::to_wire);
+        answer.timestamp = outcome.timestamp.map_or(-1, |timestamp| timestamp.0);
+        if version >= LEADER_EPOCH_FROM {
+            answer.leader_epoch = outcome.leader_epoch.map_or(-1, |epoch| epoch.0);
         }
     }
     response
@@ -113,6 +102,23 @@ fn target(timestamp: i64, version: i16) -> Option<ListOffsetsTarget> {
         -3 if version >= MAX_TIMESTAMP_FROM => Some(ListOffsetsTarget::MaxTimestamp),
         0.. => Some(ListOffsetsTarget::AtOrAfter(Timestamp(timestamp))),
         _ => None,
+    }
+}
+
+impl PartitionItem for ListOffsetsItem {
+    type Outcome = ListOffsetsOutcome;
+
+    async fn serve(shard: &Rc<Shard>, items: Vec<ListOffsetsItem>) -> Vec<ListOffsetsOutcome> {
+        list_local(shard, items).await
+    }
+
+    fn request(items: Vec<ListOffsetsItem>) -> Request {
+        Request::ListOffsets(items)
+    }
+
+    fn outcomes(reply: Reply) -> Vec<ListOffsetsOutcome> {
+        let Reply::ListOffsets(outcomes) = reply else { unreachable!("offsets are answered by offsets") };
+        outcomes
     }
 }
 

@@ -3,6 +3,7 @@
 //! Produce runs in the reader's turn, in place, so that requests of a connection are appended in
 //! the order of their arrival. Everything else runs as its own task; answers keep their order.
 
+mod by_owner;
 mod cluster_admin;
 pub(super) mod delete_records;
 pub(super) mod fetch;

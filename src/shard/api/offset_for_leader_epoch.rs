@@ -3,16 +3,16 @@
 
 use crate::codec::error_code::ErrorCode;
 use crate::shard::Shard;
+use crate::shard::api::by_owner::{ByOwner, PartitionItem, Place};
 use crate::shard::api::fetch::check_epoch;
 use crate::shard::api::list_offsets::{find, locate};
 use crate::shard::conn::Connection;
 use crate::shard::message::{EpochEndItem, EpochEndOutcome, Reply, Request};
-use crate::types::{LeaderEpoch, Offset, ShardId};
+use crate::types::{LeaderEpoch, Offset};
 use kafka_protocol::messages::offset_for_leader_epoch_response::{
     EpochEndOffset, OffsetForLeaderTopicResult,
 };
 use kafka_protocol::messages::{OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 pub async fn answer(
@@ -21,7 +21,7 @@ pub async fn answer(
     request: OffsetForLeaderEpochRequest,
 ) -> OffsetForLeaderEpochResponse {
     let mut response = OffsetForLeaderEpochResponse::default();
-    let mut by_owner: BTreeMap<ShardId, Vec<(usize, usize, EpochEndItem)>> = BTreeMap::new();
+    let mut by_owner = ByOwner::new();
     for (topic_at, topic) in request.topics.iter().enumerate() {
         let mut answers = Vec::with_capacity(topic.partitions.len());
         for (at, partition) in topic.partitions.iter().enumerate() {
@@ -37,7 +37,7 @@ pub async fn answer(
                         current_epoch: (current >= 0).then_some(LeaderEpoch(current)),
                         epoch: LeaderEpoch(partition.leader_epoch),
                     };
-                    by_owner.entry(owner).or_default().push((topic_at, at, item));
+                    by_owner.push(owner, Place { topic: topic_at, partition: at }, item);
                 }
                 Err(error) => answer.error_code = error.code(),
             }
@@ -46,24 +46,30 @@ pub async fn answer(
         let topic = OffsetForLeaderTopicResult::default().with_topic(topic.topic.clone());
         response.topics.push(topic.with_partitions(answers));
     }
-    for (owner, asked) in by_owner {
-        let items: Vec<EpochEndItem> = asked.iter().map(|(_, _, item)| *item).collect();
-        let outcomes = if owner == shard.id {
-            epoch_ends_local(shard, &items)
-        } else {
-            match shard.mesh.call(owner, Request::EpochEnds(items)).await {
-                Reply::EpochEnds(outcomes) => outcomes,
-                _ => unreachable!("epoch ends are answered by epoch ends"),
-            }
-        };
-        for ((topic, at, _), outcome) in asked.into_iter().zip(outcomes) {
-            let answer = &mut response.topics[topic].partitions[at];
-            answer.error_code = outcome.error.code();
-            answer.leader_epoch = outcome.epoch.map_or(-1, |epoch| epoch.0);
-            answer.end_offset = outcome.end_offset.map_or(-1, Offset::to_wire);
-        }
+    for (place, outcome) in by_owner.ask(shard).await {
+        let answer = &mut response.topics[place.topic].partitions[place.partition];
+        answer.error_code = outcome.error.code();
+        answer.leader_epoch = outcome.epoch.map_or(-1, |epoch| epoch.0);
+        answer.end_offset = outcome.end_offset.map_or(-1, Offset::to_wire);
     }
     response
+}
+
+impl PartitionItem for EpochEndItem {
+    type Outcome = EpochEndOutcome;
+
+    async fn serve(shard: &Rc<Shard>, items: Vec<EpochEndItem>) -> Vec<EpochEndOutcome> {
+        epoch_ends_local(shard, &items)
+    }
+
+    fn request(items: Vec<EpochEndItem>) -> Request {
+        Request::EpochEnds(items)
+    }
+
+    fn outcomes(reply: Reply) -> Vec<EpochEndOutcome> {
+        let Reply::EpochEnds(outcomes) = reply else { unreachable!("epoch ends are answered by epoch ends") };
+        outcomes
+    }
 }
 
 /// Answers for partitions of this core.
