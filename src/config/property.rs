@@ -251,7 +251,7 @@ pub const PROPERTIES: &[Property] = &[
             config.max_connections = value::integer(text, 1..=i32::MAX as i64)? as usize;
             Ok(config.max_connections.to_string())
         },
-        "Client connections of the whole node; more are refused."),
+        "Client connections of the whole node, whichever cores they reach; more are refused."),
     property!(Kafka "connections.max.idle.ms", Long "MS", Text("600000"),
         |config, text| duration_or_none(&mut config.connections_max_idle, text, MS),
         "Close a connection that sent nothing for so long; -1: never."),

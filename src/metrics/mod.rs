@@ -175,7 +175,7 @@ pub struct ShardMetrics {
     /// Gauge.
     pub connections_open: u64,
     pub connections_accepted: u64,
-    /// Refused because of `max.connections` or because memory was short.
+    /// Refused because of `max.connections`.
     pub connections_refused: u64,
     /// Closed with a reason that is not idleness or a stop: what the client sent or failed to do, most
     /// often. One for each warning of it in the log.

@@ -429,7 +429,6 @@ fn listen(shard: &Rc<Shard>, base: &SocketAddr, per_shard: &[SocketAddr]) -> Res
 }
 
 async fn accept(shard: Rc<Shard>, listening: TcpListener, listener: Listener) {
-    let connections_max = (shard.config.max_connections / shard.config.cores).max(1);
     loop {
         let stream = match listening.accept().await {
             Ok(stream) => stream,
@@ -443,8 +442,9 @@ async fn accept(shard: Rc<Shard>, listening: TcpListener, listener: Listener) {
         if shard.is_stopping() {
             return;
         }
-        if shard.connection_count() >= connections_max {
+        if !shard.admits_connection().await {
             shard.metrics.borrow_mut().connections_refused += 1;
+            let connections_max = shard.config.max_connections;
             tracing::warn!(connections_max, "a connection was refused: max.connections is reached");
             refuse(stream).await;
             continue;

@@ -84,6 +84,7 @@ async fn answer(shard: &Rc<Shard>, peer: ShardId, request: Request) -> Reply {
         Request::DeleteRecords(items) => {
             Reply::DeleteRecords(delete_records::delete_local(shard, &items).await)
         }
+        Request::LendConnections => Reply::LendConnections(shard.lend_connections()),
         Request::Control(request) => Reply::Control(controller::execute(shard, request).await),
         Request::Produce(_) | Request::Unwatch { .. } | Request::Apply(_) => {
             unreachable!("handled in the order of arrival")

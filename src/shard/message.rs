@@ -34,6 +34,8 @@ pub enum Request {
     ListOffsets(Vec<ListOffsetsItem>),
     EpochEnds(Vec<EpochEndItem>),
     DeleteRecords(Vec<DeleteRecordsItem>),
+    /// Some of the connections that the receiver may have and has not.
+    LendConnections,
     /// To the controller's shard.
     Control(ControlRequest),
     /// From the controller's shard: committed metadata, to be applied in this order.
@@ -46,6 +48,8 @@ pub enum Reply {
     ListOffsets(Vec<ListOffsetsOutcome>),
     EpochEnds(Vec<EpochEndOutcome>),
     DeleteRecords(Vec<DeleteRecordsOutcome>),
+    /// How many the asking shard may have more.
+    LendConnections(usize),
     Control(ControlReply),
     Applied,
 }

@@ -4,7 +4,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | [`executor`], [`nudge`] | starts and stops the shards of a node; interrupts sleeps that last too long |
-//! | [`conn`], [`receive`], [`response`] | a client connection: frames in, the memory they take, answers out in order |
+//! | [`conn`], [`connection_share`], [`receive`], [`response`] | a client connection: how many, frames in, the memory they take, answers out in order |
 //! | [`api`] | one thin handler per API key |
 //! | [`mesh`], [`message`] | shards talk |
 //! | [`store`], [`replica`], [`tail`], [`segments`], [`reader`], [`window`], [`open`] | partitions: append, commit, read, recover |
@@ -20,6 +20,7 @@ pub mod api;
 mod background;
 pub mod clock;
 pub mod conn;
+mod connection_share;
 pub mod controller;
 pub mod disk;
 mod event;
@@ -58,12 +59,13 @@ use crate::log::checkpoint::{CheckpointGeneration, PartitionPoint};
 use crate::metrics::ShardMetrics;
 use crate::shard::clock::Clock;
 use crate::shard::conn::{CloseReason, Connection};
+use crate::shard::connection_share::ConnectionShare;
 use crate::shard::controller::Controller;
 use crate::shard::event::Broadcast;
 use crate::shard::fetch_sessions::{FetchSessions, SessionLimits};
 use crate::shard::memory::Meter;
 use crate::shard::mesh::Mesh;
-use crate::shard::message::Message;
+use crate::shard::message::{Message, Reply, Request};
 use crate::shard::receive::ReceiveMemory;
 use crate::shard::replica::{Replica, Watcher};
 use crate::shard::store::Store;
@@ -107,6 +109,7 @@ pub struct Shard {
     receive_buffers: RefCell<Vec<Vec<u8>>>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     next_connection: Cell<u64>,
+    connection_share: RefCell<ConnectionShare>,
     pub sessions: RefCell<FetchSessions>,
     /// Partitions of this shard that parked fetches of other shards watch.
     remote_watches: RefCell<RemoteWatches>,
@@ -146,6 +149,7 @@ impl Shard {
             sessions: parts.config.max_incremental_fetch_session_cache_slots,
             partitions: FETCH_SESSION_PARTITIONS_MAX,
         });
+        let share = ConnectionShare::new(parts.config.max_connections, parts.config.cores, parts.id);
         Rc::new(Shard {
             id: parts.id,
             node: parts.node,
@@ -166,6 +170,7 @@ impl Shard {
             receive_buffers: RefCell::default(),
             connections: RefCell::default(),
             next_connection: Cell::new(1),
+            connection_share: RefCell::new(share),
             sessions: RefCell::new(sessions),
             remote_watches: RefCell::default(),
             producer_ids: Cell::new(None),
@@ -239,6 +244,32 @@ impl Shard {
 
     pub fn connection_count(&self) -> usize {
         self.connections.borrow().len()
+    }
+
+    /// Whether one more connection is within `max.connections`. A shard that has used up its share asks
+    /// the others for some of theirs.
+    async fn admits_connection(&self) -> bool {
+        let has_room = || self.connection_share.borrow().has_room(self.connection_count());
+        if has_room() || !self.connection_share.borrow().may_ask(self.clock.mono()) {
+            return has_room();
+        }
+        let count = self.mesh.shard_count();
+        let others = (1..count).map(|step| ShardId(((self.id.index() + step) % count) as u16));
+        for other in others {
+            let Reply::LendConnections(lent) = self.mesh.call(other, Request::LendConnections).await else {
+                unreachable!("lending is answered by lending")
+            };
+            self.connection_share.borrow_mut().take(lent);
+            if has_room() {
+                return true;
+            }
+        }
+        self.connection_share.borrow_mut().asked_in_vain(self.clock.mono());
+        false
+    }
+
+    fn lend_connections(&self) -> usize {
+        self.connection_share.borrow_mut().lend(self.connection_count())
     }
 
     fn connections(&self) -> Vec<Rc<Connection>> {

@@ -168,6 +168,31 @@ fn a_reader_that_never_reads_is_not_buffered_without_bound() {
     }
 }
 
+/// They need not spread evenly: all of them may reach one core.
+#[test]
+fn connections_are_bounded_over_the_whole_node() {
+    const LIMIT: usize = 12;
+    for routing in Routing::BOTH {
+        let options = Options::new(routing).set("max.connections", &LIMIT.to_string());
+        let broker = Broker::start_with(options);
+        // Under `core` routing, where it can be chosen, the second core gets them all.
+        let port = if routing == Routing::Core { broker.port() + 2 } else { broker.port() };
+        let mut open: Vec<Connection> = (0..LIMIT).map(|_| Connection::open(port)).collect();
+        for connection in &mut open {
+            connection.call(0, &ApiVersionsRequest::default());
+        }
+        assert!(Connection::open(port).is_closed_within(SOON), "one too many");
+        open.pop();
+        wait_for("room for another", || {
+            let mut another = Connection::open(port);
+            another.try_call(0, &ApiVersionsRequest::default()).is_ok().then_some(())
+        });
+        for connection in &mut open {
+            connection.call(0, &ApiVersionsRequest::default());
+        }
+    }
+}
+
 #[test]
 fn a_thousand_idle_connections_cost_little_memory() {
     let broker = Broker::start(Routing::Node);

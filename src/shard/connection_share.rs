@@ -1,0 +1,120 @@
+//! How many connections this shard may have, of those that `max.connections` allows the node.
+//!
+//! The kernel spreads connections unevenly, so no shard keeps a fixed part. Each begins with an equal
+//! one; a full shard asks the others for some of what they have free:
+//!
+//! ```text
+//! shard 0   |#########|          full: asks ─────────► shard 1   |###......|
+//!           |#########...|       ◄── three of six free ─         |###...|
+//! ```
+//!
+//! What one lends it no longer has, so the shares (and those on their way) always add up to the node's
+//! limit, and nothing is shared between cores to keep it. Pure.
+
+use crate::types::{Mono, ShardId};
+use std::time::Duration;
+
+/// After nobody had any, so long passes before a shard asks again: a flood of connections past the limit
+/// is refused without a flood of messages.
+const ASK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Lives: one per shard.
+#[derive(Debug)]
+pub struct ConnectionShare {
+    slots: usize,
+    /// When all others were asked in vain.
+    refused: Option<Mono>,
+}
+
+impl ConnectionShare {
+    /// The equal part of `limit` with which a shard begins; the first shards get what is left over.
+    pub fn new(limit: usize, shards: usize, shard: ShardId) -> ConnectionShare {
+        let slots = limit / shards + usize::from(shard.index() < limit % shards);
+        ConnectionShare { slots, refused: None }
+    }
+
+    pub fn has_room(&self, open: usize) -> bool {
+        open < self.slots
+    }
+
+    /// Whether the others are worth asking.
+    pub fn may_ask(&self, now: Mono) -> bool {
+        self.refused.is_none_or(|refused| now.since(refused) >= ASK_INTERVAL)
+    }
+
+    pub fn asked_in_vain(&mut self, now: Mono) {
+        self.refused = Some(now);
+    }
+
+    /// Another shard has given `slots` of its own.
+    pub fn take(&mut self, slots: usize) {
+        self.slots += slots;
+        if slots > 0 {
+            self.refused = None;
+        }
+    }
+
+    /// Gives away half of what is free, the last one too: whoever asks has none.
+    pub fn lend(&mut self, open: usize) -> usize {
+        let lent = self.slots.saturating_sub(open).div_ceil(2);
+        self.slots -= lent;
+        lent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn shares_begin_equal_and_add_up() {
+        for (limit, shards) in [(10, 4), (3, 4), (20_000, 7), (1, 2)] {
+            let slots =
+                (0..shards).map(|shard| ConnectionShare::new(limit, shards, ShardId(shard as u16)).slots);
+            let slots: Vec<usize> = slots.collect();
+            assert_eq!(slots.iter().sum::<usize>(), limit);
+            assert!(slots.iter().max().unwrap() - slots.iter().min().unwrap() <= 1);
+        }
+    }
+
+    #[test]
+    fn a_flood_is_refused_without_asking_again_for_a_while() {
+        let mut share = ConnectionShare::new(2, 2, ShardId(0));
+        let now = Mono(1_000);
+        assert!(share.may_ask(now));
+        share.asked_in_vain(now);
+        assert!(!share.may_ask(now));
+        assert!(share.may_ask(now.after(ASK_INTERVAL)));
+        share.take(1);
+        assert!(share.may_ask(now), "somebody had one");
+    }
+
+    proptest! {
+        /// Connections come and go anywhere: one is refused only if the node has as many as it may.
+        #[test]
+        fn a_connection_is_refused_exactly_at_the_nodes_limit(
+            steps in proptest::collection::vec((0..3usize, any::<bool>()), 1..300),
+            limit in 1..20usize,
+        ) {
+            let mut shares = [0, 1, 2].map(|shard| ConnectionShare::new(limit, 3, ShardId(shard)));
+            let mut open = [0usize; 3];
+            for (shard, comes) in steps {
+                if !comes {
+                    open[shard] = open[shard].saturating_sub(1);
+                    continue;
+                }
+                for other in (0..3).filter(|other| *other != shard) {
+                    if !shares[shard].has_room(open[shard]) {
+                        let lent = shares[other].lend(open[other]);
+                        shares[shard].take(lent);
+                    }
+                }
+                let admitted = shares[shard].has_room(open[shard]);
+                prop_assert_eq!(admitted, open.iter().sum::<usize>() < limit);
+                open[shard] += usize::from(admitted);
+                prop_assert_eq!(shares.iter().map(|share| share.slots).sum::<usize>(), limit);
+            }
+        }
+    }
+}
