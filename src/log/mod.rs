@@ -26,6 +26,7 @@
 //! | [`epochs`] | where each leader epoch begins and ends (KIP-101, 279, 320) |
 //! | [`recovery`] | how much of a segment is whole after an unclean stop |
 //! | [`retention`] | which segments may go |
+//! | [`removal`] | when the files of what went are removed |
 //! | [`checkpoint`] | what a shard writes down so that a clean start need not scan |
 //! | [`data_dir`] | names of the other files, and whose a partition's directory is |
 //! | [`inspect`] | what a stopped broker's files say, and whether they hold |
@@ -41,6 +42,7 @@ pub mod plan;
 pub mod producers;
 pub mod read;
 pub mod recovery;
+pub mod removal;
 pub mod retention;
 #[cfg(test)]
 pub mod samples;

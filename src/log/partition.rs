@@ -14,9 +14,10 @@ use crate::log::epochs::LeaderEpochs;
 use crate::log::index::{SegmentExtent, SegmentIndex};
 use crate::log::plan::AppendPlan;
 use crate::log::producers::{AcceptedBatch, Producers, RetainedBatch, SequenceCheck, SequenceError};
-use crate::log::segment::{IncomingBatch, RollLimits, SegmentInfo, StoredBatch, roll_reason};
+use crate::log::segment::{IncomingBatch, RollLimits, SegmentInfo, StoredBatch, roll_jitter_ms, roll_reason};
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// What a topic's properties mean for its partitions' logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct LogConfig {
     /// Bytes.
     pub segment_size_max: u64,
     pub segment_ms: i64,
+    /// At most this much less for each segment, so that not all of a broker roll at once.
+    pub segment_jitter_ms: i64,
     /// Bytes of one record batch (`max.message.bytes`).
     pub batch_size_max: usize,
     pub index_interval_bytes: u32,
@@ -37,6 +40,8 @@ pub struct LogConfig {
     pub retention_ms: Option<u64>,
     /// Bytes; `None` keeps all.
     pub retention_bytes: Option<u64>,
+    /// How long a file that was given up keeps its bytes (`file.delete.delay.ms`).
+    pub file_delete_delay: Duration,
 }
 
 /// Why a batch is refused. `codec::error_code` assigns the codes.
@@ -81,6 +86,8 @@ pub struct ClosedSegment {
 /// What a start found on disk.
 #[derive(Debug)]
 pub struct Opened {
+    /// Differs between partitions, and is the same at every start: `segment.jitter.ms`.
+    pub jitter_seed: u64,
     pub log_start: Offset,
     pub log_end: Offset,
     pub closed: VecDeque<SegmentInfo>,
@@ -96,6 +103,7 @@ pub struct Opened {
 pub struct PartitionLog {
     pub config: LogConfig,
     leader_epoch: LeaderEpoch,
+    jitter_seed: u64,
     log_start: Offset,
     log_end: Offset,
     flushed_end: Offset,
@@ -118,6 +126,7 @@ impl PartitionLog {
         PartitionLog {
             config,
             leader_epoch,
+            jitter_seed: opened.jitter_seed,
             log_start: opened.log_start,
             log_end: opened.log_end,
             flushed_end: opened.log_end,
@@ -197,8 +206,7 @@ impl PartitionLog {
         last_offset.advance(1).ok_or(AppendRejected::Full)?;
         let max_timestamp = if self.config.append_time { now } else { batch.max_timestamp() };
         let incoming = IncomingBatch { size: size as u32, last_offset, max_timestamp };
-        let limits =
-            RollLimits { segment_bytes: self.config.segment_size_max, segment_ms: self.config.segment_ms };
+        let limits = self.roll_limits();
         let rolls = roll_reason(&self.active, &incoming, &limits, now).is_some()
             || (self.active_index.is_full(self.config.index_size_max) && self.active.size > 0);
         let (segment, file_position) =
@@ -210,6 +218,13 @@ impl PartitionLog {
             size: size as u32,
             rolls,
         }))
+    }
+
+    fn roll_limits(&self) -> RollLimits {
+        let LogConfig { segment_size_max, segment_ms, segment_jitter_ms, .. } = self.config;
+        let jitter_ms =
+            roll_jitter_ms(self.jitter_seed, self.active.base_offset, segment_jitter_ms.min(segment_ms));
+        RollLimits { segment_bytes: segment_size_max, segment_ms: segment_ms - jitter_ms }
     }
 
     fn check_timestamp(&self, batch: &BatchView<'_>, now: Timestamp) -> Result<(), AppendRejected> {
@@ -411,6 +426,26 @@ mod tests {
     }
 
     #[test]
+    fn segments_roll_before_their_age_by_a_share_of_the_jitter() {
+        let mut log = log(1 << 20);
+        log.config.segment_ms = 1_000;
+        assert_eq!(log.roll_limits().segment_ms, 1_000);
+        log.config.segment_jitter_ms = 400;
+        let mut ages: Vec<i64> = (0..50u64)
+            .map(|base| {
+                log.active.base_offset = offset(base);
+                log.roll_limits().segment_ms
+            })
+            .collect();
+        assert!(ages.iter().all(|age| (601..=1_000).contains(age)), "{ages:?}");
+        ages.sort();
+        ages.dedup();
+        assert!(ages.len() > 30, "segments differ");
+        log.config.segment_jitter_ms = i64::MAX;
+        assert!((1..=1_000).contains(&log.roll_limits().segment_ms), "never more than segment.ms");
+    }
+
+    #[test]
     fn a_repeated_batch_gets_its_first_offset() {
         let mut log = log(1 << 20);
         let producer = (ProducerId(9), ProducerEpoch(0), Sequence(0));
@@ -460,6 +495,7 @@ mod tests {
 
     fn log(segment_size_max: u64) -> PartitionLog {
         let opened = Opened {
+            jitter_seed: 7,
             log_start: Offset::ZERO,
             log_end: Offset::ZERO,
             closed: VecDeque::new(),

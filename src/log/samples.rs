@@ -3,6 +3,7 @@
 use crate::codec::record_batch::{BatchHeader, Compression, write_batch};
 use crate::log::partition::LogConfig;
 use crate::types::{ProducerEpoch, ProducerId, Sequence, Timestamp};
+use std::time::Duration;
 
 /// What the tests of a partition's log leave open: segments of this size, everything else without
 /// limit.
@@ -10,6 +11,7 @@ pub fn log_config(segment_size_max: u64) -> LogConfig {
     LogConfig {
         segment_size_max,
         segment_ms: i64::MAX,
+        segment_jitter_ms: 0,
         batch_size_max: 1 << 20,
         index_interval_bytes: 4096,
         index_size_max: 10 << 20,
@@ -18,6 +20,7 @@ pub fn log_config(segment_size_max: u64) -> LogConfig {
         timestamp_after_max_ms: i64::MAX,
         retention_ms: None,
         retention_bytes: None,
+        file_delete_delay: Duration::ZERO,
     }
 }
 

@@ -178,6 +178,18 @@ pub fn roll_reason(
     if waited_ms > limits.segment_ms { Some(RollReason::Age) } else { None }
 }
 
+/// By how much a segment rolls before `segment.ms`: at least 0, less than `jitter_ms_max`
+/// (`segment.jitter.ms`, at most `segment.ms`). Drawn from the partition and the segment, so that a
+/// restart does not draw again.
+pub fn roll_jitter_ms(seed: u64, base_offset: Offset, jitter_ms_max: i64) -> i64 {
+    let Ok(max @ 1..) = u64::try_from(jitter_ms_max) else { return 0 };
+    // SplitMix64: the seed and neighbouring offsets are no random numbers by themselves.
+    let mut mixed = seed.wrapping_add(base_offset.get().wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((mixed ^ (mixed >> 31)) % max) as i64
+}
+
 /// Bytes that the file of a segment must have before `file_position_end` is written, at least
 /// `file_position_end`.
 ///

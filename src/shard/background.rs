@@ -13,6 +13,7 @@ use crate::shard::disk::{blocking, is_full_disk, replace_file};
 use crate::shard::replica::Replica;
 use crate::shard::segments::EPOCHS_FILE;
 use crate::shard::step::timed;
+use crate::shard::store::Store;
 use crate::types::ShardId;
 use crate::types::limits::RECEIVE_BUFFER_SIZE;
 use std::collections::BTreeMap;
@@ -32,6 +33,9 @@ const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// milliseconds between two reads; the longest pauses of a healthy network stay below.
 const STALLED_MAX: Duration = Duration::from_secs(10);
 
+/// Between two looks at deleted files that are due; well below `file.delete.delay.ms` as it is used.
+const REMOVAL_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Between two looks at idle producers (Kafka `producer.id.expiration.check.interval.ms`).
 const PRODUCER_CHECK_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -50,6 +54,9 @@ pub fn start(shard: &Rc<Shard>, queue: glommio::TaskQueueHandle) {
         if let Err(error) = write_checkpoint(&shard).await {
             tracing::warn!(%error, "the checkpoint was not written; the next start scans more");
         }
+    });
+    spawn_every(shard, queue, REMOVAL_INTERVAL, |shard| async move {
+        shard.store.remove_due().await;
     });
     spawn_every(shard, queue, PRODUCER_CHECK_INTERVAL, |shard| async move {
         expire_producers(&shard).await;
@@ -177,11 +184,11 @@ async fn retain_one(shard: &Rc<Shard>, replica: &Rc<Replica>) {
         Err(error) => return shard.store.fail(&format!("writing the checkpoint: {error}")),
         Ok(()) => {}
     }
-    drop_segments(shard, replica).await;
+    drop_segments(&shard.store, replica).await;
 }
 
 /// Removes the segments that lie wholly below the log start.
-pub async fn drop_segments(shard: &Rc<Shard>, replica: &Rc<Replica>) {
+pub async fn drop_segments(store: &Store, replica: &Rc<Replica>) {
     let dropped = {
         let mut log = replica.log.borrow_mut();
         // A segment whose roll is not finished on disk may still be written to: it goes next time.
@@ -196,10 +203,10 @@ pub async fn drop_segments(shard: &Rc<Shard>, replica: &Rc<Replica>) {
     replica.reads.forget();
     let first = replica.log.borrow().closed().front().map(|segment| segment.base_offset);
     let first = first.unwrap_or(replica.log.borrow().active().base_offset);
-    replica.drop_tail_before(&shard.store, first);
+    replica.drop_tail_before(store, first);
     let bases = dropped.iter().map(|segment| segment.base_offset).collect();
-    if let Err(error) = replica.remove_segments(bases).await {
-        shard.store.fail(&format!("removing segments of {}: {error}", replica.directory.display()));
+    if let Err(error) = replica.remove_segments(store, bases, first).await {
+        store.fail(&format!("removing segments of {}: {error}", replica.directory.display()));
     }
 }
 

@@ -117,6 +117,7 @@ pub async fn open(store: &Rc<Store>, request: OpenRequest) -> Result<Rc<Replica>
     let log_start = request.point.map_or(Offset::ZERO, |point| point.log_start);
     let oldest = closed.front().map_or(active_base, |segment| segment.base_offset);
     let opened = Opened {
+        jitter_seed: jitter_seed(&request.id),
         log_start: log_start.max(oldest).min(log_end),
         log_end,
         closed,
@@ -188,6 +189,11 @@ async fn remove_snapshots(directory: PathBuf, snapshots: Vec<Offset>) -> io::Res
         Ok(())
     })
     .await
+}
+
+fn jitter_seed(id: &TopicPartition) -> u64 {
+    let (high, low) = id.topic.0.as_u64_pair();
+    high ^ low.rotate_left(32) ^ id.partition.index() as u64
 }
 
 fn read_epochs(listing: &Listing, directory: &Path) -> LeaderEpochs {

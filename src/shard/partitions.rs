@@ -17,12 +17,14 @@ use crate::shard::disk::{blocking, replace_file, sync_directory};
 use crate::shard::open::{OpenFailed, OpenRequest, open};
 use crate::shard::replica::Replica;
 use crate::shard::segments::NO_SPACE_RETRY;
+use crate::shard::store::Removal;
 use crate::types::{TopicId, TopicPartition, Uuid};
 use futures::stream::{self, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Partitions opened side by side.
 const OPEN_CONCURRENCY: usize = 32;
@@ -252,11 +254,9 @@ async fn delete(shard: &Rc<Shard>, topic: TopicId) {
         glommio::spawn_local(async move {
             shard.store.pump();
             shard.store.release_slot(replica.slot).await;
+            let delay = replica.log.borrow().config.file_delete_delay;
             drop(replica);
-            let removed = blocking(move || std::fs::remove_dir_all(deleted)).await;
-            if let Err(error) = removed {
-                tracing::warn!(%error, "the data of a deleted topic is removed at the next start");
-            }
+            shard.store.remove_later(Removal::Directory(deleted), delay);
         })
         .detach();
     }
@@ -281,6 +281,7 @@ fn to_log_config(config: &TopicConfig) -> LogConfig {
     LogConfig {
         segment_size_max: config.segment_bytes.into(),
         segment_ms: ms(config.segment_ms),
+        segment_jitter_ms: ms(config.segment_jitter_ms),
         batch_size_max: config.max_message_bytes as usize,
         index_interval_bytes: config.index_interval_bytes,
         index_size_max: config.segment_index_bytes,
@@ -289,6 +290,7 @@ fn to_log_config(config: &TopicConfig) -> LogConfig {
         timestamp_after_max_ms: ms(config.timestamp_after_max_ms),
         retention_ms: config.retention_ms,
         retention_bytes: config.retention_bytes,
+        file_delete_delay: Duration::from_millis(config.file_delete_delay_ms),
     }
 }
 

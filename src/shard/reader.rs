@@ -340,7 +340,7 @@ impl Replica {
             return Ok(slices.into_iter().map(Slice::Tail).collect());
         }
         let failed = |source| ReadFailed::Disk { segment, source };
-        let file = self.segments.reader(&store.disk, segment).await.map_err(failed)?;
+        let file = self.reader(store, segment).await.map_err(failed)?;
         let mut slices = Vec::new();
         let at = self.take_ahead(segment, start, end, &mut slices).await;
         if at < end {
@@ -389,7 +389,7 @@ impl Replica {
         let (replica, spawner, store) = (self.clone(), store.clone(), store.clone());
         spawner.spawn(async move {
             let read = async {
-                let file = replica.segments.reader(&store.disk, segment).await?;
+                let file = replica.reader(&store, segment).await?;
                 read_pieces(&file, start, align_up(end)).await
             };
             let read = read.await;

@@ -12,12 +12,12 @@ use crate::log::partition::{AppendDecision, AppendRejected, ClosedSegment, LogCo
 use crate::log::plan::{AppendPlan, Slot};
 use crate::log::producers::SequenceError;
 use crate::log::segment::{ALLOCATION_STEP_MAX, allocation_for};
-use crate::shard::disk::is_full_disk;
+use crate::shard::disk::{DiskFile, is_full_disk};
 use crate::shard::event::{Broadcast, Signal};
 use crate::shard::message::ProduceOutcome;
 use crate::shard::reader::ReadState;
 use crate::shard::segments::{NO_SPACE_RETRY, SegmentHandle, Segments};
-use crate::shard::store::{AckTarget, Store};
+use crate::shard::store::{AckTarget, Removal, Store};
 use crate::shard::tail::{Tail, TailBlock};
 use crate::types::{Mono, Offset, ShardId, Timestamp, TopicPartition};
 use glommio::sync::Semaphore;
@@ -418,10 +418,26 @@ impl Replica {
         }
     }
 
-    /// Removes the files of segments that the log has forgotten.
-    pub async fn remove_segments(&self, segments: Vec<Offset>) -> io::Result<()> {
+    /// A file to read a segment from. Not found once its segment or topic was deleted.
+    pub async fn reader(&self, store: &Store, segment: Offset) -> io::Result<Rc<DiskFile>> {
+        let _names = self.hold_names().ok_or(io::ErrorKind::NotFound)?;
+        self.segments.reader(&store.disk, segment).await
+    }
+
+    /// Gives up the files of segments that the log has forgotten; their bytes go after
+    /// `file.delete.delay.ms`. `first` is the oldest segment that is left.
+    pub async fn remove_segments(
+        &self,
+        store: &Store,
+        segments: Vec<Offset>,
+        first: Offset,
+    ) -> io::Result<()> {
         let Some(_names) = self.hold_names() else { return Ok(()) };
-        self.segments.remove(segments).await
+        let delay = self.log.borrow().config.file_delete_delay;
+        for files in self.segments.give_up(segments, first).await? {
+            store.remove_later(Removal::Files(files), delay);
+        }
+        Ok(())
     }
 
     /// Writes the index files of a closed segment.
@@ -447,7 +463,7 @@ impl Replica {
 
     /// The file of a segment that a flush has to cover; `None` when it was finished (and flushed)
     /// or deleted meanwhile.
-    pub fn written_file(&self, segment: Offset) -> Option<Rc<crate::shard::disk::DiskFile>> {
+    pub fn written_file(&self, segment: Offset) -> Option<Rc<DiskFile>> {
         self.segments.handle(segment).map(|handle| handle.file.clone())
     }
 

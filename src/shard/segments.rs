@@ -15,8 +15,11 @@
 use crate::log::index::SegmentIndex;
 use crate::log::partition::ClosedSegment;
 use crate::log::segment::SegmentFile;
-use crate::shard::disk::{Disk, DiskFile, blocking, is_full_disk, replace_file, sync_directory, unless_full};
+use crate::shard::disk::{
+    Disk, DiskFile, blocking, is_full_disk, remove_if_present, replace_file, sync_directory, unless_full,
+};
 use crate::types::Offset;
+use glommio::sync::Semaphore;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -49,6 +52,8 @@ pub struct SegmentHandle {
 #[derive(Debug)]
 pub struct Segments {
     directory: PathBuf,
+    /// Base offset of the oldest segment that was not deleted.
+    first: Cell<Offset>,
     /// Base offset of the segment that takes appends.
     active: Cell<Offset>,
     /// Base offset of the segment that takes writes: behind `active` while a roll is unfinished.
@@ -57,6 +62,9 @@ pub struct Segments {
     spare: RefCell<Option<Rc<SegmentHandle>>>,
     spare_number: Cell<u64>,
     readers: RefCell<VecDeque<(Offset, Rc<DiskFile>)>>,
+    /// Held while a file is opened by a name that a deletion changes. glommio looks the name up once
+    /// more behind the open, and panics when it is gone.
+    opening: Semaphore,
 }
 
 impl Segments {
@@ -64,12 +72,14 @@ impl Segments {
     pub fn new(directory: PathBuf, active: Offset) -> Segments {
         Segments {
             directory,
+            first: Cell::new(Offset::ZERO),
             active: Cell::new(active),
             written: Cell::new(active),
             writable: RefCell::default(),
             spare: RefCell::default(),
             spare_number: Cell::new(0),
             readers: RefCell::default(),
+            opening: Semaphore::new(1),
         }
     }
 
@@ -250,12 +260,17 @@ impl Segments {
         if let Some(file) = known {
             return Ok(file);
         }
+        let _turn = self.opening.acquire_permit(1).await?;
+        if segment < self.first.get() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let file = disk.open_for_reading(&self.path(segment, SegmentFile::Log)).await?;
         self.remember_reader(segment, file.clone());
         Ok(file)
     }
 
     fn remember_reader(&self, segment: Offset, file: Rc<DiskFile>) {
+        assert!(self.first.get() <= segment, "a deleted segment is not opened");
         let mut readers = self.readers.borrow_mut();
         if readers.len() >= READERS_OPEN_MAX {
             readers.pop_front();
@@ -263,17 +278,25 @@ impl Segments {
         readers.push_back((segment, file));
     }
 
-    /// Removes the files of deleted segments. Readers that have one open finish their read.
-    pub async fn remove(&self, segments: Vec<Offset>) -> io::Result<()> {
-        self.readers.borrow_mut().retain(|(base, _)| !segments.contains(base));
+    /// Gives the files of deleted segments their last names, and returns those, segment by segment.
+    /// Readers that have one open finish their read. `first` is the oldest segment that is left.
+    pub async fn give_up(&self, segments: Vec<Offset>, first: Offset) -> io::Result<Vec<Vec<PathBuf>>> {
+        let _turn = self.opening.acquire_permit(1).await?;
+        self.first.set(first);
+        self.readers.borrow_mut().retain(|(base, _)| *base >= first);
         let directory = self.directory.clone();
         blocking(move || {
+            let mut given_up = Vec::with_capacity(segments.len());
             for base in segments {
+                let mut files = Vec::with_capacity(SegmentFile::ALL.len());
                 for file in SegmentFile::ALL {
-                    remove_if_present(&directory.join(file.name(base)))?;
+                    let deleted = directory.join(file.deleted_name(base));
+                    files.extend(give_up(&directory.join(file.name(base)), deleted)?);
                 }
+                given_up.push(files);
             }
-            sync_directory(&directory)
+            sync_directory(&directory)?;
+            Ok(given_up)
         })
         .await
     }
@@ -318,10 +341,14 @@ impl Derived {
     }
 }
 
+/// Gives a file its last name. Returns that, or `None` when there is no file or no space for the name:
+/// then the file is removed at once.
 #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
-fn remove_if_present(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+fn give_up(live: &Path, deleted: PathBuf) -> io::Result<Option<PathBuf>> {
+    match std::fs::rename(live, &deleted) {
+        Ok(()) => Ok(Some(deleted)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if is_full_disk(&error) => remove_if_present(live).map(|()| None),
+        Err(error) => Err(error),
     }
 }

@@ -13,8 +13,9 @@ use crate::codec::error_code::ErrorCode;
 use crate::config::memory::MemoryPlan;
 use crate::log::commit::{Advance, GroupCommit};
 use crate::log::plan::{FILE_FLUSHES_IN_FLIGHT_MAX, FlushMethod, FlushPlan, Slot, WritePlan};
+use crate::log::removal::Removals;
 use crate::shard::clock::Clock;
-use crate::shard::disk::{Disk, DiskFile};
+use crate::shard::disk::{Disk, DiskFile, blocking, remove_if_present};
 use crate::shard::event::Broadcast;
 use crate::shard::memory::Meter;
 use crate::shard::message::ProduceOutcome;
@@ -27,7 +28,9 @@ use glommio::sync::Semaphore;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::metrics::ShardMetrics;
 
@@ -35,6 +38,15 @@ use crate::metrics::ShardMetrics;
 pub trait AckTarget {
     /// `index`: which of the request's batches.
     fn acknowledged(&self, index: u32, outcome: ProduceOutcome);
+}
+
+/// What was given up under its last name and still holds disk space.
+#[derive(Debug)]
+pub enum Removal {
+    /// The files of a segment.
+    Files(Vec<PathBuf>),
+    /// The directory of a partition.
+    Directory(PathBuf),
 }
 
 /// Lives: one per shard, as long as the process.
@@ -54,6 +66,7 @@ pub struct Store {
     /// Signalled after every flush: unflushed bytes have become fewer.
     pub drained: Broadcast,
     unflushed_max: u64,
+    removals: RefCell<Removals<Removal>>,
     offline: RefCell<Option<String>>,
     /// The final state is being written.
     closed: Cell<bool>,
@@ -81,6 +94,7 @@ impl Store {
             eviction: RefCell::default(),
             drained: Broadcast::default(),
             unflushed_max: memory.unflushed as u64,
+            removals: RefCell::default(),
             offline: RefCell::new(None),
             closed: Cell::new(false),
             write_started: Cell::new(None),
@@ -287,6 +301,24 @@ impl Store {
         }
     }
 
+    /// Removes what has its last name already, after `delay`.
+    pub fn remove_later(&self, removal: Removal, delay: Duration) {
+        let due = self.clock.mono().after(delay);
+        self.removals.borrow_mut().wait(due, removal);
+    }
+
+    /// Removes what is due, one after the other. What fails is tried again by the next start, which
+    /// knows it by its name.
+    pub async fn remove_due(&self) {
+        loop {
+            let next = self.removals.borrow_mut().take(self.clock.mono());
+            let Some(removal) = next else { return };
+            if let Err(error) = blocking(move || removal.carry_out()).await {
+                tracing::warn!(%error, "deleted data is removed at the next start");
+            }
+        }
+    }
+
     /// Takes the log directory offline: a failed write or flush is never tried again.
     pub fn fail(&self, reason: &str) {
         if self.offline.borrow().is_some() {
@@ -299,5 +331,18 @@ impl Store {
             replica.refuse_parked(ErrorCode::KafkaStorageError);
         }
         self.drained.notify_all();
+    }
+}
+
+impl Removal {
+    /// Blocks; what is gone already is none of its business.
+    fn carry_out(self) -> io::Result<()> {
+        match self {
+            Removal::Files(files) => files.iter().try_for_each(|file| remove_if_present(file)),
+            Removal::Directory(directory) => match std::fs::remove_dir_all(directory) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        }
     }
 }

@@ -79,6 +79,10 @@ pub const METADATA_ENTRY_SIZE_MAX: usize = 64 << 20;
 /// Characters of a topic name (Kafka `Topic.MAX_NAME_LENGTH`).
 pub const TOPIC_NAME_LENGTH_MAX: usize = 249;
 
+/// Segments and directories of one shard that wait for their removal; past it the first of them go
+/// before their time. Each holds its disk space and some hundred bytes of memory.
+pub const REMOVALS_WAITING_MAX: usize = 10_000;
+
 /// Batches remembered of each idempotent producer (Kafka `ProducerStateEntry.NUM_BATCHES_TO_RETAIN`).
 pub const PRODUCER_BATCHES_RETAINED: usize = 5;
 

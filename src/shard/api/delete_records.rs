@@ -90,7 +90,7 @@ pub async fn delete_local(shard: &Rc<Shard>, items: &[DeleteRecordsItem]) -> Vec
     }
     for item in items {
         if let Some(replica) = shard.store.find(&item.partition) {
-            background::drop_segments(shard, &replica).await;
+            background::drop_segments(&shard.store, &replica).await;
         }
     }
     outcomes

@@ -142,9 +142,12 @@ async fn list_one(shard: &Rc<Shard>, item: &ListOffsetsItem) -> Result<ListOffse
     let found = match item.target {
         ListOffsetsTarget::Latest => Some((high_watermark, None)),
         ListOffsetsTarget::Earliest => Some((log_start, None)),
-        ListOffsetsTarget::MaxTimestamp => max_timestamp(shard, &replica).await.map_err(failed)?,
-        ListOffsetsTarget::AtOrAfter(wanted) => {
-            first_at_or_after(shard, &replica, wanted).await.map_err(failed)?
+        ListOffsetsTarget::MaxTimestamp | ListOffsetsTarget::AtOrAfter(_) => {
+            let found = look_up(shard, &replica, item.target).await;
+            if replica.is_deleted() {
+                return Err(ErrorCode::UnknownTopicOrPartition);
+            }
+            found.map_err(failed)?
         }
     };
     let epoch_of = |offset| replica.log.borrow().epochs().epoch_for(offset);
@@ -169,6 +172,25 @@ fn failed(error: ReadFailed) -> ErrorCode {
 }
 
 type Found = Option<(Offset, Option<Timestamp>)>;
+
+/// Looks up a time; again if a segment was deleted under the look-up, which moves the log start each
+/// time.
+async fn look_up(
+    shard: &Rc<Shard>,
+    replica: &Rc<Replica>,
+    target: ListOffsetsTarget,
+) -> Result<Found, ReadFailed> {
+    loop {
+        let log_start = replica.log.borrow().log_start();
+        let found = match target {
+            ListOffsetsTarget::AtOrAfter(wanted) => first_at_or_after(shard, replica, wanted).await,
+            _ => max_timestamp(shard, replica).await,
+        };
+        if found.is_ok() || replica.log.borrow().log_start() == log_start {
+            return found;
+        }
+    }
+}
 
 /// The first record at or past `wanted`, below the high watermark.
 async fn first_at_or_after(

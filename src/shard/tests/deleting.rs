@@ -1,0 +1,118 @@
+//! Segments that go while others read them, and what is left of them on disk.
+
+use super::*;
+use crate::shard::background::drop_segments;
+use crate::shard::reader::ReadFailed;
+use std::time::Duration;
+
+/// The deletion comes at every point at which a read waits, with and without the segment's file and
+/// index at hand.
+#[test]
+fn a_read_of_what_is_being_deleted_is_exact_or_out_of_range() {
+    on_executor(async {
+        let (mut served, mut refused) = (0, 0);
+        for waits in 0..12 {
+            for is_warm in [false, true] {
+                let directory = directory();
+                let (store, replica, expected) = rolled(&directory, Duration::from_secs(60)).await;
+                // From the disk, as after a start.
+                drop((store, replica));
+                let store = store_without_tail();
+                let replica = open_partition(&store, directory.path(), 0, 3_000).await;
+                if is_warm {
+                    replica.read(&store, Offset::ZERO, 1).await.unwrap();
+                }
+                let reading = replica.read(&store, offset(2), 1 << 20);
+                let mut reading = std::pin::pin!(reading);
+                let mut read = None;
+                for _ in 0..waits {
+                    if let std::task::Poll::Ready(done) = futures::poll!(&mut reading) {
+                        read = Some(done);
+                        break;
+                    }
+                    // One answer of the disk or of the helper thread each time, about.
+                    glommio::timer::sleep(Duration::from_micros(200)).await;
+                }
+                let end = replica.log.borrow().high_watermark();
+                replica.log.borrow_mut().advance_log_start(end);
+                // Side by side: each may wait for the other to be done with a name.
+                let read_on = async {
+                    match read {
+                        Some(read) => read,
+                        None => reading.await,
+                    }
+                };
+                let (read, ()) = futures::join!(read_on, drop_segments(&store, &replica));
+                match read {
+                    Ok(read) => {
+                        let bytes: Vec<u8> =
+                            read.slices.iter().flat_map(|slice| slice.bytes().to_vec()).collect();
+                        assert!(!bytes.is_empty());
+                        assert!(expected[2..].concat().starts_with(&bytes), "exactly what was there");
+                        served += 1;
+                    }
+                    // Below the log start by now, which makes it out of range for a fetch.
+                    Err(ReadFailed::OutOfRange | ReadFailed::Disk { .. }) => refused += 1,
+                    Err(error) => panic!("after {waits} waits, warm {is_warm}: {error}"),
+                }
+                assert_eq!(store.offline_reason(), None);
+                let late = replica.read(&store, offset(2), 1 << 20).await;
+                assert!(matches!(late, Err(ReadFailed::OutOfRange)));
+            }
+        }
+        assert!(served > 0 && refused > 0, "{served} were served, {refused} refused");
+    });
+}
+
+#[test]
+fn deleted_segments_keep_their_bytes_for_the_delay_and_no_longer_than_the_process() {
+    on_executor(async {
+        for delay in [Duration::ZERO, Duration::from_secs(3600)] {
+            let directory = directory();
+            let (store, replica, _) = rolled(&directory, delay).await;
+            let logs = names(&directory, ".log").len();
+            let end = replica.log.borrow().high_watermark();
+            replica.log.borrow_mut().advance_log_start(end);
+            drop_segments(&store, &replica).await;
+            assert_eq!(names(&directory, ".log").len(), 1, "renamed at once");
+            assert_eq!(names(&directory, ".log.deleted").len(), logs - 1);
+            assert_eq!(names(&directory, ".timeindex.deleted").len(), logs - 1);
+            store.remove_due().await;
+            let left = names(&directory, ".deleted").len();
+            assert_eq!(left == 0, delay.is_zero(), "{left} files after {delay:?}");
+            drop((store, replica));
+            open_partition(&store_without_tail(), directory.path(), 0, 3_000).await;
+            assert_eq!(names(&directory, ".deleted"), Vec::<String>::new());
+        }
+    });
+}
+
+/// A partition with several closed segments, and its batches.
+async fn rolled(
+    directory: &tempfile::TempDir,
+    file_delete_delay: Duration,
+) -> (Rc<Store>, Rc<Replica>, Vec<Vec<u8>>) {
+    let store = store(None, 8 << 20);
+    let replica = open_partition(&store, directory.path(), 0, 3_000).await;
+    replica.log.borrow_mut().config.file_delete_delay = file_delete_delay;
+    let acks = Acks::new(None);
+    let mut batches = Vec::new();
+    for number in 0..20u8 {
+        let mut bytes = batch(1, None, &[number; 500]);
+        append(&store, &replica, &acks, &mut bytes).await;
+        batches.push(bytes);
+    }
+    acks.all_arrived(&store).await;
+    assert!(replica.log.borrow().closed().len() > 2, "segments were rolled");
+    (store, replica, batches)
+}
+
+fn store_without_tail() -> Rc<Store> {
+    store(None, 1 << 20)
+}
+
+fn names(directory: &tempfile::TempDir, suffix: &str) -> Vec<String> {
+    let files = std::fs::read_dir(directory.path().join("t-0")).unwrap();
+    let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(suffix)).collect()
+}
