@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use kafka_protocol::protocol::StrBytes;
 
-use crate::types::Uuid;
+use crate::types::{Uuid, uuid_text};
 
 /// Bytes of an error message. A string of the older versions holds 32,767, and what a message
 /// quotes may be as long as that on its own.
@@ -17,15 +17,9 @@ pub(super) fn error_message(error: &impl Display) -> Option<StrBytes> {
     Some(StrBytes::from_string(text))
 }
 
-/// A UUID as Kafka writes it: 16 bytes in URL-safe base64 without padding, 22 characters.
+/// The cluster's id in Metadata and DescribeCluster.
 pub fn cluster_id_text(id: Uuid) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let digits = |chunk: &[u8]| {
-        let bits =
-            chunk.iter().fold(0u32, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
-        (0..=chunk.len()).map(move |digit| char::from(ALPHABET[(bits >> (18 - 6 * digit)) as usize & 63]))
-    };
-    id.as_bytes().chunks(3).flat_map(digits).collect()
+    uuid_text(id)
 }
 
 #[cfg(test)]

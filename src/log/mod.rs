@@ -26,6 +26,7 @@
 //! | [`epochs`] | where each leader epoch begins and ends (KIP-101, 279, 320) |
 //! | [`recovery`] | how much of a segment is whole after an unclean stop |
 //! | [`retention`] | which segments may go |
+//! | [`ownership`] | whose a partition's directory is |
 //! | [`removal`] | when the files of what went are removed |
 //! | [`checkpoint`] | what a shard writes down so that a clean start need not scan |
 //! | [`data_dir`] | names of the other files, and whose a partition's directory is |
@@ -37,6 +38,7 @@ pub mod data_dir;
 pub mod epochs;
 pub mod index;
 pub mod inspect;
+pub mod ownership;
 pub mod partition;
 pub mod plan;
 pub mod producers;

@@ -4,6 +4,7 @@
 //! ```text
 //! <topic>-<partition>/                         the partition's directory
 //! <topic>-<partition>.<32 hex digits>-delete/  the same after the topic was deleted
+//! <topic>-<partition>.<32 hex digits>-stray/   the same of a topic that nobody knows
 //!   00000000000000004711.log                   base offset, 20 digits
 //!   00000000000000004711.log.deleted           after retention, until the file is removed
 //! ```
@@ -33,6 +34,7 @@ const FILE_NAME_LENGTH_MAX: usize = 255;
 const OFFSET_DIGITS: usize = 20;
 const DELETED_FILE_SUFFIX: &str = ".deleted";
 const DELETED_DIRECTORY_SUFFIX: &str = "-delete";
+const STRAY_DIRECTORY_SUFFIX: &str = "-stray";
 
 const _: () = assert!(ALLOCATION_STEP_MAX.is_multiple_of(ALLOCATION_STEP_MIN));
 const _: () = assert!(ALLOCATION_STEP_MIN.is_multiple_of(IO_ALIGNMENT as u64));
@@ -278,7 +280,17 @@ pub fn directory_name(topic: &str, partition: PartitionIndex) -> String {
 /// Name to which a deleted partition's directory is moved before its files are removed. A long
 /// topic name is cut so that the whole fits a file name (Kafka `LocalLog.logDeleteDirName`).
 pub fn deleted_directory_name(topic: &str, partition: PartitionIndex, unique: Uuid) -> String {
-    let suffix = format!("-{partition}.{}{DELETED_DIRECTORY_SUFFIX}", unique.simple());
+    renamed_directory_name(topic, partition, unique, DELETED_DIRECTORY_SUFFIX)
+}
+
+/// Name to which a directory is moved whose topic nobody knows. It is an operator's to remove (Kafka
+/// `UnifiedLog.logStrayDirName`).
+pub fn stray_directory_name(topic: &str, partition: PartitionIndex, unique: Uuid) -> String {
+    renamed_directory_name(topic, partition, unique, STRAY_DIRECTORY_SUFFIX)
+}
+
+fn renamed_directory_name(topic: &str, partition: PartitionIndex, unique: Uuid, suffix: &str) -> String {
+    let suffix = format!("-{partition}.{}{suffix}", unique.simple());
     let kept = topic.floor_char_boundary(FILE_NAME_LENGTH_MAX - suffix.len());
     format!("{}{suffix}", &topic[..kept])
 }

@@ -8,6 +8,7 @@ use crate::codec::record_batch::BatchView;
 use crate::log::checkpoint::PartitionPoint;
 use crate::log::epochs::LeaderEpochs;
 use crate::log::index::{SegmentExtent, SegmentIndex};
+use crate::log::ownership::ClaimRefused;
 use crate::log::partition::{LogConfig, Opened, PartitionLog};
 use crate::log::plan::align_down;
 use crate::log::producers::{AcceptedBatch, Producers};
@@ -41,13 +42,15 @@ pub enum OpenFailed {
         "{directory}: segment {segment} is damaged at byte {file_position}, below the recovery point: {reason}"
     )]
     Corrupt { directory: PathBuf, segment: Offset, file_position: u64, reason: String },
+    #[error("{directory} is not this partition's: {source}")]
+    Foreign { directory: PathBuf, source: ClaimRefused },
 }
 
 impl OpenFailed {
     pub fn is_for_want_of_space(&self) -> bool {
         match self {
             OpenFailed::Disk { source, .. } => is_full_disk(source),
-            OpenFailed::Corrupt { .. } => false,
+            OpenFailed::Corrupt { .. } | OpenFailed::Foreign { .. } => false,
         }
     }
 }

@@ -9,16 +9,16 @@ use crate::cluster::record::Record;
 use crate::config::TimestampType;
 use crate::config::topic::{TopicConfig, TopicDefaults};
 use crate::log::checkpoint::PartitionPoint;
-use crate::log::data_dir::{PARTITION_METADATA_FILE, decode_partition_metadata, encode_partition_metadata};
+use crate::log::ownership::{self, Claim, PARTITION_METADATA, claim};
 use crate::log::partition::LogConfig;
-use crate::log::segment::{DirectoryName, deleted_directory_name, directory_name};
+use crate::log::segment::{DirectoryName, deleted_directory_name, directory_name, stray_directory_name};
 use crate::shard::Shard;
 use crate::shard::disk::{blocking, replace_file, sync_directory};
 use crate::shard::open::{OpenFailed, OpenRequest, open};
 use crate::shard::replica::Replica;
 use crate::shard::segments::NO_SPACE_RETRY;
 use crate::shard::store::Removal;
-use crate::types::{TopicId, TopicPartition, Uuid};
+use crate::types::{PartitionIndex, TopicId, TopicPartition, Uuid, uuid_text};
 use futures::stream::{self, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -106,9 +106,8 @@ async fn open_one(shard: &Rc<Shard>, id: TopicPartition, last: &LastStop) -> Res
             clean: last.clean,
         }
     };
-    let directory = request.directory.clone();
-    let claimed = blocking(move || claim_directory(&directory, id.topic)).await;
-    claimed.map_err(|source| OpenFailed::Disk { directory: request.directory.clone(), source })?;
+    let is_known = |topic| shard.image.borrow().topic(topic).is_some();
+    claim_directory(&request.directory, id.topic, is_known).await?;
     let replica = open(&shard.store, request).await?;
     let weak = Rc::downgrade(shard);
     replica.on_remote_wake(Box::new(move |to, watch| {
@@ -119,34 +118,70 @@ async fn open_one(shard: &Rc<Shard>, id: TopicPartition, last: &LastStop) -> Res
     Ok(())
 }
 
-/// Makes sure that the directory is this topic's, moving another's out of the way.
-#[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
-fn claim_directory(directory: &Path, topic: TopicId) -> io::Result<()> {
-    let file = directory.join(PARTITION_METADATA_FILE);
-    if let Ok(text) = std::fs::read_to_string(&file) {
-        if decode_partition_metadata(&text) == Some(topic) {
-            return Ok(());
+/// Makes sure that the directory is this topic's, as `log::ownership` decides.
+async fn claim_directory(
+    directory: &Path,
+    topic: TopicId,
+    is_known: impl Fn(TopicId) -> bool,
+) -> Result<(), OpenFailed> {
+    let failed = |source| OpenFailed::Disk { directory: directory.to_owned(), source };
+    let path = directory.to_owned();
+    let text = blocking(move || read_metadata_file(&path)).await.map_err(failed)?;
+    let path = directory.to_owned();
+    match claim(text.as_deref(), topic, is_known) {
+        Claim::Open => Ok(()),
+        Claim::Take => blocking(move || take_directory(&path, topic)).await.map_err(failed),
+        Claim::PutAside { other } => {
+            let aside = blocking(move || {
+                let aside = move_away(&path, stray_directory_name)?;
+                take_directory(&path, topic).map(|()| aside)
+            });
+            let aside = aside.await.map_err(failed)?;
+            tracing::warn!(
+                directory = %directory.display(), moved_to = %aside.display(), topic_id = %uuid_text(other.0),
+                "a directory of a topic that nobody knows was put aside; it is never removed by the broker"
+            );
+            Ok(())
         }
-        move_to_deleted(directory)?;
+        Claim::Refuse(source) => Err(OpenFailed::Foreign { directory: directory.to_owned(), source }),
     }
+}
+
+fn read_metadata_file(directory: &Path) -> io::Result<Option<String>> {
+    match std::fs::read_to_string(directory.join(PARTITION_METADATA)) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        // What is no text is no name of a topic either.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Some(String::new())),
+        Err(error) => Err(error),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+fn take_directory(directory: &Path, topic: TopicId) -> io::Result<()> {
     if !directory.exists() {
         std::fs::create_dir_all(directory)?;
         sync_directory(directory.parent().unwrap_or(Path::new("/")))?;
     }
-    replace_file(&file, encode_partition_metadata(topic).as_bytes())
+    replace_file(&directory.join(PARTITION_METADATA), ownership::encode(topic).as_bytes())
 }
 
 /// Renames a partition's directory so that it is never opened again. Returns the new path.
 #[expect(clippy::disallowed_methods, reason = "runs on the helper thread or at start")]
-fn move_to_deleted(directory: &Path) -> io::Result<PathBuf> {
+fn move_away(
+    directory: &Path,
+    new_name: impl Fn(&str, PartitionIndex, Uuid) -> String,
+) -> io::Result<PathBuf> {
     let name = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let Some(DirectoryName::Live { topic, partition }) = DirectoryName::parse(name) else {
         return Err(io::Error::other(format!("{name} is not a partition's directory")));
     };
-    let deleted = directory.with_file_name(deleted_directory_name(&topic, partition, Uuid::new_v4()));
-    std::fs::rename(directory, &deleted)?;
+    let moved = directory.with_file_name(new_name(&topic, partition, Uuid::new_v4()));
+    std::fs::rename(directory, &moved)?;
     sync_directory(directory.parent().unwrap_or(Path::new("/")))?;
-    Ok(deleted)
+    Ok(moved)
 }
 
 /// Removes what topics left behind whose deletion a crash interrupted. At start, before any shard.
@@ -161,11 +196,10 @@ pub fn remove_orphans(data_dir: &Path, image: &Image, deleted: &BTreeSet<TopicId
         let path = match name {
             DirectoryName::Deleted { .. } => entry.path(),
             DirectoryName::Live { topic, partition } => {
-                let text =
-                    std::fs::read_to_string(entry.path().join(PARTITION_METADATA_FILE)).unwrap_or_default();
-                let Some(id) = decode_partition_metadata(&text) else { continue };
-                if deleted.contains(&id) {
-                    move_to_deleted(&entry.path())?
+                let text = read_metadata_file(&entry.path()).ok().flatten().unwrap_or_default();
+                let Ok(id) = ownership::decode(&text) else { continue };
+                if deleted.contains(&id) && image.topic(id).is_none() {
+                    move_away(&entry.path(), deleted_directory_name)?
                 } else {
                     let known = image.topic(id).is_some_and(|found| {
                         found.name == topic && partition.index() < found.partitions.len()
@@ -243,7 +277,7 @@ async fn delete(shard: &Rc<Shard>, topic: TopicId) {
         let directory = replica.directory.clone();
         replica.names_released().await;
         // The name is free for a new topic before the answer leaves; the bytes go in the background.
-        let moved = blocking(move || move_to_deleted(&directory)).await;
+        let moved = blocking(move || move_away(&directory, deleted_directory_name)).await;
         let deleted = match moved {
             Ok(deleted) => deleted,
             Err(error) => {
@@ -304,11 +338,49 @@ mod tests {
     use super::*;
 
     #[test]
+    fn data_of_others_is_put_aside_or_left_alone() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let (ours, known, unknown) =
+            (TopicId(Uuid::from_u128(1)), TopicId(Uuid::from_u128(2)), TopicId(Uuid::from_u128(3)));
+        let path = data_dir.path().join("t-0");
+        let names = || {
+            let mut names: Vec<String> = std::fs::read_dir(data_dir.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        };
+        let executor = glommio::LocalExecutorBuilder::default().make().expect("io_uring is available");
+        executor.run(async {
+            let claim = || claim_directory(&path, ours, |topic| topic == known);
+            claim().await.unwrap();
+            claim().await.unwrap();
+            assert_eq!(read_metadata_file(&path).unwrap(), Some(ownership::encode(ours)));
+            for text in [ownership::encode(known), "\0damaged".to_owned()] {
+                replace_file(&path.join(PARTITION_METADATA), text.as_bytes()).unwrap();
+                assert!(matches!(claim().await, Err(OpenFailed::Foreign { .. })));
+                assert_eq!(read_metadata_file(&path).unwrap(), Some(text), "left alone");
+                assert_eq!(names(), ["t-0"]);
+            }
+            take_directory(&path, unknown).unwrap();
+            replace_file(&path.join("00000000000000000000.log"), b"records").unwrap();
+            claim().await.unwrap();
+        });
+        let [_, aside] = &names()[..] else { panic!("{:?}", names()) };
+        assert!(aside.starts_with("t-0.") && aside.ends_with("-stray"), "{aside}");
+        // No start takes it for anything.
+        remove_orphans(data_dir.path(), &Image::default(), &BTreeSet::from([unknown])).unwrap();
+        let kept = std::fs::metadata(data_dir.path().join(aside).join("00000000000000000000.log")).unwrap();
+        assert_eq!(kept.len(), 7);
+    }
+
+    #[test]
     fn only_what_is_known_to_be_deleted_is_removed() {
         let data_dir = tempfile::tempdir().unwrap();
         let (deleted, unknown) = (TopicId(Uuid::from_u128(1)), TopicId(Uuid::from_u128(2)));
-        claim_directory(&data_dir.path().join("old-0"), deleted).unwrap();
-        claim_directory(&data_dir.path().join("stray-0"), unknown).unwrap();
+        take_directory(&data_dir.path().join("old-0"), deleted).unwrap();
+        take_directory(&data_dir.path().join("stray-0"), unknown).unwrap();
         std::fs::create_dir(data_dir.path().join("half-made-0")).unwrap();
         remove_orphans(data_dir.path(), &Image::default(), &BTreeSet::from([deleted])).unwrap();
         let left = std::fs::read_dir(data_dir.path()).unwrap().map(|entry| entry.unwrap().file_name());

@@ -4,10 +4,12 @@
 //! never reach these types: `codec` turns them into `None` or an error.
 
 pub mod limits;
+mod uuid_text;
 
 use std::fmt;
 
 pub use uuid::Uuid;
+pub use uuid_text::{parse_uuid_text, uuid_text};
 
 /// Position of a record in one partition's log.
 ///

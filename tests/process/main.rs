@@ -10,6 +10,7 @@ mod deletion;
 mod fetching;
 mod full_disk;
 mod offsets;
+mod ownership;
 mod refusals;
 mod routing;
 mod start_stop;
