@@ -17,6 +17,7 @@ import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
@@ -65,6 +66,7 @@ public final class Driver {
         TopicPartition where = new TopicPartition(topic, request.path("partition").asInt());
         switch (request.get("op").asText()) {
             case "create" -> create(topic, request.get("partitions").asInt());
+            case "grow" -> grow(topic, request.get("partitions").asInt());
             case "metadata" -> metadata(topic, answer);
             case "ends" -> ends(where, answer);
             case "produce" -> produce(request, answer.putArray("placed"));
@@ -90,6 +92,12 @@ public final class Driver {
     private void create(String topic, int partitions) throws Exception {
         try (Admin admin = admin()) {
             admin.createTopics(List.of(new NewTopic(topic, partitions, (short) 1))).all().get();
+        }
+    }
+
+    private void grow(String topic, int partitions) throws Exception {
+        try (Admin admin = admin()) {
+            admin.createPartitions(Map.of(topic, NewPartitions.increaseTo(partitions))).all().get();
         }
     }
 

@@ -102,6 +102,12 @@ const operations = {
       return {}
     }),
 
+  grow: ({ topic, partitions }) =>
+    withAdmin(async admin => {
+      await admin.createPartitions({ topicPartitions: [{ topic, count: partitions }] })
+      return {}
+    }),
+
   metadata: ({ topic }) =>
     withAdmin(async admin => {
       const topics = await admin.listTopics()

@@ -48,6 +48,9 @@ def answer(client, request):
     if operation == "create":
         client.create(request["topic"], request["partitions"])
         return {}
+    if operation == "grow":
+        client.grow(request["topic"], request["partitions"])
+        return {}
     if operation == "metadata":
         return client.metadata(request["topic"])
     if operation == "ends":

@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
 import driver
 
@@ -23,6 +23,15 @@ class Client:
             await admin.close()
 
         asyncio.run(create())
+
+    def grow(self, topic, partitions):
+        async def grow():
+            admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+            await admin.start()
+            await admin.create_partitions({topic: NewPartitions(total_count=partitions)})
+            await admin.close()
+
+        asyncio.run(grow())
 
     def metadata(self, topic):
         async def metadata():

@@ -4,7 +4,7 @@ import sys
 import time
 
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 import driver
 
@@ -33,6 +33,11 @@ class Client:
         admin = self.admin()  # Has to outlive the answer.
         created = admin.create_topics([NewTopic(topic, partitions, 1)])
         created[topic].result(driver.TIMEOUT_S)
+
+    def grow(self, topic, partitions):
+        admin = self.admin()
+        grown = admin.create_partitions([NewPartitions(topic, partitions)])
+        grown[topic].result(driver.TIMEOUT_S)
 
     def metadata(self, topic):
         listed = self.admin().list_topics(timeout=driver.TIMEOUT_S)

@@ -4,7 +4,7 @@ import sys
 import time
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.admin import KafkaAdminClient, NewPartitions, NewTopic
 
 import driver
 
@@ -25,6 +25,11 @@ class Client:
     def create(self, topic, partitions):
         admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
         admin.create_topics([NewTopic(topic, num_partitions=partitions, replication_factor=1)])
+        admin.close()
+
+    def grow(self, topic, partitions):
+        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
+        admin.create_partitions({topic: NewPartitions(total_count=partitions)})
         admin.close()
 
     def metadata(self, topic):

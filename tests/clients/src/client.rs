@@ -65,6 +65,10 @@ pub type Answer<T> = Result<T, String>;
 pub trait Client {
     fn create(&mut self, topic: &str, partitions: u32) -> Answer<()>;
 
+    /// CreatePartitions, up to that many. Only for a client that
+    /// [`creates_topics`](Abilities::creates_topics) by an admin request.
+    fn grow(&mut self, topic: &str, partitions: u32) -> Answer<()>;
+
     fn metadata(&mut self, topic: &str) -> Answer<Listing>;
 
     fn ends(&mut self, topic: &str, partition: i32) -> Answer<Ends>;

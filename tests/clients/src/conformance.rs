@@ -1,6 +1,8 @@
 //! What must hold for every client: it lists what exists, writes, and reads back the very bytes, from
 //! the start, from an offset and from a time; and what one wrote, another reads.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use odradek_test_harness::kafka_protocol::records::{BatchDecodeInfo, Compression, RecordBatchDecoder};
 use odradek_test_harness::{Broker, Client as PlainClient, Options, Routing};
 
@@ -18,6 +20,16 @@ pub fn conformance(kind: Kind, routing: Routing) {
         let topic = format!("{}-{}-{idempotence:?}", kind.name(), codec.name());
         let result = write_and_read(&broker, kind, client.as_mut(), &topic, codec, idempotence);
         if let Err(failure) = result {
+            failures.push(format!("{topic}: {failure}"));
+        }
+    }
+    let topic = format!("{}-broker-time", kind.name());
+    if let Err(failure) = stamped_by_the_broker(&broker, kind, client.as_mut(), &topic) {
+        failures.push(format!("{topic}: {failure}"));
+    }
+    if kind.abilities().creates_topics {
+        let topic = format!("{}-grown", kind.name());
+        if let Err(failure) = grown(kind, client.as_mut(), &topic) {
             failures.push(format!("{topic}: {failure}"));
         }
     }
@@ -90,6 +102,76 @@ fn write_and_read(
         }
     }
     Ok(())
+}
+
+/// A topic with `message.timestamp.type=LogAppendTime`: a client reads the broker's time, whatever its
+/// own records said, and finds records by it.
+fn stamped_by_the_broker(broker: &Broker, kind: Kind, client: &mut dyn Client, topic: &str) -> Answer<()> {
+    const COUNT: i64 = 6;
+    let settings = [("message.timestamp.type", "LogAppendTime")];
+    PlainClient::connect(broker).create_topic(topic, PARTITIONS as i32, &settings);
+    let long_ago = 1_000_000_000_000;
+    let sent: Vec<Outgoing> = (0..COUNT).map(|number| small_record(3, long_ago + number)).collect();
+    let before = now_ms();
+    // Each on its own, so that they lie in batches of their own times.
+    for record in &sent {
+        client.produce(topic, Codec::Lz4, Idempotence::On, std::slice::from_ref(record))?;
+    }
+    let after = now_ms();
+    let read = client.read(topic, 3, From::Earliest, COUNT)?;
+    same("offsets", &(0..COUNT).collect(), &offsets(&read))?;
+    let values: Vec<_> = sent.iter().map(|record| &record.value).collect();
+    same("values", &values, &read.iter().map(|record| &record.value).collect())?;
+    if !read.is_sorted_by_key(|record| record.timestamp)
+        || !read.iter().all(|record| (before..=after).contains(&record.timestamp))
+    {
+        let times: Vec<i64> = read.iter().map(|record| record.timestamp).collect();
+        return Err(format!("{} between {before} and {after} were expected, {times:?} found", kind.name()));
+    }
+    let time = read[3].timestamp;
+    let first = read.iter().position(|record| record.timestamp >= time).expect("the fourth is");
+    let from_time = client.read(topic, 3, From::Timestamp(time), COUNT)?;
+    same_records("from a time", &read[first..], &from_time)
+}
+
+/// Partitions are added by the client, which then writes to the last and reads it back; what was there
+/// before is unchanged.
+fn grown(kind: Kind, client: &mut dyn Client, topic: &str) -> Answer<()> {
+    let more = PARTITIONS + 3;
+    let old = [small_record(0, now_ms())];
+    let new = [small_record(more as i32 - 1, now_ms())];
+    client.create(topic, PARTITIONS)?;
+    client.produce(topic, Codec::None, Idempotence::On, &old)?;
+    client.grow(topic, more).map_err(|error| format!("adding partitions: {error}"))?;
+    same("partitions", &(0..more as i32).collect(), &client.metadata(topic)?.partitions)?;
+    let placed = client.produce(topic, Codec::None, Idempotence::On, &new)?;
+    same("place", &Some(vec![(more as i32 - 1, 0)]), &placed)?;
+    for sent in old.into_iter().chain(new) {
+        let partition = sent.partition.expect("it was chosen");
+        let read = client.read(topic, partition, From::Earliest, 1)?;
+        same("value", &vec![sent.value], &read.into_iter().map(|record| record.value).collect())?;
+    }
+    // Fewer than there are is refused, in the client's words.
+    match client.grow(topic, PARTITIONS) {
+        Ok(()) => Err(format!("{} was not told that partitions cannot be removed", kind.name())),
+        Err(_) => Ok(()),
+    }
+}
+
+/// A record that every client can write.
+fn small_record(partition: i32, timestamp: i64) -> Outgoing {
+    Outgoing {
+        partition: Some(partition),
+        timestamp,
+        key: Some(b"key".to_vec()),
+        value: Some(format!("value {timestamp}").into_bytes()),
+        headers: Vec::new(),
+    }
+}
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is past 1970");
+    i64::try_from(now.as_millis()).expect("it is before the year 292 million")
 }
 
 /// Partition and offset of every record.

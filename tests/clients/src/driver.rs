@@ -4,6 +4,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `{"op":"create","topic":T,"partitions":N}` | `{}` |
+//! | `{"op":"grow","topic":T,"partitions":N}` | `{}` |
 //! | `{"op":"metadata","topic":T}` | `{"topics":[T..],"partitions":[0..],"brokers":[[id,host,port]..]}` |
 //! | `{"op":"ends","topic":T,"partition":P}` | `{"earliest":O,"latest":O}` |
 //! | `{"op":"produce","topic":T,"codec":C,"idempotent":B,"records":[R..]}` | `{"placed":[[partition,offset]..]}` |
@@ -94,6 +95,10 @@ impl Drop for Driver {
 impl Client for Driver {
     fn create(&mut self, topic: &str, partitions: u32) -> Answer<()> {
         self.ask(&json!({ "op": "create", "topic": topic, "partitions": partitions })).map(|_| ())
+    }
+
+    fn grow(&mut self, topic: &str, partitions: u32) -> Answer<()> {
+        self.ask(&json!({ "op": "grow", "topic": topic, "partitions": partitions })).map(|_| ())
     }
 
     fn metadata(&mut self, topic: &str) -> Answer<Listing> {

@@ -45,6 +45,10 @@ impl Client for Kcat {
         self.run(&["-L", "-t", topic, "-X", "allow.auto.create.topics=true"], None).map(|_| ())
     }
 
+    fn grow(&mut self, _topic: &str, _partitions: u32) -> Answer<()> {
+        Err("kcat has no admin requests".to_owned())
+    }
+
     fn metadata(&mut self, topic: &str) -> Answer<Listing> {
         let all = self.json(&["-L", "-J"])?;
         let missing = || format!("kcat -L lacks something: {all}");

@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -51,6 +51,16 @@ impl Client for Librdkafka {
         let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
         let created = futures::executor::block_on(admin.create_topics([&topic], &options)).map_err(text)?;
         created
+            .into_iter()
+            .try_for_each(|result| result.map(|_| ()).map_err(|(topic, code)| format!("{topic}: {code}")))
+    }
+
+    fn grow(&mut self, topic: &str, partitions: u32) -> Answer<()> {
+        let admin: AdminClient<DefaultClientContext> = self.config().create().map_err(text)?;
+        let grown = NewPartitions::new(topic, partitions as usize);
+        let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
+        let grown = futures::executor::block_on(admin.create_partitions([&grown], &options)).map_err(text)?;
+        grown
             .into_iter()
             .try_for_each(|result| result.map(|_| ()).map_err(|(topic, code)| format!("{topic}: {code}")))
     }
