@@ -131,9 +131,8 @@ impl MetadataLog {
         let failed = |source| MetadataLogError::Disk { path: self.path.clone(), source };
         let full = |source| MetadataLogError::Full { path: self.path.clone(), source };
         let size = bytes.len() as u64;
-        match unless_full(reserve(&self.file, self.end, size)).map_err(failed)? {
-            Some(source) => return Err(full(source)),
-            None => {}
+        if let Some(source) = unless_full(reserve(&self.file, self.end, size)).map_err(failed)? {
+            return Err(full(source));
         }
         if let Some(source) = unless_full(self.file.write_all(&bytes)).map_err(failed)? {
             // Only where space cannot be reserved. What was written in part is in no flush yet.
