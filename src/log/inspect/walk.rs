@@ -82,13 +82,15 @@ pub struct SegmentWalk {
     /// Bytes fed so far.
     fed: u64,
     header: [u8; BATCH_HEADER_SIZE],
+    /// Of the batch that is passing.
+    crc: Crc32c,
     payload: Vec<u8>,
 }
 
 #[derive(Debug)]
 enum State {
     Header { filled: usize },
-    Records { fields: BatchFields, size: u32, left: u64, crc: Crc32c },
+    Records { fields: BatchFields, size: u32, left: u64 },
     Zeros,
     Ended(WalkTail),
 }
@@ -107,6 +109,7 @@ impl SegmentWalk {
             batches_end: 0,
             fed: 0,
             header: [0; BATCH_HEADER_SIZE],
+            crc: Crc32c::default(),
             payload: Vec::new(),
         }
     }
@@ -124,9 +127,9 @@ impl SegmentWalk {
                     }
                     taken
                 }
-                State::Records { left, crc, size, .. } => {
+                State::Records { left, size, .. } => {
                     let taken = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                    crc.update(&bytes[..taken]);
+                    self.crc.update(&bytes[..taken]);
                     if *size as usize - BATCH_HEADER_SIZE <= self.payload_max {
                         self.payload.extend_from_slice(&bytes[..taken]);
                     }
@@ -186,24 +189,24 @@ impl SegmentWalk {
         self.state = match fields.size() {
             Err(error) => State::Ended(WalkTail::NoBatch { error }),
             Ok(size) => {
-                let mut crc = Crc32c::default();
-                crc.update(&self.header[CRC_COVERS_FROM..]);
+                self.crc = Crc32c::default();
+                self.crc.update(&self.header[CRC_COVERS_FROM..]);
                 self.payload.clear();
-                State::Records { fields, size, left: u64::from(size) - BATCH_HEADER_SIZE as u64, crc }
+                State::Records { fields, size, left: u64::from(size) - BATCH_HEADER_SIZE as u64 }
             }
         };
     }
 
     /// Hands the batch out once its last byte was taken.
     fn end_batch(&mut self, on_batch: &mut impl FnMut(&WalkedBatch, Payload<'_>)) {
-        let State::Records { fields, size, left: 0, crc } = &self.state else {
+        let State::Records { fields, size, left: 0 } = &self.state else {
             return;
         };
         let batch = WalkedBatch {
             file_position: self.batches_end,
             size: *size,
             fields: *fields,
-            computed_crc: crc.value(),
+            computed_crc: self.crc.value(),
         };
         let payload = match *size as usize - BATCH_HEADER_SIZE {
             _ if self.payload_max == 0 => Payload::NotKept,
