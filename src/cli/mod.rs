@@ -1,4 +1,4 @@
-//! Flags, configuration, start and stop; the commands for topics and for the host.
+//! Flags, configuration, start and stop; the commands for topics, for files and for the host.
 //!
 //! | file | what |
 //! |---|---|
@@ -6,6 +6,7 @@
 //! | `start.rs`, `signals.rs`, `logging.rs` | the broker as a process |
 //! | `config.rs` | `odradek config` |
 //! | `topic.rs`, `client.rs` | `odradek topic`, over the Kafka protocol |
+//! | `log.rs` | `odradek log`, over the files of a stopped broker |
 //! | `tune.rs` | `odradek tune`, over the data in `tuning/` |
 //! | `table.rs` | columns for people |
 //!
@@ -14,6 +15,7 @@
 
 mod client;
 mod config;
+mod log;
 mod logging;
 mod settings;
 mod signals;
@@ -43,6 +45,8 @@ enum Command {
     Config(config::ConfigArguments),
     /// Create, list, describe, change and delete topics of a running broker
     Topic(topic::TopicArguments),
+    /// Show or check the files of a stopped broker
+    Log(log::LogArguments),
     /// Compare this host's settings with those that the broker runs best with
     Tune(tune::TuneArguments),
 }
@@ -52,6 +56,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Start(arguments) => start::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Topic(arguments) => topic::run(&arguments),
+        Command::Log(arguments) => log::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),
     }
 }

@@ -8,6 +8,7 @@ mod admin;
 mod connections;
 mod deletion;
 mod fetching;
+mod files;
 mod full_disk;
 mod offsets;
 mod ownership;

@@ -16,7 +16,7 @@ mod small_disk;
 mod wait;
 
 pub use batch::{Batch, BatchProducer, legacy_message_set};
-pub use broker::{Broker, Options, Routing};
+pub use broker::{Broker, Options, Routing, binary};
 pub use client::{Client, ReadRecord, records_of, topic_name};
 pub use connection::{Connection, frame};
 pub use kafka_protocol;

@@ -1,0 +1,164 @@
+//! The metadata log: every entry and its records, one entry in memory at a time.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+
+use odradek::cluster::log_entry::{EntrySequence, HEADER_SIZE, NoEntry, entry_size, read_entry};
+use odradek::cluster::record::{PartitionState, Record};
+use odradek::types::TopicPartition;
+use odradek::types::limits::IO_ALIGNMENT;
+use serde_json::{Value, json};
+
+use super::super::item::{Field, Item, Printer};
+use super::Interrupted;
+
+/// What stands at an entry's place.
+enum Place {
+    Entry { bytes: Vec<u8> },
+    Zeros,
+    Damaged { reason: String },
+}
+
+/// Entries begin at blocks, so that those behind damage are found again.
+pub fn dump<W: Write>(file: &File, printer: &mut Printer<W>) -> Result<(), Interrupted> {
+    let size = file.metadata().map_err(Interrupted::Read)?.len();
+    let mut expected: Option<EntrySequence> = None;
+    let (mut position, mut entry_count) = (0, 0u64);
+    // Damage is reported where it begins, not once for each of its blocks.
+    let mut in_damage = false;
+    while position < size {
+        let (advance, problem) = match read_place(file, position, size).map_err(Interrupted::Read)? {
+            Place::Zeros => (IO_ALIGNMENT as u64, None),
+            Place::Damaged { reason } => (IO_ALIGNMENT as u64, Some(reason)),
+            Place::Entry { bytes } => match read_entry(&bytes, expected) {
+                Ok(entry) => {
+                    print_entry(&entry.records, entry.sequence, position, bytes.len(), printer)
+                        .map_err(Interrupted::Print)?;
+                    expected = Some(entry.sequence.next());
+                    entry_count += 1;
+                    (bytes.len() as u64, None)
+                }
+                Err(NoEntry::Unreadable { sequence, error }) => {
+                    expected = Some(sequence.next());
+                    in_damage = false;
+                    (bytes.len() as u64, Some(format!("entry {}: {error}", sequence.0)))
+                }
+                Err(NoEntry::Damaged(damage)) => {
+                    // Whatever comes next may be shown, in or out of sequence.
+                    expected = None;
+                    (IO_ALIGNMENT as u64, Some(damage.to_string()))
+                }
+            },
+        };
+        if let Some(reason) = &problem
+            && !in_damage
+        {
+            printer.print(&Item::problem(position, reason)).map_err(Interrupted::Print)?;
+        }
+        in_damage = problem.is_some();
+        position += advance.next_multiple_of(IO_ALIGNMENT as u64);
+    }
+    let end = Item::new("end").with("entries", entry_count).with("position", size);
+    printer.print(&end).map_err(Interrupted::Print)
+}
+
+fn read_place(file: &File, position: u64, size: u64) -> io::Result<Place> {
+    let left = size - position;
+    let mut head = vec![0; left.min(IO_ALIGNMENT as u64) as usize];
+    file.read_exact_at(&mut head, position)?;
+    if head.iter().all(|byte| *byte == 0) {
+        return Ok(Place::Zeros);
+    }
+    let Some(header) = head.first_chunk::<HEADER_SIZE>() else {
+        return Ok(Place::Damaged {
+            reason: format!("the file ends inside an entry's header: {left} bytes"),
+        });
+    };
+    match entry_size(header) {
+        Err(damage) => Ok(Place::Damaged { reason: damage.to_string() }),
+        Ok(needed) if needed as u64 > left => {
+            Ok(Place::Damaged { reason: format!("the file ends inside an entry: {left} of {needed} bytes") })
+        }
+        // At most METADATA_ENTRY_SIZE_MAX, and no more than the file has.
+        Ok(needed) => {
+            let mut bytes = vec![0; needed];
+            file.read_exact_at(&mut bytes, position)?;
+            Ok(Place::Entry { bytes })
+        }
+    }
+}
+
+fn print_entry<W: Write>(
+    records: &[Record],
+    sequence: EntrySequence,
+    position: u64,
+    size: usize,
+    printer: &mut Printer<W>,
+) -> io::Result<()> {
+    let item = Item::new("entry")
+        .with("sequence", sequence.0)
+        .with("position", position)
+        .with("size", size)
+        .with("records", records.len());
+    printer.print(&item)?;
+    records.iter().try_for_each(|record| printer.print(&record_item(record)))
+}
+
+fn record_item(record: &Record) -> Item {
+    let item = |name: &'static str| Item::nested("record").with("record", name);
+    match record {
+        Record::ClusterCreated { cluster_id } => {
+            item("ClusterCreated").with("clusterId", cluster_id.to_string())
+        }
+        Record::FeatureLevelSet { level } => item("FeatureLevelSet").with("level", *level),
+        Record::NodeRegistered(node) => item("NodeRegistered")
+            .with("nodeId", node.id.0)
+            .with("cores", node.cores)
+            .with("routing", format!("{:?}", node.routing).to_lowercase())
+            .with("host", data(Some(&node.host)))
+            .with("port", node.port)
+            .with("rack", data(node.rack.as_deref())),
+        Record::TopicCreated { topic, name } => {
+            item("TopicCreated").with("topicId", topic.0.to_string()).with("topic", name.clone())
+        }
+        Record::TopicDeleted { topic } => item("TopicDeleted").with("topicId", topic.0.to_string()),
+        Record::PartitionCreated { id, state } => with_state(item("PartitionCreated"), *id, state),
+        Record::PartitionChanged { id, state } => with_state(item("PartitionChanged"), *id, state),
+        Record::TopicConfigSet { topic, key, value } => item("TopicConfigSet")
+            .with("topicId", topic.0.to_string())
+            .with("key", data(Some(key)))
+            .with("value", data(value.as_deref())),
+        Record::ProducerIdsAllocated { node, block } => item("ProducerIdsAllocated")
+            .with("nodeId", node.0)
+            .with("first", block.first)
+            .with("count", block.count),
+    }
+}
+
+/// What somebody else has written: not to be printed as it is.
+fn data(text: Option<&str>) -> Field {
+    Field::Data(text.map(|text| text.as_bytes().to_vec()))
+}
+
+fn with_state(item: Item, id: TopicPartition, state: &PartitionState) -> Item {
+    let replicas: Vec<Value> = state
+        .replicas
+        .iter()
+        .map(|replica| {
+            json!({
+                "nodeId": replica.node.0,
+                "shard": replica.owner.0,
+                "ownershipEpoch": replica.ownership_epoch.0,
+            })
+        })
+        .collect();
+    let in_sync: Vec<i32> = state.in_sync.iter().map(|node| node.0).collect();
+    item.with("topicId", id.topic.0.to_string())
+        .with("partition", id.partition.to_wire())
+        .with("replicas", Value::from(replicas))
+        .with("inSync", Value::from(in_sync))
+        .with("leader", state.leader.map(|node| node.0))
+        .with("leaderEpoch", state.leader_epoch.0)
+        .with("partitionEpoch", state.partition_epoch.0)
+}

@@ -1,0 +1,342 @@
+//! Files as they lie on disk, and what is printed of them.
+
+use super::*;
+use expect_test::{Expect, expect};
+use odradek::cluster::log_entry::{EntrySequence, encode_entry};
+use odradek::cluster::record::{PartitionState, Record, Replica};
+use odradek::codec::compression::compress;
+use odradek::codec::record_batch::{BatchHeader, Compression, assign_offset, write_batch};
+use odradek::codec::records::{Header, NewRecord, write_record};
+use odradek::log::checkpoint::{Checkpoint, CheckpointGeneration, CleanStop, PartitionPoint};
+use odradek::log::producers::Producers;
+use odradek::types::{
+    LeaderEpoch, NodeId, OwnershipEpoch, PartitionIndex, ProducerEpoch, ProducerId, Sequence, ShardId,
+    Timestamp, TopicId, TopicPartition, Uuid,
+};
+use std::collections::BTreeMap;
+
+const SEGMENT: &str = "00000000000000000100.log";
+
+#[test]
+fn a_segment_is_shown_batch_by_batch() {
+    let mut segment = segment();
+    segment.resize(segment.len() + 4096, 0);
+    shown(
+        SEGMENT,
+        &segment,
+        Depth::Batches,
+        expect![[r#"
+        file: 00000000000000000100.log kind: segment startingOffset: 100
+        baseOffset: 100 lastOffset: 101 count: 2 baseSequence: 40 lastSequence: 41 producerId: 7 producerEpoch: 1 partitionLeaderEpoch: 3 isTransactional: false isControl: false deleteHorizonMs: none position: 0 CreateTime: 1000 size: 95 magic: 2 compresscodec: none crc: 3405091893 isvalid: true
+        baseOffset: 102 lastOffset: 102 count: 1 baseSequence: -1 lastSequence: -1 producerId: -1 producerEpoch: -1 partitionLeaderEpoch: 3 isTransactional: false isControl: false deleteHorizonMs: none position: 95 CreateTime: 1005 size: 104 magic: 2 compresscodec: snappy crc: 286616595 isvalid: true
+        end batches: 2 records: 3 position: 199 preallocated: 4096
+    "#]],
+    );
+}
+
+#[test]
+fn records_are_decompressed_and_cannot_leave_their_line() {
+    shown(
+        SEGMENT,
+        &segment(),
+        Depth::Records,
+        expect![[r#"
+        file: 00000000000000000100.log kind: segment startingOffset: 100
+        baseOffset: 100 lastOffset: 101 count: 2 baseSequence: 40 lastSequence: 41 producerId: 7 producerEpoch: 1 partitionLeaderEpoch: 3 isTransactional: false isControl: false deleteHorizonMs: none position: 0 CreateTime: 1000 size: 95 magic: 2 compresscodec: none crc: 3405091893 isvalid: true
+        | offset: 100 CreateTime: 1000 keySize: 1 valueSize: 3 sequence: 40 headers: {} key: "k" payload: "one"
+        | offset: 101 CreateTime: 1000 keySize: 1 valueSize: 15 sequence: 41 headers: {} key: "k" payload: "two\n| offset: 9"
+        baseOffset: 102 lastOffset: 102 count: 1 baseSequence: -1 lastSequence: -1 producerId: -1 producerEpoch: -1 partitionLeaderEpoch: 3 isTransactional: false isControl: false deleteHorizonMs: none position: 95 CreateTime: 1005 size: 104 magic: 2 compresscodec: snappy crc: 286616595 isvalid: true
+        | offset: 102 CreateTime: 1005 keySize: -1 valueSize: -1 sequence: -1 headers: {"lang": "en", "none": null} key: null payload: null
+        end batches: 2 records: 3 position: 199
+    "#]],
+    );
+}
+
+#[test]
+fn damage_is_a_line_in_its_place_and_the_rest_is_shown() {
+    let mut flipped = segment();
+    flipped[70] ^= 1;
+    flipped.extend([0xa5; 100]);
+    shown(
+        SEGMENT,
+        &flipped,
+        Depth::Batches,
+        expect![[r#"
+        file: 00000000000000000100.log kind: segment startingOffset: 100
+        baseOffset: 100 lastOffset: 101 count: 2 baseSequence: 40 lastSequence: 41 producerId: 7 producerEpoch: 1 partitionLeaderEpoch: 3 isTransactional: false isControl: false deleteHorizonMs: none position: 0 CreateTime: 1000 size: 95 magic: 2 compresscodec: none crc: 3405091893 isvalid: false
+        problem position: 0 reason: CRC-32C is 0xe4c15fa8, the batch says 0xcaf59435
+        baseOffset: 102 lastOffset: 102 count: 1 baseSequence: -1 lastSequence: -1 producerId: -1 producerEpoch: -1 partitionLeaderEpoch: 3 isTransactional: false isControl: false deleteHorizonMs: none position: 95 CreateTime: 1005 size: 104 magic: 2 compresscodec: snappy crc: 286616595 isvalid: true
+        problem position: 199 reason: no batch begins here: message format v-91 is not supported; v2 is; what follows cannot be read
+        end batches: 2 records: 3 position: 199 unread: 100
+    "#]],
+    );
+    let mut cut = segment();
+    cut.truncate(cut.len() - 1);
+    // The records of a batch whose bytes are damaged are tried all the same.
+    cut[75] = 0x7f;
+    shown(
+        SEGMENT,
+        &cut,
+        Depth::Records,
+        expect![[r#"
+        file: 00000000000000000100.log kind: segment startingOffset: 100
+        baseOffset: 100 lastOffset: 101 count: 2 baseSequence: 40 lastSequence: 41 producerId: 7 producerEpoch: 1 partitionLeaderEpoch: 3 isTransactional: false isControl: false deleteHorizonMs: none position: 0 CreateTime: 1000 size: 95 magic: 2 compresscodec: none crc: 3405091893 isvalid: false
+        problem position: 0 reason: CRC-32C is 0xfc95a2dd, the batch says 0xcaf59435
+        | offset: 100 CreateTime: 1000 keySize: 1 valueSize: 3 sequence: 40 headers: {} key: "k" payload: "one"
+        | offset: 36 CreateTime: 1000 keySize: 1 valueSize: 15 sequence: 2147483624 headers: {} key: "k" payload: "two\n| offset: 9"
+        problem position: 95 reason: the file ends inside a batch: 103 of 104 bytes
+        end batches: 1 records: 2 position: 95 unread: 103
+    "#]],
+    );
+}
+
+#[test]
+fn indexes_are_shown_entry_by_entry() {
+    let offsets = [0, 0, 0, 6, 0, 0, 0, 101, 0, 0, 0, 7, 0, 0, 0, 202];
+    shown(
+        "00000000000000000100.index",
+        &offsets,
+        Depth::Batches,
+        expect![[r#"
+        file: 00000000000000000100.index kind: offset index startingOffset: 100
+        offset: 106 position: 101
+        offset: 107 position: 202
+        end entries: 2 position: 16
+    "#]],
+    );
+    let mut times = vec![0, 0, 0, 0, 0, 0, 0, 90, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 80, 0, 0, 0, 7];
+    times.push(1);
+    shown(
+        "00000000000000000100.timeindex",
+        &times,
+        Depth::Batches,
+        expect![[r#"
+        file: 00000000000000000100.timeindex kind: time index startingOffset: 100
+        timestamp: 90 offset: 106
+        timestamp: 80 offset: 107
+        problem position: 12 reason: the entry does not follow the one before
+        problem position: 24 reason: the file ends inside an entry: 1 of 12 bytes
+        end entries: 2 position: 24
+    "#]],
+    );
+}
+
+#[test]
+fn the_metadata_log_is_shown_past_damage() {
+    let mut log = metadata_log();
+    shown(
+        "00000000000000000000.log",
+        &log,
+        Depth::Batches,
+        expect![[r#"
+        file: 00000000000000000000.log kind: metadata log
+        sequence: 1 position: 0 size: 232 records: 2
+        | record: TopicCreated topicId: 00000000-0000-0000-0000-00000000000a topic: orders
+        | record: PartitionCreated topicId: 00000000-0000-0000-0000-00000000000a partition: 0 replicas: [{"nodeId":1,"ownershipEpoch":0,"shard":0}] inSync: [1] leader: 1 leaderEpoch: 0 partitionEpoch: 0
+        sequence: 2 position: 4096 size: 148 records: 1
+        | record: TopicConfigSet topicId: 00000000-0000-0000-0000-00000000000a key: "retention.ms" value: "1\u{1b}[2J"
+        end entries: 2 position: 8192
+    "#]],
+    );
+    log[40] ^= 1;
+    shown(
+        "00000000000000000000.log",
+        &log,
+        Depth::Batches,
+        expect![[r#"
+        file: 00000000000000000000.log kind: metadata log
+        problem position: 0 reason: entry checksum is 0x3e1866f1, its bytes give 0x6774eb70
+        sequence: 2 position: 4096 size: 148 records: 1
+        | record: TopicConfigSet topicId: 00000000-0000-0000-0000-00000000000a key: "retention.ms" value: "1\u{1b}[2J"
+        end entries: 1 position: 8192
+    "#]],
+    );
+}
+
+#[test]
+fn small_files_are_shown_whole_or_not_at_all() {
+    let id = TopicPartition { topic: topic(), partition: PartitionIndex::from_wire(3).expect("small") };
+    let point = PartitionPoint {
+        log_start: offset(1),
+        flushed_end: offset(20),
+        segment_base: offset(10),
+        file_position: 4096,
+    };
+    let generation = CheckpointGeneration(9);
+    let mut checkpoint =
+        Checkpoint { shard: ShardId(2), generation, points: BTreeMap::from([(id, point)]) }.encode();
+    shown(
+        "recovery-point-checkpoint-2",
+        &checkpoint,
+        Depth::Batches,
+        expect![[r#"
+        file: recovery-point-checkpoint-2 kind: recovery point checkpoint
+        shard: 2 generation: 9 partitions: 1
+        | topicId: 00000000-0000-0000-0000-00000000000a partition: 3 logStart: 1 flushedEnd: 20 segment: 10 position: 4096
+    "#]],
+    );
+    checkpoint[30] ^= 1;
+    shown(
+        "recovery-point-checkpoint-2",
+        &checkpoint,
+        Depth::Batches,
+        expect![[r#"
+        file: recovery-point-checkpoint-2 kind: recovery point checkpoint
+        problem position: 0 reason: CRC-32 is 0x49c50422, the file says 0x360c9fb1
+    "#]],
+    );
+    let mark = CleanStop { generations: BTreeMap::from([(ShardId(2), generation)]) }.encode();
+    shown(
+        "clean-stop",
+        &mark,
+        Depth::Batches,
+        expect![[r#"
+        file: clean-stop kind: clean stop
+        shard: 2 generation: 9
+    "#]],
+    );
+    shown(
+        "leader-epoch-checkpoint",
+        b"0\n2\n0 1\n1 20\n",
+        Depth::Batches,
+        expect![[r#"
+        file: leader-epoch-checkpoint kind: leader epoch checkpoint
+        epoch: 0 startOffset: 1
+        epoch: 1 startOffset: 20
+    "#]],
+    );
+    let owner = b"version: 0\ntopic_id: 00000000-0000-0000-0000-00000000000a\n";
+    shown(
+        "partition.metadata",
+        owner,
+        Depth::Batches,
+        expect![[r#"
+        file: partition.metadata kind: partition metadata
+        topicId: 00000000-0000-0000-0000-00000000000a
+    "#]],
+    );
+    let snapshot = Producers::new().encode_snapshot();
+    shown(
+        "00000000000000004711.snapshot",
+        &snapshot,
+        Depth::Batches,
+        expect![[r#"
+        file: 00000000000000004711.snapshot kind: producer snapshot startingOffset: 4711
+        end producers: 0 earlierBatches: 0
+    "#]],
+    );
+    shown(
+        "thesis.tex",
+        b"",
+        Depth::Batches,
+        expect![[r#"
+        file: thesis.tex
+        problem position: 0 reason: not a file of a data directory, by its name
+    "#]],
+    );
+}
+
+#[test]
+fn any_bytes_under_any_name_are_shown() {
+    let names = [SEGMENT, "00000000000000000100.index", "00000000000000000100.timeindex"];
+    let others = ["00000000000000000100.snapshot", "recovery-point-checkpoint-0", "clean-stop"];
+    let more = ["leader-epoch-checkpoint", "partition.metadata"];
+    let mut seed = 1u32;
+    let mut noise = move || {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 24) as u8
+    };
+    for name in names.iter().chain(&others).chain(&more) {
+        for size in [0, 1, 7, 61, 5000] {
+            let mut bytes: Vec<u8> = (0..size).map(|_| noise()).collect();
+            dumped(name, &bytes, Depth::Records, false);
+            // As the metadata log, if it is a segment's name.
+            bytes.splice(0..size.min(4), log_entry::MAGIC.to_le_bytes());
+            dumped(name, &bytes, Depth::Records, true);
+        }
+    }
+}
+
+fn shown(name: &str, bytes: &[u8], depth: Depth, expected: Expect) {
+    let (text, _) = dumped(name, bytes, depth, false);
+    expected.assert_eq(&text);
+    let (lines, _) = dumped(name, bytes, depth, true);
+    for line in lines.lines() {
+        serde_json::from_str::<serde_json::Value>(line).expect("each line is an object");
+    }
+}
+
+fn dumped(name: &str, bytes: &[u8], depth: Depth, json: bool) -> (String, u64) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join(name);
+    std::fs::write(&path, bytes).expect("it can be written");
+    let mut printer = Printer::new(Vec::new(), json);
+    dump(&path, depth, &mut printer).expect("writing to memory does not fail");
+    let problem_count = printer.problem_count;
+    let text = String::from_utf8(printer.finish().expect("memory")).expect("text");
+    (text.replace(&format!("{}/", directory.path().display()), ""), problem_count)
+}
+
+/// Two batches from offset 100: plain with a producer, and compressed with headers.
+fn segment() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut payload = Vec::new();
+    for (offset_delta, value) in [(0, &b"one"[..]), (1, b"two\n| offset: 9")] {
+        let record = NewRecord { offset_delta, key: Some(b"k"), value: Some(value), ..NewRecord::default() };
+        write_record(&record, &mut payload);
+    }
+    let header = BatchHeader {
+        compression: Compression::None,
+        transactional: false,
+        record_count: 2,
+        base_timestamp: Timestamp(1000),
+        max_timestamp: Timestamp(1000),
+        producer: Some((ProducerId(7), ProducerEpoch(1), Sequence(40))),
+    };
+    write_batch(&header, &payload, &mut bytes);
+    assign_offset(&mut bytes, offset(100), LeaderEpoch(3));
+
+    let second = bytes.len();
+    let headers = [Header { key: b"lang", value: Some(b"en") }, Header { key: b"none", value: None }];
+    let record =
+        NewRecord { timestamp_delta: 5, key: None, value: None, headers: &headers, ..NewRecord::default() };
+    payload.clear();
+    write_record(&record, &mut payload);
+    let mut packed = Vec::new();
+    compress(Compression::Snappy, &payload, &mut packed);
+    let header = BatchHeader {
+        compression: Compression::Snappy,
+        record_count: 1,
+        max_timestamp: Timestamp(1005),
+        producer: None,
+        ..header
+    };
+    write_batch(&header, &packed, &mut bytes);
+    assign_offset(&mut bytes[second..], offset(102), LeaderEpoch(3));
+    bytes
+}
+
+fn metadata_log() -> Vec<u8> {
+    let replica = Replica { node: NodeId(1), owner: ShardId(0), ownership_epoch: OwnershipEpoch(0) };
+    let id = TopicPartition { topic: topic(), partition: PartitionIndex::from_wire(0).expect("small") };
+    let created = [
+        Record::TopicCreated { topic: topic(), name: "orders".to_string() },
+        Record::PartitionCreated { id, state: PartitionState::new(vec![replica]) },
+    ];
+    let changed = [Record::TopicConfigSet {
+        topic: topic(),
+        key: "retention.ms".to_string(),
+        value: Some("1\x1b[2J".to_string()),
+    }];
+    let mut bytes = encode_entry(EntrySequence(1), &created).expect("small");
+    bytes.extend(encode_entry(EntrySequence(2), &changed).expect("small"));
+    bytes
+}
+
+fn topic() -> TopicId {
+    TopicId(Uuid::from_u128(10))
+}
+
+fn offset(value: u64) -> Offset {
+    Offset::new(value).expect("small")
+}

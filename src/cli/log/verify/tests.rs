@@ -1,0 +1,228 @@
+//! A data directory as a broker with one topic leaves it, with one thing changed, and what is said.
+
+use super::*;
+use expect_test::{Expect, expect};
+use odradek::cluster::log_entry::{EntrySequence, encode_entry};
+use odradek::cluster::record::{PartitionState, Record, Replica};
+use odradek::codec::record_batch::{BatchHeader, Compression, assign_offset, write_batch};
+use odradek::log::checkpoint::CheckpointGeneration;
+use odradek::log::data_dir::{PARTITION_METADATA_FILE, checkpoint_name, encode_partition_metadata};
+use odradek::log::producers::Producers;
+use odradek::types::{NodeId, OwnershipEpoch, ShardId, Timestamp, Uuid};
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+/// Bytes of each of the four batches, of three records.
+const BATCH_SIZE: u64 = 81;
+
+#[test]
+fn a_whole_directory_has_no_findings() {
+    let data = DataDir::new();
+    data.check(expect![[r#"
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, stopped cleanly: 0 problems, 0 notes
+    "#]]);
+    std::fs::remove_file(data.path("clean-stop")).expect("it is there");
+    data.check(expect![[r#"
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, not stopped cleanly: 0 problems, 0 notes
+    "#]]);
+}
+
+#[test]
+fn damage_is_told_with_its_file_and_byte() {
+    let data = DataDir::new();
+    let segment = "orders-0/00000000000000000000.log";
+    data.change(segment, |bytes| bytes[150] ^= 0x40);
+    data.change("orders-0/00000000000000000012.snapshot", |bytes| bytes[9] ^= 1);
+    data.check(expect![[r#"
+        orders-0: problem: 00000000000000000000.log byte 81: CRC-32C is 0xbc1d6ffb, the batch says 0xd8ba0fb7
+        orders-0: problem: 00000000000000000012.snapshot byte 0: CRC-32C is 0xba0cc8c4, the snapshot says 0x48674bc7
+        1 partition, 1 segment, 9 records in 4 batches and 324 bytes, stopped cleanly: 2 problems, 0 notes
+    "#]]);
+    // Beyond the recovery point of a killed broker the last batch may be torn.
+    let data = DataDir::new();
+    std::fs::remove_file(data.path("clean-stop")).expect("it is there");
+    data.write_checkpoint(0, 9, 3 * BATCH_SIZE);
+    data.change(segment, |bytes| bytes[3 * BATCH_SIZE as usize + 70] ^= 1);
+    data.check(expect![[r#"
+        orders-0: note: 00000000000000000000.log byte 243: a torn write; the next start cuts the log here (CRC-32C is 0x4fcbf876, the batch says 0xd8ba0fb7)
+        1 partition, 1 segment, 9 records in 4 batches and 324 bytes, not stopped cleanly: 0 problems, 1 note
+    "#]]);
+}
+
+#[test]
+fn what_contradicts_the_checkpoint_is_told() {
+    let data = DataDir::new();
+    data.change("orders-0/00000000000000000000.log", |bytes| bytes.truncate(3 * BATCH_SIZE as usize));
+    data.check(expect![[r#"
+        orders-0: problem: the log ends at 9; flushed were 12
+        1 partition, 1 segment, 9 records in 3 batches and 243 bytes, stopped cleanly: 1 problem, 0 notes
+    "#]]);
+    let data = DataDir::new();
+    data.write_checkpoint(0, 9, 3 * BATCH_SIZE);
+    data.check(expect![[r#"
+        orders-0: problem: a clean stop is marked at 9, but the log goes on to 12
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, stopped cleanly: 1 problem, 0 notes
+    "#]]);
+    let data = DataDir::new();
+    std::fs::remove_dir_all(data.path("orders-0")).expect("it is there");
+    data.check(expect![[r#"
+        problem: orders-0: the directory is not there; flushed were 12
+        0 partitions, 0 segments, 0 records in 0 batches and 0 bytes, stopped cleanly: 1 problem, 0 notes
+    "#]]);
+}
+
+#[test]
+fn what_contradicts_the_metadata_is_told() {
+    let data = DataDir::new();
+    let other = encode_partition_metadata(TopicId(Uuid::from_u128(11)));
+    data.write(&format!("orders-0/{PARTITION_METADATA_FILE}"), other.as_bytes());
+    data.check(expect![[r#"
+        orders-0: problem: partition.metadata says topic id 00000000-0000-0000-0000-00000000000b, in the metadata the topic of this name has 00000000-0000-0000-0000-00000000000a
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, stopped cleanly: 1 problem, 0 notes
+    "#]]);
+    let data = DataDir::new();
+    data.write("orders-1/00000000000000000000.log", b"whatever");
+    data.check(expect![[r#"
+        orders-1: note: no topic in the metadata has this partition; brokers leave it alone
+        2 partitions, 1 segment, 12 records in 4 batches and 324 bytes, stopped cleanly: 0 problems, 1 note
+    "#]]);
+    let data = DataDir::new();
+    data.change("clean-stop", |bytes| bytes[20] ^= 1);
+    data.change("metadata/00000000000000000000.log", |bytes| bytes.extend([7; 100]));
+    data.check(expect![[r#"
+        note: metadata/00000000000000000000.log byte 4096: a torn write; the next start cuts the log here (no entry starts here (magic 0x07070707))
+        problem: clean-stop: CRC-32 is 0xbc3955b3, the file says 0xa52264f2
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, not stopped cleanly: 1 problem, 1 note
+    "#]]);
+}
+
+#[test]
+fn programs_get_the_same() {
+    let data = DataDir::new();
+    data.change("orders-0/00000000000000000000.log", |bytes| bytes[150] ^= 0x40);
+    let report = verify(data.directory.path(), &mut Progress::hidden()).expect("it can be listed");
+    expect![[r#"
+        {
+          "batches": 4,
+          "bytes": 324,
+          "cleanStop": true,
+          "findings": [],
+          "notes": 0,
+          "partitions": [
+            {
+              "batches": 4,
+              "bytes": 324,
+              "directory": "orders-0",
+              "findings": [
+                {
+                  "file": "00000000000000000000.log",
+                  "position": 81,
+                  "severity": "problem",
+                  "what": "CRC-32C is 0xbc1d6ffb, the batch says 0xd8ba0fb7"
+                }
+              ],
+              "logEnd": 3,
+              "logStart": 0,
+              "notes": 0,
+              "problems": 1,
+              "records": 9,
+              "segments": 1
+            }
+          ],
+          "problems": 1,
+          "records": 9,
+          "segments": 1
+        }
+    "#]]
+    .assert_eq(&format!("{:#}\n", report.json()));
+}
+
+struct DataDir {
+    directory: TempDir,
+}
+
+impl DataDir {
+    fn new() -> DataDir {
+        let data = DataDir { directory: tempfile::tempdir().expect("a temporary directory") };
+        let replica = Replica { node: NodeId(1), owner: ShardId(0), ownership_epoch: OwnershipEpoch(0) };
+        let records = [
+            Record::TopicCreated { topic: topic(), name: "orders".to_string() },
+            Record::PartitionCreated { id: id(), state: PartitionState::new(vec![replica]) },
+        ];
+        data.write(METADATA_LOG, &encode_entry(EntrySequence(1), &records).expect("small"));
+        let mut segment = Vec::new();
+        for base in [0, 3, 6, 9] {
+            segment.extend(batch(base));
+        }
+        segment.resize(8192, 0);
+        data.write("orders-0/00000000000000000000.log", &segment);
+        data.write("orders-0/00000000000000000012.snapshot", &Producers::new().encode_snapshot());
+        data.write("orders-0/leader-epoch-checkpoint", b"0\n1\n0 0\n");
+        let owner = encode_partition_metadata(topic());
+        data.write(&format!("orders-0/{PARTITION_METADATA_FILE}"), owner.as_bytes());
+        data.write_checkpoint(0, 12, 4 * BATCH_SIZE);
+        let generations = BTreeMap::from([(ShardId(0), CheckpointGeneration(5))]);
+        data.write(CLEAN_STOP_FILE, &CleanStop { generations }.encode());
+        data
+    }
+
+    fn write_checkpoint(&self, log_start: u64, flushed_end: u64, file_position: u64) {
+        let point = PartitionPoint {
+            log_start: offset(log_start),
+            flushed_end: offset(flushed_end),
+            segment_base: offset(0),
+            file_position,
+        };
+        let (shard, generation) = (ShardId(0), CheckpointGeneration(5));
+        let checkpoint = Checkpoint { shard, generation, points: BTreeMap::from([(id(), point)]) };
+        self.write(&checkpoint_name(shard), &checkpoint.encode());
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().expect("it is below")).expect("it can be made");
+        std::fs::write(path, bytes).expect("it can be written");
+    }
+
+    fn change(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = std::fs::read(self.path(name)).expect("it is there");
+        change(&mut bytes);
+        self.write(name, &bytes);
+    }
+
+    fn check(&self, expected: Expect) {
+        let report = verify(self.directory.path(), &mut Progress::hidden()).expect("it can be listed");
+        expected.assert_eq(&report.text());
+    }
+}
+
+fn batch(base: u64) -> Vec<u8> {
+    let header = BatchHeader {
+        compression: Compression::None,
+        transactional: false,
+        record_count: 3,
+        base_timestamp: Timestamp(1000),
+        max_timestamp: Timestamp(1000),
+        producer: None,
+    };
+    let mut bytes = Vec::new();
+    write_batch(&header, &[7; 20], &mut bytes);
+    assign_offset(&mut bytes, offset(base), LeaderEpoch(0));
+    bytes
+}
+
+fn id() -> TopicPartition {
+    TopicPartition { topic: topic(), partition: PartitionIndex::from_wire(0).expect("small") }
+}
+
+fn topic() -> TopicId {
+    TopicId(Uuid::from_u128(10))
+}
+
+fn offset(value: u64) -> Offset {
+    Offset::new(value).expect("small")
+}
