@@ -7,12 +7,14 @@
 //! | `config.rs` | `odradek config` |
 //! | `topic.rs`, `client.rs` | `odradek topic`, over the Kafka protocol |
 //! | `log.rs` | `odradek log`, over the files of a stopped broker |
+//! | `bench.rs` | `odradek bench`, over a file of its own |
 //! | `tune.rs` | `odradek tune`, over the data in `tuning/` |
 //! | `table.rs` | columns for people |
 //!
 //! Answers go to standard output, everything else to standard error. Exit code 0: done; 1: refused
 //! or failed, with one sentence that says why; 2: the command line is wrong.
 
+mod bench;
 mod client;
 mod config;
 mod log;
@@ -47,6 +49,8 @@ enum Command {
     Topic(topic::TopicArguments),
     /// Show or check the files of a stopped broker
     Log(log::LogArguments),
+    /// Measure what this host's hardware costs
+    Bench(bench::BenchArguments),
     /// Compare this host's settings with those that the broker runs best with
     Tune(tune::TuneArguments),
 }
@@ -57,6 +61,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Config(arguments) => config::run(&arguments),
         Command::Topic(arguments) => topic::run(&arguments),
         Command::Log(arguments) => log::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),
     }
 }

@@ -1,7 +1,8 @@
 //! `odradek tune check`: this host's settings beside those that the broker runs best with.
 //!
 //! The settings are data (`tuning/settings.toml`, compiled in), so that the command, the drop-ins
-//! and the documentation cannot differ. It reads and changes nothing.
+//! and the documentation cannot differ. It changes no setting; for the flush latency it writes for a
+//! second into a file without a name.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ pub struct TuneArguments {
 
 #[derive(Debug, Subcommand)]
 enum TuneCommand {
-    /// Show each setting: the value found, the value wanted, and why. Changes nothing
+    /// Show each setting: the value found, the value wanted, and why. Changes none
     Check {
         /// Data directory whose disk is looked at
         #[arg(long, value_name = "DIR", default_value = "./odradek-data", env = "ODRADEK_DATA_DIR")]
@@ -73,6 +74,7 @@ enum Source {
     File,
     Cpu,
     Block,
+    Flush,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,12 +100,17 @@ struct Host {
     cpus: Vec<usize>,
     /// Below /sys; the device itself, not its partition.
     block_device: Option<PathBuf>,
+    data_dir: PathBuf,
 }
 
 pub fn run(arguments: &TuneArguments) -> Result<(), Failure> {
     let TuneCommand::Check { data_dir, json } = &arguments.command;
     let settings: Settings = toml::from_str(SETTINGS)?;
-    let host = Host { cpus: preflight::machine().cpus_allowed, block_device: block_device(data_dir) };
+    let host = Host {
+        cpus: preflight::machine().cpus_allowed,
+        block_device: block_device(data_dir),
+        data_dir: data_dir.clone(),
+    };
     let checked = settings.setting.iter().map(|setting| {
         let found = setting.found(&host);
         (setting, setting.judge(found.as_deref(), host.cpus.len()), found)
@@ -156,6 +163,7 @@ impl Setting {
                 values.dedup();
                 Some(values.join(","))
             }
+            Source::Flush => super::bench::flush_us_p99(&host.data_dir).map(|us| us.to_string()),
             Source::Block => self.read_file(&host.block_device.as_ref()?.join(&self.path)),
         }
     }
