@@ -10,6 +10,7 @@ mod deletion;
 mod fetching;
 mod files;
 mod full_disk;
+mod host;
 mod offsets;
 mod ownership;
 mod refusals;
