@@ -152,11 +152,6 @@ impl SegmentWalk {
         }
     }
 
-    /// Whether what follows can still change what is found. False: reading on only counts bytes.
-    pub fn goes_on(&self) -> bool {
-        !matches!(self.state, State::Ended(_))
-    }
-
     /// The file has ended.
     pub fn finish(self) -> WalkEnd {
         let tail = match self.state {

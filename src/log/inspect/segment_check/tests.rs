@@ -1,11 +1,16 @@
 //! Segments with one thing wrong, and what is said of it.
 
 use super::*;
-use crate::codec::record_batch::{BATCH_HEADER_SIZE, BatchHeader, Compression, assign_offset, write_batch};
+use crate::codec::record_batch::{
+    BATCH_HEADER_SIZE, BatchHeader, Compression, assign_offset, seal, write_batch,
+};
 use crate::log::index::SegmentIndex;
+use crate::log::inspect::findings::FINDINGS_KEPT_MAX;
 use crate::log::inspect::walk::SegmentWalk;
 use crate::log::segment::StoredBatch;
 use expect_test::{Expect, expect};
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 const UNCLEAN: SegmentRole = SegmentRole::ActiveUnclean;
 
@@ -168,6 +173,41 @@ fn indexes_are_held_against_the_batches() {
     "#]]);
 }
 
+proptest! {
+    /// Whatever the files hold, also under a good CRC, is judged: no panic, and no more findings kept
+    /// than there is room for.
+    #[test]
+    fn any_change_is_judged(
+        changes in vec((0usize..400, any::<u8>()), 0..6),
+        reseal in any::<bool>(),
+        in_offsets in vec((0usize..30, any::<u8>()), 0..3),
+        in_times in vec((0usize..40, any::<u8>()), 0..3),
+        role in prop_oneof![Just(SegmentRole::Closed), Just(SegmentRole::ActiveClean), Just(UNCLEAN)],
+        gaps in prop_oneof![Just(OffsetGaps::Refused), Just(OffsetGaps::Allowed)],
+        point in proptest::option::of((90u64..120, 0u64..400)),
+    ) {
+        let mut segment = Segment::new();
+        let change = |bytes: &mut Vec<u8>, changes: &[(usize, u8)]| {
+            for (at, value) in changes {
+                if let Some(byte) = bytes.get_mut(*at) { *byte = *value; }
+            }
+        };
+        change(&mut segment.bytes, &changes);
+        change(&mut segment.offset_index, &in_offsets);
+        change(&mut segment.time_index, &in_times);
+        if reseal {
+            segment.at.iter().for_each(|at| seal(&mut segment.bytes[*at..*at + 81]));
+        }
+        segment.point =
+            point.map(|(end, file_position)| RecoveryPoint { flushed_end: offset(end), file_position });
+        let (facts, findings) = segment.judge(role, gaps);
+        prop_assert!(findings.kept().len() <= FINDINGS_KEPT_MAX);
+        prop_assert!(facts.end_offset >= facts.base_offset);
+        let damaged = changes.iter().any(|(at, value)| Segment::new().bytes.get(*at).is_some_and(|was| was != value));
+        prop_assert!(damaged || !facts.damaged, "what was not changed is not damaged");
+    }
+}
+
 /// Four batches of three records from offset 100, indexed at each.
 struct Segment {
     bytes: Vec<u8>,
@@ -198,12 +238,12 @@ impl Segment {
         Segment { bytes, at, offset_index, time_index, point: None }
     }
 
-    fn check(&self, role: SegmentRole, expected: Expect) {
+    fn judge(&self, role: SegmentRole, gaps: OffsetGaps) -> (SegmentFacts, Findings) {
         let mut findings = Findings::default();
         let expectation = SegmentExpectation {
             base_offset: offset(100),
             role,
-            gaps: OffsetGaps::Refused,
+            gaps,
             leader_epoch_min: None,
             leader_epoch_max: Some(LeaderEpoch(5)),
             epochs: &LeaderEpochs::default(),
@@ -214,7 +254,12 @@ impl Segment {
         let mut check = SegmentCheck::new(expectation, &mut findings);
         let mut walk = SegmentWalk::new();
         walk.feed(&self.bytes, &mut |batch, _| check.take(batch, &mut findings));
-        check.finish(&walk.finish(), &mut findings);
+        let facts = check.finish(&walk.finish(), &mut findings);
+        (facts, findings)
+    }
+
+    fn check(&self, role: SegmentRole, expected: Expect) {
+        let (_, findings) = self.judge(role, OffsetGaps::Refused);
         let lines = findings.kept().iter().map(|finding| match finding.place {
             Place::Partition => panic!("a segment knows no partition"),
             Place::File { base_offset, file, file_position } => {
