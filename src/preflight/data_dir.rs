@@ -106,17 +106,38 @@ fn read_pid(file: &mut File) -> Option<u32> {
     pid.trim().parse().ok()
 }
 
-/// Creates the missing directories and flushes their names: what is acknowledged later must not
-/// vanish with an unflushed entry above it.
+/// Creates the missing directories from the top, each one's name flushed before the next is made: what
+/// is acknowledged later must not vanish with an unflushed entry above it. The lowest that is there is
+/// flushed too: a `mkdir` does not do it, nor did a start that was killed here.
 fn create_durably(path: &Path) -> io::Result<()> {
     let named = |path: &&Path| !path.as_os_str().is_empty();
     let missing = path.ancestors().filter(named).take_while(|path| !path.exists()).count();
-    std::fs::create_dir_all(path)?;
-    for parent in path.ancestors().skip(1).take(missing) {
+    let mut levels: Vec<&Path> = path.ancestors().filter(named).take(missing + 1).collect();
+    levels.reverse();
+    for level in levels {
+        let Some(parent) = level.parent() else { continue };
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        File::open(parent)?.sync_all()?;
+        let made = !level.exists();
+        if made {
+            match std::fs::create_dir(level) {
+                // Another start was faster; the lock decides between the two.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && level.is_dir() => {}
+                result => result?,
+            }
+        }
+        match File::open(parent).and_then(|parent| parent.sync_all()) {
+            Err(error) if !made && is_not_ours_to_flush(&error) => {
+                tracing::debug!(directory = %parent.display(), %error, "it is not flushed");
+            }
+            result => result?,
+        }
     }
     Ok(())
+}
+
+/// A directory that others made above ours may be closed to us, read only, or of another kind.
+fn is_not_ours_to_flush(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::EINVAL))
 }
 
 /// Bytes of a process id in decimal, and the newline; more is not read.
