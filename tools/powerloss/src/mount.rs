@@ -193,6 +193,14 @@ impl Mount {
         self.shared.0.1.notify_all();
     }
 
+    /// The process alone was killed: what waits for an answer happens, and the power stays on.
+    pub fn power_back(&self) {
+        let mut state = self.shared.lock();
+        state.cut_at = None;
+        state.power = Power::On;
+        self.shared.0.1.notify_all();
+    }
+
     /// Unmounts, and leaves in `DIRECTORY/tree` what the dice of `seed` leave.
     pub fn cut(mut self, seed: u64) -> io::Result<Loss> {
         self.power_off();

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! round   load ─► power goes at an operation ─► kill -9 ─► cut ─► [start, power goes again] ─► start ─► read
-//!         load ─► kill -9 ─► start ─► read ─► power goes ─► cut ─► ...             (one round in four)
+//!         load ─► kill -9 at an operation ─► start ─► read ─► power goes ─► cut ─► ..  (one round in four)
 //! ```
+//! The first start on an empty disk is cut or killed in the same way, half of the time.
 //!
 //! After each round every acknowledged record is there once, in its order, unaltered, and nothing is
 //! that was never sent (`odradek-loadgen verify`); nothing that was read is gone; and the broker has
@@ -29,8 +30,8 @@ const SERIES: u32 = 10;
 /// Operations of the file system before the power goes, at most: some seconds of load.
 const OPERATIONS_MAX: u64 = 4000;
 
-/// The same for a start, which does some hundred.
-const START_OPERATIONS_MAX: u64 = 100;
+/// The same for a start, which does some dozens.
+const START_OPERATIONS_MAX: u64 = 50;
 
 /// The load ends here if the chosen operation does not come.
 const LOAD_PATIENCE: Duration = Duration::from_secs(15);
@@ -73,7 +74,7 @@ pub fn run(options: &Options, tell: &mut dyn FnMut(&str)) -> Result<(), Failed> 
     let mut random = Random::new(options.seed);
     let mut round = 0;
     while round < options.rounds {
-        let mut series = Series::start(options, round)?;
+        let mut series = Series::start(options, round + 1, &mut random)?;
         let end = options.rounds.min(round + SERIES);
         while round < end {
             round += 1;
@@ -103,9 +104,18 @@ struct Broker {
 }
 
 impl<'a> Series<'a> {
-    fn start(options: &'a Options, round: u32) -> Result<Series<'a>, Failed> {
+    fn start(options: &'a Options, round: u32, random: &mut Random) -> Result<Series<'a>, Failed> {
         let mount = Mount::start(&options.directory).context("the file system cannot be mounted")?;
         let mut series = Series { options, round, mount: Some(mount), broker: None, records_read: 0 };
+        if random.one_in(2) {
+            // As people do it: nobody flushes its name.
+            fs::create_dir(series.mount().path().join("data"))?;
+        }
+        match random.below(4) {
+            0 => drop(series.lose_power_at_start(random)?),
+            1 => series.start_until_kill(random)?,
+            _ => {}
+        }
         series.start_broker()?;
         Ok(series)
     }
@@ -149,10 +159,23 @@ impl<'a> Series<'a> {
 
     /// Loads until an operation that finds the power gone, or for long.
     fn load_until_cut(&mut self, random: &mut Random) -> Result<(), Failed> {
+        let mut producer = self.load_until_operation(random)?;
+        self.kill_broker();
+        self.wait_for_producer(&mut producer)
+    }
+
+    /// The same, but only the broker is gone: what it wrote is still there for the next.
+    fn load_until_kill(&mut self, random: &mut Random) -> Result<(), Failed> {
+        let mut producer = self.load_until_operation(random)?;
+        self.kill_broker_alone();
+        self.wait_for_producer(&mut producer)
+    }
+
+    fn load_until_operation(&mut self, random: &mut Random) -> Result<Process, Failed> {
         // Now and then early, when little more than names was written.
         let operations_max = if random.one_in(6) { 50 } else { OPERATIONS_MAX };
         self.mount().cut_after(1 + random.below(operations_max));
-        let mut producer = self.produce(random)?;
+        let producer = self.produce(random)?;
         let (mount, broker) = (&self.mount, &mut self.broker);
         let (mount, broker) = (mount.as_ref().expect("it is mounted"), broker.as_mut().expect("it runs"));
         let ended = wait_for(LOAD_PATIENCE, || match mount.is_on() {
@@ -165,19 +188,7 @@ impl<'a> Series<'a> {
             );
         }
         self.mount().cut_now();
-        self.kill_broker();
-        self.wait_for_producer(&mut producer)
-    }
-
-    /// Loads for a while and kills the broker alone: what it wrote is still there for the next.
-    fn load_until_kill(&mut self, random: &mut Random) -> Result<(), Failed> {
-        let mut producer = self.produce(random)?;
-        let load = Duration::from_millis(500 + random.below(2000));
-        wait_for(load, || None::<()>)?;
-        let mut broker = self.broker.take().expect("it runs");
-        broker.process.kill();
-        broker.process.join();
-        self.wait_for_producer(&mut producer)
+        Ok(producer)
     }
 
     /// SIGKILL first: what the file system answers after that reaches nobody.
@@ -190,6 +201,13 @@ impl<'a> Series<'a> {
         }
     }
 
+    fn kill_broker_alone(&mut self) {
+        let mut broker = self.broker.take().expect("it runs");
+        broker.process.kill();
+        self.mount().power_back();
+        broker.process.join();
+    }
+
     /// The machine is gone; what is left of its disk is mounted again.
     fn cut(&mut self, seed: u64) -> Result<Loss, Failed> {
         self.kill_broker();
@@ -199,8 +217,19 @@ impl<'a> Series<'a> {
         Ok(loss)
     }
 
-    /// A start that does not get to its end, most of the time.
     fn lose_power_at_start(&mut self, random: &mut Random) -> Result<Loss, Failed> {
+        self.start_until_operation(random)?;
+        self.cut(random.draw())
+    }
+
+    fn start_until_kill(&mut self, random: &mut Random) -> Result<(), Failed> {
+        self.start_until_operation(random)?;
+        self.kill_broker_alone();
+        Ok(())
+    }
+
+    /// A start that does not get to its end, most of the time.
+    fn start_until_operation(&mut self, random: &mut Random) -> Result<(), Failed> {
         self.mount().cut_after(1 + random.below(START_OPERATIONS_MAX));
         let ready = self.file("ready");
         let mut process = self.spawn_broker(&ready)?;
@@ -214,7 +243,7 @@ impl<'a> Series<'a> {
         self.broker = Some(Broker { process, address: String::new() });
         match ended {
             Some(Some(status)) => Err(self.no_start(&format!("ended ({status})"))),
-            Some(None) => self.cut(random.draw()),
+            Some(None) => Ok(()),
             None => Err(self.no_start("is not ready")),
         }
     }

@@ -1,11 +1,17 @@
 //! The broker that was built with this test, through some losses of power.
 //!
 //! Needs root and /dev/fuse: without them it fails under `CI=true` and is skipped, with a line, elsewhere.
+#![expect(clippy::disallowed_methods, reason = "tests use files")]
 
+use std::fs::{self, File};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use odradek_powerloss::mount::Mount;
+use odradek_powerloss::process::{Process, wait_for};
 use odradek_powerloss::rounds::{self, Options};
+use tempfile::TempDir;
 
 #[test]
 fn acknowledged_records_survive_losses_of_power() {
@@ -28,6 +34,51 @@ fn acknowledged_records_survive_losses_of_power() {
         let kept = directory.keep();
         panic!("{failed}\nseed {}; everything is in {}", options.seed, kept.display());
     }
+}
+
+/// Somebody made it with `mkdir`, which flushes nothing; everything that is acknowledged lies below.
+#[test]
+fn name_of_the_data_directory_is_flushed_before_the_broker_serves() {
+    for seed in 0..8 {
+        let Some((directory, mount)) = mounted() else { return };
+        let data = mount.path().join("data");
+        fs::create_dir(&data).expect("an empty file system");
+        let ready = directory.path().join("ready");
+        let mut broker = Command::new(built("odradek"));
+        broker.arg("start").arg("--data-dir").arg(&data);
+        broker.args([
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "none",
+            "--cores",
+            "1",
+            "--memory",
+            "256MiB",
+        ]);
+        broker.stdout(File::create(&ready).expect("it can be made")).stderr(Stdio::null());
+        let mut broker = Process::spawn(&mut broker).expect("it can be run");
+        let serves = || fs::read_to_string(&ready).is_ok_and(|said| said.ends_with('\n')).then_some(());
+        wait_for(Duration::from_secs(60), serves).expect("no interrupt").expect("it serves");
+        broker.kill();
+        mount.cut_now();
+        mount.power_off();
+        broker.join();
+        mount.cut(seed).expect("it is unmounted");
+        assert!(directory.path().join("tree/data/meta.properties").exists(), "seed {seed}");
+    }
+}
+
+/// `None` where there is no FUSE.
+fn mounted() -> Option<(TempDir, Mount)> {
+    if let Some(reason) = Mount::unavailable() {
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{reason}");
+        eprintln!("SKIPPED: {reason}");
+        return None;
+    }
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory below target");
+    let mount = Mount::start(directory.path()).expect("it can be mounted");
+    Some((directory, mount))
 }
 
 /// Of the same build: tests lie in target/PROFILE/deps.
