@@ -15,7 +15,8 @@
 //! the map of the tree are in the README.
 //!
 //! Public for the packages of this workspace: `types` and `codec` serve the load generator, the latency
-//! harness, the micro-benchmarks and the fuzz targets; the rest serves the binary `odradek`. None of it
+//! harness, the micro-benchmarks and the fuzz targets, `shard::nudge` their executors; the rest serves the binary
+//! `odradek`. None of it
 //! is a stable interface.
 
 pub mod admin;

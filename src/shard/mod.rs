@@ -31,7 +31,7 @@ pub mod memory;
 pub mod mesh;
 pub mod message;
 mod metadata_log;
-mod nudge;
+pub mod nudge;
 mod open;
 mod partitions;
 mod reader;

@@ -1,4 +1,5 @@
-//! One glommio executor per thread, pinned when asked, all starting their load at the same moment.
+//! One glommio executor per thread, pinned when asked, all starting their load at the same moment, and
+//! none of them asleep for longer than the broker's own executors (`odradek::shard::nudge`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use glommio::{LocalExecutorBuilder, Placement};
+use odradek::shard::nudge::Nudger;
 use odradek::types::Mono;
 
 use crate::clock;
@@ -24,6 +26,8 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs one future on an executor of its own, on this thread.
 pub fn block_on<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
+    let nudger = Nudger::start()?;
+    nudger.register_this_thread();
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
         .io_memory(IO_MEMORY)
         .make()
@@ -115,20 +119,26 @@ where
 {
     let gate = Arc::new(Gate::default());
     let (sender, receiver) = mpsc::channel::<anyhow::Result<T>>();
+    let nudger = Nudger::start()?;
     let mut handles = Vec::new();
     for thread in 0..threads.count {
         let (gate, sender, body) = (gate.clone(), sender.clone(), body.clone());
-        let handle = LocalExecutorBuilder::new(threads.placement(thread)?)
+        let nudger = nudger.clone();
+        let builder = LocalExecutorBuilder::new(threads.placement(thread)?)
             .name(&format!("{name}-{thread}"))
             .io_memory(IO_MEMORY)
-            .preempt_timer(PREEMPT)
-            .spawn(move || async move {
-                let result = body(thread, gate).await;
-                // The receiver is gone only when another thread has failed already.
-                let _ = sender.send(result);
-            })
-            .map_err(|e| anyhow::anyhow!("cannot start a thread: {e}"))?;
-        handles.push(handle);
+            .preempt_timer(PREEMPT);
+        let handle = std::thread::Builder::new().name(format!("{name}-{thread}")).spawn(move || {
+            // First of all: an executor may sleep past its very first task.
+            nudger.register_this_thread();
+            let result = match builder.make() {
+                Ok(executor) => executor.run(body(thread, gate)),
+                Err(error) => Err(anyhow::anyhow!("io_uring is not available here: {error}")),
+            };
+            // The receiver is gone only when another thread has failed already.
+            let _ = sender.send(result);
+        });
+        handles.push(handle.context("cannot start a thread")?);
     }
     drop(sender);
     let finished = collect(&gate, threads, &receiver, &mut watch);
@@ -136,7 +146,7 @@ where
         gate.aborted.store(true, Ordering::SeqCst);
     }
     for handle in handles {
-        handle.join().map_err(|e| anyhow::anyhow!("a thread failed: {e}"))?;
+        handle.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?;
     }
     finished
 }
