@@ -193,7 +193,7 @@ impl Mount {
         self.shared.0.1.notify_all();
     }
 
-    /// The process alone was killed: what waits for an answer happens, and the power stays on.
+    /// The machine stays: what waits for an answer happens, whether or not its process was killed.
     pub fn power_back(&self) {
         let mut state = self.shared.lock();
         state.cut_at = None;

@@ -64,6 +64,12 @@ impl Process {
         let _ = self.child.kill();
     }
 
+    /// SIGTERM, for an orderly end.
+    pub fn terminate(&self) {
+        // SAFETY: kill takes no pointers; the process is our child and was not waited for.
+        unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGTERM) };
+    }
+
     /// Its exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         match self.child.try_wait() {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! round   load ─► power goes at an operation ─► kill -9 ─► cut ─► [start, power goes again] ─► start ─► read
-//!         load ─► kill -9 at an operation ─► start ─► read ─► power goes ─► cut ─► ..  (one round in four)
+//!         load ─► kill -9 at an operation ─► start ─► read ─► power goes ─► cut ─► ..
+//!         load ─► SIGTERM ─► the power goes during the stop, or behind it ─► cut ─► ..
 //! ```
 //! The first start on an empty disk is cut or killed in the same way, half of the time.
 //!
@@ -33,9 +34,13 @@ const OPERATIONS_MAX: u64 = 4000;
 /// The same for a start, which does some dozens.
 const START_OPERATIONS_MAX: u64 = 50;
 
+/// The same for a stop, with some files for each of the partitions.
+const STOP_OPERATIONS_MAX: u64 = 200;
+
 /// The load ends here if the chosen operation does not come.
 const LOAD_PATIENCE: Duration = Duration::from_secs(15);
 const START_PATIENCE: Duration = Duration::from_secs(60);
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
 const PRODUCER_PATIENCE: Duration = Duration::from_secs(60);
 const READ_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -135,14 +140,19 @@ impl<'a> Series<'a> {
     fn round(&mut self, random: &mut Random) -> Result<String, Failed> {
         let before = self.mount().counts();
         let mut story = String::new();
-        if random.one_in(4) {
-            self.load_until_kill(random)?;
-            self.start_broker()?;
-            self.read_back()?;
-            self.mount().cut_now();
-            story.push_str("killed, read, then ");
-        } else {
-            self.load_until_cut(random)?;
+        match random.below(6) {
+            0 => {
+                self.load_until_kill(random)?;
+                self.start_broker()?;
+                self.read_back()?;
+                self.mount().cut_now();
+                story.push_str("killed, read, then ");
+            }
+            1 => {
+                self.load_until_stop(random)?;
+                story.push_str("stopped, then ");
+            }
+            _ => self.load_until_cut(random)?,
         }
         let flushes = flushes(self.mount().counts()) - flushes(before);
         let operations = self.mount().operations();
@@ -168,6 +178,33 @@ impl<'a> Series<'a> {
     fn load_until_kill(&mut self, random: &mut Random) -> Result<(), Failed> {
         let mut producer = self.load_until_operation(random)?;
         self.kill_broker_alone();
+        self.wait_for_producer(&mut producer)
+    }
+
+    /// An orderly stop under load, which the power interrupts half of the time.
+    fn load_until_stop(&mut self, random: &mut Random) -> Result<(), Failed> {
+        let mut producer = self.load_until_operation(random)?;
+        let (mount, broker) = (&self.mount, &mut self.broker);
+        let (mount, broker) = (mount.as_ref().expect("it is mounted"), broker.as_mut().expect("it runs"));
+        mount.power_back();
+        if random.one_in(2) {
+            mount.cut_after(1 + random.below(STOP_OPERATIONS_MAX));
+        }
+        broker.process.terminate();
+        let ended = wait_for(STOP_PATIENCE, || match mount.is_on() {
+            false => Some(None),
+            true => broker.process.ended().map(Some),
+        })?;
+        mount.cut_now();
+        match ended {
+            Some(None) => {}
+            Some(Some(status)) if status.success() => {}
+            Some(Some(status)) => {
+                return Err(self.violation(format!("the stop ended in {status}: {}", self.last_words())));
+            }
+            None => return Err(self.violation(format!("the broker does not stop: {}", self.last_words()))),
+        }
+        self.kill_broker();
         self.wait_for_producer(&mut producer)
     }
 
