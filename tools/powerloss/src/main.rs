@@ -1,7 +1,7 @@
 //! `odradek-powerloss`: cuts the power below a running broker and reads everything back.
 //!
 //! Exit code 0: nothing acknowledged was lost; 1: something was, and its files are kept; 2: it could not
-//! be found out.
+//! be found out; 3: nothing can be mounted here.
 #![expect(
     clippy::disallowed_methods,
     reason = "a tool that looks at the clock for a seed and removes its files"
@@ -52,7 +52,8 @@ fn main() -> ExitCode {
 
 fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     if let Some(reason) = Mount::unavailable() {
-        anyhow::bail!(reason);
+        eprintln!("odradek-powerloss: {reason}");
+        return Ok(ExitCode::from(3));
     }
     let own = std::env::current_exe().context("where this program lies is not known")?;
     let beside = |name: &str| own.with_file_name(name);
