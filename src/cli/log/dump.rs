@@ -18,8 +18,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use odradek::cluster::log_entry;
-use odradek::log::data_dir::{CLEAN_STOP_FILE, PARTITION_METADATA_FILE, is_checkpoint};
+use odradek::log::data_dir::{CLEAN_STOP_FILE, is_checkpoint};
 use odradek::log::epochs::LEADER_EPOCH_CHECKPOINT;
+use odradek::log::ownership::PARTITION_METADATA;
 use odradek::log::segment::{FileName, SegmentFile};
 use odradek::types::Offset;
 
@@ -147,7 +148,7 @@ fn kind(path: &Path, file: &File) -> io::Result<Option<Kind>> {
         }
         None if name == CLEAN_STOP_FILE => Kind::CleanStop,
         None if name == LEADER_EPOCH_CHECKPOINT => Kind::LeaderEpochs,
-        None if name == PARTITION_METADATA_FILE => Kind::PartitionMetadata,
+        None if name == PARTITION_METADATA => Kind::PartitionMetadata,
         None if is_checkpoint(name) => Kind::RecoveryPoints,
         None => return Ok(None),
     };

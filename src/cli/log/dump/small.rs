@@ -5,11 +5,11 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 
 use odradek::log::checkpoint::{Checkpoint, CleanStop};
-use odradek::log::data_dir::decode_partition_metadata;
 use odradek::log::epochs::LeaderEpochs;
 use odradek::log::index::{OFFSET_ENTRY_SIZE, OffsetEntry, TIME_ENTRY_SIZE, TimeEntry};
+use odradek::log::ownership;
 use odradek::log::producers::{SnapshotBatch, SnapshotListing};
-use odradek::types::{Offset, Timestamp};
+use odradek::types::{Offset, Timestamp, uuid_text};
 
 use super::super::item::{Item, Printer};
 use super::Interrupted;
@@ -181,6 +181,6 @@ pub fn leader_epochs(bytes: &[u8]) -> Result<Vec<Item>, String> {
 }
 
 pub fn partition_metadata(bytes: &[u8]) -> Result<Vec<Item>, String> {
-    let topic = decode_partition_metadata(&String::from_utf8_lossy(bytes)).ok_or("it names no topic id")?;
-    Ok(vec![Item::new("topic").with("topicId", topic.0.to_string())])
+    let topic = ownership::decode(&String::from_utf8_lossy(bytes)).map_err(|error| error.to_string())?;
+    Ok(vec![Item::new("topic").with("topicId", uuid_text(topic.0))])
 }

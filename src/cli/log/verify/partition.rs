@@ -5,16 +5,16 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use odradek::log::data_dir::{PARTITION_METADATA_FILE, decode_partition_metadata};
 use odradek::log::epochs::{LEADER_EPOCH_CHECKPOINT, LeaderEpochs};
 use odradek::log::inspect::findings::{Findings, Offence, Place};
 use odradek::log::inspect::partition_check::PartitionCheck;
 use odradek::log::inspect::segment_check::{SegmentCheck, SegmentExpectation, SegmentFacts};
 use odradek::log::inspect::walk::SegmentWalk;
+use odradek::log::ownership::{self, PARTITION_METADATA};
 use odradek::log::producers::Producers;
 use odradek::log::segment::{FileName, SegmentFile};
 use odradek::types::limits::IO_SIZE_MAX;
-use odradek::types::{Offset, Timestamp, TopicId};
+use odradek::types::{Offset, Timestamp, TopicId, uuid_text};
 
 use super::report::{PartitionReport, Progress};
 use super::{Expected, names, read_whole};
@@ -91,15 +91,16 @@ fn verify_segment(
 }
 
 fn check_owner(directory: &Path, topic: TopicId, findings: &mut Findings) {
-    let what = match read_whole(&directory.join(PARTITION_METADATA_FILE)) {
-        Err(error) => format!("{PARTITION_METADATA_FILE} cannot be read: {error}"),
-        Ok(bytes) => match decode_partition_metadata(&String::from_utf8_lossy(&bytes)) {
-            Some(found) if found == topic => return,
-            Some(found) => format!(
-                "{PARTITION_METADATA_FILE} says topic id {}, in the metadata the topic of this name has {}",
-                found.0, topic.0
+    let what = match read_whole(&directory.join(PARTITION_METADATA)) {
+        Err(error) => format!("{PARTITION_METADATA} cannot be read: {error}"),
+        Ok(bytes) => match ownership::decode(&String::from_utf8_lossy(&bytes)) {
+            Ok(found) if found == topic => return,
+            Ok(found) => format!(
+                "{PARTITION_METADATA} says topic id {}, in the metadata the topic of this name has {}",
+                uuid_text(found.0),
+                uuid_text(topic.0)
             ),
-            None => format!("{PARTITION_METADATA_FILE} names no topic id"),
+            Err(error) => error.to_string(),
         },
     };
     findings.problem(Place::Partition, Offence::Directory(what));

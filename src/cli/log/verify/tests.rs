@@ -6,7 +6,8 @@ use odradek::cluster::log_entry::{EntrySequence, encode_entry};
 use odradek::cluster::record::{PartitionState, Record, Replica};
 use odradek::codec::record_batch::{BatchHeader, Compression, assign_offset, write_batch};
 use odradek::log::checkpoint::CheckpointGeneration;
-use odradek::log::data_dir::{PARTITION_METADATA_FILE, checkpoint_name, encode_partition_metadata};
+use odradek::log::data_dir::checkpoint_name;
+use odradek::log::ownership::{self, PARTITION_METADATA};
 use odradek::log::producers::Producers;
 use odradek::types::{NodeId, OwnershipEpoch, ShardId, Timestamp, Uuid};
 use std::path::PathBuf;
@@ -74,8 +75,8 @@ fn what_contradicts_the_checkpoint_is_told() {
 #[test]
 fn what_contradicts_the_metadata_is_told() {
     let data = DataDir::new();
-    let other = encode_partition_metadata(TopicId(Uuid::from_u128(11)));
-    data.write(&format!("orders-0/{PARTITION_METADATA_FILE}"), other.as_bytes());
+    let other = ownership::encode(TopicId(Uuid::from_u128(11)));
+    data.write(&format!("orders-0/{PARTITION_METADATA}"), other.as_bytes());
     data.check(expect![[r#"
         orders-0: problem: partition.metadata says topic id 00000000-0000-0000-0000-00000000000b, in the metadata the topic of this name has 00000000-0000-0000-0000-00000000000a
         1 partition, 1 segment, 12 records in 4 batches and 324 bytes, stopped cleanly: 1 problem, 0 notes
@@ -158,8 +159,8 @@ impl DataDir {
         data.write("orders-0/00000000000000000000.log", &segment);
         data.write("orders-0/00000000000000000012.snapshot", &Producers::new().encode_snapshot());
         data.write("orders-0/leader-epoch-checkpoint", b"0\n1\n0 0\n");
-        let owner = encode_partition_metadata(topic());
-        data.write(&format!("orders-0/{PARTITION_METADATA_FILE}"), owner.as_bytes());
+        let owner = ownership::encode(topic());
+        data.write(&format!("orders-0/{PARTITION_METADATA}"), owner.as_bytes());
         data.write_checkpoint(0, 12, 4 * BATCH_SIZE);
         let generations = BTreeMap::from([(ShardId(0), CheckpointGeneration(5))]);
         data.write(CLEAN_STOP_FILE, &CleanStop { generations }.encode());
