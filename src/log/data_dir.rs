@@ -1,7 +1,8 @@
-//! Names in a data directory beside those of a partition's segments.
+//! Names in a data directory beside those of a partition's segments. None of them can be a partition's
+//! directory, which ends in a hyphen and a number: topics may have almost any name.
 //!
 //! ```text
-//! recovery-point-checkpoint-<shard>            one per shard         checkpoint
+//! recovery-point-checkpoint.<shard>            one per shard         checkpoint
 //! clean-stop                                   between two runs      checkpoint
 //! ```
 
@@ -10,7 +11,7 @@ use crate::types::ShardId;
 /// Says that the last stop was clean.
 pub const CLEAN_STOP_FILE: &str = "clean-stop";
 
-const CHECKPOINT_PREFIX: &str = "recovery-point-checkpoint-";
+const CHECKPOINT_PREFIX: &str = "recovery-point-checkpoint.";
 
 /// Name of a shard's checkpoint.
 pub fn checkpoint_name(shard: ShardId) -> String {
@@ -26,12 +27,19 @@ pub fn is_checkpoint(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::segment::DirectoryName;
 
     #[test]
     fn a_half_written_checkpoint_is_none() {
         assert!(is_checkpoint(&checkpoint_name(ShardId(12))));
-        for other in ["recovery-point-checkpoint-12.tmp", "recovery-point-checkpoint-", "clean-stop"] {
+        for other in ["recovery-point-checkpoint.12.tmp", "recovery-point-checkpoint.", "clean-stop"] {
             assert!(!is_checkpoint(other), "{other}");
         }
+    }
+
+    #[test]
+    fn no_topic_is_in_the_way() {
+        assert_eq!(DirectoryName::parse(&checkpoint_name(ShardId(0))), None);
+        assert_eq!(DirectoryName::parse(CLEAN_STOP_FILE), None);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! metadata log ─► image: topics, partitions, epochs ──┐
-//! recovery-point-checkpoint-*, clean-stop ─► points ──┼─► partition directory: partition.metadata, segments,
+//! recovery-point-checkpoint.*, clean-stop ─► points ──┼─► partition directory: partition.metadata, segments,
 //!                                                     │   indexes, producer snapshots, epochs
 //! ```
 //!

@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 
 use odradek::cluster::log_entry::{EntrySequence, HEADER_SIZE, NoEntry, entry_size, read_entry};
 use odradek::cluster::record::{PartitionState, Record};
-use odradek::types::TopicPartition;
 use odradek::types::limits::IO_ALIGNMENT;
+use odradek::types::{TopicPartition, uuid_text};
 use serde_json::{Value, json};
 
 use super::super::item::{Field, Item, Printer};
@@ -120,13 +120,13 @@ fn record_item(record: &Record) -> Item {
             .with("port", node.port)
             .with("rack", data(node.rack.as_deref())),
         Record::TopicCreated { topic, name } => {
-            item("TopicCreated").with("topicId", topic.0.to_string()).with("topic", name.clone())
+            item("TopicCreated").with("topicId", uuid_text(topic.0)).with("topic", name.clone())
         }
-        Record::TopicDeleted { topic } => item("TopicDeleted").with("topicId", topic.0.to_string()),
+        Record::TopicDeleted { topic } => item("TopicDeleted").with("topicId", uuid_text(topic.0)),
         Record::PartitionCreated { id, state } => with_state(item("PartitionCreated"), *id, state),
         Record::PartitionChanged { id, state } => with_state(item("PartitionChanged"), *id, state),
         Record::TopicConfigSet { topic, key, value } => item("TopicConfigSet")
-            .with("topicId", topic.0.to_string())
+            .with("topicId", uuid_text(topic.0))
             .with("key", data(Some(key)))
             .with("value", data(value.as_deref())),
         Record::ProducerIdsAllocated { node, block } => item("ProducerIdsAllocated")
@@ -154,7 +154,7 @@ fn with_state(item: Item, id: TopicPartition, state: &PartitionState) -> Item {
         })
         .collect();
     let in_sync: Vec<i32> = state.in_sync.iter().map(|node| node.0).collect();
-    item.with("topicId", id.topic.0.to_string())
+    item.with("topicId", uuid_text(id.topic.0))
         .with("partition", id.partition.to_wire())
         .with("replicas", Value::from(replicas))
         .with("inSync", Value::from(in_sync))

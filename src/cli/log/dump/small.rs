@@ -151,7 +151,7 @@ pub fn recovery_points(bytes: &[u8]) -> Result<Vec<Item>, String> {
         .with("partitions", checkpoint.points.len());
     let points = checkpoint.points.iter().map(|(partition, point)| {
         Item::nested("partition")
-            .with("topicId", partition.topic.0.to_string())
+            .with("topicId", uuid_text(partition.topic.0))
             .with("partition", partition.partition.to_wire())
             .with("logStart", point.log_start.get())
             .with("flushedEnd", point.flushed_end.get())

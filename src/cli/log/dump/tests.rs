@@ -129,14 +129,14 @@ fn the_metadata_log_is_shown_past_damage() {
         &log,
         Depth::Batches,
         expect![[r#"
-        file: 00000000000000000000.log kind: metadata log
-        sequence: 1 position: 0 size: 232 records: 2
-        | record: TopicCreated topicId: 00000000-0000-0000-0000-00000000000a topic: orders
-        | record: PartitionCreated topicId: 00000000-0000-0000-0000-00000000000a partition: 0 replicas: [{"nodeId":1,"ownershipEpoch":0,"shard":0}] inSync: [1] leader: 1 leaderEpoch: 0 partitionEpoch: 0
-        sequence: 2 position: 4096 size: 148 records: 1
-        | record: TopicConfigSet topicId: 00000000-0000-0000-0000-00000000000a key: "retention.ms" value: "1\u{1b}[2J"
-        end entries: 2 position: 8192
-    "#]],
+            file: 00000000000000000000.log kind: metadata log
+            sequence: 1 position: 0 size: 232 records: 2
+            | record: TopicCreated topicId: AAAAAAAAAAAAAAAAAAAACg topic: orders
+            | record: PartitionCreated topicId: AAAAAAAAAAAAAAAAAAAACg partition: 0 replicas: [{"nodeId":1,"ownershipEpoch":0,"shard":0}] inSync: [1] leader: 1 leaderEpoch: 0 partitionEpoch: 0
+            sequence: 2 position: 4096 size: 148 records: 1
+            | record: TopicConfigSet topicId: AAAAAAAAAAAAAAAAAAAACg key: "retention.ms" value: "1\u{1b}[2J"
+            end entries: 2 position: 8192
+        "#]],
     );
     log[40] ^= 1;
     shown(
@@ -144,12 +144,12 @@ fn the_metadata_log_is_shown_past_damage() {
         &log,
         Depth::Batches,
         expect![[r#"
-        file: 00000000000000000000.log kind: metadata log
-        problem position: 0 reason: entry checksum is 0x3e1866f1, its bytes give 0x6774eb70
-        sequence: 2 position: 4096 size: 148 records: 1
-        | record: TopicConfigSet topicId: 00000000-0000-0000-0000-00000000000a key: "retention.ms" value: "1\u{1b}[2J"
-        end entries: 1 position: 8192
-    "#]],
+            file: 00000000000000000000.log kind: metadata log
+            problem position: 0 reason: entry checksum is 0x3e1866f1, its bytes give 0x6774eb70
+            sequence: 2 position: 4096 size: 148 records: 1
+            | record: TopicConfigSet topicId: AAAAAAAAAAAAAAAAAAAACg key: "retention.ms" value: "1\u{1b}[2J"
+            end entries: 1 position: 8192
+        "#]],
     );
 }
 
@@ -166,22 +166,22 @@ fn small_files_are_shown_whole_or_not_at_all() {
     let mut checkpoint =
         Checkpoint { shard: ShardId(2), generation, points: BTreeMap::from([(id, point)]) }.encode();
     shown(
-        "recovery-point-checkpoint-2",
+        "recovery-point-checkpoint.2",
         &checkpoint,
         Depth::Batches,
         expect![[r#"
-        file: recovery-point-checkpoint-2 kind: recovery point checkpoint
-        shard: 2 generation: 9 partitions: 1
-        | topicId: 00000000-0000-0000-0000-00000000000a partition: 3 logStart: 1 flushedEnd: 20 segment: 10 position: 4096
-    "#]],
+            file: recovery-point-checkpoint.2 kind: recovery point checkpoint
+            shard: 2 generation: 9 partitions: 1
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 logStart: 1 flushedEnd: 20 segment: 10 position: 4096
+        "#]],
     );
     checkpoint[30] ^= 1;
     shown(
-        "recovery-point-checkpoint-2",
+        "recovery-point-checkpoint.2",
         &checkpoint,
         Depth::Batches,
         expect![[r#"
-        file: recovery-point-checkpoint-2 kind: recovery point checkpoint
+        file: recovery-point-checkpoint.2 kind: recovery point checkpoint
         problem position: 0 reason: CRC-32 is 0x49c50422, the file says 0x360c9fb1
     "#]],
     );
@@ -211,9 +211,9 @@ fn small_files_are_shown_whole_or_not_at_all() {
         owner,
         Depth::Batches,
         expect![[r#"
-        file: partition.metadata kind: partition metadata
-        topicId: 00000000-0000-0000-0000-00000000000a
-    "#]],
+            file: partition.metadata kind: partition metadata
+            topicId: AAAAAAAAAAAAAAAAAAAACg
+        "#]],
     );
     let snapshot = Producers::new().encode_snapshot();
     shown(
@@ -239,7 +239,7 @@ fn small_files_are_shown_whole_or_not_at_all() {
 #[test]
 fn any_bytes_under_any_name_are_shown() {
     let names = [SEGMENT, "00000000000000000100.index", "00000000000000000100.timeindex"];
-    let others = ["00000000000000000100.snapshot", "recovery-point-checkpoint-0", "clean-stop"];
+    let others = ["00000000000000000100.snapshot", "recovery-point-checkpoint.0", "clean-stop"];
     let more = ["leader-epoch-checkpoint", "partition.metadata"];
     let mut seed = 1u32;
     let mut noise = move || {

@@ -78,7 +78,7 @@ fn what_contradicts_the_metadata_is_told() {
     let other = ownership::encode(TopicId(Uuid::from_u128(11)));
     data.write(&format!("orders-0/{PARTITION_METADATA}"), other.as_bytes());
     data.check(expect![[r#"
-        orders-0: problem: partition.metadata says topic id 00000000-0000-0000-0000-00000000000b, in the metadata the topic of this name has 00000000-0000-0000-0000-00000000000a
+        orders-0: problem: partition.metadata says topic id AAAAAAAAAAAAAAAAAAAACw, in the metadata the topic of this name has AAAAAAAAAAAAAAAAAAAACg
         1 partition, 1 segment, 12 records in 4 batches and 324 bytes, stopped cleanly: 1 problem, 0 notes
     "#]]);
     let data = DataDir::new();
