@@ -76,6 +76,14 @@ pub struct AcceptedBatch {
     pub appended_at: Timestamp,
 }
 
+/// The newest that a producer wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastRecord {
+    pub epoch: ProducerEpoch,
+    /// Inclusive; `None` when nothing but a transaction marker was written in this epoch.
+    pub last_offset: Option<Offset>,
+}
+
 /// Whether [`Producers::truncate_to`] could tell the state at the new end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -153,6 +161,14 @@ impl Producers {
         } else {
             Err(SequenceError::OutOfOrder { expected, got: batch.base_sequence })
         }
+    }
+
+    /// What the log has to keep of a producer: its newest batch holds the sequence that the next one
+    /// is judged by, and a marker its epoch (Kafka `UnifiedLog.lastRecordsOfActiveProducers`).
+    pub fn last_record(&self, id: ProducerId) -> Option<LastRecord> {
+        let state = self.by_id.get(&id)?;
+        let last_offset = state.batches.as_slice().last().map(|batch| batch.last_offset);
+        Some(LastRecord { epoch: state.epoch, last_offset })
     }
 
     /// Takes note of a batch that was appended, in the order of offsets. What the log holds is not

@@ -60,7 +60,10 @@ impl BatchFields {
         if self.compression().is_none() {
             return Err(BatchError::Codec { code: self.attributes & CODEC_MASK });
         }
-        if self.record_count <= 0 || self.last_offset_delta < 0 {
+        // Compaction leaves batches without records, and then without payload.
+        let payload = self.length.saturating_sub((BATCH_HEADER_SIZE - BATCH_OVERHEAD) as i32);
+        let records_min = if payload == 0 { 0 } else { 1 };
+        if self.record_count < records_min || self.last_offset_delta < 0 {
             return Err(BatchError::RecordCount {
                 records: self.record_count,
                 last_offset_delta: self.last_offset_delta,
