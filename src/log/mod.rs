@@ -28,6 +28,7 @@
 //! | [`retention`] | which segments may go |
 //! | [`ownership`] | whose a partition's directory is |
 //! | [`removal`] | when the files of what went are removed |
+//! | [`compaction`] | which records of a compacted log stay, and how new segments replace old ones |
 //! | [`checkpoint`] | what a shard writes down so that a clean start need not scan |
 //! | [`data_dir`] | names of the other files, and whose a partition's directory is |
 //! | [`inspect`] | what a stopped broker's files say, and whether they hold |
@@ -35,6 +36,7 @@
 pub mod checkpoint;
 pub mod commit;
 pub mod data_dir;
+pub mod compaction;
 pub mod epochs;
 pub mod index;
 pub mod inspect;

@@ -10,6 +10,7 @@
 //! is the flushed end; replication will move it.
 
 use crate::codec::record_batch::BatchView;
+use crate::log::compaction::plan::CompactionLimits;
 use crate::log::epochs::LeaderEpochs;
 use crate::log::index::{SegmentExtent, SegmentIndex};
 use crate::log::plan::AppendPlan;
@@ -42,6 +43,20 @@ pub struct LogConfig {
     pub retention_bytes: Option<u64>,
     /// How long a file that was given up keeps its bytes (`file.delete.delay.ms`).
     pub file_delete_delay: Duration,
+    pub cleanup: Cleanup,
+}
+
+/// `cleanup.policy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cleanup {
+    /// Retention by time and size deletes segments.
+    pub delete: bool,
+    /// Of every key the last record stays.
+    pub compact: Option<CompactionLimits>,
+}
+
+impl Cleanup {
+    pub const DELETE: Cleanup = Cleanup { delete: true, compact: None };
 }
 
 /// Why a batch is refused. `codec::error_code` assigns the codes.
@@ -340,6 +355,27 @@ impl PartitionLog {
         let next = self.closed.get(at + 1).unwrap_or(&self.active);
         let size = self.closed[at].size;
         Some(SegmentExtent { base_offset: segment, end_offset: next.base_offset, size })
+    }
+
+    /// Puts a compacted segment in the place of closed ones, if those are still there, one after the
+    /// other: retention may have taken them meanwhile.
+    pub fn replace_segments(&mut self, replaced: &[Offset], compacted: SegmentInfo) -> bool {
+        assert!(replaced.first() == Some(&compacted.base_offset), "the first one's place is taken");
+        let from = self.closed.partition_point(|segment| segment.base_offset < compacted.base_offset);
+        let found = self.closed.iter().skip(from).take(replaced.len());
+        if !found.map(|segment| &segment.base_offset).eq(replaced) {
+            return false;
+        }
+        self.closed.drain(from + 1..from + replaced.len());
+        self.closed[from] = compacted;
+        true
+    }
+
+    /// The timestamp of a closed segment's first batch was read; a start does not.
+    pub fn note_first_timestamp(&mut self, segment: Offset, timestamp: Timestamp) {
+        if let Some(found) = self.closed.iter_mut().find(|closed| closed.base_offset == segment) {
+            found.first_timestamp = Some(timestamp);
+        }
     }
 
     /// Bytes of all segments.

@@ -7,10 +7,11 @@
 //! <topic>-<partition>.<32 hex digits>-stray/   the same of a topic that nobody knows
 //!   00000000000000004711.log                   base offset, 20 digits
 //!   00000000000000004711.log.deleted           after retention, until the file is removed
+//!   00000000000000004711.log.cleaned, .swap    on its way into the log (see compaction::swap)
 //! ```
 //!
 //! Names are Kafka's (`LogFileUtils`, `LocalLog`), so that its tools can read a data directory.
-//! Absent: `.txnindex` (transactions), `.cleaned` and `.swap` (compaction).
+//! Absent: `.txnindex` (transactions).
 
 use crate::codec::record_batch::BatchView;
 use crate::types::limits::{IO_ALIGNMENT, TOPIC_NAME_LENGTH_MAX};
@@ -33,6 +34,10 @@ pub const RELATIVE_OFFSET_MAX: u64 = i32::MAX as u64;
 const FILE_NAME_LENGTH_MAX: usize = 255;
 const OFFSET_DIGITS: usize = 20;
 const DELETED_FILE_SUFFIX: &str = ".deleted";
+/// Suffix of a compacted segment's file that is being written.
+pub const CLEANED_SUFFIX: &str = ".cleaned";
+/// Suffix of a compacted segment's file that takes the place of others.
+pub const SWAP_SUFFIX: &str = ".swap";
 const DELETED_DIRECTORY_SUFFIX: &str = "-delete";
 const STRAY_DIRECTORY_SUFFIX: &str = "-stray";
 
@@ -249,25 +254,27 @@ impl SegmentFile {
 pub enum FileName {
     Live { base_offset: Offset, file: SegmentFile },
     Deleted { base_offset: Offset, file: SegmentFile },
+    Cleaned { base_offset: Offset, file: SegmentFile },
+    Swap { base_offset: Offset, file: SegmentFile },
 }
 
 impl FileName {
     /// `None` for files that are no segment's, such as `leader-epoch-checkpoint`.
     pub fn parse(name: &str) -> Option<FileName> {
-        let (name, deleted) = match name.strip_suffix(DELETED_FILE_SUFFIX) {
-            Some(rest) => (rest, true),
-            None => (name, false),
-        };
+        let suffixes = [DELETED_FILE_SUFFIX, CLEANED_SUFFIX, SWAP_SUFFIX];
+        let stripped = suffixes.iter().find_map(|suffix| Some((name.strip_suffix(suffix)?, Some(*suffix))));
+        let (name, waits) = stripped.unwrap_or((name, None));
         let (digits, suffix) = name.split_at_checked(OFFSET_DIGITS)?;
         if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
         let base_offset = Offset::new(digits.parse().ok()?)?;
         let file = SegmentFile::ALL.into_iter().find(|file| file.suffix() == suffix)?;
-        Some(if deleted {
-            FileName::Deleted { base_offset, file }
-        } else {
-            FileName::Live { base_offset, file }
+        Some(match waits {
+            None => FileName::Live { base_offset, file },
+            Some(CLEANED_SUFFIX) => FileName::Cleaned { base_offset, file },
+            Some(SWAP_SUFFIX) => FileName::Swap { base_offset, file },
+            Some(_) => FileName::Deleted { base_offset, file },
         })
     }
 }
@@ -355,6 +362,10 @@ mod tests {
         for file in SegmentFile::ALL {
             let live = FileName::parse(&file.name(base));
             assert_eq!(live, Some(FileName::Live { base_offset: base, file }));
+            let cleaned = FileName::parse(&format!("{}.cleaned", file.name(base)));
+            assert_eq!(cleaned, Some(FileName::Cleaned { base_offset: base, file }));
+            let swap = FileName::parse(&format!("{}.swap", file.name(base)));
+            assert_eq!(swap, Some(FileName::Swap { base_offset: base, file }));
             let deleted = FileName::parse(&file.deleted_name(base));
             assert_eq!(deleted, Some(FileName::Deleted { base_offset: base, file }));
         }
@@ -367,7 +378,7 @@ mod tests {
             "partition.metadata",
             "0000000000000000000.log",
             "00000000000000000000.txnindex",
-            "00000000000000000000.log.swap",
+            "00000000000000000000.log.swap.cleaned",
             "+0000000000000000000.log",
             "99999999999999999999.log",
             "0000000000000000000é.log",

@@ -10,7 +10,7 @@ use crate::config::TimestampType;
 use crate::config::topic::{TopicConfig, TopicDefaults};
 use crate::log::checkpoint::PartitionPoint;
 use crate::log::ownership::{self, Claim, PARTITION_METADATA, claim};
-use crate::log::partition::LogConfig;
+use crate::log::partition::{Cleanup, LogConfig};
 use crate::log::segment::{DirectoryName, deleted_directory_name, directory_name, stray_directory_name};
 use crate::shard::Shard;
 use crate::shard::disk::{blocking, replace_file, sync_directory};
@@ -325,6 +325,7 @@ fn to_log_config(config: &TopicConfig) -> LogConfig {
         retention_ms: config.retention_ms,
         retention_bytes: config.retention_bytes,
         file_delete_delay: Duration::from_millis(config.file_delete_delay_ms),
+        cleanup: Cleanup::DELETE,
     }
 }
 

@@ -89,6 +89,23 @@ pub const PRODUCER_BATCHES_RETAINED: usize = 5;
 /// Idempotent producers remembered by one partition; the least recently used is forgotten past it.
 pub const PRODUCERS_PER_PARTITION_MAX: usize = 100_000;
 
+/// Bytes that the records of one batch may expand to where the broker has to look into them: as many
+/// as the largest batch that any producer in use makes, many times over.
+pub const DECOMPRESSED_SIZE_MAX: usize = 64 << 20;
+
+/// Bytes of one shard's map of keys while it compacts a log; what does not fit takes another pass
+/// (Kafka `log.cleaner.dedupe.buffer.size`, over all its threads). Some 5 million keys.
+pub const OFFSET_MAP_SIZE_MAX: usize = 128 << 20;
+
+/// Bytes of the smallest such map, so that a pass always gets on.
+pub const OFFSET_MAP_SIZE_MIN: usize = 64 << 10;
+
+/// Bytes that compaction reads at once; more only where one batch is larger.
+pub const COMPACTION_READ_SIZE: usize = 256 << 10;
+
+const _: () = assert!(OFFSET_MAP_SIZE_MIN <= OFFSET_MAP_SIZE_MAX);
+const _: () = assert!(COMPACTION_READ_SIZE.is_multiple_of(IO_ALIGNMENT));
+const _: () = assert!(COMPACTION_READ_SIZE <= IO_SIZE_MAX);
 const _: () = assert!(IO_SIZE_MAX.is_multiple_of(IO_ALIGNMENT));
 const _: () = assert!(TAIL_BUFFER_SIZE_MIN.is_multiple_of(IO_ALIGNMENT));
 const _: () = assert!(TAIL_BUFFER_SIZE_MAX.is_multiple_of(IO_ALIGNMENT));

@@ -1,0 +1,208 @@
+//! How a compacted segment takes the place of those it was made from, so that a crash between any two
+//! steps leaves either the old ones or the new one.
+//!
+//! ```text
+//! write   B.log.cleaned, B.index.cleaned, B.timeindex.cleaned      each flushed
+//! 1       B.index.cleaned → .swap, B.timeindex.cleaned → .swap     directory flushed
+//! 2       B.log.cleaned → B.log.swap                               directory flushed: decided
+//! 3       files of the others that it replaces are removed         directory flushed
+//! 4       B.index.swap → B.index, B.timeindex.swap → B.timeindex   directory flushed
+//! 5       B.log.swap → B.log                                       directory flushed
+//! ```
+//!
+//! `B` is the base offset of the first replaced segment. A start that finds `B.log.swap` goes on at
+//! 3; without it, everything that ends in `.cleaned` or `.swap` is removed. Which others are replaced
+//! is told by where the new segment ends: its last batch is always kept, if need be without records.
+//! The names are Kafka's (`LocalLog.replaceSegments`), and its loader completes a swap of ours.
+
+use crate::log::segment::{CLEANED_SUFFIX, FileName, SWAP_SUFFIX, SegmentFile};
+use crate::types::Offset;
+
+/// Kinds of files that are swapped with a segment.
+const INDEXES: [SegmentFile; 2] = [SegmentFile::OffsetIndex, SegmentFile::TimeIndex];
+
+/// One step on a partition's directory. Each is atomic, and may be repeated after a crash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SwapStep {
+    /// Skipped when `from` is not there: done before a crash.
+    Rename {
+        from: String,
+        to: String,
+    },
+    /// Skipped when it is not there.
+    Remove {
+        name: String,
+    },
+    SyncDirectory,
+}
+
+/// Name under which a compacted segment's file is written.
+pub fn cleaned_name(file: SegmentFile, base: Offset) -> String {
+    format!("{}{CLEANED_SUFFIX}", file.name(base))
+}
+
+fn swap_name(file: SegmentFile, base: Offset) -> String {
+    format!("{}{SWAP_SUFFIX}", file.name(base))
+}
+
+/// Steps 1 and 2. After the last of them the new segment is the log's, whatever happens.
+pub fn decide_steps(base: Offset) -> Vec<SwapStep> {
+    let rename = |file| SwapStep::Rename { from: cleaned_name(file, base), to: swap_name(file, base) };
+    let mut steps: Vec<SwapStep> = INDEXES.into_iter().map(rename).collect();
+    steps.extend([SwapStep::SyncDirectory, rename(SegmentFile::Log), SwapStep::SyncDirectory]);
+    steps
+}
+
+/// Steps 3 to 5. `others`: base offsets of the replaced segments but for `base`.
+pub fn complete_steps(base: Offset, others: &[Offset]) -> Vec<SwapStep> {
+    let rename = |file: SegmentFile| SwapStep::Rename { from: swap_name(file, base), to: file.name(base) };
+    let mut steps = Vec::new();
+    for other in others {
+        assert!(*other > base);
+        let remove = |file: SegmentFile| SwapStep::Remove { name: file.name(*other) };
+        // The log last: while it is there, the others are found with it.
+        steps.extend(SegmentFile::ALL.into_iter().rev().map(remove));
+    }
+    steps.push(SwapStep::SyncDirectory);
+    steps.extend(INDEXES.into_iter().map(rename));
+    steps.extend([SwapStep::SyncDirectory, rename(SegmentFile::Log), SwapStep::SyncDirectory]);
+    steps
+}
+
+/// What a compaction that was given up leaves.
+pub fn discard_steps(base: Offset) -> Vec<SwapStep> {
+    let remove = |file: SegmentFile| SwapStep::Remove { name: cleaned_name(file, base) };
+    [SegmentFile::Log].into_iter().chain(INDEXES).map(remove).collect()
+}
+
+/// What a directory's names say about compactions that a crash interrupted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interrupted {
+    /// Base offsets of decided swaps.
+    decided: Vec<Offset>,
+    /// Names of files that belong to none of them.
+    leftover: Vec<String>,
+    logs: Vec<Offset>,
+}
+
+impl Interrupted {
+    pub fn find<'a>(names: impl IntoIterator<Item = &'a str>) -> Interrupted {
+        let mut found = Interrupted::default();
+        let mut swapped_indexes = Vec::new();
+        for name in names {
+            match FileName::parse(name) {
+                Some(FileName::Swap { base_offset, file: SegmentFile::Log }) => {
+                    found.decided.push(base_offset);
+                }
+                Some(FileName::Swap { base_offset, .. }) => swapped_indexes.push((base_offset, name)),
+                Some(FileName::Cleaned { .. }) => found.leftover.push(name.to_owned()),
+                Some(FileName::Live { base_offset, file: SegmentFile::Log }) => {
+                    found.logs.push(base_offset);
+                }
+                Some(FileName::Live { .. } | FileName::Deleted { .. }) | None => {}
+            }
+        }
+        let undecided = swapped_indexes.into_iter().filter(|(base, _)| !found.decided.contains(base));
+        found.leftover.extend(undecided.map(|(_, name)| name.to_owned()));
+        found.decided.sort();
+        found
+    }
+
+    /// Base offsets of the swaps that are to be completed; the caller reads where each ends.
+    pub fn decided(&self) -> &[Offset] {
+        &self.decided
+    }
+
+    /// Name of a decided swap's log file.
+    pub fn log_name(base: Offset) -> String {
+        swap_name(SegmentFile::Log, base)
+    }
+
+    /// What is to be done before the directory is read; `ends` has where each decided one ends.
+    pub fn steps(&self, ends: &[Offset]) -> Vec<SwapStep> {
+        assert_eq!(ends.len(), self.decided.len());
+        let mut steps: Vec<SwapStep> =
+            self.leftover.iter().map(|name| SwapStep::Remove { name: name.clone() }).collect();
+        for (base, end) in self.decided.iter().zip(ends) {
+            let replaced = |other: &&Offset| (*base < **other) && (**other < *end);
+            let others: Vec<Offset> = self.logs.iter().filter(replaced).copied().collect();
+            steps.extend(complete_steps(*base, &others));
+        }
+        steps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_prefix_of_a_swap_is_undone_or_completed() {
+        let before: BTreeSet<String> = files(&[0, 10, 20, 30]);
+        let cleaned = [SegmentFile::Log, SegmentFile::OffsetIndex, SegmentFile::TimeIndex];
+        let start: BTreeSet<String> =
+            before.iter().cloned().chain(cleaned.map(|file| cleaned_name(file, offset(10)))).collect();
+        let decide = decide_steps(offset(10));
+        let complete = complete_steps(offset(10), &[offset(20)]);
+        let after: BTreeSet<String> = files(&[0, 10, 30]);
+        let steps: Vec<SwapStep> = decide.iter().chain(&complete).cloned().collect();
+        for crash in 0..=steps.len() {
+            let mut names = start.clone();
+            steps[..crash].iter().for_each(|step| apply(&mut names, step));
+            // A crash of the recovery is one more crash.
+            let recovery = recovery_of(&names);
+            for again in 0..=recovery.len() {
+                let mut names = names.clone();
+                recovery[..again].iter().for_each(|step| apply(&mut names, step));
+                let rest = recovery_of(&names);
+                rest.iter().for_each(|step| apply(&mut names, step));
+                let is_decided = crash >= decide.len() - 1; // The rename; its flush only keeps it.
+                assert_eq!(names, if is_decided { after.clone() } else { before.clone() }, "{crash} {again}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_log_file_is_renamed_last_and_alone() {
+        let renames_log = |step: &SwapStep| match step {
+            SwapStep::Rename { from, .. } => from.contains(".log."),
+            SwapStep::Remove { .. } | SwapStep::SyncDirectory => false,
+        };
+        for steps in [decide_steps(offset(10)), complete_steps(offset(10), &[offset(20), offset(30)])] {
+            let at = steps.iter().position(renames_log).unwrap();
+            assert_eq!(at, steps.len() - 2);
+            assert_eq!(steps[at - 1], SwapStep::SyncDirectory, "what came before is on disk");
+            assert_eq!(steps[at + 1], SwapStep::SyncDirectory);
+        }
+    }
+
+    fn recovery_of(names: &BTreeSet<String>) -> Vec<SwapStep> {
+        let found = Interrupted::find(names.iter().map(String::as_str));
+        let ends = vec![offset(30); found.decided().len()];
+        found.steps(&ends)
+    }
+
+    fn apply(names: &mut BTreeSet<String>, step: &SwapStep) {
+        match step {
+            SwapStep::Rename { from, to } => {
+                if names.remove(from) {
+                    names.insert(to.clone());
+                }
+            }
+            SwapStep::Remove { name } => {
+                names.remove(name);
+            }
+            SwapStep::SyncDirectory => {}
+        }
+    }
+
+    fn files(bases: &[u64]) -> BTreeSet<String> {
+        let all = |base: &u64| SegmentFile::ALL.map(|file| file.name(offset(*base)));
+        bases.iter().flat_map(all).collect()
+    }
+
+    fn offset(value: u64) -> Offset {
+        Offset::new(value).unwrap()
+    }
+}
