@@ -72,6 +72,10 @@ const COUNTERS: &[(&str, &str, Read)] = &[
     ("requests_forwarded", "Requests handed to the shard that owns their partition", |m| {
         m.requests_forwarded
     }),
+    ("compactions", "Passes of compaction over a log", |m| m.compactions),
+    ("compacted_bytes_in", "Bytes of batches that compaction read", |m| m.compacted_bytes_in),
+    ("compacted_bytes_out", "Bytes that compaction left of them", |m| m.compacted_bytes_out),
+    ("compacted_records_removed", "Records that compaction removed", |m| m.compacted_records_removed),
     ("errors_unlisted", "Errors beyond the kinds that are counted apart", |m| m.errors_unlisted),
 ];
 
@@ -80,6 +84,10 @@ const GAUGES: &[(&str, &str, Read)] = &[
     ("fetches_parked", "Fetch requests that wait for data", |m| m.fetches_parked),
     ("fetch_sessions", "Incremental fetch sessions", |m| m.fetch_sessions),
     ("partitions", "Partitions owned", |m| m.partitions),
+    ("partitions_uncleanable", "Partitions that compaction cannot read", |m| m.partitions_uncleanable),
+    ("compaction_dirty_percent_max", "Largest uncompacted share of a log", |m| {
+        m.compaction_dirty_percent_max
+    }),
     ("memory_budget_bytes", "Memory the shard may use", |m| m.memory_budget_bytes),
 ];
 

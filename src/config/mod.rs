@@ -83,6 +83,12 @@ pub struct Config {
     pub log_message_timestamp_before_max: Duration,
     pub log_message_timestamp_after_max: Duration,
     pub producer_id_expiration: Duration,
+    pub log_cleaner_enable: bool,
+    pub log_cleaner_backoff: Duration,
+    /// Of the whole node.
+    pub log_cleaner_dedupe_buffer_size: usize,
+    /// Of the whole node. `None`: no limit.
+    pub log_cleaner_io_max_bytes_per_second: Option<u64>,
 
     /// Every setting with its value and where it came from, in the order of [`PROPERTIES`].
     entries: Vec<Entry>,

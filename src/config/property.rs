@@ -323,6 +323,36 @@ pub const PROPERTIES: &[Property] = &[
     property!(Kafka "producer.id.expiration.ms", Int "MS", Text("86400000"),
         |config, text| duration(&mut config.producer_id_expiration, text, MS),
         "How long an idempotent producer that sends nothing is remembered."),
+    property!(Kafka "log.cleanup.policy", List "POLICY", Text("delete"),
+        |_, text| same(text),
+        "What happens to old records of a topic that does not say: `delete`, `compact`, or both with a comma between."),
+    property!(Kafka "log.cleaner.enable", Boolean "BOOL", Text("true"),
+        |config, text| store(&mut config.log_cleaner_enable, value::boolean(text)),
+        "Whether compacted topics are compacted."),
+    property!(Kafka "log.cleaner.backoff.ms", Long "MS", Text("15000"),
+        |config, text| duration(&mut config.log_cleaner_backoff, text, MS),
+        "How often to look for a log to compact, when there was none."),
+    property!(Kafka "log.cleaner.dedupe.buffer.size", Long "SIZE", Text("134217728"),
+        |config, text| size(&mut config.log_cleaner_dedupe_buffer_size, text, 1024..=i64::MAX as u64),
+        "Memory for the keys of logs that are being compacted, over all cores; what does not fit takes another pass."),
+    property!(Kafka "log.cleaner.io.max.bytes.per.second", Long "SIZE", Text("-1"),
+        |config, text| {
+            config.log_cleaner_io_max_bytes_per_second = value::size_or_unlimited(text, 1..=i64::MAX as u64)?;
+            Ok(config.log_cleaner_io_max_bytes_per_second.map_or("-1".to_string(), |bytes| bytes.to_string()))
+        },
+        "Bytes that compaction reads and writes per second, over all cores; -1: no limit."),
+    property!(Kafka "log.cleaner.min.cleanable.ratio", String "RATIO", Text("0.5"),
+        |_, text| same(text),
+        "Uncompacted share of a log at which it is compacted."),
+    property!(Kafka "log.cleaner.min.compaction.lag.ms", Long "MS", Text("0"),
+        |_, text| milliseconds(value::duration(text, MS, Duration::ZERO..=DURATION_MAX)?),
+        "How long a record stays uncompacted at least."),
+    property!(Kafka "log.cleaner.max.compaction.lag.ms", Long "MS", Text("9223372036854775807"),
+        |_, text| milliseconds(value::duration(text, MS, MS..=DURATION_MAX)?),
+        "How long a record stays uncompacted at most."),
+    property!(Kafka "log.cleaner.delete.retention.ms", Long "MS", Text("86400000"),
+        |_, text| milliseconds(value::duration(text, MS, Duration::ZERO..=DURATION_MAX)?),
+        "How long the tombstones of a compacted log stay."),
 ];
 
 /// At least one aligned block; at most what Kafka's 32-bit file positions reach.

@@ -363,6 +363,10 @@ fn blank() -> Config {
         log_message_timestamp_before_max: Duration::ZERO,
         log_message_timestamp_after_max: Duration::ZERO,
         producer_id_expiration: Duration::ZERO,
+        log_cleaner_enable: false,
+        log_cleaner_backoff: Duration::ZERO,
+        log_cleaner_dedupe_buffer_size: 0,
+        log_cleaner_io_max_bytes_per_second: None,
         entries: Vec::with_capacity(PROPERTIES.len()),
     }
 }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Texts are parsed as Kafka's `ConfigDef` parses them and refused in its words. What this broker
-//! cannot do yet (compaction, recompression, tiered storage) is refused rather than ignored;
+//! cannot do yet (recompression, tiered storage) is refused rather than ignored;
 //! what has no meaning here but does no harm is accepted, and its documentation says so.
 
 mod defaults;
@@ -42,6 +42,8 @@ pub struct TopicConfig {
     pub timestamp_type: TimestampType,
     pub timestamp_before_max_ms: u64,
     pub timestamp_after_max_ms: u64,
+    /// `cleanup.policy` as it was written: its words with commas between.
+    pub cleanup_policy: String,
     pub min_insync_replicas: u32,
     pub unclean_leader_election: bool,
     pub delete_retention_ms: u64,
@@ -96,6 +98,16 @@ impl TopicConfig {
         }
         config.check()?;
         Ok(config)
+    }
+
+    /// Whether `cleanup.policy` names `compact`.
+    pub fn is_compacted(&self) -> bool {
+        self.cleanup_policy.split(',').any(|word| word == "compact")
+    }
+
+    /// Whether `cleanup.policy` names `delete`.
+    pub fn is_deleting(&self) -> bool {
+        self.cleanup_policy.split(',').any(|word| word == "delete")
     }
 
     /// The rules between properties.
@@ -358,17 +370,25 @@ mod tests {
 
     #[test]
     fn what_is_not_built_yet_is_refused_not_ignored() {
-        for (name, value) in [
-            ("cleanup.policy", "compact"),
-            ("cleanup.policy", "delete,compact"),
-            ("cleanup.policy", ""),
-            ("compression.type", "zstd"),
-            ("remote.storage.enable", "true"),
-        ] {
+        for (name, value) in
+            [("cleanup.policy", ""), ("compression.type", "zstd"), ("remote.storage.enable", "true")]
+        {
             assert!(resolve(&[(name, value)]).is_err(), "{name}={value}");
         }
         assert!(resolve(&[("cleanup.policy", "delete"), ("compression.type", "producer")]).is_ok());
         assert!(resolve(&[("remote.storage.enable", "false")]).is_ok());
+    }
+
+    #[test]
+    fn cleanup_policy_may_name_both() {
+        let of = |text| {
+            let config = resolve(&[("cleanup.policy", text)]).expect("valid");
+            (config.is_compacted(), config.is_deleting(), config.cleanup_policy)
+        };
+        assert_eq!(of("compact"), (true, false, "compact".to_owned()));
+        assert_eq!(of(" delete , compact"), (true, true, "delete,compact".to_owned()));
+        assert_eq!(of("delete"), (false, true, "delete".to_owned()));
+        assert!(resolve(&[("cleanup.policy", "compactor")]).is_err());
     }
 
     #[test]

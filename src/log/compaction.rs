@@ -13,8 +13,10 @@
 //! | [`plan`] | which part of a log is compacted, when, and which segments become one |
 //! | [`keys`], [`offset_map`] | first walk over the dirty part: the newest offset of every key, in bounded memory |
 //! | [`filter`], [`transactions`] | second walk, from the log's start: what of every batch stays |
+//! | [`output`] | the new segment's index and what is known of it |
 //! | [`swap`] | how the new segment takes the old ones' place, and what a crash between means |
 //! | [`checkpoint`] | what is written down: up to where a log is compacted |
+//! | [`pace`] | how long to wait, so that the disk budget is kept |
 //! | [`payload`] | the records inside a batch; which ones a compacted topic takes |
 //!
 //! When the keys of the dirty part do not fit into the map, the pass compacts up to where they did,
@@ -25,6 +27,8 @@ pub mod checkpoint;
 pub mod filter;
 pub mod keys;
 pub mod offset_map;
+pub mod output;
+pub mod pace;
 pub mod payload;
 pub mod plan;
 pub mod swap;

@@ -171,6 +171,13 @@ impl SegmentIndex {
         self.position_for(offset.expect("an entry's offset was an Offset when it was observed or decoded"))
     }
 
+    /// Bytes of the larger of the two files.
+    pub fn file_size_max(&self) -> u64 {
+        let offsets = self.offsets.len() * OFFSET_ENTRY_SIZE;
+        let times = (self.times.len() + 1) * TIME_ENTRY_SIZE;
+        offsets.max(times) as u64
+    }
+
     /// Whether the files would exceed `index_bytes_max` (`segment.index.bytes`) with the next
     /// entry: the segment is to be rolled. One time entry is kept for the end.
     pub fn is_full(&self, index_bytes_max: u32) -> bool {

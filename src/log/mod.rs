@@ -35,8 +35,8 @@
 
 pub mod checkpoint;
 pub mod commit;
-pub mod data_dir;
 pub mod compaction;
+pub mod data_dir;
 pub mod epochs;
 pub mod index;
 pub mod inspect;

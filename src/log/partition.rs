@@ -357,18 +357,23 @@ impl PartitionLog {
         Some(SegmentExtent { base_offset: segment, end_offset: next.base_offset, size })
     }
 
-    /// Puts a compacted segment in the place of closed ones, if those are still there, one after the
-    /// other: retention may have taken them meanwhile.
-    pub fn replace_segments(&mut self, replaced: &[Offset], compacted: SegmentInfo) -> bool {
+    /// Whether these closed segments are still there, one after the other: retention may take them
+    /// while they are compacted.
+    pub fn holds_segments(&self, bases: &[Offset]) -> bool {
+        let from = bases
+            .first()
+            .map_or(0, |first| self.closed.partition_point(|segment| segment.base_offset < *first));
+        let found = self.closed.iter().skip(from).take(bases.len());
+        found.map(|segment| &segment.base_offset).eq(bases)
+    }
+
+    /// Puts a compacted segment in the place of closed ones.
+    pub fn replace_segments(&mut self, replaced: &[Offset], compacted: SegmentInfo) {
         assert!(replaced.first() == Some(&compacted.base_offset), "the first one's place is taken");
+        assert!(self.holds_segments(replaced), "what is replaced was looked at before");
         let from = self.closed.partition_point(|segment| segment.base_offset < compacted.base_offset);
-        let found = self.closed.iter().skip(from).take(replaced.len());
-        if !found.map(|segment| &segment.base_offset).eq(replaced) {
-            return false;
-        }
         self.closed.drain(from + 1..from + replaced.len());
         self.closed[from] = compacted;
-        true
     }
 
     /// The timestamp of a closed segment's first batch was read; a start does not.

@@ -206,6 +206,18 @@ pub struct ShardMetrics {
     /// Longest step of one task since the start: from one wait of it to its next, in which the shard
     /// did nothing else. Microseconds.
     pub stall_us_max: u64,
+
+    /// Passes of compaction that came to their end.
+    pub compactions: u64,
+    /// Bytes of batches that compaction read from segments, and that it left of them.
+    pub compacted_bytes_in: u64,
+    pub compacted_bytes_out: u64,
+    /// Records that compaction removed.
+    pub compacted_records_removed: u64,
+    /// Gauge: the largest dirty share of a compacted log, in percent.
+    pub compaction_dirty_percent_max: u64,
+    /// Gauge: compacted logs that cannot be compacted, as they cannot be read.
+    pub partitions_uncleanable: u64,
 }
 
 impl ShardMetrics {
@@ -241,6 +253,12 @@ impl ShardMetrics {
             mesh_queue_full: 0,
             requests_forwarded: 0,
             stall_us_max: 0,
+            compactions: 0,
+            compacted_bytes_in: 0,
+            compacted_bytes_out: 0,
+            compacted_records_removed: 0,
+            compaction_dirty_percent_max: 0,
+            partitions_uncleanable: 0,
         }
     }
 

@@ -8,6 +8,7 @@ use crate::log::retention::{RetentionBounds, RetentionLimits, plan_retention};
 use crate::log::segment::{SegmentFile, SegmentInfo};
 use crate::metrics::{MemoryKind, ShardMetrics};
 use crate::shard::Shard;
+use crate::shard::compaction;
 use crate::shard::conn::CloseReason;
 use crate::shard::disk::{blocking, is_full_disk, replace_file};
 use crate::shard::replica::Replica;
@@ -58,6 +59,7 @@ pub fn start(shard: &Rc<Shard>, queue: glommio::TaskQueueHandle) {
     spawn_every(shard, queue, REMOVAL_INTERVAL, |shard| async move {
         shard.store.remove_due().await;
     });
+    compaction::start(shard);
     spawn_every(shard, queue, PRODUCER_CHECK_INTERVAL, |shard| async move {
         expire_producers(&shard).await;
     });
@@ -149,7 +151,7 @@ async fn retain_one(shard: &Rc<Shard>, replica: &Rc<Replica>) {
             log_end: log.log_end(),
         };
         let limits = RetentionLimits {
-            delete: true,
+            delete: log.config.cleanup.delete,
             retention_ms: log.config.retention_ms,
             retention_bytes: log.config.retention_bytes,
         };
@@ -189,6 +191,7 @@ async fn retain_one(shard: &Rc<Shard>, replica: &Rc<Replica>) {
 
 /// Removes the segments that lie wholly below the log start.
 pub async fn drop_segments(store: &Store, replica: &Rc<Replica>) {
+    let Ok(_turn) = replica.replacing.acquire_permit(1).await else { return };
     let dropped = {
         let mut log = replica.log.borrow_mut();
         // A segment whose roll is not finished on disk may still be written to: it goes next time.

@@ -10,6 +10,7 @@
 //! | [`store`], [`replica`], [`tail`], [`segments`], [`reader`], [`window`], [`open`] | partitions: append, commit, read, recover |
 //! | [`controller`] | metadata changes, on shard 0 |
 //! | [`partitions`], [`background`] | partitions come, change and go; retention, checkpoints, idle connections |
+//! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
 //! | [`disk`], [`clock`] | the seams to files and time |
 //! | [`fetch_sessions`], [`watches`] | what consumers have said, and what parked fetches wait for |
 //! | [`event`], [`memory`], [`step`] | wake-ups and budgets within a core; how long its tasks hold it |
@@ -19,6 +20,7 @@
 pub mod api;
 mod background;
 pub mod clock;
+mod compaction;
 pub mod conn;
 mod connection_share;
 pub mod controller;

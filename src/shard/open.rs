@@ -15,6 +15,7 @@ use crate::log::producers::{AcceptedBatch, Producers};
 use crate::log::read::Rope;
 use crate::log::recovery::{OffsetGaps, Progress, Recovered, RecoveryScan, ScanOptions, Tail as Verdict};
 use crate::log::segment::{FileName, SegmentFile, SegmentInfo, StoredBatch};
+use crate::shard::compaction::swap::complete_swaps;
 use crate::shard::disk::{DiskFile, blocking, is_full_disk, sync_directory};
 use crate::shard::replay::producers_before;
 use crate::shard::replica::Replica;
@@ -146,6 +147,7 @@ async fn list(directory: PathBuf) -> io::Result<Listing> {
             sync_directory(directory.parent().unwrap_or(Path::new("/")))?;
             return Ok(Listing::default());
         }
+        complete_swaps(&directory)?;
         let mut listing = Listing::default();
         for entry in std::fs::read_dir(&directory)? {
             let entry = entry?;

@@ -9,6 +9,7 @@ use crate::cluster::record::Record;
 use crate::config::TimestampType;
 use crate::config::topic::{TopicConfig, TopicDefaults};
 use crate::log::checkpoint::PartitionPoint;
+use crate::log::compaction::plan::CompactionLimits;
 use crate::log::ownership::{self, Claim, PARTITION_METADATA, claim};
 use crate::log::partition::{Cleanup, LogConfig};
 use crate::log::segment::{DirectoryName, deleted_directory_name, directory_name, stray_directory_name};
@@ -312,9 +313,20 @@ fn log_config(shard: &Shard, image: &Image, topic: TopicId) -> LogConfig {
 
 fn to_log_config(config: &TopicConfig) -> LogConfig {
     let ms = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let compact = config.is_compacted().then(|| CompactionLimits {
+        delete_retention_ms: ms(config.delete_retention_ms),
+        min_lag_ms: ms(config.min_compaction_lag_ms),
+        max_lag_ms: ms(config.max_compaction_lag_ms),
+        min_dirty_ppm: (config.min_cleanable_dirty_ratio * 1e6) as u32,
+    });
+    // What is to be compacted in time has to be closed in time (Kafka `LogConfig.maxSegmentMs`).
+    let segment_ms = match &compact {
+        Some(limits) => ms(config.segment_ms).min(limits.max_lag_ms),
+        None => ms(config.segment_ms),
+    };
     LogConfig {
         segment_size_max: config.segment_bytes.into(),
-        segment_ms: ms(config.segment_ms),
+        segment_ms,
         segment_jitter_ms: ms(config.segment_jitter_ms),
         batch_size_max: config.max_message_bytes as usize,
         index_interval_bytes: config.index_interval_bytes,
@@ -325,7 +337,7 @@ fn to_log_config(config: &TopicConfig) -> LogConfig {
         retention_ms: config.retention_ms,
         retention_bytes: config.retention_bytes,
         file_delete_delay: Duration::from_millis(config.file_delete_delay_ms),
-        cleanup: Cleanup::DELETE,
+        cleanup: Cleanup { delete: config.is_deleting(), compact },
     }
 }
 

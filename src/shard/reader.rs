@@ -18,7 +18,7 @@ use crate::shard::window::{Beginning, Enlarged, beginning};
 use crate::types::limits::IO_SIZE_MAX;
 use crate::types::{Offset, Timestamp};
 use glommio::io::ReadResult;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
@@ -83,6 +83,7 @@ pub struct ReadState {
     indexes: RefCell<VecDeque<Rc<SegmentIndex>>>,
     ahead: RefCell<Option<Ahead>>,
     ahead_arrived: Broadcast,
+    generation: Cell<u64>,
 }
 
 impl ReadState {
@@ -96,8 +97,15 @@ impl ReadState {
         }
     }
 
-    /// Forgets what lies before a new log start, or in a log that was cut.
+    /// Changes when files of closed segments are removed or replaced. What was looked up in one
+    /// generation and read in another does not belong together, and is looked up again.
+    pub fn generation(&self) -> u64 {
+        self.generation.get()
+    }
+
+    /// Forgets what lies before a new log start, or in segments that were replaced.
     pub fn forget(&self) {
+        self.generation.set(self.generation.get() + 1);
         self.cursors.borrow_mut().clear();
         self.indexes.borrow_mut().clear();
         *self.ahead.borrow_mut() = None;
@@ -113,6 +121,22 @@ impl Replica {
         offset: Offset,
         size_max: usize,
     ) -> Result<ReadBytes, ReadFailed> {
+        loop {
+            let generation = self.reads.generation();
+            let read = self.read_once(store, offset, size_max).await;
+            if generation == self.reads.generation() {
+                return read;
+            }
+        }
+    }
+
+    async fn read_once(
+        self: &Rc<Self>,
+        store: &Rc<Store>,
+        offset: Offset,
+        size_max: usize,
+    ) -> Result<ReadBytes, ReadFailed> {
+        let generation = self.reads.generation();
         let (segment, readable_end) = {
             let log = self.log.borrow();
             if offset == log.high_watermark() {
@@ -131,6 +155,9 @@ impl Replica {
         loop {
             let end = readable_end.min(start + wanted);
             let slices = self.slices(store, segment, start, end).await?;
+            if generation != self.reads.generation() {
+                return Ok(ReadBytes::default()); // The caller looks again.
+            }
             let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
             let rope = Rope::new(&pieces);
             let mut before = 0; // Bytes of batches before the one that is looked for.
@@ -224,7 +251,7 @@ impl Replica {
 
     /// The index of a closed segment, read from its files, or built again from the segment when they
     /// are missing or wrong.
-    async fn closed_index(
+    pub async fn closed_index(
         self: &Rc<Self>,
         store: &Rc<Store>,
         segment: Offset,
@@ -233,7 +260,11 @@ impl Replica {
         if let Some(index) = known {
             return Ok(index);
         }
+        let generation = self.reads.generation();
         let index = Rc::new(self.load_index(store, segment).await?);
+        if generation != self.reads.generation() {
+            return Ok(index); // Maybe of a file that is gone: whoever asked looks again.
+        }
         let mut indexes = self.reads.indexes.borrow_mut();
         if indexes.len() >= INDEXES_MAX {
             indexes.pop_front();
@@ -386,6 +417,7 @@ impl Replica {
         let _charge = store.read_memory.charge(size);
         *self.reads.ahead.borrow_mut() =
             Some(Ahead { segment, start, end, pieces: None, idle: false, _charge });
+        let generation = self.reads.generation();
         let (replica, spawner, store) = (self.clone(), store.clone(), store.clone());
         spawner.spawn(async move {
             let read = async {
@@ -394,6 +426,9 @@ impl Replica {
             };
             let read = read.await;
             let mut ahead = replica.reads.ahead.borrow_mut();
+            if generation != replica.reads.generation() {
+                *ahead = None;
+            }
             match (read, &mut *ahead) {
                 (Ok(pieces), Some(ahead)) if ahead.segment == segment && ahead.start == start => {
                     store.metrics.borrow_mut().disk_read_bytes += size as u64;

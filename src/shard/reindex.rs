@@ -34,8 +34,10 @@ impl Replica {
         );
         let (extent, interval) = self.closed_extent(segment)?;
         let rebuilt = self.rebuild_index(store, &extent, interval).await;
-        if self.log.borrow().closed_extent(segment).is_none() {
-            return Ok(()); // Deleted meanwhile.
+        let turn = self.replacing.acquire_permit(1).await;
+        let _turn = turn.map_err(|error| disk(segment, error.into()))?;
+        if self.log.borrow().closed_extent(segment) != Some(extent) {
+            return Ok(()); // Deleted or compacted meanwhile.
         }
         let index = rebuilt?;
         let max = index.max_timestamp().map_or(Timestamp::NONE, |max| max.timestamp);

@@ -83,7 +83,7 @@ async fn replay(
     let mut scan = RecoveryScan::new(ScanOptions {
         segment_base: base,
         recovery_point: None,
-        gaps: OffsetGaps::Refused,
+        gaps: OffsetGaps::Allowed, // It may have been compacted.
         leader_epoch_min: None,
         leader_epoch_max: Some(request.leader_epoch),
         batch_size_max: BATCH_SIZE_MAX,

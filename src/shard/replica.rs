@@ -36,7 +36,7 @@ pub enum Appended {
 }
 
 /// Held while a file in a replica's directory is created, renamed or removed.
-struct NamesHeld<'a>(&'a Replica);
+pub struct NamesHeld<'a>(&'a Replica);
 
 impl Drop for NamesHeld<'_> {
     fn drop(&mut self) {
@@ -90,6 +90,8 @@ pub struct Replica {
     finishing: Semaphore,
     /// Segments without an index are read through one after the other, whoever asks for it.
     pub reindexing: Semaphore,
+    /// Closed segments are dropped, replaced and given new index files one after the other.
+    pub replacing: Semaphore,
     /// Tasks that name files in the directory. A deletion moves it away only when there are none: the
     /// next topic of that name gets the same path.
     naming: Cell<usize>,
@@ -126,6 +128,7 @@ impl Replica {
             rolled: RefCell::default(),
             finishing: Semaphore::new(1),
             reindexing: Semaphore::new(1),
+            replacing: Semaphore::new(1),
             naming: Cell::new(0),
             naming_ended: Broadcast::default(),
             deleted: Cell::new(false),
@@ -401,7 +404,7 @@ impl Replica {
 
     /// Keeps the directory where it is; `None` once the topic was deleted: then the path may be
     /// another topic's.
-    fn hold_names(&self) -> Option<NamesHeld<'_>> {
+    pub fn hold_names(&self) -> Option<NamesHeld<'_>> {
         if self.deleted.get() {
             return None;
         }

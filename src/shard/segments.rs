@@ -19,7 +19,7 @@ use crate::shard::disk::{
     Disk, DiskFile, blocking, is_full_disk, remove_if_present, replace_file, sync_directory, unless_full,
 };
 use crate::types::Offset;
-use glommio::sync::Semaphore;
+use glommio::sync::{Permit, Semaphore};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -62,9 +62,11 @@ pub struct Segments {
     spare: RefCell<Option<Rc<SegmentHandle>>>,
     spare_number: Cell<u64>,
     readers: RefCell<VecDeque<(Offset, Rc<DiskFile>)>>,
-    /// Held while a file is opened by a name that a deletion changes. glommio looks the name up once
-    /// more behind the open, and panics when it is gone.
-    opening: Semaphore,
+    /// Held while a closed segment's name is opened, removed or replaced: the runtime panics when a
+    /// name goes between its opening of it and its look at it.
+    names: Semaphore,
+    /// A compacted segment that has not got its name yet.
+    swapped: RefCell<Option<(Offset, Rc<DiskFile>)>>,
 }
 
 impl Segments {
@@ -79,7 +81,8 @@ impl Segments {
             spare: RefCell::default(),
             spare_number: Cell::new(0),
             readers: RefCell::default(),
-            opening: Semaphore::new(1),
+            names: Semaphore::new(1),
+            swapped: RefCell::new(None),
         }
     }
 
@@ -252,21 +255,49 @@ impl Segments {
 
     /// A file to read a segment from.
     pub async fn reader(&self, disk: &Disk, segment: Offset) -> io::Result<Rc<DiskFile>> {
-        if let Some(handle) = self.handle(segment) {
-            return Ok(handle.file.clone());
-        }
-        let known =
-            self.readers.borrow().iter().find(|(base, _)| *base == segment).map(|(_, file)| file.clone());
-        if let Some(file) = known {
+        if let Some(file) = self.open_reader(segment) {
             return Ok(file);
         }
-        let _turn = self.opening.acquire_permit(1).await?;
+        let _names = self.names.acquire_permit(1).await?;
+        if let Some(file) = self.open_reader(segment) {
+            return Ok(file);
+        }
         if segment < self.first.get() {
             return Err(io::ErrorKind::NotFound.into());
         }
         let file = disk.open_for_reading(&self.path(segment, SegmentFile::Log)).await?;
         self.remember_reader(segment, file.clone());
         Ok(file)
+    }
+
+    fn open_reader(&self, segment: Offset) -> Option<Rc<DiskFile>> {
+        if let Some(handle) = self.handle(segment) {
+            return Some(handle.file.clone());
+        }
+        let swapped = self.swapped.borrow();
+        let readers = self.readers.borrow();
+        let mut open = swapped.iter().chain(readers.iter());
+        open.find(|(base, _)| *base == segment).map(|(_, file)| file.clone())
+    }
+
+    /// Holds the names of closed segments still.
+    pub async fn hold_names(&self) -> io::Result<Permit<'_>> {
+        Ok(self.names.acquire_permit(1).await?)
+    }
+
+    /// Reads of the first of `replaced` go to `file` from now on, whatever its name. Under
+    /// [`hold_names`](Self::hold_names).
+    pub fn swap_reader(&self, replaced: &[Offset], file: Rc<DiskFile>) {
+        self.readers.borrow_mut().retain(|(base, _)| !replaced.contains(base));
+        *self.swapped.borrow_mut() = Some((replaced[0], file));
+    }
+
+    /// The swapped file has its name.
+    pub fn swap_named(&self) {
+        let swapped = self.swapped.borrow_mut().take();
+        if let Some((base, file)) = swapped {
+            self.remember_reader(base, file);
+        }
     }
 
     fn remember_reader(&self, segment: Offset, file: Rc<DiskFile>) {
@@ -281,7 +312,7 @@ impl Segments {
     /// Gives the files of deleted segments their last names, and returns those, segment by segment.
     /// Readers that have one open finish their read. `first` is the oldest segment that is left.
     pub async fn give_up(&self, segments: Vec<Offset>, first: Offset) -> io::Result<Vec<Vec<PathBuf>>> {
-        let _turn = self.opening.acquire_permit(1).await?;
+        let _names = self.names.acquire_permit(1).await?;
         self.first.set(first);
         self.readers.borrow_mut().retain(|(base, _)| *base >= first);
         let directory = self.directory.clone();

@@ -3,6 +3,7 @@
 //! The executor and the ring are real, the requests are calls. Time is the wall clock's, but nothing
 //! waits for it: every wait is for the disk.
 
+mod compacting;
 mod deleting;
 mod reopening;
 

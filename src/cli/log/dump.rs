@@ -137,15 +137,18 @@ fn kind(path: &Path, file: &File) -> io::Result<Option<Kind>> {
         return Ok(None);
     };
     let kind = match FileName::parse(name) {
-        Some(FileName::Live { base_offset, file: kind } | FileName::Deleted { base_offset, file: kind }) => {
-            match kind {
-                SegmentFile::Log if is_metadata(file)? => Kind::MetadataLog,
-                SegmentFile::Log => Kind::Segment { base_offset },
-                SegmentFile::OffsetIndex => Kind::OffsetIndex { base_offset },
-                SegmentFile::TimeIndex => Kind::TimeIndex { base_offset },
-                SegmentFile::ProducerSnapshot => Kind::ProducerSnapshot { offset: base_offset },
-            }
-        }
+        Some(
+            FileName::Live { base_offset, file: kind }
+            | FileName::Deleted { base_offset, file: kind }
+            | FileName::Cleaned { base_offset, file: kind }
+            | FileName::Swap { base_offset, file: kind },
+        ) => match kind {
+            SegmentFile::Log if is_metadata(file)? => Kind::MetadataLog,
+            SegmentFile::Log => Kind::Segment { base_offset },
+            SegmentFile::OffsetIndex => Kind::OffsetIndex { base_offset },
+            SegmentFile::TimeIndex => Kind::TimeIndex { base_offset },
+            SegmentFile::ProducerSnapshot => Kind::ProducerSnapshot { offset: base_offset },
+        },
         None if name == CLEAN_STOP_FILE => Kind::CleanStop,
         None if name == LEADER_EPOCH_CHECKPOINT => Kind::LeaderEpochs,
         None if name == PARTITION_METADATA => Kind::PartitionMetadata,

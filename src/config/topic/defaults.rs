@@ -129,6 +129,7 @@ fn built_in() -> TopicConfig {
         timestamp_type: TimestampType::CreateTime,
         timestamp_before_max_ms: i64::MAX as u64,
         timestamp_after_max_ms: 3_600_000,
+        cleanup_policy: "delete".to_owned(),
         min_insync_replicas: 1,
         unclean_leader_election: false,
         delete_retention_ms: 24 * 3600 * 1000,

@@ -79,7 +79,6 @@ const HOUR: i64 = 60 * MINUTE;
 const BOOLEAN: Kind = Kind::Boolean { unsupported: None };
 const COMPRESSION_TYPES: &[&str] = &["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"];
 const RECOMPRESSION: &str = "batches are stored as the producer compressed them; only producer is supported until recompression exists";
-const COMPACTION: &str = "log compaction is not supported yet; only delete is";
 const TIERED_STORAGE: &str = "Tiered Storage functionality is disabled in the broker. \
                               Topic cannot be configured with remote log storage.";
 
@@ -92,12 +91,12 @@ fn limit(value: Option<u64>) -> String {
 pub const PROPERTIES: &[Property] = &[
     Property {
         name: "cleanup.policy",
-        kind: Kind::List { known: &["compact", "delete"], supported: &["delete"], reason: COMPACTION },
+        kind: Kind::List { known: &["compact", "delete"], supported: &["compact", "delete"], reason: "" },
         broker_names: &[same("log.cleanup.policy")],
-        doc: "What happens to old segments. `delete`: they go when retention time or size is reached. \
-              `compact` is not supported yet.",
-        get: |_| "delete".to_owned(),
-        set: |_, _| {},
+        doc: "What happens to old records. `delete`: segments go when retention time or size is reached. \
+              `compact`: of every key the last record stays. Both, with a comma between.",
+        get: |config| config.cleanup_policy.clone(),
+        set: |config, value| config.cleanup_policy = value.text(),
     },
     Property {
         name: "compression.gzip.level",
@@ -136,7 +135,7 @@ pub const PROPERTIES: &[Property] = &[
         name: "delete.retention.ms",
         kind: Kind::Long { min: 0 },
         broker_names: &[same("log.cleaner.delete.retention.ms")],
-        doc: "How long tombstones stay readable in a compacted topic. Has no effect before compaction exists.",
+        doc: "How long tombstones stay readable in a compacted topic, from when compaction first meets them.",
         get: |config| config.delete_retention_ms.to_string(),
         set: |config, value| config.delete_retention_ms = value.unsigned(),
     },
@@ -208,7 +207,7 @@ pub const PROPERTIES: &[Property] = &[
         name: "max.compaction.lag.ms",
         kind: Kind::Long { min: 1 },
         broker_names: &[same("log.cleaner.max.compaction.lag.ms")],
-        doc: "The longest a record may stay uncompacted. Has no effect before compaction exists.",
+        doc: "The longest a record may stay uncompacted.",
         get: |config| config.max_compaction_lag_ms.to_string(),
         set: |config, value| config.max_compaction_lag_ms = value.unsigned(),
     },
@@ -254,7 +253,7 @@ pub const PROPERTIES: &[Property] = &[
         name: "min.cleanable.dirty.ratio",
         kind: Kind::Ratio,
         broker_names: &[same("log.cleaner.min.cleanable.ratio")],
-        doc: "Uncompacted share of a log at which it is compacted. Has no effect before compaction exists.",
+        doc: "Uncompacted share of a log at which it is compacted.",
         get: |config| config.min_cleanable_dirty_ratio.to_string(),
         set: |config, value| config.min_cleanable_dirty_ratio = value.double(),
     },
@@ -262,7 +261,7 @@ pub const PROPERTIES: &[Property] = &[
         name: "min.compaction.lag.ms",
         kind: Kind::Long { min: 0 },
         broker_names: &[same("log.cleaner.min.compaction.lag.ms")],
-        doc: "The shortest a record stays uncompacted. Has no effect before compaction exists.",
+        doc: "The shortest a record stays uncompacted.",
         get: |config| config.min_compaction_lag_ms.to_string(),
         set: |config, value| config.min_compaction_lag_ms = value.unsigned(),
     },

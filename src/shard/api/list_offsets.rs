@@ -18,16 +18,13 @@ use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
 use crate::shard::response::Slice;
 use crate::shard::window::{Beginning, Enlarged, beginning};
-use crate::types::limits::IO_SIZE_MAX;
+use crate::types::limits::{DECOMPRESSED_SIZE_MAX, IO_SIZE_MAX};
 use crate::types::{LeaderEpoch, Offset, PartitionIndex, ShardId, Timestamp, TopicPartition};
 use kafka_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
 };
 use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
 use std::rc::Rc;
-
-/// Bytes that one batch may decompress to when its records are looked through for a timestamp.
-const DECOMPRESSED_SIZE_MAX: usize = 64 << 20;
 
 /// The first version whose answer names the leader epoch.
 const LEADER_EPOCH_FROM: i16 = 4;
@@ -174,7 +171,7 @@ fn failed(error: ReadFailed) -> ErrorCode {
 type Found = Option<(Offset, Option<Timestamp>)>;
 
 /// Looks up a time; again if a segment was deleted under the look-up, which moves the log start each
-/// time.
+/// time, or was replaced by its compacted form.
 async fn look_up(
     shard: &Rc<Shard>,
     replica: &Rc<Replica>,
@@ -182,11 +179,13 @@ async fn look_up(
 ) -> Result<Found, ReadFailed> {
     loop {
         let log_start = replica.log.borrow().log_start();
+        let generation = replica.reads.generation();
         let found = match target {
             ListOffsetsTarget::AtOrAfter(wanted) => first_at_or_after(shard, replica, wanted).await,
             _ => max_timestamp(shard, replica).await,
         };
-        if found.is_ok() || replica.log.borrow().log_start() == log_start {
+        let is_same = replica.reads.generation() == generation;
+        if is_same && (found.is_ok() || replica.log.borrow().log_start() == log_start) {
             return found;
         }
     }
@@ -284,7 +283,9 @@ async fn scan(
 /// records that the broker cannot look into.
 fn record_in(batch: &[u8], log_start: Offset, wanted: Timestamp) -> Option<(Offset, Timestamp)> {
     let (batch, _) = BatchView::split_first(batch).ok()?;
-    if batch.is_log_append_time() {
+    // A compacted batch may have lost its first record.
+    let is_dense = batch.record_count() == batch.last_offset_delta() + 1;
+    if batch.is_log_append_time() && is_dense {
         return Some((batch.base_offset().max(log_start), batch.max_timestamp()));
     }
     let codec = batch.compression()?;
@@ -297,7 +298,10 @@ fn record_in(batch: &[u8], log_start: Offset, wanted: Timestamp) -> Option<(Offs
     };
     for record in Records::new(payload, batch.record_count()) {
         let record = record.ok()?;
-        let timestamp = Timestamp(batch.base_timestamp().0.wrapping_add(record.timestamp_delta));
+        let timestamp = match batch.is_log_append_time() {
+            true => batch.max_timestamp(),
+            false => Timestamp(batch.base_timestamp().0.wrapping_add(record.timestamp_delta)),
+        };
         let offset = batch.base_offset().advance(u32::try_from(record.offset_delta).ok()?)?;
         if timestamp >= wanted && offset >= log_start {
             return Some((offset, timestamp));

@@ -9,6 +9,8 @@ use crate::cluster::brokers::Routing;
 use crate::codec::api::leader_hint::{CurrentLeader, NodeEndpoint};
 use crate::codec::api::produce::{Acks, ProduceResponse, ProduceView, ProducedPartition, produced_batch};
 use crate::codec::error_code::ErrorCode;
+use crate::codec::record_batch::BatchView;
+use crate::log::compaction::payload::{PayloadError, check_keys};
 use crate::shard::Shard;
 use crate::shard::api::RequestContext;
 use crate::shard::conn::{AnswerTicket, CloseReason, Connection, Listener};
@@ -188,6 +190,13 @@ pub async fn append(
         target.acknowledged(index, ProduceOutcome { error, ..Default::default() });
         return;
     };
+    if replica.log.borrow().config.cleanup.compact.is_some()
+        && let Err(refused) = check_batch_keys(batch)
+    {
+        let message = Some(refused.to_string());
+        let outcome = ProduceOutcome { error: ErrorCode::InvalidRecord, message, ..Default::default() };
+        return target.acknowledged(index, outcome);
+    }
     loop {
         match replica.append(&shard.store, batch, target, index) {
             Ok(Appended::Parked) => return,
@@ -198,6 +207,12 @@ pub async fn append(
             Err(outcome) => return target.acknowledged(index, outcome),
         }
     }
+}
+
+/// A compacted topic takes no record that compaction could not find again (Kafka `LogValidator`).
+fn check_batch_keys(batch: &[u8]) -> Result<(), PayloadError> {
+    let (view, _) = BatchView::split_first(batch)?;
+    check_keys(&view)
 }
 
 /// Sends batches to the shard that owns their partitions.

@@ -147,6 +147,7 @@ fn log(log_start: u64, closed: &[(u64, u64, i64)], active: u64, log_end: u64) ->
         active_index: SegmentIndex::new(offset(active), 4096),
         producers: Producers::new(),
         epochs: LeaderEpochs::default(),
+        jitter_seed: 0,
     };
     let config =
         LogConfig { cleanup: Cleanup { delete: false, compact: Some(LIMITS) }, ..log_config(1 << 20) };

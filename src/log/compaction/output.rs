@@ -1,0 +1,54 @@
+//! The segment that a group of segments becomes.
+
+use crate::codec::record_batch::{BatchError, BatchView};
+use crate::log::index::{FILE_POSITION_MAX, SegmentIndex};
+use crate::log::segment::{RELATIVE_OFFSET_MAX, SegmentInfo, StoredBatch};
+use crate::types::{Offset, Timestamp};
+
+/// Why a batch has no place in the new segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OutputError {
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// Re-encoded batches can be larger than they were, by a few bytes each.
+    #[error("offset {offset} or its file position does not fit the compacted segment")]
+    OutOfSegment { offset: Offset },
+}
+
+/// Lives: while a group is compacted. Pure.
+#[derive(Debug)]
+pub struct CompactedSegment {
+    info: SegmentInfo,
+    index: SegmentIndex,
+}
+
+impl CompactedSegment {
+    /// `first`: the first of the group, whose name the new one takes.
+    pub fn new(first: &SegmentInfo, index_interval_bytes: u32) -> CompactedSegment {
+        CompactedSegment {
+            info: SegmentInfo::empty(first.base_offset, first.created_at),
+            index: SegmentIndex::new(first.base_offset, index_interval_bytes),
+        }
+    }
+
+    /// Takes note of the next batch. `modified_at`: of the segment that it is from.
+    pub fn push(&mut self, bytes: &[u8], modified_at: Timestamp) -> Result<(), OutputError> {
+        let (batch, _) = BatchView::split_first(bytes)?;
+        let stored = StoredBatch::new(&batch, self.info.size);
+        let reach = stored.last_offset.since(self.info.base_offset);
+        if reach > RELATIVE_OFFSET_MAX || stored.file_position_end() > FILE_POSITION_MAX {
+            return Err(OutputError::OutOfSegment { offset: stored.base_offset });
+        }
+        self.index.observe(&stored);
+        self.info.append(&stored, modified_at);
+        Ok(())
+    }
+
+    pub fn info(&self) -> &SegmentInfo {
+        &self.info
+    }
+
+    pub fn index(&self) -> &SegmentIndex {
+        &self.index
+    }
+}

@@ -1,0 +1,239 @@
+//! Compacts the logs of a shard, the dirtiest first (Kafka `LogCleaner`). What stays is decided in
+//! `log::compaction`; here it is read, written and put in place.
+//!
+//! Runs in a task queue of its own with few shares, a batch at a time. A large batch is decompressed
+//! on the helper thread, so that no step holds the core for long.
+//!
+//! | what goes wrong | what follows |
+//! |---|---|
+//! | a segment cannot be read, or a batch in it is damaged | that partition is not compacted any more, and says so |
+//! | no space for the compacted segment | it is given up; tried again after `log.cleaner.backoff.ms` |
+//! | another write, a flush or a rename fails | the log directory goes offline |
+//! | retention or a deletion takes what is being compacted | it is given up |
+
+mod files;
+mod pass;
+pub mod swap;
+
+use crate::log::compaction::checkpoint::{CLEANER_CHECKPOINT_FILE, decode, encode};
+use crate::log::compaction::pace::Pace;
+use crate::log::compaction::plan::{Cleanable, CompactionLimits};
+use crate::log::read::Rope;
+use crate::shard::Shard;
+use crate::shard::compaction::pass::{Failed, PassDone};
+use crate::shard::disk::{blocking, replace_file};
+use crate::shard::replica::Replica;
+use crate::shard::step::timed;
+use crate::shard::store::Store;
+use crate::types::limits::{IO_ALIGNMENT, OFFSET_MAP_SIZE_MAX, OFFSET_MAP_SIZE_MIN};
+use crate::types::{Offset, Timestamp, TopicPartition};
+use glommio::{Latency, Shares};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::rc::Rc;
+
+/// One part of so many of a shard's memory budget may go to the map of keys.
+const MAP_MEMORY_SHARE: usize = 16;
+
+/// A shard's part of the broker's settings.
+#[derive(Clone, Copy, Debug)]
+pub struct CleanerSettings {
+    /// Bytes of the map of keys.
+    pub map_size_max: usize,
+    /// `None`: no limit.
+    pub bytes_per_second: Option<u64>,
+}
+
+impl CleanerSettings {
+    fn of(shard: &Shard) -> CleanerSettings {
+        let config = &shard.config;
+        let memory_max = config.memory_bytes_per_shard() as usize / MAP_MEMORY_SHARE;
+        let wanted = config.log_cleaner_dedupe_buffer_size / config.cores;
+        let bytes_per_second =
+            config.log_cleaner_io_max_bytes_per_second.map(|bytes| (bytes / config.cores as u64).max(1));
+        let map_size_max = wanted.min(memory_max).clamp(OFFSET_MAP_SIZE_MIN, OFFSET_MAP_SIZE_MAX);
+        CleanerSettings { map_size_max, bytes_per_second }
+    }
+}
+
+/// Starts compaction; it ends with the executor.
+pub fn start(shard: &Rc<Shard>) {
+    if !shard.config.log_cleaner_enable {
+        return;
+    }
+    let queue =
+        glommio::executor().create_task_queue(Shares::Static(20), Latency::NotImportant, "compaction");
+    let cleaner = Cleaner::new(shard.store.clone(), CleanerSettings::of(shard));
+    let running = shard.clone();
+    let looped = async move {
+        loop {
+            glommio::timer::sleep(running.config.log_cleaner_backoff).await;
+            while !running.is_stopping() && cleaner.clean_dirtiest().await {}
+            if running.is_stopping() {
+                return;
+            }
+        }
+    };
+    let looped = timed(&shard.clock, &shard.metrics, looped);
+    glommio::spawn_local_into(looped, queue).expect("the queue was just made").detach();
+}
+
+/// Lives: one per shard.
+pub struct Cleaner {
+    store: Rc<Store>,
+    settings: CleanerSettings,
+    pace: RefCell<Pace>,
+    /// What was written down of each partition: its first dirty offset.
+    checkpoints: RefCell<BTreeMap<TopicPartition, Option<Offset>>>,
+    /// Partitions that cannot be read.
+    uncleanable: RefCell<BTreeSet<TopicPartition>>,
+}
+
+/// A log that is worth a pass.
+struct Dirty {
+    replica: Rc<Replica>,
+    cleanable: Cleanable,
+    limits: CompactionLimits,
+}
+
+impl Cleaner {
+    pub fn new(store: Rc<Store>, settings: CleanerSettings) -> Cleaner {
+        Cleaner {
+            store,
+            settings,
+            pace: RefCell::new(Pace::new(settings.bytes_per_second)),
+            checkpoints: RefCell::default(),
+            uncleanable: RefCell::default(),
+        }
+    }
+
+    /// One pass over the dirtiest log that is due. Whether there was one, and it got on.
+    pub async fn clean_dirtiest(&self) -> bool {
+        let Some(dirty) = self.dirtiest().await else { return false };
+        let directory = dirty.replica.directory.display().to_string();
+        match self.pass(&dirty).await {
+            Ok(done) => {
+                tracing::info!(
+                    directory, first_dirty = %done.first_dirty, bytes_in = done.counts.bytes_read,
+                    bytes_out = done.counts.bytes_kept, "a log was compacted"
+                );
+                self.count(&done);
+                self.write_checkpoint(&dirty.replica, done.first_dirty).await
+                    && done.first_dirty > dirty.cleanable.first_dirty
+            }
+            Err(Failed::Superseded) => false,
+            Err(Failed::NoSpace(error)) => {
+                tracing::warn!(directory, %error, "no space for a compacted segment; it is tried again");
+                false
+            }
+            Err(failed @ (Failed::Unreadable { .. } | Failed::DoesNotFit { .. })) => {
+                tracing::error!(directory, error = %failed, "a log cannot be compacted: it stays as it is");
+                let mut uncleanable = self.uncleanable.borrow_mut();
+                uncleanable.insert(dirty.replica.id);
+                self.store.metrics.borrow_mut().partitions_uncleanable = uncleanable.len() as u64;
+                false
+            }
+            Err(Failed::Disk(error)) => {
+                self.store.fail(&format!("compacting {directory}: {error}"));
+                false
+            }
+        }
+    }
+
+    /// Looks at every compacted log.
+    async fn dirtiest(&self) -> Option<Dirty> {
+        let replicas = self.store.replicas();
+        let here: BTreeSet<TopicPartition> = replicas.iter().map(|replica| replica.id).collect();
+        self.checkpoints.borrow_mut().retain(|id, _| here.contains(id));
+        self.uncleanable.borrow_mut().retain(|id| here.contains(id));
+        let mut dirtiest: Option<Dirty> = None;
+        let mut dirty_ppm_max = 0;
+        for replica in replicas {
+            let Some(limits) = replica.log.borrow().config.cleanup.compact else { continue };
+            if replica.is_deleted() || self.uncleanable.borrow().contains(&replica.id) {
+                continue;
+            }
+            let checkpoint = self.checkpoint(&replica).await;
+            if limits.max_lag_ms < i64::MAX {
+                self.note_first_timestamps(&replica).await;
+            }
+            let now = self.store.clock.wall();
+            let written = replica.segments.written();
+            let cleanable = Cleanable::of(&replica.log.borrow(), checkpoint, written, &limits, now);
+            dirty_ppm_max = dirty_ppm_max.max(cleanable.dirty_ppm());
+            let is_dirtier =
+                dirtiest.as_ref().is_none_or(|most| most.cleanable.dirty_ppm() < cleanable.dirty_ppm());
+            if cleanable.is_due(&limits) && is_dirtier {
+                dirtiest = Some(Dirty { replica, cleanable, limits });
+            }
+            glommio::executor().yield_if_needed().await;
+        }
+        self.store.metrics.borrow_mut().compaction_dirty_percent_max = u64::from(dirty_ppm_max / 10_000);
+        dirtiest.filter(|_| !self.store.is_offline() && !self.store.is_closed())
+    }
+
+    /// What was written down of a partition, read once.
+    async fn checkpoint(&self, replica: &Replica) -> Option<Offset> {
+        if let Some(known) = self.checkpoints.borrow().get(&replica.id) {
+            return *known;
+        }
+        let path = replica.directory.join(CLEANER_CHECKPOINT_FILE);
+        #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+        let text = blocking(move || std::fs::read_to_string(path)).await;
+        let read = text.ok().and_then(|text| decode(&text, &replica.topic_name, replica.id.partition));
+        self.checkpoints.borrow_mut().insert(replica.id, read);
+        read
+    }
+
+    /// Whether it was written; without it, the next start compacts once more what is clean.
+    async fn write_checkpoint(&self, replica: &Rc<Replica>, first_dirty: Offset) -> bool {
+        self.checkpoints.borrow_mut().insert(replica.id, Some(first_dirty));
+        let Some(_names) = replica.hold_names() else { return false };
+        let text = encode(&replica.topic_name, replica.id.partition, first_dirty);
+        let path = replica.directory.join(CLEANER_CHECKPOINT_FILE);
+        if let Err(error) = blocking(move || replace_file(&path, text.as_bytes())).await {
+            tracing::warn!(directory = %replica.directory.display(), %error, "the cleaner checkpoint was not written");
+        }
+        true
+    }
+
+    /// `max.compaction.lag.ms` counts from the first batch of a segment, which a start does not read.
+    async fn note_first_timestamps(&self, replica: &Rc<Replica>) {
+        let unknown: Vec<Offset> = {
+            let log = replica.log.borrow();
+            let unknown = log.closed().iter().filter(|segment| segment.first_timestamp.is_none());
+            unknown.map(|segment| segment.base_offset).collect()
+        };
+        for segment in unknown {
+            let first = self.first_timestamp(replica, segment).await;
+            // Without a timestamp it is never overdue, as in Kafka.
+            let first = first.ok().flatten().unwrap_or(Timestamp(0));
+            replica.log.borrow_mut().note_first_timestamp(segment, first);
+            glommio::executor().yield_if_needed().await;
+        }
+    }
+
+    async fn first_timestamp(&self, replica: &Replica, segment: Offset) -> io::Result<Option<Timestamp>> {
+        let file = replica.segments.reader(&self.store.disk, segment).await?;
+        let block = file.read(0, IO_ALIGNMENT).await?;
+        Ok(Rope::new(&[&block]).batches(0).next().map(|batch| batch.max_timestamp))
+    }
+
+    fn count(&self, done: &PassDone) {
+        let mut metrics = self.store.metrics.borrow_mut();
+        metrics.compactions += 1;
+        metrics.compacted_bytes_in += done.counts.bytes_read;
+        metrics.compacted_bytes_out += done.counts.bytes_kept;
+        metrics.compacted_records_removed += done.counts.records_read - done.counts.records_kept;
+    }
+
+    /// Waits until the disk budget has paid for what was read or written.
+    async fn pay(&self, bytes: u64) {
+        let wait = self.pace.borrow_mut().spend(bytes, self.store.clock.mono());
+        if !wait.is_zero() {
+            glommio::timer::sleep(wait).await;
+        }
+        glommio::executor().yield_if_needed().await;
+    }
+}
