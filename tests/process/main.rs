@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests read files and the clock")]
 
 mod admin;
+mod compaction;
 mod connections;
 mod deletion;
 mod fetching;

@@ -20,6 +20,8 @@ const NOBODY: BatchProducer = BatchProducer { id: -1, epoch: -1, sequence: -1 };
 #[derive(Clone, Debug)]
 pub struct Batch {
     values: Vec<Bytes>,
+    /// As many as values, or none.
+    keys: Vec<Bytes>,
     timestamp: i64,
     producer: BatchProducer,
 }
@@ -28,7 +30,14 @@ impl Batch {
     /// One record per value, uncompressed, all of the same time.
     pub fn of<V: AsRef<[u8]>>(values: &[V], timestamp: i64) -> Batch {
         let values = values.iter().map(|value| Bytes::copy_from_slice(value.as_ref())).collect();
-        Batch { values, timestamp, producer: NOBODY }
+        Batch { values, keys: Vec::new(), timestamp, producer: NOBODY }
+    }
+
+    /// Every record gets its key.
+    pub fn keyed<K: AsRef<[u8]>>(mut self, keys: &[K]) -> Batch {
+        assert_eq!(keys.len(), self.values.len());
+        self.keys = keys.iter().map(|key| Bytes::copy_from_slice(key.as_ref())).collect();
+        self
     }
 
     pub fn by(mut self, producer: BatchProducer) -> Batch {
@@ -48,7 +57,7 @@ impl Batch {
         summed.put_i32(self.producer.sequence);
         summed.put_i32(count);
         for (index, value) in self.values.iter().enumerate() {
-            put_record(&mut summed, index as i64, value);
+            put_record(&mut summed, index as i64, self.keys.get(index), value);
         }
         let mut batch = BytesMut::new();
         batch.put_i64(0); // Base offset.
@@ -61,12 +70,18 @@ impl Batch {
     }
 }
 
-fn put_record(out: &mut BytesMut, offset_delta: i64, value: &[u8]) {
+fn put_record(out: &mut BytesMut, offset_delta: i64, key: Option<&Bytes>, value: &[u8]) {
     let mut record = BytesMut::new();
     record.put_u8(0); // Attributes.
     put_varint(&mut record, 0); // Timestamp delta.
     put_varint(&mut record, offset_delta);
-    put_varint(&mut record, -1); // Key: null.
+    match key {
+        Some(key) => {
+            put_varint(&mut record, key.len() as i64);
+            record.put_slice(key);
+        }
+        None => put_varint(&mut record, -1), // Null.
+    }
     put_varint(&mut record, value.len() as i64);
     record.put_slice(value);
     put_varint(&mut record, 0); // Headers.

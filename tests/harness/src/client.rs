@@ -170,7 +170,7 @@ impl Client {
             assert_eq!(data.error_code, 0, "fetch of {topic}-{partition} at {next}");
             let read = records_of(&data);
             records.extend(read.into_iter().filter(|record| record.offset >= next));
-            next = records.last().map_or(next, |record: &ReadRecord| record.offset + 1);
+            next = batches_end(&data).unwrap_or(next);
             if next >= data.high_watermark {
                 return records;
             }
@@ -197,6 +197,22 @@ impl Client {
         assert_eq!(answer.error_code, 0, "ListOffsets of {topic}-{partition} at {timestamp}");
         answer.offset
     }
+}
+
+/// The offset after the last whole batch of an answer, which may hold no record (compaction).
+fn batches_end(data: &PartitionData) -> Option<i64> {
+    let bytes = data.records.as_deref().unwrap_or_default();
+    let (mut at, mut end) = (0, None);
+    while let Some(header) = bytes.get(at..at + 27) {
+        let base = i64::from_be_bytes(header[..8].try_into().expect("eight bytes"));
+        let length = u32::from_be_bytes(header[8..12].try_into().expect("four bytes"));
+        let delta = i32::from_be_bytes(header[23..27].try_into().expect("four bytes"));
+        at += 12 + length as usize;
+        if at <= bytes.len() {
+            end = Some(base + i64::from(delta) + 1);
+        }
+    }
+    end
 }
 
 /// The uncompressed records of one partition's answer. A cut batch at its end is left out.
