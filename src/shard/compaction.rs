@@ -179,7 +179,6 @@ impl Cleaner {
             return *known;
         }
         let path = replica.directory.join(CLEANER_CHECKPOINT_FILE);
-        #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
         let text = blocking(move || std::fs::read_to_string(path)).await;
         let read = text.ok().and_then(|text| decode(&text, &replica.topic_name, replica.id.partition));
         self.checkpoints.borrow_mut().insert(replica.id, read);

@@ -159,7 +159,6 @@ impl SegmentWriter {
             replace_file(&path(SegmentFile::OffsetIndex), &offsets)?;
             replace_file(&path(SegmentFile::TimeIndex), &times)?;
             // The age of records without timestamps.
-            #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
             let file = std::fs::File::options().write(true).open(path(SegmentFile::Log))?;
             file.set_modified(modified)
         })

@@ -31,7 +31,6 @@ pub fn carry_out(directory: &Path, steps: &[SwapStep]) -> io::Result<()> {
 
 /// Before a partition's directory is read: a swap that was decided is completed, one that was not is
 /// undone.
-#[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
 pub fn complete_swaps(directory: &Path) -> io::Result<()> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(directory)? {
