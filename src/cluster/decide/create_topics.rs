@@ -400,8 +400,7 @@ mod tests {
         let (code, message) = refusal(&mut cluster, with_config(topic("a", 1, 1), "retention.ms", Some("x")));
         assert_eq!(code, Some(ErrorCode::InvalidConfig));
         assert_eq!(message, "Invalid value x for configuration retention.ms: Not a number of type LONG");
-        let (code, _) =
-            refusal(&mut cluster, with_config(topic("a", 1, 1), "cleanup.policy", Some("compact")));
+        let (code, _) = refusal(&mut cluster, with_config(topic("a", 1, 1), "cleanup.policy", Some("keep")));
         assert_eq!(code, Some(ErrorCode::InvalidConfig));
         let (code, _) = refusal(&mut cluster, with_config(topic("a", 1, 1), "retention.ms", None));
         assert_eq!(code, Some(ErrorCode::InvalidConfig));
