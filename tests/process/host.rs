@@ -34,8 +34,9 @@ fn a_measured_disk_is_left_as_it_was() {
         let targets = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
         targets.into_iter().any(|target| target.starts_with(&directory)).then_some(())
     });
+    // Not SIGINT: what runs in the background of a script inherits that it is ignored.
     // SAFETY: kill takes no pointers; the process is our child and was not waited for.
-    let result = unsafe { libc::kill(interrupted.id() as libc::pid_t, libc::SIGINT) };
+    let result = unsafe { libc::kill(interrupted.id() as libc::pid_t, libc::SIGTERM) };
     assert_eq!(result, 0, "it has ended by itself");
     assert!(!interrupted.wait().expect("it is our child").success());
     assert_eq!(left(), 0, "an interrupted measurement leaves nothing");
