@@ -41,6 +41,7 @@ pub mod epochs;
 pub mod index;
 pub mod inspect;
 pub mod ownership;
+pub mod journal;
 pub mod partition;
 pub mod plan;
 pub mod producers;

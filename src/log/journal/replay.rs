@@ -1,0 +1,399 @@
+//! What a start after a crash believes of a journal's files.
+//!
+//! ```text
+//! sequence   needed ............ flushed ............ end
+//!            │ every block must be │ whole blocks up to │ a torn tail: never acknowledged
+//!            │ there and hold      │ the first gap      │
+//! ```
+//!
+//! | what is found | below `flushed` | at or past it |
+//! |---|---|---|
+//! | a block is missing or its header or table is damaged | [`Verdict::Corrupt`] | the log of blocks ends here |
+//! | whole blocks beyond such a gap | the same | ambiguous: not replayed, reported |
+//! | bytes of one entry are damaged | that partition is corrupt | the log of blocks ends here |
+//!
+//! `flushed` and `needed` are the highest that any whole block states. The last flush before the
+//! crash is stated nowhere; a damaged block of that one flush cannot be told from a torn write.
+
+use crate::log::journal::block::{BlockError, BlockSequence, BlockView, Change, Entry, FileEpoch};
+use crate::log::journal::ring::FileIndex;
+use crate::types::limits::IO_ALIGNMENT;
+use crate::types::{Offset, TopicPartition};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Where a whole block lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundBlock {
+    pub file: FileIndex,
+    pub position: u64,
+    pub size: usize,
+}
+
+/// Why no more blocks of a file were believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The file is full, or what follows was left by an earlier use or never written.
+    End,
+    Damaged(BlockError),
+}
+
+/// The journal's state as its blocks tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Everything that was flushed is there; what follows the last block was never acknowledged.
+    Whole,
+    /// The same, and whole blocks lie beyond the first gap: an interrupted write of several.
+    BeyondGap { first: BlockSequence },
+    /// A block that was flushed and is needed is gone.
+    Corrupt { missing: BlockSequence },
+}
+
+/// Lives: while a shard's journal is looked through, file by file, then block by block.
+#[derive(Debug, Default)]
+pub struct Replay {
+    blocks: BTreeMap<BlockSequence, FoundBlock>,
+    flushed: BlockSequence,
+    needed: BlockSequence,
+    last: BlockSequence,
+    epoch: FileEpoch,
+}
+
+impl Replay {
+    /// Looks through one file. `read` gives up to `size` bytes at a position, fewer at its end.
+    ///
+    /// Errors: only what `read` fails with. Reads each block once and, beyond the first that does not
+    /// hold, one disk block at a time.
+    pub fn scan_file<E>(
+        &mut self,
+        file: FileIndex,
+        file_size: u64,
+        mut read: impl FnMut(u64, usize) -> Result<Vec<u8>, E>,
+    ) -> Result<Stop, E> {
+        let mut position = 0;
+        let mut expected: Option<(FileEpoch, BlockSequence)> = None;
+        let mut stop = Stop::End;
+        while position + IO_ALIGNMENT as u64 <= file_size {
+            let found = read_block(position, &mut read)?;
+            let (step, error) = match found {
+                Ok((header, size)) => {
+                    let follows = expected
+                        .is_none_or(|(epoch, next)| header.0 == epoch && header.1 >= next);
+                    if follows {
+                        expected = Some((header.0, header.1.next()));
+                        self.take(header, FoundBlock { file, position, size });
+                        (size as u64, None)
+                    } else {
+                        (IO_ALIGNMENT as u64, None) // Left by an earlier use of the file.
+                    }
+                }
+                Err(error) => (IO_ALIGNMENT as u64, Some(error)),
+            };
+            if let Some(error) = error
+                && error != BlockError::Magic
+                && stop == Stop::End
+            {
+                stop = Stop::Damaged(error);
+            }
+            position += step;
+        }
+        Ok(stop)
+    }
+
+    fn take(&mut self, header: Stated, block: FoundBlock) {
+        let Stated(epoch, sequence, flushed, needed) = header;
+        self.blocks.insert(sequence, block);
+        self.flushed = self.flushed.max(flushed);
+        self.needed = self.needed.max(needed);
+        self.last = self.last.max(sequence);
+        self.epoch = self.epoch.max(epoch);
+    }
+
+    /// Higher than every number and epoch that was ever used: a new ring begins here.
+    pub fn next(&self) -> (BlockSequence, FileEpoch) {
+        (self.last.next(), self.epoch)
+    }
+
+    /// The end of the blocks that are believed, exclusive, from `needed` on without a gap.
+    fn end(&self) -> BlockSequence {
+        let mut end = self.needed;
+        for sequence in self.blocks.range(self.needed..).map(|(sequence, _)| *sequence) {
+            if sequence != end {
+                break;
+            }
+            end = end.next();
+        }
+        end
+    }
+
+    pub fn verdict(&self) -> Verdict {
+        let end = self.end();
+        if end < self.flushed {
+            return Verdict::Corrupt { missing: end };
+        }
+        match self.blocks.range(end..).next() {
+            Some((first, _)) => Verdict::BeyondGap { first: *first },
+            None => Verdict::Whole,
+        }
+    }
+
+    /// The blocks to replay, in their order, whether or not they were flushed.
+    pub fn blocks(&self) -> impl Iterator<Item = (BlockSequence, FoundBlock)> + '_ {
+        let end = self.end();
+        self.blocks.range(self.needed..end).map(|(sequence, block)| (*sequence, *block))
+    }
+
+    /// Whether the block was flushed: damage in it is corruption, never a tail.
+    pub fn is_flushed(&self, sequence: BlockSequence) -> bool {
+        sequence < self.flushed
+    }
+}
+
+/// Epoch, sequence, flushed, needed.
+#[derive(Clone, Copy)]
+struct Stated(FileEpoch, BlockSequence, BlockSequence, BlockSequence);
+
+type Found = Result<(Stated, usize), BlockError>;
+
+fn read_block<E>(position: u64, read: &mut impl FnMut(u64, usize) -> Result<Vec<u8>, E>) -> Result<Found, E> {
+    let head = read(position, IO_ALIGNMENT)?;
+    let size = match crate::log::journal::block::stated_size(&head) {
+        Ok(size) => size,
+        Err(error) => return Ok(Err(error)),
+    };
+    let bytes = if size > head.len() { read(position, size)? } else { head };
+    Ok(BlockView::decode(&bytes, position).map(|view| {
+        let header = view.header;
+        (Stated(header.epoch, header.sequence, header.flushed, header.needed), view.size)
+    }))
+}
+
+/// What a replay does to one partition's files, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redo<'a> {
+    /// Write these bytes at this place of the segment's file.
+    Write { partition: TopicPartition, segment: Offset, file_position: u64, bytes: &'a [u8] },
+    /// The segment's file is cut to its exact size: another one follows it.
+    Cut { partition: TopicPartition, segment: Offset, size: u64 },
+}
+
+/// Takes the blocks that are believed, in order, and says what to do with each entry.
+///
+/// Lives: behind a [`Replay`], while its blocks are read a second time.
+#[derive(Debug, Default)]
+pub struct Redoing {
+    corrupt: BTreeSet<TopicPartition>,
+    ended: bool,
+    /// The log end that each partition reaches.
+    ends: BTreeMap<TopicPartition, Offset>,
+}
+
+impl Redoing {
+    /// What one block's entries ask for. An entry of a flushed block whose bytes do not hold makes its
+    /// partition corrupt; one of an unflushed block ends the replay.
+    pub fn block<'a>(&mut self, view: &BlockView<'a>, is_flushed: bool, redo: &mut Vec<Redo<'a>>) {
+        if self.ended {
+            return;
+        }
+        if !is_flushed && view.entries().any(|(_, bytes)| bytes.is_none()) {
+            self.ended = true;
+            return;
+        }
+        for (entry, bytes) in view.entries() {
+            self.entry(&entry, bytes, redo);
+        }
+    }
+
+    fn entry<'a>(&mut self, entry: &Entry, bytes: Option<&'a [u8]>, redo: &mut Vec<Redo<'a>>) {
+        let partition = entry.partition;
+        if self.corrupt.contains(&partition) {
+            return; // What follows the damage would leave a gap.
+        }
+        let Some(bytes) = bytes else {
+            self.corrupt.insert(partition);
+            return;
+        };
+        match entry.change {
+            Change::Bytes { place, end, .. } => {
+                let reached = self.ends.entry(partition).or_insert(end);
+                *reached = end.max(*reached);
+                let (segment, file_position) = (place.segment, place.file_position);
+                redo.push(Redo::Write { partition, segment, file_position, bytes });
+            }
+            Change::Closed { segment, size, .. } => redo.push(Redo::Cut { partition, segment, size }),
+        }
+    }
+
+    /// Partitions with damaged bytes that had been flushed: they stay offline.
+    pub fn corrupt(&self) -> &BTreeSet<TopicPartition> {
+        &self.corrupt
+    }
+
+    /// Where each replayed partition's log ends; a scan that finds less has found damage.
+    pub fn ends(&self) -> &BTreeMap<TopicPartition, Offset> {
+        &self.ends
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::journal::block::{BlockHeader, BlockWriter, block_size};
+    use crate::log::partition::Place;
+    use crate::types::{PartitionIndex, ShardId, TopicId, Uuid};
+
+    #[test]
+    fn needed_blocks_are_replayed_in_order_over_files() {
+        let mut disk = Disk::new(2, 4);
+        disk.block(1, 0, 1, 5, (5, 4)); // file 1 was begun later
+        disk.block(0, 0, 0, 3, (3, 2));
+        disk.block(0, 1, 0, 4, (4, 4));
+        let replay = disk.scan();
+        assert_eq!(replay.verdict(), Verdict::Whole);
+        assert_eq!(sequences(&replay), [4, 5]);
+        assert_eq!(replay.next(), (BlockSequence(6), FileEpoch(1)));
+    }
+
+    #[test]
+    fn blocks_of_an_earlier_use_are_not_replayed() {
+        let mut disk = Disk::new(1, 4);
+        disk.block(0, 0, 7, 20, (20, 20));
+        disk.block(0, 1, 6, 12, (12, 10));
+        disk.block(0, 2, 6, 13, (13, 10));
+        let replay = disk.scan();
+        assert_eq!((replay.verdict(), sequences(&replay)), (Verdict::Whole, vec![20]));
+    }
+
+    #[test]
+    fn torn_tail_ends_the_replay_and_is_no_corruption() {
+        let mut disk = Disk::new(1, 4);
+        disk.block(0, 0, 1, 1, (1, 1));
+        disk.block(0, 1, 1, 2, (2, 1));
+        disk.damage(0, 1);
+        let replay = disk.scan();
+        assert_eq!((replay.verdict(), sequences(&replay)), (Verdict::Whole, vec![1]));
+    }
+
+    #[test]
+    fn damage_below_the_flush_mark_is_corruption() {
+        let mut disk = Disk::new(1, 4);
+        disk.block(0, 0, 1, 1, (1, 1));
+        disk.block(0, 1, 1, 2, (2, 1));
+        disk.block(0, 2, 1, 3, (3, 1)); // says that 2 was flushed
+        disk.damage(0, 1);
+        assert_eq!(disk.scan().verdict(), Verdict::Corrupt { missing: BlockSequence(2) });
+    }
+
+    #[test]
+    fn damage_below_what_is_needed_is_none() {
+        let mut disk = Disk::new(1, 4);
+        disk.block(0, 0, 1, 1, (1, 1));
+        disk.block(0, 1, 1, 2, (2, 2));
+        disk.damage(0, 0);
+        let replay = disk.scan();
+        assert_eq!((replay.verdict(), sequences(&replay)), (Verdict::Whole, vec![2]));
+    }
+
+    #[test]
+    fn block_beyond_a_gap_past_the_mark_is_not_replayed() {
+        let mut disk = Disk::new(1, 4);
+        disk.block(0, 0, 1, 1, (1, 1));
+        disk.block(0, 1, 1, 2, (1, 1));
+        disk.block(0, 2, 1, 3, (1, 1));
+        disk.damage(0, 1);
+        let replay = disk.scan();
+        assert_eq!(replay.verdict(), Verdict::BeyondGap { first: BlockSequence(3) });
+        assert_eq!(sequences(&replay), [1]);
+    }
+
+    #[test]
+    fn damaged_bytes_stop_their_partition_when_flushed_and_everything_when_not() {
+        let partition = |number: i32| TopicPartition {
+            topic: TopicId(Uuid::from_u128(1)),
+            partition: PartitionIndex::from_wire(number).unwrap(),
+        };
+        for (is_flushed, left) in [(true, 2), (false, 1)] {
+            let blocks: Vec<Vec<u8>> = (0..3).map(|at| block(1 + at, 0, &[1, 2])).collect();
+            let mut redoing = Redoing::default();
+            let mut redo = Vec::new();
+            let mut damaged = blocks[1].clone();
+            let body = damaged.iter().position(|byte| *byte == 0xb1).unwrap();
+            damaged[body] ^= 4;
+            for bytes in [&blocks[0], &damaged, &blocks[2]] {
+                let view = BlockView::decode(bytes, 0).unwrap();
+                redoing.block(&view, is_flushed, &mut redo);
+            }
+            let of = |number| {
+                redo.iter().filter(|redo| matches!(redo, Redo::Write { partition: of, .. } if *of == partition(number))).count()
+            };
+            assert_eq!((of(1), of(2)), (1, if is_flushed { 3 } else { 1 }), "{left}");
+            assert_eq!(redoing.corrupt().len(), usize::from(is_flushed));
+        }
+    }
+
+    struct Disk {
+        files: Vec<Vec<u8>>,
+    }
+
+    impl Disk {
+        fn new(files: usize, blocks: usize) -> Disk {
+            Disk { files: vec![vec![0; blocks * IO_ALIGNMENT]; files] }
+        }
+
+        fn block(&mut self, file: usize, at: usize, epoch: u64, sequence: u64, (flushed, needed): (u64, u64)) {
+            let header = BlockHeader {
+                shard: ShardId(0),
+                epoch: FileEpoch(epoch),
+                position: (at * IO_ALIGNMENT) as u64,
+                sequence: BlockSequence(sequence),
+                flushed: BlockSequence(flushed),
+                needed: BlockSequence(needed),
+            };
+            let mut out = vec![0; IO_ALIGNMENT];
+            BlockWriter::new(&mut out, 0).finish(&header);
+            self.files[file][at * IO_ALIGNMENT..(at + 1) * IO_ALIGNMENT].copy_from_slice(&out);
+        }
+
+        fn damage(&mut self, file: usize, at: usize) {
+            self.files[file][at * IO_ALIGNMENT + 41] ^= 1;
+        }
+
+        fn scan(&self) -> Replay {
+            let mut replay = Replay::default();
+            for (at, file) in self.files.iter().enumerate() {
+                let read = |position: u64, size: usize| {
+                    let end = (position as usize + size).min(file.len());
+                    Ok::<_, std::convert::Infallible>(file[position as usize..end].to_vec())
+                };
+                replay.scan_file(FileIndex(at as u32), file.len() as u64, read).unwrap();
+            }
+            replay
+        }
+    }
+
+    fn sequences(replay: &Replay) -> Vec<u64> {
+        replay.blocks().map(|(sequence, _)| sequence.0).collect()
+    }
+
+    fn block(sequence: u64, position: u64, partitions: &[i32]) -> Vec<u8> {
+        let mut out = vec![0; block_size(partitions.len(), partitions.len() * 8)];
+        let mut writer = BlockWriter::new(&mut out, partitions.len());
+        for number in partitions {
+            let partition = TopicPartition {
+                topic: TopicId(Uuid::from_u128(1)),
+                partition: PartitionIndex::from_wire(*number).unwrap(),
+            };
+            let place = Place { segment: Offset::ZERO, file_position: sequence * 8 };
+            let end = Offset::new(sequence).unwrap();
+            writer.bytes(partition, place, end, [[0xb0 + *number as u8; 8].as_slice()].into_iter());
+        }
+        writer.finish(&BlockHeader {
+            shard: ShardId(0),
+            epoch: FileEpoch(1),
+            position,
+            sequence: BlockSequence(sequence),
+            flushed: BlockSequence(sequence),
+            needed: BlockSequence(1),
+        });
+        out
+    }
+}
