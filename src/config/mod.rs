@@ -44,6 +44,10 @@ pub struct Config {
     pub routing: Routing,
     /// For the whole node; each shard gets an equal share.
     pub memory_bytes: u64,
+    pub journal: bool,
+    /// Bytes, a multiple of the disk's block.
+    pub journal_file_size: u64,
+    pub journal_files: u32,
     pub rack: Option<String>,
     pub admin_listen: Option<HostPort>,
     pub log_format: LogFormat,

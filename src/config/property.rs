@@ -194,6 +194,19 @@ pub const PROPERTIES: &[Property] = &[
     property!(Odradek "memory", Long "SIZE", Derived("half of the machine's or its cgroup's memory"),
         |config, text| store(&mut config.memory_bytes, value::size(text, 64 << 20..=1 << 50)),
         "Memory budget of the whole node."),
+    property!(Odradek "journal", Boolean "BOOL", Text("false"),
+        |config, text| store(&mut config.journal, value::boolean(text)),
+        "Commit small batches of all partitions of a core in one journal with one flush."),
+    property!(Odradek "journal-file-size", Long "SIZE", Text("256MiB"),
+        |config, text| store(&mut config.journal_file_size,
+            value::size(text, 4 << 20..=1 << 40).map(|bytes| bytes / 4096 * 4096)),
+        "Size of each file of a core's journal."),
+    property!(Odradek "journal-files", Int "N", Text("4"),
+        |config, text| {
+            config.journal_files = value::integer(text, 2..=1024)? as u32;
+            Ok(config.journal_files.to_string())
+        },
+        "Files of a core's journal; made when they are needed, then used again and again."),
     property!(Odradek "rack", String "NAME", Derived("none"),
         |config, text| store_some(&mut config.rack, non_empty(text, "a name").map(str::to_string)),
         "Failure domain reported to clients."),

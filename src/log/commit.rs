@@ -1,28 +1,57 @@
-//! Group commit of one shard: which write goes when, which flush covers which write, and how far
-//! each partition is durable. Pure: the shell writes and flushes what it is told and reports back.
+//! Group commit of one shard: what is written where and when, which flush covers which write, and
+//! how far each partition is durable. Pure: the shell writes and flushes what it is told and reports
+//! back.
 //!
 //! ```text
-//! one partition     0 ........ flushed ........ written ........ sealed ........ appended
-//!                   readable,            under the          being         waits for its
-//!                   acknowledged         next flush         written       next write
+//! one partition     0 ...... stored ...... durable ...... sealed ...... appended
+//!                   flushed in its         readable,      being         waits for its
+//!                   segment                acknowledged   written       next write
 //! ```
 //!
-//! - One write per partition at a time: two would race on the tail block.
-//! - One flush per shard at a time; writes go on behind it. It covers what was written before it
+//! Bytes become durable in one of two ways, whichever is over first:
+//!
+//! - **Journal**: a tick takes what small appends of all partitions have gathered as a few blocks,
+//!   and one `fdatasync` covers them. Ticks go out at once when the journal is idle; while it is
+//!   flushed, appends gather, and go out behind the flush once they fill a block. No timer, no linger.
+//! - **Segment**: a partition with much to write is written to its segment at once, flushed, and
+//!   never sees the journal. Without a journal everything goes this way.
+//!
+//! What the journal holds is written out to the segments later, in large writes from the buffers that
+//! are still in memory; their flush is urgent only if an acknowledgement waits for it.
+//!
+//! - One segment write per partition at a time: two would race on the tail block.
+//! - One flush of each kind at a time; writes go on behind it. It covers what was written before it
 //!   was issued.
-//! - An idle disk is used at once. While a flush is in flight, small appends gather until it
-//!   returns; large ones are written meanwhile. No timer, no linger.
+//! - Durable is a prefix: bytes that the journal has beyond a segment write in flight count once that
+//!   one is flushed.
 //! - A failed write or flush is final: the log directory goes offline and nothing is acknowledged
 //!   any more.
 
-use crate::log::plan::{FlushEntry, FlushPlan, Slot, WritePlan};
+use crate::log::journal::block::{BLOCK_SIZE_MAX, BlockSequence};
+use crate::log::journal::pack::PackedBlock;
+use crate::log::journal::ring::{BlockPlace, FileIndex, JournalFlush, JournalRing, Pin};
+use crate::log::plan::{FlushEntry, FlushPlan, Slot, TickEntry, TickPlan, WritePlan};
 use crate::types::Offset;
 use std::collections::VecDeque;
 
-/// Appended bytes from which a partition is written although a flush is in flight.
+/// Appended bytes from which a partition is written to its segment at once.
 ///
 /// Unit: bytes. Large enough that a write's fixed cost (about 10 µs) is small beside it.
 pub const WRITE_GATHER_SIZE: u64 = 256 << 10;
+
+/// Bytes that only the journal holds from which a partition is written out.
+pub const WRITE_OUT_SIZE: u64 = 512 << 10;
+
+/// Partitions that are written out side by side without an acknowledgement waiting for it.
+const WRITE_OUTS_MAX: usize = 4;
+
+/// Bytes written to segments without urgency from which they are flushed: the price of a flush is
+/// spread over them.
+const WRITE_OUT_FLUSH_SIZE: u64 = 64 << 20;
+
+/// Bytes of one tick, and ticks written side by side.
+const TICK_SIZE_MAX: u64 = 4 << 20;
+const TICKS_MAX: usize = 4;
 
 /// How far one partition has come. Offsets exclusive, `bytes` cumulative since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,52 +64,149 @@ struct Mark {
 struct Progress {
     open: bool,
     appended: Mark,
+    /// Handed to a tick or a segment write.
     sealed: Mark,
+    durable: Mark,
+    /// In the segment: handed to a write, written, under a flush, flushed.
+    segment_sealed: Mark,
     written: Mark,
     flushing: Mark,
-    flushed: Mark,
+    stored: Mark,
+    /// Bytes up to which a segment write holds what no tick does.
+    direct: u64,
+    /// Ranges that the journal holds beyond `durable`, oldest first.
+    islands: VecDeque<(u64, Mark)>,
+    /// Ticks in flight that hold some of it.
+    ticks: u32,
     writing: bool,
-    /// Appended bytes wait for a write; stands in `GroupCommit::waiting`.
-    waiting: bool,
-    /// Stands in `GroupCommit::large` too.
-    large: bool,
-    /// Stands in `GroupCommit::unflushed`.
-    unflushed: bool,
+    /// The write in flight is one of `GroupCommit::write_outs`.
+    writing_out: bool,
+    /// Bytes up to which somebody waits until they are stored.
+    store_wanted: u64,
+    /// Never goes to the journal.
+    direct_only: bool,
+    /// The last block of the journal that holds some of it.
+    last_block: BlockSequence,
+    queued: Queued,
+    /// Written, unflushed, and somebody waits for the flush.
+    urgent: bool,
     /// Segments written since the last flush that covered them.
     dirty_segments: Vec<Offset>,
 }
 
-/// A partition is durable up to `flushed_end`: answers may leave, readers may read.
+/// In which queues of `GroupCommit` the partition stands. What became of it meanwhile is seen when it
+/// is taken out.
+#[derive(Clone, Copy, Debug, Default)]
+struct Queued {
+    waiting: bool,
+    gathering: bool,
+    large: bool,
+    write_out: bool,
+    unwritten: bool,
+    unflushed: bool,
+}
+
+impl Progress {
+    fn pending(&self) -> u64 {
+        self.appended.bytes - self.sealed.bytes
+    }
+
+    fn is_idle(&self) -> bool {
+        self.appended.bytes == self.stored.bytes && !self.writing && self.ticks == 0
+    }
+
+    /// A segment write has something to do.
+    fn is_unwritten(&self) -> bool {
+        !self.writing && self.segment_sealed.bytes < self.appended.bytes
+    }
+
+    fn flush_is_urgent(&self) -> bool {
+        let written = self.written.bytes;
+        self.stored.bytes < self.store_wanted.min(written) || self.durable.bytes < self.direct.min(written)
+    }
+
+    /// Takes in what became durable. Returns by how many bytes the prefix grew.
+    fn absorb(&mut self) -> u64 {
+        let before = self.durable.bytes;
+        if self.durable.bytes < self.stored.bytes {
+            self.durable = self.stored;
+        }
+        while let Some((from, to)) = self.islands.front().copied() {
+            if from > self.durable.bytes {
+                break;
+            }
+            if self.durable.bytes < to.bytes {
+                self.durable = to;
+            }
+            self.islands.pop_front();
+        }
+        self.durable.bytes - before
+    }
+}
+
+/// A partition is durable up to `durable_end`: answers may leave, readers may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Advance {
     pub slot: Slot,
-    pub flushed_end: Offset,
+    pub durable_end: Offset,
+}
+
+/// A partition is flushed in its segments up to `stored_end`: its buffers may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub slot: Slot,
+    pub stored_end: Offset,
+}
+
+/// A tick that is not flushed yet.
+#[derive(Debug)]
+struct Tick {
+    /// Its blocks lie below it.
+    through: BlockSequence,
+    entries: Vec<(Slot, u64, Mark)>,
 }
 
 /// Lives: one per shard.
-/// Invariant, per partition: flushed ≤ flushing ≤ written ≤ sealed ≤ appended.
+/// Invariant, per partition: stored ≤ durable ≤ sealed ≤ appended; stored ≤ written ≤ segment_sealed.
 #[derive(Debug, Default)]
 pub struct GroupCommit {
+    journal: Option<JournalRing>,
     partitions: Vec<Progress>,
     free: Vec<Slot>,
-    /// Partitions with appended bytes and no write in flight, oldest first.
+    /// Partitions with appended bytes that nothing was asked to write, oldest first.
     waiting: VecDeque<Slot>,
-    /// Those of them with at least [`WRITE_GATHER_SIZE`] appended. Entries whose write has been
-    /// issued meanwhile are skipped, in both queues.
+    waiting_bytes: u64,
+    /// Those that never go to the journal; they gather while a flush of segments is in flight.
+    gathering: VecDeque<Slot>,
+    /// Those of them all with at least [`WRITE_GATHER_SIZE`].
     large: VecDeque<Slot>,
+    /// Partitions to write out, and those with anything that their segment does not have, oldest first.
+    write_out: VecDeque<Slot>,
+    unwritten: VecDeque<Slot>,
     /// Partitions with written bytes that no flush covers yet, oldest first.
     unflushed: Vec<Slot>,
+    ticks: VecDeque<Tick>,
+    /// Blocks issued and not written.
+    blocks_in_flight: usize,
+    journal_blocked: bool,
     flush_in_flight: bool,
-    unflushed_bytes: u64,
+    urgent: usize,
+    write_outs: usize,
+    written_unflushed_bytes: u64,
+    undurable_bytes: u64,
+    unstored_bytes: u64,
+    memory_short: bool,
+    draining: bool,
     failed: bool,
 }
 
 impl GroupCommit {
-    pub fn new() -> GroupCommit {
-        GroupCommit::default()
+    /// Without a journal, every write goes to its segment.
+    pub fn new(journal: Option<JournalRing>) -> GroupCommit {
+        GroupCommit { journal, ..GroupCommit::default() }
     }
 
-    /// Takes in a partition whose log is flushed up to `end`.
+    /// Takes in a partition whose log is flushed in its segments up to `end`.
     pub fn open(&mut self, end: Offset) -> Slot {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.partitions.push(Progress::default());
@@ -91,11 +217,14 @@ impl GroupCommit {
         assert!(!progress.open, "a slot was given out twice");
         *progress = Progress {
             open: true,
+            queued: progress.queued,
             appended: mark,
             sealed: mark,
+            durable: mark,
+            segment_sealed: mark,
             written: mark,
             flushing: mark,
-            flushed: mark,
+            stored: mark,
             ..Progress::default()
         };
         slot
@@ -105,115 +234,256 @@ impl GroupCommit {
     pub fn close(&mut self, slot: Slot) {
         assert!(self.is_idle(slot), "a partition was closed under its writes");
         self.partitions[slot.0 as usize].open = false;
+        if let Some(journal) = &mut self.journal {
+            journal.forget(slot);
+            self.journal_blocked = false;
+        }
         self.free.push(slot);
     }
 
-    /// Nothing of the partition is appended and not flushed.
-    pub fn is_idle(&self, slot: Slot) -> bool {
-        let progress = &self.partitions[slot.0 as usize];
-        progress.appended.bytes == progress.flushed.bytes && !progress.writing
+    /// Whether the partition stays out of the journal from now on: its segments may be replaced, which
+    /// a replay must never meet.
+    pub fn set_direct_only(&mut self, slot: Slot, direct_only: bool) {
+        let progress = &mut self.partitions[slot.0 as usize];
+        if self.journal.is_none() || progress.direct_only == direct_only {
+            return;
+        }
+        match direct_only {
+            true => self.waiting_bytes -= progress.pending(),
+            false => self.waiting_bytes += progress.pending(),
+        }
+        progress.direct_only = direct_only;
+        self.queue(slot);
     }
 
-    /// Bytes appended and not flushed, over all partitions. The shell bounds it by not reading
-    /// from sockets.
-    pub fn unflushed_bytes(&self) -> u64 {
-        self.unflushed_bytes
+    /// No start would replay anything of the partition. If not, it will be so soon.
+    pub fn is_out_of_journal(&mut self, slot: Slot) -> bool {
+        let progress = &self.partitions[slot.0 as usize];
+        let Some(journal) = &mut self.journal else { return true };
+        if progress.direct_only && progress.ticks == 0 && journal.is_past(progress.last_block) {
+            return true;
+        }
+        journal.want_mark();
+        false
+    }
+
+    /// Everything of the partition is flushed in its segments.
+    pub fn is_idle(&self, slot: Slot) -> bool {
+        self.partitions[slot.0 as usize].is_idle()
+    }
+
+    /// Bytes appended and not durable, over all partitions. The shell bounds it by not reading from
+    /// sockets.
+    pub fn undurable_bytes(&self) -> u64 {
+        self.undurable_bytes
+    }
+
+    /// Bytes appended and not flushed in their segments: they are kept in memory. Bounded likewise.
+    pub fn unstored_bytes(&self) -> u64 {
+        self.unstored_bytes
     }
 
     pub fn has_failed(&self) -> bool {
         self.failed
     }
 
-    /// A batch was copied into the partition's commit buffer.
+    /// Memory for newest records is short: what is not written out is, oldest first, until it is not.
+    pub fn set_memory_short(&mut self, short: bool) {
+        self.memory_short = short;
+    }
+
+    /// Everything is written out and flushed from here on: the broker stops.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Writes out and flushes what a partition has now, whatever its size.
+    pub fn write_out(&mut self, slot: Slot) {
+        let progress = &mut self.partitions[slot.0 as usize];
+        progress.store_wanted = progress.appended.bytes;
+        self.queue(slot);
+        self.mark_urgent(slot);
+    }
+
+    fn mark_urgent(&mut self, slot: Slot) {
+        let progress = &mut self.partitions[slot.0 as usize];
+        if !progress.urgent && progress.queued.unflushed && progress.flush_is_urgent() {
+            progress.urgent = true;
+            self.urgent += 1;
+        }
+    }
+
+    /// A batch was copied into the partition's tail buffer.
     pub fn appended(&mut self, slot: Slot, end: Offset, size: u64) {
         let progress = &mut self.partitions[slot.0 as usize];
         assert!(progress.open, "append to a closed slot");
         assert!(progress.appended.end < end, "an append did not advance the log end");
         progress.appended = Mark { end, bytes: progress.appended.bytes + size };
-        self.unflushed_bytes += size;
-        if !progress.writing {
-            self.queue_write(slot);
+        self.undurable_bytes += size;
+        self.unstored_bytes += size;
+        if self.journal.is_some() && !progress.direct_only {
+            self.waiting_bytes += size;
         }
+        self.queue(slot);
     }
 
-    /// O(1).
-    fn queue_write(&mut self, slot: Slot) {
+    /// Puts the partition where it belongs by what it has. O(1).
+    fn queue(&mut self, slot: Slot) {
         let progress = &mut self.partitions[slot.0 as usize];
-        if !progress.waiting {
-            progress.waiting = true;
+        let queued = &mut progress.queued;
+        let pending = progress.appended.bytes - progress.sealed.bytes;
+        let unwritten = progress.appended.bytes - progress.segment_sealed.bytes;
+        let is_direct = self.journal.is_none() || progress.direct_only;
+        if pending > 0 && is_direct && !queued.gathering {
+            queued.gathering = true;
+            self.gathering.push_back(slot);
+        }
+        if pending > 0 && !is_direct && !queued.waiting {
+            queued.waiting = true;
             self.waiting.push_back(slot);
         }
-        if !progress.large && progress.appended.bytes - progress.sealed.bytes >= WRITE_GATHER_SIZE {
-            progress.large = true;
+        if pending >= WRITE_GATHER_SIZE && !queued.large {
+            queued.large = true;
             self.large.push_back(slot);
+        }
+        if self.journal.is_none() || unwritten == 0 {
+            return;
+        }
+        if !queued.unwritten {
+            queued.unwritten = true;
+            self.unwritten.push_back(slot);
+        }
+        let wanted = progress.segment_sealed.bytes < progress.store_wanted;
+        if (unwritten >= WRITE_OUT_SIZE || wanted) && !queued.write_out {
+            queued.write_out = true;
+            self.write_out.push_back(slot);
         }
     }
 
-    /// The next write to issue, or `None` until something is reported. The caller seals the
-    /// partition's commit buffer at `end`.
+    /// The next segment write to issue, or `None` until something is reported. The caller seals the
+    /// partition's tail buffer at `end`.
     pub fn next_write(&mut self) -> Option<WritePlan> {
         if self.failed {
             return None;
         }
-        let slot = self.pop_due()?;
+        let (slot, is_write_out) = self.pop_due()?;
         let progress = &mut self.partitions[slot.0 as usize];
         assert!(!progress.writing, "two writes of one partition");
-        progress.waiting = false;
-        progress.large = false;
+        let size = progress.appended.bytes - progress.segment_sealed.bytes;
+        assert!(size > 0, "a write of nothing");
+        if self.journal.is_some() && !progress.direct_only {
+            self.waiting_bytes -= progress.pending();
+        }
+        if progress.pending() > 0 {
+            progress.direct = progress.appended.bytes;
+        }
         progress.writing = true;
-        let size = progress.appended.bytes - progress.sealed.bytes;
+        progress.writing_out = is_write_out;
+        self.write_outs += usize::from(is_write_out);
         progress.sealed = progress.appended;
-        Some(WritePlan { slot, end: progress.sealed.end, size })
+        progress.segment_sealed = progress.appended;
+        Some(WritePlan { slot, end: progress.appended.end, size })
     }
 
-    /// Amortised O(1): every queued entry is popped once.
-    fn pop_due(&mut self) -> Option<Slot> {
+    /// A partition whose segment write is due, and whether nobody waits for it. One that is being
+    /// written is queued again when that is over. Amortised O(1): every queued entry is popped once.
+    fn pop_due(&mut self) -> Option<(Slot, bool)> {
         while let Some(slot) = self.large.pop_front() {
-            if self.partitions[slot.0 as usize].large {
-                return Some(slot);
+            let progress = &mut self.partitions[slot.0 as usize];
+            progress.queued.large = false;
+            if progress.is_unwritten() && progress.pending() >= WRITE_GATHER_SIZE {
+                return Some((slot, false));
             }
         }
-        if self.flush_in_flight {
+        if let Some(slot) = self.pop_gathering() {
+            return Some((slot, false));
+        }
+        if self.write_outs >= WRITE_OUTS_MAX {
             return None;
         }
-        while let Some(slot) = self.waiting.pop_front() {
-            if self.partitions[slot.0 as usize].waiting {
+        while let Some(slot) = self.write_out.pop_front() {
+            let progress = &mut self.partitions[slot.0 as usize];
+            progress.queued.write_out = false;
+            if progress.is_unwritten() {
+                return Some((slot, true));
+            }
+        }
+        while self.is_pressed()
+            && let Some(slot) = self.unwritten.pop_front()
+        {
+            let progress = &mut self.partitions[slot.0 as usize];
+            progress.queued.unwritten = false;
+            if progress.is_unwritten() {
+                return Some((slot, true));
+            }
+        }
+        None
+    }
+
+    /// A partition that gathers while a flush is in flight.
+    fn pop_gathering(&mut self) -> Option<Slot> {
+        while !self.flush_in_flight
+            && let Some(slot) = self.gathering.pop_front()
+        {
+            let progress = &mut self.partitions[slot.0 as usize];
+            progress.queued.gathering = false;
+            if progress.is_unwritten() {
                 return Some(slot);
             }
         }
         None
     }
 
-    /// A write completed whole; `segments` are the files that it touched.
+    /// Whether what the segments lack has to be written out now.
+    fn is_pressed(&self) -> bool {
+        let journal_half_full = self.journal.as_ref().is_some_and(|journal| {
+            let (used, size) = journal.used_share();
+            used > size / 2
+        });
+        self.draining || self.memory_short || self.journal_blocked || journal_half_full
+    }
+
+    /// A segment write completed whole; `segments` are the files that it touched.
     pub fn wrote(&mut self, plan: &WritePlan, segments: &[Offset]) {
         let progress = &mut self.partitions[plan.slot.0 as usize];
         assert!(progress.writing, "a write completed that was not issued");
-        assert!(progress.sealed.end == plan.end, "a write completed out of order");
+        assert!(progress.segment_sealed.end == plan.end, "a write completed out of order");
         progress.writing = false;
-        progress.written = progress.sealed;
+        self.write_outs -= usize::from(progress.writing_out);
+        self.written_unflushed_bytes += progress.segment_sealed.bytes - progress.written.bytes;
+        progress.written = progress.segment_sealed;
         for segment in segments {
             if !progress.dirty_segments.contains(segment) {
                 progress.dirty_segments.push(*segment);
             }
         }
-        if !progress.unflushed {
-            progress.unflushed = true;
+        if !progress.queued.unflushed {
+            progress.queued.unflushed = true;
             self.unflushed.push(plan.slot);
         }
-        if progress.appended.bytes > progress.sealed.bytes {
-            self.queue_write(plan.slot);
-        }
+        self.mark_urgent(plan.slot);
+        self.queue(plan.slot); // It may have stood aside while the write was in flight.
     }
 
-    /// The next flush to issue, if one is due. It covers every completed write.
+    /// The next flush of segments to issue, if one is due. It covers every completed write.
     pub fn next_flush(&mut self) -> Option<FlushPlan> {
         if self.failed || self.flush_in_flight || self.unflushed.is_empty() {
             return None;
         }
+        let due = self.journal.is_none()
+            || self.urgent > 0
+            || self.written_unflushed_bytes >= WRITE_OUT_FLUSH_SIZE
+            || (self.is_pressed() && self.write_outs == 0);
+        if !due {
+            return None;
+        }
         self.flush_in_flight = true;
+        self.urgent = 0;
+        self.written_unflushed_bytes = 0;
         let entries = self.unflushed.drain(..).map(|slot| {
             let progress = &mut self.partitions[slot.0 as usize];
-            progress.unflushed = false;
+            progress.queued.unflushed = false;
+            progress.urgent = false;
             progress.flushing = progress.written;
             FlushEntry {
                 slot,
@@ -224,8 +494,8 @@ impl GroupCommit {
         Some(FlushPlan { entries: entries.collect() })
     }
 
-    /// A flush returned without error: what it covered is durable.
-    pub fn flushed(&mut self, plan: &FlushPlan, advances: &mut Vec<Advance>) {
+    /// A flush of segments returned without error: what it covered is durable and stored.
+    pub fn flushed(&mut self, plan: &FlushPlan, advances: &mut Vec<Advance>, stored: &mut Vec<Stored>) {
         assert!(self.flush_in_flight, "a flush returned that was not issued");
         self.flush_in_flight = false;
         if self.failed {
@@ -234,11 +504,154 @@ impl GroupCommit {
         for entry in &plan.entries {
             let progress = &mut self.partitions[entry.slot.0 as usize];
             assert!(progress.flushing.end == entry.end, "a flush returned for another plan");
-            assert!(progress.flushed.end <= entry.end, "the flushed end moved back");
-            self.unflushed_bytes -= progress.flushing.bytes - progress.flushed.bytes;
-            progress.flushed = progress.flushing;
-            advances.push(Advance { slot: entry.slot, flushed_end: entry.end });
+            assert!(progress.stored.end <= entry.end, "the stored end moved back");
+            self.unstored_bytes -= progress.flushing.bytes - progress.stored.bytes;
+            progress.stored = progress.flushing;
+            let grown = progress.absorb();
+            self.undurable_bytes -= grown;
+            stored.push(Stored { slot: entry.slot, stored_end: entry.end });
+            if grown > 0 {
+                advances.push(Advance { slot: entry.slot, durable_end: progress.durable.end });
+            }
+            if let Some(journal) = &mut self.journal {
+                journal.written_out(entry.slot, progress.stored.bytes);
+            }
         }
+        self.journal_blocked = false;
+    }
+
+    /// The next tick, if one is due: what small appends have gathered. Nothing changes until
+    /// [`begin_tick`](Self::begin_tick). O(partitions in it).
+    pub fn next_tick(&mut self) -> Option<TickPlan> {
+        let journal = self.journal.as_ref()?;
+        let busy = journal.flush_in_flight() || self.blocks_in_flight > 0;
+        if self.failed
+            || self.journal_blocked
+            || self.ticks.len() >= TICKS_MAX
+            || (busy && self.waiting_bytes < BLOCK_SIZE_MAX as u64)
+        {
+            return None;
+        }
+        let mut entries = Vec::new();
+        let mut size = 0;
+        for slot in &self.waiting {
+            let progress = &self.partitions[slot.0 as usize];
+            if progress.pending() == 0 || progress.direct_only {
+                continue;
+            }
+            if size + progress.pending() > TICK_SIZE_MAX && size > 0 {
+                break;
+            }
+            size += progress.pending();
+            entries.push(TickEntry { slot: *slot, end: progress.appended.end, size: progress.pending() });
+        }
+        (!entries.is_empty()).then_some(TickPlan { entries })
+    }
+
+    /// Seals what the tick takes and gives its blocks their places; `None` when the journal has no
+    /// room, which write-outs make. `items` says which entry each packed item belongs to.
+    pub fn begin_tick(
+        &mut self,
+        plan: &TickPlan,
+        items: &[usize],
+        blocks: &[PackedBlock],
+    ) -> Option<Vec<BlockPlace>> {
+        let journal = self.journal.as_mut().expect("ticks are planned with a journal");
+        if !journal.fits(blocks.iter().map(|block| block.size() as u64)) {
+            self.journal_blocked = true;
+            return None;
+        }
+        let from = |entry: usize| self.partitions[plan.entries[entry].slot.0 as usize].sealed.bytes;
+        let mut reached: Vec<u64> = (0..plan.entries.len()).map(from).collect();
+        let mut places = Vec::with_capacity(blocks.len());
+        for block in blocks {
+            let pins = block.parts.iter().map(|part| {
+                let entry = items[part.item];
+                reached[entry] += part.part.len() as u64;
+                Pin { slot: plan.entries[entry].slot, bytes: reached[entry] }
+            });
+            let place = journal.reserve(block.size() as u64, pins);
+            places.push(place.expect("the ring said that they fit"));
+        }
+        let through = places.last().expect("a tick has a block").header.sequence.next();
+        self.blocks_in_flight += places.len();
+        let mut entries = Vec::with_capacity(plan.entries.len());
+        for (at, entry) in plan.entries.iter().enumerate() {
+            let progress = &mut self.partitions[entry.slot.0 as usize];
+            assert!(progress.appended.bytes == reached[at], "a tick took what it was not planned for");
+            self.waiting_bytes -= progress.pending();
+            entries.push((entry.slot, progress.sealed.bytes, progress.appended));
+            progress.ticks += 1;
+            progress.last_block = BlockSequence(through.0 - 1);
+            progress.sealed = progress.appended;
+        }
+        // What the tick took stands at the head, among others that have nothing to write.
+        while let Some(slot) = self.waiting.front().copied() {
+            let progress = &mut self.partitions[slot.0 as usize];
+            if progress.pending() > 0 && !progress.direct_only {
+                break;
+            }
+            progress.queued.waiting = false;
+            self.waiting.pop_front();
+        }
+        self.ticks.push_back(Tick { through, entries });
+        Some(places)
+    }
+
+    /// A block without entries that has to be written so that a journal file gets free.
+    pub fn next_mark(&mut self) -> Option<BlockPlace> {
+        let mark = self.journal.as_mut().filter(|_| !self.failed)?.next_mark()?;
+        self.blocks_in_flight += 1;
+        Some(mark)
+    }
+
+    /// A block of the journal is written whole.
+    pub fn block_written(&mut self, sequence: BlockSequence) {
+        self.blocks_in_flight -= 1;
+        self.journal.as_mut().expect("it wrote a block").wrote(sequence);
+    }
+
+    /// The next flush of the journal to issue.
+    pub fn next_journal_flush(&mut self) -> Option<JournalFlush> {
+        self.journal.as_mut().filter(|_| !self.failed)?.next_flush()
+    }
+
+    /// A flush of the journal returned without error: what it covered is durable.
+    pub fn journal_flushed(&mut self, flush: &JournalFlush, advances: &mut Vec<Advance>) {
+        let journal = self.journal.as_mut().expect("it was flushed");
+        journal.flushed(flush);
+        self.journal_blocked = false;
+        if self.failed {
+            return;
+        }
+        while self.ticks.front().is_some_and(|tick| tick.through <= flush.through) {
+            let tick = self.ticks.pop_front().expect("looked at above");
+            for (slot, from, to) in tick.entries {
+                let progress = &mut self.partitions[slot.0 as usize];
+                progress.ticks -= 1;
+                progress.islands.push_back((from, to));
+                let grown = progress.absorb();
+                self.undurable_bytes -= grown;
+                if grown > 0 {
+                    advances.push(Advance { slot, durable_end: progress.durable.end });
+                }
+            }
+        }
+    }
+
+    /// The journal file that is to be made next.
+    pub fn next_journal_file(&mut self) -> Option<FileIndex> {
+        self.journal.as_mut().filter(|_| !self.failed)?.next_file()
+    }
+
+    /// A journal file was made, or could not be for lack of space.
+    pub fn journal_file_made(&mut self, file: FileIndex, made: bool) {
+        let journal = self.journal.as_mut().expect("it asked for a file");
+        match made {
+            true => journal.file_made(file),
+            false => journal.file_not_made(),
+        }
+        self.journal_blocked = false;
     }
 
     /// A write or a flush failed. Nothing is issued or acknowledged from here on.
@@ -290,13 +703,17 @@ impl<T> ParkedAcks<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::journal::block::FileEpoch;
+    use crate::log::journal::pack::pack;
+    use crate::log::journal::ring::RingLimits;
+    use crate::types::ShardId;
     use proptest::prelude::*;
 
     const SEGMENT: Offset = Offset::ZERO;
 
     #[test]
     fn an_idle_shard_writes_and_flushes_at_once() {
-        let mut commit = GroupCommit::new();
+        let mut commit = GroupCommit::new(None);
         let slot = commit.open(offset(0));
         commit.appended(slot, offset(3), 100);
         let write = commit.next_write().unwrap();
@@ -304,13 +721,13 @@ mod tests {
         assert_eq!(commit.next_flush(), None, "nothing is written yet");
         commit.wrote(&write, &[SEGMENT]);
         let flush = commit.next_flush().unwrap();
-        assert_eq!(advances(&mut commit, &flush), [Advance { slot, flushed_end: offset(3) }]);
+        assert_eq!(advances(&mut commit, &flush), [Advance { slot, durable_end: offset(3) }]);
         assert!(commit.is_idle(slot));
     }
 
     #[test]
     fn a_flush_does_not_cover_a_write_that_completes_behind_it() {
-        let mut commit = GroupCommit::new();
+        let mut commit = GroupCommit::new(None);
         let slot = commit.open(offset(0));
         commit.appended(slot, offset(1), WRITE_GATHER_SIZE);
         let first = commit.next_write().unwrap();
@@ -320,9 +737,9 @@ mod tests {
         let second = commit.next_write().unwrap();
         commit.wrote(&second, &[SEGMENT]);
         assert_eq!(commit.next_flush(), None, "one flush at a time");
-        assert_eq!(advances(&mut commit, &flush), [Advance { slot, flushed_end: offset(1) }]);
+        assert_eq!(advances(&mut commit, &flush), [Advance { slot, durable_end: offset(1) }]);
         let flush = commit.next_flush().unwrap();
-        assert_eq!(advances(&mut commit, &flush), [Advance { slot, flushed_end: offset(2) }]);
+        assert_eq!(advances(&mut commit, &flush), [Advance { slot, durable_end: offset(2) }]);
     }
 
     #[test]
@@ -340,7 +757,7 @@ mod tests {
 
     #[test]
     fn small_appends_gather_while_a_flush_is_in_flight() {
-        let mut commit = GroupCommit::new();
+        let mut commit = GroupCommit::new(None);
         let slot = commit.open(offset(0));
         commit.appended(slot, offset(1), 10);
         let write = commit.next_write().unwrap();
@@ -355,7 +772,7 @@ mod tests {
 
     #[test]
     fn nothing_is_acknowledged_after_a_failure() {
-        let mut commit = GroupCommit::new();
+        let mut commit = GroupCommit::new(None);
         let slot = commit.open(offset(0));
         commit.appended(slot, offset(1), 10);
         let write = commit.next_write().unwrap();
@@ -372,7 +789,7 @@ mod tests {
         /// ever advanced past what was written before a completed flush was issued.
         #[test]
         fn no_advance_is_ahead_of_a_flush(script in proptest::collection::vec((0..3usize, 0..4u8, 1..600_000u64), 1..300)) {
-            let mut commit = GroupCommit::new();
+            let mut commit = GroupCommit::new(None);
             let slots: Vec<Slot> = (0..3).map(|_| commit.open(offset(0))).collect();
             let mut appended = [0u64; 3];
             let mut written = [0u64; 3];
@@ -394,9 +811,9 @@ mod tests {
                         if let Some((plan, covered)) = flush.take() {
                             for advance in advances(&mut commit, &plan) {
                                 let at = advance.slot.0 as usize;
-                                prop_assert!(advance.flushed_end.get() <= covered[at]);
-                                prop_assert!(advanced[at] <= advance.flushed_end.get());
-                                advanced[at] = advance.flushed_end.get();
+                                prop_assert!(advance.durable_end.get() <= covered[at]);
+                                prop_assert!(advanced[at] <= advance.durable_end.get());
+                                advanced[at] = advance.durable_end.get();
                             }
                         }
                     }
@@ -425,13 +842,253 @@ mod tests {
                 flush = commit.next_flush().map(|plan| (plan, written));
             }
             prop_assert!(slots.iter().all(|slot| commit.is_idle(*slot)));
-            prop_assert_eq!(commit.unflushed_bytes(), 0);
+            prop_assert_eq!((commit.undurable_bytes(), commit.unstored_bytes()), (0, 0));
+        }
+    }
+
+    proptest! {
+        /// The same with a journal: whatever becomes durable is covered without a gap by what the
+        /// journal and the segments had under a flush that was issued after the write was complete.
+        #[test]
+        fn durable_is_what_journal_and_segments_cover(
+            script in proptest::collection::vec((0..4usize, 0..7u8, prop_oneof![1..9_000u64, 1..400_000u64]), 1..300),
+        ) {
+            let mut model = Model::new();
+            for (which, action, size) in script {
+                match action {
+                    0 | 1 => model.append(which, size),
+                    2 => model.complete_block(which),
+                    3 => model.complete_write(which),
+                    4 => model.complete_journal_flush()?,
+                    5 => model.complete_flush()?,
+                    _ => model.commit.write_out(model.slots[which]),
+                }
+                model.pump();
+            }
+            model.commit.drain();
+            for _ in 0..200 {
+                model.pump();
+                model.complete_block(0);
+                model.complete_write(0);
+                model.complete_journal_flush()?;
+                model.complete_flush()?;
+            }
+            prop_assert!(model.slots.iter().all(|slot| model.commit.is_idle(*slot)));
+            prop_assert_eq!((model.commit.undurable_bytes(), model.commit.unstored_bytes()), (0, 0));
+            prop_assert_eq!(model.commit.waiting_bytes, 0);
+        }
+    }
+
+    #[test]
+    fn small_appends_of_many_partitions_are_one_write_and_one_flush() {
+        let mut model = Model::new();
+        (0..4).for_each(|which| model.append(which, 4000));
+        model.pump();
+        assert_eq!((model.blocks.len(), model.writes.len()), (1, 0));
+        model.complete_block(0);
+        model.pump();
+        model.complete_journal_flush().unwrap();
+        assert_eq!(model.durable, [4000; 4]);
+        assert_eq!(model.commit.unstored_bytes(), 16_000, "the segments get them later");
+    }
+
+    #[test]
+    fn large_append_goes_to_its_segment_at_once() {
+        let mut model = Model::new();
+        model.append(0, WRITE_GATHER_SIZE);
+        model.pump();
+        assert_eq!((model.blocks.len(), model.writes.len()), (0, 1));
+        model.append(0, 100); // Behind it, in the journal.
+        model.pump();
+        model.complete_block(0);
+        model.pump();
+        model.complete_journal_flush().unwrap();
+        assert_eq!(model.durable[0], 0, "the journal holds only what lies beyond the segment write");
+        model.complete_write(0);
+        model.pump();
+        model.complete_flush().unwrap();
+        assert_eq!(model.durable[0], WRITE_GATHER_SIZE + 100);
+    }
+
+    #[test]
+    fn write_outs_make_room_in_a_full_journal() {
+        let mut model = Model::new();
+        let mut appended = 0;
+        for round in 0..200 {
+            model.append(round % 4, 200_000);
+            appended += 200_000;
+            for _ in 0..3 {
+                model.pump();
+                model.complete_block(0);
+                model.complete_write(0);
+                model.complete_journal_flush().unwrap();
+                model.complete_flush().unwrap();
+            }
+        }
+        assert!(appended > 3 * MODEL_RING, "the ring went round");
+        assert!(model.durable.iter().sum::<u64>() > appended - 4 * 200_000);
+    }
+
+    const MODEL_FILE: u64 = 4 << 20;
+    const MODEL_RING: u64 = 3 * MODEL_FILE;
+
+    /// A disk that completes what it is asked to in any order, and knows what it has flushed.
+    struct Model {
+        commit: GroupCommit,
+        slots: Vec<Slot>,
+        /// Per partition: bytes at each log end, from 0.
+        ends: Vec<Vec<u64>>,
+        /// Per partition: what a flushed segment holds, what a written one does.
+        segment: Vec<(u64, u64)>,
+        /// What each block in flight, written or under flush holds: slot, from, to.
+        contents: std::collections::BTreeMap<BlockSequence, Vec<(usize, u64, u64)>>,
+        sealed: Vec<u64>,
+        blocks: Vec<BlockSequence>,
+        journalled: Vec<Vec<(u64, u64)>>,
+        writes: Vec<WritePlan>,
+        flush: Option<(FlushPlan, Vec<u64>)>,
+        journal_flush: Option<JournalFlush>,
+        durable: Vec<u64>,
+    }
+
+    impl Model {
+        fn new() -> Model {
+            let limits = RingLimits { file_size: MODEL_FILE, file_count_max: 3 };
+            let ring = JournalRing::new(ShardId(0), limits, BlockSequence(1), FileEpoch(0));
+            let mut commit = GroupCommit::new(Some(ring));
+            let slots = (0..4).map(|_| commit.open(offset(0))).collect();
+            let mut model = Model {
+                commit,
+                slots,
+                ends: vec![vec![0]; 4],
+                segment: vec![(0, 0); 4],
+                contents: Default::default(),
+                sealed: vec![0; 4],
+                blocks: Vec::new(),
+                journalled: vec![Vec::new(); 4],
+                writes: Vec::new(),
+                flush: None,
+                journal_flush: None,
+                durable: vec![0; 4],
+            };
+            model.pump();
+            model
+        }
+
+        fn append(&mut self, which: usize, size: u64) {
+            let ends = &mut self.ends[which];
+            ends.push(ends.last().unwrap() + size);
+            self.commit.appended(self.slots[which], offset(ends.len() as u64 - 1), size);
+        }
+
+        fn pump(&mut self) {
+            while let Some(file) = self.commit.next_journal_file() {
+                self.commit.journal_file_made(file, true);
+            }
+            while let Some(plan) = self.commit.next_write() {
+                assert!(self.writes.iter().all(|other| other.slot != plan.slot));
+                self.sealed[plan.slot.0 as usize] = self.bytes_at(plan.slot, plan.end);
+                self.writes.push(plan);
+            }
+            while let Some(plan) = self.commit.next_tick() {
+                let blocks = pack(plan.entries.iter().map(|entry| entry.size as usize));
+                let items: Vec<usize> = (0..plan.entries.len()).collect();
+                let Some(places) = self.commit.begin_tick(&plan, &items, &blocks) else { break };
+                for (block, place) in blocks.iter().zip(places) {
+                    let parts = block.parts.iter().map(|part| {
+                        let which = plan.entries[part.item].slot.0 as usize;
+                        let from = self.sealed[which];
+                        (which, from + part.part.start as u64, from + part.part.end as u64)
+                    });
+                    self.contents.insert(place.header.sequence, parts.collect());
+                    self.blocks.push(place.header.sequence);
+                }
+                for entry in &plan.entries {
+                    self.sealed[entry.slot.0 as usize] += entry.size;
+                    assert_eq!(self.sealed[entry.slot.0 as usize], self.bytes_at(entry.slot, entry.end));
+                }
+            }
+            if let Some(mark) = self.commit.next_mark() {
+                self.contents.insert(mark.header.sequence, Vec::new());
+                self.blocks.push(mark.header.sequence);
+            }
+            if let Some(flush) = self.commit.next_journal_flush() {
+                assert!(self.journal_flush.is_none());
+                assert!(
+                    self.blocks.iter().all(|block| *block >= flush.through),
+                    "a block is still being written"
+                );
+                self.journal_flush = Some(flush);
+            }
+            if let Some(flush) = self.commit.next_flush() {
+                assert!(self.flush.is_none());
+                self.flush = Some((flush, self.segment.iter().map(|(_, written)| *written).collect()));
+            }
+        }
+
+        fn bytes_at(&self, slot: Slot, end: Offset) -> u64 {
+            self.ends[slot.0 as usize][end.get() as usize]
+        }
+
+        fn complete_block(&mut self, which: usize) {
+            if !self.blocks.is_empty() {
+                let block = self.blocks.remove(which % self.blocks.len());
+                self.commit.block_written(block);
+            }
+        }
+
+        fn complete_write(&mut self, which: usize) {
+            if !self.writes.is_empty() {
+                let plan = self.writes.remove(which % self.writes.len());
+                self.segment[plan.slot.0 as usize].1 = self.bytes_at(plan.slot, plan.end);
+                self.commit.wrote(&plan, &[SEGMENT]);
+            }
+        }
+
+        fn complete_journal_flush(&mut self) -> Result<(), TestCaseError> {
+            let Some(flush) = self.journal_flush.take() else { return Ok(()) };
+            for (_, parts) in self.contents.extract_if(..flush.through, |_, _| true) {
+                parts.into_iter().for_each(|(which, from, to)| self.journalled[which].push((from, to)));
+            }
+            let mut advances = Vec::new();
+            self.commit.journal_flushed(&flush, &mut advances);
+            self.check(&advances)
+        }
+
+        fn complete_flush(&mut self) -> Result<(), TestCaseError> {
+            let Some((plan, covered)) = self.flush.take() else { return Ok(()) };
+            self.segment.iter_mut().zip(covered).for_each(|(segment, covered)| segment.0 = covered);
+            let (mut advances, mut stored) = (Vec::new(), Vec::new());
+            self.commit.flushed(&plan, &mut advances, &mut stored);
+            for stored in stored {
+                let bytes = self.bytes_at(stored.slot, stored.stored_end);
+                prop_assert!(bytes <= self.segment[stored.slot.0 as usize].0, "stored ahead of the flush");
+            }
+            self.check(&advances)
+        }
+
+        fn check(&mut self, advances: &[Advance]) -> Result<(), TestCaseError> {
+            for advance in advances {
+                let which = advance.slot.0 as usize;
+                let mut covered = self.segment[which].0;
+                self.journalled[which].sort();
+                for (from, to) in &self.journalled[which] {
+                    if *from <= covered {
+                        covered = covered.max(*to);
+                    }
+                }
+                let durable = self.bytes_at(advance.slot, advance.durable_end);
+                prop_assert!(durable <= covered, "{durable} bytes are called durable, {covered} are");
+                prop_assert!(self.durable[which] < durable);
+                self.durable[which] = durable;
+            }
+            Ok(())
         }
     }
 
     fn advances(commit: &mut GroupCommit, plan: &FlushPlan) -> Vec<Advance> {
         let mut out = Vec::new();
-        commit.flushed(plan, &mut out);
+        commit.flushed(plan, &mut out, &mut Vec::new());
         out
     }
 

@@ -1,8 +1,8 @@
 //! One partition's log: which offset a batch gets, which segment takes it, how far readers may read.
 //!
 //! ```text
-//! offset line    log_start ......... high_watermark = flushed_end ......... log_end
-//!                readable                           appended, not durable
+//! offset line    log_start ... stored_end ... high_watermark = flushed_end ... log_end
+//!                readable      flushed only in the journal       appended, not durable
 //! segments       [closed][closed][active ..........................................
 //! ```
 //!
@@ -113,7 +113,7 @@ pub struct Opened {
 }
 
 /// Lives: one per replica, on its owner shard.
-/// Invariant: log_start ≤ flushed_end ≤ log_end; segments are in offset order and without gaps.
+/// Invariant: log_start ≤ stored_end ≤ flushed_end ≤ log_end; segments are in offset order and without gaps.
 #[derive(Debug)]
 pub struct PartitionLog {
     pub config: LogConfig,
@@ -123,8 +123,14 @@ pub struct PartitionLog {
     log_end: Offset,
     flushed_end: Offset,
     flushed_place: Place,
-    /// Ends of writes that are not flushed yet, with their places, oldest first.
+    /// Ends of writes, to the journal or the segment, that are not flushed yet, with their places,
+    /// oldest first.
     sealed_ends: VecDeque<(Offset, Place)>,
+    /// Below it everything is flushed in its segments.
+    stored_end: Offset,
+    stored_place: Place,
+    /// Ends of segment writes that are not flushed yet, likewise.
+    segment_ends: VecDeque<(Offset, Place)>,
     closed: VecDeque<SegmentInfo>,
     active: SegmentInfo,
     active_index: SegmentIndex,
@@ -147,6 +153,9 @@ impl PartitionLog {
             flushed_end: opened.log_end,
             flushed_place,
             sealed_ends: VecDeque::new(),
+            stored_end: opened.log_end,
+            stored_place: flushed_place,
+            segment_ends: VecDeque::new(),
             closed: opened.closed,
             active: opened.active,
             active_index: opened.active_index,
@@ -167,13 +176,22 @@ impl PartitionLog {
         self.log_end
     }
 
-    /// Exclusive. On one node also the recovery point and the last stable offset.
+    /// Exclusive. On one node also the last stable offset.
     pub fn high_watermark(&self) -> Offset {
         self.flushed_end
     }
 
     pub fn flushed_place(&self) -> Place {
         self.flushed_place
+    }
+
+    /// Exclusive. The recovery point of the segments: what lies beyond may be in the journal only.
+    pub fn stored_end(&self) -> Offset {
+        self.stored_end
+    }
+
+    pub fn stored_place(&self) -> Place {
+        self.stored_place
     }
 
     pub fn active(&self) -> &SegmentInfo {
@@ -288,31 +306,42 @@ impl PartitionLog {
         self.log_end = batch.end_offset();
     }
 
-    /// A write was issued that reaches the log end.
+    /// A write to the journal or the segment was issued that reaches the log end.
     pub fn sealed(&mut self, end: Offset) {
         assert!(end == self.log_end, "a write is sealed at the log end");
-        self.sealed_ends.push_back((end, self.end_place()));
+        let last = self.sealed_ends.back().map_or(self.flushed_end, |(end, _)| *end);
+        if last < end {
+            self.sealed_ends.push_back((end, self.end_place()));
+        }
+    }
+
+    /// The same, and it goes to the segment.
+    pub fn segment_sealed(&mut self, end: Offset) {
+        self.sealed(end);
+        self.segment_ends.push_back((end, self.end_place()));
     }
 
     /// Everything below `end` is on stable storage: it may be read and acknowledged.
     pub fn flushed(&mut self, end: Offset) {
         assert!(self.flushed_end <= end, "the flushed end moved back");
         assert!(end <= self.log_end);
-        while let Some((sealed_end, place)) = self.sealed_ends.front().copied() {
-            if sealed_end > end {
-                break;
-            }
-            self.flushed_end = sealed_end;
-            self.flushed_place = place;
-            self.sealed_ends.pop_front();
-        }
-        assert!(self.flushed_end == end, "a flush ended inside a write");
+        (self.flushed_end, self.flushed_place) =
+            reached(&mut self.sealed_ends, end, (self.flushed_end, self.flushed_place));
     }
 
-    /// The active segment was rolled while everything was flushed: the flushed place moves along.
-    pub fn rolled_while_flushed(&mut self) {
-        assert!(self.flushed_end == self.log_end);
+    /// Everything below `end` is flushed in its segments. Comes after [`flushed`](Self::flushed).
+    pub fn stored(&mut self, end: Offset) {
+        assert!(self.stored_end <= end, "the stored end moved back");
+        assert!(end <= self.flushed_end, "what is stored is flushed");
+        (self.stored_end, self.stored_place) =
+            reached(&mut self.segment_ends, end, (self.stored_end, self.stored_place));
+    }
+
+    /// The active segment was rolled while everything was stored: the flushed place moves along.
+    pub fn rolled_while_stored(&mut self) {
+        assert!(self.stored_end == self.log_end);
         self.flushed_place = self.end_place();
+        self.stored_place = self.end_place();
     }
 
     /// Moves the log start forward (retention, DeleteRecords). Never past the high watermark.
@@ -406,6 +435,19 @@ impl PartitionLog {
         };
         Some((segment.base_offset, readable_end))
     }
+}
+
+/// Takes the ends up to `end` out of a queue; `end` is one of them, or where it stands already.
+fn reached(ends: &mut VecDeque<(Offset, Place)>, end: Offset, from: (Offset, Place)) -> (Offset, Place) {
+    let mut at = from;
+    while let Some(next) = ends.front().copied()
+        && next.0 <= end
+    {
+        at = next;
+        ends.pop_front();
+    }
+    assert!(at.0 == end, "a flush ended inside a write");
+    at
 }
 
 #[cfg(test)]

@@ -10,8 +10,7 @@
 //! ```
 //!
 //! The tail block is written again by the next write. Its acknowledged bytes are the same in both,
-//! so that a torn rewrite cannot lose them. Here the commit journal (next form of the log) goes in:
-//! it produces the same plans with another target.
+//! so that a torn rewrite cannot lose them.
 
 use crate::types::Offset;
 use crate::types::limits::IO_ALIGNMENT;
@@ -56,6 +55,22 @@ pub struct WritePlan {
     /// The log end that this write reaches, exclusive.
     pub end: Offset,
     /// Bytes appended since the previous write.
+    pub size: u64,
+}
+
+/// What small appends have gathered since the last tick, as one write to the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TickPlan {
+    pub entries: Vec<TickEntry>,
+}
+
+/// What one partition appended since anything of it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TickEntry {
+    pub slot: Slot,
+    /// The log end that it reaches, exclusive.
+    pub end: Offset,
+    /// Bytes.
     pub size: u64,
 }
 

@@ -147,7 +147,8 @@ async fn retain_one(shard: &Rc<Shard>, replica: &Rc<Replica>) {
         let segments: Vec<SegmentInfo> = log.closed().iter().chain([log.active()]).copied().collect();
         let bounds = RetentionBounds {
             log_start: log.log_start(),
-            high_watermark: log.high_watermark(),
+            // What is in the journal only has no segment to delete yet.
+            high_watermark: log.stored_end(),
             log_end: log.log_end(),
         };
         let limits = RetentionLimits {
@@ -219,10 +220,10 @@ pub async fn write_checkpoint(shard: &Rc<Shard>) -> io::Result<()> {
     let _turn = shard.checkpoint_turn.acquire_permit(1).await?;
     let points = shard.store.replicas().into_iter().map(|replica| {
         let log = replica.log.borrow();
-        let place = log.flushed_place();
+        let place = log.stored_place();
         let point = PartitionPoint {
             log_start: log.log_start(),
-            flushed_end: log.high_watermark(),
+            flushed_end: log.stored_end(),
             segment_base: place.segment,
             file_position: place.file_position,
         };

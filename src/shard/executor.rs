@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::config::memory::MemoryPlan;
 use crate::log::checkpoint::{Checkpoint, CheckpointGeneration, CleanStop, first_generation, merge};
 use crate::log::data_dir::{CLEAN_STOP_FILE, is_checkpoint};
+use crate::log::journal::ring::RingLimits;
 use crate::log::plan::SyncFs;
 use crate::metrics::{ShardMetrics, ShardSnapshot, SnapshotError, SnapshotFuture, SnapshotSource};
 use crate::preflight::Preflight;
@@ -23,6 +24,8 @@ use crate::shard::clock::Clock;
 use crate::shard::conn::{CloseReason, Connection, Listener, refuse, serve};
 use crate::shard::controller::{CONTROLLER_SHARD, Controller};
 use crate::shard::disk::{Disk, replace_file, sync_directory};
+use crate::shard::journal::Journal;
+use crate::shard::journal_replay;
 use crate::shard::mesh::Mesh;
 use crate::shard::message::Message;
 use crate::shard::metadata_log::{MetadataLog, MetadataLogError, Replayed};
@@ -129,7 +132,9 @@ pub fn run(
     let Replayed { log, image, deleted } = open_metadata(config, &node)?;
     let on_disk = |source| StartError::Disk { path: config.data_dir.clone(), source };
     partitions::remove_orphans(&config.data_dir, &image, &deleted).map_err(on_disk)?;
-    let (last, generation) = read_last_stop(&config.data_dir).map_err(on_disk)?;
+    let (mut last, generation) = read_last_stop(&config.data_dir).map_err(on_disk)?;
+    let sync_fs = SyncFs::of(&preflight.file_system.name.to_string());
+    last.journal = journal_replay::replay(&config.data_dir, &image, last.clean, sync_fs).map_err(on_disk)?;
     let seed = Seed {
         config: Arc::new(config.clone()),
         node,
@@ -241,7 +246,7 @@ fn read_last_stop(data_dir: &Path) -> io::Result<(LastStop, CheckpointGeneration
             "no clean stop: active segments are scanned"
         }
     );
-    Ok((LastStop { points: merge(&checkpoints), clean }, generation))
+    Ok((LastStop { points: merge(&checkpoints), clean, ..LastStop::default() }, generation))
 }
 
 fn spawn_shards(
@@ -354,8 +359,15 @@ async fn run_shard(
     let defaults = partitions::topic_defaults(&seed.config).map_err(StartError::TopicDefaults)?;
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
     let clock = Clock::new();
-    let store =
-        Store::new(clock.clone(), Disk::new(SyncFs::of(&seed.file_system), None), metrics.clone(), &memory);
+    let disk = Disk::new(SyncFs::of(&seed.file_system), None);
+    let journal = seed.config.journal.then(|| {
+        let limits = RingLimits {
+            file_size: seed.config.journal_file_size,
+            file_count_max: seed.config.journal_files,
+        };
+        (id, Journal::new(&seed.config.data_dir, id, disk.clone(), limits))
+    });
+    let store = Store::new(clock.clone(), disk, metrics.clone(), &memory, journal);
     let shard = Shard::new(ShardParts {
         id,
         node: seed.node.id,
@@ -475,8 +487,8 @@ async fn drain(shard: &Rc<Shard>) {
 /// Flushes what is left and writes the final state. `None` when a start has to scan.
 async fn finish_shard(shard: &Rc<Shard>) -> Option<CheckpointGeneration> {
     shard.store.close();
-    while shard.store.unflushed_bytes() > 0 && !shard.store.is_offline() {
-        shard.store.pump();
+    while shard.store.unstored_bytes() > 0 && !shard.store.is_offline() {
+        shard.store.write_all_out();
         glommio::timer::sleep(Duration::from_millis(1)).await;
     }
     shard.mesh.close();

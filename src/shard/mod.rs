@@ -29,6 +29,8 @@ mod event;
 pub mod executor;
 mod fetch_sessions;
 mod inbox;
+pub mod journal;
+mod journal_replay;
 pub mod memory;
 pub mod mesh;
 pub mod message;
@@ -209,7 +211,9 @@ impl Shard {
         }
         while must_wait() {
             self.store.pump();
-            self.store.drained.notified().await;
+            if must_wait() {
+                self.store.drained.notified().await;
+            }
         }
     }
 

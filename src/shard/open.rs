@@ -45,13 +45,17 @@ pub enum OpenFailed {
     Corrupt { directory: PathBuf, segment: Offset, file_position: u64, reason: String },
     #[error("{directory} is not this partition's: {source}")]
     Foreign { directory: PathBuf, source: ClaimRefused },
+    #[error("{directory}: what was committed to the journal for it is damaged or gone")]
+    JournalCorrupt { directory: PathBuf },
 }
 
 impl OpenFailed {
     pub fn is_for_want_of_space(&self) -> bool {
         match self {
             OpenFailed::Disk { source, .. } => is_full_disk(source),
-            OpenFailed::Corrupt { .. } | OpenFailed::Foreign { .. } => false,
+            OpenFailed::Corrupt { .. } | OpenFailed::Foreign { .. } | OpenFailed::JournalCorrupt { .. } => {
+                false
+            }
         }
     }
 }
@@ -67,6 +71,8 @@ pub struct OpenRequest {
     pub point: Option<PartitionPoint>,
     /// The last stop was clean: the checkpoint is exact.
     pub clean: bool,
+    /// Where the log ends at least, says the journal.
+    pub journal_end: Option<Offset>,
 }
 
 /// The files of a partition's directory.
@@ -133,6 +139,7 @@ pub async fn open(store: &Rc<Store>, request: OpenRequest) -> Result<Rc<Replica>
     let tail = Tail::new(active_base, opened.active.size, carry);
     let log = PartitionLog::new(opened, request.config, request.leader_epoch);
     let slot = store.open_slot(log_end);
+    store.set_direct_only(slot, request.config.cleanup.compact.is_some());
     let replica = Replica::new(request.id, request.topic_name, slot, request.directory, log, tail, segments);
     store.insert(replica.clone());
     Ok(replica)
@@ -370,12 +377,13 @@ fn check_complete(
     log_end: Offset,
     file_position: u64,
 ) -> Result<(), OpenFailed> {
-    match request.point {
-        Some(point) if log_end < point.flushed_end => Err(OpenFailed::Corrupt {
+    let flushed_end = request.point.map(|point| point.flushed_end).max(request.journal_end);
+    match flushed_end {
+        Some(flushed_end) if log_end < flushed_end => Err(OpenFailed::Corrupt {
             directory: request.directory.clone(),
             segment,
             file_position,
-            reason: format!("the log ends at {log_end}, flushed were {}", point.flushed_end),
+            reason: format!("the log ends at {log_end}, flushed were {flushed_end}"),
         }),
         _ => Ok(()),
     }

@@ -15,6 +15,7 @@ use crate::log::partition::{Cleanup, LogConfig};
 use crate::log::segment::{DirectoryName, deleted_directory_name, directory_name, stray_directory_name};
 use crate::shard::Shard;
 use crate::shard::disk::{blocking, replace_file, sync_directory};
+use crate::shard::journal_replay::Replayed;
 use crate::shard::open::{OpenFailed, OpenRequest, open};
 use crate::shard::replica::Replica;
 use crate::shard::segments::NO_SPACE_RETRY;
@@ -35,6 +36,7 @@ const OPEN_CONCURRENCY: usize = 32;
 pub struct LastStop {
     pub points: BTreeMap<TopicPartition, PartitionPoint>,
     pub clean: bool,
+    pub journal: Replayed,
 }
 
 /// Opens every partition of this shard. Those that fail are unavailable, the others go on.
@@ -63,7 +65,7 @@ async fn open_some(shard: &Rc<Shard>, ids: Vec<TopicPartition>, last: &LastStop)
     shard.metrics.borrow_mut().partitions = shard.store.replica_count() as u64;
     if !waiting.is_empty() {
         let points = waiting.iter().filter_map(|id| Some((*id, *last.points.get(id)?))).collect();
-        let last = LastStop { points, clean: last.clean };
+        let last = LastStop { points, clean: last.clean, journal: last.journal.clone() };
         glommio::spawn_local(open_once_there_is_space(shard.clone(), waiting, last)).detach();
     }
 }
@@ -105,10 +107,14 @@ async fn open_one(shard: &Rc<Shard>, id: TopicPartition, last: &LastStop) -> Res
             leader_epoch: state.leader_epoch,
             point: last.points.get(&id).copied(),
             clean: last.clean,
+            journal_end: last.journal.ends.get(&id).copied(),
         }
     };
     let is_known = |topic| shard.image.borrow().topic(topic).is_some();
     claim_directory(&request.directory, id.topic, is_known).await?;
+    if last.journal.corrupt.contains(&id) {
+        return Err(OpenFailed::JournalCorrupt { directory: request.directory });
+    }
     let replica = open(&shard.store, request).await?;
     let weak = Rc::downgrade(shard);
     replica.on_remote_wake(Box::new(move |to, watch| {
@@ -261,7 +267,7 @@ fn reconfigure(shard: &Shard, topic: TopicId) {
     }
     let config = log_config(shard, &image, topic);
     for replica in shard.store.replicas().iter().filter(|replica| replica.id.topic == topic) {
-        replica.configure(config);
+        replica.configure(&shard.store, config);
     }
 }
 

@@ -8,7 +8,9 @@ use crate::codec::error_code::ErrorCode;
 use crate::codec::record_batch::{BatchView, assign_offset, stamp_append_time};
 use crate::log::commit::ParkedAcks;
 use crate::log::index::SegmentIndex;
-use crate::log::partition::{AppendDecision, AppendRejected, ClosedSegment, LogConfig, PartitionLog};
+use crate::log::journal::block::BlockWriter;
+use crate::log::journal::pack::Part;
+use crate::log::partition::{AppendDecision, AppendRejected, ClosedSegment, LogConfig, PartitionLog, Place};
 use crate::log::plan::{AppendPlan, Slot};
 use crate::log::producers::SequenceError;
 use crate::log::segment::{ALLOCATION_STEP_MAX, allocation_for};
@@ -50,6 +52,33 @@ struct ParkedAck {
     target: Rc<dyn AckTarget>,
     index: u32,
     outcome: ProduceOutcome,
+}
+
+impl TickItem {
+    /// Bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            TickItem::Bytes { size, .. } => *size,
+            TickItem::Closed { .. } => 0,
+        }
+    }
+
+    /// Writes a part of it into a block.
+    pub fn write(&self, replica: &Replica, part: &Part, writer: &mut BlockWriter<'_>) {
+        match self {
+            TickItem::Closed { segment, size, next } => writer.closed(replica.id, *segment, *size, *next),
+            TickItem::Bytes { place, end, .. } => {
+                let at = |part: usize| place.file_position + part as u64;
+                let tail = replica.tail.borrow();
+                let slices = tail.slices(place.segment, at(part.part.start)..at(part.part.end));
+                let slices = slices.expect("what is not written out is in memory");
+                let place = Place { segment: place.segment, file_position: at(part.part.start) };
+                // The log end is reached with the last byte only.
+                let end = if part.last { *end } else { Offset::ZERO };
+                writer.bytes(replica.id, place, end, slices.iter().map(|slice| slice.bytes()));
+            }
+        }
+    }
 }
 
 /// A segment that was closed in memory, with the producers as they were at its end.
@@ -98,6 +127,16 @@ pub struct Replica {
     naming_ended: Broadcast,
     deleted: Cell<bool>,
     pub last_append: Cell<Mono>,
+    /// Up to where the log was handed to the journal or its segment.
+    sealed_place: Cell<Place>,
+}
+
+/// What a tick takes of one partition, in order.
+pub enum TickItem {
+    /// Bytes of a segment's file. `end` is the log end once all of the tick's items are there.
+    Bytes { place: Place, size: usize, end: Offset },
+    /// The segment is closed: no bytes.
+    Closed { segment: Offset, size: u64, next: Offset },
 }
 
 impl Replica {
@@ -110,6 +149,7 @@ impl Replica {
         tail: Tail,
         segments: Segments,
     ) -> Rc<Replica> {
+        let sealed_place = Cell::new(log.end_place());
         Rc::new(Replica {
             id,
             topic_name,
@@ -133,6 +173,7 @@ impl Replica {
             naming_ended: Broadcast::default(),
             deleted: Cell::new(false),
             last_append: Cell::new(Mono::default()),
+            sealed_place,
         })
     }
 
@@ -145,7 +186,8 @@ impl Replica {
         self.deleted.get()
     }
 
-    pub fn configure(&self, config: LogConfig) {
+    pub fn configure(&self, store: &Store, config: LogConfig) {
+        store.set_direct_only(self.slot, config.cleanup.compact.is_some());
         self.log.borrow_mut().config = config;
     }
 
@@ -203,9 +245,8 @@ impl Replica {
         store.make_tail_room(); // May look at any replica, this one too.
         let mut log = self.log.borrow_mut();
         let mut tail = self.tail.borrow_mut();
-        let mut sealed = 0;
         if plan.rolls {
-            sealed += tail.roll(plan.segment);
+            tail.roll(plan.segment, &store.tail_memory);
             self.segments.adopt_spare(plan.segment);
             self.roll(&mut log, now);
         }
@@ -213,11 +254,14 @@ impl Replica {
             stamp_append_time(batch, now);
         }
         assign_offset(batch, plan.base_offset, log.leader_epoch());
-        sealed += tail.append(batch, &store.tail_memory);
+        let begun = tail.append(batch, &store.tail_memory);
         let (view, _) = BatchView::split_first(batch).expect("the batch was whole before");
         log.apply_append(plan, &view, now);
         self.last_append.set(store.clock.mono());
-        store.blocks_sealed(self.slot, sealed);
+        store.blocks_begun(self.slot, begun);
+        if plan.rolls {
+            store.request_write_out(self.slot); // Retention deletes only what its segment has.
+        }
     }
 
     fn roll(&self, log: &mut PartitionLog, now: Timestamp) {
@@ -302,10 +346,40 @@ impl Replica {
         self.ready.notify_all();
     }
 
-    /// Seals everything appended for the write that reaches `end`.
-    pub fn seal_for_write(&self, end: Offset, blocks: &mut Vec<Rc<TailBlock>>) -> usize {
-        self.log.borrow_mut().sealed(end);
-        self.tail.borrow_mut().seal_for_write(blocks)
+    /// Seals everything that its segment lacks for the write that reaches `end`.
+    pub fn seal_for_write(&self, store: &Store, end: Offset, blocks: &mut Vec<Rc<TailBlock>>) {
+        let mut log = self.log.borrow_mut();
+        log.segment_sealed(end);
+        self.sealed_place.set(log.end_place());
+        self.tail.borrow_mut().seal_for_write(blocks, &store.tail_memory);
+    }
+
+    /// What was appended since anything was written, for the journal. Changes nothing.
+    pub fn tick_items(&self, end: Offset, items: &mut Vec<TickItem>) {
+        let log = self.log.borrow();
+        assert!(log.log_end() == end, "a tick takes all that was appended");
+        let mut from = self.sealed_place.get();
+        let rolled = log.closed().partition_point(|segment| segment.base_offset < from.segment);
+        let mut closed = log.closed().range(rolled..).peekable();
+        while let Some(segment) = closed.next() {
+            push_bytes(items, from, segment.size, end);
+            let next = closed.peek().map_or(log.active().base_offset, |next| next.base_offset);
+            items.push(TickItem::Closed { segment: segment.base_offset, size: segment.size, next });
+            from = Place { segment: next, file_position: 0 };
+        }
+        push_bytes(items, from, log.active().size, end);
+    }
+
+    /// A tick that reaches `end` was issued.
+    pub fn seal_for_tick(&self, end: Offset) {
+        let mut log = self.log.borrow_mut();
+        log.sealed(end);
+        self.sealed_place.set(log.end_place());
+    }
+
+    /// Everything below `end` is flushed in its segments.
+    pub fn stored(&self, end: Offset) {
+        self.log.borrow_mut().stored(end);
     }
 
     /// Writes sealed blocks, finishing rolled segments on the way. Returns the segments touched.
@@ -450,7 +524,7 @@ impl Replica {
     }
 
     pub fn evict_oldest(&self) -> bool {
-        let place = self.log.borrow().flushed_place();
+        let place = self.log.borrow().stored_place();
         self.tail.borrow_mut().evict_oldest((place.segment, place.file_position))
     }
 
@@ -473,11 +547,12 @@ impl Replica {
     /// Rolls the active segment, if nothing of it waits for the disk and there is a spare for the
     /// next (retention of an old active segment). Returns the new one's base offset.
     pub fn try_roll(self: &Rc<Self>, store: &Rc<Store>) -> Option<Offset> {
-        if self.deleted.get()
-            || !self.rolled.borrow().is_empty()
-            || self.log.borrow().active().size == 0
-            || !store.is_idle(self.slot)
-        {
+        if self.deleted.get() || !self.rolled.borrow().is_empty() || self.log.borrow().active().size == 0 {
+            return None;
+        }
+        if !store.is_idle(self.slot) {
+            store.request_write_out(self.slot);
+            store.pump();
             return None;
         }
         if self.segments.spare_size().is_none() {
@@ -490,12 +565,20 @@ impl Replica {
         }
         let mut log = self.log.borrow_mut();
         let segment = log.log_end();
-        let sealed = self.tail.borrow_mut().roll(segment);
+        self.tail.borrow_mut().roll(segment, &store.tail_memory);
         self.segments.adopt_spare(segment);
         self.roll(&mut log, store.clock.wall());
-        log.rolled_while_flushed();
-        store.blocks_sealed(self.slot, sealed);
+        log.rolled_while_stored();
+        self.sealed_place.set(log.end_place());
         Some(segment)
+    }
+}
+
+fn push_bytes(items: &mut Vec<TickItem>, place: Place, size: u64, end: Offset) {
+    assert!(place.file_position <= size);
+    if place.file_position < size {
+        let size = (size - place.file_position) as usize;
+        items.push(TickItem::Bytes { place, size, end });
     }
 }
 

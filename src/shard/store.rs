@@ -1,28 +1,32 @@
 //! The replicas of one shard and their common commit: carries out what `log::commit` decides.
 //!
 //! ```text
-//! append ─► tail buffers ─► pump ─► write task (one per partition) ─┐
-//!                            ▲                                     ▼
-//!                            └──── flush task (one per shard) ◄─ written
-//!                                        └─► advance: acks leave, readers wake
+//! append ─► tail buffers ─► pump ─► journal blocks ─► journal flush ──┐
+//!                            ▲ └──► segment write (one per partition)  ├─► advance: acks leave, readers wake
+//!                            │             └─► flush of segments ──────┘
+//!                            └──── whenever the disk has answered
 //! ```
 //!
 //! Knows no sockets and no requests: an acknowledgement is a call on an [`AckTarget`].
 
 use crate::codec::error_code::ErrorCode;
 use crate::config::memory::MemoryPlan;
-use crate::log::commit::{Advance, GroupCommit};
-use crate::log::plan::{FILE_FLUSHES_IN_FLIGHT_MAX, FlushMethod, FlushPlan, Slot, WritePlan};
+use crate::log::commit::{Advance, GroupCommit, Stored};
+use crate::log::journal::block::{BlockSequence, BlockWriter, FileEpoch};
+use crate::log::journal::pack::{PackedBlock, pack};
+use crate::log::journal::ring::{BlockPlace, FileIndex, JournalFlush, JournalRing};
+use crate::log::plan::{FILE_FLUSHES_IN_FLIGHT_MAX, FlushMethod, FlushPlan, Slot, TickPlan, WritePlan};
 use crate::log::removal::Removals;
 use crate::shard::clock::Clock;
-use crate::shard::disk::{Disk, DiskFile, blocking, remove_if_present};
+use crate::shard::disk::{Disk, DiskFile, allocate, blocking, is_full_disk, remove_if_present};
 use crate::shard::event::Broadcast;
+use crate::shard::journal::Journal;
 use crate::shard::memory::Meter;
 use crate::shard::message::ProduceOutcome;
-use crate::shard::replica::Replica;
+use crate::shard::replica::{Replica, TickItem};
 use crate::shard::tail::TailBlock;
 use crate::types::limits::TAIL_BUFFER_SIZE_MAX;
-use crate::types::{Mono, Offset, TopicPartition};
+use crate::types::{Mono, Offset, ShardId, TopicPartition};
 use futures::stream::{self, TryStreamExt};
 use glommio::sync::Semaphore;
 use std::cell::{Cell, RefCell};
@@ -33,6 +37,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::metrics::ShardMetrics;
+
+/// A journal file that found no space is asked for again after this long.
+const NO_SPACE_RETRY: Duration = Duration::from_secs(1);
 
 /// Who is told what became of an appended batch. Called once per batch, from the shard's own tasks.
 pub trait AckTarget {
@@ -58,15 +65,17 @@ pub struct Store {
     pub read_memory: Rc<Meter>,
     /// A read that has to be larger than asked for has its turn.
     pub enlarging: Semaphore,
+    journal: Option<Rc<Journal>>,
     commit: RefCell<GroupCommit>,
     slots: RefCell<Vec<Option<Rc<Replica>>>>,
     replicas: RefCell<BTreeMap<TopicPartition, Rc<Replica>>>,
-    /// Replicas in the order in which their tail blocks were sealed, one entry per block.
+    /// Replicas in the order in which their tail blocks were begun, one entry per block.
     eviction: RefCell<VecDeque<Slot>>,
     /// Signalled after every flush: unflushed bytes have become fewer.
     pub drained: Broadcast,
-    unflushed_max: u64,
     removals: RefCell<Removals<Removal>>,
+    undurable_max: u64,
+    unstored_max: u64,
     offline: RefCell<Option<String>>,
     /// The final state is being written.
     closed: Cell<bool>,
@@ -80,7 +89,11 @@ impl Store {
         disk: Disk,
         metrics: Rc<RefCell<ShardMetrics>>,
         memory: &MemoryPlan,
+        journal: Option<(ShardId, Journal)>,
     ) -> Rc<Store> {
+        let ring = journal.as_ref().map(|(shard, journal)| {
+            JournalRing::new(*shard, journal.limits(), BlockSequence(1), FileEpoch(0))
+        });
         Rc::new(Store {
             clock,
             disk,
@@ -88,12 +101,14 @@ impl Store {
             tail_memory: Meter::new(memory.tail),
             read_memory: Meter::new(memory.read),
             enlarging: Semaphore::new(1),
-            commit: RefCell::new(GroupCommit::new()),
+            commit: RefCell::new(GroupCommit::new(ring)),
+            journal: journal.map(|(_, journal)| Rc::new(journal)),
             slots: RefCell::default(),
             replicas: RefCell::default(),
             eviction: RefCell::default(),
             drained: Broadcast::default(),
-            unflushed_max: memory.unflushed as u64,
+            undurable_max: memory.unflushed as u64,
+            unstored_max: memory.tail as u64 / 4 * 3,
             removals: RefCell::default(),
             offline: RefCell::new(None),
             closed: Cell::new(false),
@@ -134,16 +149,29 @@ impl Store {
     }
 
     /// Waits until nothing of the replica is in flight, then gives its slot free.
-    pub async fn release_slot(&self, slot: Slot) {
-        while !self.is_idle(slot) && !self.is_offline() {
-            self.drained.notified().await;
-        }
+    pub async fn release_slot(self: &Rc<Self>, slot: Slot) {
+        self.write_out(slot).await;
         if self.is_idle(slot) {
             self.commit.borrow_mut().close(slot);
             self.slots.borrow_mut()[slot.0 as usize] = None;
             // The slot's next replica has none of these blocks.
             self.eviction.borrow_mut().retain(|entry| *entry != slot);
         }
+    }
+
+    /// Keeps a replica out of the journal, whose replay must not meet replaced segments.
+    pub fn set_direct_only(&self, slot: Slot, direct_only: bool) {
+        self.commit.borrow_mut().set_direct_only(slot, direct_only);
+    }
+
+    /// Whether a replica's segments may be replaced. If not, the next asking may find it so.
+    pub fn is_out_of_journal(self: &Rc<Self>, slot: Slot) -> bool {
+        let is_out = self.commit.borrow_mut().is_out_of_journal(slot);
+        if !is_out {
+            self.request_write_out(slot);
+            self.pump();
+        }
+        is_out
     }
 
     pub fn is_idle(&self, slot: Slot) -> bool {
@@ -172,11 +200,36 @@ impl Store {
 
     /// Too much is appended and not flushed: sockets are not read until [`drained`](Self::drained).
     pub fn is_full(&self) -> bool {
-        self.commit.borrow().unflushed_bytes() > self.unflushed_max
+        let commit = self.commit.borrow();
+        commit.undurable_bytes() > self.undurable_max || commit.unstored_bytes() > self.unstored_max
     }
 
-    pub fn unflushed_bytes(&self) -> u64 {
-        self.commit.borrow().unflushed_bytes()
+    /// Appended and not flushed in its segment.
+    pub fn unstored_bytes(&self) -> u64 {
+        self.commit.borrow().unstored_bytes()
+    }
+
+    /// Everything goes to its segment from here on.
+    pub fn write_all_out(self: &Rc<Self>) {
+        self.commit.borrow_mut().drain();
+        self.pump();
+    }
+
+    /// Waits until everything of a replica is flushed in its segments, or the log directory failed.
+    pub async fn write_out(self: &Rc<Self>, slot: Slot) {
+        while !self.is_idle(slot) && !self.is_offline() {
+            self.request_write_out(slot);
+            self.pump();
+            // Where nothing waits for the disk, all of it has happened by now.
+            if !self.is_idle(slot) && !self.is_offline() {
+                self.drained.notified().await;
+            }
+        }
+    }
+
+    /// What a replica has now goes to its segments soon.
+    pub fn request_write_out(&self, slot: Slot) {
+        self.commit.borrow_mut().write_out(slot);
     }
 
     /// Frees tail memory for another block, oldest first. What is not flushed stays.
@@ -198,8 +251,8 @@ impl Store {
         }
     }
 
-    /// A replica has `count` more sealed blocks.
-    pub fn blocks_sealed(&self, slot: Slot, count: usize) {
+    /// A replica has `count` more blocks.
+    pub fn blocks_begun(&self, slot: Slot, count: usize) {
         let mut eviction = self.eviction.borrow_mut();
         for _ in 0..count {
             eviction.push_back(slot);
@@ -228,17 +281,135 @@ impl Store {
             let replica = self.slots.borrow()[plan.slot.0 as usize].clone();
             let replica = replica.expect("a replica with appends has its slot");
             let mut blocks = Vec::new();
-            let sealed = replica.seal_for_write(plan.end, &mut blocks);
-            self.blocks_sealed(plan.slot, sealed);
-            if self.write_started.get().is_none() {
-                self.write_started.set(Some(self.clock.mono()));
-            }
+            replica.seal_for_write(self, plan.end, &mut blocks);
+            self.commit_started();
             self.spawn(self.clone().write(plan, replica, blocks));
         }
         let flush = self.commit.borrow_mut().next_flush();
         if let Some(plan) = flush {
             self.spawn(self.clone().flush(plan));
         }
+        if let Some(journal) = &self.journal {
+            self.pump_journal(journal);
+        }
+    }
+
+    fn commit_started(&self) {
+        if self.write_started.get().is_none() {
+            self.write_started.set(Some(self.clock.mono()));
+        }
+    }
+
+    fn pump_journal(self: &Rc<Self>, journal: &Rc<Journal>) {
+        self.commit.borrow_mut().set_memory_short(!self.tail_memory.has_room(TAIL_BUFFER_SIZE_MAX));
+        loop {
+            let plan = self.commit.borrow_mut().next_tick();
+            let Some(plan) = plan else { break };
+            if !self.tick(journal, &plan) {
+                break;
+            }
+        }
+        let mark = self.commit.borrow_mut().next_mark();
+        if let Some(place) = mark {
+            self.write_block(journal, place, &PackedBlock::default(), &[]);
+        }
+        let flush = self.commit.borrow_mut().next_journal_flush();
+        if let Some(flush) = flush {
+            self.spawn(self.clone().flush_journal(journal.clone(), flush));
+        }
+        let file = self.commit.borrow_mut().next_journal_file();
+        if let Some(file) = file {
+            self.spawn(self.clone().make_journal_file(journal.clone(), file));
+        }
+    }
+
+    /// Issues what small appends have gathered. `false` when the journal has no room.
+    fn tick(self: &Rc<Self>, journal: &Rc<Journal>, plan: &TickPlan) -> bool {
+        let mut items: Vec<(usize, TickItem)> = Vec::with_capacity(plan.entries.len());
+        let mut of_entry = Vec::with_capacity(1);
+        let replicas: Vec<Rc<Replica>> = plan.entries.iter().map(|entry| self.slot(entry.slot)).collect();
+        for (at, (entry, replica)) in plan.entries.iter().zip(&replicas).enumerate() {
+            replica.tick_items(entry.end, &mut of_entry);
+            items.extend(of_entry.drain(..).map(|item| (at, item)));
+        }
+        let blocks = pack(items.iter().map(|(_, item)| item.size()));
+        let entries: Vec<usize> = items.iter().map(|(at, _)| *at).collect();
+        let places = self.commit.borrow_mut().begin_tick(plan, &entries, &blocks);
+        let Some(places) = places else {
+            return false; // Write-outs begin; the next answer of the disk comes back here.
+        };
+        self.commit_started();
+        let items: Vec<(Rc<Replica>, TickItem)> =
+            items.into_iter().map(|(at, item)| (replicas[at].clone(), item)).collect();
+        for (block, place) in blocks.iter().zip(places) {
+            self.write_block(journal, place, block, &items);
+        }
+        for (entry, replica) in plan.entries.iter().zip(&replicas) {
+            replica.seal_for_tick(entry.end);
+        }
+        true
+    }
+
+    fn slot(&self, slot: Slot) -> Rc<Replica> {
+        let replica = self.slots.borrow()[slot.0 as usize].clone();
+        replica.expect("a replica with appends has its slot")
+    }
+
+    /// Fills a block and issues its write. One copy of the bytes.
+    fn write_block(
+        self: &Rc<Self>,
+        journal: &Rc<Journal>,
+        place: BlockPlace,
+        block: &PackedBlock,
+        items: &[(Rc<Replica>, TickItem)],
+    ) {
+        let (mut buffer, _) = allocate(block.size());
+        let mut writer = BlockWriter::new(buffer.as_bytes_mut(), block.parts.len());
+        for part in &block.parts {
+            let (replica, item) = &items[part.item];
+            item.write(replica, part, &mut writer);
+        }
+        writer.finish(&place.header);
+        let (store, journal) = (self.clone(), journal.clone());
+        self.spawn(async move {
+            let size = buffer.len() as u64;
+            match journal.write(&place, Rc::new(buffer)).await {
+                Ok(()) => {
+                    let mut metrics = store.metrics.borrow_mut();
+                    metrics.commit_bytes.record(size);
+                    metrics.disk_written_bytes += size;
+                    drop(metrics);
+                    store.commit.borrow_mut().block_written(place.header.sequence);
+                    store.pump();
+                }
+                Err(error) => store.fail(&format!("writing the journal: {error}")),
+            }
+        });
+    }
+
+    async fn flush_journal(self: Rc<Self>, journal: Rc<Journal>, flush: JournalFlush) {
+        let started = self.clock.mono();
+        let write_started = self.write_started.take().unwrap_or(started);
+        if let Err(error) = journal.flush(&flush).await {
+            return self.fail(&format!("flushing the journal: {error}"));
+        }
+        self.record_flush(started, write_started);
+        let mut advances: Vec<Advance> = Vec::new();
+        self.commit.borrow_mut().journal_flushed(&flush, &mut advances);
+        self.advance(&advances, &[]);
+    }
+
+    async fn make_journal_file(self: Rc<Self>, journal: Rc<Journal>, file: FileIndex) {
+        match journal.make_file(file).await {
+            Ok(()) => self.commit.borrow_mut().journal_file_made(file, true),
+            Err(error) if is_full_disk(&error) => {
+                tracing::warn!(%error, "no space for a journal file; what it would hold goes to the segments");
+                glommio::timer::sleep(NO_SPACE_RETRY).await;
+                self.commit.borrow_mut().journal_file_made(file, false);
+            }
+            Err(error) => return self.fail(&format!("making a journal file: {error}")),
+        }
+        self.pump();
     }
 
     async fn write(self: Rc<Self>, plan: WritePlan, replica: Rc<Replica>, blocks: Vec<Rc<TailBlock>>) {
@@ -263,18 +434,32 @@ impl Store {
             self.fail(&format!("flushing: {error}"));
             return;
         }
-        let now = self.clock.mono();
-        {
-            let mut metrics = self.metrics.borrow_mut();
-            metrics.flush_latency_us.record_duration(now.since(started));
-            metrics.commit_latency_us.record_duration(now.since(write_started));
-        }
+        self.record_flush(started, write_started);
         let mut advances: Vec<Advance> = Vec::with_capacity(plan.entries.len());
-        self.commit.borrow_mut().flushed(&plan, &mut advances);
+        let mut stored: Vec<Stored> = Vec::with_capacity(plan.entries.len());
+        self.commit.borrow_mut().flushed(&plan, &mut advances, &mut stored);
+        self.advance(&advances, &stored);
+    }
+
+    fn record_flush(&self, started: Mono, write_started: Mono) {
+        let now = self.clock.mono();
+        let mut metrics = self.metrics.borrow_mut();
+        metrics.flush_latency_us.record_duration(now.since(started));
+        metrics.commit_latency_us.record_duration(now.since(write_started));
+    }
+
+    /// Tells the replicas what a flush has done for them, then goes on.
+    fn advance(self: &Rc<Self>, advances: &[Advance], stored: &[Stored]) {
         for advance in advances {
             let replica = self.slots.borrow()[advance.slot.0 as usize].clone();
             if let Some(replica) = replica {
-                replica.advance(advance.flushed_end);
+                replica.advance(advance.durable_end);
+            }
+        }
+        for stored in stored {
+            let replica = self.slots.borrow()[stored.slot.0 as usize].clone();
+            if let Some(replica) = replica {
+                replica.stored(stored.stored_end);
             }
         }
         self.drained.notify_all();

@@ -9,8 +9,9 @@
 //!                               ^start                   of its bytes, goes on where block 1 ended
 //! ```
 //!
-//! A block is filled once, sealed, then immutable and shared: by the write in flight and by the
-//! answers of any number of readers. Only sealed blocks are ever written or read.
+//! A block is filled once, from its start on, and what is filled never changes: it is shared with the
+//! answers of any number of readers while the rest is still being filled. A write to the segment seals
+//! it first; the journal takes what it needs from open blocks as well.
 
 use crate::log::plan::{align_down, align_up};
 use crate::shard::disk::{BufferOrigin, allocate};
@@ -18,22 +19,46 @@ use crate::shard::memory::{Charge, Meter};
 use crate::types::Offset;
 use crate::types::limits::{TAIL_BUFFER_SIZE_MAX, TAIL_BUFFER_SIZE_MIN};
 use glommio::io::DmaBuffer;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// A sealed piece of one segment.
+/// A piece of one segment.
 #[derive(Debug)]
 pub struct TailBlock {
-    /// What is written: whole blocks, zeros after `end`.
+    /// What is written: whole disk blocks, zeros after `end` once it is sealed.
     pub buffer: Rc<DmaBuffer>,
     /// Base offset of the segment.
     pub segment: Offset,
     /// File position of the buffer's first byte, aligned.
     pub position: u64,
-    /// File position after its last byte.
-    end: u64,
+    /// File position after its last byte; grows while the block is open.
+    end: Cell<u64>,
     _charge: Charge,
+}
+
+impl TailBlock {
+    fn used(&self) -> usize {
+        (self.end.get() - self.position) as usize
+    }
+
+    /// Copies bytes behind those that are there.
+    fn fill(&self, bytes: &[u8]) {
+        let used = self.used();
+        assert!(bytes.len() <= self.buffer.len() - used, "a tail block was filled past its end");
+        let target = self.buffer.as_ptr().cast_mut();
+        // SAFETY: the range lies inside the buffer's own allocation, which `as_ptr` points to. It lies
+        // behind `end`: nobody has a reference to these bytes, since readers take ranges that end at
+        // `end` at most, and nothing of an open block is being written to the disk.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target.add(used), bytes.len()) };
+        self.end.set(self.end.get() + bytes.len() as u64);
+    }
+
+    fn filled(&self, from: u64, to: u64) -> &[u8] {
+        assert!(to <= self.end.get());
+        &self.buffer.as_bytes()[(from - self.position) as usize..(to - self.position) as usize]
+    }
 }
 
 /// A range of a block's buffer.
@@ -49,25 +74,18 @@ impl TailSlice {
     }
 }
 
-#[derive(Debug)]
-struct OpenBlock {
-    buffer: DmaBuffer,
-    charge: Charge,
-    position: u64,
-    end: u64,
-}
-
 /// Lives: one per replica, on its owner shard.
-/// Invariant: sealed blocks and the open one are contiguous within a segment.
+/// Invariant: blocks are contiguous within a segment.
 #[derive(Debug)]
 pub struct Tail {
     segment: Offset,
     /// File position after the last appended byte.
     end: u64,
-    sealed: VecDeque<Rc<TailBlock>>,
-    /// How many of `sealed`, from the back, were not handed to a write yet.
+    blocks: VecDeque<Rc<TailBlock>>,
+    /// How many of them, from the back, were not handed to a write yet.
     unwritten: usize,
-    open: Option<OpenBlock>,
+    /// The last block takes more bytes.
+    open: bool,
     /// The bytes of the tail block before `end`, when no block in memory holds them.
     carry: Vec<u8>,
     block_size: usize,
@@ -80,9 +98,9 @@ impl Tail {
         Tail {
             segment,
             end,
-            sealed: VecDeque::new(),
+            blocks: VecDeque::new(),
             unwritten: 0,
-            open: None,
+            open: false,
             carry,
             block_size: TAIL_BUFFER_SIZE_MIN,
         }
@@ -94,108 +112,104 @@ impl Tail {
 
     /// Copies `bytes` behind the last ones: the one copy on a record's way in.
     ///
-    /// Returns how many blocks were sealed, for the shard's eviction order.
+    /// Returns how many blocks were begun, for the shard's eviction order.
     pub fn append(&mut self, mut bytes: &[u8], meter: &Rc<Meter>) -> usize {
-        let mut sealed = 0;
+        let mut begun = 0;
         while !bytes.is_empty() {
-            if self.open.is_none() {
+            if !self.open {
                 self.open_block(bytes.len(), meter);
+                begun += 1;
             }
-            let open = self.open.as_mut().expect("just opened");
-            let used = (open.end - open.position) as usize;
-            let taken = bytes.len().min(open.buffer.len() - used);
-            open.buffer.as_bytes_mut()[used..used + taken].copy_from_slice(&bytes[..taken]);
-            open.end += taken as u64;
-            self.end = open.end;
+            let block = self.blocks.back().expect("a block is open");
+            let taken = bytes.len().min(block.buffer.len() - block.used());
+            block.fill(&bytes[..taken]);
+            self.end = block.end.get();
             bytes = &bytes[taken..];
-            if used + taken == open.buffer.len() {
+            if block.used() == block.buffer.len() {
                 self.block_size = (self.block_size * 2).min(TAIL_BUFFER_SIZE_MAX);
-                self.seal();
-                sealed += 1;
+                self.open = false;
             }
         }
-        sealed
+        begun
     }
 
     fn open_block(&mut self, wanted: usize, meter: &Rc<Meter>) {
         let position = align_down(self.end);
         let carried = (self.end - position) as usize;
-        let capacity = (wanted + carried).next_power_of_two().clamp(self.block_size, TAIL_BUFFER_SIZE_MAX);
-        let (mut buffer, origin) = allocate(capacity);
+        let wanted = align_up((carried + wanted) as u64) as usize;
+        let capacity = wanted.clamp(self.block_size, TAIL_BUFFER_SIZE_MAX);
+        let (buffer, origin) = allocate(capacity);
         if origin == BufferOrigin::Heap {
             meter.count_heap_buffer();
         }
-        let head = &mut buffer.as_bytes_mut()[..carried];
-        match self.sealed.back().filter(|block| block.segment == self.segment) {
-            Some(block) => {
-                let from = (position - block.position) as usize;
-                head.copy_from_slice(&block.buffer.as_bytes()[from..from + carried]);
-            }
-            None => head.copy_from_slice(&self.carry),
-        }
-        self.open = Some(OpenBlock { buffer, charge: meter.charge(capacity), position, end: self.end });
-    }
-
-    fn seal(&mut self) {
-        let Some(open) = self.open.take() else { return };
-        let mut buffer = open.buffer;
-        let used = (open.end - open.position) as usize;
-        let aligned = align_up(used as u64) as usize;
-        // What an earlier use left in the buffer must not reach the disk: it could look like a batch.
-        buffer.as_bytes_mut()[used..aligned].fill(0);
-        buffer.trim_to_size(aligned);
-        self.sealed.push_back(Rc::new(TailBlock {
+        let block = TailBlock {
             buffer: Rc::new(buffer),
             segment: self.segment,
-            position: open.position,
-            end: open.end,
-            _charge: open.charge,
-        }));
+            position,
+            end: Cell::new(position),
+            _charge: meter.charge(capacity),
+        };
+        match self.blocks.back().filter(|last| last.segment == self.segment && carried > 0) {
+            Some(last) => block.fill(last.filled(position, self.end)),
+            None => block.fill(&self.carry[..carried]),
+        }
+        self.blocks.push_back(Rc::new(block));
         self.unwritten += 1;
+        self.open = true;
     }
 
-    /// Seals what is open and hands out everything not written yet, oldest first. Returns how many
-    /// blocks this call sealed.
-    pub fn seal_for_write(&mut self, blocks: &mut Vec<Rc<TailBlock>>) -> usize {
-        let sealed = usize::from(self.open.is_some());
-        if let Some(open) = &self.open {
-            let used = (open.end - open.position) as usize;
-            if used < open.buffer.len() / 4 {
-                self.block_size = (self.block_size / 2).max(TAIL_BUFFER_SIZE_MIN);
-            }
+    /// Makes the open block fit for a write: whole disk blocks and zeros behind its bytes. Readers that
+    /// hold it keep the one that they have.
+    fn seal(&mut self, meter: &Rc<Meter>) {
+        if !std::mem::take(&mut self.open) {
+            return;
         }
-        self.seal();
-        let from = self.sealed.len() - self.unwritten;
-        blocks.extend(self.sealed.range(from..).cloned());
+        let block = self.blocks.pop_back().expect("a block is open");
+        let used = block.used();
+        let size = align_up(used as u64) as usize;
+        let mut block = Rc::try_unwrap(block).unwrap_or_else(|shared| copy_of(&shared, size, meter));
+        let buffer = Rc::get_mut(&mut block.buffer).expect("only its block has it");
+        // What an earlier use left in the buffer must not reach the disk: it could look like a batch.
+        buffer.as_bytes_mut()[used..size].fill(0);
+        buffer.trim_to_size(size);
+        self.blocks.push_back(Rc::new(block));
+    }
+
+    /// Seals what is open and hands out everything not written yet, oldest first.
+    pub fn seal_for_write(&mut self, blocks: &mut Vec<Rc<TailBlock>>, meter: &Rc<Meter>) {
+        if self.open && self.blocks.back().is_some_and(|block| block.used() < block.buffer.len() / 4) {
+            self.block_size = (self.block_size / 2).max(TAIL_BUFFER_SIZE_MIN);
+        }
+        self.seal(meter);
+        let from = self.blocks.len() - self.unwritten;
+        blocks.extend(self.blocks.range(from..).cloned());
         self.unwritten = 0;
-        sealed
     }
 
     /// Goes on in a new segment.
-    pub fn roll(&mut self, segment: Offset) -> usize {
-        let sealed = usize::from(self.open.is_some());
-        self.seal();
+    pub fn roll(&mut self, segment: Offset, meter: &Rc<Meter>) {
+        self.seal(meter);
         self.segment = segment;
         self.end = 0;
         self.carry.clear();
-        sealed
     }
 
     /// The bytes of `segment` from file position `range.start` to `range.end`, or `None` when the
     /// first of them is no longer in memory. O(log blocks).
     pub fn slices(&self, segment: Offset, range: Range<u64>) -> Option<Vec<TailSlice>> {
-        let first = self.sealed.partition_point(|block| (block.segment, block.end) <= (segment, range.start));
-        let block = self.sealed.get(first)?;
+        let first =
+            self.blocks.partition_point(|block| (block.segment, block.end.get()) <= (segment, range.start));
+        let block = self.blocks.get(first)?;
         if block.segment != segment || range.start < block.position {
             return None;
         }
         let mut slices = Vec::with_capacity(2);
         let mut at = range.start;
-        for block in self.sealed.range(first..) {
+        for block in self.blocks.range(first..) {
             if at >= range.end || block.segment != segment {
                 break;
             }
-            let end = block.end.min(range.end);
+            let end = block.end.get().min(range.end);
             let from = (at - block.position) as usize;
             slices.push(TailSlice { block: block.clone(), range: from..from + (end - at) as usize });
             at = end;
@@ -203,15 +217,16 @@ impl Tail {
         (at == range.end).then_some(slices)
     }
 
-    /// Drops the oldest block if everything in it is flushed. Its memory is free once the answers
+    /// Drops the oldest block if everything in it is flushed in its segment. Its memory is free once the answers
     /// that share it have left.
-    pub fn evict_oldest(&mut self, flushed: (Offset, u64)) -> bool {
-        match self.sealed.front() {
-            Some(block) if self.sealed.len() > self.unwritten && (block.segment, block.end) <= flushed => {}
+    pub fn evict_oldest(&mut self, stored: (Offset, u64)) -> bool {
+        match self.blocks.front() {
+            Some(block)
+                if self.blocks.len() > self.unwritten && (block.segment, block.end.get()) <= stored => {}
             _ => return false,
         }
-        let block = self.sealed.pop_front().expect("looked at above");
-        if self.sealed.is_empty() && self.open.is_none() && block.segment == self.segment {
+        let block = self.blocks.pop_front().expect("looked at above");
+        if self.blocks.is_empty() && block.segment == self.segment {
             let from = (align_down(self.end) - block.position) as usize;
             let to = (self.end - block.position) as usize;
             self.carry.clear();
@@ -222,14 +237,31 @@ impl Tail {
 
     /// Forgets what lies in segments before `segment`, which were deleted. Returns how many blocks.
     pub fn drop_before(&mut self, segment: Offset) -> usize {
-        let count = self.sealed.len();
-        while self.sealed.len() > self.unwritten
-            && self.sealed.front().is_some_and(|block| block.segment < segment)
+        let count = self.blocks.len();
+        while self.blocks.len() > self.unwritten
+            && self.blocks.front().is_some_and(|block| block.segment < segment)
         {
-            self.sealed.pop_front();
+            self.blocks.pop_front();
         }
-        count - self.sealed.len()
+        count - self.blocks.len()
     }
+}
+
+/// The same bytes in a buffer of their own.
+fn copy_of(block: &TailBlock, size: usize, meter: &Rc<Meter>) -> TailBlock {
+    let (buffer, origin) = allocate(size);
+    if origin == BufferOrigin::Heap {
+        meter.count_heap_buffer();
+    }
+    let copy = TailBlock {
+        buffer: Rc::new(buffer),
+        segment: block.segment,
+        position: block.position,
+        end: Cell::new(block.position),
+        _charge: meter.charge(size),
+    };
+    copy.fill(block.filled(block.position, block.end.get()));
+    copy
 }
 
 #[cfg(test)]
@@ -276,7 +308,7 @@ mod tests {
                 }
                 Step::Write => {
                     let mut blocks = Vec::new();
-                    tail.seal_for_write(&mut blocks);
+                    tail.seal_for_write(&mut blocks, &meter);
                     for block in blocks {
                         let bytes = block.buffer.as_bytes();
                         prop_assert!(bytes.len().is_multiple_of(4096));

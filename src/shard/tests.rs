@@ -460,6 +460,7 @@ fn request(directory: &Path, index: i32, segment_size_max: u64) -> OpenRequest {
         leader_epoch: LeaderEpoch(0),
         point: None,
         clean: false,
+        journal_end: None,
     }
 }
 
@@ -475,7 +476,7 @@ fn store(recorder: Recorder, tail: usize) -> Rc<Store> {
 fn store_on(sync_fs: SyncFs, recorder: Recorder, tail: usize) -> Rc<Store> {
     let memory = MemoryPlan { tail, unflushed: tail, receive: 0, read: 1 << 20, response: 0 };
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
-    Store::new(Clock::new(), Disk::new(sync_fs, recorder), metrics, &memory)
+    Store::new(Clock::new(), Disk::new(sync_fs, recorder), metrics, &memory, None)
 }
 
 /// Writes half a batch behind the last whole one of a preallocated segment.

@@ -12,6 +12,7 @@ mod fetching;
 mod files;
 mod full_disk;
 mod host;
+mod journal;
 mod offsets;
 mod ownership;
 mod refusals;

@@ -7,48 +7,57 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use odradek_test_harness::kafka_protocol::ResponseError;
-use odradek_test_harness::{Batch, BatchProducer, Broker, Client, Connection, ReadRecord, Routing, wait_for};
+use odradek_test_harness::{
+    Batch, BatchProducer, Broker, Client, Connection, Options, ReadRecord, Routing, wait_for,
+};
 
 use crate::now_ms;
 
 #[test]
 fn kill_under_load_loses_nothing_acknowledged() {
-    for routing in Routing::BOTH {
-        let mut broker = Broker::start(routing);
-        Client::connect(&broker).create_topic("load", 4, &[]);
-        let mut acknowledged: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
-        let mut producers = [None; 4];
-        for _round in 0..3 {
-            let (sender, progress) = mpsc::channel();
-            let writers: Vec<_> = (0..4)
-                .map(|partition| {
-                    let mut client = Client::connect(&broker);
-                    let producer = producers[partition as usize].unwrap_or_else(|| client.init_producer());
-                    let sender = sender.clone();
-                    std::thread::spawn(move || write_until_killed(client, partition, producer, &sender))
-                })
-                .collect();
-            // Killed while requests are under way, some thousand records in.
-            drop(sender);
-            progress.iter().take(400).for_each(drop);
-            broker.kill();
-            for (partition, writer) in (0..4).zip(writers) {
-                let (offsets, producer) = writer.join().expect("the writer ends with its connection");
-                acknowledged.entry(partition).or_default().extend(offsets);
-                producers[partition as usize] = Some(producer);
-            }
-            broker.start_again();
+    Routing::BOTH.into_iter().map(Options::new).for_each(kill_under_load);
+}
+
+#[test]
+fn kill_under_load_loses_nothing_acknowledged_in_the_journal() {
+    Routing::BOTH.into_iter().map(|routing| Options::new(routing).journal()).for_each(kill_under_load);
+}
+
+fn kill_under_load(options: Options) {
+    let mut broker = Broker::start_with(options);
+    Client::connect(&broker).create_topic("load", 4, &[]);
+    let mut acknowledged: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
+    let mut producers = [None; 4];
+    for _round in 0..3 {
+        let (sender, progress) = mpsc::channel();
+        let writers: Vec<_> = (0..4)
+            .map(|partition| {
+                let mut client = Client::connect(&broker);
+                let producer = producers[partition as usize].unwrap_or_else(|| client.init_producer());
+                let sender = sender.clone();
+                std::thread::spawn(move || write_until_killed(client, partition, producer, &sender))
+            })
+            .collect();
+        // Killed while requests are under way, some thousand records in.
+        drop(sender);
+        progress.iter().take(400).for_each(drop);
+        broker.kill();
+        for (partition, writer) in (0..4).zip(writers) {
+            let (offsets, producer) = writer.join().expect("the writer ends with its connection");
+            acknowledged.entry(partition).or_default().extend(offsets);
+            producers[partition as usize] = Some(producer);
         }
-        let mut client = Client::connect(&broker);
-        for (partition, offsets) in acknowledged {
-            let read = client.read_all("load", partition);
-            for (expected, record) in (0..).zip(&read) {
-                assert_eq!(record.offset, expected, "offsets are dense");
-                assert_eq!(record.value, value(expected), "each record once, in order, at its place");
-            }
-            let last = *offsets.last().expect("something was acknowledged");
-            assert!(last < read.len() as i64, "offset {last} was acknowledged, {} are left", read.len());
+        broker.start_again();
+    }
+    let mut client = Client::connect(&broker);
+    for (partition, offsets) in acknowledged {
+        let read = client.read_all("load", partition);
+        for (expected, record) in (0..).zip(&read) {
+            assert_eq!(record.offset, expected, "offsets are dense");
+            assert_eq!(record.value, value(expected), "each record once, in order, at its place");
         }
+        let last = *offsets.last().expect("something was acknowledged");
+        assert!(last < read.len() as i64, "offset {last} was acknowledged, {} are left", read.len());
     }
 }
 

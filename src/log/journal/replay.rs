@@ -76,8 +76,7 @@ impl Replay {
             let found = read_block(position, &mut read)?;
             let (step, error) = match found {
                 Ok((header, size)) => {
-                    let follows = expected
-                        .is_none_or(|(epoch, next)| header.0 == epoch && header.1 >= next);
+                    let follows = expected.is_none_or(|(epoch, next)| header.0 == epoch && header.1 >= next);
                     if follows {
                         expected = Some((header.0, header.1.next()));
                         self.take(header, FoundBlock { file, position, size });
@@ -323,7 +322,11 @@ mod tests {
                 redoing.block(&view, is_flushed, &mut redo);
             }
             let of = |number| {
-                redo.iter().filter(|redo| matches!(redo, Redo::Write { partition: of, .. } if *of == partition(number))).count()
+                redo.iter()
+                    .filter(
+                        |redo| matches!(redo, Redo::Write { partition: of, .. } if *of == partition(number)),
+                    )
+                    .count()
             };
             assert_eq!((of(1), of(2)), (1, if is_flushed { 3 } else { 1 }), "{left}");
             assert_eq!(redoing.corrupt().len(), usize::from(is_flushed));
@@ -339,7 +342,14 @@ mod tests {
             Disk { files: vec![vec![0; blocks * IO_ALIGNMENT]; files] }
         }
 
-        fn block(&mut self, file: usize, at: usize, epoch: u64, sequence: u64, (flushed, needed): (u64, u64)) {
+        fn block(
+            &mut self,
+            file: usize,
+            at: usize,
+            epoch: u64,
+            sequence: u64,
+            (flushed, needed): (u64, u64),
+        ) {
             let header = BlockHeader {
                 shard: ShardId(0),
                 epoch: FileEpoch(epoch),

@@ -94,6 +94,8 @@ pub struct JournalRing {
     flush_in_flight: bool,
     /// The highest `needed` that a flushed block states.
     needed_flushed: BlockSequence,
+    /// Somebody waits until `needed_flushed` has caught up with `needed`.
+    mark_wanted: bool,
 }
 
 impl JournalRing {
@@ -115,6 +117,7 @@ impl JournalRing {
             flushed: next,
             flush_in_flight: false,
             needed_flushed: next,
+            mark_wanted: false,
         }
     }
 
@@ -143,11 +146,19 @@ impl JournalRing {
         self.making = false;
     }
 
-    /// Whether blocks of `size` bytes in all are sure to find a place now.
-    pub fn has_room(&self, size: u64) -> bool {
-        let here = if self.used.is_empty() { 0 } else { self.room() };
-        // What does not fit in the rest of this file starts the next one; blocks are not split.
-        size <= here || (!self.free.is_empty() && size <= self.limits.file_size - MARK_SIZE)
+    /// Whether blocks of these sizes find a place now, in this order.
+    pub fn fits(&self, sizes: impl Iterator<Item = u64>) -> bool {
+        let mut room = if self.used.is_empty() { 0 } else { self.room() };
+        let mut free = self.free.len();
+        for size in sizes {
+            if size > room {
+                let Some(left) = free.checked_sub(1) else { return false };
+                free = left;
+                room = self.limits.file_size - MARK_SIZE;
+            }
+            room -= size;
+        }
+        true
     }
 
     fn room(&self) -> u64 {
@@ -208,12 +219,26 @@ impl JournalRing {
         BlockPlace { file, header }
     }
 
-    /// The place of a block without entries that is to be written now so that a file can be freed;
-    /// `None` while there is nothing to free or a block with entries can say it.
+    /// What is needed now shall soon be stated by a flushed block, if it is not yet.
+    pub fn want_mark(&mut self) {
+        self.mark_wanted = true;
+    }
+
+    /// No start would replay this block.
+    pub fn is_past(&self, block: BlockSequence) -> bool {
+        block < self.needed_flushed
+    }
+
+    /// The place of a block without entries that is to be written now so that a file can be freed, or
+    /// because somebody waits for it; `None` while there is nothing to state or a block with entries
+    /// can say it.
     pub fn next_mark(&mut self) -> Option<BlockPlace> {
         let oldest = *self.used.front()?;
         let current = *self.used.back()?;
         let stated = self.issued.back().map_or(self.needed_flushed, |issued| issued.needed);
+        if std::mem::take(&mut self.mark_wanted) && self.needed() > stated && MARK_SIZE <= self.room() {
+            return Some(self.place(current, MARK_SIZE));
+        }
         let freeable = oldest != current && self.needed() >= self.files[oldest.0 as usize].end;
         if !self.free.is_empty() || !freeable || stated >= self.files[oldest.0 as usize].end {
             return None;
@@ -381,7 +406,7 @@ mod tests {
         ring.wrote(mark.header.sequence);
         let flush = ring.next_flush().unwrap();
         ring.flushed(&flush);
-        assert!(ring.has_room(BLOCK));
+        assert!(ring.fits([BLOCK].into_iter()));
     }
 
     proptest! {
@@ -458,7 +483,7 @@ mod tests {
                     ring.flushed(&done);
                 }
             }
-            prop_assert!(ring.has_room(BLOCK), "the ring has blocked itself");
+            prop_assert!(ring.fits([BLOCK].into_iter()), "the ring has blocked itself");
         }
     }
 

@@ -78,6 +78,9 @@ impl PartitionItem for DeleteRecordsItem {
 
 /// Deletes in partitions of this core: the new log starts are flushed together, then answered.
 pub async fn delete_local(shard: &Rc<Shard>, items: &[DeleteRecordsItem]) -> Vec<DeleteRecordsOutcome> {
+    for item in items {
+        write_out(shard, item).await;
+    }
     let mut outcomes: Vec<DeleteRecordsOutcome> =
         items.iter().map(|item| advance(shard, item).unwrap_or_else(refused)).collect();
     if outcomes.iter().any(|outcome| outcome.error == ErrorCode::None)
@@ -96,16 +99,26 @@ pub async fn delete_local(shard: &Rc<Shard>, items: &[DeleteRecordsItem]) -> Vec
     outcomes
 }
 
+/// The log start never passes what is flushed in the segments: the checkpoint says both.
+async fn write_out(shard: &Rc<Shard>, item: &DeleteRecordsItem) {
+    if let Ok(replica) = find(shard, &item.partition)
+        && item.before.is_none_or(|before| before > replica.log.borrow().stored_end())
+    {
+        shard.store.write_out(replica.slot).await;
+    }
+}
+
 fn advance(shard: &Shard, item: &DeleteRecordsItem) -> Result<DeleteRecordsOutcome, ErrorCode> {
     let replica = find(shard, &item.partition)?;
     if shard.store.is_offline() {
         return Err(ErrorCode::KafkaStorageError);
     }
     let mut log = replica.log.borrow_mut();
-    let before = item.before.unwrap_or(log.high_watermark());
+    let before = item.before.unwrap_or(log.stored_end());
     if before > log.high_watermark() {
         return Err(ErrorCode::OffsetOutOfRange);
     }
+    let before = before.min(log.stored_end());
     log.advance_log_start(before);
     Ok(DeleteRecordsOutcome { error: ErrorCode::None, low_watermark: Some(log.log_start()) })
 }

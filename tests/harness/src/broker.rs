@@ -62,6 +62,11 @@ impl Options {
         self
     }
 
+    /// Small batches are committed in a journal of small files.
+    pub fn journal(self) -> Options {
+        self.set("journal", "true").set("journal-file-size", "4MiB").set("journal-files", "3")
+    }
+
     /// A setting with a Kafka name.
     pub fn set(mut self, name: &str, value: &str) -> Options {
         self.settings.push((name.to_string(), value.to_string()));
