@@ -37,6 +37,9 @@ struct Flags {
     /// Default: `odradek-loadgen` beside this program.
     #[arg(long, value_name = "FILE")]
     loadgen: Option<PathBuf>,
+    /// A setting of the broker; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -68,6 +71,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
             .join(format!("odradek-powerloss.{}", std::process::id())),
         rounds: flags.rounds,
         seed: flags.seed.unwrap_or(since_epoch.as_nanos() as u64),
+        settings: flags.set.clone(),
     };
     println!("seed {}, in {}", options.seed, options.directory.display());
     let result = rounds::run(&options, &mut |line| println!("{line}"));

@@ -52,6 +52,8 @@ pub struct Options {
     pub directory: PathBuf,
     pub rounds: u32,
     pub seed: u64,
+    /// Of the broker, as `NAME=VALUE`.
+    pub settings: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -312,6 +314,7 @@ impl<'a> Series<'a> {
         command.arg("start").arg("--data-dir").arg(self.mount().path().join("data"));
         command.args(["--listen", "127.0.0.1:0", "--admin-listen", "none", "--cores", "2"]);
         command.args(["--memory", "512MiB"]);
+        command.args(self.options.settings.iter().flat_map(|setting| ["--set", setting]));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("ODRADEK_") {
                 command.env_remove(name);

@@ -15,6 +15,15 @@ use tempfile::TempDir;
 
 #[test]
 fn acknowledged_records_survive_losses_of_power() {
+    run_rounds(&[]);
+}
+
+#[test]
+fn acknowledged_records_in_the_journal_survive_losses_of_power() {
+    run_rounds(&["journal=true", "journal-file-size=4MiB"]);
+}
+
+fn run_rounds(settings: &[&str]) {
     if let Some(reason) = Mount::unavailable() {
         assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{reason}");
         eprintln!("SKIPPED: {reason}");
@@ -28,6 +37,7 @@ fn acknowledged_records_survive_losses_of_power() {
         rounds: 3,
         // Another each time: what happens depends on the machine's timing as much.
         seed: u64::from(std::process::id()),
+        settings: settings.iter().map(ToString::to_string).collect(),
     };
     println!("seed {}", options.seed);
     if let Err(failed) = rounds::run(&options, &mut |line| println!("{line}")) {
