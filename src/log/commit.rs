@@ -13,8 +13,8 @@
 //! - **Journal**: a tick takes what small appends of all partitions have gathered as a few blocks,
 //!   and one `fdatasync` covers them. Ticks go out at once when the journal is idle; while it is
 //!   flushed, appends gather, and go out behind the flush once they fill a block. No timer, no linger.
-//! - **Segment**: a partition with much to write is written to its segment at once, flushed, and
-//!   never sees the journal. Without a journal everything goes this way.
+//! - **Segment**: a partition with much to write is written to its segment at once and flushed; until
+//!   that flush has returned, what it appends gathers. Without a journal everything goes this way.
 //!
 //! What the journal holds is written out to the segments later, in large writes from the buffers that
 //! are still in memory; their flush is urgent only if an acknowledgement waits for it.
@@ -22,8 +22,8 @@
 //! - One segment write per partition at a time: two would race on the tail block.
 //! - One flush of each kind at a time; writes go on behind it. It covers what was written before it
 //!   was issued.
-//! - Durable is a prefix: bytes that the journal has beyond a segment write in flight count once that
-//!   one is flushed.
+//! - The journal never holds bytes beyond a segment write that is not flushed: a replay would put them
+//!   behind a hole.
 //! - A failed write or flush is final: the log directory goes offline and nothing is acknowledged
 //!   any more.
 
@@ -74,8 +74,8 @@ struct Progress {
     stored: Mark,
     /// Bytes up to which a segment write holds what no tick does.
     direct: u64,
-    /// Ranges that the journal holds beyond `durable`, oldest first.
-    islands: VecDeque<(u64, Mark)>,
+    /// How much of it stands in `GroupCommit::waiting_bytes`.
+    counted: u64,
     /// Ticks in flight that hold some of it.
     ticks: u32,
     writing: bool,
@@ -125,22 +125,19 @@ impl Progress {
         self.stored.bytes < self.store_wanted.min(written) || self.durable.bytes < self.direct.min(written)
     }
 
-    /// Takes in what became durable. Returns by how many bytes the prefix grew.
-    fn absorb(&mut self) -> u64 {
-        let before = self.durable.bytes;
-        if self.durable.bytes < self.stored.bytes {
-            self.durable = self.stored;
+    /// The next bytes may not go to the journal: something before them is in no flush yet but that of
+    /// the segment.
+    fn is_behind_a_write(&self) -> bool {
+        self.stored.bytes < self.direct
+    }
+
+    /// Everything up to `to` is durable. Returns by how many bytes the prefix grew.
+    fn advance(&mut self, to: Mark) -> u64 {
+        let grown = to.bytes.saturating_sub(self.durable.bytes);
+        if grown > 0 {
+            self.durable = to;
         }
-        while let Some((from, to)) = self.islands.front().copied() {
-            if from > self.durable.bytes {
-                break;
-            }
-            if self.durable.bytes < to.bytes {
-                self.durable = to;
-            }
-            self.islands.pop_front();
-        }
-        self.durable.bytes - before
+        grown
     }
 }
 
@@ -245,13 +242,6 @@ impl GroupCommit {
     /// a replay must never meet.
     pub fn set_direct_only(&mut self, slot: Slot, direct_only: bool) {
         let progress = &mut self.partitions[slot.0 as usize];
-        if self.journal.is_none() || progress.direct_only == direct_only {
-            return;
-        }
-        match direct_only {
-            true => self.waiting_bytes -= progress.pending(),
-            false => self.waiting_bytes += progress.pending(),
-        }
         progress.direct_only = direct_only;
         self.queue(slot);
     }
@@ -321,26 +311,28 @@ impl GroupCommit {
         progress.appended = Mark { end, bytes: progress.appended.bytes + size };
         self.undurable_bytes += size;
         self.unstored_bytes += size;
-        if self.journal.is_some() && !progress.direct_only {
-            self.waiting_bytes += size;
-        }
         self.queue(slot);
     }
 
     /// Puts the partition where it belongs by what it has. O(1).
     fn queue(&mut self, slot: Slot) {
         let progress = &mut self.partitions[slot.0 as usize];
+        let is_direct = self.journal.is_none() || progress.direct_only;
+        let is_behind_a_write = progress.is_behind_a_write();
         let queued = &mut progress.queued;
         let pending = progress.appended.bytes - progress.sealed.bytes;
         let unwritten = progress.appended.bytes - progress.segment_sealed.bytes;
-        let is_direct = self.journal.is_none() || progress.direct_only;
         if pending > 0 && is_direct && !queued.gathering {
             queued.gathering = true;
             self.gathering.push_back(slot);
         }
-        if pending > 0 && !is_direct && !queued.waiting {
-            queued.waiting = true;
-            self.waiting.push_back(slot);
+        if pending > 0 && !is_direct && !is_behind_a_write {
+            self.waiting_bytes += pending - progress.counted;
+            progress.counted = pending;
+            if !queued.waiting {
+                queued.waiting = true;
+                self.waiting.push_back(slot);
+            }
         }
         if pending >= WRITE_GATHER_SIZE && !queued.large {
             queued.large = true;
@@ -371,9 +363,7 @@ impl GroupCommit {
         assert!(!progress.writing, "two writes of one partition");
         let size = progress.appended.bytes - progress.segment_sealed.bytes;
         assert!(size > 0, "a write of nothing");
-        if self.journal.is_some() && !progress.direct_only {
-            self.waiting_bytes -= progress.pending();
-        }
+        self.waiting_bytes -= std::mem::take(&mut progress.counted);
         if progress.pending() > 0 {
             progress.direct = progress.appended.bytes;
         }
@@ -404,7 +394,9 @@ impl GroupCommit {
         while let Some(slot) = self.write_out.pop_front() {
             let progress = &mut self.partitions[slot.0 as usize];
             progress.queued.write_out = false;
-            if progress.is_unwritten() {
+            // Bytes that no tick has taken would make the flush urgent; the next tick queues it again.
+            let may_wait = progress.pending() > 0 && progress.store_wanted <= progress.segment_sealed.bytes;
+            if progress.is_unwritten() && !may_wait {
                 return Some((slot, true));
             }
         }
@@ -507,7 +499,7 @@ impl GroupCommit {
             assert!(progress.stored.end <= entry.end, "the stored end moved back");
             self.unstored_bytes -= progress.flushing.bytes - progress.stored.bytes;
             progress.stored = progress.flushing;
-            let grown = progress.absorb();
+            let grown = progress.advance(progress.stored);
             self.undurable_bytes -= grown;
             stored.push(Stored { slot: entry.slot, stored_end: entry.end });
             if grown > 0 {
@@ -516,6 +508,7 @@ impl GroupCommit {
             if let Some(journal) = &mut self.journal {
                 journal.written_out(entry.slot, progress.stored.bytes);
             }
+            self.queue(entry.slot); // The journal can take what came behind the write.
         }
         self.journal_blocked = false;
     }
@@ -536,7 +529,7 @@ impl GroupCommit {
         let mut size = 0;
         for slot in &self.waiting {
             let progress = &self.partitions[slot.0 as usize];
-            if progress.pending() == 0 || progress.direct_only {
+            if progress.pending() == 0 || progress.direct_only || progress.is_behind_a_write() {
                 continue;
             }
             if size + progress.pending() > TICK_SIZE_MAX && size > 0 {
@@ -579,16 +572,17 @@ impl GroupCommit {
         for (at, entry) in plan.entries.iter().enumerate() {
             let progress = &mut self.partitions[entry.slot.0 as usize];
             assert!(progress.appended.bytes == reached[at], "a tick took what it was not planned for");
-            self.waiting_bytes -= progress.pending();
+            self.waiting_bytes -= std::mem::take(&mut progress.counted);
             entries.push((entry.slot, progress.sealed.bytes, progress.appended));
             progress.ticks += 1;
             progress.last_block = BlockSequence(through.0 - 1);
             progress.sealed = progress.appended;
         }
+        plan.entries.iter().for_each(|entry| self.queue(entry.slot));
         // What the tick took stands at the head, among others that have nothing to write.
         while let Some(slot) = self.waiting.front().copied() {
             let progress = &mut self.partitions[slot.0 as usize];
-            if progress.pending() > 0 && !progress.direct_only {
+            if progress.pending() > 0 && !progress.direct_only && !progress.is_behind_a_write() {
                 break;
             }
             progress.queued.waiting = false;
@@ -629,8 +623,8 @@ impl GroupCommit {
             for (slot, from, to) in tick.entries {
                 let progress = &mut self.partitions[slot.0 as usize];
                 progress.ticks -= 1;
-                progress.islands.push_back((from, to));
-                let grown = progress.absorb();
+                assert!(from <= progress.durable.bytes, "the journal holds bytes behind a hole");
+                let grown = progress.advance(to);
                 self.undurable_bytes -= grown;
                 if grown > 0 {
                     advances.push(Advance { slot, durable_end: progress.durable.end });
@@ -898,16 +892,15 @@ mod tests {
         model.append(0, WRITE_GATHER_SIZE);
         model.pump();
         assert_eq!((model.blocks.len(), model.writes.len()), (0, 1));
-        model.append(0, 100); // Behind it, in the journal.
+        model.append(0, 100);
         model.pump();
-        model.complete_block(0);
-        model.pump();
-        model.complete_journal_flush().unwrap();
-        assert_eq!(model.durable[0], 0, "the journal holds only what lies beyond the segment write");
+        assert_eq!(model.blocks.len(), 0, "a replay would put it behind a hole");
         model.complete_write(0);
         model.pump();
         model.complete_flush().unwrap();
-        assert_eq!(model.durable[0], WRITE_GATHER_SIZE + 100);
+        assert_eq!(model.durable[0], WRITE_GATHER_SIZE);
+        model.pump();
+        assert_eq!((model.blocks.len(), model.writes.len()), (1, 0), "the journal can take it now");
     }
 
     #[test]
@@ -1000,7 +993,11 @@ mod tests {
                         let from = self.sealed[which];
                         (which, from + part.part.start as u64, from + part.part.end as u64)
                     });
-                    self.contents.insert(place.header.sequence, parts.collect());
+                    let parts: Vec<(usize, u64, u64)> = parts.collect();
+                    for (which, from, _) in &parts {
+                        assert!(*from <= self.replayable(*which), "a replay would leave a hole");
+                    }
+                    self.contents.insert(place.header.sequence, parts);
                     self.blocks.push(place.header.sequence);
                 }
                 for entry in &plan.entries {
@@ -1024,6 +1021,13 @@ mod tests {
                 assert!(self.flush.is_none());
                 self.flush = Some((flush, self.segment.iter().map(|(_, written)| *written).collect()));
             }
+        }
+
+        /// How far a replay of all blocks issued so far would reach without a hole.
+        fn replayable(&self, which: usize) -> u64 {
+            let issued = self.contents.values().flatten().filter(|part| part.0 == which);
+            let issued = issued.map(|(_, from, to)| (*from, *to));
+            covered(self.segment[which].0, self.journalled[which].iter().copied().chain(issued))
         }
 
         fn bytes_at(&self, slot: Slot, end: Offset) -> u64 {
@@ -1070,13 +1074,7 @@ mod tests {
         fn check(&mut self, advances: &[Advance]) -> Result<(), TestCaseError> {
             for advance in advances {
                 let which = advance.slot.0 as usize;
-                let mut covered = self.segment[which].0;
-                self.journalled[which].sort();
-                for (from, to) in &self.journalled[which] {
-                    if *from <= covered {
-                        covered = covered.max(*to);
-                    }
-                }
+                let covered = covered(self.segment[which].0, self.journalled[which].iter().copied());
                 let durable = self.bytes_at(advance.slot, advance.durable_end);
                 prop_assert!(durable <= covered, "{durable} bytes are called durable, {covered} are");
                 prop_assert!(self.durable[which] < durable);
@@ -1084,6 +1082,16 @@ mod tests {
             }
             Ok(())
         }
+    }
+
+    /// The end of what is there from 0 without a hole: a prefix and some ranges.
+    fn covered(prefix: u64, ranges: impl Iterator<Item = (u64, u64)>) -> u64 {
+        let mut ranges: Vec<(u64, u64)> = ranges.collect();
+        ranges.sort();
+        ranges
+            .into_iter()
+            .filter(|(from, to)| from <= to)
+            .fold(prefix, |covered, (from, to)| if from <= covered { covered.max(to) } else { covered })
     }
 
     fn advances(commit: &mut GroupCommit, plan: &FlushPlan) -> Vec<Advance> {

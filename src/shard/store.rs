@@ -275,22 +275,26 @@ impl Store {
     /// Issues every write and flush that is due. Called once after a run of appends, and whenever
     /// the disk has answered.
     pub fn pump(self: &Rc<Self>) {
-        loop {
-            let plan = self.commit.borrow_mut().next_write();
-            let Some(plan) = plan else { break };
-            let replica = self.slots.borrow()[plan.slot.0 as usize].clone();
-            let replica = replica.expect("a replica with appends has its slot");
-            let mut blocks = Vec::new();
-            replica.seal_for_write(self, plan.end, &mut blocks);
-            self.commit_started();
-            self.spawn(self.clone().write(plan, replica, blocks));
+        self.issue_writes();
+        if let Some(journal) = &self.journal {
+            self.pump_journal(journal);
+            self.issue_writes(); // What a tick has just taken can be written out.
         }
         let flush = self.commit.borrow_mut().next_flush();
         if let Some(plan) = flush {
             self.spawn(self.clone().flush(plan));
         }
-        if let Some(journal) = &self.journal {
-            self.pump_journal(journal);
+    }
+
+    fn issue_writes(self: &Rc<Self>) {
+        loop {
+            let plan = self.commit.borrow_mut().next_write();
+            let Some(plan) = plan else { break };
+            let replica = self.slot(plan.slot);
+            let mut blocks = Vec::new();
+            replica.seal_for_write(self, plan.end, &mut blocks);
+            self.commit_started();
+            self.spawn(self.clone().write(plan, replica, blocks));
         }
     }
 
