@@ -17,7 +17,12 @@ pub fn start(format: LogFormat, level: &str) -> Result<(), Failure> {
         LogFormat::Human => false,
         LogFormat::Json => true,
     };
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log line that cannot be written is lost. To say so would be another write to the same file,
+    // by a macro that panics when that fails: the disk that the log is on may be full.
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     let installed = if json {
         subscriber.json().flatten_event(true).try_init()
     } else {

@@ -160,7 +160,6 @@ fn judge(
 
 fn open_files(directory: &Path) -> io::Result<BTreeMap<FileIndex, File>> {
     let mut files = BTreeMap::new();
-    #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         if let Some(index) = entry.file_name().to_str().and_then(journal::parse_file_name) {
@@ -198,7 +197,6 @@ impl Segments<'_> {
         match *redo {
             Redo::Write { partition, segment, file_position, bytes } => {
                 let Some(path) = self.path(partition, segment)? else { return Ok(()) };
-                #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
                 let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
                 file.write_all_at(bytes, file_position)?;
                 self.touched.insert(path);
@@ -208,7 +206,6 @@ impl Segments<'_> {
                 if !path.exists() {
                     return Ok(());
                 }
-                #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
                 let file = OpenOptions::new().write(true).open(&path)?;
                 if file.metadata()?.len() < size {
                     tracing::error!(path = %path.display(), size, "a closed segment is shorter than it was");
@@ -249,7 +246,6 @@ impl Segments<'_> {
         let directory = self.data_dir.join(directory_name(&topic.name, partition.partition));
         // Where it is gone or another topic's, the log ends before what the journal reaches: that is
         // found when the partition is opened.
-        #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
         let owner = match std::fs::read_to_string(directory.join(PARTITION_METADATA)) {
             Ok(text) => ownership::decode(&text).ok(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -259,7 +255,6 @@ impl Segments<'_> {
             return Ok(None);
         }
         let mut segments = BTreeSet::new();
-        #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
         for entry in std::fs::read_dir(&directory)? {
             let name = entry?.file_name();
             if let Some(FileName::Live { base_offset, file: SegmentFile::Log }) =

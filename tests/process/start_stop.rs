@@ -1,8 +1,11 @@
 //! Starting, being refused to start, stopping.
 
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use odradek_test_harness::{Batch, Broker, Client, Options, Routing};
+use odradek_test_harness::{Batch, Broker, Client, Options, Routing, binary};
 
 use crate::now_ms;
 
@@ -136,4 +139,26 @@ fn topics_and_their_settings_survive_a_restart() {
             assert_eq!(refused, Err(odradek_test_harness::kafka_protocol::ResponseError::MessageTooLarge));
         }
     }
+}
+
+/// The disk that the log goes to is full, say: lines are lost, and nothing else.
+#[test]
+fn log_that_cannot_be_written_does_not_end_the_broker() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory below target");
+    let full = OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    let mut broker = Command::new(binary())
+        .args(["start", "--listen", "127.0.0.1:0", "--admin-listen", "none", "--cores", "1"])
+        .args(["--memory", "512MiB", "--data-dir"])
+        .arg(directory.path().join("data"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(full)
+        .spawn()
+        .expect("it can be run");
+    let mut ready = String::new();
+    BufReader::new(broker.stdout.take().expect("it is piped")).read_line(&mut ready).expect("it is text");
+    assert!(ready.starts_with("odradek ready: "), "{ready}");
+    // SAFETY: kill takes no pointers; the process is our child and was not waited for.
+    unsafe { libc::kill(broker.id() as libc::pid_t, libc::SIGTERM) };
+    assert!(broker.wait().expect("it is our child").success());
 }
