@@ -192,15 +192,18 @@ pub struct GroupCommit {
     written_unflushed_bytes: u64,
     undurable_bytes: u64,
     unstored_bytes: u64,
+    /// What producers wait for when it is reached; half of it is written out without being asked.
+    unstored_max: u64,
     memory_short: bool,
     draining: bool,
     failed: bool,
 }
 
 impl GroupCommit {
-    /// Without a journal, every write goes to its segment.
-    pub fn new(journal: Option<JournalRing>) -> GroupCommit {
-        GroupCommit { journal, ..GroupCommit::default() }
+    /// Without a journal, every write goes to its segment. No more than `unstored_max` bytes shall wait
+    /// for that in memory.
+    pub fn new(journal: Option<JournalRing>, unstored_max: u64) -> GroupCommit {
+        GroupCommit { journal, unstored_max, ..GroupCommit::default() }
     }
 
     /// Takes in a partition whose log is flushed in its segments up to `end`.
@@ -432,7 +435,9 @@ impl GroupCommit {
             let (used, size) = journal.used_share();
             used > size / 2
         });
-        self.draining || self.memory_short || self.journal_blocked || journal_half_full
+        // However many partitions share it, each with too little to be written out by itself.
+        let waiting = self.unstored_bytes > self.unstored_max / 2;
+        self.draining || self.memory_short || self.journal_blocked || journal_half_full || waiting
     }
 
     /// A segment write completed whole; `segments` are the files that it touched.
@@ -633,6 +638,12 @@ impl GroupCommit {
         }
     }
 
+    /// Whether the journal takes small appends now.
+    #[cfg(test)]
+    pub fn has_journal_room(&self) -> bool {
+        self.journal.as_ref().is_some_and(|journal| journal.fits([BLOCK_SIZE_MAX as u64].into_iter()))
+    }
+
     /// The journal file that is to be made next.
     pub fn next_journal_file(&mut self) -> Option<FileIndex> {
         self.journal.as_mut().filter(|_| !self.failed)?.next_file()
@@ -707,7 +718,7 @@ mod tests {
 
     #[test]
     fn an_idle_shard_writes_and_flushes_at_once() {
-        let mut commit = GroupCommit::new(None);
+        let mut commit = GroupCommit::new(None, u64::MAX);
         let slot = commit.open(offset(0));
         commit.appended(slot, offset(3), 100);
         let write = commit.next_write().unwrap();
@@ -721,7 +732,7 @@ mod tests {
 
     #[test]
     fn a_flush_does_not_cover_a_write_that_completes_behind_it() {
-        let mut commit = GroupCommit::new(None);
+        let mut commit = GroupCommit::new(None, u64::MAX);
         let slot = commit.open(offset(0));
         commit.appended(slot, offset(1), WRITE_GATHER_SIZE);
         let first = commit.next_write().unwrap();
@@ -751,7 +762,7 @@ mod tests {
 
     #[test]
     fn small_appends_gather_while_a_flush_is_in_flight() {
-        let mut commit = GroupCommit::new(None);
+        let mut commit = GroupCommit::new(None, u64::MAX);
         let slot = commit.open(offset(0));
         commit.appended(slot, offset(1), 10);
         let write = commit.next_write().unwrap();
@@ -766,7 +777,7 @@ mod tests {
 
     #[test]
     fn nothing_is_acknowledged_after_a_failure() {
-        let mut commit = GroupCommit::new(None);
+        let mut commit = GroupCommit::new(None, u64::MAX);
         let slot = commit.open(offset(0));
         commit.appended(slot, offset(1), 10);
         let write = commit.next_write().unwrap();
@@ -783,7 +794,7 @@ mod tests {
         /// ever advanced past what was written before a completed flush was issued.
         #[test]
         fn no_advance_is_ahead_of_a_flush(script in proptest::collection::vec((0..3usize, 0..4u8, 1..600_000u64), 1..300)) {
-            let mut commit = GroupCommit::new(None);
+            let mut commit = GroupCommit::new(None, u64::MAX);
             let slots: Vec<Slot> = (0..3).map(|_| commit.open(offset(0))).collect();
             let mut appended = [0u64; 3];
             let mut written = [0u64; 3];
@@ -904,6 +915,22 @@ mod tests {
     }
 
     #[test]
+    fn what_many_partitions_keep_in_memory_is_written_out_in_time() {
+        let mut model = Model::new();
+        for round in 0..3 {
+            for which in 0..4 {
+                model.append(which, MODEL_UNSTORED_MAX / 20);
+            }
+            model.pump();
+            model.complete_block(0);
+            model.pump();
+            model.complete_journal_flush().unwrap();
+            model.pump();
+            assert_eq!(model.writes.is_empty(), round < 2, "more than half of what may wait");
+        }
+    }
+
+    #[test]
     fn write_outs_make_room_in_a_full_journal() {
         let mut model = Model::new();
         let mut appended = 0;
@@ -922,6 +949,7 @@ mod tests {
         assert!(model.durable.iter().sum::<u64>() > appended - 4 * 200_000);
     }
 
+    const MODEL_UNSTORED_MAX: u64 = 4 << 20;
     const MODEL_FILE: u64 = 4 << 20;
     const MODEL_RING: u64 = 3 * MODEL_FILE;
 
@@ -948,7 +976,7 @@ mod tests {
         fn new() -> Model {
             let limits = RingLimits { file_size: MODEL_FILE, file_count_max: 3 };
             let ring = JournalRing::new(ShardId(0), limits, BlockSequence(1), FileEpoch(0));
-            let mut commit = GroupCommit::new(Some(ring));
+            let mut commit = GroupCommit::new(Some(ring), MODEL_UNSTORED_MAX);
             let slots = (0..4).map(|_| commit.open(offset(0))).collect();
             let mut model = Model {
                 commit,

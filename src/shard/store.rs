@@ -94,6 +94,7 @@ impl Store {
         let ring = journal.as_ref().map(|(shard, journal)| {
             JournalRing::new(*shard, journal.limits(), BlockSequence(1), FileEpoch(0))
         });
+        let unstored_max = memory.tail as u64 / 4 * 3;
         Rc::new(Store {
             clock,
             disk,
@@ -101,14 +102,14 @@ impl Store {
             tail_memory: Meter::new(memory.tail),
             read_memory: Meter::new(memory.read),
             enlarging: Semaphore::new(1),
-            commit: RefCell::new(GroupCommit::new(ring)),
+            commit: RefCell::new(GroupCommit::new(ring, unstored_max)),
             journal: journal.map(|(_, journal)| Rc::new(journal)),
             slots: RefCell::default(),
             replicas: RefCell::default(),
             eviction: RefCell::default(),
             drained: Broadcast::default(),
             undurable_max: memory.unflushed as u64,
-            unstored_max: memory.tail as u64 / 4 * 3,
+            unstored_max,
             removals: RefCell::default(),
             offline: RefCell::new(None),
             closed: Cell::new(false),
@@ -225,6 +226,11 @@ impl Store {
                 self.drained.notified().await;
             }
         }
+    }
+
+    #[cfg(test)]
+    pub fn has_journal_room(&self) -> bool {
+        self.commit.borrow().has_journal_room()
     }
 
     /// What a replica has now goes to its segments soon.

@@ -5,6 +5,7 @@
 
 mod compacting;
 mod deleting;
+mod journalled;
 mod reopening;
 
 use crate::codec::error_code::ErrorCode;

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use odradek_test_harness::kafka_protocol::ResponseError;
-use odradek_test_harness::{Batch, BatchProducer, Broker, Client, Options, Routing};
+use odradek_test_harness::{Batch, BatchProducer, Broker, Client, Options, Routing, wait_for};
 
 use crate::now_ms;
 
@@ -36,7 +36,6 @@ fn what_only_the_journal_holds_survives_a_kill() {
     assert_eq!(client.produce("small", 1, &batch(38)), 38, "a retry gets its first offset");
     assert_eq!(client.produce("small", 1, &batch(40)), 40);
     broker.stop();
-    assert!(!blocks(&broker).is_empty(), "it is left as it is at a clean stop");
     broker.start_again();
     let mut client = Client::connect(&broker);
     assert_eq!(client.read_all("small", 1).len(), 42);
@@ -148,14 +147,23 @@ fn lost_block_takes_its_core_s_partitions_offline() {
     }
 }
 
+/// A broker whose journal has taken its first batch: until its first file is made, everything goes to
+/// the segments.
 fn start() -> Broker {
-    Broker::start_with(Options::new(Routing::Node).cores(1).journal())
+    let broker = Broker::start_with(Options::new(Routing::Node).cores(1).journal());
+    let mut client = Client::connect(&broker);
+    client.create_topic("first", 1, &[]);
+    wait_for("the journal", || {
+        client.produce("first", 0, &Batch::of(&["x"], now_ms()));
+        (!blocks(&broker).is_empty()).then_some(())
+    });
+    broker
 }
 
 /// File and position of every disk block that begins a block of the journal, in their order.
 fn blocks(broker: &Broker) -> Vec<(PathBuf, usize)> {
     let directory = broker.data_dir().join("journal.0");
-    let entries = std::fs::read_dir(&directory).expect("the journal can be listed");
+    let Ok(entries) = std::fs::read_dir(&directory) else { return Vec::new() };
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("it can be listed").path()).collect();
     files.sort();
     let mut found = Vec::new();
