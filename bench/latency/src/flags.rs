@@ -17,7 +17,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Runs workloads against one or several brokers and writes a report.
-    Run(RunFlags),
+    Run(Box<RunFlags>),
     /// Shows how two reports differ.
     Compare(CompareFlags),
 }
@@ -53,6 +53,16 @@ pub struct RunFlags {
     /// target reaches.
     #[arg(long)]
     pub rate: Option<f64>,
+    /// How long a batch waits for more records, instead of what the workload says.
+    #[arg(long, value_parser = parse_duration)]
+    pub linger: Option<Duration>,
+    /// Measure in turn with the targets what a flushed round trip costs without a broker: a loop of
+    /// request, 4 KiB write, fdatasync and answer, with its file in this directory.
+    #[arg(long, value_name = "DIR")]
+    pub bare: Option<PathBuf>,
+    /// CPU of that loop's writing thread: the broker's.
+    #[arg(long, value_name = "CPU", requires = "bare")]
+    pub bare_cpu: Option<usize>,
     /// Shrinks partitions, connections and history, for small machines.
     #[arg(long, default_value_t = 1.0)]
     pub scale: f64,
@@ -103,12 +113,15 @@ mod tests {
     #[test]
     fn the_manuals_lines_parse() {
         let line = "odradek-latency run --target a=h:1 --target b=h:2 --workload steady-1k,small --report d \
-             --broker-pid a=12 --durability a=flushed";
+             --broker-pid a=12 --durability a=flushed --linger 0ms --bare . --bare-cpu 0";
         let Command::Run(flags) = Cli::try_parse_from(line.split_whitespace()).unwrap().command else {
             panic!("not run")
         };
         assert_eq!(flags.targets[1], OfTarget { name: "b".into(), value: "h:2".into() });
         assert_eq!(flags.workloads, ["steady-1k", "small"]);
+        assert_eq!((flags.linger, flags.bare_cpu), (Some(Duration::ZERO), Some(0)));
+        let alone = "odradek-latency run --target a=h:1 --workload small --bare-cpu 0";
+        assert!(Cli::try_parse_from(alone.split_whitespace()).is_err());
         assert!(Cli::try_parse_from(["odradek-latency", "compare", "a", "b"]).is_ok());
         assert!(of_target::<u32>("a=x").is_err());
         assert!(of_target::<u32>("../a=1").is_err());

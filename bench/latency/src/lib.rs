@@ -7,12 +7,14 @@
 //! | [`workload`] | the named workloads |
 //! | [`session`] | a whole run: topics, calibration, rounds in turn |
 //! | [`round`] | one target under load for one round |
+//! | [`bare`] | the floor: a flushed round trip with no broker in it |
 //! | [`send_log`] | matches what is read with when it was due, for end-to-end latency |
 //! | [`outcome`] | what was measured, as data: the JSON file |
 //! | [`report`], [`compare`] | how it is shown |
 //!
 //! The load comes from the library of `odradek-loadgen`.
 
+pub mod bare;
 pub mod compare;
 pub mod flags;
 pub mod outcome;

@@ -61,6 +61,31 @@ pub struct Round {
     pub client_cpu_seconds: f64,
 }
 
+impl Round {
+    /// A distribution that no broker gave.
+    pub fn of_requests(latency: Histogram<u64>, seconds: f64) -> Round {
+        let records = latency.len();
+        Round {
+            outcome: RoundOutcome {
+                seconds,
+                records,
+                bytes: 0,
+                records_per_second: records as f64 / seconds.max(1e-9),
+                acknowledged: LatencySummary::of(&latency),
+                end_to_end: None,
+                acknowledged_over_time: Vec::new(),
+                end_to_end_over_time: Vec::new(),
+            },
+            acknowledged: latency,
+            end_to_end: latencies(),
+            errors: 0,
+            read_megabytes_per_second: None,
+            broker_cpu_seconds: None,
+            client_cpu_seconds: 0.0,
+        }
+    }
+}
+
 /// Runs one round and waits until everything is answered and read.
 pub fn run(place: &Place, workload: &Workload, dose: Dose) -> anyhow::Result<Round> {
     let partitions = place.leaders.iter().flat_map(|leader| leader.partitions.iter().copied());
@@ -151,7 +176,7 @@ fn produce_config(place: &Place, workload: &Workload, dose: Dose) -> ProduceConf
         rate: dose.rate,
         acks: Acks::All,
         batches_per_request: workload.batches_per_request,
-        linger: Duration::from_millis(workload.linger_ms),
+        linger: workload.linger,
         in_flight: workload.in_flight,
         connections: workload.connections,
         exclusive_partitions: tail,

@@ -9,8 +9,9 @@ use odradek_loadgen::clock;
 use odradek_loadgen::cluster::{Bootstrap, NewTopic};
 use odradek_loadgen::executor::block_on;
 use odradek_loadgen::stats::latencies;
-use odradek_loadgen::summary::micros;
+use odradek_loadgen::summary::{LatencySummary, micros};
 
+use crate::bare::{Bare, BareRound};
 use crate::flags::{OfTarget, RunFlags};
 use crate::outcome::{Curve, Machine, Outcome, RoundOutcome, TargetOutcome, WorkloadOutcome, median};
 use crate::round::{Dose, Place, Round, fill, run as run_round};
@@ -34,7 +35,11 @@ pub fn run(flags: &RunFlags) -> anyhow::Result<(Outcome, Vec<Distributions>)> {
     let mut workloads = Vec::new();
     for name in &flags.workloads {
         match named(name, flags.scale) {
-            Some(found) => workloads.extend(found),
+            Some(found) => workloads.extend(
+                found
+                    .into_iter()
+                    .map(|workload| Workload { linger: flags.linger.unwrap_or(workload.linger), ..workload }),
+            ),
             None => anyhow::bail!("there is no workload '{name}'; there are {}", NAMES.join(", ")),
         }
     }
@@ -74,9 +79,14 @@ fn check_names(flags: &RunFlags) -> anyhow::Result<()> {
     for (at, target) in flags.targets.iter().enumerate() {
         let twice = flags.targets[..at].iter().any(|other| other.name == target.name);
         anyhow::ensure!(!twice, "two targets are called '{}'", target.name);
+        let taken = BARE_NAMES.contains(&target.name.as_str());
+        anyhow::ensure!(!taken, "'{}' is what --bare is called in the report", target.name);
     }
     Ok(())
 }
+
+/// How the two distributions of `--bare` are called.
+const BARE_NAMES: [&str; 2] = ["bare-flush", "bare-round-trip"];
 
 /// One target's share of a workload while it runs.
 struct Course {
@@ -89,8 +99,9 @@ fn run_workload(
     workload: &Workload,
 ) -> anyhow::Result<(WorkloadOutcome, Vec<Distributions>)> {
     let mut courses = Vec::new();
-    let result =
-        prepare(flags, workload, &mut courses).and_then(|()| take_turns(flags, workload, &mut courses));
+    let mut bare = Vec::new();
+    let result = prepare(flags, workload, &mut courses)
+        .and_then(|()| take_turns(flags, workload, &mut courses, &mut bare));
     for course in &courses {
         if !flags.keep_topics {
             // A topic that stays is a nuisance, not a failure of the measurement.
@@ -106,6 +117,21 @@ fn run_workload(
         let (outcome, of_target) = conclude(flags, workload, target, course.rounds);
         targets.push(outcome);
         distributions.push(of_target);
+    }
+    if let Some(directory) = &flags.bare {
+        let (flushes, round_trips) = bare
+            .into_iter()
+            .map(|round| {
+                let of = |latency| Round::of_requests(latency, round.seconds);
+                (of(round.write_and_flush), of(round.round_trip))
+            })
+            .unzip();
+        for (name, rounds) in BARE_NAMES.into_iter().zip([flushes, round_trips]) {
+            let target = OfTarget { name: name.to_string(), value: directory.display().to_string() };
+            let (outcome, of_target) = conclude(flags, workload, &target, rounds);
+            targets.push(TargetOutcome { durability: "flushed".to_string(), ..outcome });
+            distributions.push(of_target);
+        }
     }
     let (name, about) = (workload.name.clone(), workload.about.to_string());
     let open_loop = workload.is_open_loop();
@@ -142,7 +168,12 @@ fn prepare(flags: &RunFlags, workload: &Workload, courses: &mut Vec<Course>) -> 
 }
 
 /// Warms up, finds the rate, and runs the rounds. Returns the rate that was asked for.
-fn take_turns(flags: &RunFlags, workload: &Workload, courses: &mut [Course]) -> anyhow::Result<Option<f64>> {
+fn take_turns(
+    flags: &RunFlags,
+    workload: &Workload,
+    courses: &mut [Course],
+    bare: &mut Vec<BareRound>,
+) -> anyhow::Result<Option<f64>> {
     let mut peak: Option<f64> = None;
     for (course, target) in courses.iter().zip(&flags.targets) {
         let calm = Workload { reader: Reader::None, ..workload.clone() };
@@ -163,15 +194,25 @@ fn take_turns(flags: &RunFlags, workload: &Workload, courses: &mut [Course]) -> 
             say(&progress(round, &flags.targets[at], &result));
             courses[at].rounds.push(result);
         }
+        if let Some(directory) = &flags.bare {
+            settle();
+            let result = Bare {
+                directory: directory.clone(),
+                client_cpu: flags.cpus.first().copied(),
+                serving_cpu: flags.bare_cpu,
+            }
+            .run(rate, flags.duration)?;
+            say(&bare_progress(round, &result));
+            bare.push(result);
+        }
         settle();
     }
     Ok(rate)
 }
 
 fn progress(round: usize, target: &OfTarget<String>, result: &Round) -> String {
-    let p99 = |latency: Option<odradek_loadgen::summary::LatencySummary>| {
-        latency.map_or("-".to_string(), |latency| micros(latency.p99))
-    };
+    let p99 =
+        |latency: Option<LatencySummary>| latency.map_or("-".to_string(), |latency| micros(latency.p99));
     format!(
         "  round {}: {}: {:.0} records/s, p99 {} acknowledged, {} end to end",
         round + 1,
@@ -180,6 +221,12 @@ fn progress(round: usize, target: &OfTarget<String>, result: &Round) -> String {
         p99(result.outcome.acknowledged),
         p99(result.outcome.end_to_end)
     )
+}
+
+fn bare_progress(round: usize, result: &BareRound) -> String {
+    let p99 = |latency| LatencySummary::of(latency).map_or("-".to_string(), |latency| micros(latency.p99));
+    let (flush, round_trip) = (p99(&result.write_and_flush), p99(&result.round_trip));
+    format!("  round {}: bare: p99 {flush} write and flush, {round_trip} round trip", round + 1)
 }
 
 /// Lets write-back and connection teardown of a round end before the next one.

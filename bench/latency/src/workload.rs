@@ -3,6 +3,8 @@
 //! Those at a constant rate measure latency. Those at full speed are closed loops: their round trips
 //! are shown, but they are a throughput figure and are not called latency.
 
+use std::time::Duration;
+
 use odradek::codec::record_batch::Compression;
 use odradek_loadgen::content::Keys;
 
@@ -38,7 +40,7 @@ pub struct Workload {
     pub batches_per_request: usize,
     pub connections: usize,
     pub in_flight: usize,
-    pub linger_ms: u64,
+    pub linger: Duration,
     pub compression: Compression,
     pub keys: Keys,
     pub load: Load,
@@ -73,7 +75,7 @@ pub fn named(name: &str, scale: f64) -> Option<Vec<Workload>> {
         batches_per_request: 1,
         connections: 4,
         in_flight: 16,
-        linger_ms: 1,
+        linger: Duration::from_millis(1),
         compression: Compression::None,
         keys: Keys::None,
         load: Load::Peak,
