@@ -53,6 +53,30 @@ const WRITE_OUT_FLUSH_SIZE: u64 = 64 << 20;
 const TICK_SIZE_MAX: u64 = 4 << 20;
 const TICKS_MAX: usize = 4;
 
+/// The sizes that decisions go by. A shard takes the defaults; what tries every order of events makes
+/// them small, so that little data meets every decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitSizes {
+    pub write_gather: u64,
+    pub write_out: u64,
+    pub write_out_flush: u64,
+    pub tick_max: u64,
+    /// Bytes of one block of the journal at most, less than those of one of its files.
+    pub block_max: u64,
+}
+
+impl Default for CommitSizes {
+    fn default() -> CommitSizes {
+        CommitSizes {
+            write_gather: WRITE_GATHER_SIZE,
+            write_out: WRITE_OUT_SIZE,
+            write_out_flush: WRITE_OUT_FLUSH_SIZE,
+            tick_max: TICK_SIZE_MAX,
+            block_max: BLOCK_SIZE_MAX as u64,
+        }
+    }
+}
+
 /// How far one partition has come. Offsets exclusive, `bytes` cumulative since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Mark {
@@ -167,6 +191,7 @@ struct Tick {
 /// Invariant, per partition: stored ≤ durable ≤ sealed ≤ appended; stored ≤ written ≤ segment_sealed.
 #[derive(Debug, Default)]
 pub struct GroupCommit {
+    sizes: CommitSizes,
     journal: Option<JournalRing>,
     partitions: Vec<Progress>,
     free: Vec<Slot>,
@@ -203,7 +228,11 @@ impl GroupCommit {
     /// Without a journal, every write goes to its segment. No more than `unstored_max` bytes shall wait
     /// for that in memory.
     pub fn new(journal: Option<JournalRing>, unstored_max: u64) -> GroupCommit {
-        GroupCommit { journal, unstored_max, ..GroupCommit::default() }
+        GroupCommit::with_sizes(journal, unstored_max, CommitSizes::default())
+    }
+
+    pub fn with_sizes(journal: Option<JournalRing>, unstored_max: u64, sizes: CommitSizes) -> GroupCommit {
+        GroupCommit { journal, unstored_max, sizes, ..GroupCommit::default() }
     }
 
     /// Takes in a partition whose log is flushed in its segments up to `end`.
@@ -337,7 +366,7 @@ impl GroupCommit {
                 self.waiting.push_back(slot);
             }
         }
-        if pending >= WRITE_GATHER_SIZE && !queued.large {
+        if pending >= self.sizes.write_gather && !queued.large {
             queued.large = true;
             self.large.push_back(slot);
         }
@@ -349,7 +378,7 @@ impl GroupCommit {
             self.unwritten.push_back(slot);
         }
         let wanted = progress.segment_sealed.bytes < progress.store_wanted;
-        if (unwritten >= WRITE_OUT_SIZE || wanted) && !queued.write_out {
+        if (unwritten >= self.sizes.write_out || wanted) && !queued.write_out {
             queued.write_out = true;
             self.write_out.push_back(slot);
         }
@@ -384,7 +413,7 @@ impl GroupCommit {
         while let Some(slot) = self.large.pop_front() {
             let progress = &mut self.partitions[slot.0 as usize];
             progress.queued.large = false;
-            if progress.is_unwritten() && progress.pending() >= WRITE_GATHER_SIZE {
+            if progress.is_unwritten() && progress.pending() >= self.sizes.write_gather {
                 return Some((slot, false));
             }
         }
@@ -469,7 +498,7 @@ impl GroupCommit {
         }
         let due = self.journal.is_none()
             || self.urgent > 0
-            || self.written_unflushed_bytes >= WRITE_OUT_FLUSH_SIZE
+            || self.written_unflushed_bytes >= self.sizes.write_out_flush
             || (self.is_pressed() && self.write_outs == 0);
         if !due {
             return None;
@@ -526,7 +555,7 @@ impl GroupCommit {
         if self.failed
             || self.journal_blocked
             || self.ticks.len() >= TICKS_MAX
-            || (busy && self.waiting_bytes < BLOCK_SIZE_MAX as u64)
+            || (busy && self.waiting_bytes < self.sizes.block_max)
         {
             return None;
         }
@@ -537,7 +566,7 @@ impl GroupCommit {
             if progress.pending() == 0 || progress.direct_only || progress.is_behind_a_write() {
                 continue;
             }
-            if size + progress.pending() > TICK_SIZE_MAX && size > 0 {
+            if size + progress.pending() > self.sizes.tick_max && size > 0 {
                 break;
             }
             size += progress.pending();

@@ -29,23 +29,30 @@ impl PackedBlock {
         block_size(self.parts.len(), self.body_size)
     }
 
-    fn room(&self) -> usize {
+    fn room(&self, block_size_max: usize) -> usize {
         if self.parts.len() == BLOCK_ENTRIES_MAX {
             return 0;
         }
         let used = HEADER_SIZE + (self.parts.len() + 1) * ENTRY_SIZE + self.body_size;
-        BLOCK_SIZE_MAX.saturating_sub(used)
+        block_size_max.saturating_sub(used)
     }
 }
 
 /// Packs items of these sizes, an item of size 0 being an entry without bytes. O(items + blocks).
 pub fn pack(sizes: impl Iterator<Item = usize>) -> Vec<PackedBlock> {
+    pack_into(sizes, BLOCK_SIZE_MAX)
+}
+
+/// The same into smaller blocks.
+pub fn pack_into(sizes: impl Iterator<Item = usize>, block_size_max: usize) -> Vec<PackedBlock> {
+    assert!(block_size_max > HEADER_SIZE + ENTRY_SIZE + FRAGMENT_SIZE_MIN);
+    assert!(block_size_max <= BLOCK_SIZE_MAX);
     let mut blocks = Vec::with_capacity(1);
     let mut block = PackedBlock::default();
     for (item, size) in sizes.enumerate() {
         let mut at = 0;
         loop {
-            let room = block.room();
+            let room = block.room(block_size_max);
             let fits = size - at <= room && (size > 0 || block.parts.len() < BLOCK_ENTRIES_MAX);
             if !fits && room < FRAGMENT_SIZE_MIN {
                 blocks.push(std::mem::take(&mut block));
