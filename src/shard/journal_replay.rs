@@ -12,24 +12,25 @@
 //! A journal that has lost what was committed is kept under another name and judged again at every
 //! start: its partitions stay offline until somebody removes it.
 //!
-//! A segment that is gone while a later one of its partition is there was deleted, and stays so.
+//! One that misses a block is not replayed at all: what the missing one said of the others is not known.
 
 use crate::cluster::image::Image;
-use crate::log::journal::block::BlockView;
-use crate::log::journal::replay::{FoundBlock, Redo, Redoing, Replay, Stop, Verdict};
+use crate::log::journal::block::{BlockSequence, BlockView};
+use crate::log::journal::redo::Redoing;
+use crate::log::journal::replay::{FoundBlock, Replay, Stop, Verdict};
 use crate::log::journal::ring::FileIndex;
-use crate::log::ownership::{self, PARTITION_METADATA};
 use crate::log::plan::SyncFs;
-use crate::log::segment::{FileName, SegmentFile, directory_name};
 use crate::shard::disk::sync_directory;
 use crate::shard::journal::{self, Condition};
+use crate::shard::journal_replay::segments::Segments;
 use crate::types::{Offset, ShardId, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+mod segments;
 
 /// What the journals say of the partitions' logs.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +54,7 @@ pub fn replay(data_dir: &Path, image: &Image, clean: bool, sync_fs: SyncFs) -> i
         }
     }
     journals.sort();
-    let mut segments = Segments { data_dir, image, known: BTreeMap::new(), touched: BTreeSet::new() };
+    let mut segments = Segments::new(data_dir, image);
     let mut damaged = BTreeSet::new();
     for (shard, condition, directory) in &journals {
         // Nothing is written from a journal that an earlier start has judged.
@@ -61,10 +62,8 @@ pub fn replay(data_dir: &Path, image: &Image, clean: bool, sync_fs: SyncFs) -> i
         if clean && *condition == Condition::Usable {
             continue;
         }
-        if judge(*shard, directory, image, segments, &mut replayed)? == Condition::Usable {
-            continue;
-        }
-        if *condition == Condition::Usable {
+        let found = judge(*shard, directory, image, segments, &mut replayed)?;
+        if found == Found::Loss && *condition == Condition::Usable {
             damaged.insert(*shard);
         }
     }
@@ -87,6 +86,15 @@ pub fn replay(data_dir: &Path, image: &Image, clean: bool, sync_fs: SyncFs) -> i
     Ok(replayed)
 }
 
+/// What a look through a journal has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// Everything that was committed.
+    Everything,
+    /// Something that was committed is damaged or gone.
+    Loss,
+}
+
 /// Looks through one journal and, given `segments`, writes to them what it holds.
 fn judge(
     shard: ShardId,
@@ -94,7 +102,7 @@ fn judge(
     image: &Image,
     mut segments: Option<&mut Segments<'_>>,
     replayed: &mut Replayed,
-) -> io::Result<Condition> {
+) -> io::Result<Found> {
     let files = open_files(directory)?;
     let mut replay = Replay::default();
     for (index, file) in &files {
@@ -104,6 +112,41 @@ fn judge(
             tracing::warn!(directory = %directory.display(), file = index.0, %error, "the journal has a block that does not hold");
         }
     }
+    report(&replay, directory);
+    if let Verdict::Corrupt { .. } = replay.verdict() {
+        let owned = image
+            .partitions()
+            .filter(|(_, state)| state.replicas.iter().any(|replica| replica.owner == shard));
+        replayed.corrupt.extend(owned.map(|(id, _)| id));
+        segments = None;
+    }
+    let mut redoing = Redoing::default();
+    for (sequence, block) in replay.blocks() {
+        redoing.look_ahead(&read_block(&files, sequence, block)?.view(), replay.is_flushed(sequence));
+    }
+    let mut count = 0u64;
+    for (sequence, block) in replay.blocks() {
+        let bytes = read_block(&files, sequence, block)?;
+        let mut redo = Vec::new();
+        redoing.block(&bytes.view(), replay.is_flushed(sequence), &mut redo);
+        if let Some(segments) = &mut segments {
+            redo.iter().try_for_each(|redo| segments.redo(redo, &mut replayed.corrupt))?;
+        }
+        count += 1;
+    }
+    for partition in redoing.corrupt() {
+        tracing::error!(?partition, "committed bytes of a partition are damaged in the journal");
+    }
+    tracing::info!(
+        directory = %directory.display(), blocks = count, partitions = redoing.ends().len(),
+        "the journal was replayed"
+    );
+    replayed.take(&redoing);
+    let lost = !redoing.corrupt().is_empty() || matches!(replay.verdict(), Verdict::Corrupt { .. });
+    Ok(if lost { Found::Loss } else { Found::Everything })
+}
+
+fn report(replay: &Replay, directory: &Path) {
     match replay.verdict() {
         Verdict::Whole => {}
         Verdict::BeyondGap { first } => {
@@ -117,45 +160,42 @@ fn judge(
                 directory = %directory.display(), block = missing.0,
                 "a block of the journal that was flushed is damaged or gone: the core's partitions stay offline"
             );
-            let owned = image
-                .partitions()
-                .filter(|(_, state)| state.replicas.iter().any(|replica| replica.owner == shard));
-            replayed.corrupt.extend(owned.map(|(id, _)| id));
         }
     }
-    let mut redoing = Redoing::default();
-    let mut count = 0u64;
-    for (sequence, FoundBlock { file, position, size }) in replay.blocks() {
-        let bytes = read_at(&files[&file], position, size)?;
-        let Ok(view) = BlockView::decode(&bytes, position) else {
-            return Err(io::Error::other(format!(
-                "block {} of the journal reads differently now",
-                sequence.0
-            )));
-        };
-        let mut redo = Vec::new();
-        redoing.block(&view, replay.is_flushed(sequence), &mut redo);
-        for redo in &redo {
-            if let Some(segments) = &mut segments {
-                segments.redo(redo, &mut replayed.corrupt)?;
-            }
+}
+
+impl Replayed {
+    fn take(&mut self, redoing: &Redoing) {
+        self.corrupt.extend(redoing.corrupt());
+        for (partition, end) in redoing.ends() {
+            let reached = self.ends.entry(*partition).or_insert(*end);
+            *reached = end.max(reached).to_owned();
         }
-        count += 1;
     }
-    for partition in redoing.corrupt() {
-        tracing::error!(?partition, "committed bytes of a partition are damaged in the journal");
+}
+
+/// The bytes of a block that was whole when it was looked for.
+struct BlockBytes {
+    bytes: Vec<u8>,
+    position: u64,
+}
+
+fn read_block(
+    files: &BTreeMap<FileIndex, File>,
+    sequence: BlockSequence,
+    block: FoundBlock,
+) -> io::Result<BlockBytes> {
+    let bytes = read_at(&files[&block.file], block.position, block.size)?;
+    if BlockView::decode(&bytes, block.position).is_err() {
+        return Err(io::Error::other(format!("block {} of the journal reads differently now", sequence.0)));
     }
-    replayed.corrupt.extend(redoing.corrupt());
-    for (partition, end) in redoing.ends() {
-        let reached = replayed.ends.entry(*partition).or_insert(*end);
-        *reached = end.max(reached).to_owned();
+    Ok(BlockBytes { bytes, position: block.position })
+}
+
+impl BlockBytes {
+    fn view(&self) -> BlockView<'_> {
+        BlockView::decode(&self.bytes, self.position).expect("it was decoded when it was read")
     }
-    tracing::info!(
-        directory = %directory.display(), blocks = count, partitions = redoing.ends().len(),
-        "the journal was replayed"
-    );
-    let lost = !redoing.corrupt().is_empty() || matches!(replay.verdict(), Verdict::Corrupt { .. });
-    Ok(if lost { Condition::Damaged(0) } else { Condition::Usable })
 }
 
 fn open_files(directory: &Path) -> io::Result<BTreeMap<FileIndex, File>> {
@@ -181,116 +221,4 @@ fn read_at(file: &File, position: u64, size: usize) -> io::Result<Vec<u8>> {
     }
     bytes.truncate(filled);
     Ok(bytes)
-}
-
-/// The segments' files that a replay writes to.
-struct Segments<'a> {
-    data_dir: &'a Path,
-    image: &'a Image,
-    /// The base offsets of each partition's segments; `None` when the partition is gone.
-    known: BTreeMap<TopicPartition, Option<(PathBuf, BTreeSet<Offset>)>>,
-    touched: BTreeSet<PathBuf>,
-}
-
-impl Segments<'_> {
-    fn redo(&mut self, redo: &Redo<'_>, corrupt: &mut BTreeSet<TopicPartition>) -> io::Result<()> {
-        match *redo {
-            Redo::Write { partition, segment, file_position, bytes } => {
-                let Some(path) = self.path(partition, segment)? else { return Ok(()) };
-                let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
-                file.write_all_at(bytes, file_position)?;
-                self.touched.insert(path);
-            }
-            Redo::Cut { partition, segment, size } => {
-                let Some(path) = self.path(partition, segment)? else { return Ok(()) };
-                if !path.exists() {
-                    return Ok(());
-                }
-                let file = OpenOptions::new().write(true).open(&path)?;
-                if file.metadata()?.len() < size {
-                    tracing::error!(path = %path.display(), size, "a closed segment is shorter than it was");
-                    corrupt.insert(partition);
-                    return Ok(());
-                }
-                file.set_len(size)?;
-                // Those of a clean stop before describe less than the segment.
-                for derived in [SegmentFile::OffsetIndex, SegmentFile::TimeIndex] {
-                    remove_if_present(&path.with_file_name(derived.name(segment)))?;
-                }
-                self.touched.insert(path);
-            }
-        }
-        Ok(())
-    }
-
-    /// `None` for what was deleted.
-    fn path(&mut self, partition: TopicPartition, segment: Offset) -> io::Result<Option<PathBuf>> {
-        if !self.known.contains_key(&partition) {
-            let found = self.look_up(partition)?;
-            self.known.insert(partition, found);
-        }
-        let Some((directory, segments)) = self.known.get_mut(&partition).expect("just put in") else {
-            return Ok(None);
-        };
-        if !segments.contains(&segment) {
-            if segments.last().is_some_and(|last| segment < *last) {
-                return Ok(None);
-            }
-            segments.insert(segment);
-        }
-        Ok(Some(directory.join(SegmentFile::Log.name(segment))))
-    }
-
-    fn look_up(&self, partition: TopicPartition) -> io::Result<Option<(PathBuf, BTreeSet<Offset>)>> {
-        let Some(topic) = self.image.topic(partition.topic) else { return Ok(None) };
-        let directory = self.data_dir.join(directory_name(&topic.name, partition.partition));
-        // Where it is gone or another topic's, the log ends before what the journal reaches: that is
-        // found when the partition is opened.
-        let owner = match std::fs::read_to_string(directory.join(PARTITION_METADATA)) {
-            Ok(text) => ownership::decode(&text).ok(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
-        if owner != Some(partition.topic) {
-            return Ok(None);
-        }
-        let mut segments = BTreeSet::new();
-        for entry in std::fs::read_dir(&directory)? {
-            let name = entry?.file_name();
-            if let Some(FileName::Live { base_offset, file: SegmentFile::Log }) =
-                name.to_str().and_then(FileName::parse)
-            {
-                segments.insert(base_offset);
-            }
-        }
-        Ok(Some((directory, segments)))
-    }
-
-    /// Everything written is on stable storage, names included.
-    fn flush(&self, sync_fs: SyncFs) -> io::Result<()> {
-        if self.touched.is_empty() {
-            return Ok(());
-        }
-        if sync_fs == SyncFs::Device {
-            #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
-            let directory = File::open(self.data_dir)?;
-            // SAFETY: syncfs takes any open descriptor; `directory` lives until it returns.
-            let result = unsafe { libc::syncfs(directory.as_raw_fd()) };
-            return if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
-        }
-        for path in &self.touched {
-            #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
-            File::open(path)?.sync_all()?;
-        }
-        let directories: BTreeSet<&Path> = self.touched.iter().filter_map(|path| path.parent()).collect();
-        directories.into_iter().try_for_each(sync_directory)
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
-fn remove_if_present(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }

@@ -177,7 +177,7 @@ fn take_directory(directory: &Path, topic: TopicId) -> io::Result<()> {
 
 /// Renames a partition's directory so that it is never opened again. Returns the new path.
 #[expect(clippy::disallowed_methods, reason = "runs on the helper thread or at start")]
-fn move_away(
+pub fn move_away(
     directory: &Path,
     new_name: impl Fn(&str, PartitionIndex, Uuid) -> String,
 ) -> io::Result<PathBuf> {

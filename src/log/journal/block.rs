@@ -10,7 +10,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | magic: `ODRKJRNL` |
-//! | 8 | 2 | version: 1 |
+//! | 8 | 2 | version: 2; blocks of version 1 have no entries of kind 3 or above |
 //! | 10 | 2 | shard |
 //! | 12 | 4 | size of the block, the zeros included |
 //! | 16 | 4 | count of entries |
@@ -36,6 +36,17 @@
 //! | 48 | 4 | count of bytes | 0 |
 //! | 52 | 4 | CRC-32 of the bytes | 0 |
 //!
+//! Entries of other changes begin with topic id and number of the partition too, and go on:
+//!
+//! | offset | size | log start moved | partition deleted | segments replaced | log is being cut, was cut |
+//! |---|---|---|---|---|---|
+//! | 20 | 4 | kind: 3 | kind: 4 | kind: 5 | kind: 6, 7 |
+//! | 24 | 8 | new log start | 0 | base offset of the first | base offset of the segment that is last then |
+//! | 32 | 8 | 0 | 0 | 0 | its size then |
+//! | 40 | 8 | 0 | 0 | offset after the last | log end then |
+//! | 48 | 4 | leader epoch | leader epoch | leader epoch | leader epoch |
+//! | 52 | 4 | 0 | 0 | 0 | 0 |
+//!
 //! All integers big-endian. The epoch and the position stand under the checksum, so that neither a
 //! block that an earlier use of the file left there nor one that was written to a wrong place is ever
 //! taken for this one. The bytes have checksums of their own: one damaged stretch costs one
@@ -45,10 +56,11 @@
 use crate::log::partition::Place;
 use crate::log::plan::align_up;
 use crate::types::limits::{IO_ALIGNMENT, IO_SIZE_MAX};
-use crate::types::{Offset, PartitionIndex, ShardId, TopicId, TopicPartition, Uuid};
+use crate::types::{LeaderEpoch, Offset, PartitionIndex, ShardId, TopicId, TopicPartition, Uuid};
 
 const MAGIC: [u8; 8] = *b"ODRKJRNL";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+const VERSION_MIN: u16 = 1;
 const CRC_AT: usize = 64;
 
 /// Bytes of a block's header.
@@ -96,13 +108,40 @@ pub struct BlockHeader {
     pub needed: BlockSequence,
 }
 
-/// What a block says of one partition.
+/// What an entry says of its partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A range of a segment's bytes, from `place`; the log reaches to `end` with its last byte.
     Bytes { place: Place, end: Offset, size: u32, crc: u32 },
     /// The segment takes no more bytes: it is `size` long, `next` comes after it.
     Closed { segment: Offset, size: u64, next: Offset },
+    /// Nothing below `start` is in the log any more (DeleteRecords, retention). Flushed before a reader
+    /// is told, and before a file goes.
+    LogStart { start: Offset, epoch: LeaderEpoch },
+    /// The partition is gone; flushed before its directory is.
+    Deleted { epoch: LeaderEpoch },
+    /// Another segment takes the place of those that begin from `from` on and below `to`, all of them
+    /// flushed (compaction). Flushed before it does: nothing may be written into it any more.
+    Replaced { from: Offset, to: Offset, epoch: LeaderEpoch },
+    /// The log ends at `end`, which is `place`. Flushed before a file is cut.
+    Cutting { place: Place, end: Offset, epoch: LeaderEpoch },
+    /// The files are cut and flushed. Nothing is appended before this is flushed as well: a replay does
+    /// not cut again.
+    Cut { place: Place, end: Offset, epoch: LeaderEpoch },
+}
+
+impl Change {
+    /// The leadership under which it happened; of appends, their batches say it.
+    pub fn epoch(&self) -> Option<LeaderEpoch> {
+        match *self {
+            Change::Bytes { .. } | Change::Closed { .. } => None,
+            Change::LogStart { epoch, .. }
+            | Change::Deleted { epoch }
+            | Change::Replaced { epoch, .. }
+            | Change::Cutting { epoch, .. }
+            | Change::Cut { epoch, .. } => Some(epoch),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,16 +154,31 @@ impl Entry {
     fn body_size(&self) -> usize {
         match self.change {
             Change::Bytes { size, .. } => size as usize,
-            Change::Closed { .. } => 0,
+            Change::Closed { .. }
+            | Change::LogStart { .. }
+            | Change::Deleted { .. }
+            | Change::Replaced { .. }
+            | Change::Cutting { .. }
+            | Change::Cut { .. } => 0,
         }
     }
 
     fn encode(&self, out: &mut [u8]) {
+        let stated = |epoch: LeaderEpoch| epoch.0 as u32;
         let (kind, at, position, end, size, crc) = match self.change {
             Change::Bytes { place, end, size, crc } => {
                 (1u32, place.segment, place.file_position, end, size, crc)
             }
             Change::Closed { segment, size, next } => (2, segment, size, next, 0, 0),
+            Change::LogStart { start, epoch } => (3, start, 0, Offset::ZERO, stated(epoch), 0),
+            Change::Deleted { epoch } => (4, Offset::ZERO, 0, Offset::ZERO, stated(epoch), 0),
+            Change::Replaced { from, to, epoch } => (5, from, 0, to, stated(epoch), 0),
+            Change::Cutting { place, end, epoch } => {
+                (6, place.segment, place.file_position, end, stated(epoch), 0)
+            }
+            Change::Cut { place, end, epoch } => {
+                (7, place.segment, place.file_position, end, stated(epoch), 0)
+            }
         };
         out[..16].copy_from_slice(self.partition.topic.0.as_bytes());
         out[16..20].copy_from_slice(&self.partition.partition.to_wire().to_be_bytes());
@@ -146,9 +200,20 @@ impl Entry {
         let position = u64_at(bytes, 32)?;
         let end = Offset::new(u64_at(bytes, 40)?)?;
         let (size, crc) = (u32_at(bytes, 48)?, u32_at(bytes, 52)?);
-        let change = match u32_at(bytes, 20)? {
-            1 => Change::Bytes { place: Place { segment, file_position: position }, end, size, crc },
+        let place = Place { segment, file_position: position };
+        let kind = u32_at(bytes, 20)?;
+        let epoch = LeaderEpoch(size as i32);
+        if kind > 2 && epoch.0 < 0 {
+            return None;
+        }
+        let change = match kind {
+            1 => Change::Bytes { place, end, size, crc },
             2 if segment < end => Change::Closed { segment, size: position, next: end },
+            3 => Change::LogStart { start: segment, epoch },
+            4 => Change::Deleted { epoch },
+            5 if segment < end => Change::Replaced { from: segment, to: end, epoch },
+            6 if segment <= end => Change::Cutting { place, end, epoch },
+            7 if segment <= end => Change::Cut { place, end, epoch },
             _ => return None,
         };
         Some(Entry { partition, change })
@@ -203,6 +268,12 @@ impl<'a> BlockWriter<'a> {
         self.put(&Entry { partition, change: Change::Closed { segment, size, next } });
     }
 
+    /// Adds what has no bytes.
+    pub fn change(&mut self, entry: &Entry) {
+        assert!(entry.body_size() == 0, "bytes go in with their entry");
+        self.put(entry);
+    }
+
     fn put(&mut self, entry: &Entry) {
         assert!(self.entries < self.entries_max, "more entries than the block was planned for");
         let at = HEADER_SIZE + self.entries * ENTRY_SIZE;
@@ -248,7 +319,7 @@ fn header_crc(block: &[u8], entries: usize) -> u32 {
 pub enum BlockError {
     #[error("the bytes do not begin as a block")]
     Magic,
-    #[error("block version {version} is not supported; 1 is")]
+    #[error("block version {version} is not supported; 1 and 2 are")]
     Version { version: u16 },
     #[error("{size} bytes are no size of a block with {entries} entries and {body_size} bytes in them")]
     Size { size: u32, entries: u32, body_size: u32 },
@@ -278,7 +349,7 @@ pub fn stated_size(bytes: &[u8]) -> Result<usize, BlockError> {
         return Err(BlockError::Magic);
     }
     let version = u16::from_be_bytes([header[8], header[9]]);
-    if version != VERSION {
+    if !(VERSION_MIN..=VERSION).contains(&version) {
         return Err(BlockError::Version { version });
     }
     let field = |at: usize| u32_at(header, at).expect("inside the header");
@@ -321,10 +392,17 @@ impl<'a> BlockView<'a> {
         Ok(view)
     }
 
+    pub fn version(&self) -> u16 {
+        u16::from_be_bytes([self.block[8], self.block[9]])
+    }
+
     fn check_entries(&self) -> Result<(), BlockError> {
         let mut body_size = 0;
         for at in 0..self.entries {
             let entry = self.entry(at).ok_or(BlockError::Entry { entry: at })?;
+            if self.version() == 1 && entry.change.epoch().is_some() {
+                return Err(BlockError::Entry { entry: at });
+            }
             body_size += entry.body_size();
         }
         let stated = u32_at(self.block, 20).expect("inside the header") as usize;
@@ -348,7 +426,12 @@ impl<'a> BlockView<'a> {
             body += bytes.len();
             let holds = match entry.change {
                 Change::Bytes { crc, .. } => crc32fast::hash(bytes) == crc,
-                Change::Closed { .. } => true,
+                Change::Closed { .. }
+                | Change::LogStart { .. }
+                | Change::Deleted { .. }
+                | Change::Replaced { .. }
+                | Change::Cutting { .. }
+                | Change::Cut { .. } => true,
             };
             (entry, holds.then_some(bytes))
         })
@@ -378,14 +461,14 @@ mod tests {
             .collect();
         expect![[r#"
             4f44524b4a524e4c
-            0001000300001000
+            0002000300001000
             0000000200000005
             0000000000000007
             0000000000002000
             000000000000002a
             0000000000000029
             0000000000000011
-            875be74000000000
+            2b969cac00000000
             0000000000000000
             00000000000000ab
             0000000400000001
@@ -420,6 +503,41 @@ mod tests {
                 next: offset(120)
             }
         );
+    }
+
+    #[test]
+    fn changes_are_read_back() {
+        let changes = changes();
+        let mut out = vec![0xee; block_size(changes.len(), 0)];
+        let mut writer = BlockWriter::new(&mut out, changes.len());
+        for change in &changes {
+            writer.change(&Entry { partition: partition(), change: *change });
+        }
+        writer.finish(&header());
+        let view = BlockView::decode(&out, header().position).unwrap();
+        let found: Vec<Change> = view.entries().map(|(entry, _)| entry.change).collect();
+        assert_eq!(found, changes);
+        assert!(view.entries().all(|(entry, bytes)| entry.partition == partition() && bytes == Some(&[])));
+    }
+
+    /// Journals that a broker of the first version left are replayed; what that version did not have is
+    /// no entry of it.
+    #[test]
+    fn blocks_of_the_first_version_are_read() {
+        let mut block = sample(&header(), b"bytes");
+        state_version(&mut block, 1, 2);
+        let view = BlockView::decode(&block, header().position).unwrap();
+        assert_eq!((view.version(), view.entries().count()), (1, 2));
+        let mut later = vec![0; block_size(1, 0)];
+        let mut writer = BlockWriter::new(&mut later, 1);
+        writer.change(&Entry { partition: partition(), change: changes()[0] });
+        writer.finish(&header());
+        state_version(&mut later, 1, 1);
+        let refused = BlockView::decode(&later, header().position).unwrap_err();
+        assert_eq!(refused, BlockError::Entry { entry: 0 });
+        state_version(&mut later, 3, 1);
+        let refused = BlockView::decode(&later, header().position).unwrap_err();
+        assert_eq!(refused, BlockError::Version { version: 3 });
     }
 
     #[test]
@@ -476,11 +594,34 @@ mod tests {
         }
     }
 
-    fn sample(header: &BlockHeader, bytes: &[u8]) -> Vec<u8> {
-        let partition = TopicPartition {
+    fn partition() -> TopicPartition {
+        TopicPartition {
             topic: TopicId(Uuid::from_u128(0xab)),
             partition: PartitionIndex::from_wire(4).unwrap(),
-        };
+        }
+    }
+
+    /// One of every kind without bytes, but for a closed segment.
+    fn changes() -> Vec<Change> {
+        let epoch = LeaderEpoch(6);
+        let place = Place { segment: offset(100), file_position: 12288 };
+        vec![
+            Change::LogStart { start: offset(110), epoch },
+            Change::Replaced { from: offset(20), to: offset(100), epoch },
+            Change::Cutting { place, end: offset(120), epoch },
+            Change::Cut { place, end: offset(120), epoch },
+            Change::Deleted { epoch },
+        ]
+    }
+
+    fn state_version(block: &mut [u8], version: u16, entries: usize) {
+        block[8..10].copy_from_slice(&version.to_be_bytes());
+        let crc = header_crc(block, entries);
+        block[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
+    }
+
+    fn sample(header: &BlockHeader, bytes: &[u8]) -> Vec<u8> {
+        let partition = partition();
         let mut out = vec![0xee; block_size(2, bytes.len())];
         let mut writer = BlockWriter::new(&mut out, 2);
         let place = Place { segment: offset(100), file_position: 12288 };

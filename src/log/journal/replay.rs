@@ -15,11 +15,10 @@
 //! `flushed` and `needed` are the highest that any whole block states. The last flush before the
 //! crash is stated nowhere; a damaged block of that one flush cannot be told from a torn write.
 
-use crate::log::journal::block::{BlockError, BlockSequence, BlockView, Change, Entry, FileEpoch};
+use crate::log::journal::block::{BlockError, BlockSequence, BlockView, FileEpoch, stated_size};
 use crate::log::journal::ring::FileIndex;
 use crate::types::limits::IO_ALIGNMENT;
-use crate::types::{Offset, TopicPartition};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Where a whole block lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +154,7 @@ type Found = Result<(Stated, usize), BlockError>;
 
 fn read_block<E>(position: u64, read: &mut impl FnMut(u64, usize) -> Result<Vec<u8>, E>) -> Result<Found, E> {
     let head = read(position, IO_ALIGNMENT)?;
-    let size = match crate::log::journal::block::stated_size(&head) {
+    let size = match stated_size(&head) {
         Ok(size) => size,
         Err(error) => return Ok(Err(error)),
     };
@@ -166,79 +165,11 @@ fn read_block<E>(position: u64, read: &mut impl FnMut(u64, usize) -> Result<Vec<
     }))
 }
 
-/// What a replay does to one partition's files, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Redo<'a> {
-    /// Write these bytes at this place of the segment's file.
-    Write { partition: TopicPartition, segment: Offset, file_position: u64, bytes: &'a [u8] },
-    /// The segment's file is cut to its exact size: another one follows it.
-    Cut { partition: TopicPartition, segment: Offset, size: u64 },
-}
-
-/// Takes the blocks that are believed, in order, and says what to do with each entry.
-///
-/// Lives: behind a [`Replay`], while its blocks are read a second time.
-#[derive(Debug, Default)]
-pub struct Redoing {
-    corrupt: BTreeSet<TopicPartition>,
-    ended: bool,
-    /// The log end that each partition reaches.
-    ends: BTreeMap<TopicPartition, Offset>,
-}
-
-impl Redoing {
-    /// What one block's entries ask for. An entry of a flushed block whose bytes do not hold makes its
-    /// partition corrupt; one of an unflushed block ends the replay.
-    pub fn block<'a>(&mut self, view: &BlockView<'a>, is_flushed: bool, redo: &mut Vec<Redo<'a>>) {
-        if self.ended {
-            return;
-        }
-        if !is_flushed && view.entries().any(|(_, bytes)| bytes.is_none()) {
-            self.ended = true;
-            return;
-        }
-        for (entry, bytes) in view.entries() {
-            self.entry(&entry, bytes, redo);
-        }
-    }
-
-    fn entry<'a>(&mut self, entry: &Entry, bytes: Option<&'a [u8]>, redo: &mut Vec<Redo<'a>>) {
-        let partition = entry.partition;
-        if self.corrupt.contains(&partition) {
-            return; // What follows the damage would leave a gap.
-        }
-        let Some(bytes) = bytes else {
-            self.corrupt.insert(partition);
-            return;
-        };
-        match entry.change {
-            Change::Bytes { place, end, .. } => {
-                let reached = self.ends.entry(partition).or_insert(end);
-                *reached = end.max(*reached);
-                let (segment, file_position) = (place.segment, place.file_position);
-                redo.push(Redo::Write { partition, segment, file_position, bytes });
-            }
-            Change::Closed { segment, size, .. } => redo.push(Redo::Cut { partition, segment, size }),
-        }
-    }
-
-    /// Partitions with damaged bytes that had been flushed: they stay offline.
-    pub fn corrupt(&self) -> &BTreeSet<TopicPartition> {
-        &self.corrupt
-    }
-
-    /// Where each replayed partition's log ends; a scan that finds less has found damage.
-    pub fn ends(&self) -> &BTreeMap<TopicPartition, Offset> {
-        &self.ends
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::journal::block::{BlockHeader, BlockWriter, block_size};
-    use crate::log::partition::Place;
-    use crate::types::{PartitionIndex, ShardId, TopicId, Uuid};
+    use crate::log::journal::block::{BlockHeader, BlockWriter};
+    use crate::types::ShardId;
 
     #[test]
     fn needed_blocks_are_replayed_in_order_over_files() {
@@ -304,35 +235,6 @@ mod tests {
         assert_eq!(sequences(&replay), [1]);
     }
 
-    #[test]
-    fn damaged_bytes_stop_their_partition_when_flushed_and_everything_when_not() {
-        let partition = |number: i32| TopicPartition {
-            topic: TopicId(Uuid::from_u128(1)),
-            partition: PartitionIndex::from_wire(number).unwrap(),
-        };
-        for (is_flushed, left) in [(true, 2), (false, 1)] {
-            let blocks: Vec<Vec<u8>> = (0..3).map(|at| block(1 + at, 0, &[1, 2])).collect();
-            let mut redoing = Redoing::default();
-            let mut redo = Vec::new();
-            let mut damaged = blocks[1].clone();
-            let body = damaged.iter().position(|byte| *byte == 0xb1).unwrap();
-            damaged[body] ^= 4;
-            for bytes in [&blocks[0], &damaged, &blocks[2]] {
-                let view = BlockView::decode(bytes, 0).unwrap();
-                redoing.block(&view, is_flushed, &mut redo);
-            }
-            let of = |number| {
-                redo.iter()
-                    .filter(
-                        |redo| matches!(redo, Redo::Write { partition: of, .. } if *of == partition(number)),
-                    )
-                    .count()
-            };
-            assert_eq!((of(1), of(2)), (1, if is_flushed { 3 } else { 1 }), "{left}");
-            assert_eq!(redoing.corrupt().len(), usize::from(is_flushed));
-        }
-    }
-
     struct Disk {
         files: Vec<Vec<u8>>,
     }
@@ -382,28 +284,5 @@ mod tests {
 
     fn sequences(replay: &Replay) -> Vec<u64> {
         replay.blocks().map(|(sequence, _)| sequence.0).collect()
-    }
-
-    fn block(sequence: u64, position: u64, partitions: &[i32]) -> Vec<u8> {
-        let mut out = vec![0; block_size(partitions.len(), partitions.len() * 8)];
-        let mut writer = BlockWriter::new(&mut out, partitions.len());
-        for number in partitions {
-            let partition = TopicPartition {
-                topic: TopicId(Uuid::from_u128(1)),
-                partition: PartitionIndex::from_wire(*number).unwrap(),
-            };
-            let place = Place { segment: Offset::ZERO, file_position: sequence * 8 };
-            let end = Offset::new(sequence).unwrap();
-            writer.bytes(partition, place, end, [[0xb0 + *number as u8; 8].as_slice()].into_iter());
-        }
-        writer.finish(&BlockHeader {
-            shard: ShardId(0),
-            epoch: FileEpoch(1),
-            position,
-            sequence: BlockSequence(sequence),
-            flushed: BlockSequence(sequence),
-            needed: BlockSequence(1),
-        });
-        out
     }
 }

@@ -1,0 +1,248 @@
+//! The segments' files that a replay writes to, with ordinary buffered I/O.
+//!
+//! A segment that is gone while a later one of its partition is there was deleted, and stays so; what
+//! the entries themselves say of that is `log::journal`'s.
+
+use crate::cluster::image::Image;
+use crate::log::journal::redo::Redo;
+use crate::log::ownership::{self, PARTITION_METADATA};
+use crate::log::partition::Place;
+use crate::log::plan::SyncFs;
+use crate::log::segment::{FileName, SegmentFile, deleted_directory_name, directory_name};
+use crate::shard::disk::{remove_if_present, sync_directory};
+use crate::shard::partitions::move_away;
+use crate::types::{Offset, TopicPartition};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// A partition's directory and the base offsets of its segments.
+type Known = (PathBuf, BTreeSet<Offset>);
+
+/// Lives: while the journals are replayed.
+pub struct Segments<'a> {
+    data_dir: &'a Path,
+    image: &'a Image,
+    /// The base offsets of each partition's segments; `None` when the partition is gone.
+    known: BTreeMap<TopicPartition, Option<Known>>,
+    touched: BTreeSet<PathBuf>,
+}
+
+impl<'a> Segments<'a> {
+    pub fn new(data_dir: &'a Path, image: &'a Image) -> Segments<'a> {
+        Segments { data_dir, image, known: BTreeMap::new(), touched: BTreeSet::new() }
+    }
+
+    pub fn redo(&mut self, redo: &Redo<'_>, corrupt: &mut BTreeSet<TopicPartition>) -> io::Result<()> {
+        match *redo {
+            Redo::Write { partition, segment, file_position, bytes } => {
+                let Some(path) = self.path(partition, segment)? else { return Ok(()) };
+                let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
+                file.write_all_at(bytes, file_position)?;
+                self.touched.insert(path);
+            }
+            Redo::Cut { partition, segment, size } => {
+                let Some(path) = self.path(partition, segment)? else { return Ok(()) };
+                if !path.exists() {
+                    return Ok(());
+                }
+                let file = OpenOptions::new().write(true).open(&path)?;
+                if file.metadata()?.len() < size {
+                    tracing::error!(path = %path.display(), size, "a closed segment is shorter than it was");
+                    corrupt.insert(partition);
+                    return Ok(());
+                }
+                file.set_len(size)?;
+                // Those of a clean stop before describe less than the segment.
+                for derived in [SegmentFile::OffsetIndex, SegmentFile::TimeIndex] {
+                    remove_if_present(&path.with_file_name(derived.name(segment)))?;
+                }
+                self.touched.insert(path);
+            }
+            Redo::Truncate { partition, place } => self.truncate(partition, place)?,
+            Redo::Delete { partition } => {
+                let Some((directory, _)) = self.find(partition)? else { return Ok(()) };
+                move_away(directory, deleted_directory_name)?;
+                self.known.insert(partition, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the segment of `place` the last one, and cuts it there. Files that describe what is gone go
+    /// first, and the newest segment before those below it: an interrupted one is seen by its log file.
+    fn truncate(&mut self, partition: TopicPartition, place: Place) -> io::Result<()> {
+        let Some((directory, segments)) = self.find(partition)? else { return Ok(()) };
+        segments.split_off(&place.segment);
+        let mut names: Vec<(Offset, SegmentFile)> = Vec::new();
+        for entry in std::fs::read_dir(&*directory)? {
+            let name = entry?.file_name();
+            match name.to_str().and_then(FileName::parse) {
+                Some(FileName::Live { base_offset, file }) if base_offset >= place.segment => {
+                    names.push((base_offset, file));
+                }
+                _ => {}
+            }
+        }
+        names.sort_by_key(|(base, file)| (*base, *file != SegmentFile::Log));
+        for (base, file) in names.into_iter().rev() {
+            if base > place.segment || !matches!(file, SegmentFile::Log | SegmentFile::ProducerSnapshot) {
+                remove_if_present(&directory.join(file.name(base)))?;
+            }
+        }
+        let path = directory.join(SegmentFile::Log.name(place.segment));
+        if path.exists() {
+            segments.insert(place.segment);
+            let file = OpenOptions::new().write(true).open(&path)?;
+            file.set_len(file.metadata()?.len().min(place.file_position))?;
+        }
+        self.touched.insert(path);
+        Ok(())
+    }
+
+    fn find(&mut self, partition: TopicPartition) -> io::Result<Option<&mut Known>> {
+        if !self.known.contains_key(&partition) {
+            let found = self.look_up(partition)?;
+            self.known.insert(partition, found);
+        }
+        Ok(self.known.get_mut(&partition).and_then(Option::as_mut))
+    }
+
+    /// `None` for what was deleted.
+    fn path(&mut self, partition: TopicPartition, segment: Offset) -> io::Result<Option<PathBuf>> {
+        let Some((directory, segments)) = self.find(partition)? else { return Ok(None) };
+        if !segments.contains(&segment) {
+            if segments.last().is_some_and(|last| segment < *last) {
+                return Ok(None);
+            }
+            segments.insert(segment);
+        }
+        Ok(Some(directory.join(SegmentFile::Log.name(segment))))
+    }
+
+    fn look_up(&self, partition: TopicPartition) -> io::Result<Option<Known>> {
+        let Some(topic) = self.image.topic(partition.topic) else { return Ok(None) };
+        let directory = self.data_dir.join(directory_name(&topic.name, partition.partition));
+        // Where it is gone or another topic's, the log ends before what the journal reaches: that is
+        // found when the partition is opened.
+        let owner = match std::fs::read_to_string(directory.join(PARTITION_METADATA)) {
+            Ok(text) => ownership::decode(&text).ok(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        if owner != Some(partition.topic) {
+            return Ok(None);
+        }
+        let mut segments = BTreeSet::new();
+        for entry in std::fs::read_dir(&directory)? {
+            let name = entry?.file_name();
+            if let Some(FileName::Live { base_offset, file: SegmentFile::Log }) =
+                name.to_str().and_then(FileName::parse)
+            {
+                segments.insert(base_offset);
+            }
+        }
+        Ok(Some((directory, segments)))
+    }
+
+    /// Everything written is on stable storage, names included.
+    pub fn flush(&self, sync_fs: SyncFs) -> io::Result<()> {
+        if self.touched.is_empty() {
+            return Ok(());
+        }
+        if sync_fs == SyncFs::Device {
+            #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
+            let directory = File::open(self.data_dir)?;
+            // SAFETY: syncfs takes any open descriptor; `directory` lives until it returns.
+            let result = unsafe { libc::syncfs(directory.as_raw_fd()) };
+            return if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+        }
+        for path in self.touched.iter().filter(|path| path.exists()) {
+            #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
+            File::open(path)?.sync_all()?;
+        }
+        let directories = self.touched.iter().filter_map(|path| path.parent());
+        let directories: BTreeSet<&Path> = directories.filter(|directory| directory.exists()).collect();
+        directories.into_iter().try_for_each(sync_directory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::image::tests::{add_topic, image_of, node, partition_id, topic_id};
+    use crate::config::Routing;
+
+    #[test]
+    fn truncated_log_ends_in_its_segment_and_a_deleted_one_is_moved_away() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let image = image();
+        let directory = data_dir.path().join("a-0");
+        let names = || names(&directory);
+        fill(&directory);
+        let offset = |value| Offset::new(value).unwrap();
+        let place = Place { segment: offset(10), file_position: 5 };
+        // Again after an interruption, and behind a write that came before it.
+        for again in 0..3 {
+            let mut segments = Segments::new(data_dir.path(), &image);
+            let write =
+                Redo::Write { partition: id(), segment: offset(10), file_position: 0, bytes: b"01234" };
+            segments.redo(&write, &mut BTreeSet::new()).unwrap();
+            segments.redo(&Redo::Truncate { partition: id(), place }, &mut BTreeSet::new()).unwrap();
+            segments.flush(SyncFs::Nothing).unwrap();
+            let left = [
+                "00000000000000000000.index",
+                "00000000000000000000.log",
+                "00000000000000000010.log",
+                "00000000000000000010.snapshot",
+                PARTITION_METADATA,
+            ];
+            assert_eq!(names(), left, "{again}");
+            let size = std::fs::metadata(directory.join("00000000000000000010.log")).unwrap().len();
+            assert_eq!(size, 5);
+        }
+        // What comes behind the cut begins anew, also where another segment was.
+        let mut segments = Segments::new(data_dir.path(), &image);
+        let write = Redo::Write { partition: id(), segment: offset(12), file_position: 0, bytes: b"new" };
+        segments.redo(&Redo::Truncate { partition: id(), place }, &mut BTreeSet::new()).unwrap();
+        segments.redo(&write, &mut BTreeSet::new()).unwrap();
+        assert!(names().contains(&"00000000000000000012.log".to_owned()));
+        segments.redo(&Redo::Delete { partition: id() }, &mut BTreeSet::new()).unwrap();
+        segments.redo(&write, &mut BTreeSet::new()).unwrap();
+        segments.flush(SyncFs::Nothing).unwrap();
+        assert!(!directory.exists(), "it is not made again");
+    }
+
+    fn id() -> TopicPartition {
+        partition_id(1, 0)
+    }
+
+    fn image() -> Image {
+        let mut image = image_of(&[node(1, 1, Routing::Node)]);
+        add_topic(&mut image, 1, "a", &[0]);
+        image
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test makes files")]
+    fn fill(directory: &Path) {
+        std::fs::create_dir_all(directory).unwrap();
+        std::fs::write(directory.join(PARTITION_METADATA), ownership::encode(topic_id(1))).unwrap();
+        for name in
+            ["00.log", "00.index", "10.log", "10.index", "10.timeindex", "10.snapshot", "20.log", "20.index"]
+        {
+            std::fs::write(directory.join(format!("000000000000000000{name}")), b"0123456789").unwrap();
+        }
+        std::fs::write(directory.join("00000000000000000017.snapshot"), b"").unwrap();
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
