@@ -5,16 +5,16 @@
 use crate::log::checkpoint::{Checkpoint, PartitionPoint};
 use crate::log::data_dir::checkpoint_name;
 use crate::log::retention::{RetentionBounds, RetentionLimits, plan_retention};
-use crate::log::segment::{SegmentFile, SegmentInfo};
+use crate::log::segment::SegmentInfo;
 use crate::metrics::{MemoryKind, ShardMetrics};
 use crate::shard::Shard;
 use crate::shard::compaction;
 use crate::shard::conn::CloseReason;
 use crate::shard::disk::{blocking, is_full_disk, replace_file};
 use crate::shard::replica::Replica;
-use crate::shard::segments::EPOCHS_FILE;
 use crate::shard::step::timed;
 use crate::shard::store::Store;
+use crate::shard::walk::Walk;
 use crate::types::ShardId;
 use crate::types::limits::RECEIVE_BUFFER_SIZE;
 use std::collections::BTreeMap;
@@ -51,7 +51,10 @@ pub fn start(shard: &Rc<Shard>, queue: glommio::TaskQueueHandle) {
         retain(&shard).await;
     });
     spawn_every(shard, queue, CHECKPOINT_INTERVAL, |shard| async move {
-        shard.store.replicas().iter().for_each(|replica| replica.reads.drop_idle());
+        let mut walk = Walk::new(&shard.store);
+        while let Some(replica) = walk.next().await {
+            replica.reads.drop_idle();
+        }
         if let Err(error) = write_checkpoint(&shard).await {
             tracing::warn!(%error, "the checkpoint was not written; the next start scans more");
         }
@@ -119,9 +122,9 @@ fn close_stalled(shard: &Shard) {
 
 async fn expire_producers(shard: &Rc<Shard>) {
     let idle_max = shard.config.producer_id_expiration;
-    for replica in shard.store.replicas() {
+    let mut walk = Walk::new(&shard.store);
+    while let Some(replica) = walk.next().await {
         replica.log.borrow_mut().producers.expire(shard.clock.wall(), idle_max);
-        glommio::executor().yield_if_needed().await;
     }
 }
 
@@ -218,53 +221,35 @@ pub async fn drop_segments(store: &Store, replica: &Rc<Replica>) {
 pub async fn write_checkpoint(shard: &Rc<Shard>) -> io::Result<()> {
     // What is written later is read later: a log start never moves back on disk.
     let _turn = shard.checkpoint_turn.acquire_permit(1).await?;
-    let points = shard.store.replicas().into_iter().map(|replica| {
-        let log = replica.log.borrow();
-        let place = log.stored_place();
-        let point = PartitionPoint {
-            log_start: log.log_start(),
-            flushed_end: log.stored_end(),
-            segment_base: place.segment,
-            file_position: place.file_position,
-        };
-        (replica.id, point)
-    });
-    let mut points: BTreeMap<_, _> = points.collect();
-    points.extend(shard.unavailable.borrow().iter().filter_map(|(id, point)| Some((*id, (*point)?))));
+    // Taken first: one that is opened while the walk goes on is in at least one of the two.
+    let unavailable = shard.unavailable.borrow().clone();
+    let mut points = Vec::with_capacity(shard.store.replica_count());
+    let mut walk = Walk::new(&shard.store);
+    while let Some(replica) = walk.next().await {
+        points.push((replica.id, point_of(&replica)));
+    }
     let generation = shard.checkpoint.get().next();
     shard.checkpoint.set(generation);
-    let bytes = Checkpoint { shard: shard.id, generation, points }.encode();
+    let shard_id = shard.id;
     let path = checkpoint_path(&shard.config.data_dir, shard.id);
-    blocking(move || replace_file(&path, &bytes)).await
+    blocking(move || {
+        let of_unavailable = unavailable.into_iter().filter_map(|(id, point)| Some((id, point?)));
+        let points: BTreeMap<_, _> = of_unavailable.chain(points).collect();
+        let bytes = Checkpoint { shard: shard_id, generation, points }.encode();
+        replace_file(&path, &bytes)
+    })
+    .await
 }
 
-/// At a clean stop: everything a start needs so that it need not scan.
-pub async fn write_final_state(shard: &Rc<Shard>) -> io::Result<()> {
-    for replica in shard.store.replicas() {
-        let active = replica.log.borrow().active().base_offset;
-        replica.finish_rolls(&shard.store, active).await?;
-        let (base, end, offsets, times, snapshot, epochs) = {
-            let log = replica.log.borrow();
-            let index = log.active_index();
-            (
-                log.active().base_offset,
-                log.high_watermark(),
-                index.encode_offset_index(),
-                index.encode_time_index(),
-                log.producers.encode_snapshot(),
-                log.epochs().encode(),
-            )
-        };
-        let directory = replica.directory.clone();
-        blocking(move || {
-            replace_file(&directory.join(SegmentFile::OffsetIndex.name(base)), &offsets)?;
-            replace_file(&directory.join(SegmentFile::TimeIndex.name(base)), &times)?;
-            replace_file(&directory.join(SegmentFile::ProducerSnapshot.name(end)), &snapshot)?;
-            replace_file(&directory.join(EPOCHS_FILE), epochs.as_bytes())
-        })
-        .await?;
+fn point_of(replica: &Replica) -> PartitionPoint {
+    let log = replica.log.borrow();
+    let place = log.stored_place();
+    PartitionPoint {
+        log_start: log.log_start(),
+        flushed_end: log.stored_end(),
+        segment_base: place.segment,
+        file_position: place.file_position,
     }
-    write_checkpoint(shard).await
 }
 
 impl Shard {

@@ -10,7 +10,7 @@ use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 use std::cell::RefCell;
 use std::fmt::{self, Write};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -69,8 +69,9 @@ impl Disk {
         }
         self.record(|| DiskEvent::FlushIssued { file: PathBuf::new() });
         let fd = file.file.as_raw_fd();
-        // SAFETY: syncfs takes any open descriptor; `file` is borrowed until it returns.
-        blocking(move || check(unsafe { libc::syncfs(fd) })).await?;
+        // SAFETY: `file` is borrowed until the flush returns, and keeps its descriptor open.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+        blocking(move || sync_file_system(&borrowed)).await?;
         if self.sync_fs == SyncFs::Metadata {
             file.file.fdatasync().await?;
         }
@@ -197,6 +198,12 @@ impl fmt::Write for TextHead {
 /// Runs a call that may block on this shard's helper thread.
 pub async fn blocking<R: Send + 'static>(call: impl FnOnce() -> R + Send + 'static) -> R {
     glommio::executor().spawn_blocking(call).await
+}
+
+/// One `syncfs`. Blocks. What it promises is [`SyncFs`]'s to say.
+pub fn sync_file_system(file: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: syncfs takes any open descriptor; `file` is borrowed until it returns.
+    check(unsafe { libc::syncfs(file.as_raw_fd()) })
 }
 
 /// Makes a created, renamed or removed name survive a crash.

@@ -24,6 +24,7 @@ use crate::shard::clock::Clock;
 use crate::shard::conn::{CloseReason, Connection, Listener, refuse, serve};
 use crate::shard::controller::{CONTROLLER_SHARD, Controller};
 use crate::shard::disk::{Disk, replace_file, sync_directory};
+use crate::shard::final_state::write_final_state;
 use crate::shard::journal::Journal;
 use crate::shard::journal_replay;
 use crate::shard::mesh::Mesh;
@@ -495,7 +496,7 @@ async fn finish_shard(shard: &Rc<Shard>) -> Option<CheckpointGeneration> {
     if shard.store.is_offline() {
         return None;
     }
-    match background::write_final_state(shard).await {
+    match write_final_state(shard).await {
         // The next start has to look at what could not be opened, not to believe its checkpoint.
         Ok(()) if !shard.unavailable.borrow().is_empty() => None,
         Ok(()) => Some(shard.checkpoint.get()),

@@ -9,11 +9,11 @@
 //! | [`mesh`], [`message`] | shards talk |
 //! | [`store`], [`replica`], [`tail`], [`segments`], [`reader`], [`window`], [`open`] | partitions: append, commit, read, recover |
 //! | [`controller`] | metadata changes, on shard 0 |
-//! | [`partitions`], [`background`] | partitions come, change and go; retention, checkpoints, idle connections |
+//! | [`partitions`], [`background`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; a clean stop |
 //! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
-//! | [`disk`], [`clock`] | the seams to files and time |
+//! | [`disk`], [`replacing`], [`clock`] | the seams to files and time |
 //! | [`fetch_sessions`], [`watches`] | what consumers have said, and what parked fetches wait for |
-//! | [`event`], [`memory`], [`step`] | wake-ups and budgets within a core; how long its tasks hold it |
+//! | [`event`], [`memory`], [`step`], [`walk`] | wake-ups and budgets within a core; how long its tasks hold it |
 //!
 //! Nothing here is shared between cores but messages: no lock, no atomic.
 
@@ -28,6 +28,7 @@ pub mod disk;
 mod event;
 pub mod executor;
 mod fetch_sessions;
+mod final_state;
 mod inbox;
 pub mod journal;
 mod journal_replay;
@@ -41,6 +42,7 @@ mod partitions;
 mod reader;
 mod receive;
 mod reindex;
+mod replacing;
 mod replay;
 mod replica;
 mod response;
@@ -50,6 +52,7 @@ mod store;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod walk;
 mod watches;
 mod window;
 

@@ -16,6 +16,7 @@ use crate::log::producers::SequenceError;
 use crate::log::segment::{ALLOCATION_STEP_MAX, allocation_for};
 use crate::shard::disk::{DiskFile, is_full_disk};
 use crate::shard::event::{Broadcast, Signal};
+use crate::shard::final_state::FinalState;
 use crate::shard::message::ProduceOutcome;
 use crate::shard::reader::ReadState;
 use crate::shard::segments::{NO_SPACE_RETRY, SegmentHandle, Segments};
@@ -127,6 +128,8 @@ pub struct Replica {
     naming_ended: Broadcast,
     deleted: Cell<bool>,
     pub last_append: Cell<Mono>,
+    /// What the files of the last clean stop say, if they are there.
+    pub final_state: Cell<Option<FinalState>>,
     /// Up to where the log was handed to the journal or its segment.
     sealed_place: Cell<Place>,
 }
@@ -173,6 +176,7 @@ impl Replica {
             naming_ended: Broadcast::default(),
             deleted: Cell::new(false),
             last_append: Cell::new(Mono::default()),
+            final_state: Cell::new(None),
             sealed_place,
         })
     }

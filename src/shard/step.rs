@@ -17,6 +17,30 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// How long a step of a loop over many partitions may last; half of what a step may, since the last
+/// turn before it is over may take a while.
+const STEP_MAX: Duration = Duration::from_micros(300);
+
+/// Lets others run in a loop over many partitions.
+pub struct Pace {
+    clock: Clock,
+    step_begun: Mono,
+}
+
+impl Pace {
+    pub fn new(clock: &Clock) -> Pace {
+        Pace { clock: clock.clone(), step_begun: clock.mono() }
+    }
+
+    /// Called in every turn of the loop, which has no other waits: some 10 ns.
+    pub async fn give_way(&mut self) {
+        if self.clock.mono().since(self.step_begun) >= STEP_MAX {
+            glommio::executor().yield_task_queue_now().await;
+            self.step_begun = self.clock.mono();
+        }
+    }
+}
+
 /// Tells `record` how long each step of `future` took.
 async fn measured<F: Future>(now: impl Fn() -> Mono, record: impl Fn(Duration), future: F) -> F::Output {
     let mut future = pin!(future);

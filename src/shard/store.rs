@@ -32,6 +32,7 @@ use glommio::sync::Semaphore;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -123,6 +124,13 @@ impl Store {
 
     pub fn replicas(&self) -> Vec<Rc<Replica>> {
         self.replicas.borrow().values().cloned().collect()
+    }
+
+    /// The first replicas behind `last`, in the order of their ids.
+    pub fn replicas_after(&self, last: Option<TopicPartition>, count: usize) -> VecDeque<Rc<Replica>> {
+        let replicas = self.replicas.borrow();
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        replicas.range((from, Bound::Unbounded)).take(count).map(|(_, replica)| replica.clone()).collect()
     }
 
     pub fn replica_count(&self) -> usize {

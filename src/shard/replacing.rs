@@ -1,0 +1,113 @@
+//! Small files replaced many at a time: two flushes of the file system instead of two for each file.
+//!
+//! ```text
+//! a.tmp b.tmp c.tmp ─► flush ─► a b c get their names ─► flush
+//! ```
+//!
+//! Each file is whole and flushed, or as it was, whenever the power goes. Where a flush of the file
+//! system is not known to be one, every file and directory gets its own.
+
+use crate::log::plan::SyncFs;
+use crate::shard::disk::{sync_directory, sync_file_system};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// A file and what it is to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replacement {
+    pub path: PathBuf,
+    pub bytes: Vec<u8>,
+}
+
+impl Replacement {
+    fn temporary(&self) -> PathBuf {
+        let mut temporary = self.path.as_os_str().to_owned();
+        temporary.push(".tmp");
+        temporary.into()
+    }
+}
+
+/// Replaces files of existing directories. Blocks. After an error each of them is whole, as it was or
+/// as it was to be.
+#[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+pub fn replace_files(files: &[Replacement], sync_fs: SyncFs) -> io::Result<()> {
+    let Some(last) = files.last() else { return Ok(()) };
+    let replaced = (|| {
+        for file in files {
+            let mut temporary = File::create(file.temporary())?;
+            temporary.write_all(&file.bytes)?;
+            if sync_fs == SyncFs::Nothing {
+                temporary.sync_all()?;
+            }
+        }
+        flush(&last.temporary(), sync_fs)?;
+        for file in files {
+            std::fs::rename(file.temporary(), &file.path)?;
+        }
+        let directories: BTreeSet<&Path> = files.iter().filter_map(|file| file.path.parent()).collect();
+        sync_directories(&directories, sync_fs)
+    })();
+    if replaced.is_err() {
+        for file in files {
+            let _ = std::fs::remove_file(file.temporary()); // On a full disk every block counts.
+        }
+    }
+    replaced
+}
+
+/// Makes the names in these directories survive a crash. Blocks.
+pub fn sync_directories(directories: &BTreeSet<&Path>, sync_fs: SyncFs) -> io::Result<()> {
+    match directories.first() {
+        Some(directory) if directories.len() > 1 && sync_fs != SyncFs::Nothing => flush(directory, sync_fs),
+        _ => directories.iter().try_for_each(|directory| sync_directory(directory)),
+    }
+}
+
+/// One flush of the file system that `path` is on, where that is one.
+fn flush(path: &Path, sync_fs: SyncFs) -> io::Result<()> {
+    if sync_fs == SyncFs::Nothing {
+        return Ok(());
+    }
+    #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+    let file = File::open(path)?;
+    sync_file_system(&file)?;
+    if sync_fs == SyncFs::Metadata { file.sync_all() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_replaced_together_or_stay_as_they_were() {
+        for sync_fs in [SyncFs::Device, SyncFs::Metadata, SyncFs::Nothing] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = |at: usize| directory.path().join(format!("d{}", at % 3)).join(format!("f{at}"));
+            let files = |text: &str| -> Vec<Replacement> {
+                let file = |at| Replacement { path: path(at), bytes: format!("{text} {at}").into_bytes() };
+                (0..7).map(file).collect()
+            };
+            for at in 0..3 {
+                #[expect(clippy::disallowed_methods, reason = "a test makes a directory")]
+                std::fs::create_dir(directory.path().join(format!("d{at}"))).unwrap();
+            }
+            replace_files(&files("old"), sync_fs).unwrap();
+            let mut newer = files("new");
+            newer.push(Replacement { path: directory.path().join("none/f"), bytes: Vec::new() });
+            assert!(replace_files(&newer, sync_fs).is_err());
+            for (at, file) in files("old").iter().enumerate() {
+                assert_eq!(read(&file.path), file.bytes, "{at} with {sync_fs:?}");
+                assert!(!file.temporary().exists(), "what was begun is removed");
+            }
+            replace_files(&files("new"), sync_fs).unwrap();
+            files("new").iter().for_each(|file| assert_eq!(read(&file.path), file.bytes));
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test reads a file")]
+    fn read(path: &Path) -> Vec<u8> {
+        std::fs::read(path).unwrap()
+    }
+}
