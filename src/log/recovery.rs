@@ -16,9 +16,10 @@
 //! there is never cut; the partition goes offline. The checkpoint may lag behind the last flush, so
 //! a torn tail is reported too.
 //!
-//! After every unclean stop the file is cut at the end that was found, and that is flushed before
+//! After an unclean stop the file is cut at the end that was found, and that is flushed before
 //! anything is appended, also when the tail is clean: whole batches of an interrupted write may lie
-//! beyond zeros, and new ones must never grow up to them.
+//! beyond zeros, and new ones must never grow up to them. It stays as long as it is only where nothing
+//! was ever written behind the end.
 //!
 //! A batch's place: its CRC and length hold, its base offset is the end of the one before, its
 //! leader epoch is not smaller. The leader epoch is not under the CRC, so one that was raised by a

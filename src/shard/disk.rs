@@ -136,6 +136,23 @@ impl DiskFile {
         Ok(self.file.truncate(size).await?)
     }
 
+    /// Whether anything was ever written at or behind `position`. What was only reserved reads as zeros
+    /// and has no data; where the file system cannot tell, there is some as far as the file reaches.
+    pub async fn has_data_from(&self, position: u64) -> io::Result<bool> {
+        let fd = self.file.as_raw_fd();
+        blocking(move || {
+            // SAFETY: lseek takes any open descriptor, and `self` is borrowed until it returns. Nobody
+            // goes by the descriptor's own position.
+            let found = unsafe { libc::lseek(fd, position as libc::off_t, libc::SEEK_DATA) };
+            match io::Error::last_os_error() {
+                _ if found >= 0 => Ok(true),
+                error if error.raw_os_error() == Some(libc::ENXIO) => Ok(false),
+                error => Err(error),
+            }
+        })
+        .await
+    }
+
     pub async fn size(&self) -> io::Result<u64> {
         Ok(self.file.file_size().await?)
     }

@@ -7,7 +7,7 @@
 //! | [`conn`], [`connection_share`], [`receive`], [`response`] | a client connection: how many, frames in, the memory they take, answers out in order |
 //! | [`api`] | one thin handler per API key |
 //! | [`mesh`], [`message`] | shards talk |
-//! | [`store`], [`replica`], [`tail`], [`segments`], [`reader`], [`window`], [`open`] | partitions: append, commit, read, recover |
+//! | [`store`], [`replica`], [`tail`], [`segments`], [`reader`], [`window`], [`open`], [`survey`] | partitions: append, commit, read, recover |
 //! | [`controller`] | metadata changes, on shard 0 |
 //! | [`partitions`], [`background`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; a clean stop |
 //! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
@@ -49,6 +49,7 @@ mod response;
 mod segments;
 mod step;
 mod store;
+mod survey;
 mod tail;
 #[cfg(test)]
 mod tests;

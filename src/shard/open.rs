@@ -10,22 +10,25 @@ use crate::log::epochs::LeaderEpochs;
 use crate::log::index::{SegmentExtent, SegmentIndex};
 use crate::log::ownership::ClaimRefused;
 use crate::log::partition::{LogConfig, Opened, PartitionLog};
-use crate::log::plan::align_down;
+use crate::log::plan::{align_down, align_up};
 use crate::log::producers::{AcceptedBatch, Producers};
 use crate::log::read::Rope;
 use crate::log::recovery::{OffsetGaps, Progress, Recovered, RecoveryScan, ScanOptions, Tail as Verdict};
-use crate::log::segment::{FileName, SegmentFile, SegmentInfo, StoredBatch};
-use crate::shard::compaction::swap::complete_swaps;
-use crate::shard::disk::{DiskFile, blocking, is_full_disk, sync_directory};
+use crate::log::segment::{SegmentFile, SegmentInfo, StoredBatch};
+use crate::shard::disk::{DiskFile, blocking, is_full_disk};
+use crate::shard::final_state::FinalState;
 use crate::shard::replay::producers_before;
 use crate::shard::replica::Replica;
-use crate::shard::segments::{EPOCHS_FILE, SPARE_SUFFIX, Segments};
+use crate::shard::segments::Segments;
 use crate::shard::store::Store;
+use crate::shard::survey::Listing;
+#[cfg(test)]
+use crate::shard::survey::list;
 use crate::shard::tail::Tail;
 use crate::types::limits::{IO_ALIGNMENT, IO_SIZE_MAX};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -33,6 +36,9 @@ use std::rc::Rc;
 /// Bytes of the largest batch that recovery accepts: whatever `max.message.bytes` was when it was
 /// written, a request could not be larger.
 pub const BATCH_SIZE_MAX: usize = i32::MAX as usize;
+
+/// Bytes of a scan's first read: all that most of ten thousand partitions have.
+const FIRST_READ_SIZE: usize = 64 << 10;
 
 /// Why a partition cannot be served. It stays offline; the others go on.
 #[derive(Debug, thiserror::Error)]
@@ -75,23 +81,36 @@ pub struct OpenRequest {
     pub journal_end: Option<Offset>,
 }
 
-/// The files of a partition's directory.
-#[derive(Debug, Default)]
-struct Listing {
-    /// Size and modification time (ms since the epoch), by base offset.
-    logs: BTreeMap<Offset, (u64, Timestamp)>,
-    epochs: Option<String>,
-    /// Producer snapshots that belong to no segment: of clean stops.
-    snapshots: Vec<Offset>,
-    /// Index files. Those of no segment are removed: one was rebuilt while its segment was deleted.
-    indexes: Vec<(Offset, PathBuf)>,
+/// A replica that was read from its directory.
+pub struct Opening {
+    pub replica: Rc<Replica>,
+    /// What was found in this file may not be flushed yet: nobody may read it before.
+    pub unflushed: Option<Rc<DiskFile>>,
 }
 
 /// Opens or creates a replica and puts it into the store.
+#[cfg(test)]
 pub async fn open(store: &Rc<Store>, request: OpenRequest) -> Result<Rc<Replica>, OpenFailed> {
     let directory = request.directory.clone();
     let failed = |source| OpenFailed::Disk { directory: directory.clone(), source };
-    let listing = list(request.directory.clone()).await.map_err(failed)?;
+    let (path, clean) = (request.directory.clone(), request.clean_point());
+    let listing = blocking(move || list(&path, clean.as_ref())).await.map_err(failed)?;
+    let Opening { replica, unflushed } = read(store, request, listing).await?;
+    if let Some(file) = unflushed {
+        file.flush().await.map_err(failed)?;
+    }
+    store.insert(replica.clone());
+    Ok(replica)
+}
+
+/// Makes a replica of what lies in its directory. The caller flushes it and puts it into the store.
+pub async fn read(
+    store: &Rc<Store>,
+    request: OpenRequest,
+    mut listing: Listing,
+) -> Result<Opening, OpenFailed> {
+    let directory = request.directory.clone();
+    let failed = |source| OpenFailed::Disk { directory: directory.clone(), source };
     let now = store.clock.wall();
     let (active_base, active_file) = match listing.logs.last_key_value() {
         Some((base, (size, modified))) => (*base, Some((*size, *modified))),
@@ -106,14 +125,18 @@ pub async fn open(store: &Rc<Store>, request: OpenRequest) -> Result<Rc<Replica>
     let mut epochs = epochs;
     let mut log_end = active_base;
     let mut carry = Vec::new();
+    let mut unflushed = None;
+    let mut as_left = true;
     if let Some((size, modified)) = active_file {
         let file = store.disk.create(&segments.path(active_base, SegmentFile::Log)).await.map_err(failed)?;
-        let found = match load_clean(store, &request, &file, active_base, size).await {
+        let found = match load_clean(store, &request, &mut listing, &file, active_base, size).await {
             Some(found) => found,
             None => {
+                as_left = false;
                 let bases: Vec<Offset> = listing.logs.range(..active_base).map(|(base, _)| *base).collect();
                 let producers = producers_before(store, &request, &bases, active_base);
                 let producers = producers.await.map_err(failed)?;
+                unflushed = Some(file.clone());
                 scan(store, &request, &file, active_base, size, producers, epochs).await?
             }
         };
@@ -122,8 +145,9 @@ pub async fn open(store: &Rc<Store>, request: OpenRequest) -> Result<Rc<Replica>
         active.modified_at = modified;
         carry = read_carry(&file, active.size).await.map_err(failed)?;
     }
-    remove_snapshots(request.directory.clone(), listing.snapshots).await.map_err(failed)?;
     check_complete(&request, active_base, log_end, active.size)?;
+    let outdated = listing.snapshots.into_iter().filter(|end| !as_left || *end != log_end);
+    remove_snapshots(request.directory.clone(), outdated.collect()).await.map_err(failed)?;
     let log_start = request.point.map_or(Offset::ZERO, |point| point.log_start);
     let oldest = closed.front().map_or(active_base, |segment| segment.base_offset);
     let opened = Opened {
@@ -141,58 +165,15 @@ pub async fn open(store: &Rc<Store>, request: OpenRequest) -> Result<Rc<Replica>
     let slot = store.open_slot(log_end);
     store.set_direct_only(slot, request.config.cleanup.compact.is_some());
     let replica = Replica::new(request.id, request.topic_name, slot, request.directory, log, tail, segments);
-    store.insert(replica.clone());
-    Ok(replica)
+    replica.final_state.set(as_left.then_some(FinalState { active: active_base, log_end }));
+    Ok(Opening { replica, unflushed })
 }
 
-/// Creates the directory if need be, removes what a crash left half done, and lists the rest.
-#[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
-async fn list(directory: PathBuf) -> io::Result<Listing> {
-    blocking(move || {
-        if !directory.exists() {
-            std::fs::create_dir_all(&directory)?;
-            sync_directory(directory.parent().unwrap_or(Path::new("/")))?;
-            return Ok(Listing::default());
-        }
-        complete_swaps(&directory)?;
-        let mut listing = Listing::default();
-        for entry in std::fs::read_dir(&directory)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            if name.ends_with(SPARE_SUFFIX) || name.ends_with(".tmp") {
-                std::fs::remove_file(entry.path())?;
-            } else if name == EPOCHS_FILE {
-                listing.epochs = std::fs::read_to_string(entry.path()).ok();
-            } else if let Some(FileName::Deleted { .. }) = FileName::parse(name) {
-                std::fs::remove_file(entry.path())?;
-            } else if let Some(FileName::Live { base_offset, file: SegmentFile::ProducerSnapshot }) =
-                FileName::parse(name)
-            {
-                listing.snapshots.push(base_offset);
-            } else if let Some(FileName::Live { base_offset, file }) = FileName::parse(name)
-                && file != SegmentFile::Log
-            {
-                listing.indexes.push((base_offset, entry.path()));
-            } else if let Some(FileName::Live { base_offset, file: SegmentFile::Log }) = FileName::parse(name)
-            {
-                let metadata = entry.metadata()?;
-                let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-                listing.logs.insert(base_offset, (metadata.len(), Timestamp(modified.as_millis() as i64)));
-            }
-        }
-        let logs = &listing.logs;
-        listing.snapshots.retain(|base| !logs.contains_key(base));
-        for (_, orphan) in listing.indexes.drain(..).filter(|(base, _)| !logs.contains_key(base)) {
-            std::fs::remove_file(orphan)?;
-        }
-        Ok(listing)
-    })
-    .await
-}
-
-/// Removes snapshots of clean stops once they were read: the log goes on behind them.
+/// Removes snapshots of clean stops that say nothing any more: the log went on behind them.
 async fn remove_snapshots(directory: PathBuf, snapshots: Vec<Offset>) -> io::Result<()> {
+    if snapshots.is_empty() {
+        return Ok(());
+    }
     blocking(move || {
         for base in snapshots {
             #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
@@ -253,6 +234,13 @@ async fn read_file(path: PathBuf) -> Option<Vec<u8>> {
     blocking(move || std::fs::read(path).ok()).await
 }
 
+impl OpenRequest {
+    /// Where the log ends exactly, if the last stop was clean.
+    pub fn clean_point(&self) -> Option<PartitionPoint> {
+        self.point.filter(|_| self.clean)
+    }
+}
+
 /// The active segment as it was left or as it is.
 struct Found {
     active: SegmentInfo,
@@ -267,25 +255,36 @@ struct Found {
 async fn load_clean(
     store: &Rc<Store>,
     request: &OpenRequest,
+    listing: &mut Listing,
     file: &Rc<DiskFile>,
     active_base: Offset,
     file_size: u64,
 ) -> Option<Found> {
-    let point = request.point.filter(|point| request.clean && point.segment_base == active_base)?;
+    let point = request.clean_point().filter(|point| point.segment_base == active_base)?;
     if file_size < point.file_position {
         return None;
     }
     let extent =
         SegmentExtent { base_offset: active_base, end_offset: point.flushed_end, size: point.file_position };
-    let index = load_index(request, extent).await?;
+    let mut take = |file| listing.clean.remove(&file);
+    let index = match (take(SegmentFile::OffsetIndex), take(SegmentFile::TimeIndex)) {
+        (Some(offsets), Some(times)) => {
+            SegmentIndex::decode(&extent, request.config.index_interval_bytes, &offsets, &times).ok()?
+        }
+        _ => load_index(request, extent).await?,
+    };
     if index.max_timestamp().is_none() && point.file_position > 0 {
         return None; // No entry at all is what a truncated time index looks like.
     }
-    let snapshot =
-        read_file(request.directory.join(SegmentFile::ProducerSnapshot.name(point.flushed_end))).await?;
+    let snapshot = match take(SegmentFile::ProducerSnapshot) {
+        Some(snapshot) => snapshot,
+        None => {
+            let name = SegmentFile::ProducerSnapshot.name(point.flushed_end);
+            read_file(request.directory.join(name)).await?
+        }
+    };
     let producers = Producers::decode_snapshot(&snapshot, store.clock.wall()).ok()?;
-    let epochs = read_file(request.directory.join(EPOCHS_FILE)).await?;
-    let epochs = LeaderEpochs::decode(std::str::from_utf8(&epochs).ok()?).ok()?;
+    let epochs = LeaderEpochs::decode(listing.epochs.as_ref()?).ok()?;
     let mut active = SegmentInfo::empty(active_base, store.clock.wall());
     active.size = point.file_position;
     if let Some(max) = index.max_timestamp() {
@@ -328,7 +327,8 @@ async fn scan(
     });
     let mut position = 0;
     while position < file_size {
-        let bytes = file.read(position, IO_SIZE_MAX).await.map_err(failed)?;
+        let size = if position == 0 { FIRST_READ_SIZE } else { IO_SIZE_MAX };
+        let bytes = file.read(position, size).await.map_err(failed)?;
         if bytes.is_empty() {
             break;
         }
@@ -344,8 +344,10 @@ async fn scan(
     let recovered = scan.finish();
     report(request, active_base, &recovered)?;
     check_complete(request, active_base, recovered.log_end, recovered.file_position_end)?;
-    file.truncate(recovered.file_position_end).await.map_err(failed)?;
-    file.flush().await.map_err(failed)?;
+    let end = recovered.file_position_end;
+    if recovered.tail != Verdict::Clean || file.has_data_from(align_up(end)).await.map_err(failed)? {
+        file.truncate(end).await.map_err(failed)?;
+    }
     let mut found = found.into_inner();
     found.log_end = recovered.log_end;
     found.epochs.truncate_from_end(recovered.log_end);

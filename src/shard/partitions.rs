@@ -12,23 +12,33 @@ use crate::log::checkpoint::PartitionPoint;
 use crate::log::compaction::plan::CompactionLimits;
 use crate::log::ownership::{self, Claim, PARTITION_METADATA, claim};
 use crate::log::partition::{Cleanup, LogConfig};
+use crate::log::plan::SyncFs;
 use crate::log::segment::{DirectoryName, deleted_directory_name, directory_name, stray_directory_name};
 use crate::shard::Shard;
-use crate::shard::disk::{blocking, replace_file, sync_directory};
+use crate::shard::disk::{DiskFile, blocking, replace_file, sync_directory};
 use crate::shard::journal_replay::Replayed;
-use crate::shard::open::{OpenFailed, OpenRequest, open};
+use crate::shard::open::{OpenFailed, OpenRequest, read};
 use crate::shard::replica::Replica;
 use crate::shard::segments::NO_SPACE_RETRY;
-use crate::shard::store::Removal;
+use crate::shard::step::Pace;
+use crate::shard::store::{Removal, Store};
+use crate::shard::survey::{Listing, Survey, Wanted, list, read_metadata_file, survey, take_directories};
 use crate::types::{PartitionIndex, TopicId, TopicPartition, Uuid, uuid_text};
-use futures::stream::{self, StreamExt};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Partitions opened side by side.
+/// Partitions whose directories are looked at, made and flushed together: what a hop to the helper
+/// thread and a flush cost is shared by so many. Some kilobytes each meanwhile.
+const OPEN_BATCH: usize = 256;
+
+/// Such batches under way, so that one uses the rings while another uses the helper thread.
+const OPEN_BATCHES: usize = 2;
+
+/// Partitions of a batch whose files are read side by side.
 const OPEN_CONCURRENCY: usize = 32;
 
 /// What the last run left behind for a start.
@@ -53,20 +63,98 @@ pub async fn open_all(shard: &Rc<Shard>, last: &LastStop) {
 
 /// Opens partitions side by side; those that found no space are tried again until there is some.
 async fn open_some(shard: &Rc<Shard>, ids: Vec<TopicPartition>, last: &LastStop) {
-    let opened = ids.into_iter().map(|id| async move {
-        let error = open_one(shard, id, last).await.err()?;
+    let batches = ids.chunks(OPEN_BATCH).map(|ids| open_batch(shard, ids, last));
+    let opened: Vec<Opened> = stream::iter(batches).buffer_unordered(OPEN_BATCHES).concat().await;
+    let mut waiting = Vec::new();
+    for (id, opened) in opened {
+        let Err(error) = opened else { continue };
         let waits = error.is_for_want_of_space();
         tracing::error!(%error, waits, "a partition is offline");
         shard.unavailable.borrow_mut().insert(id, last.points.get(&id).copied());
-        waits.then_some(id)
-    });
-    let opened = stream::iter(opened).buffer_unordered(OPEN_CONCURRENCY);
-    let waiting: Vec<TopicPartition> = opened.filter_map(futures::future::ready).collect().await;
+        waiting.extend(waits.then_some(id));
+    }
     shard.metrics.borrow_mut().partitions = shard.store.replica_count() as u64;
     if !waiting.is_empty() {
         let points = waiting.iter().filter_map(|id| Some((*id, *last.points.get(id)?))).collect();
         let last = LastStop { points, clean: last.clean, journal: last.journal.clone() };
         glommio::spawn_local(open_once_there_is_space(shard.clone(), waiting, last)).detach();
+    }
+}
+
+type Opened = (TopicPartition, Result<(), OpenFailed>);
+
+/// Opens partitions whose directories are looked at, made and flushed together.
+async fn open_batch(shard: &Rc<Shard>, ids: &[TopicPartition], last: &LastStop) -> Vec<Opened> {
+    let requests = open_requests(shard, ids, last);
+    let wanted = |request: &OpenRequest| Wanted {
+        directory: request.directory.clone(),
+        topic: request.id.topic,
+        clean: request.clean_point(),
+    };
+    let all: Vec<Wanted> = requests.iter().map(wanted).collect();
+    let mut surveys = blocking(move || survey(&all)).await;
+    let free = requests.iter().zip(&surveys).filter(|(_, survey)| matches!(survey, Ok(Survey::Free)));
+    let free: Vec<Wanted> = free.map(|(request, _)| wanted(request)).collect();
+    let sync_fs = shard.store.disk.sync_fs();
+    // Where it fails they are tried one by one: the disk may be full for some of them.
+    if let Ok(taken) = blocking(move || take_directories(&free, sync_fs)).await {
+        let free = surveys.iter_mut().filter(|survey| matches!(survey, Ok(Survey::Free)));
+        free.zip(taken).for_each(|(survey, listing)| *survey = Ok(Survey::Owned(listing)));
+    }
+    let read = requests.into_iter().zip(surveys).map(|(request, survey)| async move {
+        let (id, directory) = (request.id, request.directory.clone());
+        let listing = match survey {
+            Ok(Survey::Owned(listing)) => Ok(listing),
+            Ok(Survey::Free | Survey::Claimed) => claim_listing(shard, &request).await,
+            Err(source) => Err(OpenFailed::Disk { directory: directory.clone(), source }),
+        };
+        let opening = match listing {
+            Ok(_) if last.journal.corrupt.contains(&id) => {
+                Err(OpenFailed::JournalCorrupt { directory: directory.clone() })
+            }
+            Ok(listing) => read(&shard.store, request, listing).await,
+            Err(error) => Err(error),
+        };
+        (id, directory, opening)
+    });
+    let read: Vec<_> = stream::iter(read).buffer_unordered(OPEN_CONCURRENCY).collect().await;
+    let files = read.iter().filter_map(|(_, _, opening)| opening.as_ref().ok()?.unflushed.clone());
+    let flushed = flush_together(&shard.store, files.collect()).await;
+    let mut pace = Pace::new(&shard.clock);
+    let mut opened = Vec::with_capacity(read.len());
+    for (id, directory, opening) in read {
+        pace.give_way().await;
+        let opening = opening.and_then(|opening| match &flushed {
+            Err(error) if opening.unflushed.is_some() => {
+                let source = io::Error::new(error.kind(), error.to_string());
+                Err(OpenFailed::Disk { directory, source })
+            }
+            _ => Ok(opening.replica),
+        });
+        opened.push((id, opening.map(|replica| serve(shard, replica))));
+    }
+    opened
+}
+
+/// From here on the replica is found.
+fn serve(shard: &Rc<Shard>, replica: Rc<Replica>) {
+    let weak = Rc::downgrade(shard);
+    replica.on_remote_wake(Box::new(move |to, watch| {
+        if let Some(shard) = weak.upgrade() {
+            shard.post_wake(to, watch);
+        }
+    }));
+    shard.store.insert(replica);
+}
+
+/// What a start has found in these files survives from here on.
+async fn flush_together(store: &Store, files: Vec<Rc<DiskFile>>) -> io::Result<()> {
+    match &files[..] {
+        [file, _, ..] if store.disk.sync_fs() != SyncFs::Nothing => store.disk.sync_file_system(file).await,
+        files => {
+            let flushes = stream::iter(files.iter().map(|file| Ok(file.flush())));
+            flushes.try_buffer_unordered(OPEN_CONCURRENCY).try_collect().await
+        }
     }
 }
 
@@ -94,35 +182,40 @@ async fn open_once_there_is_space(shard: Rc<Shard>, mut waiting: Vec<TopicPartit
 }
 
 async fn open_one(shard: &Rc<Shard>, id: TopicPartition, last: &LastStop) -> Result<(), OpenFailed> {
-    let request = {
-        let image = shard.image.borrow();
-        let (Some(topic), Some(state)) = (image.topic(id.topic), image.partition(id)) else {
-            return Ok(()); // Deleted meanwhile.
-        };
-        OpenRequest {
-            id,
-            topic_name: topic.name.as_str().into(),
+    let opened = open_batch(shard, &[id], last).await.pop();
+    opened.map_or(Ok(()), |(_, opened)| opened) // Deleted meanwhile.
+}
+
+/// What to open of those that are still there.
+fn open_requests(shard: &Rc<Shard>, ids: &[TopicPartition], last: &LastStop) -> Vec<OpenRequest> {
+    let image = shard.image.borrow();
+    let mut topics: BTreeMap<TopicId, (Rc<str>, LogConfig)> = BTreeMap::new();
+    let requests = ids.iter().filter_map(|id| {
+        let (topic, state) = (image.topic(id.topic)?, image.partition(*id)?);
+        let (topic_name, config) = topics
+            .entry(id.topic)
+            .or_insert_with(|| (topic.name.as_str().into(), log_config(shard, &image, id.topic)));
+        Some(OpenRequest {
+            id: *id,
+            topic_name: topic_name.clone(),
             directory: shard.config.data_dir.join(directory_name(&topic.name, id.partition)),
-            config: log_config(shard, &image, id.topic),
+            config: *config,
             leader_epoch: state.leader_epoch,
-            point: last.points.get(&id).copied(),
+            point: last.points.get(id).copied(),
             clean: last.clean,
-            journal_end: last.journal.ends.get(&id).copied(),
-        }
-    };
+            journal_end: last.journal.ends.get(id).copied(),
+        })
+    });
+    requests.collect()
+}
+
+/// What is in a directory that first has to become this topic's.
+async fn claim_listing(shard: &Shard, request: &OpenRequest) -> Result<Listing, OpenFailed> {
     let is_known = |topic| shard.image.borrow().topic(topic).is_some();
-    claim_directory(&request.directory, id.topic, is_known).await?;
-    if last.journal.corrupt.contains(&id) {
-        return Err(OpenFailed::JournalCorrupt { directory: request.directory });
-    }
-    let replica = open(&shard.store, request).await?;
-    let weak = Rc::downgrade(shard);
-    replica.on_remote_wake(Box::new(move |to, watch| {
-        if let Some(shard) = weak.upgrade() {
-            shard.post_wake(to, watch);
-        }
-    }));
-    Ok(())
+    claim_directory(&request.directory, request.id.topic, is_known).await?;
+    let failed = |source| OpenFailed::Disk { directory: request.directory.clone(), source };
+    let (path, clean) = (request.directory.clone(), request.clean_point());
+    blocking(move || list(&path, clean.as_ref())).await.map_err(failed)
 }
 
 /// Makes sure that the directory is this topic's, as `log::ownership` decides.
@@ -151,18 +244,6 @@ async fn claim_directory(
             Ok(())
         }
         Claim::Refuse(source) => Err(OpenFailed::Foreign { directory: directory.to_owned(), source }),
-    }
-}
-
-fn read_metadata_file(directory: &Path) -> io::Result<Option<String>> {
-    match std::fs::read_to_string(directory.join(PARTITION_METADATA)) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(None)
-        }
-        // What is no text is no name of a topic either.
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Some(String::new())),
-        Err(error) => Err(error),
     }
 }
 
