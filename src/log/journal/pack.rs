@@ -29,12 +29,13 @@ impl PackedBlock {
         block_size(self.parts.len(), self.body_size)
     }
 
-    fn room(&self, block_size_max: usize) -> usize {
+    /// Bytes that one more entry may have; `None` when there is no place for the entry itself.
+    fn room(&self, block_size_max: usize) -> Option<usize> {
         if self.parts.len() == BLOCK_ENTRIES_MAX {
-            return 0;
+            return None;
         }
         let used = HEADER_SIZE + (self.parts.len() + 1) * ENTRY_SIZE + self.body_size;
-        block_size_max.saturating_sub(used)
+        block_size_max.checked_sub(used)
     }
 }
 
@@ -53,11 +54,10 @@ pub fn pack_into(sizes: impl Iterator<Item = usize>, block_size_max: usize) -> V
         let mut at = 0;
         loop {
             let room = block.room(block_size_max);
-            let fits = size - at <= room && (size > 0 || block.parts.len() < BLOCK_ENTRIES_MAX);
-            if !fits && room < FRAGMENT_SIZE_MIN {
+            let Some(room) = room.filter(|room| size - at <= *room || *room >= FRAGMENT_SIZE_MIN) else {
                 blocks.push(std::mem::take(&mut block));
                 continue;
-            }
+            };
             let taken = (size - at).min(room);
             block.parts.push(Part { item, part: at..at + taken, last: at + taken == size });
             block.body_size += taken;
@@ -100,6 +100,16 @@ mod tests {
         assert_eq!((parts.len(), parts[0].last, parts[1].last), (2, false, true));
         assert_eq!(parts[0].part.end, parts[1].part.start);
         assert_eq!(blocks[0].size(), BLOCK_SIZE_MAX);
+    }
+
+    #[test]
+    fn an_entry_without_bytes_needs_a_place_too() {
+        let room = PackedBlock::default().room(BLOCK_SIZE_MAX).unwrap();
+        for left in [0, ENTRY_SIZE - 1, ENTRY_SIZE] {
+            let blocks = pack([room - left, 0].into_iter());
+            assert_eq!(blocks.len(), if left < ENTRY_SIZE { 2 } else { 1 }, "{left}");
+            assert!(blocks.iter().all(|block| block.size() <= BLOCK_SIZE_MAX));
+        }
     }
 
     proptest! {
