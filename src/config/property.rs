@@ -14,7 +14,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::value::{self, Expected, HostPort};
+use super::value::{self, DurabilityMode, Expected, HostPort};
 use super::{Config, LogFormat, Routing, TimestampType};
 use crate::types::NodeId;
 use crate::types::limits;
@@ -333,6 +333,15 @@ pub const PROPERTIES: &[Property] = &[
     property!(Kafka "log.message.timestamp.after.max.ms", Long "MS", Text("3600000"),
         |config, text| duration(&mut config.log_message_timestamp_after_max, text, Duration::ZERO),
         "How far a record's timestamp may lie ahead of the broker's clock."),
+    property!(Kafka "odradek.durability", String "fsync|write", Text("fsync"),
+        |_, text| text.parse::<DurabilityMode>().map(|mode| mode.to_string()),
+        "What an acknowledgement waits for: `fsync`, a flush; `write`, the write, and a lost power may take the last second."),
+    property!(Kafka "log.flush.interval.messages", Long "N", Text("9223372036854775807"),
+        |_, text| value::integer(text, 1..=i64::MAX).map(|count| count.to_string()),
+        "Under `write`: so many records are never acknowledged without a flush."),
+    property!(Kafka "log.flush.interval.ms", Long "MS", Derived("one second"),
+        |_, text| milliseconds(value::duration(text, MS, Duration::ZERO..=DURATION_MAX)?),
+        "Under `write`: how long a written record waits for its flush, one second at most."),
     property!(Kafka "producer.id.expiration.ms", Int "MS", Text("86400000"),
         |config, text| duration(&mut config.producer_id_expiration, text, MS),
         "How long an idempotent producer that sends nothing is remembered."),

@@ -19,6 +19,7 @@ pub use defaults::TopicDefaults;
 pub use properties::{BrokerName, Kind, PROPERTIES, Property, find};
 
 use super::TimestampType;
+use super::value::DurabilityMode;
 
 /// Bytes of a property's text. No legal value needs more; what is longer is not stored.
 pub const VALUE_LENGTH_MAX: usize = 1024;
@@ -50,6 +51,7 @@ pub struct TopicConfig {
     pub min_compaction_lag_ms: u64,
     pub max_compaction_lag_ms: u64,
     pub min_cleanable_dirty_ratio: f64,
+    pub durability: DurabilityMode,
     pub flush_messages: u64,
     pub flush_ms: u64,
     pub preallocate: bool,

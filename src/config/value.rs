@@ -84,6 +84,14 @@ pub enum TimestampType {
     LogAppendTime,
 }
 
+/// What an acknowledgement waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DurabilityMode {
+    #[default]
+    Fsync,
+    Write,
+}
+
 macro_rules! words {
     ($type:ty, $($word:literal => $value:path),+) => {
         impl FromStr for $type {
@@ -114,6 +122,7 @@ words!(
     "CreateTime" => TimestampType::CreateTime,
     "LogAppendTime" => TimestampType::LogAppendTime
 );
+words!(DurabilityMode, "fsync" => DurabilityMode::Fsync, "write" => DurabilityMode::Write);
 
 pub fn boolean(text: &str) -> Result<bool, Expected> {
     match text.to_ascii_lowercase().as_str() {

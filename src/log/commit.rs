@@ -16,6 +16,10 @@
 //! - **Segment**: a partition with much to write is written to its segment at once and flushed; until
 //!   that flush has returned, what it appends gathers. Without a journal everything goes this way.
 //!
+//! A topic may ask for less (`log::durability`): then its bytes are durable in this module's sense once
+//! they are written, to the journal or the segment, everything before them too; their flush follows
+//! within a bound. Their segment writes and ticks do not wait for a flush in flight.
+//!
 //! What the journal holds is written out to the segments later, in large writes from the buffers that
 //! are still in memory; their flush is urgent only if an acknowledgement waits for it.
 //!
@@ -27,12 +31,14 @@
 //! - A failed write or flush is final: the log directory goes offline and nothing is acknowledged
 //!   any more.
 
+use crate::log::durability::Durability;
 use crate::log::journal::block::{BLOCK_SIZE_MAX, BlockSequence};
 use crate::log::journal::pack::PackedBlock;
 use crate::log::journal::ring::{BlockPlace, FileIndex, JournalFlush, JournalRing, Pin};
 use crate::log::plan::{FlushEntry, FlushPlan, Slot, TickEntry, TickPlan, WritePlan};
-use crate::types::Offset;
+use crate::types::{Mono, Offset};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// Appended bytes from which a partition is written to its segment at once.
 ///
@@ -52,6 +58,9 @@ const WRITE_OUT_FLUSH_SIZE: u64 = 64 << 20;
 /// Bytes of one tick, and ticks written side by side.
 const TICK_SIZE_MAX: u64 = 4 << 20;
 const TICKS_MAX: usize = 4;
+
+/// Ticks that are not flushed, where acknowledgements wait for their writes only.
+const TICKS_UNFLUSHED_MAX: usize = 64;
 
 /// The sizes that decisions go by. A shard takes the defaults; what tries every order of events makes
 /// them small, so that little data meets every decision.
@@ -91,6 +100,9 @@ struct Progress {
     /// Handed to a tick or a segment write.
     sealed: Mark,
     durable: Mark,
+    /// Under a completed flush, of the journal or the segment.
+    flushed: Mark,
+    durability: Durability,
     /// In the segment: handed to a write, written, under a flush, flushed.
     segment_sealed: Mark,
     written: Mark,
@@ -144,6 +156,16 @@ impl Progress {
         !self.writing && self.segment_sealed.bytes < self.appended.bytes
     }
 
+    fn waits_for_writes(&self) -> bool {
+        matches!(self.durability, Durability::Write(_))
+    }
+
+    /// What it appends goes to its segment however little it is, and waits for no flush.
+    fn is_eager(&self, has_journal: bool) -> bool {
+        let is_direct = !has_journal || self.direct_only || self.is_behind_a_write();
+        self.waits_for_writes() && is_direct && self.pending() > 0
+    }
+
     fn flush_is_urgent(&self) -> bool {
         let written = self.written.bytes;
         self.stored.bytes < self.store_wanted.min(written) || self.durable.bytes < self.direct.min(written)
@@ -155,7 +177,27 @@ impl Progress {
         self.stored.bytes < self.direct
     }
 
-    /// Everything up to `to` is durable. Returns by how many bytes the prefix grew.
+    /// Everything up to `to` is flushed. Returns by how many bytes the durable prefix grew.
+    fn advance_flushed(&mut self, to: Mark) -> u64 {
+        if to.bytes > self.flushed.bytes {
+            self.flushed = to;
+        }
+        self.advance(to)
+    }
+
+    /// Everything up to `to` is written, and `from` is where that begins. Likewise.
+    fn advance_written(&mut self, from: u64, to: Mark) -> u64 {
+        match self.durability {
+            Durability::Write(bounds)
+                if from <= self.durable.bytes && bounds.allow(self.flushed.end, to.end) =>
+            {
+                self.advance(to)
+            }
+            Durability::Write(_) | Durability::Fsync => 0,
+        }
+    }
+
+    /// Everything up to `to` is durable. Likewise.
     fn advance(&mut self, to: Mark) -> u64 {
         let grown = to.bytes.saturating_sub(self.durable.bytes);
         if grown > 0 {
@@ -185,10 +227,13 @@ struct Tick {
     /// Its blocks lie below it.
     through: BlockSequence,
     entries: Vec<(Slot, u64, Mark)>,
+    /// Its blocks and all before them are written.
+    written: bool,
 }
 
 /// Lives: one per shard.
-/// Invariant, per partition: stored ≤ durable ≤ sealed ≤ appended; stored ≤ written ≤ segment_sealed.
+/// Invariant, per partition: stored ≤ flushed ≤ durable ≤ sealed ≤ appended; stored ≤ written ≤
+/// segment_sealed.
 #[derive(Debug, Default)]
 pub struct GroupCommit {
     sizes: CommitSizes,
@@ -198,9 +243,11 @@ pub struct GroupCommit {
     /// Partitions with appended bytes that nothing was asked to write, oldest first.
     waiting: VecDeque<Slot>,
     waiting_bytes: u64,
+    /// Those of them whose acknowledgements wait for the write only.
+    waiting_write_bytes: u64,
     /// Those that never go to the journal; they gather while a flush of segments is in flight.
     gathering: VecDeque<Slot>,
-    /// Those of them all with at least [`WRITE_GATHER_SIZE`].
+    /// Those of them all with at least [`WRITE_GATHER_SIZE`], or that wait for no flush.
     large: VecDeque<Slot>,
     /// Partitions to write out, and those with anything that their segment does not have, oldest first.
     write_out: VecDeque<Slot>,
@@ -215,6 +262,13 @@ pub struct GroupCommit {
     urgent: usize,
     write_outs: usize,
     written_unflushed_bytes: u64,
+    /// What writes alone have made durable since it was last asked for.
+    written_advances: Vec<Advance>,
+    /// How soon the flush of what was written since the last look at the clock is due, and when that
+    /// of what was written before.
+    flush_within: Option<Duration>,
+    flush_by: Option<Mono>,
+    overdue: bool,
     undurable_bytes: u64,
     unstored_bytes: u64,
     /// What producers wait for when it is reached; half of it is written out without being asked.
@@ -250,6 +304,7 @@ impl GroupCommit {
             appended: mark,
             sealed: mark,
             durable: mark,
+            flushed: mark,
             segment_sealed: mark,
             written: mark,
             flushing: mark,
@@ -278,6 +333,23 @@ impl GroupCommit {
         self.queue(slot);
     }
 
+    /// What the partition's acknowledgements wait for from now on. Nothing durable ever becomes less so;
+    /// what is, is flushed soon if that is asked for now.
+    pub fn set_durability(&mut self, slot: Slot, durability: Durability) {
+        let progress = &mut self.partitions[slot.0 as usize];
+        let before = std::mem::replace(&mut progress.durability, durability);
+        let counted = progress.counted;
+        match (before, durability) {
+            (Durability::Fsync, Durability::Write(_)) => self.waiting_write_bytes += counted,
+            (Durability::Write(_), Durability::Fsync) => {
+                self.waiting_write_bytes -= counted;
+                self.write_out(slot);
+            }
+            (Durability::Fsync, Durability::Fsync) | (Durability::Write(_), Durability::Write(_)) => {}
+        }
+        self.queue(slot);
+    }
+
     /// No start would replay anything of the partition. If not, it will be so soon.
     pub fn is_out_of_journal(&mut self, slot: Slot) -> bool {
         let progress = &self.partitions[slot.0 as usize];
@@ -294,7 +366,7 @@ impl GroupCommit {
         self.partitions[slot.0 as usize].is_idle()
     }
 
-    /// Bytes appended and not durable, over all partitions. The shell bounds it by not reading from
+    /// Bytes appended and not durable as their topics ask for, over all partitions. The shell bounds it by not reading from
     /// sockets.
     pub fn undurable_bytes(&self) -> u64 {
         self.undurable_bytes
@@ -351,6 +423,8 @@ impl GroupCommit {
         let progress = &mut self.partitions[slot.0 as usize];
         let is_direct = self.journal.is_none() || progress.direct_only;
         let is_behind_a_write = progress.is_behind_a_write();
+        let is_eager = progress.is_eager(self.journal.is_some());
+        let waits_for_writes = progress.waits_for_writes();
         let queued = &mut progress.queued;
         let pending = progress.appended.bytes - progress.sealed.bytes;
         let unwritten = progress.appended.bytes - progress.segment_sealed.bytes;
@@ -360,13 +434,14 @@ impl GroupCommit {
         }
         if pending > 0 && !is_direct && !is_behind_a_write {
             self.waiting_bytes += pending - progress.counted;
+            self.waiting_write_bytes += if waits_for_writes { pending - progress.counted } else { 0 };
             progress.counted = pending;
             if !queued.waiting {
                 queued.waiting = true;
                 self.waiting.push_back(slot);
             }
         }
-        if pending >= self.sizes.write_gather && !queued.large {
+        if (pending >= self.sizes.write_gather || is_eager) && !queued.large {
             queued.large = true;
             self.large.push_back(slot);
         }
@@ -395,7 +470,6 @@ impl GroupCommit {
         assert!(!progress.writing, "two writes of one partition");
         let size = progress.appended.bytes - progress.segment_sealed.bytes;
         assert!(size > 0, "a write of nothing");
-        self.waiting_bytes -= std::mem::take(&mut progress.counted);
         if progress.pending() > 0 {
             progress.direct = progress.appended.bytes;
         }
@@ -404,7 +478,19 @@ impl GroupCommit {
         self.write_outs += usize::from(is_write_out);
         progress.sealed = progress.appended;
         progress.segment_sealed = progress.appended;
-        Some(WritePlan { slot, end: progress.appended.end, size })
+        let end = progress.appended.end;
+        self.uncount(slot);
+        Some(WritePlan { slot, end, size })
+    }
+
+    /// What the partition has waiting for a tick was taken.
+    fn uncount(&mut self, slot: Slot) {
+        let progress = &mut self.partitions[slot.0 as usize];
+        let counted = std::mem::take(&mut progress.counted);
+        self.waiting_bytes -= counted;
+        if progress.waits_for_writes() {
+            self.waiting_write_bytes -= counted;
+        }
     }
 
     /// A partition whose segment write is due, and whether nobody waits for it. One that is being
@@ -413,7 +499,9 @@ impl GroupCommit {
         while let Some(slot) = self.large.pop_front() {
             let progress = &mut self.partitions[slot.0 as usize];
             progress.queued.large = false;
-            if progress.is_unwritten() && progress.pending() >= self.sizes.write_gather {
+            let is_due =
+                progress.pending() >= self.sizes.write_gather || progress.is_eager(self.journal.is_some());
+            if progress.is_unwritten() && is_due {
                 return Some((slot, false));
             }
         }
@@ -478,6 +566,18 @@ impl GroupCommit {
         self.write_outs -= usize::from(progress.writing_out);
         self.written_unflushed_bytes += progress.segment_sealed.bytes - progress.written.bytes;
         progress.written = progress.segment_sealed;
+        // A segment holds everything up to where it was written.
+        let grown = if self.failed { 0 } else { progress.advance_written(0, progress.written) };
+        self.undurable_bytes -= grown;
+        if grown > 0 {
+            self.written_advances.push(Advance { slot: plan.slot, durable_end: progress.durable.end });
+        }
+        if let Durability::Write(bounds) = progress.durability
+            && progress.flushed.bytes < progress.written.bytes
+        {
+            self.flush_within =
+                Some(self.flush_within.map_or(bounds.within, |within| within.min(bounds.within)));
+        }
         for segment in segments {
             if !progress.dirty_segments.contains(segment) {
                 progress.dirty_segments.push(*segment);
@@ -491,13 +591,32 @@ impl GroupCommit {
         self.queue(plan.slot); // It may have stood aside while the write was in flight.
     }
 
+    /// What completed writes, without a flush, have made durable since the last call.
+    pub fn written(&mut self, advances: &mut Vec<Advance>) {
+        advances.append(&mut self.written_advances);
+    }
+
+    /// Takes notice of the time: a flush that acknowledged bytes have waited for long enough is due.
+    /// Returns when this wants to be asked again, at the latest.
+    pub fn flush_deadline(&mut self, now: Mono) -> Option<Mono> {
+        if let Some(within) = self.flush_within.take() {
+            let by = now.after(within);
+            self.flush_by = Some(self.flush_by.map_or(by, |flush_by| flush_by.min(by)));
+        }
+        if self.flush_by.is_some_and(|by| by <= now) {
+            self.flush_by = None;
+            self.overdue = true;
+        }
+        self.flush_by
+    }
+
     /// The next flush of segments to issue, if one is due. It covers every completed write.
     pub fn next_flush(&mut self) -> Option<FlushPlan> {
         if self.failed || self.flush_in_flight || self.unflushed.is_empty() {
             return None;
         }
-        let due = self.journal.is_none()
-            || self.urgent > 0
+        let due = self.urgent > 0
+            || self.overdue
             || self.written_unflushed_bytes >= self.sizes.write_out_flush
             || (self.is_pressed() && self.write_outs == 0);
         if !due {
@@ -505,6 +624,8 @@ impl GroupCommit {
         }
         self.flush_in_flight = true;
         self.urgent = 0;
+        self.overdue = false;
+        (self.flush_within, self.flush_by) = (None, None);
         self.written_unflushed_bytes = 0;
         let entries = self.unflushed.drain(..).map(|slot| {
             let progress = &mut self.partitions[slot.0 as usize];
@@ -533,7 +654,7 @@ impl GroupCommit {
             assert!(progress.stored.end <= entry.end, "the stored end moved back");
             self.unstored_bytes -= progress.flushing.bytes - progress.stored.bytes;
             progress.stored = progress.flushing;
-            let grown = progress.advance(progress.stored);
+            let grown = progress.advance_flushed(progress.stored);
             self.undurable_bytes -= grown;
             stored.push(Stored { slot: entry.slot, stored_end: entry.end });
             if grown > 0 {
@@ -551,10 +672,12 @@ impl GroupCommit {
     /// [`begin_tick`](Self::begin_tick). O(partitions in it).
     pub fn next_tick(&mut self) -> Option<TickPlan> {
         let journal = self.journal.as_ref()?;
-        let busy = journal.flush_in_flight() || self.blocks_in_flight > 0;
+        let waits_for_writes = self.waiting_write_bytes > 0;
+        let busy = (journal.flush_in_flight() && !waits_for_writes) || self.blocks_in_flight > 0;
+        let ticks_max = if waits_for_writes { TICKS_UNFLUSHED_MAX } else { TICKS_MAX };
         if self.failed
             || self.journal_blocked
-            || self.ticks.len() >= TICKS_MAX
+            || self.ticks.len() >= ticks_max
             || (busy && self.waiting_bytes < self.sizes.block_max)
         {
             return None;
@@ -606,13 +729,15 @@ impl GroupCommit {
         for (at, entry) in plan.entries.iter().enumerate() {
             let progress = &mut self.partitions[entry.slot.0 as usize];
             assert!(progress.appended.bytes == reached[at], "a tick took what it was not planned for");
-            self.waiting_bytes -= std::mem::take(&mut progress.counted);
             entries.push((entry.slot, progress.sealed.bytes, progress.appended));
             progress.ticks += 1;
             progress.last_block = BlockSequence(through.0 - 1);
             progress.sealed = progress.appended;
         }
-        plan.entries.iter().for_each(|entry| self.queue(entry.slot));
+        for entry in &plan.entries {
+            self.uncount(entry.slot);
+            self.queue(entry.slot);
+        }
         // What the tick took stands at the head, among others that have nothing to write.
         while let Some(slot) = self.waiting.front().copied() {
             let progress = &mut self.partitions[slot.0 as usize];
@@ -622,7 +747,7 @@ impl GroupCommit {
             progress.queued.waiting = false;
             self.waiting.pop_front();
         }
-        self.ticks.push_back(Tick { through, entries });
+        self.ticks.push_back(Tick { through, entries, written: false });
         Some(places)
     }
 
@@ -636,7 +761,20 @@ impl GroupCommit {
     /// A block of the journal is written whole.
     pub fn block_written(&mut self, sequence: BlockSequence) {
         self.blocks_in_flight -= 1;
-        self.journal.as_mut().expect("it wrote a block").wrote(sequence);
+        let journal = self.journal.as_mut().expect("it wrote a block");
+        journal.wrote(sequence);
+        let through = journal.written_through();
+        for tick in self.ticks.iter_mut().filter(|tick| !tick.written && tick.through <= through) {
+            tick.written = true;
+            for (slot, from, to) in tick.entries.iter().filter(|_| !self.failed) {
+                let progress = &mut self.partitions[slot.0 as usize];
+                let grown = progress.advance_written(*from, *to);
+                self.undurable_bytes -= grown;
+                if grown > 0 {
+                    self.written_advances.push(Advance { slot: *slot, durable_end: progress.durable.end });
+                }
+            }
+        }
     }
 
     /// The next flush of the journal to issue.
@@ -657,8 +795,8 @@ impl GroupCommit {
             for (slot, from, to) in tick.entries {
                 let progress = &mut self.partitions[slot.0 as usize];
                 progress.ticks -= 1;
-                assert!(from <= progress.durable.bytes, "the journal holds bytes behind a hole");
-                let grown = progress.advance(to);
+                assert!(from <= progress.flushed.bytes, "the journal holds bytes behind a hole");
+                let grown = progress.advance_flushed(to);
                 self.undurable_bytes -= grown;
                 if grown > 0 {
                     advances.push(Advance { slot, durable_end: progress.durable.end });
@@ -694,7 +832,7 @@ impl GroupCommit {
     }
 }
 
-/// Answers that wait for a partition's flushed end, in offset order.
+/// Answers that wait for a partition's durable end, in offset order.
 ///
 /// Lives: one per partition. Bounded by the requests in flight of its connections.
 #[derive(Debug)]
@@ -709,7 +847,7 @@ impl<T> Default for ParkedAcks<T> {
 }
 
 impl<T> ParkedAcks<T> {
-    /// Parks an answer until everything below `end` is flushed. A duplicate's batch may lie before
+    /// Parks an answer until everything below `end` is durable. A duplicate's batch may lie before
     /// others that wait already; its answer goes behind theirs.
     pub fn park(&mut self, end: Offset, answer: T) {
         let end = self.parked.back().map_or(end, |(last, _)| end.max(*last));
@@ -717,9 +855,9 @@ impl<T> ParkedAcks<T> {
     }
 
     /// The next answer that may leave.
-    pub fn release(&mut self, flushed_end: Offset) -> Option<T> {
+    pub fn release(&mut self, durable_end: Offset) -> Option<T> {
         match self.parked.front() {
-            Some((end, _)) if *end <= flushed_end => self.parked.pop_front().map(|(_, answer)| answer),
+            Some((end, _)) if *end <= durable_end => self.parked.pop_front().map(|(_, answer)| answer),
             _ => None,
         }
     }

@@ -11,7 +11,7 @@
 //!   00000000000000004711.snapshot   producers just before offset 4711   producers
 //!   leader-epoch-checkpoint         epoch -> first offset               epochs
 //!
-//! offsets:  log_start ≤ high_watermark ≤ flushed_end ≤ log_end
+//! offsets:  log_start ≤ stored_end ≤ high_watermark ≤ log_end
 //! ```
 //!
 //! | module | decides |
@@ -19,6 +19,7 @@
 //! | [`partition`] | which offset a batch gets, which segment takes it, how far readers may read |
 //! | [`plan`] | which bytes go where |
 //! | [`commit`] | which flush covers which write, and when an answer may leave |
+//! | [`durability`] | what an acknowledgement waits for: a flush, or a write |
 //! | [`read`] | where in bytes that were read a batch is |
 //! | [`segment`] | names of files and directories, when to roll, how much to preallocate |
 //! | [`index`] | where in a segment an offset or a timestamp is to be looked for |
@@ -37,6 +38,7 @@ pub mod checkpoint;
 pub mod commit;
 pub mod compaction;
 pub mod data_dir;
+pub mod durability;
 pub mod epochs;
 pub mod index;
 pub mod inspect;

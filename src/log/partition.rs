@@ -1,16 +1,17 @@
 //! One partition's log: which offset a batch gets, which segment takes it, how far readers may read.
 //!
 //! ```text
-//! offset line    log_start ... stored_end ... high_watermark = flushed_end ... log_end
-//!                readable      flushed only in the journal       appended, not durable
+//! offset line    log_start ... stored_end ... high_watermark = durable_end ... log_end
+//!                readable      not flushed in its segment        appended, not durable
 //! segments       [closed][closed][active ..........................................
 //! ```
 //!
 //! Pure: the shell copies, writes and flushes what is planned here. On one node the high watermark
-//! is the flushed end; replication will move it.
+//! is the durable end (see `log::durability`); replication will move it.
 
 use crate::codec::record_batch::BatchView;
 use crate::log::compaction::plan::CompactionLimits;
+use crate::log::durability::Durability;
 use crate::log::epochs::LeaderEpochs;
 use crate::log::index::{SegmentExtent, SegmentIndex};
 use crate::log::plan::AppendPlan;
@@ -44,6 +45,7 @@ pub struct LogConfig {
     /// How long a file that was given up keeps its bytes (`file.delete.delay.ms`).
     pub file_delete_delay: Duration,
     pub cleanup: Cleanup,
+    pub durability: Durability,
 }
 
 /// `cleanup.policy`.
@@ -113,7 +115,7 @@ pub struct Opened {
 }
 
 /// Lives: one per replica, on its owner shard.
-/// Invariant: log_start ≤ stored_end ≤ flushed_end ≤ log_end; segments are in offset order and without gaps.
+/// Invariant: log_start ≤ stored_end ≤ durable_end ≤ log_end; segments are in offset order and without gaps.
 #[derive(Debug)]
 pub struct PartitionLog {
     pub config: LogConfig,
@@ -121,9 +123,9 @@ pub struct PartitionLog {
     jitter_seed: u64,
     log_start: Offset,
     log_end: Offset,
-    flushed_end: Offset,
-    flushed_place: Place,
-    /// Ends of writes, to the journal or the segment, that are not flushed yet, with their places,
+    durable_end: Offset,
+    durable_place: Place,
+    /// Ends of writes, to the journal or the segment, that are not durable yet, with their places,
     /// oldest first.
     sealed_ends: VecDeque<(Offset, Place)>,
     /// Below it everything is flushed in its segments.
@@ -143,18 +145,18 @@ impl PartitionLog {
     pub fn new(opened: Opened, config: LogConfig, leader_epoch: LeaderEpoch) -> PartitionLog {
         assert!(opened.log_start <= opened.log_end);
         assert!(opened.active.base_offset <= opened.log_end);
-        let flushed_place = Place { segment: opened.active.base_offset, file_position: opened.active.size };
+        let durable_place = Place { segment: opened.active.base_offset, file_position: opened.active.size };
         PartitionLog {
             config,
             leader_epoch,
             jitter_seed: opened.jitter_seed,
             log_start: opened.log_start,
             log_end: opened.log_end,
-            flushed_end: opened.log_end,
-            flushed_place,
+            durable_end: opened.log_end,
+            durable_place,
             sealed_ends: VecDeque::new(),
             stored_end: opened.log_end,
-            stored_place: flushed_place,
+            stored_place: durable_place,
             segment_ends: VecDeque::new(),
             closed: opened.closed,
             active: opened.active,
@@ -178,11 +180,11 @@ impl PartitionLog {
 
     /// Exclusive. On one node also the last stable offset.
     pub fn high_watermark(&self) -> Offset {
-        self.flushed_end
+        self.durable_end
     }
 
-    pub fn flushed_place(&self) -> Place {
-        self.flushed_place
+    pub fn durable_place(&self) -> Place {
+        self.durable_place
     }
 
     /// Exclusive. The recovery point of the segments: what lies beyond may be in the journal only.
@@ -309,7 +311,7 @@ impl PartitionLog {
     /// A write to the journal or the segment was issued that reaches the log end.
     pub fn sealed(&mut self, end: Offset) {
         assert!(end == self.log_end, "a write is sealed at the log end");
-        let last = self.sealed_ends.back().map_or(self.flushed_end, |(end, _)| *end);
+        let last = self.sealed_ends.back().map_or(self.durable_end, |(end, _)| *end);
         if last < end {
             self.sealed_ends.push_back((end, self.end_place()));
         }
@@ -321,32 +323,32 @@ impl PartitionLog {
         self.segment_ends.push_back((end, self.end_place()));
     }
 
-    /// Everything below `end` is on stable storage: it may be read and acknowledged.
-    pub fn flushed(&mut self, end: Offset) {
-        assert!(self.flushed_end <= end, "the flushed end moved back");
+    /// Everything below `end` is as durable as the topic wants it: it may be read and acknowledged.
+    pub fn durable(&mut self, end: Offset) {
+        assert!(self.durable_end <= end, "the durable end moved back");
         assert!(end <= self.log_end);
-        (self.flushed_end, self.flushed_place) =
-            reached(&mut self.sealed_ends, end, (self.flushed_end, self.flushed_place));
+        (self.durable_end, self.durable_place) =
+            reached(&mut self.sealed_ends, end, (self.durable_end, self.durable_place));
     }
 
-    /// Everything below `end` is flushed in its segments. Comes after [`flushed`](Self::flushed).
+    /// Everything below `end` is flushed in its segments. Comes after [`durable`](Self::durable).
     pub fn stored(&mut self, end: Offset) {
         assert!(self.stored_end <= end, "the stored end moved back");
-        assert!(end <= self.flushed_end, "what is stored is flushed");
+        assert!(end <= self.durable_end, "what is stored is durable");
         (self.stored_end, self.stored_place) =
             reached(&mut self.segment_ends, end, (self.stored_end, self.stored_place));
     }
 
-    /// The active segment was rolled while everything was stored: the flushed place moves along.
+    /// The active segment was rolled while everything was stored: the durable place moves along.
     pub fn rolled_while_stored(&mut self) {
         assert!(self.stored_end == self.log_end);
-        self.flushed_place = self.end_place();
+        self.durable_place = self.end_place();
         self.stored_place = self.end_place();
     }
 
     /// Moves the log start forward (retention, DeleteRecords). Never past the high watermark.
     pub fn advance_log_start(&mut self, to: Offset) {
-        assert!(to <= self.flushed_end, "the log start passed the high watermark");
+        assert!(to <= self.durable_end, "the log start passed the high watermark");
         self.log_start = self.log_start.max(to);
         self.epochs.truncate_from_start(self.log_start);
     }
@@ -419,7 +421,7 @@ impl PartitionLog {
 
     /// The segment that holds `offset`, and the first byte after what may be read of it.
     pub fn locate(&self, offset: Offset) -> Option<(Offset, u64)> {
-        if offset < self.log_start || offset >= self.flushed_end {
+        if offset < self.log_start || offset >= self.durable_end {
             return None;
         }
         let after = self.closed.partition_point(|segment| segment.base_offset <= offset);
@@ -428,8 +430,8 @@ impl PartitionLog {
         } else {
             self.closed[after.checked_sub(1)?]
         };
-        let readable_end = if segment.base_offset == self.flushed_place.segment {
-            self.flushed_place.file_position
+        let readable_end = if segment.base_offset == self.durable_place.segment {
+            self.durable_place.file_position
         } else {
             segment.size
         };
@@ -446,7 +448,7 @@ fn reached(ends: &mut VecDeque<(Offset, Place)>, end: Offset, from: (Offset, Pla
         at = next;
         ends.pop_front();
     }
-    assert!(at.0 == end, "a flush ended inside a write");
+    assert!(at.0 == end, "what is durable ends inside a write");
     at
 }
 
@@ -458,17 +460,17 @@ mod tests {
     use crate::types::{ProducerEpoch, ProducerId, Sequence};
 
     #[test]
-    fn offsets_are_dense_and_readable_only_once_flushed() {
+    fn offsets_are_dense_and_readable_only_once_durable() {
         let mut log = log(1 << 20);
         assert_eq!(append(&mut log, 3, None), Ok(offset(0)));
         assert_eq!(append(&mut log, 2, None), Ok(offset(3)));
         assert_eq!(log.locate(offset(0)), None);
         log.sealed(offset(5));
         assert_eq!(append(&mut log, 1, None), Ok(offset(5)));
-        log.flushed(offset(5));
+        log.durable(offset(5));
         assert_eq!(log.high_watermark(), offset(5));
         let (segment, end) = log.locate(offset(4)).unwrap();
-        assert_eq!((segment, end), (offset(0), log.flushed_place().file_position));
+        assert_eq!((segment, end), (offset(0), log.durable_place().file_position));
         assert_eq!(log.locate(offset(5)), None);
     }
 
@@ -480,7 +482,7 @@ mod tests {
         }
         assert!(!log.closed().is_empty());
         log.sealed(offset(4));
-        log.flushed(offset(4));
+        log.durable(offset(4));
         assert_eq!(log.droppable_segments(), 0);
         log.advance_log_start(offset(4));
         let count = log.droppable_segments();

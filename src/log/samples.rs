@@ -1,6 +1,7 @@
 //! Logs and batches that tests of this layer and of the shards build on.
 
 use crate::codec::record_batch::{BatchHeader, Compression, write_batch};
+use crate::log::durability::Durability;
 use crate::log::partition::{Cleanup, LogConfig};
 use crate::types::{ProducerEpoch, ProducerId, Sequence, Timestamp};
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub fn log_config(segment_size_max: u64) -> LogConfig {
         retention_bytes: None,
         file_delete_delay: Duration::ZERO,
         cleanup: Cleanup::DELETE,
+        durability: Durability::Fsync,
     }
 }
 

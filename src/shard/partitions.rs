@@ -10,6 +10,7 @@ use crate::config::TimestampType;
 use crate::config::topic::{TopicConfig, TopicDefaults};
 use crate::log::checkpoint::PartitionPoint;
 use crate::log::compaction::plan::CompactionLimits;
+use crate::log::durability::Durability;
 use crate::log::ownership::{self, Claim, PARTITION_METADATA, claim};
 use crate::log::partition::{Cleanup, LogConfig};
 use crate::log::plan::SyncFs;
@@ -350,6 +351,7 @@ fn reconfigure(shard: &Shard, topic: TopicId) {
     for replica in shard.store.replicas().iter().filter(|replica| replica.id.topic == topic) {
         replica.configure(&shard.store, config);
     }
+    shard.store.pump(); // What an acknowledgement waits for may have changed.
 }
 
 async fn delete(shard: &Rc<Shard>, topic: TopicId) {
@@ -425,6 +427,7 @@ fn to_log_config(config: &TopicConfig) -> LogConfig {
         retention_bytes: config.retention_bytes,
         file_delete_delay: Duration::from_millis(config.file_delete_delay_ms),
         cleanup: Cleanup { delete: config.is_deleting(), compact },
+        durability: Durability::of(config),
     }
 }
 

@@ -192,6 +192,7 @@ impl Replica {
 
     pub fn configure(&self, store: &Store, config: LogConfig) {
         store.set_direct_only(self.slot, config.cleanup.compact.is_some());
+        store.set_durability(self.slot, config.durability);
         self.log.borrow_mut().config = config;
     }
 
@@ -432,7 +433,7 @@ impl Replica {
 
     /// Everything below `end` is durable: answers leave, readers wake.
     pub fn advance(&self, end: Offset) {
-        self.log.borrow_mut().flushed(end);
+        self.log.borrow_mut().durable(end);
         loop {
             let released = self.acks.borrow_mut().release(end);
             let Some(ack) = released else { break };

@@ -12,6 +12,7 @@
 use crate::codec::error_code::ErrorCode;
 use crate::config::memory::MemoryPlan;
 use crate::log::commit::{Advance, GroupCommit, Stored};
+use crate::log::durability::Durability;
 use crate::log::journal::block::{BlockSequence, BlockWriter, FileEpoch};
 use crate::log::journal::pack::{PackedBlock, pack};
 use crate::log::journal::ring::{BlockPlace, FileIndex, JournalFlush, JournalRing};
@@ -80,8 +81,11 @@ pub struct Store {
     offline: RefCell<Option<String>>,
     /// The final state is being written.
     closed: Cell<bool>,
-    /// Times of the writes that the next flush covers, oldest first, for the commit latency.
+    /// When the oldest write began that the next flush covers and somebody waits for, for the commit
+    /// latency.
     write_started: Cell<Option<Mono>>,
+    /// Until when a task sleeps that looks for a due flush of acknowledged writes.
+    flush_timed: Cell<Option<Mono>>,
 }
 
 impl Store {
@@ -115,6 +119,7 @@ impl Store {
             offline: RefCell::new(None),
             closed: Cell::new(false),
             write_started: Cell::new(None),
+            flush_timed: Cell::new(None),
         })
     }
 
@@ -171,6 +176,11 @@ impl Store {
     /// Keeps a replica out of the journal, whose replay must not meet replaced segments.
     pub fn set_direct_only(&self, slot: Slot, direct_only: bool) {
         self.commit.borrow_mut().set_direct_only(slot, direct_only);
+    }
+
+    /// What a replica's acknowledgements wait for.
+    pub fn set_durability(&self, slot: Slot, durability: Durability) {
+        self.commit.borrow_mut().set_durability(slot, durability);
     }
 
     /// Whether a replica's segments may be replaced. If not, the next asking may find it so.
@@ -289,15 +299,36 @@ impl Store {
     /// Issues every write and flush that is due. Called once after a run of appends, and whenever
     /// the disk has answered.
     pub fn pump(self: &Rc<Self>) {
+        self.commit.borrow_mut().set_memory_short(!self.tail_memory.has_room(TAIL_BUFFER_SIZE_MAX));
         self.issue_writes();
         if let Some(journal) = &self.journal {
             self.pump_journal(journal);
             self.issue_writes(); // What a tick has just taken can be written out.
         }
+        let deadline = self.commit.borrow_mut().flush_deadline(self.clock.mono());
+        if let Some(deadline) = deadline {
+            self.flush_by(deadline);
+        }
         let flush = self.commit.borrow_mut().next_flush();
         if let Some(plan) = flush {
             self.spawn(self.clone().flush(plan));
         }
+    }
+
+    /// Pumps again when a flush is due that nothing else asks for.
+    fn flush_by(self: &Rc<Self>, deadline: Mono) {
+        if self.flush_timed.get().is_some_and(|timed| timed <= deadline) {
+            return;
+        }
+        self.flush_timed.set(Some(deadline));
+        let store = self.clone();
+        self.spawn(async move {
+            glommio::timer::sleep(deadline.since(store.clock.mono())).await;
+            if store.flush_timed.get() == Some(deadline) {
+                store.flush_timed.set(None);
+            }
+            store.pump();
+        });
     }
 
     fn issue_writes(self: &Rc<Self>) {
@@ -307,19 +338,19 @@ impl Store {
             let replica = self.slot(plan.slot);
             let mut blocks = Vec::new();
             replica.seal_for_write(self, plan.end, &mut blocks);
-            self.commit_started();
+            self.commit_started(&replica);
             self.spawn(self.clone().write(plan, replica, blocks));
         }
     }
 
-    fn commit_started(&self) {
-        if self.write_started.get().is_none() {
+    fn commit_started(&self, replica: &Replica) {
+        let waits_for_flush = replica.log.borrow().config.durability == Durability::Fsync;
+        if waits_for_flush && self.write_started.get().is_none() {
             self.write_started.set(Some(self.clock.mono()));
         }
     }
 
     fn pump_journal(self: &Rc<Self>, journal: &Rc<Journal>) {
-        self.commit.borrow_mut().set_memory_short(!self.tail_memory.has_room(TAIL_BUFFER_SIZE_MAX));
         loop {
             let plan = self.commit.borrow_mut().next_tick();
             let Some(plan) = plan else { break };
@@ -356,7 +387,7 @@ impl Store {
         let Some(places) = places else {
             return false; // Write-outs begin; the next answer of the disk comes back here.
         };
-        self.commit_started();
+        replicas.iter().for_each(|replica| self.commit_started(replica));
         let items: Vec<(Rc<Replica>, TickItem)> =
             items.into_iter().map(|(at, item)| (replicas[at].clone(), item)).collect();
         for (block, place) in blocks.iter().zip(places) {
@@ -398,6 +429,7 @@ impl Store {
                     metrics.disk_written_bytes += size;
                     drop(metrics);
                     store.commit.borrow_mut().block_written(place.header.sequence);
+                    store.advance_written();
                     store.pump();
                 }
                 Err(error) => store.fail(&format!("writing the journal: {error}")),
@@ -439,6 +471,7 @@ impl Store {
                 metrics.disk_written_bytes += size as u64;
                 drop(metrics);
                 self.commit.borrow_mut().wrote(&plan, &segments);
+                self.advance_written();
                 self.pump();
             }
             Err(error) => self.fail(&format!("writing {}: {error}", replica.directory.display())),
@@ -464,6 +497,18 @@ impl Store {
         let mut metrics = self.metrics.borrow_mut();
         metrics.flush_latency_us.record_duration(now.since(started));
         metrics.commit_latency_us.record_duration(now.since(write_started));
+    }
+
+    /// Tells the replicas whose acknowledgements wait for writes only what a write has done for them.
+    fn advance_written(&self) {
+        let mut advances: Vec<Advance> = Vec::new();
+        self.commit.borrow_mut().written(&mut advances);
+        for advance in &advances {
+            self.slot(advance.slot).advance(advance.durable_end);
+        }
+        if !advances.is_empty() {
+            self.drained.notify_all();
+        }
     }
 
     /// Tells the replicas what a flush has done for them, then goes on.

@@ -5,6 +5,7 @@
 
 mod compacting;
 mod deleting;
+mod durability;
 mod journalled;
 mod reopening;
 
@@ -12,6 +13,7 @@ use crate::codec::error_code::ErrorCode;
 use crate::codec::record_batch::BatchView;
 use crate::config::memory::MemoryPlan;
 use crate::log::checkpoint::PartitionPoint;
+use crate::log::partition::LogConfig;
 use crate::log::plan::SyncFs;
 use crate::log::samples::{SampleBatch, log_config};
 use crate::metrics::ShardMetrics;
@@ -442,7 +444,7 @@ async fn open_partition(store: &Rc<Store>, directory: &Path, index: i32, segment
 
 fn point_of(replica: &Replica) -> PartitionPoint {
     let log = replica.log.borrow();
-    let place = log.flushed_place();
+    let place = log.durable_place();
     PartitionPoint {
         log_start: log.log_start(),
         flushed_end: log.high_watermark(),

@@ -8,6 +8,7 @@ mod admin;
 mod compaction;
 mod connections;
 mod deletion;
+mod durability;
 mod fetching;
 mod files;
 mod full_disk;

@@ -23,6 +23,14 @@ fn kill_under_load_loses_nothing_acknowledged_in_the_journal() {
     Routing::BOTH.into_iter().map(|routing| Options::new(routing).journal()).for_each(kill_under_load);
 }
 
+/// Acknowledged is written then, and a kill takes nothing of it.
+#[test]
+fn kill_under_load_loses_nothing_that_was_only_written() {
+    let options = Options::new(Routing::Node).set("odradek.durability", "write");
+    kill_under_load(options.clone());
+    kill_under_load(options.journal());
+}
+
 fn kill_under_load(options: Options) {
     let mut broker = Broker::start_with(options);
     Client::connect(&broker).create_topic("load", 4, &[]);

@@ -75,12 +75,13 @@ fn metadata(client: &mut Client, names: &[String]) -> Result<Vec<MetadataRespons
     Ok(topics)
 }
 
-/// What differs from the broker's defaults, by topic. A broker without DescribeConfigs shows none.
+/// What differs from the broker's defaults, and a durability other than the promised one, by topic. A broker without DescribeConfigs shows none.
 fn changed_configs(
     client: &mut Client,
     topics: &[&MetadataResponseTopic],
 ) -> Result<BTreeMap<String, BTreeMap<String, String>>, Failure> {
     const DYNAMIC_TOPIC_CONFIG: i8 = 1;
+    const DURABILITY: &str = "odradek.durability";
     if topics.is_empty() || !client.offers::<DescribeConfigsRequest>() {
         return Ok(BTreeMap::new());
     }
@@ -93,8 +94,10 @@ fn changed_configs(
     let resources = resources.collect();
     let response = client.send(|_| DescribeConfigsRequest::default().with_resources(resources))?;
     let by_topic = response.results.into_iter().map(|result| {
-        let changed =
-            result.configs.into_iter().filter(|config| config.config_source == DYNAMIC_TOPIC_CONFIG);
+        let changed = result.configs.into_iter().filter(|config| {
+            let is_relaxed = config.name.as_str() == DURABILITY && config.value.as_deref() != Some("fsync");
+            config.config_source == DYNAMIC_TOPIC_CONFIG || is_relaxed
+        });
         let configs = changed.map(|config| {
             (config.name.to_string(), config.value.map(|value| value.to_string()).unwrap_or_default())
         });

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::properties::{BrokerName, PROPERTIES, Property};
 use super::{InvalidConfig, TopicConfig, Value};
+use crate::config::value::DurabilityMode;
 use crate::config::{Config, Origin, TimestampType};
 
 /// The broker's defaults for topics.
@@ -136,6 +137,7 @@ fn built_in() -> TopicConfig {
         min_compaction_lag_ms: 0,
         max_compaction_lag_ms: i64::MAX as u64,
         min_cleanable_dirty_ratio: 0.5,
+        durability: DurabilityMode::Fsync,
         flush_messages: i64::MAX as u64,
         flush_ms: i64::MAX as u64,
         preallocate: false,

@@ -151,7 +151,8 @@ pub const PROPERTIES: &[Property] = &[
         name: "flush.messages",
         kind: Kind::Long { min: 1 },
         broker_names: &[same("log.flush.interval.messages")],
-        doc: "Records between two forced flushes. Has no effect: a batch is flushed before it is acknowledged.",
+        doc: "With `odradek.durability=write`: so many records are never acknowledged without a flush. Else \
+              without effect: all are flushed first.",
         get: |config| config.flush_messages.to_string(),
         set: |config, value| config.flush_messages = value.unsigned(),
     },
@@ -159,7 +160,8 @@ pub const PROPERTIES: &[Property] = &[
         name: "flush.ms",
         kind: Kind::Long { min: 0 },
         broker_names: &[same("log.flush.interval.ms"), same("log.flush.scheduler.interval.ms")],
-        doc: "Time between two forced flushes. Has no effect: a batch is flushed before it is acknowledged.",
+        doc: "With `odradek.durability=write`: how long a written record waits for its flush, one second at \
+              most. Else without effect: all are flushed before they are acknowledged.",
         get: |config| config.flush_ms.to_string(),
         set: |config, value| config.flush_ms = value.unsigned(),
     },
@@ -273,6 +275,17 @@ pub const PROPERTIES: &[Property] = &[
               replication factor.",
         get: |config| config.min_insync_replicas.to_string(),
         set: |config, value| config.min_insync_replicas = value.unsigned32(),
+    },
+    Property {
+        name: "odradek.durability",
+        kind: Kind::Choice { known: &["fsync", "write"], supported: &["fsync", "write"], reason: "" },
+        broker_names: &[same("odradek.durability")],
+        doc: "What an acknowledgement waits for. `fsync`: a flush; nothing acknowledged is lost with the power. \
+              `write`: the write; a lost power may take the last second.",
+        get: |config| config.durability.to_string(),
+        set: |config, value| {
+            config.durability = value.text().parse().expect("the kind knows the same words");
+        },
     },
     Property {
         name: "preallocate",

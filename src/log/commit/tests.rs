@@ -1,6 +1,7 @@
 //! Scripts and models of a disk: what a flush covers is what is called durable.
 
 use super::*;
+use crate::log::durability::FlushBounds;
 use crate::log::journal::block::FileEpoch;
 use crate::log::journal::pack::pack;
 use crate::log::journal::ring::RingLimits;
@@ -242,6 +243,153 @@ fn write_outs_make_room_in_a_full_journal() {
     assert!(model.durable.iter().sum::<u64>() > appended - 4 * 200_000);
 }
 
+proptest! {
+    /// Partitions whose acknowledgements wait for writes, and change that: what is called durable is
+    /// found by a start after a crash of the process, and no more of it is unflushed than allowed.
+    #[test]
+    fn durable_is_what_a_crash_of_the_process_leaves(
+        journal in any::<bool>(),
+        script in proptest::collection::vec((0..4usize, 0..9u8, prop_oneof![1..9_000u64, 1..400_000u64]), 1..300),
+    ) {
+        let mut model = if journal { Model::new() } else { Model::without_journal() };
+        (1..4).for_each(|which| model.set_durability(which, WRITE));
+        model.set_durability(3, bounded(5));
+        for (which, action, size) in script {
+            match action {
+                0..=2 => model.append(which, size),
+                3 => model.complete_block(which),
+                4 => model.complete_write(which),
+                5 => model.complete_journal_flush()?,
+                6 => model.complete_flush()?,
+                7 => model.now = model.now.after(Duration::from_micros(size)),
+                _ => model.set_durability(which, [Durability::Fsync, WRITE, bounded(2)][size as usize % 3]),
+            }
+            model.check_written()?;
+            model.pump();
+        }
+        // The disk answers everything and time goes on: it is all flushed without another append.
+        for _ in 0..200 {
+            model.now = model.now.after(Duration::from_millis(100));
+            model.pump();
+            model.complete_block(0);
+            model.complete_write(0);
+            model.check_written()?;
+            model.complete_journal_flush()?;
+            model.complete_flush()?;
+        }
+        for which in 0..4 {
+            let all = *model.ends[which].last().unwrap();
+            prop_assert_eq!((model.durable[which], model.flushed(which)), (all, all));
+        }
+        prop_assert_eq!((model.commit.undurable_bytes(), model.commit.waiting_bytes), (0, 0));
+        prop_assert_eq!(model.commit.waiting_write_bytes, 0);
+    }
+}
+
+#[test]
+fn a_write_is_enough_where_the_topic_says_so() {
+    let mut model = Model::without_journal();
+    model.set_durability(0, WRITE);
+    model.append(0, 100);
+    model.append(1, 100);
+    model.pump();
+    model.complete_write(0);
+    model.complete_write(0);
+    model.check_written().unwrap();
+    assert_eq!(model.durable, [100, 0, 0, 0]);
+    model.pump();
+    // The other one's flush is in flight: it holds up nothing here.
+    assert!(model.flush.is_some());
+    model.append(0, 50);
+    model.append(1, 50);
+    model.pump();
+    assert_eq!(model.writes.len(), 1);
+    model.complete_write(0);
+    model.check_written().unwrap();
+    assert_eq!(model.durable[0], 150);
+}
+
+#[test]
+fn an_acknowledged_write_is_flushed_in_time() {
+    let mut model = Model::without_journal();
+    model.set_durability(0, WRITE);
+    model.append(0, 100);
+    model.pump();
+    model.complete_write(0);
+    model.pump();
+    assert!(model.flush.is_none());
+    assert_eq!(model.deadline, Some(model.now.after(FLUSH_WITHIN)));
+    model.now = model.now.after(FLUSH_WITHIN);
+    model.pump();
+    model.complete_flush().unwrap();
+    assert_eq!(model.flushed(0), 100);
+    model.pump();
+    assert_eq!(model.deadline, None);
+}
+
+#[test]
+fn no_more_records_than_allowed_are_acknowledged_without_a_flush() {
+    let mut model = Model::without_journal();
+    model.set_durability(0, bounded(2));
+    for expected in [100, 100] {
+        model.append(0, 100);
+        model.pump();
+        model.complete_write(0);
+        model.check_written().unwrap();
+        assert_eq!(model.durable[0], expected, "the second waits");
+        model.pump();
+    }
+    model.complete_flush().unwrap();
+    assert_eq!(model.durable[0], 200);
+}
+
+/// A block that is whole is not there for a start while one before it is not.
+#[test]
+fn a_block_behind_an_unwritten_one_acknowledges_nothing() {
+    let mut model = Model::new();
+    for which in 0..4 {
+        model.set_durability(which, WRITE);
+        model.append(which, WRITE_GATHER_SIZE - 1);
+    }
+    model.pump();
+    assert_eq!(model.blocks.len(), 2);
+    model.complete_block(1);
+    model.check_written().unwrap();
+    assert_eq!(model.durable, [0; 4]);
+    model.complete_block(0);
+    model.check_written().unwrap();
+    assert_eq!(model.durable, [WRITE_GATHER_SIZE - 1; 4]);
+}
+
+#[test]
+fn a_topic_that_asks_for_flushes_again_waits_for_them() {
+    let mut model = Model::without_journal();
+    model.set_durability(0, WRITE);
+    model.append(0, 100);
+    model.pump();
+    model.complete_write(0);
+    model.check_written().unwrap();
+    model.set_durability(0, Durability::Fsync);
+    model.append(0, 10);
+    model.pump();
+    assert!(model.flush.is_some(), "what was acknowledged is flushed soon");
+    model.complete_flush().unwrap();
+    model.pump();
+    model.complete_write(0);
+    model.check_written().unwrap();
+    assert_eq!(model.durable[0], 100);
+    model.pump();
+    model.complete_flush().unwrap();
+    assert_eq!(model.durable[0], 110);
+}
+
+const FLUSH_WITHIN: Duration = Duration::from_millis(500);
+const WRITE: Durability = Durability::Write(FlushBounds { records_max: u64::MAX, within: FLUSH_WITHIN });
+
+fn bounded(records_max: u64) -> Durability {
+    Durability::Write(FlushBounds { records_max, within: FLUSH_WITHIN })
+}
+
 const MODEL_UNSTORED_MAX: u64 = 4 << 20;
 const MODEL_FILE: u64 = 4 << 20;
 const MODEL_RING: u64 = 3 * MODEL_FILE;
@@ -263,13 +411,24 @@ struct Model {
     flush: Option<(FlushPlan, Vec<u64>)>,
     journal_flush: Option<JournalFlush>,
     durable: Vec<u64>,
+    durabilities: Vec<Durability>,
+    now: Mono,
+    /// When the commit wants to look at the clock.
+    deadline: Option<Mono>,
 }
 
 impl Model {
     fn new() -> Model {
         let limits = RingLimits { file_size: MODEL_FILE, file_count_max: 3 };
         let ring = JournalRing::new(ShardId(0), limits, BlockSequence(1), FileEpoch(0));
-        let mut commit = GroupCommit::new(Some(ring), MODEL_UNSTORED_MAX);
+        Model::on(GroupCommit::new(Some(ring), MODEL_UNSTORED_MAX))
+    }
+
+    fn without_journal() -> Model {
+        Model::on(GroupCommit::new(None, MODEL_UNSTORED_MAX))
+    }
+
+    fn on(mut commit: GroupCommit) -> Model {
         let slots = (0..4).map(|_| commit.open(offset(0))).collect();
         let mut model = Model {
             commit,
@@ -284,6 +443,9 @@ impl Model {
             flush: None,
             journal_flush: None,
             durable: vec![0; 4],
+            durabilities: vec![Durability::Fsync; 4],
+            now: Mono::default(),
+            deadline: None,
         };
         model.pump();
         model
@@ -338,6 +500,7 @@ impl Model {
             );
             self.journal_flush = Some(flush);
         }
+        self.deadline = self.commit.flush_deadline(self.now);
         if let Some(flush) = self.commit.next_flush() {
             assert!(self.flush.is_none());
             self.flush = Some((flush, self.segment.iter().map(|(_, written)| *written).collect()));
@@ -392,10 +555,49 @@ impl Model {
         self.check(&advances)
     }
 
+    fn set_durability(&mut self, which: usize, durability: Durability) {
+        self.durabilities[which] = durability;
+        self.commit.set_durability(self.slots[which], durability);
+    }
+
+    /// The end of what a loss of power leaves of a partition.
+    fn flushed(&self, which: usize) -> u64 {
+        covered(self.segment[which].0, self.journalled[which].iter().copied())
+    }
+
+    /// The end of what a crash of the process leaves: whole blocks up to the first that is not.
+    fn written(&self, which: usize) -> u64 {
+        let first_unwritten = self.blocks.iter().min().copied().unwrap_or(BlockSequence(u64::MAX));
+        let blocks = self.contents.range(..first_unwritten).flat_map(|(_, parts)| parts);
+        let parts = blocks.filter(|part| part.0 == which).map(|(_, from, to)| (*from, *to));
+        covered(self.segment[which].1, self.journalled[which].iter().copied().chain(parts))
+    }
+
+    /// What writes have made durable since the last call is there.
+    fn check_written(&mut self) -> Result<(), TestCaseError> {
+        let mut advances = Vec::new();
+        self.commit.written(&mut advances);
+        for advance in advances {
+            let which = advance.slot.0 as usize;
+            let Durability::Write(bounds) = self.durabilities[which] else {
+                return Err(TestCaseError::fail("acknowledged before the flush"));
+            };
+            let durable = self.bytes_at(advance.slot, advance.durable_end);
+            prop_assert!(durable <= self.written(which));
+            prop_assert!(self.durable[which] < durable);
+            let flushed = self.ends[which].partition_point(|bytes| *bytes <= self.flushed(which)) as u64 - 1;
+            prop_assert!(
+                advance.durable_end.get() - flushed.min(advance.durable_end.get()) < bounds.records_max
+            );
+            self.durable[which] = durable;
+        }
+        Ok(())
+    }
+
     fn check(&mut self, advances: &[Advance]) -> Result<(), TestCaseError> {
         for advance in advances {
             let which = advance.slot.0 as usize;
-            let covered = covered(self.segment[which].0, self.journalled[which].iter().copied());
+            let covered = self.flushed(which);
             let durable = self.bytes_at(advance.slot, advance.durable_end);
             prop_assert!(durable <= covered, "{durable} bytes are called durable, {covered} are");
             prop_assert!(self.durable[which] < durable);

@@ -263,6 +263,12 @@ impl JournalRing {
         issued.written = true;
     }
 
+    /// Every block below it is written: a start after a crash of the process finds no hole before it.
+    pub fn written_through(&self) -> BlockSequence {
+        let written = self.issued.iter().take_while(|issued| issued.written).count();
+        BlockSequence(self.flushed.0 + written as u64)
+    }
+
     /// The next flush to issue, if any written block waits for one and none is in flight.
     pub fn next_flush(&mut self) -> Option<JournalFlush> {
         if self.flush_in_flight {
