@@ -84,6 +84,7 @@ const GAUGES: &[(&str, &str, Read)] = &[
     ("fetches_parked", "Fetch requests that wait for data", |m| m.fetches_parked),
     ("fetch_sessions", "Incremental fetch sessions", |m| m.fetch_sessions),
     ("partitions", "Partitions owned", |m| m.partitions),
+    ("partitions_offline", "Partitions found damaged or not opened", |m| m.partitions_offline),
     ("partitions_uncleanable", "Partitions that compaction cannot read", |m| m.partitions_uncleanable),
     ("compaction_dirty_percent_max", "Largest uncompacted share of a log", |m| {
         m.compaction_dirty_percent_max

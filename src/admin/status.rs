@@ -30,6 +30,7 @@ fn shard(snapshot: &ShardSnapshot) -> Value {
         "shard": snapshot.shard.0,
         "log_dir_offline": snapshot.log_dir_offline,
         "partitions": metrics.partitions,
+        "partitions_offline": metrics.partitions_offline,
         "connections_open": metrics.connections_open,
         "fetches_parked": metrics.fetches_parked,
         "produced_records": metrics.produced_records,

@@ -184,6 +184,8 @@ pub struct ShardMetrics {
     pub fetches_parked: u64,
     /// Gauge: partitions owned by the shard.
     pub partitions: u64,
+    /// Gauge: partitions that were found damaged or could not be opened, and are refused.
+    pub partitions_offline: u64,
     /// Gauge.
     pub fetch_sessions: u64,
 
@@ -244,6 +246,7 @@ impl ShardMetrics {
             connections_failed: 0,
             fetches_parked: 0,
             partitions: 0,
+            partitions_offline: 0,
             fetch_sessions: 0,
             memory_bytes: [0; MemoryKind::ALL.len()],
             memory_budget_bytes: 0,

@@ -74,7 +74,7 @@ async fn open_some(shard: &Rc<Shard>, ids: Vec<TopicPartition>, last: &LastStop)
         shard.unavailable.borrow_mut().insert(id, last.points.get(&id).copied());
         waiting.extend(waits.then_some(id));
     }
-    shard.metrics.borrow_mut().partitions = shard.store.replica_count() as u64;
+    count(shard);
     if !waiting.is_empty() {
         let points = waiting.iter().filter_map(|id| Some((*id, *last.points.get(id)?))).collect();
         let last = LastStop { points, clean: last.clean, journal: last.journal.clone() };
@@ -159,6 +159,12 @@ async fn flush_together(store: &Store, files: Vec<Rc<DiskFile>>) -> io::Result<(
     }
 }
 
+fn count(shard: &Shard) {
+    let mut metrics = shard.metrics.borrow_mut();
+    metrics.partitions = shard.store.replica_count() as u64;
+    metrics.partitions_offline = shard.unavailable.borrow().len() as u64;
+}
+
 async fn open_once_there_is_space(shard: Rc<Shard>, mut waiting: Vec<TopicPartition>, last: LastStop) {
     while !waiting.is_empty() {
         glommio::timer::sleep(NO_SPACE_RETRY).await;
@@ -177,7 +183,7 @@ async fn open_once_there_is_space(shard: Rc<Shard>, mut waiting: Vec<TopicPartit
             }
             waiting.pop();
         }
-        shard.metrics.borrow_mut().partitions = shard.store.replica_count() as u64;
+        count(&shard);
     }
     tracing::info!("space has returned: the partitions that waited for it are open");
 }
@@ -384,7 +390,7 @@ async fn delete(shard: &Rc<Shard>, topic: TopicId) {
         })
         .detach();
     }
-    shard.metrics.borrow_mut().partitions = shard.store.replica_count() as u64;
+    count(shard);
 }
 
 /// What a topic's properties mean for its logs.
