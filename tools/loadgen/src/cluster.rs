@@ -150,16 +150,31 @@ impl Bootstrap {
 
     /// One end of each partition, by partition.
     pub async fn offsets(&self, topic: &str, end: LogEnd) -> Result<BTreeMap<i32, i64>, ClusterError> {
+        self.offsets_of(topic, end, |_| true).await
+    }
+
+    /// The same for some of its partitions: what is wrong with the others is not looked at.
+    pub async fn offsets_of(
+        &self,
+        topic: &str,
+        end: LogEnd,
+        wanted: impl Fn(i32) -> bool,
+    ) -> Result<BTreeMap<i32, i64>, ClusterError> {
         let give_up = clock::now().after(LEADERS_TIMEOUT);
         loop {
-            match self.offsets_now(topic, end).await {
+            match self.offsets_now(topic, end, &wanted).await {
                 Err(error) if is_transient(&error) && clock::now() < give_up => sleep(RETRY_WAIT).await,
                 offsets => return offsets,
             }
         }
     }
 
-    async fn offsets_now(&self, topic: &str, end: LogEnd) -> Result<BTreeMap<i32, i64>, ClusterError> {
+    async fn offsets_now(
+        &self,
+        topic: &str,
+        end: LogEnd,
+        wanted: impl Fn(i32) -> bool,
+    ) -> Result<BTreeMap<i32, i64>, ClusterError> {
         let mut offsets = BTreeMap::new();
         for leader in self.leaders(topic).await? {
             let mut connection = Connection::open(&leader.address, RECEIVE_SIZE).await?;
@@ -168,7 +183,7 @@ impl Bootstrap {
                 LogEnd::Earliest => -2,
                 LogEnd::Latest => -1,
             };
-            let partitions = leader.partitions.iter().map(|&partition| {
+            let partitions = leader.partitions.iter().filter(|&&partition| wanted(partition)).map(|&partition| {
                 ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(timestamp)
             });
             let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![

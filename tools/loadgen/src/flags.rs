@@ -267,6 +267,9 @@ pub struct VerifyFlags {
     /// Where the produce phase leaves what was acknowledged, and goes on from when it exists.
     #[arg(long, value_name = "FILE", required_if_eq_any = [("phase", "produce"), ("phase", "read")])]
     pub state: Option<PathBuf>,
+    /// Partitions that the read phase looks at, such as 0,3,5; all without it.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub only: Option<Vec<i32>>,
     /// End the produce phase when a connection breaks, rather than reconnect and retry.
     #[arg(long)]
     pub stop_on_disconnect: bool,

@@ -90,13 +90,17 @@ fn run_produce(flags: &VerifyFlags) -> anyhow::Result<bool> {
 
 fn run_read(flags: &VerifyFlags) -> anyhow::Result<bool> {
     let path = flags.state.as_deref().context("--phase read needs --state")?;
-    let state = State::load(path)?.with_context(|| format!("there is no {}", path.display()))?;
+    let mut state = State::load(path)?.with_context(|| format!("there is no {}", path.display()))?;
+    if let Some(only) = &flags.only {
+        state.partitions.retain(|partition| only.contains(&partition.partition));
+    }
     anyhow::ensure!(state.topic == flags.common.topic, "{} is of another topic", path.display());
     let ledger = Arc::new(Ledger::new(&state));
     let bootstrap = flags.common.bootstrap();
     let (leaders, last) = block_on(async {
         let leaders = bootstrap.leaders(&flags.common.topic).await?;
-        let last = bootstrap.offsets(&flags.common.topic, LogEnd::Latest).await?;
+        let wanted = |partition| flags.only.as_ref().is_none_or(|only| only.contains(&partition));
+        let last = bootstrap.offsets_of(&flags.common.topic, LogEnd::Latest, wanted).await?;
         anyhow::Ok((leaders, last))
     })??;
     let positions = positions(&state);
