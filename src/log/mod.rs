@@ -21,6 +21,7 @@
 //! | [`commit`] | which flush covers which write, and when an answer may leave |
 //! | [`durability`] | what an acknowledgement waits for: a flush, or a write |
 //! | [`read`] | where in bytes that were read a batch is |
+//! | [`read_turns`] | whose turn it is to read from disk |
 //! | [`segment`] | names of files and directories, when to roll, how much to preallocate |
 //! | [`index`] | where in a segment an offset or a timestamp is to be looked for |
 //! | [`producers`] | whether an idempotent producer's batch is next, known or out of order (KIP-98) |
@@ -48,6 +49,7 @@ pub mod partition;
 pub mod plan;
 pub mod producers;
 pub mod read;
+pub mod read_turns;
 pub mod recovery;
 pub mod removal;
 pub mod retention;
