@@ -57,7 +57,8 @@ const COUNTERS: &[(&str, &str, Read)] = &[
     ("fetched_bytes", "Bytes of record batches sent to consumers", |m| m.fetched_bytes),
     ("fetched_disk_bytes", "Of those, bytes that were read from disk", |m| m.fetched_disk_bytes),
     ("disk_written_bytes", "Bytes written by direct I/O", |m| m.disk_written_bytes),
-    ("disk_read_bytes", "Bytes read by direct I/O", |m| m.disk_read_bytes),
+    ("disk_read_bytes", "Bytes read by direct I/O for consumers behind the tail", |m| m.disk_read_bytes),
+    ("catch_up_waits", "Reads from disk that had to wait for their turn", |m| m.catch_up_waits),
     ("connections_accepted", "Client connections accepted", |m| m.connections_accepted),
     ("connections_refused", "Client connections refused for want of room", |m| m.connections_refused),
     ("connections_failed", "Client connections closed for a failure, most often theirs", |m| {
@@ -82,6 +83,7 @@ const COUNTERS: &[(&str, &str, Read)] = &[
 const GAUGES: &[(&str, &str, Read)] = &[
     ("connections_open", "Client connections", |m| m.connections_open),
     ("fetches_parked", "Fetch requests that wait for data", |m| m.fetches_parked),
+    ("catch_up_waiting", "Reads from disk that wait for their turn", |m| m.catch_up_waiting),
     ("fetch_sessions", "Incremental fetch sessions", |m| m.fetch_sessions),
     ("partitions", "Partitions owned", |m| m.partitions),
     ("partitions_offline", "Partitions found damaged or not opened", |m| m.partitions_offline),

@@ -17,7 +17,8 @@ pub struct MemoryPlan {
     pub unflushed: usize,
     /// Requests being read and executed.
     pub receive: usize,
-    /// Blocks read from disk for readers behind the tail.
+    /// Blocks read from disk for readers behind the tail, until their answer is made, and ahead of them;
+    /// who finds it spent waits for a turn (`log::read_turns`).
     pub read: usize,
     /// Answers waiting for their sockets, beyond what they pin of the above.
     pub response: usize,

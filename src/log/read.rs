@@ -3,6 +3,7 @@
 
 use crate::codec::record_batch::{BATCH_HEADER_SIZE, BATCH_OVERHEAD};
 use crate::types::{Offset, Timestamp};
+use std::ops::Range;
 
 /// What ListOffsets asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,18 @@ impl<'a> Rope<'a> {
             end = Some(batch_end);
         }
         end
+    }
+
+    /// The bytes of `range`, which lies inside.
+    pub fn copied(&self, range: Range<usize>) -> Vec<u8> {
+        let mut out = vec![0; range.len()];
+        let (mut piece, mut from) = (0, range.start);
+        while piece < self.pieces.len() && from >= self.pieces[piece].len() {
+            from -= self.pieces[piece].len();
+            piece += 1;
+        }
+        self.copy(piece, from, &mut out);
+        out
     }
 
     fn copy(&self, mut piece: usize, mut from: usize, out: &mut [u8]) {
@@ -167,6 +180,10 @@ mod tests {
             prop_assert_eq!(&found, &starts);
 
             let expected = starts.iter().find(|(_, _, end)| *end > wanted);
+            let from = wanted as usize % bytes.len();
+            let to = (from + size_max).min(bytes.len());
+            prop_assert_eq!(rope.copied(from..to), &bytes[from..to]);
+
             let place = rope.find_offset(Offset::new(wanted).unwrap());
             prop_assert_eq!(place.map(|batch| batch.at), expected.map(|(at, _, _)| *at));
             if let Some(place) = place {

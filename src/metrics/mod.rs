@@ -170,7 +170,12 @@ pub struct ShardMetrics {
     /// Bytes made durable by one commit.
     pub commit_bytes: Histogram,
     pub disk_written_bytes: u64,
+    /// For consumers behind the tail.
     pub disk_read_bytes: u64,
+    /// Reads from disk that had to wait for their turn.
+    pub catch_up_waits: u64,
+    /// Gauge: those that wait now.
+    pub catch_up_waiting: u64,
 
     /// Gauge.
     pub connections_open: u64,
@@ -240,6 +245,8 @@ impl ShardMetrics {
             commit_bytes: Histogram::with_max(COMMIT_SIZE_MAX),
             disk_written_bytes: 0,
             disk_read_bytes: 0,
+            catch_up_waits: 0,
+            catch_up_waiting: 0,
             connections_open: 0,
             connections_accepted: 0,
             connections_refused: 0,

@@ -53,7 +53,7 @@ pub fn start(shard: &Rc<Shard>, queue: glommio::TaskQueueHandle) {
     spawn_every(shard, queue, CHECKPOINT_INTERVAL, |shard| async move {
         let mut walk = Walk::new(&shard.store);
         while let Some(replica) = walk.next().await {
-            replica.reads.drop_idle();
+            replica.reads.ahead.drop_idle();
         }
         if let Err(error) = write_checkpoint(&shard).await {
             tracing::warn!(%error, "the checkpoint was not written; the next start scans more");
@@ -257,12 +257,13 @@ impl Shard {
     pub fn fill_gauges(&self, metrics: &mut ShardMetrics) {
         metrics.connections_open = self.connection_count() as u64;
         metrics.fetches_parked = self.parked_fetches.get() as u64;
+        metrics.catch_up_waiting = self.store.catch_up.waiting_count() as u64;
         metrics.partitions = self.store.replica_count() as u64;
         metrics.dma_buffer_fallbacks = self.store.tail_memory.heap_buffers();
         metrics.memory_budget_bytes = self.config.memory_bytes_per_shard();
         metrics.memory_set(MemoryKind::Receive, self.receive_memory.used());
         metrics.memory_set(MemoryKind::Tail, self.store.tail_memory.used());
-        metrics.memory_set(MemoryKind::ReadAhead, self.store.read_memory.used());
+        metrics.memory_set(MemoryKind::ReadAhead, self.store.catch_up.used());
         metrics.memory_set(MemoryKind::Mesh, self.forward_memory.used());
         let responses = self.connections().iter().map(|connection| connection.response_bytes()).sum();
         metrics.memory_set(MemoryKind::Response, responses);

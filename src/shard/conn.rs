@@ -25,7 +25,7 @@ use crate::shard::receive::{Growth, ReceiveCharge};
 use crate::shard::response::{Response, WriteCursor};
 use crate::types::limits::{
     CONNECTION_INFLIGHT_BYTES_MAX, CONNECTION_REQUESTS_MAX, CONNECTION_RESPONSE_BYTES_MAX,
-    RECEIVE_BUFFER_SIZE, SOCKET_SLICES_MAX,
+    RECEIVE_BUFFER_SIZE, SOCKET_SLICES_MAX, SOCKET_WRITE_SIZE_MAX,
 };
 use crate::types::{Mono, ShardId};
 use futures::future::select;
@@ -529,7 +529,9 @@ async fn write_answers(shard: Rc<Shard>, connection: Rc<Connection>) {
             connection.writer.notified().await;
             continue;
         }
-        if let Err(error) = write_all(&shard, &connection, &responses).await {
+        let result;
+        (responses, result) = write_in_queue(&shard, &connection, responses).await;
+        if let Err(error) = result {
             if !connection.is_closed() && !is_disconnect(&error) {
                 connection.close(&CloseReason::Socket(error));
             } else {
@@ -545,11 +547,29 @@ async fn write_answers(shard: Rc<Shard>, connection: Rc<Connection>) {
     }
 }
 
+/// Sends answers; those with bytes from disk take their share of the core with the reads of these.
+async fn write_in_queue(
+    shard: &Rc<Shard>,
+    connection: &Rc<Connection>,
+    responses: Vec<Response>,
+) -> (Vec<Response>, io::Result<()>) {
+    if !responses.iter().any(Response::is_from_disk) {
+        let result = write_all(shard, connection, &responses).await;
+        return (responses, result);
+    }
+    let (sending, connection) = (shard.clone(), connection.clone());
+    let written = async move {
+        let result = write_all(&sending, &connection, &responses).await;
+        (responses, result)
+    };
+    shard.store.catch_up.run(written).await
+}
+
 async fn write_all(shard: &Shard, connection: &Connection, responses: &[Response]) -> io::Result<()> {
     let mut cursor = WriteCursor::default();
     while !cursor.is_done(responses) {
         let mut slices = Vec::new();
-        cursor.slices(responses, SOCKET_SLICES_MAX, &mut slices);
+        cursor.slices(responses, SOCKET_SLICES_MAX, SOCKET_WRITE_SIZE_MAX, &mut slices);
         let taken = poll_fn(|cx| {
             let mut stream = connection.stream.borrow_mut();
             Pin::new(&mut *stream).poll_write_vectored(cx, &slices)
@@ -560,6 +580,7 @@ async fn write_all(shard: &Shard, connection: &Connection, responses: &[Response
         }
         connection.last_active.set(shard.clock.mono());
         cursor.advance(responses, taken);
+        glommio::executor().yield_if_needed().await;
     }
     Ok(())
 }

@@ -72,6 +72,8 @@ pub struct ProduceOutcome {
 
 #[derive(Clone, Debug)]
 pub struct ReadRequest {
+    /// Of the asking shard: whose turn it is.
+    pub connection: u64,
     pub items: Vec<ReadItem>,
     /// Bytes over all items; the first batch found is returned whole even if it is larger.
     pub bytes_max: usize,
@@ -102,6 +104,8 @@ pub struct ReadOutcome {
     pub batches: usize,
     /// How much of `records` its owner had to read from disk.
     pub disk_size: usize,
+    /// There is more to read, for which memory was short.
+    pub is_short: bool,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -8,17 +8,21 @@
 //! | [`api`] | one thin handler per API key |
 //! | [`mesh`], [`message`] | shards talk |
 //! | [`store`], [`replica`], [`tail`], [`segments`], [`reader`], [`window`], [`open`], [`survey`] | partitions: append, commit, read, recover |
+//! | [`store`], [`replica`], [`tail`], [`segments`], [`open`] | partitions: append, commit, recover |
+//! | [`reader`], [`catch_up`], [`read_ahead`], [`segment_index`], [`window`] | reads: from the tail, or in turns from disk |
 //! | [`controller`] | metadata changes, on shard 0 |
 //! | [`partitions`], [`background`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; a clean stop |
 //! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
 //! | [`disk`], [`replacing`], [`clock`] | the seams to files and time |
 //! | [`fetch_sessions`], [`watches`] | what consumers have said, and what parked fetches wait for |
 //! | [`event`], [`memory`], [`step`], [`walk`] | wake-ups and budgets within a core; how long its tasks hold it |
+//! | [`event`], [`memory`], [`step`], [`look_inside`] | wake-ups and budgets within a core; how long its tasks hold it; batches looked into without holding it |
 //!
 //! Nothing here is shared between cores but messages: no lock, no atomic.
 
 pub mod api;
 mod background;
+mod catch_up;
 pub mod clock;
 mod compaction;
 pub mod conn;
@@ -32,6 +36,7 @@ mod final_state;
 mod inbox;
 pub mod journal;
 mod journal_replay;
+mod look_inside;
 pub mod memory;
 pub mod mesh;
 pub mod message;
@@ -39,6 +44,7 @@ mod metadata_log;
 pub mod nudge;
 mod open;
 mod partitions;
+mod read_ahead;
 mod reader;
 mod receive;
 mod reindex;
@@ -46,6 +52,7 @@ mod replacing;
 mod replay;
 mod replica;
 mod response;
+mod segment_index;
 mod segments;
 mod step;
 mod store;

@@ -5,6 +5,7 @@
 //! retention would take the file's modification time for its age. It is not done at the start
 //! itself, which does not wait for reading closed segments.
 
+use crate::shard::catch_up::{Hold, Reading};
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
 use crate::shard::store::Store;
@@ -33,7 +34,7 @@ impl Replica {
             "the index files of a segment were missing or wrong: they are built again from its batches"
         );
         let (extent, interval) = self.closed_extent(segment)?;
-        let rebuilt = self.rebuild_index(store, &extent, interval).await;
+        let rebuilt = self.rebuild_index(&mut Hold::new(&Reading::own(store)), &extent, interval).await;
         let turn = self.replacing.acquire_permit(1).await;
         let _turn = turn.map_err(|error| disk(segment, error.into()))?;
         if self.log.borrow().closed_extent(segment) != Some(extent) {

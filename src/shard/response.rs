@@ -28,6 +28,10 @@ impl Slice {
         }
     }
 
+    pub fn is_disk(&self) -> bool {
+        matches!(self, Slice::Disk(..))
+    }
+
     pub fn len(&self) -> usize {
         match self {
             Slice::Tail(slice) => slice.range.len(),
@@ -63,12 +67,13 @@ pub struct Response {
     size: usize,
     /// What it pins of the shard's memory, until it has left.
     _charge: Option<Charge>,
+    is_from_disk: bool,
 }
 
 impl Response {
     pub fn new(head: Vec<u8>) -> Response {
         let size = head.len();
-        Response { head, pieces: vec![Piece::Head(0..size)], size, _charge: None }
+        Response { head, pieces: vec![Piece::Head(0..size)], size, _charge: None, is_from_disk: false }
     }
 
     /// `splices`: positions in `head`, ascending, with the slices that go there.
@@ -87,13 +92,36 @@ impl Response {
         if from < head.len() {
             pieces.push(Piece::Head(from..head.len()));
         }
-        Response { head, pieces, size, _charge: None }
+        Response { head, pieces, size, _charge: None, is_from_disk: false }
     }
 
-    /// Counts its bytes until it is dropped.
+    /// Counts what it pins until it is dropped: its bytes, and of what was read from disk the buffers
+    /// that they lie in.
     pub fn charge_to(mut self, meter: &Rc<Meter>) -> Response {
-        self._charge = Some(meter.charge(self.size));
+        self._charge = Some(meter.charge(self.pinned_size()));
         self
+    }
+
+    fn pinned_size(&self) -> usize {
+        let mut last: Option<&Rc<ReadResult>> = None;
+        let of_piece = |piece| match piece {
+            &Piece::Slice(Slice::Disk(ref block, _)) => {
+                let is_same = last.replace(block).is_some_and(|last| Rc::ptr_eq(last, block));
+                if is_same { 0 } else { block.len() }
+            }
+            Piece::Slice(slice) => slice.len(),
+            Piece::Head(range) => range.len(),
+        };
+        self.pieces.iter().map(of_piece).sum()
+    }
+
+    /// Says whether it has bytes that were read from disk, here or on another shard.
+    pub fn mark_from_disk(self, is_from_disk: bool) -> Response {
+        Response { is_from_disk, ..self }
+    }
+
+    pub fn is_from_disk(&self) -> bool {
+        self.is_from_disk
     }
 
     /// Bytes on the wire.
@@ -123,19 +151,28 @@ pub struct WriteCursor {
 }
 
 impl WriteCursor {
-    /// Up to `max` slices of what is left.
-    pub fn slices<'a>(&self, responses: &'a [Response], max: usize, out: &mut Vec<IoSlice<'a>>) {
+    /// Up to `max` slices of what is left, and up to `size_max` bytes.
+    pub fn slices<'a>(
+        &self,
+        responses: &'a [Response],
+        max: usize,
+        size_max: usize,
+        out: &mut Vec<IoSlice<'a>>,
+    ) {
         let mut piece = self.piece;
         let mut skip = self.byte;
+        let mut room = size_max;
         for response in &responses[self.response..] {
             while piece < response.piece_count() {
-                if out.len() == max {
+                if out.len() == max || room == 0 {
                     return;
                 }
                 let bytes = &response.piece(piece)[skip..];
+                let bytes = &bytes[..bytes.len().min(room)];
                 if !bytes.is_empty() {
                     out.push(IoSlice::new(bytes));
                 }
+                room -= bytes.len();
                 skip = 0;
                 piece += 1;
             }
@@ -179,6 +216,7 @@ mod tests {
             takes in proptest::collection::vec(0usize..40, 1..200),
             sizes in proptest::collection::vec((1usize..30, 0usize..30), 1..10),
             max in 1usize..6,
+            size_max in 1usize..50,
         ) {
             let mut expected = Vec::new();
             let mut next = 0u8;
@@ -199,8 +237,9 @@ mod tests {
                     break;
                 }
                 let mut slices = Vec::new();
-                cursor.slices(&responses, max, &mut slices);
+                cursor.slices(&responses, max, size_max, &mut slices);
                 let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+                prop_assert!(bytes.len() <= size_max);
                 let taken = (*take).max(1).min(bytes.len());
                 sent.extend_from_slice(&bytes[..taken]);
                 cursor.advance(&responses, taken);

@@ -18,6 +18,7 @@ use crate::log::journal::pack::{PackedBlock, pack};
 use crate::log::journal::ring::{BlockPlace, FileIndex, JournalFlush, JournalRing};
 use crate::log::plan::{FILE_FLUSHES_IN_FLIGHT_MAX, FlushMethod, FlushPlan, Slot, TickPlan, WritePlan};
 use crate::log::removal::Removals;
+use crate::shard::catch_up::CatchUp;
 use crate::shard::clock::Clock;
 use crate::shard::disk::{Disk, DiskFile, allocate, blocking, is_full_disk, remove_if_present};
 use crate::shard::event::Broadcast;
@@ -29,7 +30,6 @@ use crate::shard::tail::TailBlock;
 use crate::types::limits::TAIL_BUFFER_SIZE_MAX;
 use crate::types::{Mono, Offset, ShardId, TopicPartition};
 use futures::stream::{self, TryStreamExt};
-use glommio::sync::Semaphore;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -64,9 +64,7 @@ pub struct Store {
     pub disk: Disk,
     pub metrics: Rc<RefCell<ShardMetrics>>,
     pub tail_memory: Rc<Meter>,
-    pub read_memory: Rc<Meter>,
-    /// A read that has to be larger than asked for has its turn.
-    pub enlarging: Semaphore,
+    pub catch_up: Rc<CatchUp>,
     journal: Option<Rc<Journal>>,
     commit: RefCell<GroupCommit>,
     slots: RefCell<Vec<Option<Rc<Replica>>>>,
@@ -100,13 +98,13 @@ impl Store {
             JournalRing::new(*shard, journal.limits(), BlockSequence(1), FileEpoch(0))
         });
         let unstored_max = memory.tail as u64 / 4 * 3;
+        let catch_up = CatchUp::new(memory.read, clock.clone(), metrics.clone());
         Rc::new(Store {
             clock,
             disk,
             metrics,
             tail_memory: Meter::new(memory.tail),
-            read_memory: Meter::new(memory.read),
-            enlarging: Semaphore::new(1),
+            catch_up,
             commit: RefCell::new(GroupCommit::new(ring, unstored_max)),
             journal: journal.map(|(_, journal)| Rc::new(journal)),
             slots: RefCell::default(),

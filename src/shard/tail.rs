@@ -217,6 +217,12 @@ impl Tail {
         (at == range.end).then_some(slices)
     }
 
+    /// File position of the first byte of `segment` that is in memory; those behind it are as well.
+    pub fn begin(&self, segment: Offset) -> Option<u64> {
+        let first = self.blocks.partition_point(|block| block.segment < segment);
+        self.blocks.get(first).filter(|block| block.segment == segment).map(|block| block.position)
+    }
+
     /// Drops the oldest block if everything in it is flushed in its segment. Its memory is free once the answers
     /// that share it have left.
     pub fn evict_oldest(&mut self, stored: (Offset, u64)) -> bool {

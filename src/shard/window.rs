@@ -8,18 +8,16 @@
 //! ```
 //!
 //! Memory follows the size that a header claims only after that look at 61 more bytes, so a flipped bit
-//! costs one block of reading, not a segment. Windows that are larger than asked for are read one at a
-//! time on a shard, and are part of its account of read memory.
+//! costs one block of reading, not a segment. A window that is larger than asked for gets a turn of that
+//! size, before which the smaller one is given back.
 
 use crate::codec::record_batch::BATCH_HEADER_SIZE;
 use crate::log::read::{BatchPlace, Rope};
-use crate::shard::memory::Charge;
+use crate::shard::catch_up::Hold;
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
 use crate::shard::response::Slice;
-use crate::shard::store::Store;
 use crate::types::Offset;
-use glommio::sync::Permit;
 use std::rc::Rc;
 
 /// What stands at a place of a window.
@@ -52,32 +50,19 @@ fn is_followed_by(next: &Rope<'_>, end: Offset) -> bool {
     next.batches(0).next().is_some_and(|next| next.base_offset >= end)
 }
 
-/// The turn and the memory of a window that is larger than asked for. Hold it while it is read.
-pub struct Enlarged<'a> {
-    /// Bytes that the window has to have.
-    pub size: u64,
-    charge: Charge,
-    _turn: Permit<'a>,
-}
-
-impl Enlarged<'_> {
-    /// What was read outlives the turn: its account.
-    pub fn into_charge(self) -> Charge {
-        self.charge
-    }
-}
-
 impl Replica {
-    /// Prepares a window for the batch `cut`, which begins at file position `position` of a segment
-    /// that is readable up to `readable_end`. Fails when its header cannot be right.
-    pub async fn enlarge<'a>(
+    /// How large a window for the batch `cut` has to be, which begins at file position `position` of a
+    /// segment that is readable up to `readable_end`. Fails when its header cannot be right.
+    ///
+    /// Nothing that was read under `hold` before is kept by now.
+    pub async fn enlarge(
         self: &Rc<Self>,
-        store: &'a Rc<Store>,
+        hold: &mut Hold,
         segment: Offset,
         position: u64,
         cut: BatchPlace,
         readable_end: u64,
-    ) -> Result<Enlarged<'a>, ReadFailed> {
+    ) -> Result<u64, ReadFailed> {
         let damaged = || ReadFailed::Damaged { segment, offset: cut.base_offset };
         let end = position + cut.size as u64;
         if end > readable_end {
@@ -85,16 +70,13 @@ impl Replica {
         }
         if end < readable_end {
             let next_end = readable_end.min(end + BATCH_HEADER_SIZE as u64);
-            let next = self.slices(store, segment, end, next_end).await?;
+            let next = self.slices(hold, segment, end, next_end).await?;
             let pieces: Vec<&[u8]> = next.iter().map(Slice::bytes).collect();
             if !is_followed_by(&Rope::new(&pieces), cut.end_offset) {
                 return Err(damaged());
             }
         }
-        let turn = store.enlarging.acquire_permit(1).await;
-        let turn = turn.map_err(|error| ReadFailed::Disk { segment, source: error.into() })?;
-        let charge = store.read_memory.charge(cut.size);
-        Ok(Enlarged { size: cut.size as u64, charge, _turn: turn })
+        Ok(cut.size as u64)
     }
 }
 

@@ -11,6 +11,13 @@ pub const IO_ALIGNMENT: usize = 4096;
 /// Bytes of one direct write. Larger ones gain nothing and hold up what waits behind them.
 pub const IO_SIZE_MAX: usize = 1 << 20;
 
+/// Reads of one shard from disk, for consumers behind the tail, that are in flight at a time: as many as
+/// keep a disk busy, and few enough that a flush beside them does not wait long.
+pub const CATCH_UP_READS_IN_FLIGHT_MAX: usize = 8;
+
+/// Bytes that one fetch reads from disk before the next one has its turn; a single batch may be larger.
+pub const CATCH_UP_TURN_SIZE_MAX: usize = 8 << 20;
+
 /// Bytes of one receive buffer. Many requests per read; still inside a core's L2 cache.
 pub const RECEIVE_BUFFER_SIZE: usize = 256 << 10;
 
@@ -46,6 +53,9 @@ pub const FETCH_SESSIONS_MAX: usize = 1000;
 /// Partitions in all fetch sessions of one shard together. One takes some 200 bytes, twice that with the
 /// longest names; a thousand consumers of a hundred partitions each find room.
 pub const FETCH_SESSION_PARTITIONS_MAX: usize = 100_000;
+
+/// Bytes of one write to a socket: what it copies holds the core, some 0.1 ms.
+pub const SOCKET_WRITE_SIZE_MAX: usize = 1 << 20;
 
 /// Slices of one vectored write to a socket (Linux `UIO_MAXIOV` is 1024).
 pub const SOCKET_SLICES_MAX: usize = 512;

@@ -8,6 +8,9 @@ use crate::types::limits::DECOMPRESSED_SIZE_MAX;
 /// Scratch memory of this size is kept from batch to batch; a larger one is given back.
 const SCRATCH_KEPT: usize = 1 << 20;
 
+/// Bytes of records, decompressed, that are looked through without letting others run.
+pub const TURN_SIZE_MAX: usize = 192 << 10;
+
 /// Why a batch cannot be looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PayloadError {
@@ -37,6 +40,27 @@ pub fn records<'a>(batch: &BatchView<'a>, scratch: &'a mut Vec<u8>) -> Result<Re
     }
     decompress(codec, batch.payload(), DECOMPRESSED_SIZE_MAX, scratch)?;
     Ok(Records::new(scratch, batch.record_count()))
+}
+
+/// The same for as many bytes as one turn of a core may look through; `None` for more.
+///
+/// Cost: at the slowest codec (gzip, some 300 MB/s) and with the smallest records under 1 ms.
+pub fn records_in_turn<'a>(
+    batch: &BatchView<'a>,
+    scratch: &'a mut Vec<u8>,
+) -> Result<Option<Records<'a>>, PayloadError> {
+    let codec = batch.compression().ok_or(PayloadError::Codec)?;
+    if batch.payload().len() > TURN_SIZE_MAX {
+        return Ok(None);
+    }
+    if codec == Compression::None || batch.record_count() == 0 {
+        return Ok(Some(Records::new(batch.payload(), batch.record_count())));
+    }
+    match decompress(codec, batch.payload(), TURN_SIZE_MAX, scratch) {
+        Ok(()) => Ok(Some(Records::new(scratch, batch.record_count()))),
+        Err(DecompressError::TooLarge { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A record's place in its batch, which must lie in it and behind the one before.

@@ -12,9 +12,11 @@ use crate::codec::api::fetch::{
 use crate::codec::api::leader_hint::CurrentLeader;
 use crate::codec::api::response::EncodeError;
 use crate::codec::error_code::ErrorCode;
+use crate::log::read_turns::ReaderId;
 use crate::shard::Shard;
 use crate::shard::api::RequestContext;
 use crate::shard::api::produce::is_served_here;
+use crate::shard::catch_up::Reading;
 use crate::shard::conn::Connection;
 use crate::shard::event::Signal;
 use crate::shard::fetch_sessions::{FetchPartition, FetchScope, Told};
@@ -209,13 +211,20 @@ async fn read_until_enough(
             parking = Some(Parking::new(shard, connection, remote_owners(shard, targets)));
         }
         let watch = parking.as_ref().filter(|_| may_park).map(|parking| parking.watch);
-        let outcomes = read_all(shard, partitions, targets, bytes_min, bytes_max, watch).await;
+        let outcomes = read_all(shard, connection, partitions, targets, bytes_min, bytes_max, watch).await;
         drop(reading); // What was found is charged with the answer, in this turn.
         let size: usize = outcomes.iter().map(|outcome| outcome.records.size).sum();
         let failed =
             outcomes.iter().any(|outcome| outcome.error != ErrorCode::None || outcome.diverging.is_some());
         if size >= bytes_min || failed || !may_park {
             return outcomes;
+        }
+        if outcomes.iter().any(|outcome| outcome.records.is_short) {
+            // There is more, for which there was no memory beside this: the next fetch gets it.
+            if size > 0 {
+                return outcomes;
+            }
+            continue;
         }
         let parking = parking.get_or_insert_with(|| Parking::new(shard, connection, Vec::new()));
         if watch_local(shard, parking, targets, &outcomes) {
@@ -271,6 +280,7 @@ fn watch_local(shard: &Shard, parking: &mut Parking, targets: &[Target], outcome
 /// One pass over all partitions: this core's and the others' side by side.
 async fn read_all(
     shard: &Rc<Shard>,
+    connection: &Connection,
     partitions: &[FetchPartition],
     targets: &[Target],
     bytes_min: usize,
@@ -304,13 +314,14 @@ async fn read_all(
     let mut remote = Vec::new();
     let local = by_owner.remove(&shard.id);
     for (owner, (indexes, items)) in by_owner {
-        let request = ReadRequest { items, bytes_max: share, bytes_min, watch };
+        let request = ReadRequest { connection: connection.id, items, bytes_max: share, bytes_min, watch };
         let ticket = shard.mesh.ask(owner, Request::Read(request)).await;
         shard.metrics.borrow_mut().requests_forwarded += 1;
         remote.push((indexes, ticket));
     }
     if let Some((indexes, items)) = local {
-        for (at, outcome) in indexes.into_iter().zip(read_local(shard, &items, share).await) {
+        let reader = ReaderId { shard: shard.id, connection: connection.id };
+        for (at, outcome) in indexes.into_iter().zip(read_local(shard, reader, &items, share).await) {
             outcomes[at] = outcome.into();
         }
     }
@@ -363,7 +374,8 @@ impl From<ReadOutcome> for Outcome {
                 size,
                 batches: read.batches,
                 disk_size: read.disk_size,
-                charge: None,
+                is_short: read.is_short,
+                turn: None,
             },
         }
     }
@@ -371,7 +383,13 @@ impl From<ReadOutcome> for Outcome {
 
 /// Reads partitions of this core in their order, as many side by side as the budget covers. The
 /// first batch found is returned whole even if it is larger than any limit (KIP-74).
-pub async fn read_local(shard: &Rc<Shard>, items: &[ReadItem], bytes_max: usize) -> Vec<LocalRead> {
+pub async fn read_local(
+    shard: &Rc<Shard>,
+    reader: ReaderId,
+    items: &[ReadItem],
+    bytes_max: usize,
+) -> Vec<LocalRead> {
+    let reading = Reading::new(&shard.store, reader);
     let mut reads: Vec<LocalRead> = Vec::with_capacity(items.len());
     let mut left = bytes_max;
     let mut found_any = false;
@@ -386,7 +404,7 @@ pub async fn read_local(shard: &Rc<Shard>, items: &[ReadItem], bytes_max: usize)
         let group: Vec<&ReadItem> = group.collect();
         // What is past the limit says how its partition stands, without a look at the disk.
         let budget = if left == 0 && found_any { None } else { Some(left) };
-        let read = join_all(group.iter().map(|item| read_one(shard, item, budget))).await;
+        let read = join_all(group.iter().map(|item| read_one(shard, &reading, item, budget))).await;
         for (item, mut read) in group.into_iter().zip(read) {
             let size = read.records.size;
             if size > 0 {
@@ -405,7 +423,12 @@ pub async fn read_local(shard: &Rc<Shard>, items: &[ReadItem], bytes_max: usize)
 }
 
 /// `left`: what the answer still takes; `None` reads no records.
-async fn read_one(shard: &Rc<Shard>, item: &ReadItem, left: Option<usize>) -> LocalRead {
+async fn read_one(
+    shard: &Rc<Shard>,
+    reading: &Rc<Reading>,
+    item: &ReadItem,
+    left: Option<usize>,
+) -> LocalRead {
     let Some(replica) = shard.store.find(&item.partition) else {
         let offline = shard.unavailable.borrow().contains_key(&item.partition);
         let error = if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition };
@@ -437,7 +460,7 @@ async fn read_one(shard: &Rc<Shard>, item: &ReadItem, left: Option<usize>) -> Lo
         drop(log);
         return read;
     };
-    match replica.read(&shard.store, item.offset, item.bytes_max.min(left)).await {
+    match replica.read(reading, item.offset, item.bytes_max.min(left)).await {
         // Its path may be another topic's by now.
         _ if replica.is_deleted() => read.error = ErrorCode::UnknownTopicOrPartition,
         Ok(records) => read.records = records,
@@ -446,7 +469,7 @@ async fn read_one(shard: &Rc<Shard>, item: &ReadItem, left: Option<usize>) -> Lo
         Err(_) if item.offset < replica.log.borrow().log_start() => {
             read.error = ErrorCode::OffsetOutOfRange;
         }
-        Err(error @ (ReadFailed::Disk { .. } | ReadFailed::Damaged { .. })) => {
+        Err(error @ (ReadFailed::Disk { .. } | ReadFailed::Damaged { .. } | ReadFailed::NoTurn)) => {
             tracing::error!(directory = %replica.directory.display(), %error, "a fetch failed");
             read.error = ErrorCode::KafkaStorageError;
         }
@@ -465,7 +488,8 @@ pub fn check_epoch(theirs: Option<LeaderEpoch>, ours: LeaderEpoch) -> Result<(),
 
 /// Serves a read for another core: bytes are copied once, into what can leave this one.
 pub async fn read_for(shard: &Rc<Shard>, from: ShardId, request: ReadRequest) -> Vec<ReadOutcome> {
-    let reads = read_local(shard, &request.items, request.bytes_max).await;
+    let reader = ReaderId { shard: from, connection: request.connection };
+    let reads = read_local(shard, reader, &request.items, request.bytes_max).await;
     let size: usize = reads.iter().map(|read| read.records.size).sum();
     if let Some(watch) = request.watch.filter(|_| size < request.bytes_min) {
         let mut moved = false;
@@ -486,6 +510,7 @@ pub async fn read_for(shard: &Rc<Shard>, from: ShardId, request: ReadRequest) ->
         records: copy(&read.records),
         batches: read.records.batches,
         disk_size: read.records.disk_size,
+        is_short: read.records.is_short,
     });
     copied.collect()
 }
@@ -506,6 +531,7 @@ fn respond(
     let mut sessions = shard.sessions.borrow_mut();
     let mut metrics = shard.metrics.borrow_mut();
     let mut told: Vec<(&FetchPartition, Outcome)> = Vec::with_capacity(outcomes.len());
+    let is_from_disk = outcomes.iter().any(|outcome| outcome.records.disk_size > 0);
     for (partition, outcome) in partitions.iter().zip(outcomes) {
         let news = outcome.error != ErrorCode::None || outcome.diverging.is_some();
         if outcome.error != ErrorCode::None {
@@ -521,7 +547,7 @@ fn respond(
         }
     }
     let (partitions, outcomes): (Vec<&FetchPartition>, Vec<Outcome>) = told.into_iter().unzip();
-    encode(context, ErrorCode::None, scope.session, &partitions, outcomes)
+    encode(context, ErrorCode::None, scope.session, &partitions, outcomes).mark_from_disk(is_from_disk)
 }
 
 fn encode(

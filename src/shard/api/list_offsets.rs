@@ -3,28 +3,34 @@
 //! A timestamp is looked up in the segments' time indexes; only the one batch found is decompressed,
 //! to name the record.
 
-use crate::codec::compression::decompress;
 use crate::codec::error_code::ErrorCode;
-use crate::codec::record_batch::{BatchView, Compression};
+use crate::codec::record_batch::BatchView;
 use crate::codec::records::Records;
 use crate::log::read::{ListOffsetsTarget, Rope};
 use crate::shard::Shard;
 use crate::shard::api::by_owner::{ByOwner, PartitionItem, Place};
 use crate::shard::api::fetch::check_epoch;
 use crate::shard::api::produce::is_served_here;
+use crate::shard::catch_up::{Hold, Reading};
 use crate::shard::conn::Connection;
+use crate::shard::look_inside::look_inside;
 use crate::shard::message::{ListOffsetsItem, ListOffsetsOutcome, Reply, Request};
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
 use crate::shard::response::Slice;
-use crate::shard::window::{Beginning, Enlarged, beginning};
-use crate::types::limits::{DECOMPRESSED_SIZE_MAX, IO_SIZE_MAX};
+use crate::shard::store::Store;
+use crate::shard::window::{Beginning, beginning};
+use crate::types::limits::IO_SIZE_MAX;
 use crate::types::{LeaderEpoch, Offset, PartitionIndex, ShardId, Timestamp, TopicPartition};
 use kafka_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
 };
 use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
 use std::rc::Rc;
+
+/// Bytes of a segment that are read first for a look-up by time: the index leads to within an interval
+/// and a batch of what is looked for, which fit most often.
+const FIRST_WINDOW_SIZE: u64 = 64 << 10;
 
 /// The first version whose answer names the leader epoch.
 const LEADER_EPOCH_FROM: i16 = 4;
@@ -140,7 +146,7 @@ async fn list_one(shard: &Rc<Shard>, item: &ListOffsetsItem) -> Result<ListOffse
         ListOffsetsTarget::Latest => Some((high_watermark, None)),
         ListOffsetsTarget::Earliest => Some((log_start, None)),
         ListOffsetsTarget::MaxTimestamp | ListOffsetsTarget::AtOrAfter(_) => {
-            let found = look_up(shard, &replica, item.target).await;
+            let found = look_up(&shard.store, &replica, item.target).await;
             if replica.is_deleted() {
                 return Err(ErrorCode::UnknownTopicOrPartition);
             }
@@ -172,8 +178,8 @@ type Found = Option<(Offset, Option<Timestamp>)>;
 
 /// Looks up a time; again if a segment was deleted under the look-up, which moves the log start each
 /// time, or was replaced by its compacted form.
-async fn look_up(
-    shard: &Rc<Shard>,
+pub async fn look_up(
+    store: &Rc<Store>,
     replica: &Rc<Replica>,
     target: ListOffsetsTarget,
 ) -> Result<Found, ReadFailed> {
@@ -181,8 +187,8 @@ async fn look_up(
         let log_start = replica.log.borrow().log_start();
         let generation = replica.reads.generation();
         let found = match target {
-            ListOffsetsTarget::AtOrAfter(wanted) => first_at_or_after(shard, replica, wanted).await,
-            _ => max_timestamp(shard, replica).await,
+            ListOffsetsTarget::AtOrAfter(wanted) => first_at_or_after(store, replica, wanted).await,
+            _ => max_timestamp(store, replica).await,
         };
         let is_same = replica.reads.generation() == generation;
         if is_same && (found.is_ok() || replica.log.borrow().log_start() == log_start) {
@@ -193,11 +199,12 @@ async fn look_up(
 
 /// The first record at or past `wanted`, below the high watermark.
 async fn first_at_or_after(
-    shard: &Rc<Shard>,
+    store: &Rc<Store>,
     replica: &Rc<Replica>,
     wanted: Timestamp,
 ) -> Result<Found, ReadFailed> {
-    replica.index_timestamps(&shard.store).await?;
+    replica.index_timestamps(store).await?;
+    let mut hold = Hold::new(&Reading::own(store));
     let segments: Vec<Offset> = {
         let log = replica.log.borrow();
         let closed = log.closed().iter().chain([log.active()]);
@@ -205,8 +212,8 @@ async fn first_at_or_after(
         late.map(|segment| segment.base_offset).collect()
     };
     for segment in segments {
-        let start = replica.position_for_timestamp(&shard.store, segment, wanted).await?;
-        if let Some(found) = scan(shard, replica, segment, start, wanted).await? {
+        let start = replica.position_for_timestamp(&mut hold, segment, wanted).await?;
+        if let Some(found) = scan(&mut hold, replica, segment, start, wanted).await? {
             return Ok(Some(found));
         }
     }
@@ -214,8 +221,9 @@ async fn first_at_or_after(
 }
 
 /// The first record that has the largest timestamp of the partition (KIP-734).
-async fn max_timestamp(shard: &Rc<Shard>, replica: &Rc<Replica>) -> Result<Found, ReadFailed> {
-    replica.index_timestamps(&shard.store).await?;
+async fn max_timestamp(store: &Rc<Store>, replica: &Rc<Replica>) -> Result<Found, ReadFailed> {
+    replica.index_timestamps(store).await?;
+    let mut hold = Hold::new(&Reading::own(store));
     let newest = {
         let log = replica.log.borrow();
         let all = log.closed().iter().chain([log.active()]).filter(|segment| segment.max_timestamp.0 >= 0);
@@ -223,14 +231,14 @@ async fn max_timestamp(shard: &Rc<Shard>, replica: &Rc<Replica>) -> Result<Found
         all.rev().max_by_key(|segment| segment.max_timestamp).map(|s| (s.base_offset, s.max_timestamp))
     };
     let Some((segment, max)) = newest else { return Ok(None) };
-    let start = replica.position_for_timestamp(&shard.store, segment, Timestamp(max.0 - 1)).await?;
-    scan(shard, replica, segment, start, max).await
+    let start = replica.position_for_timestamp(&mut hold, segment, Timestamp(max.0 - 1)).await?;
+    scan(&mut hold, replica, segment, start, max).await
 }
 
 /// The first readable record from file position `start` on that is at or past `wanted`. One batch at
 /// a time is copied and decompressed, and only one whose header promises such a record.
 async fn scan(
-    shard: &Rc<Shard>,
+    hold: &mut Hold,
     replica: &Rc<Replica>,
     segment: Offset,
     start: u64,
@@ -243,33 +251,29 @@ async fn scan(
     };
     let log_start = replica.log.borrow().log_start();
     let mut position = start;
-    let mut enlarged: Option<Enlarged<'_>> = None;
+    let mut window = FIRST_WINDOW_SIZE;
+    let mut is_enlarged = false;
     while position < readable_end {
-        let size = enlarged.as_ref().map_or(IO_SIZE_MAX as u64, |enlarged| enlarged.size);
-        let end = readable_end.min(position + size);
-        let slices = replica.slices(&shard.store, segment, position, end).await?;
+        let end = readable_end.min(position + window);
+        let slices = replica.slices(hold, segment, position, end).await?;
         let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
         let rope = Rope::new(&pieces);
         let mut taken = 0;
         for batch in rope.batches(0).take_while(|batch| batch.at + batch.size <= rope.size()) {
             if batch.max_timestamp >= wanted && batch.end_offset > log_start {
-                let bytes: Vec<u8> = pieces
-                    .iter()
-                    .flat_map(|piece| piece.iter())
-                    .copied()
-                    .skip(batch.at)
-                    .take(batch.size)
-                    .collect();
-                if let Some((offset, timestamp)) = record_in(&bytes, log_start, wanted) {
+                let bytes = rope.copied(batch.at..batch.at + batch.size);
+                if let Some((offset, timestamp)) = record_in(&bytes, log_start, wanted).await {
                     return Ok(Some((offset, Some(timestamp))));
                 }
             }
             taken = batch.at + batch.size;
         }
-        enlarged = match beginning(&rope, 0) {
-            Beginning::Whole => None,
-            Beginning::Cut(cut) if enlarged.is_none() => {
-                Some(replica.enlarge(&shard.store, segment, position, cut, readable_end).await?)
+        let first = beginning(&rope, 0);
+        drop(slices);
+        (window, is_enlarged) = match first {
+            Beginning::Whole => (IO_SIZE_MAX as u64, false),
+            Beginning::Cut(cut) if !is_enlarged => {
+                (replica.enlarge(hold, segment, position, cut, readable_end).await?, true)
             }
             _ => return Err(ReadFailed::Damaged { segment, offset: segment }),
         };
@@ -281,22 +285,24 @@ async fn scan(
 
 /// The first record of a batch, from `log_start` on, that is at or past `wanted`. `None` also for
 /// records that the broker cannot look into.
-fn record_in(batch: &[u8], log_start: Offset, wanted: Timestamp) -> Option<(Offset, Timestamp)> {
-    let (batch, _) = BatchView::split_first(batch).ok()?;
+async fn record_in(batch: &[u8], log_start: Offset, wanted: Timestamp) -> Option<(Offset, Timestamp)> {
+    let (view, _) = BatchView::split_first(batch).ok()?;
     // A compacted batch may have lost its first record.
-    let is_dense = batch.record_count() == batch.last_offset_delta() + 1;
-    if batch.is_log_append_time() && is_dense {
-        return Some((batch.base_offset().max(log_start), batch.max_timestamp()));
+    let is_dense = view.record_count() == view.last_offset_delta() + 1;
+    if view.is_log_append_time() && is_dense {
+        return Some((view.base_offset().max(log_start), view.max_timestamp()));
     }
-    let codec = batch.compression()?;
-    let mut decompressed = Vec::new();
-    let payload = if codec == Compression::None {
-        batch.payload()
-    } else {
-        decompress(codec, batch.payload(), DECOMPRESSED_SIZE_MAX, &mut decompressed).ok()?;
-        &decompressed
-    };
-    for record in Records::new(payload, batch.record_count()) {
+    let found = look_inside(batch, move |view, records| find_record(view, records, log_start, wanted));
+    found.await.ok().flatten()
+}
+
+fn find_record(
+    batch: &BatchView<'_>,
+    records: Records<'_>,
+    log_start: Offset,
+    wanted: Timestamp,
+) -> Option<(Offset, Timestamp)> {
+    for record in records {
         let record = record.ok()?;
         let timestamp = match batch.is_log_append_time() {
             true => batch.max_timestamp(),

@@ -1,6 +1,6 @@
 //! One pass over one log: first the keys, then group after group of segments.
 
-use crate::codec::record_batch::BatchView;
+use crate::codec::record_batch::{BatchView, Compression};
 use crate::log::compaction::filter::{BatchFacts, BatchFilter, FilterCounts, FilterOptions};
 use crate::log::compaction::keys::{KeyWalk, MapProgress};
 use crate::log::compaction::offset_map::HashSeed;
@@ -10,6 +10,7 @@ use crate::log::compaction::plan::{GroupLimits, SegmentToClean, end_of, group_se
 use crate::log::compaction::swap::{complete_steps, decide_steps, discard_steps};
 use crate::log::producers::LastRecord;
 use crate::log::segment::SegmentInfo;
+use crate::shard::catch_up::{Hold, Reading};
 use crate::shard::compaction::files::{ReadSegmentFailed, SegmentReader, SegmentWriter};
 use crate::shard::compaction::swap::carry_out;
 use crate::shard::compaction::{Cleaner, Dirty};
@@ -21,8 +22,8 @@ use std::io;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Bytes of a batch that is looked into in one turn of the core; larger ones go to the helper thread.
-/// Some 100 µs uncompressed.
+/// Bytes of a batch that is looked into in one turn of the core, some 100 µs. Larger ones go to the helper
+/// thread, and so do compressed ones, whose size says nothing.
 const INLINE_SIZE_MAX: usize = 16 << 10;
 
 /// What a pass has done.
@@ -97,7 +98,7 @@ impl Cleaner {
             segments_between(replica, cleanable.first_dirty, cleanable.first_uncleanable)
         {
             let segment = info.base_offset;
-            let index = replica.closed_index(&self.store, segment).await;
+            let index = replica.closed_index(&mut Hold::new(&Reading::own(&self.store)), segment).await;
             let start = index.map_err(|error| read_failed(replica, segment, error))?;
             let start = start.position_for(cleanable.first_dirty);
             let mut reader = self.open(replica, &info, start).await?;
@@ -123,7 +124,8 @@ impl Cleaner {
         let replica = &dirty.replica;
         let mut segments = Vec::new();
         for (info, end_offset) in segments_between(replica, Offset::ZERO, end) {
-            let index = replica.closed_index(&self.store, info.base_offset).await;
+            let index =
+                replica.closed_index(&mut Hold::new(&Reading::own(&self.store)), info.base_offset).await;
             let index = index.map_err(|error| read_failed(replica, info.base_offset, error))?;
             segments.push(SegmentToClean { info, end_offset, index_size: index.file_size_max() });
             glommio::executor().yield_if_needed().await;
@@ -301,10 +303,16 @@ fn last_record(replica: &Replica, batch: &[u8]) -> Option<LastRecord> {
     replica.log.borrow().producers.last_record(producer)
 }
 
+fn is_small(batch: &[u8]) -> bool {
+    let is_plain =
+        BatchView::split_first(batch).is_ok_and(|(view, _)| view.compression() == Some(Compression::None));
+    batch.len() <= INLINE_SIZE_MAX && is_plain
+}
+
 type KeysTaken = (KeyWalk, Vec<u8>, Result<MapProgress, PayloadError>);
 
 async fn take_keys(mut walk: KeyWalk, bytes: Vec<u8>, batch: Range<usize>) -> KeysTaken {
-    let is_small = batch.len() <= INLINE_SIZE_MAX;
+    let is_small = is_small(&bytes[batch.clone()]);
     let step = move || {
         let progress = walk.take(&bytes[batch]);
         (walk, bytes, progress)
@@ -321,7 +329,7 @@ async fn take_batch(
     batch: Range<usize>,
     facts: BatchFacts,
 ) -> BatchTaken {
-    let is_small = batch.len() <= INLINE_SIZE_MAX;
+    let is_small = is_small(&bytes[batch.clone()]);
     let step = move || {
         let mut kept = Vec::new();
         let taken = filter.take(&bytes[batch], &facts, &mut kept);

@@ -134,7 +134,7 @@ fn reads_in_flight_are_served_exactly() {
             while !done.get() {
                 let mut next = Offset::ZERO;
                 while next < end {
-                    let read = replica.read(&store, next, size_max).await.unwrap();
+                    let read = replica.read(&Reading::own(&store), next, size_max).await.unwrap();
                     let bytes: Vec<u8> =
                         read.slices.iter().flat_map(|slice| slice.bytes().to_vec()).collect();
                     let mut rest = &bytes[..];
@@ -234,7 +234,7 @@ async fn check_compacted(store: &Rc<Store>, replica: &Rc<Replica>, before: &[Fou
 async fn every_offset_is_answered(store: &Rc<Store>, replica: &Rc<Replica>) {
     let end = replica.log.borrow().high_watermark();
     for at in 0..end.get() {
-        let read = replica.read(store, offset(at), 1).await.unwrap();
+        let read = replica.read(&Reading::own(store), offset(at), 1).await.unwrap();
         let bytes: Vec<u8> = read.slices.iter().flat_map(|slice| slice.bytes().to_vec()).collect();
         let (batch, rest) = BatchView::split_first(&bytes).unwrap();
         assert!(rest.is_empty() && batch.end_offset() > offset(at));

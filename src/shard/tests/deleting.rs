@@ -20,9 +20,10 @@ fn a_read_of_what_is_being_deleted_is_exact_or_out_of_range() {
                 let store = store_without_tail();
                 let replica = open_partition(&store, directory.path(), 0, 3_000).await;
                 if is_warm {
-                    replica.read(&store, Offset::ZERO, 1).await.unwrap();
+                    replica.read(&Reading::own(&store), Offset::ZERO, 1).await.unwrap();
                 }
-                let reading = replica.read(&store, offset(2), 1 << 20);
+                let own = Reading::own(&store);
+                let reading = replica.read(&own, offset(2), 1 << 20);
                 let mut reading = std::pin::pin!(reading);
                 let mut read = None;
                 for _ in 0..waits {
@@ -56,7 +57,7 @@ fn a_read_of_what_is_being_deleted_is_exact_or_out_of_range() {
                     Err(error) => panic!("after {waits} waits, warm {is_warm}: {error}"),
                 }
                 assert_eq!(store.offline_reason(), None);
-                let late = replica.read(&store, offset(2), 1 << 20).await;
+                let late = replica.read(&Reading::own(&store), offset(2), 1 << 20).await;
                 assert!(matches!(late, Err(ReadFailed::OutOfRange)));
             }
         }

@@ -1,0 +1,278 @@
+//! Reads of what has left the tail: in a task queue of their own, with a memory of their own, and only
+//! so many of them on the disk at a time.
+//!
+//! ```text
+//! fetch ─► in the tail? answered at once
+//!            └ no ─► catch-up queue: turn (memory) ─► at most N direct reads ─► batches walked
+//!                                     ▲ given back once the answer is made   └► answer ─► socket
+//! ```
+//!
+//! The queue has a fraction of the shares of the one that everything else runs in: when the core is
+//! busy, readers of cold history get that part of it and producers the rest. Sending what was read
+//! costs more of the core than reading it, so it is done in there as well.
+//!
+//! What waits for its turn holds nothing: a fetch that has read one partition and finds no memory for
+//! the next one is answered with what it has. Otherwise two such fetches could wait for each other.
+
+use crate::log::plan::{align_down, align_up};
+use crate::log::read_turns::{Asked, ReadTurns, ReaderId, TurnId};
+use crate::metrics::ShardMetrics;
+use crate::shard::clock::Clock;
+use crate::shard::disk::DiskFile;
+use crate::shard::event::Signal;
+use crate::shard::reader::ReadFailed;
+use crate::shard::step::timed;
+use crate::shard::store::Store;
+use crate::types::ShardId;
+use crate::types::limits::{CATCH_UP_READS_IN_FLIGHT_MAX, CATCH_UP_TURN_SIZE_MAX, IO_ALIGNMENT, IO_SIZE_MAX};
+use glommio::io::ReadResult;
+use glommio::sync::Semaphore;
+use glommio::{Latency, Shares, TaskQueueHandle};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+
+/// Of the 1000 that the queue of everything else has: a busy core spends a sixth on old records.
+const SHARES: usize = 200;
+
+/// Parts of the budget that one fetch may hold: so many readers are served side by side.
+const FETCHES_SIDE_BY_SIDE: usize = 8;
+
+/// Bytes read beyond what was asked for, so that the batch at the start is whole although the index
+/// is sparse.
+pub const READ_SLACK: u64 = 64 << 10;
+
+/// Lives: one per shard.
+pub struct CatchUp {
+    queue: TaskQueueHandle,
+    turns: RefCell<ReadTurns>,
+    waiting: RefCell<BTreeMap<TurnId, Rc<Signal>>>,
+    disk_depth: Semaphore,
+    fetch_size_max: usize,
+    clock: Clock,
+    metrics: Rc<RefCell<ShardMetrics>>,
+}
+
+impl CatchUp {
+    /// `budget`: bytes of memory for reads. On the executor that will serve them.
+    pub fn new(budget: usize, clock: Clock, metrics: Rc<RefCell<ShardMetrics>>) -> Rc<CatchUp> {
+        let (shares, latency) = (Shares::Static(SHARES), Latency::NotImportant);
+        Rc::new(CatchUp {
+            queue: glommio::executor().create_task_queue(shares, latency, "catch-up"),
+            turns: RefCell::new(ReadTurns::new(budget)),
+            waiting: RefCell::default(),
+            disk_depth: Semaphore::new(CATCH_UP_READS_IN_FLIGHT_MAX as u64),
+            fetch_size_max: (budget / FETCHES_SIDE_BY_SIDE).clamp(IO_SIZE_MAX, CATCH_UP_TURN_SIZE_MAX),
+            clock,
+            metrics,
+        })
+    }
+
+    /// Bytes of memory that reads hold.
+    pub fn used(&self) -> usize {
+        self.turns.borrow().used()
+    }
+
+    /// Reads that wait for memory.
+    pub fn waiting_count(&self) -> usize {
+        self.turns.borrow().waiting_count()
+    }
+
+    /// Bytes that a read from disk may be asked for; with its slack it is within what a fetch may hold.
+    pub fn read_size_max(&self) -> usize {
+        self.fetch_size_max - READ_SLACK as usize - 2 * IO_ALIGNMENT
+    }
+
+    /// Runs a future in the queue of those that catch up.
+    pub async fn run<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> T {
+        let task = timed(&self.clock, &self.metrics, future);
+        glommio::spawn_local_into(task, self.queue).expect("the queue lives as long as the executor").await
+    }
+
+    /// The same, without waiting for it.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        let task = timed(&self.clock, &self.metrics, future);
+        glommio::spawn_local_into(task, self.queue)
+            .expect("the queue lives as long as the executor")
+            .detach();
+    }
+
+    /// Aligned reads of at most [`IO_SIZE_MAX`] each, side by side as far as the disk's depth goes.
+    pub async fn read(&self, file: &DiskFile, start: u64, end: u64) -> io::Result<Vec<Rc<ReadResult>>> {
+        let (start, end) = (align_down(start), align_up(end));
+        let reads = (start..end).step_by(IO_SIZE_MAX).map(|at| async move {
+            let _depth = self.disk_depth.acquire_permit(1).await?;
+            file.read(at, (end - at).min(IO_SIZE_MAX as u64) as usize).await
+        });
+        let pieces = futures::future::try_join_all(reads).await?;
+        let size: usize = pieces.iter().map(|piece| piece.len()).sum();
+        self.metrics.borrow_mut().disk_read_bytes += size as u64;
+        Ok(pieces.into_iter().map(Rc::new).collect())
+    }
+
+    /// Memory to read ahead, if it is not needed otherwise.
+    pub fn take_ahead(self: &Rc<Self>, size: usize) -> Option<AheadMemory> {
+        let takes = self.turns.borrow_mut().take_ahead(size);
+        takes.then(|| AheadMemory { catch_up: self.clone(), size })
+    }
+
+    /// What was read ahead is in the way of a read that waits.
+    pub fn needs_ahead_back(&self) -> bool {
+        self.turns.borrow().needs_ahead_back()
+    }
+
+    /// Wakes those whose turn has come.
+    fn grant(&self) {
+        loop {
+            let next = self.turns.borrow_mut().grant_next();
+            let Some(turn) = next else { return };
+            let signal = self.waiting.borrow_mut().remove(&turn);
+            signal.expect("who is in line waits").notify();
+        }
+    }
+}
+
+/// What was read before anybody asked for it, as memory.
+pub struct AheadMemory {
+    catch_up: Rc<CatchUp>,
+    size: usize,
+}
+
+impl Drop for AheadMemory {
+    fn drop(&mut self) {
+        self.catch_up.turns.borrow_mut().give_back_ahead(self.size);
+        self.catch_up.grant();
+    }
+}
+
+/// One fetch, or one look-up, as a holder of memory for reads.
+pub struct Reading {
+    pub store: Rc<Store>,
+    reader: ReaderId,
+    /// Bytes that its reads hold.
+    held: Cell<usize>,
+    /// One of its reads is in line.
+    waits: Cell<bool>,
+}
+
+impl Reading {
+    pub fn new(store: &Rc<Store>, reader: ReaderId) -> Rc<Reading> {
+        Rc::new(Reading { store: store.clone(), reader, held: Cell::new(0), waits: Cell::new(false) })
+    }
+
+    /// For what the shard itself wants to know.
+    pub fn own(store: &Rc<Store>) -> Rc<Reading> {
+        Reading::new(store, ReaderId { shard: ShardId(0), connection: 0 })
+    }
+
+    /// Memory for a read of `size` bytes. Waits only when no other read of this fetch holds any or is in
+    /// line itself; otherwise [`ReadFailed::NoTurn`].
+    async fn turn(self: &Rc<Self>, size: usize) -> Result<ReadTurn, ReadFailed> {
+        let catch_up = &self.store.catch_up;
+        if self.waits.get() || self.held.get() > 0 {
+            let is_allowed = self.held.get() + size <= catch_up.fetch_size_max;
+            if !is_allowed || !catch_up.turns.borrow_mut().try_take(size) {
+                return Err(ReadFailed::NoTurn);
+            }
+            return Ok(ReadTurn::granted(self, size));
+        }
+        let asked = catch_up.turns.borrow_mut().ask(self.reader, size);
+        if let Asked::Waits(turn) = asked {
+            catch_up.metrics.borrow_mut().catch_up_waits += 1;
+            let signal = Rc::new(Signal::default());
+            catch_up.waiting.borrow_mut().insert(turn, signal.clone());
+            if catch_up.needs_ahead_back() {
+                self.store.replicas().iter().for_each(|replica| replica.reads.ahead.drop_arrived());
+            }
+            let mut in_line = InLine { reading: self, turn, size, is_over: false };
+            self.waits.set(true);
+            signal.notified().await;
+            in_line.is_over = true;
+        }
+        Ok(ReadTurn::granted(self, size))
+    }
+}
+
+/// A wait for a turn. One that is dropped gives up its place.
+struct InLine<'a> {
+    reading: &'a Reading,
+    turn: TurnId,
+    size: usize,
+    is_over: bool,
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        self.reading.waits.set(false);
+        if self.is_over {
+            return;
+        }
+        let catch_up = &self.reading.store.catch_up;
+        let was_waiting = catch_up.waiting.borrow_mut().remove(&self.turn).is_some();
+        let mut turns = catch_up.turns.borrow_mut();
+        match was_waiting {
+            true => turns.withdraw(self.reading.reader, self.turn),
+            false => turns.give_back(self.size), // Granted, and nobody came for it.
+        }
+        drop(turns);
+        catch_up.grant();
+    }
+}
+
+/// Memory that one read holds, until it is dropped.
+pub struct ReadTurn {
+    reading: Rc<Reading>,
+    size: usize,
+}
+
+impl ReadTurn {
+    fn granted(reading: &Rc<Reading>, size: usize) -> ReadTurn {
+        reading.held.set(reading.held.get() + size);
+        ReadTurn { reading: reading.clone(), size }
+    }
+}
+
+impl Drop for ReadTurn {
+    fn drop(&mut self) {
+        self.reading.held.set(self.reading.held.get() - self.size);
+        let catch_up = &self.reading.store.catch_up;
+        catch_up.turns.borrow_mut().give_back(self.size);
+        catch_up.grant();
+    }
+}
+
+/// Bytes of the blocks from `start` to `end` of a file.
+pub fn blocks_size(start: u64, end: u64) -> usize {
+    (align_up(end) - align_down(start)) as usize
+}
+
+/// The memory of one read as it grows. Nothing that was read under it is kept when it does.
+pub struct Hold {
+    reading: Rc<Reading>,
+    turn: Option<ReadTurn>,
+}
+
+impl Hold {
+    pub fn new(reading: &Rc<Reading>) -> Hold {
+        Hold { reading: reading.clone(), turn: None }
+    }
+
+    pub fn store(&self) -> &Rc<Store> {
+        &self.reading.store
+    }
+
+    /// Makes sure of memory for the blocks from `start` to `end` of a file.
+    pub async fn reserve(&mut self, start: u64, end: u64) -> Result<(), ReadFailed> {
+        let size = blocks_size(start, end);
+        if self.turn.as_ref().is_none_or(|turn| turn.size < size) {
+            self.turn = None; // Back in line with empty hands.
+            self.turn = Some(self.reading.turn(size).await?);
+        }
+        Ok(())
+    }
+
+    pub fn into_turn(self) -> Option<ReadTurn> {
+        self.turn
+    }
+}

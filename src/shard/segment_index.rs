@@ -1,0 +1,169 @@
+//! The indexes of closed segments as readers need them: from their files, or built again from the
+//! batches.
+
+use crate::log::index::{SegmentExtent, SegmentIndex};
+use crate::log::read::{BatchPlace, Rope};
+use crate::log::segment::{SegmentFile, StoredBatch};
+use crate::shard::catch_up::Hold;
+use crate::shard::disk::blocking;
+use crate::shard::reader::ReadFailed;
+use crate::shard::replica::Replica;
+use crate::shard::response::Slice;
+use crate::shard::window::{Beginning, beginning};
+use crate::types::limits::IO_SIZE_MAX;
+use crate::types::{Offset, Timestamp};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+
+/// Closed segments whose index is kept in memory, per partition.
+const INDEXES_MAX: usize = 4;
+
+/// Lives: one per replica.
+#[derive(Default)]
+pub struct Indexes(RefCell<VecDeque<Rc<SegmentIndex>>>);
+
+impl Indexes {
+    pub fn clear(&self) {
+        self.0.borrow_mut().clear();
+    }
+
+    fn find(&self, segment: Offset) -> Option<Rc<SegmentIndex>> {
+        self.0.borrow().iter().find(|index| index.base_offset() == segment).cloned()
+    }
+
+    fn keep(&self, index: Rc<SegmentIndex>) {
+        let mut indexes = self.0.borrow_mut();
+        if indexes.len() >= INDEXES_MAX {
+            indexes.pop_front();
+        }
+        indexes.push_back(index);
+    }
+}
+
+impl Replica {
+    /// File position from which the first batch with a timestamp at or past `timestamp` is found.
+    pub async fn position_for_timestamp(
+        self: &Rc<Self>,
+        hold: &mut Hold,
+        segment: Offset,
+        timestamp: Timestamp,
+    ) -> Result<u64, ReadFailed> {
+        let active = self.with_active_index(segment, |index| index.position_for_timestamp(timestamp));
+        match active {
+            Some(position) => Ok(position),
+            None => Ok(self.closed_index(hold, segment).await?.position_for_timestamp(timestamp)),
+        }
+    }
+
+    /// The index of a closed segment, read from its files, or built again from the segment when they
+    /// are missing or wrong.
+    pub async fn closed_index(
+        self: &Rc<Self>,
+        hold: &mut Hold,
+        segment: Offset,
+    ) -> Result<Rc<SegmentIndex>, ReadFailed> {
+        if let Some(index) = self.reads.indexes.find(segment) {
+            return Ok(index);
+        }
+        let generation = self.reads.generation();
+        let index = Rc::new(self.load_index(hold, segment).await?);
+        if generation != self.reads.generation() {
+            return Ok(index); // Maybe of a file that is gone: whoever asked looks again.
+        }
+        self.reads.indexes.keep(index.clone());
+        Ok(index)
+    }
+
+    pub fn with_active_index<T>(&self, segment: Offset, with: impl FnOnce(&SegmentIndex) -> T) -> Option<T> {
+        let log = self.log.borrow();
+        (log.active().base_offset == segment).then(|| with(log.active_index()))
+    }
+
+    async fn load_index(
+        self: &Rc<Self>,
+        hold: &mut Hold,
+        segment: Offset,
+    ) -> Result<SegmentIndex, ReadFailed> {
+        let (extent, interval) = self.closed_extent(segment)?;
+        let offset_path = self.segments.path(segment, SegmentFile::OffsetIndex);
+        let time_path = self.segments.path(segment, SegmentFile::TimeIndex);
+        let files = blocking(move || {
+            #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+            let read = |path| std::fs::read(path);
+            Ok::<_, io::Error>((read(offset_path)?, read(time_path)?))
+        })
+        .await;
+        let decoded = files.map_err(|error| error.to_string()).and_then(|(offsets, times)| {
+            SegmentIndex::decode(&extent, interval, &offsets, &times).map_err(|error| error.to_string())
+        });
+        match decoded {
+            Ok(index) => Ok(index),
+            Err(reason) => {
+                tracing::warn!(directory = %self.directory.display(), %segment, reason, "index is rebuilt");
+                self.rebuild_index(hold, &extent, interval).await
+            }
+        }
+    }
+
+    /// What the index of a closed segment is checked against, and `index.interval.bytes`.
+    pub fn closed_extent(&self, segment: Offset) -> Result<(SegmentExtent, u32), ReadFailed> {
+        let log = self.log.borrow();
+        let extent = log.closed_extent(segment).ok_or(ReadFailed::OutOfRange)?;
+        Ok((extent, log.config.index_interval_bytes))
+    }
+
+    /// Reads a closed segment through. What is no batch of it ends in an error.
+    pub async fn rebuild_index(
+        self: &Rc<Self>,
+        hold: &mut Hold,
+        extent: &SegmentExtent,
+        interval: u32,
+    ) -> Result<SegmentIndex, ReadFailed> {
+        let segment = extent.base_offset;
+        let mut index = SegmentIndex::new(segment, interval);
+        let mut position = 0;
+        let mut next = segment;
+        let mut enlarged: Option<u64> = None;
+        while position < extent.size {
+            let end = extent.size.min(position + enlarged.unwrap_or(IO_SIZE_MAX as u64));
+            let slices = self.slices(hold, segment, position, end).await?;
+            let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
+            let rope = Rope::new(&pieces);
+            let mut taken = 0;
+            for batch in rope.batches(0).take_while(|batch| batch.at + batch.size <= rope.size()) {
+                if batch.base_offset < next || batch.end_offset > extent.end_offset {
+                    return Err(ReadFailed::Damaged { segment, offset: next });
+                }
+                next = batch.end_offset;
+                index.observe(&stored(&batch, position));
+                taken = batch.at + batch.size;
+            }
+            let first = beginning(&rope, 0);
+            drop(slices);
+            enlarged = match first {
+                Beginning::Whole => None,
+                Beginning::Cut(cut) if enlarged.is_none() => {
+                    Some(self.enlarge(hold, segment, position, cut, extent.size).await?)
+                }
+                _ => return Err(ReadFailed::Damaged { segment, offset: next }),
+            };
+            position += taken as u64;
+            glommio::executor().yield_if_needed().await;
+        }
+        Ok(index)
+    }
+}
+
+/// A batch that was found in bytes from file position `position` on.
+fn stored(batch: &BatchPlace, position: u64) -> StoredBatch {
+    StoredBatch {
+        base_offset: batch.base_offset,
+        last_offset: Offset::new(batch.end_offset.get() - 1).unwrap_or_default(),
+        max_timestamp: batch.max_timestamp,
+        leader_epoch: Default::default(),
+        file_position: position + batch.at as u64,
+        size: batch.size as u32,
+    }
+}
