@@ -40,6 +40,10 @@ use crate::types::{Mono, Offset};
 use std::collections::VecDeque;
 use std::time::Duration;
 
+pub mod changes;
+
+use changes::Changes;
+
 /// Appended bytes from which a partition is written to its segment at once.
 ///
 /// Unit: bytes. Large enough that a write's fixed cost (about 10 µs) is small beside it.
@@ -238,6 +242,7 @@ struct Tick {
 pub struct GroupCommit {
     sizes: CommitSizes,
     journal: Option<JournalRing>,
+    changes: Changes,
     partitions: Vec<Progress>,
     free: Vec<Slot>,
     /// Partitions with appended bytes that nothing was asked to write, oldest first.
@@ -790,6 +795,7 @@ impl GroupCommit {
         if self.failed {
             return;
         }
+        self.changes.flushed(flush.through);
         while self.ticks.front().is_some_and(|tick| tick.through <= flush.through) {
             let tick = self.ticks.pop_front().expect("looked at above");
             for (slot, from, to) in tick.entries {

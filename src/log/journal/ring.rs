@@ -7,7 +7,8 @@
 //!  free files  │ files in use, oldest first ............. current    │
 //! ```
 //!
-//! - A file is pinned by every partition with bytes in it that are not flushed in their segments.
+//! - A file is pinned by every partition with bytes in it that are not flushed in their segments, and
+//!   by what it says of log starts until a checkpoint says the same.
 //! - Files are freed oldest first, and only once a *flushed* block states a `needed` past them: a
 //!   start that finds the first block of a new use torn must not miss what stood there before.
 //! - The last disk block of every file is kept for a block without entries. When no file is free and
@@ -64,6 +65,14 @@ struct FileState {
     /// The first block since which it has been pinned without a pause.
     pinned_from: BlockSequence,
     pins: BTreeMap<Slot, u64>,
+    /// The last block in it with a log start that no checkpoint has.
+    log_start_in: Option<BlockSequence>,
+}
+
+impl FileState {
+    fn is_pinned(&self) -> bool {
+        !self.pins.is_empty() || self.log_start_in.is_some()
+    }
 }
 
 #[derive(Debug)]
@@ -181,7 +190,7 @@ impl JournalRing {
         }
         let file = *self.used.back().expect("a file was begun");
         let state = &mut self.files[file.0 as usize];
-        if state.pins.is_empty() {
+        if !state.is_pinned() {
             state.pinned_from = self.next;
         }
         for pin in pins {
@@ -190,6 +199,32 @@ impl JournalRing {
             *reached = pin.bytes;
         }
         Some(self.place(file, size))
+    }
+
+    /// The place of a block that says where logs begin: it is needed until a checkpoint was written.
+    pub fn reserve_log_starts(&mut self, size: u64) -> Option<BlockPlace> {
+        let place = self.reserve(size, std::iter::empty())?;
+        self.files[place.file.0 as usize].log_start_in = Some(place.header.sequence);
+        Some(place)
+    }
+
+    /// Where logs begin according to blocks below `through` stands in a flushed checkpoint.
+    pub fn checkpointed(&mut self, through: BlockSequence) {
+        for file in &self.used {
+            let state = &mut self.files[file.0 as usize];
+            state.log_start_in = state.log_start_in.filter(|block| *block >= through);
+        }
+        self.free_files();
+    }
+
+    /// The number of the next block: those below it have their places.
+    pub fn next(&self) -> BlockSequence {
+        self.next
+    }
+
+    /// Whether there is a file to write blocks to, now or once some are free again.
+    pub fn has_file(&self) -> bool {
+        !self.files.is_empty()
     }
 
     fn begin_file(&mut self) -> Option<()> {
@@ -251,7 +286,7 @@ impl JournalRing {
 
     /// Everything in blocks below it is flushed in its segments.
     pub fn needed(&self) -> BlockSequence {
-        let pinned = self.used.iter().find(|file| !self.files[file.0 as usize].pins.is_empty());
+        let pinned = self.used.iter().find(|file| self.files[file.0 as usize].is_pinned());
         pinned.map_or(self.next, |file| self.files[file.0 as usize].pinned_from)
     }
 
@@ -332,7 +367,7 @@ impl JournalRing {
             let oldest = self.used[0];
             let state = &self.files[oldest.0 as usize];
             // Its last block may still be on its way to the disk.
-            let settled = state.pins.is_empty() && state.end <= self.flushed;
+            let settled = !state.is_pinned() && state.end <= self.flushed;
             if !settled || self.needed_flushed < state.end {
                 return;
             }
@@ -413,6 +448,24 @@ mod tests {
         let flush = ring.next_flush().unwrap();
         ring.flushed(&flush);
         assert!(ring.fits([BLOCK].into_iter()));
+    }
+
+    #[test]
+    fn log_start_is_kept_until_a_checkpoint_has_it() {
+        let mut ring = ring(2, 2);
+        let place = ring.reserve_log_starts(BLOCK).unwrap();
+        assert_eq!(place.header.needed, place.header.sequence);
+        ring.wrote(place.header.sequence);
+        let flush = ring.next_flush().unwrap();
+        ring.flushed(&flush);
+        commit(&mut ring, 8, 50);
+        ring.written_out(Slot(8), 50);
+        assert_eq!(ring.next_mark(), None, "the log start is in the oldest file");
+        ring.checkpointed(place.header.sequence);
+        assert_eq!(ring.next_mark(), None, "that checkpoint was begun before");
+        ring.checkpointed(place.header.sequence.next());
+        let mark = ring.next_mark().unwrap();
+        assert!(mark.header.needed > place.header.sequence);
     }
 
     proptest! {

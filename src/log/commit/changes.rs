@@ -1,0 +1,211 @@
+//! Changes of logs that are no appends, on their way through the journal: log starts, deletions,
+//! replaced segments.
+//!
+//! ```text
+//! log_changes ─► waiting ─► a block of their own ─► the journal's next flush ─► are_flushed
+//! ```
+//!
+//! They share the flush with the ticks, and stand behind everything of their partitions that was handed
+//! to one before. Whoever logs a change waits for its flush and carries it out then, never before.
+//!
+//! Absent: bounds. Each caller has one request at a time and waits for it.
+
+use crate::log::commit::GroupCommit;
+use crate::log::journal::block::{BlockSequence, Change, Entry, block_size};
+use crate::log::journal::ring::BlockPlace;
+use std::collections::VecDeque;
+
+/// Entries of one block of changes: one block of the disk.
+pub const CHANGES_PER_BLOCK: usize = 70;
+
+/// Everything that was logged up to here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChangeTicket(u64);
+
+/// A moment between two blocks of the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangesSeen(BlockSequence);
+
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    waiting: VecDeque<Entry>,
+    /// Blocks issued, each with how many changes were logged up to its last one; oldest first.
+    issued: VecDeque<(BlockSequence, ChangeTicket)>,
+    logged: u64,
+    taken: u64,
+    flushed: u64,
+}
+
+impl Changes {
+    pub(super) fn flushed(&mut self, through: BlockSequence) {
+        while let Some((_, ticket)) = self.issued.pop_front_if(|(block, _)| *block < through) {
+            self.flushed = ticket.0;
+        }
+    }
+}
+
+impl GroupCommit {
+    /// Logs changes; `None` without a journal, or before it has a file: then no start replays anything
+    /// that they could contradict.
+    pub fn log_changes(&mut self, changes: impl IntoIterator<Item = Entry>) -> Option<ChangeTicket> {
+        self.journal.as_ref().filter(|journal| journal.has_file())?;
+        let before = self.changes.waiting.len();
+        self.changes.waiting.extend(changes);
+        self.changes.logged += (self.changes.waiting.len() - before) as u64;
+        Some(ChangeTicket(self.changes.logged))
+    }
+
+    /// The next block of changes to write, once there is room for it.
+    pub fn next_change_block(&mut self) -> Option<(BlockPlace, Vec<Entry>)> {
+        if self.failed || self.changes.waiting.is_empty() {
+            return None;
+        }
+        let journal = self.journal.as_mut().expect("changes are logged with a journal");
+        let count = self.changes.waiting.len().min(CHANGES_PER_BLOCK);
+        let size = block_size(count, 0) as u64;
+        let has_log_start = self.changes.waiting.range(..count).any(|entry| match entry.change {
+            Change::LogStart { .. } => true,
+            Change::Bytes { .. }
+            | Change::Closed { .. }
+            | Change::Deleted { .. }
+            | Change::Replaced { .. }
+            | Change::Cutting { .. }
+            | Change::Cut { .. } => false,
+        });
+        let place = match has_log_start {
+            true => journal.reserve_log_starts(size),
+            // It says what of the blocks before it is not redone, and is not needed without them.
+            false => journal.reserve(size, std::iter::empty()),
+        };
+        let Some(place) = place else {
+            self.journal_blocked = true;
+            return None;
+        };
+        self.blocks_in_flight += 1;
+        self.changes.taken += count as u64;
+        self.changes.issued.push_back((place.header.sequence, ChangeTicket(self.changes.taken)));
+        Some((place, self.changes.waiting.drain(..count).collect()))
+    }
+
+    /// Whether what was logged is on stable storage.
+    pub fn are_flushed(&self, ticket: ChangeTicket) -> bool {
+        ticket.0 <= self.changes.flushed
+    }
+
+    /// Log starts that were logged before now stand in the checkpoint that is begun now.
+    pub fn changes_seen(&self) -> Option<ChangesSeen> {
+        self.journal.as_ref().map(|journal| ChangesSeen(journal.next()))
+    }
+
+    /// That checkpoint is flushed.
+    pub fn checkpointed(&mut self, seen: ChangesSeen) {
+        let journal = self.journal.as_mut().expect("it has seen changes");
+        journal.checkpointed(seen.0);
+        self.journal_blocked = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::journal::block::FileEpoch;
+    use crate::log::journal::ring::{JournalRing, RingLimits};
+    use crate::types::{LeaderEpoch, Offset, PartitionIndex, ShardId, TopicId, TopicPartition, Uuid};
+
+    const BLOCK: u64 = 4096;
+
+    #[test]
+    fn changes_are_flushed_with_the_block_that_holds_them() {
+        let mut commit = commit();
+        let first = commit.log_changes([deleted(), deleted()]).unwrap();
+        let (place, entries) = commit.next_change_block().unwrap();
+        assert_eq!(entries.len(), 2);
+        assert_eq!(commit.next_change_block(), None);
+        let second = commit.log_changes([deleted()]).unwrap();
+        commit.block_written(place.header.sequence);
+        let flush = commit.next_journal_flush().unwrap();
+        let (later, _) = commit.next_change_block().unwrap();
+        assert!(!commit.are_flushed(first));
+        commit.journal_flushed(&flush, &mut Vec::new());
+        assert!(commit.are_flushed(first));
+        assert!(!commit.are_flushed(second), "its block was not written when the flush began");
+        commit.block_written(later.header.sequence);
+        let flush = commit.next_journal_flush().unwrap();
+        commit.journal_flushed(&flush, &mut Vec::new());
+        assert!(commit.are_flushed(second));
+    }
+
+    #[test]
+    fn nothing_is_logged_before_there_is_a_file() {
+        assert_eq!(GroupCommit::new(None, u64::MAX).log_changes([deleted()]), None);
+        let limits = RingLimits { file_size: 4 * BLOCK, file_count_max: 2 };
+        let ring = JournalRing::new(ShardId(0), limits, BlockSequence(1), FileEpoch(0));
+        assert_eq!(GroupCommit::new(Some(ring), u64::MAX).log_changes([deleted()]), None);
+    }
+
+    #[test]
+    fn many_changes_take_several_blocks_of_the_disk_s_size() {
+        let mut commit = commit();
+        let ticket = commit.log_changes((0..CHANGES_PER_BLOCK + 1).map(|_| deleted())).unwrap();
+        for count in [CHANGES_PER_BLOCK, 1] {
+            let (place, entries) = commit.next_change_block().unwrap();
+            assert_eq!(entries.len(), count);
+            assert_eq!(block_size(entries.len(), 0) as u64, BLOCK);
+            commit.block_written(place.header.sequence);
+        }
+        let flush = commit.next_journal_flush().unwrap();
+        commit.journal_flushed(&flush, &mut Vec::new());
+        assert!(commit.are_flushed(ticket));
+    }
+
+    /// Two files of one block and a mark each: they go round only as checkpoints take the log starts.
+    #[test]
+    fn log_starts_wait_for_a_checkpoint_where_there_is_no_room() {
+        let mut commit = commit_of(2);
+        let log_start = Change::LogStart { start: Offset::ZERO, epoch: LeaderEpoch(0) };
+        let pass = |commit: &mut GroupCommit| {
+            let ticket = commit.log_changes([Entry { change: log_start, ..deleted() }]).unwrap();
+            for _ in 0..4 {
+                make_files(commit);
+                let blocks = commit.next_change_block().map(|(place, _)| place).into_iter();
+                for place in blocks.chain(commit.next_mark()).collect::<Vec<_>>() {
+                    commit.block_written(place.header.sequence);
+                }
+                if let Some(flush) = commit.next_journal_flush() {
+                    commit.journal_flushed(&flush, &mut Vec::new());
+                }
+            }
+            commit.are_flushed(ticket)
+        };
+        assert!(pass(&mut commit));
+        assert!(pass(&mut commit));
+        assert!(!pass(&mut commit), "both files hold log starts");
+        let seen = commit.changes_seen().unwrap();
+        commit.checkpointed(seen);
+        assert!(pass(&mut commit));
+    }
+
+    fn commit() -> GroupCommit {
+        commit_of(8)
+    }
+
+    fn commit_of(blocks: u64) -> GroupCommit {
+        let limits = RingLimits { file_size: blocks * BLOCK, file_count_max: 2 };
+        let ring = JournalRing::new(ShardId(0), limits, BlockSequence(1), FileEpoch(0));
+        let mut commit = GroupCommit::new(Some(ring), u64::MAX);
+        make_files(&mut commit);
+        commit
+    }
+
+    fn make_files(commit: &mut GroupCommit) {
+        while let Some(file) = commit.next_journal_file() {
+            commit.journal_file_made(file, true);
+        }
+    }
+
+    fn deleted() -> Entry {
+        let topic = TopicId(Uuid::from_u128(1));
+        let partition = TopicPartition { topic, partition: PartitionIndex::from_wire(0).unwrap() };
+        Entry { partition, change: Change::Deleted { epoch: LeaderEpoch(0) } }
+    }
+}
