@@ -13,8 +13,9 @@
 //! - **Journal**: a tick takes what small appends of all partitions have gathered as a few blocks,
 //!   and one `fdatasync` covers them. Ticks go out at once when the journal is idle; while it is
 //!   flushed, appends gather, and go out behind the flush once they fill a block. No timer, no linger.
-//! - **Segment**: a partition with much to write is written to its segment at once and flushed; until
-//!   that flush has returned, what it appends gathers. Without a journal everything goes this way.
+//! - **Segment**: a partition with more to write ([`DIRECT_SIZE`]) is written to its segment and
+//!   flushed; until that flush has returned, what it appends gathers, unless it becomes much
+//!   ([`WRITE_GATHER_SIZE`]). Without a journal everything goes this way.
 //!
 //! A topic may ask for less (`log::durability`): then its bytes are durable in this module's sense once
 //! they are written, to the journal or the segment, everything before them too; their flush follows
@@ -44,6 +45,13 @@ pub mod changes;
 
 use changes::Changes;
 
+/// Appended bytes from which a partition is written to its segment instead of to the journal, once no
+/// flush of segments is in flight.
+///
+/// Unit: bytes. Below it, a write of its own and its share of a flush cost more than copying the bytes
+/// into the journal, and writing them again later.
+pub const DIRECT_SIZE: u64 = 32 << 10;
+
 /// Appended bytes from which a partition is written to its segment at once.
 ///
 /// Unit: bytes. Large enough that a write's fixed cost (about 10 µs) is small beside it.
@@ -70,6 +78,7 @@ const TICKS_UNFLUSHED_MAX: usize = 64;
 /// them small, so that little data meets every decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommitSizes {
+    pub direct: u64,
     pub write_gather: u64,
     pub write_out: u64,
     pub write_out_flush: u64,
@@ -81,6 +90,7 @@ pub struct CommitSizes {
 impl Default for CommitSizes {
     fn default() -> CommitSizes {
         CommitSizes {
+            direct: DIRECT_SIZE,
             write_gather: WRITE_GATHER_SIZE,
             write_out: WRITE_OUT_SIZE,
             write_out_flush: WRITE_OUT_FLUSH_SIZE,
@@ -165,9 +175,14 @@ impl Progress {
     }
 
     /// What it appends goes to its segment however little it is, and waits for no flush.
-    fn is_eager(&self, has_journal: bool) -> bool {
-        let is_direct = !has_journal || self.direct_only || self.is_behind_a_write();
+    fn is_eager(&self, direct_size: u64) -> bool {
+        let is_direct = self.is_direct(direct_size) || self.is_behind_a_write();
         self.waits_for_writes() && is_direct && self.pending() > 0
+    }
+
+    /// What it has pending had better go to its segment.
+    fn is_direct(&self, direct_size: u64) -> bool {
+        self.pending() > 0 && (self.direct_only || self.pending() >= direct_size)
     }
 
     fn flush_is_urgent(&self) -> bool {
@@ -241,6 +256,8 @@ struct Tick {
 #[derive(Debug, Default)]
 pub struct GroupCommit {
     sizes: CommitSizes,
+    /// Pending bytes from which a partition goes to its segment: any, without a journal.
+    direct_size: u64,
     journal: Option<JournalRing>,
     changes: Changes,
     partitions: Vec<Progress>,
@@ -264,6 +281,8 @@ pub struct GroupCommit {
     blocks_in_flight: usize,
     journal_blocked: bool,
     flush_in_flight: bool,
+    /// An acknowledgement or a stop waits for it.
+    flush_in_flight_is_urgent: bool,
     urgent: usize,
     write_outs: usize,
     written_unflushed_bytes: u64,
@@ -291,7 +310,8 @@ impl GroupCommit {
     }
 
     pub fn with_sizes(journal: Option<JournalRing>, unstored_max: u64, sizes: CommitSizes) -> GroupCommit {
-        GroupCommit { journal, unstored_max, sizes, ..GroupCommit::default() }
+        let direct_size = if journal.is_some() { sizes.direct } else { 0 };
+        GroupCommit { journal, unstored_max, sizes, direct_size, ..GroupCommit::default() }
     }
 
     /// Takes in a partition whose log is flushed in its segments up to `end`.
@@ -426,18 +446,19 @@ impl GroupCommit {
     /// Puts the partition where it belongs by what it has. O(1).
     fn queue(&mut self, slot: Slot) {
         let progress = &mut self.partitions[slot.0 as usize];
-        let is_direct = self.journal.is_none() || progress.direct_only;
-        let is_behind_a_write = progress.is_behind_a_write();
-        let is_eager = progress.is_eager(self.journal.is_some());
+        let is_direct = progress.is_direct(self.direct_size);
+        let may_be_journalled =
+            self.journal.is_some() && !progress.direct_only && !progress.is_behind_a_write();
+        let is_eager = progress.is_eager(self.direct_size);
         let waits_for_writes = progress.waits_for_writes();
         let queued = &mut progress.queued;
         let pending = progress.appended.bytes - progress.sealed.bytes;
         let unwritten = progress.appended.bytes - progress.segment_sealed.bytes;
-        if pending > 0 && is_direct && !queued.gathering {
+        if is_direct && !queued.gathering {
             queued.gathering = true;
             self.gathering.push_back(slot);
         }
-        if pending > 0 && !is_direct && !is_behind_a_write {
+        if pending > 0 && may_be_journalled {
             self.waiting_bytes += pending - progress.counted;
             self.waiting_write_bytes += if waits_for_writes { pending - progress.counted } else { 0 };
             progress.counted = pending;
@@ -504,8 +525,7 @@ impl GroupCommit {
         while let Some(slot) = self.large.pop_front() {
             let progress = &mut self.partitions[slot.0 as usize];
             progress.queued.large = false;
-            let is_due =
-                progress.pending() >= self.sizes.write_gather || progress.is_eager(self.journal.is_some());
+            let is_due = progress.pending() >= self.sizes.write_gather || progress.is_eager(self.direct_size);
             if progress.is_unwritten() && is_due {
                 return Some((slot, false));
             }
@@ -544,7 +564,7 @@ impl GroupCommit {
         {
             let progress = &mut self.partitions[slot.0 as usize];
             progress.queued.gathering = false;
-            if progress.is_unwritten() {
+            if progress.is_unwritten() && progress.is_direct(self.direct_size) {
                 return Some(slot);
             }
         }
@@ -628,6 +648,7 @@ impl GroupCommit {
             return None;
         }
         self.flush_in_flight = true;
+        self.flush_in_flight_is_urgent = self.urgent > 0;
         self.urgent = 0;
         self.overdue = false;
         (self.flush_within, self.flush_by) = (None, None);
@@ -687,11 +708,14 @@ impl GroupCommit {
         {
             return None;
         }
+        // Behind a flush that nobody waits for, the journal is the shorter way whatever the size.
+        let is_long = self.flush_in_flight && !self.flush_in_flight_is_urgent;
+        let direct_size = if is_long { u64::MAX } else { self.direct_size };
         let mut entries = Vec::new();
         let mut size = 0;
         for slot in &self.waiting {
             let progress = &self.partitions[slot.0 as usize];
-            if progress.pending() == 0 || progress.direct_only || progress.is_behind_a_write() {
+            if progress.pending() == 0 || progress.is_direct(direct_size) || progress.is_behind_a_write() {
                 continue;
             }
             if size + progress.pending() > self.sizes.tick_max && size > 0 {

@@ -209,8 +209,51 @@ fn large_append_goes_to_its_segment_at_once() {
 }
 
 #[test]
-fn what_many_partitions_keep_in_memory_is_written_out_in_time() {
+fn what_is_much_gathers_for_its_segment_while_a_flush_that_is_waited_for_is_in_flight() {
     let mut model = Model::new();
+    model.append(0, DIRECT_SIZE);
+    model.pump();
+    assert_eq!((model.blocks.len(), model.writes.len()), (0, 1));
+    model.complete_write(0);
+    model.pump();
+    model.append(1, DIRECT_SIZE);
+    model.append(2, DIRECT_SIZE - 1);
+    model.pump();
+    assert_eq!((model.blocks.len(), model.writes.len()), (1, 0), "only the little goes to the journal");
+    model.complete_flush().unwrap();
+    model.pump();
+    assert_eq!((model.blocks.len(), model.writes.len()), (1, 1));
+    model.complete_write(0);
+    model.pump();
+    model.complete_flush().unwrap();
+    assert_eq!(model.durable[..3], [DIRECT_SIZE, DIRECT_SIZE, 0]);
+}
+
+#[test]
+fn what_is_much_goes_to_the_journal_behind_a_flush_that_nobody_waits_for() {
+    const MUCH: u64 = 100_000;
+    let sizes =
+        CommitSizes { direct: MUCH, write_out: MUCH, write_out_flush: MUCH, ..CommitSizes::default() };
+    let mut model = Model::with_sizes(sizes);
+    for _ in 0..2 {
+        model.append(0, MUCH - 1);
+        model.pump();
+        model.complete_block(0);
+        model.pump();
+        model.complete_journal_flush().unwrap();
+        model.pump();
+    }
+    model.complete_write(0);
+    model.pump();
+    assert!(model.flush.is_some(), "enough is written out");
+    model.append(1, MUCH);
+    model.pump();
+    assert_eq!((model.blocks.len(), model.writes.len()), (1, 0));
+}
+
+#[test]
+fn what_many_partitions_keep_in_memory_is_written_out_in_time() {
+    let mut model = Model::with_direct(u64::MAX);
     for round in 0..3 {
         for which in 0..4 {
             model.append(which, MODEL_UNSTORED_MAX / 20);
@@ -346,7 +389,7 @@ fn no_more_records_than_allowed_are_acknowledged_without_a_flush() {
 /// A block that is whole is not there for a start while one before it is not.
 #[test]
 fn a_block_behind_an_unwritten_one_acknowledges_nothing() {
-    let mut model = Model::new();
+    let mut model = Model::with_direct(WRITE_GATHER_SIZE);
     for which in 0..4 {
         model.set_durability(which, WRITE);
         model.append(which, WRITE_GATHER_SIZE - 1);
@@ -419,9 +462,18 @@ struct Model {
 
 impl Model {
     fn new() -> Model {
+        Model::with_direct(DIRECT_SIZE)
+    }
+
+    /// Partitions with so much pending go to their segments.
+    fn with_direct(direct: u64) -> Model {
+        Model::with_sizes(CommitSizes { direct, ..CommitSizes::default() })
+    }
+
+    fn with_sizes(sizes: CommitSizes) -> Model {
         let limits = RingLimits { file_size: MODEL_FILE, file_count_max: 3 };
         let ring = JournalRing::new(ShardId(0), limits, BlockSequence(1), FileEpoch(0));
-        Model::on(GroupCommit::new(Some(ring), MODEL_UNSTORED_MAX))
+        Model::on(GroupCommit::with_sizes(Some(ring), MODEL_UNSTORED_MAX, sizes))
     }
 
     fn without_journal() -> Model {

@@ -183,9 +183,10 @@ impl Bootstrap {
                 LogEnd::Earliest => -2,
                 LogEnd::Latest => -1,
             };
-            let partitions = leader.partitions.iter().filter(|&&partition| wanted(partition)).map(|&partition| {
-                ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(timestamp)
-            });
+            let partitions =
+                leader.partitions.iter().filter(|&&partition| wanted(partition)).map(|&partition| {
+                    ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(timestamp)
+                });
             let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![
                 ListOffsetsTopic::default()
                     .with_name(TopicName(StrBytes::from_string(topic.to_string())))
