@@ -115,7 +115,8 @@ pub struct Opened {
 }
 
 /// Lives: one per replica, on its owner shard.
-/// Invariant: log_start ≤ stored_end ≤ durable_end ≤ log_end; segments are in offset order and without gaps.
+/// Invariant: log_start ≤ durable_end, stored_end ≤ durable_end ≤ log_end; segments are in offset order and without
+/// gaps.
 #[derive(Debug)]
 pub struct PartitionLog {
     pub config: LogConfig,

@@ -14,6 +14,7 @@ use crate::shard::disk::{blocking, is_full_disk, replace_file};
 use crate::shard::replica::Replica;
 use crate::shard::step::timed;
 use crate::shard::store::Store;
+use crate::shard::store::changes::Logged;
 use crate::shard::walk::Walk;
 use crate::types::ShardId;
 use crate::types::limits::RECEIVE_BUFFER_SIZE;
@@ -149,7 +150,7 @@ async fn retain_one(shard: &Rc<Shard>, replica: &Rc<Replica>) {
         let log = replica.log.borrow();
         let segments: Vec<SegmentInfo> = log.closed().iter().chain([log.active()]).copied().collect();
         let bounds = RetentionBounds {
-            log_start: log.log_start(),
+            log_start: log.log_start().min(log.stored_end()),
             // What is in the journal only has no segment to delete yet.
             high_watermark: log.stored_end(),
             log_end: log.log_end(),
@@ -180,16 +181,22 @@ async fn retain_one(shard: &Rc<Shard>, replica: &Rc<Replica>) {
     {
         return shard.store.fail(&format!("rolling {}: {error}", replica.directory.display()));
     }
-    replica.log.borrow_mut().advance_log_start(due.log_start);
     // The log start is durable before the files go, so that it never moves back. On a full disk they
     // go all the same: nothing else makes room, and the log starts with the oldest that is left.
-    match write_checkpoint(shard).await {
+    let change = replica.decide_log_start(due.log_start);
+    let durable = match shard.store.log_changes(vec![change]).await {
+        Logged::Flushed => Ok(()),
+        Logged::NoJournal => write_checkpoint(shard).await,
+        Logged::Failed => return,
+    };
+    match durable {
         Err(error) if is_full_disk(&error) => {
             tracing::warn!(%error, "no space for the checkpoint; segments are deleted without it");
         }
         Err(error) => return shard.store.fail(&format!("writing the checkpoint: {error}")),
         Ok(()) => {}
     }
+    replica.log.borrow_mut().advance_log_start(due.log_start);
     drop_segments(&shard.store, replica).await;
 }
 
@@ -221,12 +228,19 @@ pub async fn drop_segments(store: &Store, replica: &Rc<Replica>) {
 pub async fn write_checkpoint(shard: &Rc<Shard>) -> io::Result<()> {
     // What is written later is read later: a log start never moves back on disk.
     let _turn = shard.checkpoint_turn.acquire_permit(1).await?;
+    let seen = shard.store.changes_seen();
+    let mut has_log_starts = true;
     // Taken first: one that is opened while the walk goes on is in at least one of the two.
     let unavailable = shard.unavailable.borrow().clone();
     let mut points = Vec::with_capacity(shard.store.replica_count());
     let mut walk = Walk::new(&shard.store);
     while let Some(replica) = walk.next().await {
-        points.push((replica.id, point_of(&replica)));
+        let point = point_of(&replica);
+        if point.log_start < replica.log_start_decided() {
+            has_log_starts = false; // The next one has it: a point does not begin behind its end.
+            shard.store.request_write_out(replica.slot);
+        }
+        points.push((replica.id, point));
     }
     let generation = shard.checkpoint.get().next();
     shard.checkpoint.set(generation);
@@ -238,14 +252,18 @@ pub async fn write_checkpoint(shard: &Rc<Shard>) -> io::Result<()> {
         let bytes = Checkpoint { shard: shard_id, generation, points }.encode();
         replace_file(&path, &bytes)
     })
-    .await
+    .await?;
+    if let Some(seen) = seen.filter(|_| has_log_starts) {
+        shard.store.checkpointed(seen);
+    }
+    Ok(())
 }
 
 fn point_of(replica: &Replica) -> PartitionPoint {
     let log = replica.log.borrow();
     let place = log.stored_place();
     PartitionPoint {
-        log_start: log.log_start(),
+        log_start: replica.log_start_decided().min(log.stored_end()),
         flushed_end: log.stored_end(),
         segment_base: place.segment,
         file_position: place.file_position,

@@ -154,9 +154,6 @@ impl Cleaner {
             if replica.is_deleted() || self.uncleanable.borrow().contains(&replica.id) {
                 continue;
             }
-            if !self.store.is_out_of_journal(replica.slot) {
-                continue; // A replay would write into what replaced its segments.
-            }
             let checkpoint = self.checkpoint(&replica).await;
             if limits.max_lag_ms < i64::MAX {
                 self.note_first_timestamps(&replica).await;

@@ -163,7 +163,6 @@ pub async fn read(
     let tail = Tail::new(active_base, opened.active.size, carry);
     let log = PartitionLog::new(opened, request.config, request.leader_epoch);
     let slot = store.open_slot(log_end);
-    store.set_direct_only(slot, request.config.cleanup.compact.is_some());
     store.set_durability(slot, request.config.durability);
     let replica = Replica::new(request.id, request.topic_name, slot, request.directory, log, tail, segments);
     replica.final_state.set(as_left.then_some(FinalState { active: active_base, log_end }));

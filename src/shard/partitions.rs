@@ -11,6 +11,7 @@ use crate::config::topic::{TopicConfig, TopicDefaults};
 use crate::log::checkpoint::PartitionPoint;
 use crate::log::compaction::plan::CompactionLimits;
 use crate::log::durability::Durability;
+use crate::log::journal::block::{Change, Entry};
 use crate::log::ownership::{self, Claim, PARTITION_METADATA, claim};
 use crate::log::partition::{Cleanup, LogConfig};
 use crate::log::plan::SyncFs;
@@ -368,6 +369,12 @@ async fn delete(shard: &Rc<Shard>, topic: TopicId) {
         shard.store.remove(&replica.id);
         replica.mark_deleted();
     }
+    let deleted = replicas.iter().map(|replica| {
+        let epoch = replica.log.borrow().leader_epoch();
+        Entry { partition: replica.id, change: Change::Deleted { epoch } }
+    });
+    // Offline or not: the metadata says the same, and a start removes what is left here.
+    shard.store.log_changes(deleted.collect()).await;
     for replica in replicas {
         let shard = shard.clone();
         let directory = replica.directory.clone();

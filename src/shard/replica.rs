@@ -8,7 +8,7 @@ use crate::codec::error_code::ErrorCode;
 use crate::codec::record_batch::{BatchView, assign_offset, stamp_append_time};
 use crate::log::commit::ParkedAcks;
 use crate::log::index::SegmentIndex;
-use crate::log::journal::block::BlockWriter;
+use crate::log::journal::block::{BlockWriter, Change, Entry};
 use crate::log::journal::pack::Part;
 use crate::log::partition::{AppendDecision, AppendRejected, ClosedSegment, LogConfig, PartitionLog, Place};
 use crate::log::plan::{AppendPlan, Slot};
@@ -130,6 +130,7 @@ pub struct Replica {
     pub last_append: Cell<Mono>,
     /// What the files of the last clean stop say, if they are there.
     pub final_state: Cell<Option<FinalState>>,
+    log_start_decided: Cell<Offset>,
     /// Up to where the log was handed to the journal or its segment.
     sealed_place: Cell<Place>,
 }
@@ -177,6 +178,7 @@ impl Replica {
             deleted: Cell::new(false),
             last_append: Cell::new(Mono::default()),
             final_state: Cell::new(None),
+            log_start_decided: Cell::new(Offset::ZERO),
             sealed_place,
         })
     }
@@ -191,9 +193,22 @@ impl Replica {
     }
 
     pub fn configure(&self, store: &Store, config: LogConfig) {
-        store.set_direct_only(self.slot, config.cleanup.compact.is_some());
         store.set_durability(self.slot, config.durability);
         self.log.borrow_mut().config = config;
+    }
+
+    /// Says that the log is to begin at `start` at least, before that is durable: no checkpoint moves it
+    /// back from here on. Returns the entry that makes it durable.
+    pub fn decide_log_start(&self, start: Offset) -> Entry {
+        let start = start.max(self.log_start_decided());
+        self.log_start_decided.set(start);
+        let epoch = self.log.borrow().leader_epoch();
+        Entry { partition: self.id, change: Change::LogStart { start, epoch } }
+    }
+
+    /// Where the log begins once everything that was decided is durable.
+    pub fn log_start_decided(&self) -> Offset {
+        self.log_start_decided.get().max(self.log.borrow().log_start())
     }
 
     /// Appends one validated batch and parks its acknowledgement.

@@ -30,6 +30,7 @@ use crate::shard::tail::TailBlock;
 use crate::types::limits::TAIL_BUFFER_SIZE_MAX;
 use crate::types::{Mono, Offset, ShardId, TopicPartition};
 use futures::stream::{self, TryStreamExt};
+use glommio::io::DmaBuffer;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -39,6 +40,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::metrics::ShardMetrics;
+
+pub mod changes;
 
 /// A journal file that found no space is asked for again after this long.
 const NO_SPACE_RETRY: Duration = Duration::from_secs(1);
@@ -171,24 +174,9 @@ impl Store {
         }
     }
 
-    /// Keeps a replica out of the journal, whose replay must not meet replaced segments.
-    pub fn set_direct_only(&self, slot: Slot, direct_only: bool) {
-        self.commit.borrow_mut().set_direct_only(slot, direct_only);
-    }
-
     /// What a replica's acknowledgements wait for.
     pub fn set_durability(&self, slot: Slot, durability: Durability) {
         self.commit.borrow_mut().set_durability(slot, durability);
-    }
-
-    /// Whether a replica's segments may be replaced. If not, the next asking may find it so.
-    pub fn is_out_of_journal(self: &Rc<Self>, slot: Slot) -> bool {
-        let is_out = self.commit.borrow_mut().is_out_of_journal(slot);
-        if !is_out {
-            self.request_write_out(slot);
-            self.pump();
-        }
-        is_out
     }
 
     pub fn is_idle(&self, slot: Slot) -> bool {
@@ -336,19 +324,19 @@ impl Store {
             let replica = self.slot(plan.slot);
             let mut blocks = Vec::new();
             replica.seal_for_write(self, plan.end, &mut blocks);
-            self.commit_started(&replica);
+            self.commit_started(replica.log.borrow().config.durability);
             self.spawn(self.clone().write(plan, replica, blocks));
         }
     }
 
-    fn commit_started(&self, replica: &Replica) {
-        let waits_for_flush = replica.log.borrow().config.durability == Durability::Fsync;
-        if waits_for_flush && self.write_started.get().is_none() {
+    fn commit_started(&self, durability: Durability) {
+        if durability == Durability::Fsync && self.write_started.get().is_none() {
             self.write_started.set(Some(self.clock.mono()));
         }
     }
 
     fn pump_journal(self: &Rc<Self>, journal: &Rc<Journal>) {
+        self.issue_changes(journal);
         loop {
             let plan = self.commit.borrow_mut().next_tick();
             let Some(plan) = plan else { break };
@@ -385,7 +373,7 @@ impl Store {
         let Some(places) = places else {
             return false; // Write-outs begin; the next answer of the disk comes back here.
         };
-        replicas.iter().for_each(|replica| self.commit_started(replica));
+        replicas.iter().for_each(|replica| self.commit_started(replica.log.borrow().config.durability));
         let items: Vec<(Rc<Replica>, TickItem)> =
             items.into_iter().map(|(at, item)| (replicas[at].clone(), item)).collect();
         for (block, place) in blocks.iter().zip(places) {
@@ -417,6 +405,10 @@ impl Store {
             item.write(replica, part, &mut writer);
         }
         writer.finish(&place.header);
+        self.issue_block(journal, place, buffer);
+    }
+
+    fn issue_block(self: &Rc<Self>, journal: &Rc<Journal>, place: BlockPlace, buffer: DmaBuffer) {
         let (store, journal) = (self.clone(), journal.clone());
         self.spawn(async move {
             let size = buffer.len() as u64;

@@ -1,6 +1,7 @@
 //! DeleteRecords (key 21): moves a partition's log start forward, durably before it is answered.
 
 use crate::codec::error_code::ErrorCode;
+use crate::log::journal::block::Entry;
 use crate::shard::Shard;
 use crate::shard::api::by_owner::{ByOwner, PartitionItem, Place};
 use crate::shard::api::list_offsets::{find, locate};
@@ -8,6 +9,8 @@ use crate::shard::background;
 use crate::shard::conn::Connection;
 use crate::shard::disk::is_full_disk;
 use crate::shard::message::{DeleteRecordsItem, DeleteRecordsOutcome, Reply, Request};
+use crate::shard::replica::Replica;
+use crate::shard::store::changes::Logged;
 use crate::types::Offset;
 use kafka_protocol::messages::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsTopicResult,
@@ -76,51 +79,72 @@ impl PartitionItem for DeleteRecordsItem {
     }
 }
 
-/// Deletes in partitions of this core: the new log starts are flushed together, then answered.
+/// Deletes in partitions of this core: the new log starts are flushed together, then answered, and only
+/// then seen by readers.
 pub async fn delete_local(shard: &Rc<Shard>, items: &[DeleteRecordsItem]) -> Vec<DeleteRecordsOutcome> {
-    for item in items {
-        write_out(shard, item).await;
-    }
-    let mut outcomes: Vec<DeleteRecordsOutcome> =
-        items.iter().map(|item| advance(shard, item).unwrap_or_else(refused)).collect();
-    if outcomes.iter().any(|outcome| outcome.error == ErrorCode::None)
-        && let Err(error) = background::write_checkpoint(shard).await
-    {
-        if !is_full_disk(&error) {
-            shard.store.fail(&format!("writing the checkpoint: {error}"));
-        }
-        outcomes.iter_mut().for_each(|outcome| outcome.error = ErrorCode::KafkaStorageError);
-    }
-    for item in items {
-        if let Some(replica) = shard.store.find(&item.partition) {
-            background::drop_segments(&shard.store, &replica).await;
-        }
+    let decided: Vec<Result<Decided, ErrorCode>> = items.iter().map(|item| decide(shard, item)).collect();
+    let changes: Vec<Entry> = decided.iter().flatten().map(|decided| decided.change).collect();
+    let durable = match shard.store.log_changes(changes).await {
+        Logged::Flushed => Ok(()),
+        Logged::NoJournal => checkpoint(shard, &decided).await,
+        Logged::Failed => Err(ErrorCode::KafkaStorageError),
+    };
+    let mut outcomes = Vec::with_capacity(items.len());
+    for decided in decided {
+        outcomes.push(match decided.and_then(|decided| durable.map(|()| decided)) {
+            Ok(decided) => carry_out(shard, &decided).await,
+            Err(error) => refused(error),
+        });
     }
     outcomes
 }
 
-/// The log start never passes what is flushed in the segments: the checkpoint says both.
-async fn write_out(shard: &Rc<Shard>, item: &DeleteRecordsItem) {
-    if let Ok(replica) = find(shard, &item.partition)
-        && item.before.is_none_or(|before| before > replica.log.borrow().stored_end())
-    {
-        shard.store.write_out(replica.slot).await;
-    }
+/// A new log start.
+struct Decided {
+    replica: Rc<Replica>,
+    start: Offset,
+    change: Entry,
 }
 
-fn advance(shard: &Shard, item: &DeleteRecordsItem) -> Result<DeleteRecordsOutcome, ErrorCode> {
+fn decide(shard: &Shard, item: &DeleteRecordsItem) -> Result<Decided, ErrorCode> {
     let replica = find(shard, &item.partition)?;
     if shard.store.is_offline() {
         return Err(ErrorCode::KafkaStorageError);
     }
-    let mut log = replica.log.borrow_mut();
-    let before = item.before.unwrap_or(log.stored_end());
-    if before > log.high_watermark() {
+    let high_watermark = replica.log.borrow().high_watermark();
+    let start = item.before.unwrap_or(high_watermark);
+    if start > high_watermark {
         return Err(ErrorCode::OffsetOutOfRange);
     }
-    let before = before.min(log.stored_end());
-    log.advance_log_start(before);
-    Ok(DeleteRecordsOutcome { error: ErrorCode::None, low_watermark: Some(log.log_start()) })
+    let change = replica.decide_log_start(start);
+    Ok(Decided { replica, start, change })
+}
+
+/// Without a journal the checkpoint says it, which says only what is flushed in the segments.
+async fn checkpoint(shard: &Rc<Shard>, decided: &[Result<Decided, ErrorCode>]) -> Result<(), ErrorCode> {
+    for decided in decided.iter().flatten() {
+        if decided.start > decided.replica.log.borrow().stored_end() {
+            shard.store.write_out(decided.replica.slot).await;
+        }
+    }
+    if decided.iter().all(Result::is_err) {
+        return Ok(());
+    }
+    background::write_checkpoint(shard).await.map_err(|error| {
+        if !is_full_disk(&error) {
+            shard.store.fail(&format!("writing the checkpoint: {error}"));
+        }
+        ErrorCode::KafkaStorageError
+    })
+}
+
+async fn carry_out(shard: &Rc<Shard>, decided: &Decided) -> DeleteRecordsOutcome {
+    decided.replica.log.borrow_mut().advance_log_start(decided.start);
+    if !decided.replica.is_deleted() {
+        background::drop_segments(&shard.store, &decided.replica).await;
+    }
+    let low_watermark = Some(decided.replica.log.borrow().log_start());
+    DeleteRecordsOutcome { error: ErrorCode::None, low_watermark }
 }
 
 fn refused(error: ErrorCode) -> DeleteRecordsOutcome {

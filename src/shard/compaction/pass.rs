@@ -8,6 +8,7 @@ use crate::log::compaction::output::{CompactedSegment, OutputError};
 use crate::log::compaction::payload::PayloadError;
 use crate::log::compaction::plan::{GroupLimits, SegmentToClean, end_of, group_segments};
 use crate::log::compaction::swap::{complete_steps, decide_steps, discard_steps};
+use crate::log::journal::block::{Change, Entry};
 use crate::log::producers::LastRecord;
 use crate::log::segment::SegmentInfo;
 use crate::shard::catch_up::{Hold, Reading};
@@ -17,6 +18,7 @@ use crate::shard::compaction::{Cleaner, Dirty};
 use crate::shard::disk::{DiskFile, blocking, is_full_disk};
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
+use crate::shard::store::changes::Logged;
 use crate::types::{Offset, Timestamp, Uuid};
 use std::io;
 use std::ops::Range;
@@ -222,6 +224,12 @@ impl Cleaner {
         let base = compacted.base_offset;
         let _turn = replica.replacing.acquire_permit(1).await.map_err(|_| Failed::Superseded)?;
         if !replica.log.borrow().holds_segments(replaced) || self.store.is_offline() {
+            return Err(Failed::Superseded);
+        }
+        // A replay must not write into what takes their place; all of them are flushed.
+        let epoch = replica.log.borrow().leader_epoch();
+        let change = Change::Replaced { from: base, to: end, epoch };
+        if self.store.log_changes(vec![Entry { partition: replica.id, change }]).await == Logged::Failed {
             return Err(Failed::Superseded);
         }
         let _names = replica.hold_names().ok_or(Failed::Superseded)?;

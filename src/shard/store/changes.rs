@@ -1,0 +1,68 @@
+//! Changes of logs that are no appends, through the journal: flushed before they are carried out.
+
+use crate::log::commit::changes::ChangesSeen;
+use crate::log::durability::Durability;
+use crate::log::journal::block::{BlockWriter, Entry, block_size};
+use crate::log::journal::ring::BlockPlace;
+use crate::shard::disk::allocate;
+use crate::shard::journal::Journal;
+use crate::shard::store::Store;
+use std::rc::Rc;
+
+/// What became of changes that were to be logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logged {
+    /// They are on stable storage, and replayed after a crash.
+    Flushed,
+    /// There is no journal that could contradict them, and none that keeps them.
+    NoJournal,
+    /// The log directory is offline.
+    Failed,
+}
+
+impl Store {
+    /// Logs changes of partitions and waits for their flush. Whoever is told that they are flushed
+    /// carries them out.
+    pub async fn log_changes(self: &Rc<Self>, changes: Vec<Entry>) -> Logged {
+        let ticket = self.commit.borrow_mut().log_changes(changes);
+        let Some(ticket) = ticket else { return Logged::NoJournal };
+        self.pump();
+        loop {
+            if self.is_offline() {
+                return Logged::Failed;
+            }
+            if self.commit.borrow().are_flushed(ticket) {
+                return Logged::Flushed;
+            }
+            self.drained.notified().await;
+        }
+    }
+
+    /// Before the log starts of a checkpoint are looked at.
+    pub fn changes_seen(&self) -> Option<ChangesSeen> {
+        self.commit.borrow().changes_seen()
+    }
+
+    /// That checkpoint is flushed, and has the log starts of all.
+    pub fn checkpointed(self: &Rc<Self>, seen: ChangesSeen) {
+        self.commit.borrow_mut().checkpointed(seen);
+        self.pump();
+    }
+
+    pub(super) fn issue_changes(self: &Rc<Self>, journal: &Rc<Journal>) {
+        loop {
+            let block = self.commit.borrow_mut().next_change_block();
+            let Some((place, changes)) = block else { return };
+            self.commit_started(Durability::Fsync);
+            self.write_changes(journal, place, &changes);
+        }
+    }
+
+    fn write_changes(self: &Rc<Self>, journal: &Rc<Journal>, place: BlockPlace, changes: &[Entry]) {
+        let (mut buffer, _) = allocate(block_size(changes.len(), 0));
+        let mut writer = BlockWriter::new(buffer.as_bytes_mut(), changes.len());
+        changes.iter().for_each(|change| writer.change(change));
+        writer.finish(&place.header);
+        self.issue_block(journal, place, buffer);
+    }
+}
