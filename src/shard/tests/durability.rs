@@ -35,10 +35,11 @@ fn a_written_batch_is_acknowledged_before_its_flush_and_flushed_in_time() {
             assert!(unflushed > 0, "every acknowledgement has waited for a flush");
         }
         let path = newest_log(directory.path());
-        while durable_end(&events.borrow(), &path) < end {
+        // A flush is recorded a moment before the log hears of it.
+        while replica.log.borrow().stored_end() < offset(50) {
             glommio::timer::sleep(Duration::from_millis(5)).await;
         }
-        assert_eq!(replica.log.borrow().stored_end(), offset(50));
+        assert!(durable_end(&events.borrow(), &path) >= end);
     });
 }
 
