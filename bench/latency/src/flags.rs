@@ -40,12 +40,12 @@ pub struct RunFlags {
     /// Where the report goes.
     #[arg(long, default_value = "latency-report")]
     pub report: PathBuf,
-    /// Rounds per target; the targets take turns.
-    #[arg(long, default_value_t = 5)]
-    pub rounds: usize,
-    /// Of one round.
-    #[arg(long, default_value = "10s", value_parser = parse_duration)]
-    pub duration: Duration,
+    /// Rounds per target; the targets take turns. Without it 5; 1 for `retention` and `compact`.
+    #[arg(long)]
+    pub rounds: Option<usize>,
+    /// Of one round. Without it 10s; 10m for `retention` and `compact`.
+    #[arg(long, value_parser = parse_duration)]
+    pub duration: Option<Duration>,
     /// Load before the first round that is not measured; also how long the peak is looked for.
     #[arg(long, default_value = "3s", value_parser = parse_duration)]
     pub warm_up: Duration,
@@ -66,7 +66,7 @@ pub struct RunFlags {
     /// Shrinks partitions, connections and history, for small machines.
     #[arg(long, default_value_t = 1.0)]
     pub scale: f64,
-    /// Process of a target's broker, NAME=PID: its CPU time is reported.
+    /// Process of a target's broker, NAME=PID: its CPU time and memory are reported.
     #[arg(long = "broker-pid", value_parser = of_target::<u32>)]
     pub broker_pids: Vec<OfTarget<u32>>,
     /// What an acknowledgement of a target means, NAME=flushed|written|memory.

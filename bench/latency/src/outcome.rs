@@ -39,6 +39,9 @@ pub struct WorkloadOutcome {
     /// Records per second that were asked for.
     pub rate_wanted: Option<f64>,
     pub targets: Vec<TargetOutcome>,
+    /// What the figures come to, a sentence each.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -73,6 +76,9 @@ pub struct RoundOutcome {
     pub end_to_end: Option<LatencySummary>,
     pub acknowledged_over_time: Vec<Point>,
     pub end_to_end_over_time: Vec<Point>,
+    /// Resident memory of the broker's process: seconds since the start of the round, and bytes.
+    #[serde(default)]
+    pub resident_over_time: Vec<(f64, f64)>,
 }
 
 /// A distribution: its usual percentiles and enough points to draw it.

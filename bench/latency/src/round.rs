@@ -75,6 +75,7 @@ impl Round {
                 end_to_end: None,
                 acknowledged_over_time: Vec::new(),
                 end_to_end_over_time: Vec::new(),
+                resident_over_time: Vec::new(),
             },
             acknowledged: latency,
             end_to_end: latencies(),
@@ -93,8 +94,8 @@ pub fn run(place: &Place, workload: &Workload, dose: Dose) -> anyhow::Result<Rou
     let start = clock::now();
     let reader = start_reader(place, workload, dose, &log)?;
     let cpu_before = place.broker_pid.map(broker_cpu).transpose()?;
-    let mut points = Vec::new();
-    let produced = produce(place, workload, dose, &log, &mut points);
+    let mut over_time = OverTime::default();
+    let produced = produce(place, workload, dose, &log, &mut over_time);
     let cpu_after = place.broker_pid.map(broker_cpu).transpose()?;
     let read = match reader {
         Some(reader) => Some(reader.finish(place)?),
@@ -118,8 +119,9 @@ pub fn run(place: &Place, workload: &Workload, dose: Dose) -> anyhow::Result<Rou
             records_per_second: stats.records as f64 / seconds.max(1e-9),
             acknowledged: LatencySummary::of(&stats.latency),
             end_to_end: LatencySummary::of(&end_to_end),
-            acknowledged_over_time: points,
+            acknowledged_over_time: over_time.latency,
             end_to_end_over_time,
+            resident_over_time: over_time.resident,
         },
         acknowledged: stats.latency,
         end_to_end,
@@ -146,15 +148,25 @@ fn produce(
     workload: &Workload,
     dose: Dose,
     log: &Arc<SendLog>,
-    points: &mut Vec<Point>,
+    over_time: &mut OverTime,
 ) -> anyhow::Result<Produced> {
     let config = produce_config(place, workload, dose);
     let (shape, log) = (config.shape, log.clone());
     let make_source =
         move |thread| NotedSource { templates: Templates::new(&shape, thread), log: log.clone() };
     produce::run::run(&config, make_source, |since, interval| {
-        points.extend(Point::of(since.as_secs_f64(), &interval.latency));
+        let seconds = since.as_secs_f64();
+        over_time.latency.extend(Point::of(seconds, &interval.latency));
+        let resident = place.broker_pid.and_then(|pid| resident_bytes(pid).ok());
+        over_time.resident.extend(resident.map(|bytes| (seconds, bytes as f64)));
     })
+}
+
+/// What is noted at every point of a round.
+#[derive(Default)]
+struct OverTime {
+    latency: Vec<Point>,
+    resident: Vec<(f64, f64)>,
 }
 
 fn produce_config(place: &Place, workload: &Workload, dose: Dose) -> ProduceConfig {
@@ -209,7 +221,15 @@ fn start_reader(
         Reader::Tail => LogEnd::Latest,
         Reader::History { .. } => LogEnd::Earliest,
     };
-    let positions = block_on(start_positions(&place.bootstrap, &place.topic, from))??;
+    let mut positions = block_on(start_positions(&place.bootstrap, &place.topic, from))??;
+    let mut more_readers = Vec::new();
+    if let Reader::History { readers, .. } = workload.reader {
+        let ends = block_on(place.bootstrap.offsets(&place.topic, LogEnd::Latest))??;
+        let spread = |reader| spread(&positions, &ends, reader, readers);
+        let mut all: Vec<Vec<Position>> = (0..readers.max(1)).map(spread).collect();
+        positions = all.remove(0);
+        more_readers = all;
+    }
     let ends = positions.iter().map(|p: &Position| (p.partition, p.end.clone())).collect();
     let to_the_end = workload.reader == Reader::Tail;
     let config = ConsumeConfig {
@@ -223,11 +243,13 @@ fn start_reader(
             wait_max_ms: 500,
         },
         positions,
+        more_readers,
         leaders: place.leaders.clone(),
         records: None,
         duration: (!to_the_end).then_some(dose.duration),
         idle_timeout: IDLE_TIMEOUT,
-        check_crc: true,
+        // The client's core is for the producers, whose latency is measured.
+        check_crc: to_the_end,
         connections: 1,
         threads: Threads {
             count: 1,
@@ -238,9 +260,34 @@ fn start_reader(
     let log = log.clone();
     let start = clock::now();
     let thread = std::thread::spawn(move || {
-        consume::run::run(&config, move |_| EndToEnd::new(log.clone(), start, POINT_EVERY), |_, _| {})
+        let make_sink = move |_| {
+            if !to_the_end {
+                give_way();
+            }
+            EndToEnd::new(log.clone(), start, POINT_EVERY)
+        };
+        consume::run::run(&config, make_sink, |_, _| {})
     });
     Ok(Some(ReaderThread { thread, ends, to_the_end }))
+}
+
+/// Where the `reader`th of several readers begins: they are spread over all of the history, so that none
+/// finds what another has just read.
+fn spread(starts: &[Position], ends: &BTreeMap<i32, i64>, reader: usize, readers: usize) -> Vec<Position> {
+    let place = |start: &Position| {
+        let end = ends.get(&start.partition).copied().unwrap_or(start.offset);
+        let span = (end - start.offset).max(0) as i128;
+        let offset = start.offset + (span * reader as i128 / readers.max(1) as i128) as i64;
+        Position::around(start.partition, start.offset, offset, end)
+    };
+    starts.iter().map(place).collect()
+}
+
+/// Lowers this thread's priority: readers of history share a core with the producers, and must not show in
+/// their latency where the broker has no part in it.
+fn give_way() {
+    // SAFETY: takes plain numbers; 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
 }
 
 impl ReaderThread {
@@ -267,6 +314,19 @@ fn broker_cpu(pid: u32) -> anyhow::Result<f64> {
     parse_cpu_ticks(&stat).map(|ticks| ticks as f64 / ticks_per_second()).with_context(|| path)
 }
 
+/// Resident memory of a process.
+fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("there is no process {pid}"))?;
+    parse_resident(&status).with_context(|| path)
+}
+
+fn parse_resident(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
 /// Fields 14 and 15; the second one, a name in parentheses, may hold anything.
 fn parse_cpu_ticks(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
@@ -285,6 +345,22 @@ fn ticks_per_second() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn resident_memory_is_found() {
+        assert_eq!(parse_resident("VmHWM:	 9 kB\nVmRSS:	  120 kB\n"), Some(120 << 10));
+        assert_eq!(parse_resident("Name: x"), None);
+        assert!(resident_bytes(std::process::id()).unwrap() > 0);
+    }
+
+    #[test]
+    fn readers_of_history_begin_apart_and_go_around() {
+        let starts = [Position::from(0, 100), Position::from(1, 5)];
+        let ends = BTreeMap::from([(0, 200)]);
+        let third = spread(&starts, &ends, 3, 10);
+        let shown: Vec<_> = third.iter().map(|p| (p.offset, p.end.load(Ordering::Relaxed))).collect();
+        assert_eq!(shown, [(130, 200), (5, 5)]);
+    }
 
     #[test]
     fn cpu_time_is_found_behind_any_name() {

@@ -17,6 +17,10 @@ use crate::outcome::{Curve, Machine, Outcome, RoundOutcome, TargetOutcome, Workl
 use crate::round::{Dose, Place, Round, fill, run as run_round};
 use crate::workload::{Load, NAMES, Reader, Workload, named};
 
+/// Rounds per target, and how long each takes, of workloads that do not say.
+const ROUNDS: usize = 5;
+const DURATION: Duration = Duration::from_secs(10);
+
 /// Distributions of one target, for the `.hgrm` files.
 pub struct Distributions {
     pub workload: String,
@@ -28,7 +32,7 @@ pub struct Distributions {
 /// Runs everything that the flags name. A workload that a target cannot do is left out for all, with
 /// the reason.
 pub fn run(flags: &RunFlags) -> anyhow::Result<(Outcome, Vec<Distributions>)> {
-    anyhow::ensure!(flags.rounds > 0, "--rounds must be at least 1");
+    anyhow::ensure!(flags.rounds != Some(0), "--rounds must be at least 1");
     anyhow::ensure!(flags.scale > 0.0, "--scale must be above zero");
     anyhow::ensure!(flags.rate.is_none_or(|rate| rate > 0.0), "--rate must be above zero");
     check_names(flags)?;
@@ -47,8 +51,8 @@ pub fn run(flags: &RunFlags) -> anyhow::Result<(Outcome, Vec<Distributions>)> {
         machine: Machine::this(),
         command: std::env::args().collect::<Vec<_>>().join(" "),
         label: flags.label.clone(),
-        rounds: flags.rounds,
-        seconds_per_round: flags.duration.as_secs_f64(),
+        rounds: flags.rounds.unwrap_or(ROUNDS),
+        seconds_per_round: flags.duration.unwrap_or(DURATION).as_secs_f64(),
         workloads: Vec::new(),
         skipped: Vec::new(),
     };
@@ -92,6 +96,8 @@ const BARE_NAMES: [&str; 2] = ["bare-flush", "bare-round-trip"];
 struct Course {
     place: Place,
     rounds: Vec<Round>,
+    /// The same load without its readers, where that is the base of the figure.
+    alone: Vec<Round>,
 }
 
 fn run_workload(
@@ -113,11 +119,22 @@ fn run_workload(
     let rate_wanted = result?;
     let mut targets = Vec::new();
     let mut distributions = Vec::new();
+    let mut notes = Vec::new();
     for (course, target) in courses.into_iter().zip(&flags.targets) {
+        notes.extend(beside_alone(target, &course));
+        notes.extend(resident(target, &course.rounds));
+        if !course.alone.is_empty() {
+            let alone = OfTarget { name: format!("{}-alone", target.name), value: target.value.clone() };
+            let (outcome, of_target) = conclude(flags, workload, &alone, course.alone);
+            let durability = durability(flags, target);
+            targets.push(TargetOutcome { durability, ..outcome });
+            distributions.push(of_target);
+        }
         let (outcome, of_target) = conclude(flags, workload, target, course.rounds);
         targets.push(outcome);
         distributions.push(of_target);
     }
+    notes.iter().for_each(|note| say(&format!("  {note}")));
     if let Some(directory) = &flags.bare {
         let (flushes, round_trips) = bare
             .into_iter()
@@ -135,7 +152,47 @@ fn run_workload(
     }
     let (name, about) = (workload.name.clone(), workload.about.to_string());
     let open_loop = workload.is_open_loop();
-    Ok((WorkloadOutcome { name, about, open_loop, rate_wanted, targets }, distributions))
+    Ok((WorkloadOutcome { name, about, open_loop, rate_wanted, targets, notes }, distributions))
+}
+
+/// What readers of history do to the producers: the ratio of both p99s, round by round.
+fn beside_alone(target: &OfTarget<String>, course: &Course) -> Option<String> {
+    let p99 = |round: &Round| round.outcome.acknowledged.map(|latency| latency.p99);
+    let pairs: Vec<(f64, f64)> =
+        course.alone.iter().zip(&course.rounds).filter_map(|(a, b)| p99(a).zip(p99(b))).collect();
+    if pairs.is_empty() {
+        return None;
+    }
+    let median_of = |of: fn(&(f64, f64)) -> f64| median(pairs.iter().map(of).collect());
+    Some(format!(
+        "{}: p99 {} alone, {} beside the readers of history: {:.2} times (medians of {} rounds)",
+        target.name,
+        micros(median_of(|(alone, _)| *alone)),
+        micros(median_of(|(_, beside)| *beside)),
+        median_of(|(alone, beside)| beside / alone.max(1e-9)),
+        pairs.len()
+    ))
+}
+
+/// Whether the broker's memory has grown.
+fn resident(target: &OfTarget<String>, rounds: &[Round]) -> Option<String> {
+    let bytes: Vec<f64> =
+        rounds.iter().flat_map(|round| &round.outcome.resident_over_time).map(|(_, bytes)| *bytes).collect();
+    let (first, last) = (bytes.first()?, bytes.last()?);
+    let most = bytes.iter().copied().fold(0.0, f64::max);
+    let mb = |bytes: f64| bytes / 1e6;
+    Some(format!(
+        "{}: resident memory {:.0} MB at first, {:.0} MB at most, {:.0} MB at the end",
+        target.name,
+        mb(*first),
+        mb(most),
+        mb(*last)
+    ))
+}
+
+fn durability(flags: &RunFlags, target: &OfTarget<String>) -> String {
+    let named = flags.durabilities.iter().find(|of| of.name == target.name);
+    named.map_or("unknown".to_string(), |of| of.value.clone())
 }
 
 /// Creates a topic on each target, and its history.
@@ -158,11 +215,11 @@ fn prepare(flags: &RunFlags, workload: &Workload, courses: &mut Vec<Course>) -> 
             .map_err(|error| anyhow::anyhow!("{}: {error}", target.name))?;
         let broker_pid = flags.broker_pids.iter().find(|of| of.name == target.name).map(|of| of.value);
         let place = Place { bootstrap, topic, leaders, broker_pid, cpus: flags.cpus.clone() };
-        if let Reader::History { bytes } = workload.reader {
+        if let Reader::History { bytes, .. } = workload.reader {
             say(&format!("  {}: writing {:.1} GB of history", target.name, bytes as f64 / 1e9));
             fill(&place, workload, bytes)?;
         }
-        courses.push(Course { place, rounds: Vec::new() });
+        courses.push(Course { place, rounds: Vec::new(), alone: Vec::new() });
     }
     Ok(())
 }
@@ -175,8 +232,8 @@ fn take_turns(
     bare: &mut Vec<BareRound>,
 ) -> anyhow::Result<Option<f64>> {
     let mut peak: Option<f64> = None;
+    let calm = Workload { reader: Reader::None, ..workload.clone() };
     for (course, target) in courses.iter().zip(&flags.targets) {
-        let calm = Workload { reader: Reader::None, ..workload.clone() };
         let round = run_round(&course.place, &calm, Dose { rate: None, duration: flags.warm_up })?;
         let reached = round.outcome.records_per_second;
         say(&format!("  {}: {reached:.0} records/s at full speed", target.name));
@@ -186,12 +243,22 @@ fn take_turns(
         Load::Peak => None,
         Load::Share(share) => flags.rate.or(peak.map(|peak| (peak * share).max(1.0))),
     };
-    for round in 0..flags.rounds {
+    let duration = flags.duration.or(workload.duration).unwrap_or(DURATION);
+    let rounds = flags.rounds.unwrap_or(if workload.duration.is_some() { 1 } else { ROUNDS });
+    let dose = Dose { rate, duration };
+    let has_base = matches!(workload.reader, Reader::History { .. });
+    for round in 0..rounds {
         for turn in 0..courses.len() {
             // Another target starts each round.
             let at = (round + turn) % courses.len();
-            let result = run_round(&courses[at].place, workload, Dose { rate, duration: flags.duration })?;
-            say(&progress(round, &flags.targets[at], &result));
+            if has_base {
+                let result = run_round(&courses[at].place, &calm, dose)?;
+                say(&progress(round, &format!("{}, alone", flags.targets[at].name), &result));
+                courses[at].alone.push(result);
+                settle();
+            }
+            let result = run_round(&courses[at].place, workload, dose)?;
+            say(&progress(round, &flags.targets[at].name, &result));
             courses[at].rounds.push(result);
         }
         if let Some(directory) = &flags.bare {
@@ -201,7 +268,7 @@ fn take_turns(
                 client_cpu: flags.cpus.first().copied(),
                 serving_cpu: flags.bare_cpu,
             }
-            .run(rate, flags.duration)?;
+            .run(rate, duration)?;
             say(&bare_progress(round, &result));
             bare.push(result);
         }
@@ -210,13 +277,13 @@ fn take_turns(
     Ok(rate)
 }
 
-fn progress(round: usize, target: &OfTarget<String>, result: &Round) -> String {
+fn progress(round: usize, target: &str, result: &Round) -> String {
     let p99 =
         |latency: Option<LatencySummary>| latency.map_or("-".to_string(), |latency| micros(latency.p99));
     format!(
         "  round {}: {}: {:.0} records/s, p99 {} acknowledged, {} end to end",
         round + 1,
-        target.name,
+        target,
         result.outcome.records_per_second,
         p99(result.outcome.acknowledged),
         p99(result.outcome.end_to_end)
@@ -251,11 +318,10 @@ fn conclude(
     let broker_cpu: Option<f64> = rounds.iter().map(|round| round.broker_cpu_seconds).sum();
     let client_cpu: f64 = rounds.iter().map(|round| round.client_cpu_seconds).sum();
     let read: Option<Vec<f64>> = rounds.iter().map(|round| round.read_megabytes_per_second).collect();
-    let durability = flags.durabilities.iter().find(|of| of.name == target.name);
     let outcome = TargetOutcome {
         name: target.name.clone(),
         address: target.value.clone(),
-        durability: durability.map_or("unknown".to_string(), |of| of.value.clone()),
+        durability: durability(flags, target),
         records_per_second: per_second(|round| round.records_per_second),
         megabytes_per_second: per_second(|round| round.bytes as f64 / 1e6 / round.seconds.max(1e-9)),
         errors: rounds.iter().map(|round| round.errors).sum(),

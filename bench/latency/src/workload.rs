@@ -23,9 +23,10 @@ pub enum Reader {
     None,
     /// At the head of the log; its latency is end to end.
     Tail,
-    /// From the start, through as many bytes of history.
+    /// Several, each for itself and over and over through as many bytes of history.
     History {
         bytes: u64,
+        readers: usize,
     },
 }
 
@@ -46,6 +47,8 @@ pub struct Workload {
     pub load: Load,
     pub reader: Reader,
     pub topic_configs: Vec<(&'static str, &'static str)>,
+    /// Of its one round, unless the command says otherwise.
+    pub duration: Option<Duration>,
 }
 
 /// All names, as `--workload` takes them.
@@ -64,6 +67,12 @@ pub const NAMES: [&str; 10] = [
 
 const HISTORY_BYTES: u64 = 10_000_000_000;
 
+/// Readers of history beside the producers.
+const HISTORY_READERS: usize = 10;
+
+/// What shows only over time is looked at for as long as this.
+const LONG: Duration = Duration::from_secs(600);
+
 /// The workloads behind a name; some are several runs. `None`: there is no such name.
 pub fn named(name: &str, scale: f64) -> Option<Vec<Workload>> {
     let base = Workload {
@@ -81,9 +90,10 @@ pub fn named(name: &str, scale: f64) -> Option<Vec<Workload>> {
         load: Load::Peak,
         reader: Reader::None,
         topic_configs: Vec::new(),
+        duration: None,
     };
     let steady = Workload { load: Load::Share(0.5), in_flight: 64, partitions: 8, ..base.clone() };
-    let small_segments = vec![("segment.bytes", "67108864"), ("retention.bytes", "134217728")];
+    let small_segments = vec![("segment.bytes", "67108864"), ("file.delete.delay.ms", "1000")];
     let found = match name {
         "peak-100" => vec![Workload {
             about: "100-byte records, 64 KiB batches, 8 partitions, full speed",
@@ -130,27 +140,27 @@ pub fn named(name: &str, scale: f64) -> Option<Vec<Workload>> {
             reader: Reader::Tail,
             ..base
         }],
-        "catch-up" => vec![
-            Workload {
-                name: "catch-up-alone".to_string(),
-                about: "1 KiB records at half of the peak; the base for catch-up",
-                ..steady.clone()
+        "catch-up" => vec![Workload {
+            about: "1 KiB records at half of the peak, alone and then beside ten readers of 10 GB of history",
+            reader: Reader::History {
+                bytes: (HISTORY_BYTES as f64 * scale) as u64,
+                readers: HISTORY_READERS,
             },
-            Workload {
-                about: "the same while one consumer reads 10 GB of history",
-                reader: Reader::History { bytes: (HISTORY_BYTES as f64 * scale) as u64 },
-                ..steady
-            },
-        ],
+            ..steady
+        }],
         "retention" => vec![Workload {
-            about: "1 KiB records at half of the peak while retention deletes segments",
-            topic_configs: small_segments,
+            about: "1 KiB records at half of the peak while retention deletes segments; the broker has to look \
+                    often (log.retention.check.interval.ms=1000)",
+            topic_configs: [small_segments, vec![("retention.bytes", "134217728")]].concat(),
+            duration: Some(LONG),
             ..steady
         }],
         "compact" => vec![Workload {
-            about: "keyed updates (zipf over 100,000 keys) at half of the peak with compaction",
+            about: "keyed updates (zipf over 100,000 keys) at half of the peak with compaction; the broker has to \
+                    look often (log.cleaner.backoff.ms=1000)",
             keys: Keys::Zipf(100_000),
-            topic_configs: vec![("cleanup.policy", "compact"), ("segment.bytes", "67108864")],
+            topic_configs: [small_segments, vec![("cleanup.policy", "compact")]].concat(),
+            duration: Some(LONG),
             ..steady
         }],
         _ => return None,
@@ -189,6 +199,6 @@ mod tests {
         let wide = named("wide", 0.01).unwrap();
         assert_eq!((wide[0].partitions, wide[1].partitions, wide[1].connections), (10, 100, 1));
         let catch_up = named("catch-up", 0.1).unwrap();
-        assert_eq!(catch_up[1].reader, Reader::History { bytes: 1_000_000_000 });
+        assert_eq!(catch_up[0].reader, Reader::History { bytes: 1_000_000_000, readers: 10 });
     }
 }

@@ -76,6 +76,7 @@ fn run_consume(flags: &ConsumeFlags) -> anyhow::Result<bool> {
         bootstrap,
         setup: flags.fetch.setup(&topic, isolation),
         positions,
+        more_readers: Vec::new(),
         leaders,
         records: flags.records,
         duration: flags.duration,

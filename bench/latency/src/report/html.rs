@@ -3,7 +3,7 @@
 use odradek_loadgen::summary::micros;
 
 use crate::outcome::{Curve, Outcome, Point, RoundOutcome, TargetOutcome, WorkloadOutcome};
-use crate::report::svg::{Axis, COLOURS, Line, chart, escape};
+use crate::report::svg::{Axis, COLOURS, Line, chart, escape, memory_chart};
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:1500px;margin:2em auto;padding:0 1em;color:#1b1b1b}\
 h1{font-size:1.5em}h2{font-size:1.2em;margin-top:2.2em;border-top:1px solid #ccc;padding-top:1em}\
@@ -41,7 +41,7 @@ pub fn facts(outcome: &Outcome) -> String {
         label => format!("<br>{}", escape(label)),
     };
     format!(
-        "<p>{} rounds of {} s per target, taking turns. {} × {}, Linux {}.{label}<br><code>{}</code></p>",
+        "<p>{} rounds of {} s per target, taking turns, unless a workload says otherwise. {} × {}, Linux {}.{label}<br><code>{}</code></p>",
         outcome.rounds,
         outcome.seconds_per_round,
         machine.cores,
@@ -63,6 +63,9 @@ fn section(workload: &WorkloadOutcome) -> String {
         escape(workload.about.as_str()),
         table(workload)
     );
+    for note in &workload.notes {
+        out.push_str(&format!("<p><b>{}</b></p>", escape(note)));
+    }
     let what = if workload.open_loop { "Send to acknowledgement" } else { "Round trip, closed loop" };
     out.push_str(&curves(what, workload, |target| target.acknowledged.as_ref()));
     out.push_str(&curves("Send to arrival at a consumer (end to end)", workload, |target| {
@@ -70,6 +73,7 @@ fn section(workload: &WorkloadOutcome) -> String {
     }));
     out.push_str(&over_time(&format!("{what}, over time"), workload, |round| &round.acknowledged_over_time));
     out.push_str(&over_time("End to end, over time", workload, |round| &round.end_to_end_over_time));
+    out.push_str(&resident(workload));
     out
 }
 
@@ -135,6 +139,21 @@ fn curves(title: &str, workload: &WorkloadOutcome, of: impl Fn(&TargetOutcome) -
         })
         .collect();
     chart(&format!("{title}: percentiles"), Axis::Quantile, &lines)
+}
+
+/// Memory of the brokers' processes; rounds follow each other on the time axis.
+fn resident(workload: &WorkloadOutcome) -> String {
+    let line = |(at, target): (usize, &TargetOutcome)| {
+        let mut offset = 0.0;
+        let mut points = Vec::new();
+        for round in &target.rounds {
+            points.extend(round.resident_over_time.iter().map(|(seconds, bytes)| (seconds + offset, *bytes)));
+            offset += round.seconds;
+        }
+        Line { name: target.name.clone(), colour: COLOURS[at % COLOURS.len()], dashed: false, points }
+    };
+    let lines: Vec<Line> = workload.targets.iter().enumerate().map(line).collect();
+    memory_chart("Resident memory of the broker, over time", &lines)
 }
 
 /// Rounds of a target follow each other on the time axis.

@@ -53,6 +53,7 @@ pub mod tests {
         assert!((written.latency.p99 - read.latency.p99).abs() < 0.001);
         assert_eq!(written.points.len(), read.points.len());
         let page = std::fs::read_to_string(directory.path().join("report.html")).unwrap();
+        assert!(page.contains("flat &amp; even") && page.contains("Resident memory"));
         assert!(page.contains("steady-1k") && page.contains("&lt;odd&gt;") && !page.contains("<odd>"));
         assert!(!page.contains("http://") && !page.contains("https://"), "the page fetches something");
         assert!(directory.path().join("steady-1k-a-acknowledged.hgrm").exists());
@@ -73,6 +74,7 @@ pub mod tests {
             end_to_end: None,
             acknowledged_over_time: vec![point, Point { seconds: 1.0, ..point }],
             end_to_end_over_time: Vec::new(),
+            resident_over_time: vec![(0.5, 1e8), (1.0, 2e8)],
         };
         let target = TargetOutcome {
             name: "a".into(),
@@ -95,6 +97,7 @@ pub mod tests {
             open_loop: true,
             rate_wanted: Some(10_000.0),
             targets: vec![target],
+            notes: vec!["flat & even".into()],
         };
         let outcome = Outcome {
             machine: Machine { cpu: "cpu".into(), cores: 2, kernel: "6".into() },

@@ -1,4 +1,5 @@
-//! Line charts as inline SVG: a logarithmic or linear x axis, a logarithmic y axis of latencies.
+//! Line charts as inline SVG: a logarithmic or linear x axis; a logarithmic y axis of latencies, or a linear
+//! one of bytes.
 
 use std::fmt::Write;
 
@@ -20,7 +21,7 @@ pub struct Line {
     pub name: String,
     pub colour: &'static str,
     pub dashed: bool,
-    /// Position on the x axis in its own unit, and microseconds.
+    /// Position on the x axis in its own unit, and microseconds or bytes.
     pub points: Vec<(f64, f64)>,
 }
 
@@ -33,26 +34,48 @@ pub enum Axis {
     Time,
 }
 
-/// A whole chart, or nothing when there are no points.
+/// A whole chart of latencies, or nothing when there are no points.
 pub fn chart(title: &str, axis: Axis, lines: &[Line]) -> String {
+    let values = || lines.iter().flat_map(|line| &line.points).map(|(_, us)| *us);
+    let low = values().fold(f64::INFINITY, f64::min).max(1.0);
+    let high = values().fold(0.0, f64::max).max(low * 1.01);
+    let (first, last) = (low.log10().floor(), high.log10().ceil());
+    let decades = if last.is_finite() { first as i32..=last as i32 } else { 0..=0 };
+    let marks = decades.map(|decade| 10f64.powi(decade));
+    let marks: Vec<_> = marks.map(|us| (us, micros(us).replace(".00", ""))).collect();
+    let part = |us: f64| (us.max(1.0).log10() - first) / (last - first).max(1.0);
+    drawn(title, axis, lines, &marks, part)
+}
+
+/// A whole chart of memory over time, from zero on; nothing when there are no points.
+pub fn memory_chart(title: &str, lines: &[Line]) -> String {
+    let most = lines.iter().flat_map(|line| &line.points).map(|(_, bytes)| *bytes).fold(0.0, f64::max);
+    let top = most.max(1e6) * 1.05;
+    let marks: Vec<_> =
+        (0..=4).map(|at| top * at as f64 / 4.0).map(|b| (b, format!("{:.0} MB", b / 1e6))).collect();
+    drawn(title, Axis::Time, lines, &marks, |bytes| bytes / top)
+}
+
+/// `part`: where a value stands between the bottom and the top of the chart.
+fn drawn(
+    title: &str,
+    axis: Axis,
+    lines: &[Line],
+    marks: &[(f64, String)],
+    part: impl Fn(f64) -> f64,
+) -> String {
     let points = || lines.iter().flat_map(|line| &line.points);
     let x_max = points().map(|(x, _)| place(axis, *x)).fold(0.0, f64::max);
-    let low = points().map(|(_, us)| *us).fold(f64::INFINITY, f64::min).max(1.0);
-    let high = points().map(|(_, us)| *us).fold(0.0, f64::max).max(low * 1.01);
     if x_max <= 0.0 {
         return String::new();
     }
-    let decades = (low.log10().floor(), high.log10().ceil());
     let x_of = |x: f64| LEFT + place(axis, x) / x_max * (WIDTH - LEFT - RIGHT);
-    let y_of = |us: f64| {
-        let part = (us.max(1.0).log10() - decades.0) / (decades.1 - decades.0).max(1.0);
-        HEIGHT - BOTTOM - part * (HEIGHT - TOP - BOTTOM)
-    };
+    let y_of = |value: f64| HEIGHT - BOTTOM - part(value) * (HEIGHT - TOP - BOTTOM);
     let mut out = format!(
         "<figure><figcaption>{}</figcaption><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">",
         escape(title)
     );
-    grid_y(&mut out, decades, y_of);
+    grid_y(&mut out, marks, y_of);
     grid_x(&mut out, axis, x_max, x_of);
     for line in lines.iter().filter(|line| !line.points.is_empty()) {
         let path: Vec<String> =
@@ -92,13 +115,11 @@ fn place(axis: Axis, x: f64) -> f64 {
     }
 }
 
-fn grid_y(out: &mut String, decades: (f64, f64), y_of: impl Fn(f64) -> f64) {
-    for decade in decades.0 as i32..=decades.1 as i32 {
-        let us = 10f64.powi(decade);
-        let y = y_of(us);
+fn grid_y(out: &mut String, marks: &[(f64, String)], y_of: impl Fn(f64) -> f64) {
+    for (value, label) in marks {
+        let y = y_of(*value);
         let right = WIDTH - RIGHT;
         add(out, &format!("<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>"));
-        let label = micros(us).replace(".00", "");
         add(
             out,
             &format!("<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>", LEFT - 6.0, y + 4.0),

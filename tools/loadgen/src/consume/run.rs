@@ -24,6 +24,8 @@ pub struct ConsumeConfig {
     pub bootstrap: Bootstrap,
     pub setup: FetchSetup,
     pub positions: Vec<Position>,
+    /// Of further readers, each for itself with connections of its own.
+    pub more_readers: Vec<Vec<Position>>,
     pub leaders: Vec<Leader>,
     pub records: Option<u64>,
     pub duration: Option<Duration>,
@@ -93,9 +95,12 @@ pub fn run<S: Sink + Send + 'static>(
 fn assign(config: &ConsumeConfig) -> Vec<Assignment> {
     let connections = config.connections.max(config.leaders.len());
     let mut assignments = Vec::new();
-    for (at, leader) in config.leaders.iter().enumerate() {
+    let readers = || std::iter::once(&config.positions).chain(&config.more_readers);
+    let pairs =
+        readers().flat_map(|positions| config.leaders.iter().enumerate().map(move |led| (positions, led)));
+    for (positions, (at, leader)) in pairs {
         let led: Vec<&Position> =
-            config.positions.iter().filter(|p| leader.partitions.contains(&p.partition)).collect();
+            positions.iter().filter(|p| leader.partitions.contains(&p.partition)).collect();
         let of_leader = (at..connections).step_by(config.leaders.len()).count().min(led.len());
         for connection in 0..of_leader {
             let positions = led.iter().skip(connection).step_by(of_leader).map(|p| (*p).clone());

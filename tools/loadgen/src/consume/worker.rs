@@ -98,11 +98,21 @@ pub struct Position {
     pub end: Arc<AtomicI64>,
     /// What could be read when the last answer left, exclusive.
     visible_end: i64,
+    /// Where to go on at the end, instead of stopping.
+    again_from: Option<i64>,
 }
 
 impl Position {
     pub fn from(partition: i32, offset: i64) -> Position {
-        Position { partition, offset, end: Arc::new(AtomicI64::new(i64::MAX)), visible_end: i64::MAX }
+        let end = Arc::new(AtomicI64::new(i64::MAX));
+        Position { partition, offset, end, visible_end: i64::MAX, again_from: None }
+    }
+
+    /// Reads from `offset` to `end` and then from `start` to `end` over and over.
+    pub fn around(partition: i32, start: i64, offset: i64, end: i64) -> Position {
+        let position = Position::from(partition, offset);
+        position.end.store(end, Ordering::Relaxed);
+        Position { again_from: (start < end).then_some(start), ..position }
     }
 
     fn is_behind(&self) -> bool {
@@ -337,6 +347,10 @@ impl<S: Sink + 'static> ConsumeWorker<S> {
                 records += batch.record_count() as u64;
                 bytes += batch.size() as u64;
                 sink.batch(answer.partition, &batch, now);
+            }
+            if let Some(start) = position.again_from.filter(|_| position.is_done()) {
+                position.offset = start;
+                break;
             }
         }
         if records > 0 {

@@ -176,6 +176,7 @@ fn consume_config(flags: &VerifyFlags, positions: Vec<Position>, leaders: Vec<Le
         bootstrap: flags.common.bootstrap(),
         setup: flags.fetch.setup(&flags.common.topic, Isolation::ReadUncommitted),
         positions,
+        more_readers: Vec::new(),
         leaders,
         records: None,
         duration: None,
