@@ -68,6 +68,8 @@ pub struct ProduceOutcome {
     pub log_append_time: Option<Timestamp>,
     pub log_start: Option<Offset>,
     pub message: Option<String>,
+    /// Numbers of the records for which the batch was refused (KIP-467).
+    pub record_errors: Vec<u32>,
 }
 
 #[derive(Clone, Debug)]

@@ -304,6 +304,7 @@ impl Replica {
             log_append_time,
             log_start: Some(log.log_start()),
             message: None,
+            record_errors: Vec::new(),
         };
         let flushed = end <= log.high_watermark();
         drop(log);

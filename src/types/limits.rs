@@ -103,6 +103,9 @@ pub const PRODUCERS_PER_PARTITION_MAX: usize = 100_000;
 /// as the largest batch that any producer in use makes, many times over.
 pub const DECOMPRESSED_SIZE_MAX: usize = 64 << 20;
 
+/// Records of one refused batch that the answer names (KIP-467); all of them could be ten times its size.
+pub const RECORD_ERRORS_MAX: usize = 100;
+
 /// Bytes of one shard's map of keys while it compacts a log; what does not fit takes another pass
 /// (Kafka `log.cleaner.dedupe.buffer.size`, over all its threads). Some 5 million keys.
 pub const OFFSET_MAP_SIZE_MAX: usize = 128 << 20;

@@ -57,6 +57,16 @@ fn records_without_a_key_are_refused_where_they_could_not_be_compacted() {
     client.create_topic("state", 1, &[("cleanup.policy", "compact,delete")]);
     let refused = client.produce_bytes("state", 0, Batch::of(&["x"], now_ms()).bytes());
     assert_eq!(refused, Err(ResponseError::InvalidRecord));
+    // More than is looked into at once; every record is named, up to a hundred of them (KIP-467).
+    let values = vec!["x".repeat(2000); 200];
+    let request = Client::produce_request("state", 0, Batch::of(&values, now_ms()).bytes());
+    let response = client.to_leader("state", 0).call(9, &request);
+    let answer = &response.responses[0].partition_responses[0];
+    assert_eq!(answer.error_code, ResponseError::InvalidRecord.code());
+    let named: Vec<i32> = answer.record_errors.iter().map(|error| error.batch_index).collect();
+    assert_eq!(named, (0..100).collect::<Vec<_>>());
+    let message = answer.record_errors[0].batch_index_error_message.as_ref().unwrap();
+    assert!(message.ends_with("message without key in topic partition state-0"), "{message}");
     assert_eq!(client.produce("state", 0, &Batch::of(&["x"], now_ms()).keyed(&["k"])), 0);
     client.create_topic("plain", 1, &[]);
     assert_eq!(client.produce("plain", 0, &Batch::of(&["x"], now_ms())), 0);

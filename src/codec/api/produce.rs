@@ -243,6 +243,14 @@ pub fn produced_batch(version: i16, records: Option<&[u8]>) -> Result<BatchView<
     Ok(batch)
 }
 
+/// Records for which a batch was refused, all for the same reason (KIP-467).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordErrors<'a> {
+    /// Their numbers in the batch.
+    pub records: &'a [u32],
+    pub message: &'a str,
+}
+
 /// What became of one partition's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProducedPartition<'a> {
@@ -255,6 +263,8 @@ pub struct ProducedPartition<'a> {
     pub log_append_time: Timestamp,
     pub log_start: Option<Offset>,
     pub error_message: Option<&'a str>,
+    /// Sent from version 8, like the message.
+    pub record_errors: RecordErrors<'a>,
     pub current_leader: Option<CurrentLeader>,
 }
 
@@ -269,6 +279,7 @@ impl<'a> ProducedPartition<'a> {
             log_append_time: Timestamp::NONE,
             log_start: None,
             error_message: None,
+            record_errors: RecordErrors::default(),
             current_leader: None,
         }
     }
@@ -320,7 +331,13 @@ fn write_partition(partition: &ProducedPartition<'_>, version: i16, writer: &mut
         writer.i64(partition.log_start.map_or(-1, Offset::to_wire));
     }
     if version >= ERROR_MESSAGE_FROM {
-        writer.length(Some(0));
+        let RecordErrors { records, message } = partition.record_errors;
+        writer.length(Some(records.len()));
+        for record in records {
+            writer.i32(*record as i32);
+            writer.nullable_str(Some(clip(message)));
+            writer.no_tagged_fields();
+        }
         writer.nullable_str(partition.error_message.map(clip));
     }
     match partition.current_leader {

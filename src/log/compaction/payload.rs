@@ -3,7 +3,7 @@
 use crate::codec::compression::{DecompressError, decompress};
 use crate::codec::record_batch::{BatchError, BatchView, Compression};
 use crate::codec::records::{RecordError, RecordView, Records};
-use crate::types::limits::DECOMPRESSED_SIZE_MAX;
+use crate::types::limits::{DECOMPRESSED_SIZE_MAX, RECORD_ERRORS_MAX};
 
 /// Scratch memory of this size is kept from batch to batch; a larger one is given back.
 const SCRATCH_KEPT: usize = 1 << 20;
@@ -24,9 +24,6 @@ pub enum PayloadError {
     Codec,
     #[error("record {record} has offset delta {got}")]
     OffsetDelta { record: u32, got: i32 },
-    /// Kafka's wording, without the partition.
-    #[error("Compacted topic cannot accept message without key (record {record} of the batch)")]
-    NoKey { record: u32 },
 }
 
 /// The records of a batch whose payload is in `scratch` if it was compressed.
@@ -76,20 +73,92 @@ pub fn delta_after(
     if follows && delta <= batch.last_offset_delta() { Ok(delta) } else { Err(error) }
 }
 
-/// Whether a batch from a producer may go into a compacted topic: every record has a key, and can be
-/// found again when the log is compacted (Kafka `LogValidator.validateKey`).
-///
-/// Cost: the batch is decompressed, in the turn of its append.
-pub fn check_keys(batch: &BatchView<'_>) -> Result<(), PayloadError> {
-    let mut scratch = Vec::new();
-    for (number, record) in (0..).zip(records(batch, &mut scratch)?) {
+/// Records of a batch without a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keyless {
+    pub count: u32,
+    /// Their numbers in the batch, at most [`RECORD_ERRORS_MAX`] of them.
+    pub records: Vec<u32>,
+}
+
+/// Looks for records that a compacted topic does not take: each has to have a key, and to be found again
+/// when the log is compacted (Kafka `LogValidator.validateKey`).
+pub fn find_keyless(records: Records<'_>) -> Result<Keyless, PayloadError> {
+    let mut keyless = Keyless::default();
+    for (number, record) in (0..).zip(records) {
         let record = record?;
         if record.offset_delta != number {
             return Err(PayloadError::OffsetDelta { record: number as u32, got: record.offset_delta });
         }
         if record.key.is_none() {
-            return Err(PayloadError::NoKey { record: number as u32 });
+            keyless.count += 1;
+            if keyless.records.len() < RECORD_ERRORS_MAX {
+                keyless.records.push(number as u32);
+            }
         }
     }
-    Ok(())
+    Ok(keyless)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::compression::compress;
+    use crate::codec::record_batch::{BatchHeader, write_batch};
+    use crate::codec::records::{NewRecord, write_record};
+    use crate::types::Timestamp;
+
+    #[test]
+    fn records_without_a_key_are_counted_and_the_first_are_named() {
+        let payload = payload(&[Some("k"), None, Some("k"), None]);
+        let found = find_keyless(Records::new(&payload, 4)).unwrap();
+        assert_eq!(found, Keyless { count: 2, records: vec![1, 3] });
+        let many = self::payload(&vec![None; RECORD_ERRORS_MAX + 50]);
+        let found = find_keyless(Records::new(&many, RECORD_ERRORS_MAX as u32 + 50)).unwrap();
+        assert_eq!((found.count as usize, found.records.len()), (RECORD_ERRORS_MAX + 50, RECORD_ERRORS_MAX));
+    }
+
+    /// A few compressed bytes may be millions.
+    #[test]
+    fn what_is_too_much_for_one_turn_is_told_by_what_it_decompresses_to() {
+        for codec in
+            [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd]
+        {
+            for (size, fits) in [(1_000, true), (TURN_SIZE_MAX + 1, false), (20 << 20, false)] {
+                let batch = batch(codec, size);
+                let (view, _) = BatchView::split_first(&batch).unwrap();
+                let mut scratch = Vec::new();
+                let taken = records_in_turn(&view, &mut scratch).unwrap();
+                assert_eq!(taken.is_some(), fits, "{codec:?} {size}");
+                assert!(scratch.capacity() <= 4 * TURN_SIZE_MAX, "{codec:?}: {} bytes", scratch.capacity());
+            }
+        }
+    }
+
+    fn payload(keys: &[Option<&str>]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (at, key) in keys.iter().enumerate() {
+            let key = key.map(str::as_bytes);
+            write_record(&NewRecord { offset_delta: at as i32, key, ..NewRecord::default() }, &mut out);
+        }
+        out
+    }
+
+    fn batch(compression: Compression, size: usize) -> Vec<u8> {
+        let mut payload = Vec::new();
+        write_record(&NewRecord { value: Some(&vec![7; size]), ..NewRecord::default() }, &mut payload);
+        let mut packed = Vec::new();
+        compress(compression, &payload, &mut packed);
+        let header = BatchHeader {
+            compression,
+            transactional: false,
+            record_count: 1,
+            base_timestamp: Timestamp(0),
+            max_timestamp: Timestamp(0),
+            producer: None,
+        };
+        let mut out = Vec::new();
+        write_batch(&header, &packed, &mut out);
+        out
+    }
 }

@@ -7,13 +7,15 @@
 
 use crate::cluster::brokers::Routing;
 use crate::codec::api::leader_hint::{CurrentLeader, NodeEndpoint};
-use crate::codec::api::produce::{Acks, ProduceResponse, ProduceView, ProducedPartition, produced_batch};
+use crate::codec::api::produce::{
+    Acks, ProduceResponse, ProduceView, ProducedPartition, RecordErrors, produced_batch,
+};
 use crate::codec::error_code::ErrorCode;
-use crate::codec::record_batch::BatchView;
-use crate::log::compaction::payload::{PayloadError, check_keys};
+use crate::log::compaction::payload::find_keyless;
 use crate::shard::Shard;
 use crate::shard::api::RequestContext;
 use crate::shard::conn::{AnswerTicket, CloseReason, Connection, Listener};
+use crate::shard::look_inside::look_inside;
 use crate::shard::message::{ProduceItem, ProduceOutcome, Reply, Request};
 use crate::shard::replica::Appended;
 use crate::shard::response::Response;
@@ -190,12 +192,9 @@ pub async fn append(
         target.acknowledged(index, ProduceOutcome { error, ..Default::default() });
         return;
     };
-    if replica.log.borrow().config.cleanup.compact.is_some()
-        && let Err(refused) = check_batch_keys(batch)
-    {
-        let message = Some(refused.to_string());
-        let outcome = ProduceOutcome { error: ErrorCode::InvalidRecord, message, ..Default::default() };
-        return target.acknowledged(index, outcome);
+    let is_compacted = replica.log.borrow().config.cleanup.compact.is_some();
+    if is_compacted && let Some(refused) = check_keys(batch).await {
+        return target.acknowledged(index, refused);
     }
     loop {
         match replica.append(&shard.store, batch, target, index) {
@@ -209,10 +208,19 @@ pub async fn append(
     }
 }
 
-/// A compacted topic takes no record that compaction could not find again (Kafka `LogValidator`).
-fn check_batch_keys(batch: &[u8]) -> Result<(), PayloadError> {
-    let (view, _) = BatchView::split_first(batch)?;
-    check_keys(&view)
+/// A compacted topic takes no record that compaction could not find again (Kafka `LogValidator`). Returns
+/// the refusal of a batch that has one.
+async fn check_keys(batch: &[u8]) -> Option<ProduceOutcome> {
+    let found = look_inside(batch, |_, records| find_keyless(records)).await.flatten();
+    let (message, record_errors) = match found {
+        Ok(keyless) if keyless.count == 0 => return None,
+        Ok(keyless) => {
+            (format!("{} records have no key, and the topic is compacted", keyless.count), keyless.records)
+        }
+        Err(error) => (error.to_string(), Vec::new()),
+    };
+    let message = Some(message);
+    Some(ProduceOutcome { error: ErrorCode::InvalidRecord, message, record_errors, ..Default::default() })
 }
 
 /// Sends batches to the shard that owns their partitions.
@@ -290,9 +298,19 @@ impl InFlight {
 
     fn encode(&self, parts: &[Part]) -> Response {
         let brokers = self.shard.brokers.borrow();
+        let of_records = |part: &Part| match part.outcome.record_errors.is_empty() {
+            true => String::new(),
+            // Kafka's wording.
+            false => format!(
+                "Compacted topic cannot accept message without key in topic partition {}-{}",
+                part.topic, part.partition
+            ),
+        };
+        let record_messages: Vec<String> = parts.iter().map(of_records).collect();
         let partitions: Vec<ProducedPartition<'_>> = parts
             .iter()
-            .map(|part| ProducedPartition {
+            .zip(&record_messages)
+            .map(|(part, message)| ProducedPartition {
                 topic: &part.topic,
                 partition: part.partition,
                 error: part.outcome.error,
@@ -300,6 +318,7 @@ impl InFlight {
                 log_append_time: part.outcome.log_append_time.unwrap_or(Timestamp::NONE),
                 log_start: part.outcome.log_start,
                 error_message: part.outcome.message.as_deref(),
+                record_errors: RecordErrors { records: &part.outcome.record_errors, message },
                 current_leader: part.leader,
             })
             .collect();

@@ -63,13 +63,14 @@ proptest! {
     #[test]
     fn response_is_byte_for_byte_the_librarys(
         partitions in partitions(), endpoints in vec((0..9i32, "[a-z.]{0,9}", any::<u16>(), option::of("[a-z]{0,3}")), 0..3),
-        throttle_time_ms: i32, correlation_id: i32, version in VERSIONS,
+        throttle_time_ms: i32, correlation_id: i32, version in VERSIONS, records in vec(0..1000u32, 0..4),
     ) {
         let partitions: Vec<ProducedPartition<'_>> = partitions
             .iter()
             .map(|(topic, message, partition)| ProducedPartition {
                 topic,
                 error_message: message.as_deref(),
+                record_errors: RecordErrors { records: &records, message: topic },
                 ..*partition
             })
             .collect();
@@ -232,6 +233,16 @@ fn library_partition(partition: &ProducedPartition<'_>, version: i16) -> library
         .with_log_append_time_ms(partition.log_append_time.0)
         .with_log_start_offset(partition.log_start.map_or(-1, Offset::to_wire))
         .with_error_message(partition.error_message.map(|text| StrBytes::from_string(text.to_owned())));
+    if version >= 8 {
+        let errors = partition.record_errors.records.iter().map(|record| {
+            library::BatchIndexAndErrorMessage::default()
+                .with_batch_index(*record as i32)
+                .with_batch_index_error_message(Some(StrBytes::from_string(
+                    partition.record_errors.message.to_owned(),
+                )))
+        });
+        encoded.record_errors = errors.collect();
+    }
     if version >= 10
         && let Some(hint) = partition.current_leader
     {
