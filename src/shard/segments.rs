@@ -375,7 +375,7 @@ impl Derived {
 /// Gives a file its last name. Returns that, or `None` when there is no file or no space for the name:
 /// then the file is removed at once.
 #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
-fn give_up(live: &Path, deleted: PathBuf) -> io::Result<Option<PathBuf>> {
+pub fn give_up(live: &Path, deleted: PathBuf) -> io::Result<Option<PathBuf>> {
     match std::fs::rename(live, &deleted) {
         Ok(()) => Ok(Some(deleted)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -5,13 +5,14 @@
 //! write   B.log.cleaned, B.index.cleaned, B.timeindex.cleaned      each flushed
 //! 1       B.index.cleaned → .swap, B.timeindex.cleaned → .swap     directory flushed
 //! 2       B.log.cleaned → B.log.swap                               directory flushed: decided
-//! 3       files of the others that it replaces are removed         directory flushed
+//! 3       files of those that it replaces → .deleted               directory flushed
 //! 4       B.index.swap → B.index, B.timeindex.swap → B.timeindex   directory flushed
 //! 5       B.log.swap → B.log                                       directory flushed
 //! ```
 //!
-//! `B` is the base offset of the first replaced segment. A start that finds `B.log.swap` goes on at
-//! 3; without it, everything that ends in `.cleaned` or `.swap` is removed. Which others are replaced
+//! `B` is the base offset of the first replaced segment. What was renamed in 3 is removed after
+//! `file.delete.delay.ms`, or by the next start. A start that finds `B.log.swap` goes on at 3, where it
+//! removes the others at once; without it, everything that ends in `.cleaned` or `.swap` is removed. Which others are replaced
 //! is told by where the new segment ends: its last batch is always kept, if need be without records.
 //! The names are Kafka's (`LocalLog.replaceSegments`), and its loader completes a swap of ours.
 
@@ -32,6 +33,11 @@ pub enum SwapStep {
     /// Skipped when it is not there.
     Remove {
         name: String,
+    },
+    /// Gets the name under which it waits for its removal; skipped when it is not there.
+    GiveUp {
+        name: String,
+        deleted: String,
     },
     SyncDirectory,
 }
@@ -54,8 +60,24 @@ pub fn decide_steps(base: Offset) -> Vec<SwapStep> {
 }
 
 /// Steps 3 to 5. `others`: base offsets of the replaced segments but for `base`.
+pub fn replace_steps(base: Offset, others: &[Offset]) -> Vec<SwapStep> {
+    let give_up = |file: SegmentFile, base| SwapStep::GiveUp {
+        name: file.name(base),
+        deleted: file.deleted_name(base),
+    };
+    let mut steps = Vec::new();
+    for other in others {
+        assert!(*other > base);
+        // The log last: while it is there, the others are found with it.
+        steps.extend(SegmentFile::ALL.into_iter().rev().map(|file| give_up(file, *other)));
+    }
+    steps.extend(INDEXES.into_iter().chain([SegmentFile::Log]).map(|file| give_up(file, base)));
+    steps.extend(name_steps(base));
+    steps
+}
+
+/// Steps 3 to 5 at a start, when nobody reads what was replaced.
 pub fn complete_steps(base: Offset, others: &[Offset]) -> Vec<SwapStep> {
-    let rename = |file: SegmentFile| SwapStep::Rename { from: swap_name(file, base), to: file.name(base) };
     let mut steps = Vec::new();
     for other in others {
         assert!(*other > base);
@@ -63,7 +85,14 @@ pub fn complete_steps(base: Offset, others: &[Offset]) -> Vec<SwapStep> {
         // The log last: while it is there, the others are found with it.
         steps.extend(SegmentFile::ALL.into_iter().rev().map(remove));
     }
-    steps.push(SwapStep::SyncDirectory);
+    steps.extend(name_steps(base));
+    steps
+}
+
+/// Steps 4 and 5.
+fn name_steps(base: Offset) -> Vec<SwapStep> {
+    let rename = |file: SegmentFile| SwapStep::Rename { from: swap_name(file, base), to: file.name(base) };
+    let mut steps = vec![SwapStep::SyncDirectory];
     steps.extend(INDEXES.into_iter().map(rename));
     steps.extend([SwapStep::SyncDirectory, rename(SegmentFile::Log), SwapStep::SyncDirectory]);
     steps
@@ -144,7 +173,7 @@ mod tests {
         let start: BTreeSet<String> =
             before.iter().cloned().chain(cleaned.map(|file| cleaned_name(file, offset(10)))).collect();
         let decide = decide_steps(offset(10));
-        let complete = complete_steps(offset(10), &[offset(20)]);
+        let complete = replace_steps(offset(10), &[offset(20)]);
         let after: BTreeSet<String> = files(&[0, 10, 30]);
         let steps: Vec<SwapStep> = decide.iter().chain(&complete).cloned().collect();
         for crash in 0..=steps.len() {
@@ -157,6 +186,7 @@ mod tests {
                 recovery[..again].iter().for_each(|step| apply(&mut names, step));
                 let rest = recovery_of(&names);
                 rest.iter().for_each(|step| apply(&mut names, step));
+                names.retain(|name| !name.ends_with(".deleted")); // As a start does when it opens the log.
                 let is_decided = crash >= decide.len() - 1; // The rename; its flush only keeps it.
                 assert_eq!(names, if is_decided { after.clone() } else { before.clone() }, "{crash} {again}");
             }
@@ -167,9 +197,15 @@ mod tests {
     fn the_log_file_is_renamed_last_and_alone() {
         let renames_log = |step: &SwapStep| match step {
             SwapStep::Rename { from, .. } => from.contains(".log."),
-            SwapStep::Remove { .. } | SwapStep::SyncDirectory => false,
+            SwapStep::Remove { .. } | SwapStep::GiveUp { .. } | SwapStep::SyncDirectory => false,
         };
-        for steps in [decide_steps(offset(10)), complete_steps(offset(10), &[offset(20), offset(30)])] {
+        let others = [offset(20), offset(30)];
+        let all = [
+            decide_steps(offset(10)),
+            replace_steps(offset(10), &others),
+            complete_steps(offset(10), &others),
+        ];
+        for steps in all {
             let at = steps.iter().position(renames_log).unwrap();
             assert_eq!(at, steps.len() - 2);
             assert_eq!(steps[at - 1], SwapStep::SyncDirectory, "what came before is on disk");
@@ -185,7 +221,7 @@ mod tests {
 
     fn apply(names: &mut BTreeSet<String>, step: &SwapStep) {
         match step {
-            SwapStep::Rename { from, to } => {
+            SwapStep::Rename { from, to } | SwapStep::GiveUp { name: from, deleted: to } => {
                 if names.remove(from) {
                     names.insert(to.clone());
                 }

@@ -7,7 +7,7 @@ use crate::log::compaction::offset_map::HashSeed;
 use crate::log::compaction::output::{CompactedSegment, OutputError};
 use crate::log::compaction::payload::PayloadError;
 use crate::log::compaction::plan::{GroupLimits, SegmentToClean, end_of, group_segments};
-use crate::log::compaction::swap::{complete_steps, decide_steps, discard_steps};
+use crate::log::compaction::swap::{decide_steps, discard_steps, replace_steps};
 use crate::log::journal::block::{Change, Entry};
 use crate::log::producers::LastRecord;
 use crate::log::segment::SegmentInfo;
@@ -18,6 +18,7 @@ use crate::shard::compaction::{Cleaner, Dirty};
 use crate::shard::disk::{DiskFile, blocking, is_full_disk};
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
+use crate::shard::store::Removal;
 use crate::shard::store::changes::Logged;
 use crate::types::{Offset, Timestamp, Uuid};
 use std::io;
@@ -246,9 +247,11 @@ impl Cleaner {
 
         let directory = replica.directory.clone();
         let others = replaced[1..].to_vec();
-        let completed = blocking(move || carry_out(&directory, &complete_steps(base, &others))).await;
-        completed.map_err(Failed::Disk)?;
+        let completed = blocking(move || carry_out(&directory, &replace_steps(base, &others))).await;
+        let given_up = completed.map_err(Failed::Disk)?;
         replica.segments.swap_named();
+        let delay = replica.log.borrow().config.file_delete_delay;
+        self.store.remove_later(Removal::Files(given_up), delay);
         Ok(())
     }
 

@@ -5,14 +5,17 @@ use crate::codec::record_batch::BATCH_HEADER_SIZE;
 use crate::log::compaction::swap::{Interrupted, SwapStep};
 use crate::log::read::Rope;
 use crate::shard::disk::sync_directory;
+use crate::shard::segments::give_up;
 use crate::types::Offset;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Takes steps one after the other.
+/// Takes steps one after the other. Returns the files that were given up, under the names that they wait
+/// under.
 #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
-pub fn carry_out(directory: &Path, steps: &[SwapStep]) -> io::Result<()> {
+pub fn carry_out(directory: &Path, steps: &[SwapStep]) -> io::Result<Vec<PathBuf>> {
+    let mut given_up = Vec::new();
     let unless_gone = |result: io::Result<()>| match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -23,10 +26,13 @@ pub fn carry_out(directory: &Path, steps: &[SwapStep]) -> io::Result<()> {
                 unless_gone(std::fs::rename(directory.join(from), directory.join(to)))?;
             }
             SwapStep::Remove { name } => unless_gone(std::fs::remove_file(directory.join(name)))?,
+            SwapStep::GiveUp { name, deleted } => {
+                given_up.extend(give_up(&directory.join(name), directory.join(deleted))?);
+            }
             SwapStep::SyncDirectory => sync_directory(directory)?,
         }
     }
-    Ok(())
+    Ok(given_up)
 }
 
 /// Before a partition's directory is read: a swap that was decided is completed, one that was not is
@@ -43,7 +49,7 @@ pub fn complete_swaps(directory: &Path) -> io::Result<()> {
         ends.push(end_offset(&path)?);
         tracing::info!(directory = %directory.display(), segment = %base, "an interrupted compaction is completed");
     }
-    carry_out(directory, &found.steps(&ends))
+    carry_out(directory, &found.steps(&ends)).map(|_| ())
 }
 
 /// The offset after the last batch of a file that was flushed before it got its name.

@@ -5,7 +5,7 @@ use crate::codec::compression::{compress, decompress};
 use crate::codec::record_batch::{BatchHeader, Compression, write_batch};
 use crate::codec::records::{NewRecord, Records, write_record};
 use crate::log::compaction::plan::CompactionLimits;
-use crate::log::compaction::swap::{SwapStep, cleaned_name, complete_steps, decide_steps};
+use crate::log::compaction::swap::{SwapStep, cleaned_name, decide_steps, replace_steps};
 use crate::log::partition::Cleanup;
 use crate::log::segment::SegmentFile;
 use crate::shard::compaction::swap::carry_out;
@@ -77,12 +77,14 @@ fn a_crash_at_any_step_leaves_the_old_segments_or_the_new_one() {
                 replica.log.borrow().closed().iter().map(|closed| closed.base_offset).collect();
             assert!(Cleaner::new(store.clone(), SETTINGS).clean_dirtiest().await);
             assert_eq!(replica.log.borrow().closed().len(), 1);
+            // The old ones keep their bytes for `file.delete.delay.ms`.
+            assert_eq!(names(new.path(), ".log.deleted").len(), bases.len());
             (before, found(&read_all(&store, &replica, 1 << 20).await), bases)
         };
         assert!(after.len() < before.len() && replaced.len() > 3);
         let base = replaced[0];
         let steps: Vec<SwapStep> =
-            decide_steps(base).into_iter().chain(complete_steps(base, &replaced[1..])).collect();
+            decide_steps(base).into_iter().chain(replace_steps(base, &replaced[1..])).collect();
         let mut outcomes = BTreeSet::new();
         for crash in 0..=steps.len() {
             let crashed = directory();
@@ -99,7 +101,7 @@ fn a_crash_at_any_step_leaves_the_old_segments_or_the_new_one() {
             let is_new = left == after;
             assert!(is_new || left == before, "step {crash}");
             outcomes.insert(is_new);
-            for suffix in [".cleaned", ".swap"] {
+            for suffix in [".cleaned", ".swap", ".deleted"] {
                 assert_eq!(names(crashed.path(), suffix), BTreeSet::new(), "step {crash}");
             }
             let logs = replica.log.borrow().closed().len();
