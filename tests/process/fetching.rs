@@ -19,6 +19,38 @@ use crate::now_ms;
 
 const LONG_WAIT: Duration = Duration::from_secs(20);
 
+/// Batches that say they are compressed and are not: whatever looked into one would fail.
+#[test]
+fn a_fetch_never_decompresses() {
+    let mut broker = Broker::start(Routing::Node);
+    let mut client = Client::connect(&broker);
+    client.create_topic("sealed", 1, &[]);
+    let batches: Vec<_> = (1..=4)
+        .map(|codec| Batch::of(&vec!["x".repeat(1000); 50], now_ms()).claiming_codec(codec).bytes())
+        .collect();
+    for (at, batch) in batches.iter().enumerate() {
+        assert_eq!(client.produce_bytes("sealed", 0, batch.clone()), Ok(50 * at as i64));
+    }
+    // From memory, and after a restart from disk. All but base offset, length and leader epoch is under
+    // the checksum, and as it was sent.
+    for restarted in [false, true] {
+        if restarted {
+            broker.stop();
+            broker.start_again();
+            client = Client::connect(&broker);
+        }
+        let fetched = client.fetch("sealed", 0, 0);
+        let stored = fetched.records.expect("records");
+        let mut at = 0;
+        for batch in &batches {
+            assert_eq!(stored[at + 16..at + batch.len()], batch[16..], "restarted {restarted}");
+            at += batch.len();
+        }
+        assert_eq!(stored.len(), at);
+    }
+    broker.stop();
+}
+
 #[test]
 fn empty_fetch_waits_as_long_as_it_says() {
     const WAIT: Duration = Duration::from_millis(300);

@@ -24,13 +24,14 @@ pub struct Batch {
     keys: Vec<Bytes>,
     timestamp: i64,
     producer: BatchProducer,
+    codec: i16,
 }
 
 impl Batch {
     /// One record per value, uncompressed, all of the same time.
     pub fn of<V: AsRef<[u8]>>(values: &[V], timestamp: i64) -> Batch {
         let values = values.iter().map(|value| Bytes::copy_from_slice(value.as_ref())).collect();
-        Batch { values, keys: Vec::new(), timestamp, producer: NOBODY }
+        Batch { values, keys: Vec::new(), timestamp, producer: NOBODY, codec: 0 }
     }
 
     /// Every record gets its key.
@@ -45,10 +46,17 @@ impl Batch {
         self
     }
 
+    /// Says that its records are compressed, by Kafka's number of the codec, which they are not: whoever
+    /// looks into it fails.
+    pub fn claiming_codec(mut self, codec: i16) -> Batch {
+        self.codec = codec;
+        self
+    }
+
     pub fn bytes(&self) -> Bytes {
         let count = self.values.len() as i32;
         let mut summed = BytesMut::new();
-        summed.put_i16(0); // Attributes: no compression, the producer's time.
+        summed.put_i16(self.codec); // Attributes: the codec, the producer's time.
         summed.put_i32(count - 1); // Last offset delta.
         summed.put_i64(self.timestamp); // Base timestamp.
         summed.put_i64(self.timestamp); // Largest timestamp.
