@@ -71,7 +71,7 @@ fn links_lead_somewhere() {
 
 #[test]
 fn flags_are_known() {
-    const SOURCES: [&str; 10] = [
+    const SOURCES: [&str; 11] = [
         "tools/loadgen/src/flags.rs",
         "bench/latency/src/flags.rs",
         "src/cli/settings.rs",
@@ -82,6 +82,7 @@ fn flags_are_known() {
         "src/cli/topic/describe.rs",
         "src/cli/tune.rs",
         "tools/quickstart",
+        "tools/crash-test/src/main.rs",
     ];
     const OF_CARGO: [&str; 3] = ["--release", "--package", "--features"];
     let sources: String = SOURCES.iter().map(|path| read(path)).collect();
