@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::types::{NodeId, Uuid};
+use crate::types::{NodeId, Uuid, uuid_text};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -60,8 +60,8 @@ pub fn load_or_create(data_dir: &Path, node_id: NodeId) -> Result<Identity, Iden
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let identity = Identity {
-                cluster_id: base64(Uuid::new_v4()),
-                directory_id: base64(Uuid::new_v4()),
+                cluster_id: uuid_text(Uuid::new_v4()),
+                directory_id: uuid_text(Uuid::new_v4()),
                 node_id,
                 created: true,
             };
@@ -131,18 +131,6 @@ fn write(data_dir: &Path, path: &Path, identity: &Identity) -> io::Result<()> {
     File::open(data_dir)?.sync_all()
 }
 
-/// URL-safe, without padding (Kafka `Uuid.toString`).
-fn base64(uuid: Uuid) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    const CHARACTERS: usize = 22; // 128 bits in groups of 6; the last one holds 2.
-    let bits = uuid.as_u128();
-    let sextet = |place: usize| match 122_usize.checked_sub(6 * place) {
-        Some(shift) => bits >> shift,
-        None => bits << 4,
-    };
-    (0..CHARACTERS).map(|place| ALPHABET[(sextet(place) & 63) as usize] as char).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,12 +170,5 @@ mod tests {
         assert!(problem("version=1\nnode.id=1\ncluster.id=\n").contains("no cluster.id"));
         let kafkas = "#\n#Sun Nov 22\nnode.id=1\nversion=1\ncluster.id=a\ndirectory.id=b\n";
         assert!(parse(kafkas, path, NodeId(1)).is_ok());
-    }
-
-    #[test]
-    fn ids_are_spelt_as_kafka_spells_them() {
-        // From Kafka's `Uuid`: the id of `__cluster_metadata`'s reserved topic, and the largest.
-        assert_eq!(base64(Uuid::from_u128(1)), "AAAAAAAAAAAAAAAAAAAAAQ");
-        assert_eq!(base64(Uuid::from_u128(u128::MAX)), "_____________________w");
     }
 }
