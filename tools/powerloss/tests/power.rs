@@ -4,6 +4,8 @@
 //! Needs root and /dev/fuse: without them it fails under `CI=true` and is skipped, with a line, elsewhere.
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests use files")]
 
+mod mounted;
+
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -13,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use odradek_powerloss::mount::{Mount, is_mounted};
-use tempfile::TempDir;
+
+use mounted::mounted;
 
 const SECTOR: usize = 512;
 
@@ -187,17 +190,6 @@ fn what_was_left_is_mounted_again() {
 }
 
 /// `None` where there is no FUSE. The mount comes first: it is gone before its directory is.
-fn mounted() -> Option<(TempDir, Mount)> {
-    if let Some(reason) = Mount::unavailable() {
-        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{reason}");
-        eprintln!("SKIPPED: {reason}");
-        return None;
-    }
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory below target");
-    let mount = Mount::start(directory.path()).expect("it can be mounted");
-    Some((directory, mount))
-}
-
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true);

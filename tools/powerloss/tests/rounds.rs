@@ -3,15 +3,17 @@
 //! Needs root and /dev/fuse: without them it fails under `CI=true` and is skipped, with a line, elsewhere.
 #![expect(clippy::disallowed_methods, reason = "tests use files")]
 
+mod mounted;
+
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use odradek_powerloss::mount::Mount;
 use odradek_powerloss::process::{Process, wait_for};
 use odradek_powerloss::rounds::{self, Options};
-use tempfile::TempDir;
+
+use mounted::{directory_to_mount_in, mounted};
 
 #[test]
 fn acknowledged_records_survive_losses_of_power() {
@@ -24,12 +26,7 @@ fn acknowledged_records_in_the_journal_survive_losses_of_power() {
 }
 
 fn run_rounds(settings: &[&str]) {
-    if let Some(reason) = Mount::unavailable() {
-        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{reason}");
-        eprintln!("SKIPPED: {reason}");
-        return;
-    }
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory below target");
+    let Some(directory) = directory_to_mount_in() else { return };
     let options = Options {
         broker: built("odradek"),
         load_generator: built("odradek-loadgen"),
@@ -80,17 +77,6 @@ fn name_of_the_data_directory_is_flushed_before_the_broker_serves() {
 }
 
 /// `None` where there is no FUSE.
-fn mounted() -> Option<(TempDir, Mount)> {
-    if let Some(reason) = Mount::unavailable() {
-        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{reason}");
-        eprintln!("SKIPPED: {reason}");
-        return None;
-    }
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory below target");
-    let mount = Mount::start(directory.path()).expect("it can be mounted");
-    Some((directory, mount))
-}
-
 /// Of the same build: tests lie in target/PROFILE/deps.
 fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its executable");
