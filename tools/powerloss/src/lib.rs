@@ -16,7 +16,7 @@
 //! | `names` | directories: now, on disk, and the changes between; pure |
 //! | `random` | the dice |
 //! | `volume` | the two over real files, and the plain directory before and after |
-//! | `mount` | the kernel's requests, in order; the moment of the cut |
+//! | `mount`, `files`, `power` | the volume mounted; the kernel's requests, in order; the moment of the cut |
 //! | `rounds` | the broker on it under load, again and again |
 //! | `process` | children that end with us |
 //!
@@ -31,9 +31,11 @@
     reason = "a file system over files, and a tool that waits for processes; no broker code"
 )]
 
+mod files;
 pub mod history;
 pub mod mount;
 pub mod names;
+mod power;
 pub mod process;
 pub mod random;
 pub mod rounds;
