@@ -26,7 +26,7 @@ use crate::shard::controller::{CONTROLLER_SHARD, Controller};
 use crate::shard::disk::{Disk, replace_file, sync_directory};
 use crate::shard::final_state::write_final_state;
 use crate::shard::journal::Journal;
-use crate::shard::journal_replay;
+use crate::shard::journal_replay::{self, Keep, ReplayStart};
 use crate::shard::mesh::Mesh;
 use crate::shard::message::Message;
 use crate::shard::metadata_log::{MetadataLog, MetadataLogError, Replayed};
@@ -134,8 +134,19 @@ pub fn run(
     let on_disk = |source| StartError::Disk { path: config.data_dir.clone(), source };
     partitions::remove_orphans(&config.data_dir, &image, &deleted).map_err(on_disk)?;
     let (mut last, generation) = read_last_stop(&config.data_dir).map_err(on_disk)?;
+    let limits = RingLimits { file_size: config.journal_file_size, file_count_max: config.journal_files };
     let sync_fs = SyncFs::of(&preflight.file_system.name.to_string());
-    last.journal = journal_replay::replay(&config.data_dir, &image, last.clean, sync_fs).map_err(on_disk)?;
+    let start = ReplayStart {
+        data_dir: &config.data_dir,
+        image: &image,
+        node: node.id,
+        clean: last.clean,
+        sync_fs,
+        generation,
+        keep: config.journal.then_some(Keep { limits, shard_count: config.cores }),
+    };
+    last.journal = journal_replay::replay(&start, &mut last.points).map_err(on_disk)?;
+    remove_clean_mark(&config.data_dir).map_err(on_disk)?;
     let seed = Seed {
         config: Arc::new(config.clone()),
         node,
@@ -209,7 +220,7 @@ fn open_metadata(config: &Config, node: &Node) -> Result<Replayed, StartError> {
     Ok(replayed)
 }
 
-/// Reads what the last run left, and removes the clean mark: from now on a stop is unclean.
+/// Reads what the last run left.
 #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
 fn read_last_stop(data_dir: &Path) -> io::Result<(LastStop, CheckpointGeneration)> {
     let mut checkpoints: Vec<Checkpoint> = Vec::new();
@@ -232,10 +243,6 @@ fn read_last_stop(data_dir: &Path) -> io::Result<(LastStop, CheckpointGeneration
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(error),
     };
-    if mark.exists() {
-        std::fs::remove_file(&mark)?;
-        sync_directory(data_dir)?;
-    }
     let generation = first_generation(&checkpoints);
     tracing::info!(
         clean,
@@ -248,6 +255,18 @@ fn read_last_stop(data_dir: &Path) -> io::Result<(LastStop, CheckpointGeneration
         }
     );
     Ok((LastStop { points: merge(&checkpoints), clean, ..LastStop::default() }, generation))
+}
+
+/// From now on a stop is unclean. The journals have been marked: what a clean stop made superfluous in
+/// them is not replayed.
+#[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
+fn remove_clean_mark(data_dir: &Path) -> io::Result<()> {
+    let mark = data_dir.join(CLEAN_STOP_FILE);
+    if mark.exists() {
+        std::fs::remove_file(&mark)?;
+        sync_directory(data_dir)?;
+    }
+    Ok(())
 }
 
 fn spawn_shards(
@@ -361,13 +380,10 @@ async fn run_shard(
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
     let clock = Clock::new();
     let disk = Disk::new(SyncFs::of(&seed.file_system), None);
-    let journal = seed.config.journal.then(|| {
-        let limits = RingLimits {
-            file_size: seed.config.journal_file_size,
-            file_count_max: seed.config.journal_files,
-        };
-        (id, Journal::new(&seed.config.data_dir, id, disk.clone(), limits))
-    });
+    let journal = match seed.config.journal {
+        true => Some((id, open_journal(&seed, id, &disk).await?)),
+        false => None,
+    };
     let store = Store::new(clock.clone(), disk, metrics.clone(), &memory, journal);
     let shard = Shard::new(ShardParts {
         id,
@@ -396,6 +412,19 @@ async fn run_shard(
     let generation = finish_shard(&shard).await;
     let _ = progress.send(Progress::Stopped(id, generation));
     Ok(())
+}
+
+async fn open_journal(seed: &Seed, id: ShardId, disk: &Disk) -> Result<Journal, StartError> {
+    let config = &seed.config;
+    let limits = RingLimits { file_size: config.journal_file_size, file_count_max: config.journal_files };
+    let journal = Journal::new(&config.data_dir, id, disk.clone(), limits);
+    match seed.last.journal.heads.get(&id) {
+        None => Ok(journal),
+        Some(head) => {
+            let failed = |source| StartError::Disk { path: config.data_dir.clone(), source };
+            journal.resume(*head).await.map_err(failed)
+        }
+    }
 }
 
 /// Does what the main thread says until the shard is to end.

@@ -6,10 +6,10 @@
 //!   00000001.journal     made when the first ones do not suffice
 //! ```
 //!
-//! Decides nothing: which block goes where and what a flush covers comes from `log::journal`. At a
-//! start everything in them is replayed into the segments, and they are made anew.
+//! Decides nothing: which block goes where and what a flush covers comes from `log::journal`. A start
+//! replays what is in them into the segments and goes on with the same files.
 
-use crate::log::journal::ring::{BlockPlace, FileIndex, JournalFlush, RingLimits};
+use crate::log::journal::ring::{BlockPlace, FileIndex, JournalFlush, JournalHead, RingLimits};
 use crate::shard::disk::{Disk, DiskFile, allocate, blocking, sync_directory};
 use crate::types::ShardId;
 use crate::types::limits::IO_SIZE_MAX;
@@ -19,11 +19,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+/// Name of a file that is not filled with zeros yet.
+pub const MAKING: &str = "next.journal.making";
+
 /// Lives: one per shard with a journal.
 pub struct Journal {
     directory: PathBuf,
     disk: Disk,
     limits: RingLimits,
+    /// Where an earlier run's files go on.
+    head: Option<JournalHead>,
     files: RefCell<Vec<Rc<DiskFile>>>,
 }
 
@@ -67,7 +72,22 @@ pub fn file_name(file: FileIndex) -> String {
 
 impl Journal {
     pub fn new(data_dir: &Path, shard: ShardId, disk: Disk, limits: RingLimits) -> Journal {
-        Journal { directory: data_dir.join(directory_name(shard)), disk, limits, files: RefCell::default() }
+        let directory = data_dir.join(directory_name(shard));
+        Journal { directory, disk, limits, head: None, files: RefCell::default() }
+    }
+
+    /// Goes on with the files that a start has found.
+    pub async fn resume(mut self, head: JournalHead) -> io::Result<Journal> {
+        for file in 0..head.file_count {
+            let opened = self.disk.create(&self.directory.join(file_name(FileIndex(file)))).await?;
+            self.files.get_mut().push(opened);
+        }
+        self.head = Some(head);
+        Ok(self)
+    }
+
+    pub fn head(&self) -> Option<JournalHead> {
+        self.head
     }
 
     pub fn limits(&self) -> RingLimits {
@@ -84,7 +104,8 @@ impl Journal {
             sync_directory(directory.parent().unwrap_or(Path::new("/")))
         })
         .await?;
-        let made = self.disk.create(&self.directory.join(file_name(file))).await?;
+        let (path, making) = (self.directory.join(file_name(file)), self.directory.join(MAKING));
+        let made = self.disk.create(&making).await?;
         made.allocate(self.limits.file_size).await?;
         let mut position = 0;
         while position < self.limits.file_size {
@@ -97,7 +118,12 @@ impl Journal {
         }
         made.flush().await?;
         let directory = self.directory.clone();
-        blocking(move || sync_directory(&directory)).await?;
+        blocking(move || {
+            #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+            std::fs::rename(making, path)?;
+            sync_directory(&directory)
+        })
+        .await?;
         let mut files = self.files.borrow_mut();
         assert!(files.len() == file.0 as usize, "journal files are made in order");
         files.push(made);

@@ -1,7 +1,7 @@
 //! Replays the journals of the last run into the segments, before any shard starts.
 //!
 //! ```text
-//! journal.0/ journal.1/ ...  ─► blocks that are believed ─► ranges of segments' files ─► flushed ─► journals removed
+//! journals ─► blocks that are believed ─► ranges of segments' files ─► flushed ─► recovery points ─► marked
 //! ```
 //!
 //! Every journal that is found is replayed, whatever the number of shards is now. A range is written
@@ -15,20 +15,24 @@
 //! One that misses a block is not replayed at all: what the missing one said of the others is not known.
 
 use crate::cluster::image::Image;
-use crate::log::journal::block::{BlockSequence, BlockView};
-use crate::log::journal::redo::Redoing;
-use crate::log::journal::replay::{FoundBlock, Replay, Stop, Verdict};
-use crate::log::journal::ring::FileIndex;
+use crate::log::checkpoint::{Checkpoint, CheckpointGeneration, PartitionPoint};
+use crate::log::data_dir::checkpoint_name;
+use crate::log::journal::block::{BLOCK_SIZE_MAX, BlockSequence, BlockView, BlockWriter, block_size};
+use crate::log::journal::redo::{Reached, Redoing};
+use crate::log::journal::replay::{FoundBlock, Replay, Stop, Verdict, bounds_of_first_blocks, first_mark};
+use crate::log::journal::ring::{BlockPlace, FileIndex, JournalHead, RingLimits};
+use crate::log::journal::settle::Settled;
 use crate::log::plan::SyncFs;
-use crate::shard::disk::sync_directory;
+use crate::shard::disk::{remove_if_present, replace_file, sync_directory};
 use crate::shard::journal::{self, Condition};
 use crate::shard::journal_replay::segments::Segments;
-use crate::types::{Offset, ShardId, TopicPartition};
+use crate::types::limits::IO_ALIGNMENT;
+use crate::types::{NodeId, Offset, ShardId, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 mod segments;
 
@@ -39,13 +43,80 @@ pub struct Replayed {
     pub ends: BTreeMap<TopicPartition, Offset>,
     /// Partitions whose committed bytes are damaged: they stay offline.
     pub corrupt: BTreeSet<TopicPartition>,
+    /// Journals that their shards go on with.
+    pub heads: BTreeMap<ShardId, JournalHead>,
+    settled: Settled,
 }
 
-/// Replays all journals below `data_dir` and removes them. After a clean stop there is nothing in
-/// them that the segments lack, and they are removed as they are.
-#[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
-pub fn replay(data_dir: &Path, image: &Image, clean: bool, sync_fs: SyncFs) -> io::Result<Replayed> {
+/// What a replay goes by.
+pub struct ReplayStart<'a> {
+    pub data_dir: &'a Path,
+    pub image: &'a Image,
+    pub node: NodeId,
+    /// After a clean stop there is nothing in the journals that the segments lack.
+    pub clean: bool,
+    pub sync_fs: SyncFs,
+    /// Of the checkpoints that are written once everything is replayed.
+    pub generation: CheckpointGeneration,
+    pub keep: Option<Keep>,
+}
+
+/// Which journals are gone on with.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    pub limits: RingLimits,
+    pub shard_count: usize,
+}
+
+/// Replays all journals below the data directory, brings the recovery points up to date with them, and
+/// marks those that are gone on with: nothing in them is needed from there on.
+pub fn replay(
+    start: &ReplayStart<'_>,
+    points: &mut BTreeMap<TopicPartition, PartitionPoint>,
+) -> io::Result<Replayed> {
     let mut replayed = Replayed::default();
+    let journals = find_journals(start.data_dir)?;
+    let mut segments = Segments::new(start.data_dir, start.image);
+    let mut retire = Vec::new();
+    for (shard, condition, directory) in &journals {
+        let is_usable = *condition == Condition::Usable;
+        if start.clean && is_usable {
+            retire.push((
+                *shard,
+                directory,
+                start.mark_unread(*shard, directory)?.map_or(After::Remove, After::Resume),
+            ));
+            continue;
+        }
+        // Nothing is written from a journal that an earlier start has judged.
+        let segments = is_usable.then_some(&mut segments);
+        let after = judge(*shard, directory, start, segments, &mut replayed)?;
+        if is_usable {
+            retire.push((*shard, directory, after));
+        }
+    }
+    segments.flush(start.sync_fs)?;
+    if !start.clean && !retire.is_empty() {
+        replayed.settled.apply(points);
+        write_checkpoints(start, points)?;
+    }
+    for (shard, directory, after) in retire {
+        match after {
+            After::KeepDamaged => put_aside(start.data_dir, shard, directory)?,
+            After::Remove => std::fs::remove_dir_all(directory)?,
+            After::Resume(head) => {
+                write_mark(directory, &head.mark)?;
+                replayed.heads.insert(shard, head);
+            }
+        }
+    }
+    if !journals.is_empty() {
+        sync_directory(start.data_dir)?;
+    }
+    Ok(replayed)
+}
+
+fn find_journals(data_dir: &Path) -> io::Result<Vec<(ShardId, Condition, PathBuf)>> {
     let mut journals = Vec::new();
     for entry in std::fs::read_dir(data_dir)? {
         let entry = entry?;
@@ -54,55 +125,98 @@ pub fn replay(data_dir: &Path, image: &Image, clean: bool, sync_fs: SyncFs) -> i
         }
     }
     journals.sort();
-    let mut segments = Segments::new(data_dir, image);
-    let mut damaged = BTreeSet::new();
-    for (shard, condition, directory) in &journals {
-        // Nothing is written from a journal that an earlier start has judged.
-        let segments = (*condition == Condition::Usable).then_some(&mut segments);
-        if clean && *condition == Condition::Usable {
-            continue;
-        }
-        let found = judge(*shard, directory, image, segments, &mut replayed)?;
-        if found == Found::Loss && *condition == Condition::Usable {
-            damaged.insert(*shard);
-        }
-    }
-    segments.flush(sync_fs)?;
-    for (shard, condition, directory) in &journals {
-        match condition {
-            Condition::Damaged(_) => {}
-            Condition::Usable if damaged.contains(shard) => {
-                let taken =
-                    |number: u32| data_dir.join(journal::damaged_directory_name(*shard, number)).exists();
-                let number = (1..).find(|number| !taken(*number)).expect("some number is free");
-                std::fs::rename(directory, data_dir.join(journal::damaged_directory_name(*shard, number)))?;
-            }
-            Condition::Usable => std::fs::remove_dir_all(directory)?,
-        }
-    }
-    if !journals.is_empty() {
-        sync_directory(data_dir)?;
-    }
-    Ok(replayed)
+    Ok(journals)
 }
 
-/// What a look through a journal has found.
+/// A journal that has lost something is kept under another name.
+#[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
+fn put_aside(data_dir: &Path, shard: ShardId, directory: &Path) -> io::Result<()> {
+    let aside = |number: u32| data_dir.join(journal::damaged_directory_name(shard, number));
+    let number = (1..).find(|number| !aside(*number).exists()).expect("some number is free");
+    std::fs::rename(directory, aside(number))
+}
+
+/// Log starts stand nowhere but in the journals, until now.
+fn write_checkpoints(
+    start: &ReplayStart<'_>,
+    points: &BTreeMap<TopicPartition, PartitionPoint>,
+) -> io::Result<()> {
+    let mut by_owner: BTreeMap<ShardId, BTreeMap<TopicPartition, PartitionPoint>> = BTreeMap::new();
+    for (id, state) in start.image.partitions() {
+        if let (Some(replica), Some(point)) = (state.replica_on(start.node), points.get(&id)) {
+            by_owner.entry(replica.owner).or_default().insert(id, *point);
+        }
+    }
+    for (shard, points) in by_owner {
+        let path = start.data_dir.join(checkpoint_name(shard));
+        replace_file(&path, &Checkpoint { shard, generation: start.generation, points }.encode())?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
+fn write_mark(directory: &Path, mark: &BlockPlace) -> io::Result<()> {
+    let mut block = vec![0; block_size(0, 0)];
+    BlockWriter::new(&mut block, 0).finish(&mark.header);
+    let file = File::options().write(true).open(directory.join(journal::file_name(mark.file)))?;
+    file.write_all_at(&block, mark.header.position)?;
+    file.sync_data()?;
+    remove_if_present(&directory.join(journal::MAKING))
+}
+
+impl ReplayStart<'_> {
+    /// How many files a journal has, if they are those of this configuration.
+    fn kept_files(&self, shard: ShardId, files: &BTreeMap<FileIndex, File>) -> io::Result<Option<u32>> {
+        let Some(Keep { limits, shard_count }) = self.keep else { return Ok(None) };
+        let count = files.len() as u32;
+        if shard.index() >= shard_count || count == 0 || count > limits.file_count_max {
+            return Ok(None);
+        }
+        for (at, (index, file)) in (0..).zip(files) {
+            if index.0 != at || file.metadata()?.len() != limits.file_size {
+                return Ok(None);
+            }
+        }
+        Ok(Some(count))
+    }
+
+    /// Where a journal goes on that is not read through.
+    fn mark_unread(&self, shard: ShardId, directory: &Path) -> io::Result<Option<JournalHead>> {
+        let files = open_files(directory)?;
+        let Some(file_count) = self.kept_files(shard, &files)? else { return Ok(None) };
+        let file_size = files[&FileIndex(0)].metadata()?.len();
+        let mut headers = Vec::new();
+        for file in files.values() {
+            let bytes = read_at(file, 0, BLOCK_SIZE_MAX)?;
+            match BlockView::decode(&bytes, 0) {
+                Ok(view) => headers.push(view.header),
+                Err(_) if bytes[..IO_ALIGNMENT].iter().all(|byte| *byte == 0) => {} // Not used yet.
+                Err(_) => return Ok(None),
+            }
+        }
+        let (last, epoch) = bounds_of_first_blocks(headers, file_size, file_count).unwrap_or_default();
+        Ok(Some(JournalHead { mark: first_mark(shard, last, epoch), file_count }))
+    }
+}
+
+/// What becomes of a journal that was replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
-    /// Everything that was committed.
-    Everything,
+enum After {
     /// Something that was committed is damaged or gone.
-    Loss,
+    KeepDamaged,
+    /// Its shard makes it anew, or there is no such shard.
+    Remove,
+    Resume(JournalHead),
 }
 
 /// Looks through one journal and, given `segments`, writes to them what it holds.
 fn judge(
     shard: ShardId,
     directory: &Path,
-    image: &Image,
+    start: &ReplayStart<'_>,
     mut segments: Option<&mut Segments<'_>>,
     replayed: &mut Replayed,
-) -> io::Result<Found> {
+) -> io::Result<After> {
     let files = open_files(directory)?;
     let mut replay = Replay::default();
     for (index, file) in &files {
@@ -114,7 +228,8 @@ fn judge(
     }
     report(&replay, directory);
     if let Verdict::Corrupt { .. } = replay.verdict() {
-        let owned = image
+        let owned = start
+            .image
             .partitions()
             .filter(|(_, state)| state.replicas.iter().any(|replica| replica.owner == shard));
         replayed.corrupt.extend(owned.map(|(id, _)| id));
@@ -142,8 +257,21 @@ fn judge(
         "the journal was replayed"
     );
     replayed.take(&redoing);
+    if segments.is_some() {
+        replayed.take_redone(&redoing);
+    }
     let lost = !redoing.corrupt().is_empty() || matches!(replay.verdict(), Verdict::Corrupt { .. });
-    Ok(if lost { Found::Loss } else { Found::Everything })
+    if lost {
+        return Ok(After::KeepDamaged);
+    }
+    let head = match (start.kept_files(shard, &files)?, start.keep) {
+        (Some(file_count), Some(keep)) => {
+            let mark = replay.mark(shard, keep.limits.file_size);
+            mark.map(|mark| JournalHead { mark, file_count })
+        }
+        _ => None,
+    };
+    Ok(head.map_or(After::Remove, After::Resume))
 }
 
 fn report(replay: &Replay, directory: &Path) {
@@ -171,6 +299,17 @@ impl Replayed {
             let reached = self.ends.entry(*partition).or_insert(*end);
             *reached = end.max(reached).to_owned();
         }
+        for (partition, start) in redoing.log_starts() {
+            let known = self.settled.log_starts.entry(*partition).or_insert(*start);
+            *known = (*known).max(*start);
+        }
+    }
+
+    /// What it says was carried out.
+    fn take_redone(&mut self, redoing: &Redoing) {
+        let is_whole = |(id, _): &(&TopicPartition, &Reached)| !redoing.corrupt().contains(*id);
+        self.settled.reached.extend(redoing.reached().iter().filter(is_whole));
+        self.settled.truncated.extend(redoing.truncated().iter().filter(is_whole));
     }
 }
 

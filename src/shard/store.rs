@@ -97,8 +97,9 @@ impl Store {
         memory: &MemoryPlan,
         journal: Option<(ShardId, Journal)>,
     ) -> Rc<Store> {
-        let ring = journal.as_ref().map(|(shard, journal)| {
-            JournalRing::new(*shard, journal.limits(), BlockSequence(1), FileEpoch(0))
+        let ring = journal.as_ref().map(|(shard, journal)| match journal.head() {
+            Some(head) => JournalRing::resume(journal.limits(), &head),
+            None => JournalRing::new(*shard, journal.limits(), BlockSequence(1), FileEpoch(0)),
         });
         let unstored_max = memory.tail as u64 / 4 * 3;
         let catch_up = CatchUp::new(memory.read, clock.clone(), metrics.clone());

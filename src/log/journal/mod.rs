@@ -21,6 +21,7 @@
 //! | [`ring`] | which file and position a block gets, what a flush covers, when a file is free |
 //! | [`replay`] | what of the files a start after a crash believes |
 //! | [`redo`] | what it does with that |
+//! | [`settle`] | which recovery points follow from it |
 //! | [`supersede`] | which entries it leaves out, since the log was cut, replaced or deleted behind them |
 //!
 //! Absent: batches and offsets inside the bytes; a replayed range is checked by the segment's scan.
@@ -30,4 +31,5 @@ pub mod pack;
 pub mod redo;
 pub mod replay;
 pub mod ring;
+pub mod settle;
 pub mod supersede;

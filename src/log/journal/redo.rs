@@ -96,7 +96,7 @@ impl Redoing {
                     Fate::UpTo(until) => until.min(position_end),
                     Fate::Whole => position_end,
                 };
-                self.reaches(partition, end, Place { segment: place.segment, file_position: position_end });
+                self.reaches(partition, end);
                 // What is not wanted any more cannot be missed either.
                 if until <= position || self.corrupt.contains(&partition) {
                     return; // Behind the damage, what follows would leave a gap.
@@ -105,6 +105,10 @@ impl Redoing {
                     self.corrupt.insert(partition);
                     return;
                 };
+                if until == position_end && self.ends[&partition] == end {
+                    let place = Place { segment: place.segment, file_position: position_end };
+                    self.reached.insert(partition, Reached { end, place });
+                }
                 let bytes = &bytes[..(until - position) as usize];
                 redo.push(Redo::Write { partition, segment: place.segment, file_position: position, bytes });
             }
@@ -140,14 +144,9 @@ impl Redoing {
     }
 
     /// The log went on to `end`; parts of a range that goes on in the next block do not say it.
-    fn reaches(&mut self, partition: TopicPartition, end: Offset, place: Place) {
+    fn reaches(&mut self, partition: TopicPartition, end: Offset) {
         let known = self.ends.entry(partition).or_insert(end);
         *known = end.max(*known);
-        let reached = Reached { end, place };
-        let last = self.reached.entry(partition).or_insert(reached);
-        if last.end <= end {
-            *last = reached;
-        }
     }
 
     fn ends_at(&mut self, partition: TopicPartition, place: Place, end: Offset) -> Reached {
@@ -167,7 +166,7 @@ impl Redoing {
         &self.ends
     }
 
-    /// The same with the place of it, for the next checkpoint.
+    /// The same with the place of it, for the next checkpoint; only of what was written.
     pub fn reached(&self) -> &BTreeMap<TopicPartition, Reached> {
         &self.reached
     }

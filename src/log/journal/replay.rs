@@ -15,8 +15,9 @@
 //! `flushed` and `needed` are the highest that any whole block states. The last flush before the
 //! crash is stated nowhere; a damaged block of that one flush cannot be told from a torn write.
 
-use crate::log::journal::block::{BlockError, BlockSequence, BlockView, FileEpoch, stated_size};
-use crate::log::journal::ring::FileIndex;
+use crate::log::journal::block::{BlockError, BlockHeader, BlockSequence, BlockView, FileEpoch, stated_size};
+use crate::log::journal::ring::{BlockPlace, FileIndex};
+use crate::types::ShardId;
 use crate::types::limits::IO_ALIGNMENT;
 use std::collections::BTreeMap;
 
@@ -26,6 +27,40 @@ pub struct FoundBlock {
     pub file: FileIndex,
     pub position: u64,
     pub size: usize,
+}
+
+/// Upper bounds of what was ever written to a journal, from the first block of each of its files: after
+/// a clean stop nothing in them is needed, and they are not read through.
+///
+/// `None` when there is no block.
+pub fn bounds_of_first_blocks(
+    headers: impl IntoIterator<Item = BlockHeader>,
+    file_size: u64,
+    file_count: u32,
+) -> Option<(BlockSequence, FileEpoch)> {
+    // Within a file both grow by one a block at most, or jump to what another file has had.
+    let blocks_max = file_size / IO_ALIGNMENT as u64 * (u64::from(file_count) + 1);
+    let bounds = |header: BlockHeader| (header.sequence.0 + blocks_max, header.epoch.0 + blocks_max);
+    let highest =
+        |(sequence, epoch): (u64, u64), other: (u64, u64)| (sequence.max(other.0), epoch.max(other.1));
+    let (sequence, epoch) = headers.into_iter().map(bounds).reduce(highest)?;
+    Some((BlockSequence(sequence), FileEpoch(epoch)))
+}
+
+/// The mark that a start writes at the head of an empty journal, or of one that nobody needs.
+pub fn first_mark(shard: ShardId, last: BlockSequence, epoch: FileEpoch) -> BlockPlace {
+    mark_at(shard, FileIndex(0), 0, last.next(), epoch.next())
+}
+
+fn mark_at(
+    shard: ShardId,
+    file: FileIndex,
+    position: u64,
+    sequence: BlockSequence,
+    epoch: FileEpoch,
+) -> BlockPlace {
+    let header = BlockHeader { shard, epoch, position, sequence, flushed: sequence, needed: sequence };
+    BlockPlace { file, header }
 }
 
 /// Why no more blocks of a file were believed.
@@ -75,13 +110,13 @@ impl Replay {
             let found = read_block(position, &mut read)?;
             let (step, error) = match found {
                 Ok((header, size)) => {
-                    let follows = expected.is_none_or(|(epoch, next)| header.0 == epoch && header.1 >= next);
+                    let follows = expected.is_none_or(|(epoch, next)| header.0 >= epoch && header.1 >= next);
                     if follows {
                         expected = Some((header.0, header.1.next()));
                         self.take(header, FoundBlock { file, position, size });
                         (size as u64, None)
                     } else {
-                        (IO_ALIGNMENT as u64, None) // Left by an earlier use of the file.
+                        (IO_ALIGNMENT as u64, None) // Left by an earlier use of the file, or run.
                     }
                 }
                 Err(error) => (IO_ALIGNMENT as u64, Some(error)),
@@ -106,9 +141,15 @@ impl Replay {
         self.epoch = self.epoch.max(epoch);
     }
 
-    /// Higher than every number and epoch that was ever used: a new ring begins here.
-    pub fn next(&self) -> (BlockSequence, FileEpoch) {
-        (self.last.next(), self.epoch)
+    /// The block that a start writes once everything is replayed: it says that nothing before it is
+    /// needed, and destroys nothing that is. `None` where there is no such place.
+    pub fn mark(&self, shard: ShardId, file_size: u64) -> Option<BlockPlace> {
+        let Some((_, last)) = self.blocks().last() else {
+            return self.blocks.is_empty().then(|| first_mark(shard, self.last, self.epoch));
+        };
+        let position = last.position + last.size as u64;
+        let fits = position + IO_ALIGNMENT as u64 <= file_size;
+        fits.then(|| mark_at(shard, last.file, position, self.last.next(), self.epoch.next()))
     }
 
     /// The end of the blocks that are believed, exclusive, from `needed` on without a gap.
@@ -180,7 +221,9 @@ mod tests {
         let replay = disk.scan();
         assert_eq!(replay.verdict(), Verdict::Whole);
         assert_eq!(sequences(&replay), [4, 5]);
-        assert_eq!(replay.next(), (BlockSequence(6), FileEpoch(1)));
+        let mark = replay.mark(ShardId(0), 4 * IO_ALIGNMENT as u64).unwrap();
+        assert_eq!((mark.file, mark.header.position), (FileIndex(1), IO_ALIGNMENT as u64));
+        assert_eq!((mark.header.sequence, mark.header.epoch), (BlockSequence(6), FileEpoch(2)));
     }
 
     #[test]
@@ -191,6 +234,49 @@ mod tests {
         disk.block(0, 2, 6, 13, (13, 10));
         let replay = disk.scan();
         assert_eq!((replay.verdict(), sequences(&replay)), (Verdict::Whole, vec![20]));
+    }
+
+    /// The mark of a start stands behind the last block that is believed; what lay beyond it is left of
+    /// another run, whatever it says.
+    #[test]
+    fn nothing_before_a_mark_or_left_behind_it_is_replayed_again() {
+        let mut disk = Disk::new(2, 6);
+        disk.block(0, 0, 1, 1, (1, 1));
+        disk.block(0, 1, 1, 2, (1, 1));
+        disk.block(0, 2, 1, 3, (1, 1)); // Torn.
+        disk.damage(0, 2);
+        disk.block(0, 3, 1, 4, (1, 1));
+        disk.block(1, 0, 2, 5, (1, 1));
+        let replay = disk.scan();
+        assert_eq!(sequences(&replay), [1, 2]);
+        let mark = replay.mark(ShardId(0), 6 * IO_ALIGNMENT as u64).unwrap();
+        assert_eq!((mark.file, mark.header.position), (FileIndex(0), 2 * IO_ALIGNMENT as u64));
+        assert_eq!((mark.header.sequence, mark.header.epoch), (BlockSequence(6), FileEpoch(3)));
+        disk.block(0, 2, 3, 6, (6, 6));
+        let replay = disk.scan();
+        assert_eq!((replay.verdict(), sequences(&replay)), (Verdict::Whole, vec![6]));
+        let again = replay.mark(ShardId(0), 6 * IO_ALIGNMENT as u64).unwrap();
+        assert_eq!(again.header.position, 3 * IO_ALIGNMENT as u64, "over what was left there");
+        assert_eq!((again.header.sequence, again.header.epoch), (BlockSequence(7), FileEpoch(4)));
+        assert_eq!(replay.mark(ShardId(0), 3 * IO_ALIGNMENT as u64), None, "no room behind it");
+    }
+
+    /// The first blocks alone are known: what a file has behind its own is never taken for newer.
+    #[test]
+    fn stale_blocks_are_older_than_a_mark_after_a_clean_stop() {
+        let mut disk = Disk::new(2, 6);
+        disk.block(0, 0, 3, 20, (20, 20));
+        disk.block(0, 1, 7, 24, (24, 24)); // Behind three starts.
+        disk.block(0, 2, 7, 25, (24, 24));
+        disk.block(1, 0, 2, 10, (10, 10));
+        let header = |file: usize| BlockView::decode(&disk.files[file], 0).unwrap().header;
+        let file_size = 6 * IO_ALIGNMENT as u64;
+        let (last, epoch) = bounds_of_first_blocks([header(0), header(1)], file_size, 2).unwrap();
+        let mark = first_mark(ShardId(0), last, epoch).header;
+        disk.block(0, 0, mark.epoch.0, mark.sequence.0, (mark.flushed.0, mark.needed.0));
+        assert_eq!(sequences(&disk.scan()), [mark.sequence.0]);
+        disk.block(0, 1, mark.epoch.0, mark.sequence.0 + 1, (mark.flushed.0, mark.needed.0));
+        assert_eq!(sequences(&disk.scan()), [mark.sequence.0, mark.sequence.0 + 1]);
     }
 
     #[test]

@@ -42,6 +42,14 @@ pub struct BlockPlace {
     pub header: BlockHeader,
 }
 
+/// Where a journal goes on: behind a block without entries that states that nothing before it is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalHead {
+    pub mark: BlockPlace,
+    /// Files that are filled with zeros or blocks.
+    pub file_count: u32,
+}
+
 /// A flush of the journal: all blocks below `through` are on stable storage once every file of it
 /// has been flushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +135,22 @@ impl JournalRing {
             flush_in_flight: false,
             needed_flushed: next,
             mark_wanted: false,
+        }
+    }
+
+    /// The ring of an earlier run, nothing of which is needed any more: goes on behind its mark.
+    pub fn resume(limits: RingLimits, head: &JournalHead) -> JournalRing {
+        let JournalHead { mark, file_count } = head;
+        assert!(mark.file.0 < *file_count);
+        let next = mark.header.sequence.next();
+        let after = |at: u32| FileIndex((mark.file.0 + at) % file_count);
+        JournalRing {
+            files: (0..*file_count).map(|_| FileState::default()).collect(),
+            used: VecDeque::from([mark.file]),
+            free: (1..*file_count).map(after).collect(),
+            position: mark.header.position + MARK_SIZE,
+            needed_flushed: mark.header.sequence,
+            ..JournalRing::new(mark.header.shard, limits, next, mark.header.epoch)
         }
     }
 
@@ -400,6 +424,32 @@ mod tests {
             .collect();
         assert_eq!(seen, [(0, 0, 1), (0, 1, 2), (0, 2, 3), (1, 0, 4)]);
         assert!(places[0].header.epoch < places[3].header.epoch);
+    }
+
+    #[test]
+    fn journal_of_an_earlier_run_goes_on_behind_its_mark() {
+        let limits = RingLimits { file_size: 4 * BLOCK, file_count_max: 4 };
+        let header = BlockHeader {
+            shard: ShardId(0),
+            epoch: FileEpoch(9),
+            position: 2 * BLOCK,
+            sequence: BlockSequence(50),
+            flushed: BlockSequence(50),
+            needed: BlockSequence(50),
+        };
+        let mark = BlockPlace { file: FileIndex(1), header };
+        let mut ring = JournalRing::resume(limits, &JournalHead { mark, file_count: 3 });
+        assert_eq!(ring.next_file(), None, "there are files");
+        let places: Vec<BlockPlace> = (0..6).map(|_| reserve(&mut ring, 1, 1).unwrap()).collect();
+        let seen: Vec<(u32, u64, u64)> = places
+            .iter()
+            .map(|place| (place.file.0, place.header.position / BLOCK, place.header.epoch.0))
+            .collect();
+        // The last block of a file is kept for a mark.
+        assert_eq!(seen, [(2, 0, 10), (2, 1, 10), (2, 2, 10), (0, 0, 11), (0, 1, 11), (0, 2, 11)]);
+        assert_eq!(ring.next_file(), Some(FileIndex(3)), "the mark's own is not free yet");
+        assert_eq!(places[0].header.sequence, BlockSequence(51));
+        assert_eq!(places[0].header.flushed, BlockSequence(51));
     }
 
     #[test]

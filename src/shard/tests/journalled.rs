@@ -1,9 +1,22 @@
 //! Stores with a commit journal.
 
 use super::*;
-use crate::log::journal::ring::RingLimits;
+use crate::cluster::image::Image;
+use crate::cluster::image::tests::{add_topic, image_of, node, topic_id};
+use crate::config::Routing;
+use crate::log::checkpoint::{Checkpoint, CheckpointGeneration};
+use crate::log::data_dir::checkpoint_name;
+use crate::log::journal::block::BlockHeader;
+use crate::log::journal::ring::{JournalHead, RingLimits};
+use crate::log::ownership::{self, PARTITION_METADATA};
 use crate::shard::journal::Journal;
-use crate::types::ShardId;
+use crate::shard::journal_replay::{Keep, ReplayStart, replay};
+use crate::shard::store::changes::Logged;
+use crate::types::{NodeId, ShardId};
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+
+const LIMITS: RingLimits = RingLimits { file_size: 32 << 20, file_count_max: 3 };
 
 /// Many partitions that each keep a little in memory only: together they fill what there may be, and
 /// are written out before producers wait for ever.
@@ -14,7 +27,7 @@ fn what_many_partitions_keep_in_memory_is_written_out_in_time() {
     const PARTITIONS: i32 = 60;
     on_executor(async {
         let directory = directory();
-        let store = journalled(directory.path(), 16 << 20);
+        let store = journalled_after(directory.path(), 16 << 20, None).await;
         let mut replicas = Vec::new();
         for index in 0..PARTITIONS {
             replicas.push(open_partition(&store, directory.path(), index, 8 << 20).await);
@@ -44,11 +57,147 @@ fn what_many_partitions_keep_in_memory_is_written_out_in_time() {
     });
 }
 
-fn journalled(directory: &Path, tail: usize) -> Rc<Store> {
+async fn journalled_after(directory: &Path, tail: usize, head: Option<JournalHead>) -> Rc<Store> {
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
     let memory = MemoryPlan { tail, unflushed: tail / 2, ..MemoryPlan::new(1 << 30) };
     let disk = Disk::new(SyncFs::Device, None);
-    let limits = RingLimits { file_size: 32 << 20, file_count_max: 3 };
-    let journal = Journal::new(directory, ShardId(0), disk.clone(), limits);
+    let mut journal = Journal::new(directory, ShardId(0), disk.clone(), LIMITS);
+    if let Some(head) = head {
+        journal = journal.resume(head).await.unwrap();
+    }
     Store::new(Clock::new(), disk, metrics, &memory, Some((ShardId(0), journal)))
+}
+
+/// Every start goes on with the files that it finds, with numbers that were never used before; what an
+/// earlier run has left in them is not replayed again.
+#[test]
+fn journal_files_are_used_again_by_the_next_starts() {
+    on_executor(async {
+        let directory = directory();
+        let image = claimed(directory.path());
+        let mut points = BTreeMap::new();
+        let mut expected = Vec::new();
+        let mut marks: Vec<BlockHeader> = Vec::new();
+        let mut inodes = None;
+        for run in 0..6u8 {
+            let clean = run == 3;
+            let replayed = replay(&start(directory.path(), &image, clean), &mut points).unwrap();
+            assert_eq!(replayed.corrupt, BTreeSet::new());
+            let head = replayed.heads.get(&ShardId(0));
+            assert_eq!(head.is_some(), run > 0, "made once");
+            if let Some(head) = head {
+                let last = marks.last();
+                assert!(last.is_none_or(|last| last.sequence < head.mark.header.sequence));
+                assert!(last.is_none_or(|last| last.epoch < head.mark.header.epoch));
+                assert_eq!(clean, head.mark.header.position == 0, "a clean journal is not read through");
+                marks.push(head.mark.header);
+            }
+            let store = journalled_after(directory.path(), 16 << 20, head.copied()).await;
+            let replica = open_partition(&store, directory.path(), 0, 1 << 20).await;
+            assert_eq!(replica.log.borrow().log_end(), offset(u64::from(run) * 3), "run {run}");
+            assert!(read_all(&store, &replica, 1 << 20).await == expected, "run {run}");
+            has_room(&store).await;
+            let acks = Acks::new(None);
+            for number in 0..3u8 {
+                let mut bytes = batch(1, None, &[run * 3 + number; 700]);
+                append(&store, &replica, &acks, &mut bytes).await;
+                expected.extend(bytes);
+                acks.all_arrived(&store).await;
+            }
+            next_file_is_made(directory.path()).await;
+            let files = ["00000000.journal", "00000001.journal"].map(|name| inode(directory.path(), name));
+            assert_eq!(*inodes.get_or_insert(files), files, "they were made once");
+            if run == 2 {
+                store.write_out(replica.slot).await; // What a clean stop does.
+            }
+        }
+        let names = std::fs::read_dir(directory.path().join("journal.0")).unwrap();
+        assert_eq!(names.count(), 2);
+    });
+}
+
+/// A log start that was flushed stays, also when nothing but the journal had it, and over two crashes.
+#[test]
+fn log_start_survives_a_crash_and_the_next_one() {
+    on_executor(async {
+        let directory = directory();
+        let image = claimed(directory.path());
+        {
+            let store = journalled_after(directory.path(), 16 << 20, None).await;
+            let replica = open_partition(&store, directory.path(), 0, 1 << 20).await;
+            has_room(&store).await;
+            let acks = Acks::new(None);
+            for _ in 0..5 {
+                append(&store, &replica, &acks, &mut batch(1, None, &[7; 500])).await;
+            }
+            acks.all_arrived(&store).await;
+            assert_eq!(replica.log.borrow().stored_end(), Offset::ZERO, "only the journal has it");
+            let change = replica.decide_log_start(offset(3));
+            assert_eq!(store.log_changes(vec![change]).await, Logged::Flushed);
+            next_file_is_made(directory.path()).await;
+        }
+        for crash in 0..2 {
+            let mut points = read_checkpoint(directory.path());
+            assert_eq!(points.is_empty(), crash == 0);
+            let replayed = replay(&start(directory.path(), &image, false), &mut points).unwrap();
+            let point = points[&request(directory.path(), 0, 1).id];
+            assert_eq!((point.log_start, point.flushed_end), (offset(3), offset(5)), "crash {crash}");
+            let store =
+                journalled_after(directory.path(), 16 << 20, replayed.heads.get(&ShardId(0)).copied()).await;
+            let mut request = request(directory.path(), 0, 1 << 20);
+            request.point = Some(point);
+            let replica = open(&store, request).await.unwrap();
+            assert_eq!(replica.log.borrow().log_start(), offset(3));
+        }
+    });
+}
+
+fn start<'a>(data_dir: &'a Path, image: &'a Image, clean: bool) -> ReplayStart<'a> {
+    ReplayStart {
+        data_dir,
+        image,
+        node: NodeId(1),
+        clean,
+        sync_fs: SyncFs::Metadata,
+        generation: CheckpointGeneration(1),
+        keep: Some(Keep { limits: LIMITS, shard_count: 1 }),
+    }
+}
+
+/// The metadata's topic `t`, whose first partition's directory is there.
+fn claimed(data_dir: &Path) -> Image {
+    let mut image = image_of(&[node(1, 1, Routing::Node)]);
+    add_topic(&mut image, 1, "t", &[0]);
+    let directory = data_dir.join("t-0");
+    #[expect(clippy::disallowed_methods, reason = "a test makes a directory")]
+    std::fs::create_dir_all(&directory).unwrap();
+    std_write(&directory.join(PARTITION_METADATA), ownership::encode(topic_id(1)).as_bytes());
+    image
+}
+
+fn read_checkpoint(data_dir: &Path) -> BTreeMap<TopicPartition, PartitionPoint> {
+    let path = data_dir.join(checkpoint_name(ShardId(0)));
+    if path.exists() { Checkpoint::decode(&std_read(&path)).unwrap().points } else { BTreeMap::new() }
+}
+
+async fn has_room(store: &Rc<Store>) {
+    store.pump();
+    while !store.has_journal_room() {
+        glommio::timer::sleep(std::time::Duration::from_millis(1)).await;
+    }
+}
+
+/// Waits for the file that is made ahead: tasks do not end with a store here.
+async fn next_file_is_made(data_dir: &Path) {
+    for _ in 0..30_000 {
+        if data_dir.join("journal.0/00000001.journal").exists() {
+            return;
+        }
+        glommio::timer::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    panic!("the second file was not made");
+}
+
+fn inode(data_dir: &Path, name: &str) -> u64 {
+    std::fs::metadata(data_dir.join("journal.0").join(name)).unwrap().ino()
 }
