@@ -165,6 +165,7 @@ fn blocks(broker: &Broker) -> Vec<(PathBuf, usize)> {
     let directory = broker.data_dir().join("journal.0");
     let Ok(entries) = std::fs::read_dir(&directory) else { return Vec::new() };
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("it can be listed").path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "journal"));
     files.sort();
     let mut found = Vec::new();
     for file in files {
