@@ -154,7 +154,6 @@ fn write_checkpoints(
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
 fn write_mark(directory: &Path, mark: &BlockPlace) -> io::Result<()> {
     let mut block = vec![0; block_size(0, 0)];
     BlockWriter::new(&mut block, 0).finish(&mark.header);
