@@ -22,9 +22,9 @@ use crate::types::{LeaderEpoch, Offset, PartitionIndex, Timestamp, Uuid};
 /// what a crashed start may have to read past the end.
 pub const ALLOCATION_STEP_MAX: u64 = 64 << 20;
 
-/// Bytes of the first step. Steps double from here, so that ten thousand quiet partitions do not
-/// reserve 640 GB.
-pub const ALLOCATION_STEP_MIN: u64 = 1 << 20;
+/// Bytes of the first step. Steps double from here: ten thousand quiet partitions reserve 640 MB, and
+/// one that fills its first 64 MiB has asked ten times.
+pub const ALLOCATION_STEP_MIN: u64 = 64 << 10;
 
 /// Largest offset that the index of a segment can express, relative to its base (Kafka's index
 /// entries are signed 32-bit).
