@@ -48,6 +48,8 @@ pub struct Config {
     /// Bytes, a multiple of the disk's block.
     pub journal_file_size: u64,
     pub journal_files: u32,
+    /// Segment files kept open, of the whole node.
+    pub open_files: usize,
     pub rack: Option<String>,
     pub admin_listen: Option<HostPort>,
     pub log_format: LogFormat,

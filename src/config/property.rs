@@ -207,6 +207,12 @@ pub const PROPERTIES: &[Property] = &[
             Ok(config.journal_files.to_string())
         },
         "Files of a core's journal; made when they are needed, then used again and again."),
+    property!(Odradek "open-files", Int "N", Text("4096"),
+        |config, text| {
+            config.open_files = value::integer(text, 16..=1 << 20)? as usize;
+            Ok(config.open_files.to_string())
+        },
+        "Segment files kept open, over all cores; the least recently used is closed past it. Less where the limit of open files is low."),
     property!(Odradek "rack", String "NAME", Derived("none"),
         |config, text| store_some(&mut config.rack, non_empty(text, "a name").map(str::to_string)),
         "Failure domain reported to clients."),

@@ -339,6 +339,7 @@ fn blank() -> Config {
         journal: false,
         journal_file_size: 0,
         journal_files: 0,
+        open_files: 0,
         unsafe_buffered_io: false,
         auto_create_topics_enable: false,
         delete_topic_enable: false,

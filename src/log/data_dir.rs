@@ -4,6 +4,7 @@
 //! ```text
 //! recovery-point-checkpoint.<shard>            one per shard         checkpoint
 //! clean-stop                                   between two runs      checkpoint
+//! final-state.<shard>                          between two runs      final_state
 //! ```
 
 use crate::types::ShardId;
@@ -12,6 +13,18 @@ use crate::types::ShardId;
 pub const CLEAN_STOP_FILE: &str = "clean-stop";
 
 const CHECKPOINT_PREFIX: &str = "recovery-point-checkpoint.";
+
+const FINAL_STATE_PREFIX: &str = "final-state.";
+
+/// Name of what a shard leaves at a clean stop.
+pub fn final_state_name(shard: ShardId) -> String {
+    format!("{FINAL_STATE_PREFIX}{}", shard.0)
+}
+
+/// Whether a file is some shard's, also one that was being written.
+pub fn is_final_state(name: &str) -> bool {
+    name.starts_with(FINAL_STATE_PREFIX)
+}
 
 /// Name of a shard's checkpoint.
 pub fn checkpoint_name(shard: ShardId) -> String {
@@ -41,5 +54,6 @@ mod tests {
     fn no_topic_is_in_the_way() {
         assert_eq!(DirectoryName::parse(&checkpoint_name(ShardId(0))), None);
         assert_eq!(DirectoryName::parse(CLEAN_STOP_FILE), None);
+        assert_eq!(DirectoryName::parse(&final_state_name(ShardId(0))), None);
     }
 }

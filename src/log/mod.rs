@@ -41,6 +41,7 @@ pub mod compaction;
 pub mod data_dir;
 pub mod durability;
 pub mod epochs;
+pub mod final_state;
 pub mod index;
 pub mod inspect;
 pub mod journal;

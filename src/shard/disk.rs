@@ -5,7 +5,8 @@
 //! issued and where it completes, so that a test can show that no acknowledgement is ahead of them.
 
 use crate::log::plan::SyncFs;
-use crate::types::limits::{IO_ALIGNMENT, IO_SIZE_MAX};
+use crate::shard::open_files::OpenFiles;
+use crate::types::limits::{IO_ALIGNMENT, IO_SIZE_MAX, OPEN_FILES_MAX};
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 use std::cell::RefCell;
 use std::fmt::{self, Write};
@@ -38,11 +39,22 @@ pub struct DiskFile {
 pub struct Disk {
     recorder: Recorder,
     sync_fs: SyncFs,
+    open_files: Rc<OpenFiles>,
 }
 
 impl Disk {
     pub fn new(sync_fs: SyncFs, recorder: Recorder) -> Disk {
-        Disk { recorder, sync_fs }
+        Disk { recorder, sync_fs, open_files: Rc::new(OpenFiles::new(OPEN_FILES_MAX)) }
+    }
+
+    /// Keeps no more segments open.
+    pub fn with_open_files_max(self, count_max: usize) -> Disk {
+        Disk { open_files: Rc::new(OpenFiles::new(count_max)), ..self }
+    }
+
+    /// Segments that are open.
+    pub fn open_files(&self) -> &OpenFiles {
+        &self.open_files
     }
 
     /// What a `syncfs` promises on the file system of the log directory.
@@ -53,6 +65,12 @@ impl Disk {
     /// Creates the file, or opens it as it is.
     pub async fn create(&self, path: &Path) -> io::Result<Rc<DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).create(true).dma_open(path).await?;
+        Ok(Rc::new(DiskFile { file, path: path.to_owned(), recorder: self.recorder.clone() }))
+    }
+
+    /// Opens a file that is there, for reading and writing.
+    pub async fn open(&self, path: &Path) -> io::Result<Rc<DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).dma_open(path).await?;
         Ok(Rc::new(DiskFile { file, path: path.to_owned(), recorder: self.recorder.clone() }))
     }
 

@@ -24,7 +24,7 @@ use crate::shard::clock::Clock;
 use crate::shard::conn::{CloseReason, Connection, Listener, refuse, serve};
 use crate::shard::controller::{CONTROLLER_SHARD, Controller};
 use crate::shard::disk::{Disk, replace_file, sync_directory};
-use crate::shard::final_state::write_final_state;
+use crate::shard::final_state::{take_final_states, write_final_state};
 use crate::shard::journal::Journal;
 use crate::shard::journal_replay::{self, Keep, ReplayStart};
 use crate::shard::mesh::Mesh;
@@ -35,7 +35,7 @@ use crate::shard::partitions::{self, LastStop};
 use crate::shard::step::timed;
 use crate::shard::store::Store;
 use crate::shard::{Shard, ShardParts, background, inbox};
-use crate::types::limits::MESH_QUEUE_LENGTH;
+use crate::types::limits::{MESH_QUEUE_LENGTH, OPEN_FILES_MIN};
 use crate::types::{ShardId, Uuid};
 use glommio::channels::channel_mesh::MeshBuilder;
 use glommio::channels::shared_channel::{self, ConnectedReceiver, ForeignSender};
@@ -113,6 +113,8 @@ struct Seed {
     base: SocketAddr,
     per_shard: Vec<SocketAddr>,
     file_system: String,
+    /// Segment files that a shard keeps open.
+    open_files_max: usize,
 }
 
 /// Runs the shards until `stopped` resolves. Blocks. `on_serving` is called once all accept.
@@ -156,6 +158,7 @@ pub fn run(
         base: preflight.listeners.base,
         per_shard: preflight.listeners.per_shard.clone(),
         file_system: preflight.file_system.name.to_string(),
+        open_files_max: open_files_max(config, preflight.resources.open_files),
     };
     let (progress, reports) = mpsc::channel();
     let threads = spawn_shards(config, seed, &progress)?;
@@ -192,6 +195,13 @@ pub fn run(
         }
     }
     Ok(())
+}
+
+/// A shard's share of `open-files`, or of half of the process's limit if that is less: connections and the
+/// rest have the other half.
+fn open_files_max(config: &Config, process_max: u64) -> usize {
+    let process_max = usize::try_from(process_max / 2).unwrap_or(usize::MAX);
+    (config.open_files.min(process_max) / config.cores).max(OPEN_FILES_MIN)
 }
 
 /// Hands a command over; a full queue is tried again, a shard that is gone is left alone.
@@ -243,6 +253,7 @@ fn read_last_stop(data_dir: &Path) -> io::Result<(LastStop, CheckpointGeneration
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(error),
     };
+    let states = take_final_states(data_dir, clean)?;
     let generation = first_generation(&checkpoints);
     tracing::info!(
         clean,
@@ -254,7 +265,7 @@ fn read_last_stop(data_dir: &Path) -> io::Result<(LastStop, CheckpointGeneration
             "no clean stop: active segments are scanned"
         }
     );
-    Ok((LastStop { points: merge(&checkpoints), clean, ..LastStop::default() }, generation))
+    Ok((LastStop { points: merge(&checkpoints), clean, states, ..LastStop::default() }, generation))
 }
 
 /// From now on a stop is unclean. The journals have been marked: what a clean stop made superfluous in
@@ -379,7 +390,7 @@ async fn run_shard(
     let defaults = partitions::topic_defaults(&seed.config).map_err(StartError::TopicDefaults)?;
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
     let clock = Clock::new();
-    let disk = Disk::new(SyncFs::of(&seed.file_system), None);
+    let disk = Disk::new(SyncFs::of(&seed.file_system), None).with_open_files_max(seed.open_files_max);
     let journal = match seed.config.journal {
         true => Some((id, open_journal(&seed, id, &disk).await?)),
         false => None,
@@ -404,6 +415,7 @@ async fn run_shard(
         shard.spawn(shard.mesh.clone().run_outbox(peer));
     }
     partitions::open_all(&shard, &seed.last).await;
+    drop(seed.last);
     let (sender, receiver) = shared_channel::new_bounded(ADMIN_QUEUE_LENGTH);
     let (sender, commands) = futures::join!(sender.connect(), receiver.connect());
     let _ = progress.send(Progress::Open(id, sender.into_foreign()));

@@ -1,87 +1,101 @@
-//! At a clean stop: everything a start needs so that it need not scan, written many partitions at a
-//! time.
+//! At a clean stop: everything a start needs so that it need not scan.
 //!
-//! Beside the active segment its indexes, the producers at the log end and the leader epochs. A
-//! partition that was opened with these and got nothing since keeps them as they are.
+//! What `log::final_state` takes goes into one file of the shard; a partition with more gets its
+//! indexes, the producers at the log end and the leader epochs beside its active segment.
 
+use crate::log::data_dir::{final_state_name, is_final_state};
+use crate::log::final_state::{self, FinalStateWriter, PartitionState};
 use crate::log::segment::SegmentFile;
 use crate::shard::Shard;
 use crate::shard::background::write_checkpoint;
-use crate::shard::disk::{blocking, remove_if_present};
+use crate::shard::disk::{blocking, replace_file};
 use crate::shard::replacing::{Replacement, replace_files};
 use crate::shard::replica::Replica;
 use crate::shard::segments::EPOCHS_FILE;
 use crate::shard::walk::Walk;
-use crate::types::Offset;
+use crate::types::TopicPartition;
+use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::rc::Rc;
 
-/// Files of one batch, and bytes past which it is written: two flushes are shared by so many.
-const BATCH_FILES_MAX: usize = 4096;
+/// Bytes of files past which they are written: two flushes are shared by so many.
 const BATCH_SIZE_MAX: usize = 16 << 20;
 
-/// The log that the files of a clean stop speak of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FinalState {
-    /// Base offset of the active segment.
-    pub active: Offset,
-    pub log_end: Offset,
-}
-
-#[derive(Default)]
-struct Batch {
-    files: Vec<Replacement>,
-    size: usize,
-    /// Producer snapshots of the clean stop before.
-    outdated: Vec<PathBuf>,
-}
-
-/// Writes the files of all partitions, then the checkpoint that confirms them.
+/// Writes down where all partitions end, then the checkpoint that confirms it.
 pub async fn write_final_state(shard: &Rc<Shard>) -> io::Result<()> {
     let mut walk = Walk::new(&shard.store);
-    let mut batch = Batch::default();
+    let mut states = FinalStateWriter::default();
+    let mut files = Vec::new();
     while let Some(replica) = walk.next().await {
         let active = replica.log.borrow().active().base_offset;
         replica.finish_rolls(&shard.store, active).await?;
-        batch.add(&replica);
-        if batch.files.len() >= BATCH_FILES_MAX || batch.size >= BATCH_SIZE_MAX {
-            write(shard, std::mem::take(&mut batch)).await?;
+        let state = state_of(&replica);
+        if !states.add(replica.id, &state) {
+            files.extend(files_of(&replica, state));
+        }
+        if files.iter().map(|file: &Replacement| file.bytes.len()).sum::<usize>() >= BATCH_SIZE_MAX {
+            write(shard, std::mem::take(&mut files)).await?;
         }
     }
-    write(shard, batch).await?;
+    write(shard, files).await?;
+    let path = shard.config.data_dir.join(final_state_name(shard.id));
+    blocking(move || replace_file(&path, &states.finish())).await?;
     write_checkpoint(shard).await
 }
 
-impl Batch {
-    fn add(&mut self, replica: &Replica) {
-        let log = replica.log.borrow();
-        let (active, log_end) = (log.active().base_offset, log.high_watermark());
-        let on_disk = replica.final_state.get();
-        if on_disk == Some(FinalState { active, log_end }) {
-            return;
-        }
-        let index = log.active_index();
-        let path = |file: SegmentFile, base| replica.directory.join(file.name(base));
-        let files = [
-            (path(SegmentFile::OffsetIndex, active), index.encode_offset_index()),
-            (path(SegmentFile::TimeIndex, active), index.encode_time_index()),
-            (path(SegmentFile::ProducerSnapshot, log_end), log.producers.encode_snapshot()),
-            (replica.directory.join(EPOCHS_FILE), log.epochs().encode().into_bytes()),
-        ];
-        self.size += files.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
-        self.files.extend(files.into_iter().map(|(path, bytes)| Replacement { path, bytes }));
-        let is_segment = |end| active == end || log.closed().iter().any(|closed| closed.base_offset == end);
-        let outdated = on_disk.map(|state| state.log_end).filter(|end| *end != log_end && !is_segment(*end));
-        self.outdated.extend(outdated.map(|end| path(SegmentFile::ProducerSnapshot, end)));
+fn state_of(replica: &Replica) -> PartitionState {
+    let log = replica.log.borrow();
+    let index = log.active_index();
+    PartitionState {
+        active: log.active().base_offset,
+        log_end: log.high_watermark(),
+        first_timestamp: log.active().first_timestamp,
+        offset_index: index.encode_offset_index(),
+        time_index: index.encode_time_index(),
+        producers: log.producers.encode_snapshot(),
+        epochs: log.epochs().encode().into_bytes(),
+        carry: replica.tail().last_partial_block(),
     }
 }
 
-async fn write(shard: &Rc<Shard>, batch: Batch) -> io::Result<()> {
+fn files_of(replica: &Replica, state: PartitionState) -> [Replacement; 4] {
+    let path = |file: SegmentFile, base| replica.directory.join(file.name(base));
+    [
+        (path(SegmentFile::OffsetIndex, state.active), state.offset_index),
+        (path(SegmentFile::TimeIndex, state.active), state.time_index),
+        (path(SegmentFile::ProducerSnapshot, state.log_end), state.producers),
+        (replica.directory.join(EPOCHS_FILE), state.epochs),
+    ]
+    .map(|(path, bytes)| Replacement { path, bytes })
+}
+
+async fn write(shard: &Rc<Shard>, files: Vec<Replacement>) -> io::Result<()> {
     let sync_fs = shard.store.disk.sync_fs();
-    blocking(move || {
-        replace_files(&batch.files, sync_fs)?;
-        batch.outdated.iter().try_for_each(|snapshot| remove_if_present(snapshot))
-    })
-    .await
+    blocking(move || replace_files(&files, sync_fs)).await
+}
+
+/// What the shards of the last run have left, if the stop was clean; the files are removed. Blocks.
+#[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
+pub fn take_final_states(
+    data_dir: &Path,
+    clean: bool,
+) -> io::Result<BTreeMap<TopicPartition, PartitionState>> {
+    let mut states = BTreeMap::new();
+    for entry in std::fs::read_dir(data_dir)? {
+        let entry = entry?;
+        if !entry.file_name().to_str().is_some_and(is_final_state) {
+            continue;
+        }
+        if clean {
+            match final_state::decode(&std::fs::read(entry.path())?) {
+                Ok(found) => states.extend(found),
+                Err(error) => {
+                    tracing::warn!(path = %entry.path().display(), %error, "a final state is unreadable; its partitions are scanned");
+                }
+            }
+        }
+        std::fs::remove_file(entry.path())?;
+    }
+    Ok(states)
 }

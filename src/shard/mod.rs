@@ -13,7 +13,7 @@
 //! | [`controller`] | metadata changes, on shard 0 |
 //! | [`partitions`], [`background`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; a clean stop |
 //! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
-//! | [`disk`], [`replacing`], [`clock`] | the seams to files and time |
+//! | [`disk`], [`open_files`], [`replacing`], [`clock`] | the seams to files and time |
 //! | [`fetch_sessions`], [`watches`] | what consumers have said, and what parked fetches wait for |
 //! | [`event`], [`memory`], [`step`], [`walk`] | wake-ups and budgets within a core; how long its tasks hold it |
 //! | [`event`], [`memory`], [`step`], [`look_inside`] | wake-ups and budgets within a core; how long its tasks hold it; batches looked into without holding it |
@@ -43,6 +43,7 @@ pub mod message;
 mod metadata_log;
 pub mod nudge;
 mod open;
+mod open_files;
 mod partitions;
 mod read_ahead;
 mod reader;

@@ -7,6 +7,7 @@
 use crate::codec::record_batch::BatchView;
 use crate::log::checkpoint::PartitionPoint;
 use crate::log::epochs::LeaderEpochs;
+use crate::log::final_state::PartitionState;
 use crate::log::index::{SegmentExtent, SegmentIndex};
 use crate::log::ownership::ClaimRefused;
 use crate::log::partition::{LogConfig, Opened, PartitionLog};
@@ -16,7 +17,6 @@ use crate::log::read::Rope;
 use crate::log::recovery::{OffsetGaps, Progress, Recovered, RecoveryScan, ScanOptions, Tail as Verdict};
 use crate::log::segment::{SegmentFile, SegmentInfo, StoredBatch};
 use crate::shard::disk::{DiskFile, blocking, is_full_disk};
-use crate::shard::final_state::FinalState;
 use crate::shard::replay::producers_before;
 use crate::shard::replica::Replica;
 use crate::shard::segments::Segments;
@@ -77,6 +77,8 @@ pub struct OpenRequest {
     pub point: Option<PartitionPoint>,
     /// The last stop was clean: the checkpoint is exact.
     pub clean: bool,
+    /// What a clean stop has left of it, unless that lies beside its segments.
+    pub state: Option<PartitionState>,
     /// Where the log ends at least, says the journal.
     pub journal_end: Option<Offset>,
 }
@@ -126,13 +128,18 @@ pub async fn read(
     let mut log_end = active_base;
     let mut carry = Vec::new();
     let mut unflushed = None;
-    let mut as_left = true;
-    if let Some((size, modified)) = active_file {
+    let left = active_file.and_then(|(size, _)| load_state(store, &request, active_base, size));
+    if let Some((found, bytes)) = left {
+        let modified = active.modified_at;
+        (active, index, producers, epochs, log_end) =
+            (found.active, found.index, found.producers, found.epochs, found.log_end);
+        active.modified_at = modified;
+        carry = bytes;
+    } else if let Some((size, modified)) = active_file {
         let file = store.disk.create(&segments.path(active_base, SegmentFile::Log)).await.map_err(failed)?;
         let found = match load_clean(store, &request, &mut listing, &file, active_base, size).await {
             Some(found) => found,
             None => {
-                as_left = false;
                 let bases: Vec<Offset> = listing.logs.range(..active_base).map(|(base, _)| *base).collect();
                 let producers = producers_before(store, &request, &bases, active_base);
                 let producers = producers.await.map_err(failed)?;
@@ -146,8 +153,7 @@ pub async fn read(
         carry = read_carry(&file, active.size).await.map_err(failed)?;
     }
     check_complete(&request, active_base, log_end, active.size)?;
-    let outdated = listing.snapshots.into_iter().filter(|end| !as_left || *end != log_end);
-    remove_snapshots(request.directory.clone(), outdated.collect()).await.map_err(failed)?;
+    remove_snapshots(request.directory.clone(), listing.snapshots).await.map_err(failed)?;
     let log_start = request.point.map_or(Offset::ZERO, |point| point.log_start);
     let oldest = closed.front().map_or(active_base, |segment| segment.base_offset);
     let opened = Opened {
@@ -165,11 +171,10 @@ pub async fn read(
     let slot = store.open_slot(log_end);
     store.set_durability(slot, request.config.durability);
     let replica = Replica::new(request.id, request.topic_name, slot, request.directory, log, tail, segments);
-    replica.final_state.set(as_left.then_some(FinalState { active: active_base, log_end }));
     Ok(Opening { replica, unflushed })
 }
 
-/// Removes snapshots of clean stops that say nothing any more: the log went on behind them.
+/// Removes snapshots of clean stops once they were read: the log goes on behind them.
 async fn remove_snapshots(directory: PathBuf, snapshots: Vec<Offset>) -> io::Result<()> {
     if snapshots.is_empty() {
         return Ok(());
@@ -248,6 +253,36 @@ struct Found {
     producers: Producers,
     epochs: LeaderEpochs,
     log_end: Offset,
+}
+
+/// After a clean stop: the checkpoint and the shard's final state say it all, and no segment is opened.
+/// With the bytes between the last block boundary and the end.
+fn load_state(
+    store: &Store,
+    request: &OpenRequest,
+    active_base: Offset,
+    file_size: u64,
+) -> Option<(Found, Vec<u8>)> {
+    let point = request.clean_point().filter(|point| point.segment_base == active_base)?;
+    let state = request.state.as_ref()?;
+    let is_of_this_stop = state.active == active_base && state.log_end == point.flushed_end;
+    let is_whole = state.carry.len() as u64 == point.file_position - align_down(point.file_position);
+    if !is_of_this_stop || !is_whole || file_size < point.file_position {
+        return None;
+    }
+    let extent =
+        SegmentExtent { base_offset: active_base, end_offset: point.flushed_end, size: point.file_position };
+    let interval = request.config.index_interval_bytes;
+    let index = SegmentIndex::decode(&extent, interval, &state.offset_index, &state.time_index).ok()?;
+    let mut active = SegmentInfo::empty(active_base, store.clock.wall());
+    active.size = point.file_position;
+    active.first_timestamp = state.first_timestamp;
+    if let Some(max) = index.max_timestamp() {
+        active.max_timestamp = max.timestamp;
+    }
+    let producers = Producers::decode_snapshot(&state.producers, store.clock.wall()).ok()?;
+    let epochs = LeaderEpochs::decode(std::str::from_utf8(&state.epochs).ok()?).ok()?;
+    Some((Found { active, index, producers, epochs, log_end: point.flushed_end }, state.carry.clone()))
 }
 
 /// After a clean stop: the checkpoint and the files beside the segment say it all. `None` when

@@ -11,6 +11,7 @@ use crate::config::topic::{TopicConfig, TopicDefaults};
 use crate::log::checkpoint::PartitionPoint;
 use crate::log::compaction::plan::CompactionLimits;
 use crate::log::durability::Durability;
+use crate::log::final_state::PartitionState;
 use crate::log::journal::block::{Change, Entry};
 use crate::log::ownership::{self, Claim, PARTITION_METADATA, claim};
 use crate::log::partition::{Cleanup, LogConfig};
@@ -37,8 +38,12 @@ use std::time::Duration;
 /// thread and a flush cost is shared by so many. Some kilobytes each meanwhile.
 const OPEN_BATCH: usize = 256;
 
-/// Such batches under way, so that one uses the rings while another uses the helper thread.
+/// Such batches under way at a start, so that one uses the rings while another uses the helper thread.
 const OPEN_BATCHES: usize = 2;
+
+/// The same while the shard serves: a producer's flush waits for the file system to be done with the
+/// directories that were made before it.
+const CREATE_BATCH: usize = 16;
 
 /// Partitions of a batch whose files are read side by side.
 const OPEN_CONCURRENCY: usize = 32;
@@ -48,6 +53,8 @@ const OPEN_CONCURRENCY: usize = 32;
 pub struct LastStop {
     pub points: BTreeMap<TopicPartition, PartitionPoint>,
     pub clean: bool,
+    /// Of the partitions that a clean stop has left no files of.
+    pub states: BTreeMap<TopicPartition, PartitionState>,
     pub journal: Replayed,
 }
 
@@ -60,13 +67,30 @@ pub async fn open_all(shard: &Rc<Shard>, last: &LastStop) {
         });
         owned.map(|(id, _)| id).collect()
     };
-    open_some(shard, owned, last).await;
+    let size = BatchSize { partitions: OPEN_BATCH, side_by_side: OPEN_BATCHES, gives_way: false };
+    open_some(shard, owned, last, size).await;
+}
+
+/// How many partitions are opened together, and how often at a time.
+#[derive(Clone, Copy)]
+struct BatchSize {
+    partitions: usize,
+    side_by_side: usize,
+    /// The disk is left to producers for as long as each batch took.
+    gives_way: bool,
 }
 
 /// Opens partitions side by side; those that found no space are tried again until there is some.
-async fn open_some(shard: &Rc<Shard>, ids: Vec<TopicPartition>, last: &LastStop) {
-    let batches = ids.chunks(OPEN_BATCH).map(|ids| open_batch(shard, ids, last));
-    let opened: Vec<Opened> = stream::iter(batches).buffer_unordered(OPEN_BATCHES).concat().await;
+async fn open_some(shard: &Rc<Shard>, ids: Vec<TopicPartition>, last: &LastStop, size: BatchSize) {
+    let batches = ids.chunks(size.partitions).map(|ids| async move {
+        let begun = shard.clock.mono();
+        let opened = open_batch(shard, ids, last).await;
+        if size.gives_way {
+            glommio::timer::sleep(shard.clock.mono().since(begun)).await;
+        }
+        opened
+    });
+    let opened: Vec<Opened> = stream::iter(batches).buffer_unordered(size.side_by_side).concat().await;
     let mut waiting = Vec::new();
     for (id, opened) in opened {
         let Err(error) = opened else { continue };
@@ -78,7 +102,8 @@ async fn open_some(shard: &Rc<Shard>, ids: Vec<TopicPartition>, last: &LastStop)
     count(shard);
     if !waiting.is_empty() {
         let points = waiting.iter().filter_map(|id| Some((*id, *last.points.get(id)?))).collect();
-        let last = LastStop { points, clean: last.clean, journal: last.journal.clone() };
+        let last =
+            LastStop { points, clean: last.clean, journal: last.journal.clone(), ..LastStop::default() };
         glommio::spawn_local(open_once_there_is_space(shard.clone(), waiting, last)).detach();
     }
 }
@@ -91,7 +116,7 @@ async fn open_batch(shard: &Rc<Shard>, ids: &[TopicPartition], last: &LastStop) 
     let wanted = |request: &OpenRequest| Wanted {
         directory: request.directory.clone(),
         topic: request.id.topic,
-        clean: request.clean_point(),
+        clean: request.clean_point().filter(|_| request.state.is_none()),
     };
     let all: Vec<Wanted> = requests.iter().map(wanted).collect();
     let mut surveys = blocking(move || survey(&all)).await;
@@ -211,6 +236,7 @@ fn open_requests(shard: &Rc<Shard>, ids: &[TopicPartition], last: &LastStop) -> 
             leader_epoch: state.leader_epoch,
             point: last.points.get(id).copied(),
             clean: last.clean,
+            state: last.states.get(id).cloned(),
             journal_end: last.journal.ends.get(id).copied(),
         })
     });
@@ -346,7 +372,8 @@ pub async fn apply(shard: &Rc<Shard>, records: &[Record]) {
     for topic in configured {
         reconfigure(shard, topic);
     }
-    open_some(shard, created, &LastStop::default()).await;
+    let size = BatchSize { partitions: CREATE_BATCH, side_by_side: 1, gives_way: true };
+    open_some(shard, created, &LastStop::default(), size).await;
 }
 
 fn reconfigure(shard: &Shard, topic: TopicId) {

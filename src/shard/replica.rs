@@ -16,10 +16,9 @@ use crate::log::producers::SequenceError;
 use crate::log::segment::{ALLOCATION_STEP_MAX, allocation_for};
 use crate::shard::disk::{DiskFile, is_full_disk};
 use crate::shard::event::{Broadcast, Signal};
-use crate::shard::final_state::FinalState;
 use crate::shard::message::ProduceOutcome;
 use crate::shard::reader::ReadState;
-use crate::shard::segments::{NO_SPACE_RETRY, SegmentHandle, Segments};
+use crate::shard::segments::{NO_SPACE_RETRY, Segments};
 use crate::shard::store::{AckTarget, Removal, Store};
 use crate::shard::tail::{Tail, TailBlock};
 use crate::types::{Mono, Offset, ShardId, Timestamp, TopicPartition};
@@ -128,8 +127,6 @@ pub struct Replica {
     naming_ended: Broadcast,
     deleted: Cell<bool>,
     pub last_append: Cell<Mono>,
-    /// What the files of the last clean stop say, if they are there.
-    pub final_state: Cell<Option<FinalState>>,
     log_start_decided: Cell<Offset>,
     /// Up to where the log was handed to the journal or its segment.
     sealed_place: Cell<Place>,
@@ -177,7 +174,6 @@ impl Replica {
             naming_ended: Broadcast::default(),
             deleted: Cell::new(false),
             last_append: Cell::new(Mono::default()),
-            final_state: Cell::new(None),
             log_start_decided: Cell::new(Offset::ZERO),
             sealed_place,
         })
@@ -414,8 +410,11 @@ impl Replica {
             if self.deleted.get() {
                 break; // Nobody waits for it, and a roll that was not finished has closed no file.
             }
-            let handle = self.segments.handle(segment).expect("space was prepared before the append");
-            write_all(&handle, blocks).await?;
+            let Some(file) = self.written_file(store, segment).await? else {
+                assert!(self.deleted.get(), "space was prepared before the append");
+                break; // As above.
+            };
+            write_all(&file, blocks).await?;
             touched.push(segment);
         }
         Ok(touched)
@@ -559,10 +558,11 @@ impl Replica {
         store.blocks_dropped(self.slot, dropped);
     }
 
-    /// The file of a segment that a flush has to cover; `None` when it was finished (and flushed)
-    /// or deleted meanwhile.
-    pub fn written_file(&self, segment: Offset) -> Option<Rc<DiskFile>> {
-        self.segments.handle(segment).map(|handle| handle.file.clone())
+    /// The file of a segment that is written to, or that a flush has to cover; `None` when it was
+    /// finished (and flushed) or deleted meanwhile.
+    pub async fn written_file(&self, store: &Store, segment: Offset) -> io::Result<Option<Rc<DiskFile>>> {
+        let Some(_names) = self.hold_names() else { return Ok(None) };
+        self.segments.written_file(&store.disk, segment).await
     }
 
     /// Rolls the active segment, if nothing of it waits for the disk and there is a spare for the
@@ -612,11 +612,11 @@ fn next_base(closed: &ClosedSegment, rolled: &VecDeque<Rolled>, log: &PartitionL
 }
 
 /// Blocks of one segment do not overlap within one write, so they go out side by side.
-async fn write_all(handle: &SegmentHandle, blocks: &[Rc<TailBlock>]) -> io::Result<()> {
+async fn write_all(file: &DiskFile, blocks: &[Rc<TailBlock>]) -> io::Result<()> {
     if let [block] = blocks {
-        return handle.file.write(block.buffer.clone(), block.position).await;
+        return file.write(block.buffer.clone(), block.position).await;
     }
-    let writes = blocks.iter().map(|block| handle.file.write(block.buffer.clone(), block.position));
+    let writes = blocks.iter().map(|block| file.write(block.buffer.clone(), block.position));
     futures::future::try_join_all(writes).await.map(drop)
 }
 

@@ -18,6 +18,7 @@ use crate::log::segment::SegmentFile;
 use crate::shard::disk::{
     Disk, DiskFile, blocking, is_full_disk, remove_if_present, replace_file, sync_directory, unless_full,
 };
+use crate::shard::open_files::PooledFile;
 use crate::types::Offset;
 use glommio::sync::{Permit, Semaphore};
 use std::cell::{Cell, RefCell};
@@ -40,10 +41,10 @@ pub const SPARE_SUFFIX: &str = ".spare";
 /// Name of the leader epoch cache's file (Kafka `LeaderEpochCheckpointFile`).
 pub const EPOCHS_FILE: &str = "leader-epoch-checkpoint";
 
-/// An open segment file that may be written.
+/// A segment file that may be written.
 #[derive(Debug)]
 pub struct SegmentHandle {
-    pub file: Rc<DiskFile>,
+    file: Rc<PooledFile>,
     /// Bytes reserved on disk.
     allocated: Cell<u64>,
 }
@@ -61,7 +62,7 @@ pub struct Segments {
     writable: RefCell<BTreeMap<Offset, Rc<SegmentHandle>>>,
     spare: RefCell<Option<Rc<SegmentHandle>>>,
     spare_number: Cell<u64>,
-    readers: RefCell<VecDeque<(Offset, Rc<DiskFile>)>>,
+    readers: RefCell<VecDeque<(Offset, Rc<PooledFile>)>>,
     /// Held while a closed segment's name is opened, removed or replaced: the runtime panics when a
     /// name goes between its opening of it and its look at it.
     names: Semaphore,
@@ -112,6 +113,21 @@ impl Segments {
         self.writable.borrow().get(&segment).cloned()
     }
 
+    /// The file of a segment that may be written, opened if need be; `None` when it is final or gone. The
+    /// caller keeps the directory where it is.
+    pub async fn written_file(&self, disk: &Disk, segment: Offset) -> io::Result<Option<Rc<DiskFile>>> {
+        let Some(handle) = self.handle(segment) else { return Ok(None) };
+        self.file(disk, &handle).await.map(Some)
+    }
+
+    async fn file(&self, disk: &Disk, handle: &SegmentHandle) -> io::Result<Rc<DiskFile>> {
+        if let Some(file) = handle.file.if_open() {
+            return Ok(file);
+        }
+        let _names = self.names.acquire_permit(1).await?;
+        disk.open_files().get(disk, &handle.file).await
+    }
+
     /// Opens the active segment's file if need be and reserves its first `size` bytes.
     pub async fn extend_active(&self, disk: &Disk, size: u64) -> io::Result<()> {
         let segment = self.active.get();
@@ -119,7 +135,8 @@ impl Segments {
         let handle = match open {
             Some(handle) => handle,
             None => {
-                let file = disk.create(&self.path(segment, SegmentFile::Log)).await?;
+                let path = self.path(segment, SegmentFile::Log);
+                let file = disk.open_files().create(disk, &path).await?;
                 self.sync_directory().await?;
                 let handle = Rc::new(SegmentHandle { file, allocated: Cell::new(0) });
                 self.writable.borrow_mut().insert(segment, handle.clone());
@@ -127,7 +144,7 @@ impl Segments {
             }
         };
         if handle.allocated.get() < size {
-            handle.file.allocate(size).await?;
+            self.file(disk, &handle).await?.allocate(size).await?;
             handle.allocated.set(size);
         }
         Ok(())
@@ -142,13 +159,17 @@ impl Segments {
             None => {
                 let number = self.spare_number.get();
                 self.spare_number.set(number + 1);
-                let file = disk.create(&self.directory.join(format!("{number}{SPARE_SUFFIX}"))).await?;
+                let path = self.directory.join(format!("{number}{SPARE_SUFFIX}"));
+                let file = disk.open_files().create(disk, &path).await?;
                 Rc::new(SegmentHandle { file, allocated: Cell::new(0) })
             }
         };
         let mut result = Ok(());
         if handle.allocated.get() < size {
-            result = handle.file.allocate(size).await;
+            result = match self.file(disk, &handle).await {
+                Ok(file) => file.allocate(size).await,
+                Err(error) => Err(error),
+            };
             if result.is_ok() {
                 handle.allocated.set(size);
             }
@@ -183,10 +204,15 @@ impl Segments {
         assert!(base == self.written.get(), "rolls are finished in order");
         let old = match self.handle(base) {
             Some(handle) => handle.file.clone(),
-            None => disk.create(&self.path(base, SegmentFile::Log)).await?,
+            None => disk.open_files().create(disk, &self.path(base, SegmentFile::Log)).await?,
         };
-        old.truncate(closed.info.size).await?;
-        old.flush().await?;
+        let file = {
+            let _names = self.names.acquire_permit(1).await?;
+            disk.open_files().get(disk, &old).await?
+        };
+        file.truncate(closed.info.size).await?;
+        file.flush().await?;
+        drop(file);
         let derived = Derived {
             directory: self.directory.clone(),
             base,
@@ -203,7 +229,7 @@ impl Segments {
             );
         }
         let spare = self.handle(next).expect("the spare was adopted at the roll");
-        self.name_segment(spare.file.path(), next, keep_trying).await?;
+        self.name_segment(&spare.file, next, keep_trying).await?;
         self.writable.borrow_mut().remove(&base);
         self.remember_reader(base, old);
         self.written.set(next);
@@ -213,20 +239,27 @@ impl Segments {
     /// Gives the spare its name as a segment. A directory may need a block for it.
     async fn name_segment(
         &self,
-        spare: &Path,
+        spare: &PooledFile,
         segment: Offset,
         keep_trying: impl Fn() -> bool,
     ) -> io::Result<()> {
         let mut waited = false;
         loop {
-            let (from, to) = (spare.to_owned(), self.path(segment, SegmentFile::Log));
+            let names = self.names.acquire_permit(1).await?;
+            let (from, to) = (spare.path(), self.path(segment, SegmentFile::Log));
+            let named = to.clone();
             let directory = self.directory.clone();
-            let named = blocking(move || {
+            let renamed = blocking(move || {
                 #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
                 std::fs::rename(from, to)?;
-                sync_directory(&directory)
+                Ok(sync_directory(&directory))
             });
-            match named.await {
+            let synced = renamed.await.and_then(|synced: io::Result<()>| {
+                spare.renamed(named);
+                synced
+            });
+            drop(names);
+            match synced {
                 Err(error) if is_full_disk(&error) && keep_trying() => {
                     if !std::mem::replace(&mut waited, true) {
                         let directory = self.directory.display();
@@ -265,19 +298,25 @@ impl Segments {
         if segment < self.first.get() {
             return Err(io::ErrorKind::NotFound.into());
         }
+        if let Some(handle) = self.handle(segment) {
+            return disk.open_files().get(disk, &handle.file).await;
+        }
         let file = disk.open_for_reading(&self.path(segment, SegmentFile::Log)).await?;
-        self.remember_reader(segment, file.clone());
+        let pooled = disk.open_files().adopt(file.clone()).await;
+        self.remember_reader(segment, pooled);
         Ok(file)
     }
 
     fn open_reader(&self, segment: Offset) -> Option<Rc<DiskFile>> {
         if let Some(handle) = self.handle(segment) {
-            return Some(handle.file.clone());
+            return handle.file.if_open();
         }
         let swapped = self.swapped.borrow();
+        if let Some((_, file)) = swapped.as_ref().filter(|(base, _)| *base == segment) {
+            return Some(file.clone());
+        }
         let readers = self.readers.borrow();
-        let mut open = swapped.iter().chain(readers.iter());
-        open.find(|(base, _)| *base == segment).map(|(_, file)| file.clone())
+        readers.iter().find(|(base, _)| *base == segment).and_then(|(_, file)| file.if_open())
     }
 
     /// Holds the names of closed segments still.
@@ -293,16 +332,15 @@ impl Segments {
     }
 
     /// The swapped file has its name.
+    /// Readers open it anew by that.
     pub fn swap_named(&self) {
-        let swapped = self.swapped.borrow_mut().take();
-        if let Some((base, file)) = swapped {
-            self.remember_reader(base, file);
-        }
+        self.swapped.borrow_mut().take();
     }
 
-    fn remember_reader(&self, segment: Offset, file: Rc<DiskFile>) {
+    fn remember_reader(&self, segment: Offset, file: Rc<PooledFile>) {
         assert!(self.first.get() <= segment, "a deleted segment is not opened");
         let mut readers = self.readers.borrow_mut();
+        readers.retain(|(base, _)| *base != segment); // Closed meanwhile.
         if readers.len() >= READERS_OPEN_MAX {
             readers.pop_front();
         }

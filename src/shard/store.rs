@@ -20,7 +20,7 @@ use crate::log::plan::{FILE_FLUSHES_IN_FLIGHT_MAX, FlushMethod, FlushPlan, Slot,
 use crate::log::removal::Removals;
 use crate::shard::catch_up::CatchUp;
 use crate::shard::clock::Clock;
-use crate::shard::disk::{Disk, DiskFile, allocate, blocking, is_full_disk, remove_if_present};
+use crate::shard::disk::{Disk, allocate, blocking, is_full_disk, remove_if_present};
 use crate::shard::event::Broadcast;
 use crate::shard::journal::Journal;
 use crate::shard::memory::Meter;
@@ -521,23 +521,30 @@ impl Store {
     }
 
     async fn flush_files(&self, plan: &FlushPlan) -> io::Result<()> {
-        let mut files: Vec<Rc<DiskFile>> = Vec::with_capacity(plan.file_count());
+        let mut files: Vec<(Rc<Replica>, Offset)> = Vec::with_capacity(plan.file_count());
         for entry in &plan.entries {
             let replica = self.slots.borrow()[entry.slot.0 as usize].clone();
             let replica = replica.expect("a replica with unflushed writes has its slot");
-            files.extend(entry.segments.iter().filter_map(|segment| replica.written_file(*segment)));
+            files.extend(entry.segments.iter().map(|segment| (replica.clone(), *segment)));
         }
-        match plan.method(self.disk.sync_fs()) {
-            FlushMethod::FileSystem => match files.first() {
-                Some(file) => self.disk.sync_file_system(file).await,
-                None => Ok(()),
-            },
-            FlushMethod::Files if files.len() == 1 => files[0].flush().await,
-            FlushMethod::Files => {
-                let flushes = stream::iter(files.iter().map(|file| Ok(file.flush())));
-                flushes.try_buffer_unordered(FILE_FLUSHES_IN_FLIGHT_MAX).try_collect().await
+        if plan.method(self.disk.sync_fs()) == FlushMethod::FileSystem {
+            for (replica, segment) in &files {
+                if let Some(file) = replica.written_file(self, *segment).await? {
+                    return self.disk.sync_file_system(&file).await;
+                }
             }
+            return Ok(());
         }
+        // One that was closed meanwhile is opened again: a flush is of the file, whoever wrote to it.
+        let flushes = files.iter().map(|(replica, segment)| {
+            Ok(async {
+                match replica.written_file(self, *segment).await? {
+                    Some(file) => file.flush().await,
+                    None => Ok(()),
+                }
+            })
+        });
+        stream::iter(flushes).try_buffer_unordered(FILE_FLUSHES_IN_FLIGHT_MAX).try_collect().await
     }
 
     /// Removes what has its last name already, after `delay`.

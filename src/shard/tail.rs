@@ -110,6 +110,15 @@ impl Tail {
         self.end
     }
 
+    /// The bytes between the last block boundary and the end.
+    pub fn last_partial_block(&self) -> Vec<u8> {
+        let from = align_down(self.end);
+        match self.blocks.back().filter(|last| last.segment == self.segment) {
+            Some(last) if from < self.end => last.filled(from, self.end).to_vec(),
+            _ => self.carry[..(self.end - from) as usize].to_vec(),
+        }
+    }
+
     /// Copies `bytes` behind the last ones: the one copy on a record's way in.
     ///
     /// Returns how many blocks were begun, for the shard's eviction order.

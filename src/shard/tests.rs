@@ -419,7 +419,7 @@ async fn append(store: &Rc<Store>, replica: &Rc<Replica>, acks: &Rc<Acks>, batch
         }
     }
     let place = replica.log.borrow().end_place();
-    let file = replica.written_file(place.segment).map(|file| file.path().to_owned());
+    let file = replica.written_file(store, place.segment).await.unwrap().map(|file| file.path().to_owned());
     acks.expected.borrow_mut().insert(index, (file.unwrap_or_default(), place.file_position));
 }
 
@@ -467,6 +467,7 @@ fn request(directory: &Path, index: i32, segment_size_max: u64) -> OpenRequest {
         leader_epoch: LeaderEpoch(0),
         point: None,
         clean: false,
+        state: None,
         journal_end: None,
     }
 }

@@ -93,6 +93,13 @@ pub const TOPIC_NAME_LENGTH_MAX: usize = 249;
 /// before their time. Each holds its disk space and some hundred bytes of memory.
 pub const REMOVALS_WAITING_MAX: usize = 10_000;
 
+/// Segment files that one shard keeps open. Each takes a descriptor and some kernel memory; opening one
+/// again costs tens of microseconds.
+pub const OPEN_FILES_MAX: usize = 4096;
+
+/// The fewest that a shard may be given: a task may hold a few at a time.
+pub const OPEN_FILES_MIN: usize = 16;
+
 /// Batches remembered of each idempotent producer (Kafka `ProducerStateEntry.NUM_BATCHES_TO_RETAIN`).
 pub const PRODUCER_BATCHES_RETAINED: usize = 5;
 

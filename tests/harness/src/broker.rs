@@ -184,6 +184,12 @@ impl Broker {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Descriptors that the process has open now.
+    pub fn open_files(&self) -> usize {
+        let id = self.process.as_ref().expect("the broker runs").child.id();
+        std::fs::read_dir(format!("/proc/{id}/fd")).expect("it runs").count()
+    }
+
     /// Bytes of memory that the process holds now.
     pub fn resident_bytes(&self) -> u64 {
         let child = &self.process.as_ref().expect("the broker runs").child;
