@@ -22,6 +22,9 @@ use crate::types::{LeaderEpoch, Offset, PartitionIndex, Timestamp, Uuid};
 /// what a crashed start may have to read past the end.
 pub const ALLOCATION_STEP_MAX: u64 = 64 << 20;
 
+/// Bytes of the first step of a segment that follows a full one: its partition is not quiet.
+pub const SPARE_ALLOCATION_MIN: u64 = 1 << 20;
+
 /// Bytes of the first step. Steps double from here: ten thousand quiet partitions reserve 640 MB, and
 /// one that fills its first 64 MiB has asked ten times.
 pub const ALLOCATION_STEP_MIN: u64 = 64 << 10;

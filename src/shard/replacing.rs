@@ -90,7 +90,6 @@ mod tests {
                 (0..7).map(file).collect()
             };
             for at in 0..3 {
-                #[expect(clippy::disallowed_methods, reason = "a test makes a directory")]
                 std::fs::create_dir(directory.path().join(format!("d{at}"))).unwrap();
             }
             replace_files(&files("old"), sync_fs).unwrap();

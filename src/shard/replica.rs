@@ -13,7 +13,7 @@ use crate::log::journal::pack::Part;
 use crate::log::partition::{AppendDecision, AppendRejected, ClosedSegment, LogConfig, PartitionLog, Place};
 use crate::log::plan::{AppendPlan, Slot};
 use crate::log::producers::SequenceError;
-use crate::log::segment::{ALLOCATION_STEP_MAX, allocation_for};
+use crate::log::segment::{ALLOCATION_STEP_MAX, SPARE_ALLOCATION_MIN, allocation_for};
 use crate::shard::disk::{DiskFile, is_full_disk};
 use crate::shard::event::{Broadcast, Signal};
 use crate::shard::message::ProduceOutcome;
@@ -333,7 +333,8 @@ impl Replica {
         if (!ready || wants_more || wants_spare) && !self.preparing.replace(true) {
             let extend = (!plan.rolls && (wants_more || !ready))
                 .then(|| allocation_for(ahead.min(segment_size_max).max(end), segment_size_max));
-            let spare = wants_spare.then(|| allocation_for(plan.size as u64, segment_size_max));
+            let spare_size = SPARE_ALLOCATION_MIN.min(segment_size_max).max(plan.size.into());
+            let spare = wants_spare.then(|| allocation_for(spare_size, segment_size_max));
             store.spawn(self.clone().prepare(store.clone(), extend, spare));
         }
         Ok(ready)

@@ -78,7 +78,6 @@ pub fn read_metadata_file(directory: &Path) -> io::Result<Option<String>> {
 
 /// Makes directories of one parent, or takes those that are free, for their topics. Blocks. After an
 /// error some of them may be taken.
-#[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
 pub fn take_directories(wanted: &[Wanted], sync_fs: SyncFs) -> io::Result<Vec<Listing>> {
     let mut listings = Vec::with_capacity(wanted.len());
     for Wanted { directory, clean, .. } in wanted {

@@ -95,7 +95,10 @@ fn log(command: &str, paths: &[impl AsRef<Path>]) -> Output {
 /// Everything but what no command claims to know.
 fn every_file(data_dir: &Path) -> Vec<PathBuf> {
     files(data_dir, &|name| {
-        !(name.starts_with("odradek.") || name == "meta.properties" || name.ends_with(".spare"))
+        !(name.starts_with("odradek.")
+            || name.starts_with("final-state.")
+            || name == "meta.properties"
+            || name.ends_with(".spare"))
     })
 }
 
