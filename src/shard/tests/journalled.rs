@@ -37,10 +37,10 @@ fn what_many_partitions_keep_in_memory_is_written_out_in_time() {
             glommio::timer::sleep(std::time::Duration::from_millis(1)).await;
         }
         let acks = Acks::new(None);
-        for _round in 0..6 {
+        for _round in 0..8 {
             // None of them ever reaches the size from which a partition is written out by itself.
             for replica in &replicas {
-                append(&store, replica, &acks, &mut batch(1, None, &[7; 40_000])).await;
+                append(&store, replica, &acks, &mut batch(1, None, &[7; 30_000])).await;
                 while store.is_full() {
                     store.pump();
                     if store.is_full() {
@@ -52,7 +52,35 @@ fn what_many_partitions_keep_in_memory_is_written_out_in_time() {
         acks.all_arrived(&store).await;
         assert!(store.unstored_bytes() < 16 << 20);
         for replica in &replicas {
-            assert_eq!(replica.log.borrow().high_watermark(), offset(6));
+            assert_eq!(replica.log.borrow().high_watermark(), offset(8));
+        }
+    });
+}
+
+/// An index points to before the newest batches, and what lies there is in memory no longer: the read
+/// begins on disk and ends in memory.
+#[test]
+fn what_only_the_journal_has_is_read_from_memory() {
+    on_executor(async {
+        let directory = directory();
+        let store = journalled_after(directory.path(), 16 << 20, None).await;
+        let replica = open_partition(&store, directory.path(), 0, 8 << 20).await;
+        store.pump();
+        while !store.has_journal_room() {
+            glommio::timer::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        let acks = Acks::new(None);
+        for _ in 0..8 {
+            append(&store, &replica, &acks, &mut batch(1, None, &[7; 1000])).await;
+        }
+        store.write_out(replica.slot).await;
+        append(&store, &replica, &acks, &mut batch(1, None, &[8; 1000])).await;
+        acks.all_arrived(&store).await;
+        while replica.evict_oldest() {}
+        assert_eq!(replica.log.borrow().stored_end(), offset(8), "the last one is in the journal only");
+        for from in [0, 5, 8] {
+            let read = replica.read(&Reading::own(&store), offset(from), 1 << 20).await.unwrap();
+            assert_eq!(read.batches as u64, 9 - from);
         }
     });
 }
