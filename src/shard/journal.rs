@@ -60,6 +60,19 @@ pub fn damaged_directory_name(shard: ShardId, number: u32) -> String {
     format!("{}.damaged.{number}", directory_name(shard))
 }
 
+const REPLAYED_SUFFIX: &str = ".replayed";
+
+/// Where a shard's journal goes once it has been replayed, until it is removed.
+pub fn replayed_directory_name(shard: ShardId) -> String {
+    format!("{}{REPLAYED_SUFFIX}", directory_name(shard))
+}
+
+/// Whether a directory of this name is what is left of a journal that was replayed.
+pub fn is_replayed_directory(name: &str) -> bool {
+    let shard = name.strip_prefix("journal.").and_then(|name| name.strip_suffix(REPLAYED_SUFFIX));
+    shard.is_some_and(|shard| shard.parse::<u16>().is_ok())
+}
+
 /// The file of this name in a journal's directory.
 pub fn parse_file_name(name: &str) -> Option<FileIndex> {
     name.strip_suffix(".journal")?.parse().ok().map(FileIndex)

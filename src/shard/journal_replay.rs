@@ -12,6 +12,9 @@
 //! A journal that has lost what was committed is kept under another name and judged again at every
 //! start: its partitions stay offline until somebody removes it.
 //!
+//! A journal that was replayed is renamed before it is removed: half of one would look as if it had
+//! lost what was committed.
+//!
 //! One that misses a block is not replayed at all: what the missing one said of the others is not known.
 
 use crate::cluster::image::Image;
@@ -100,10 +103,15 @@ pub fn replay(
         replayed.settled.apply(points);
         write_checkpoints(start, points)?;
     }
+    let mut done = Vec::new();
     for (shard, directory, after) in retire {
         match after {
             After::KeepDamaged => put_aside(start.data_dir, shard, directory)?,
-            After::Remove => std::fs::remove_dir_all(directory)?,
+            After::Remove => {
+                let replayed = start.data_dir.join(journal::replayed_directory_name(shard));
+                std::fs::rename(directory, &replayed)?;
+                done.push(replayed);
+            }
             After::Resume(head) => {
                 write_mark(directory, &head.mark)?;
                 replayed.heads.insert(shard, head);
@@ -113,6 +121,7 @@ pub fn replay(
     if !journals.is_empty() {
         sync_directory(start.data_dir)?;
     }
+    done.into_iter().try_for_each(std::fs::remove_dir_all)?;
     Ok(replayed)
 }
 
@@ -120,8 +129,12 @@ fn find_journals(data_dir: &Path) -> io::Result<Vec<(ShardId, Condition, PathBuf
     let mut journals = Vec::new();
     for entry in std::fs::read_dir(data_dir)? {
         let entry = entry?;
-        if let Some((shard, condition)) = entry.file_name().to_str().and_then(journal::parse_directory_name) {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if let Some((shard, condition)) = journal::parse_directory_name(name) {
             journals.push((shard, condition, entry.path()));
+        } else if journal::is_replayed_directory(name) {
+            std::fs::remove_dir_all(entry.path())?; // What an interrupted start has left.
         }
     }
     journals.sort();
@@ -359,4 +372,39 @@ fn read_at(file: &File, position: u64, size: usize) -> io::Result<Vec<u8>> {
     }
     bytes.truncate(filled);
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::image::tests::{image_of, node};
+    use crate::config::Routing;
+
+    /// A start was interrupted while it removed a journal that it had replayed: what is left must not be
+    /// judged, as it would have lost its first blocks.
+    #[test]
+    fn rest_of_a_replayed_journal_is_removed_and_not_judged() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let directory = data_dir.path().join(journal::replayed_directory_name(ShardId(0)));
+        std::fs::create_dir(&directory).unwrap();
+        File::create_new(directory.join(journal::file_name(FileIndex(1)))).unwrap();
+        let image = image_of(&[node(1, 1, Routing::Node)]);
+        let start = |clean| ReplayStart {
+            data_dir: data_dir.path(),
+            image: &image,
+            node: NodeId(1),
+            clean,
+            sync_fs: SyncFs::Nothing,
+            generation: CheckpointGeneration::default(),
+            keep: None,
+        };
+        let replayed = replay(&start(false), &mut BTreeMap::new()).unwrap();
+        assert!(replayed.corrupt.is_empty());
+        assert!(!directory.exists());
+        // One that was not replayed is, and goes.
+        let directory = data_dir.path().join(journal::directory_name(ShardId(0)));
+        std::fs::create_dir(&directory).unwrap();
+        replay(&start(true), &mut BTreeMap::new()).unwrap();
+        assert_eq!(std::fs::read_dir(data_dir.path()).unwrap().count(), 0);
+    }
 }
