@@ -62,6 +62,12 @@ impl<'a> Rope<'a> {
         self.batches(0).find(|batch| batch.end_offset > offset)
     }
 
+    /// Whether a batch begins here that does not lie behind `offset`: what an index entry promises. One
+    /// that is wrong may point into the middle of a batch, or past the one that is looked for.
+    pub fn leads_to(&self, offset: Offset) -> bool {
+        self.batches(0).next().is_some_and(|first| first.base_offset <= offset)
+    }
+
     /// Where to cut so that at most `size_max` bytes from `start` stay, in whole batches, but at
     /// least `first`. `None` when the rope ends before the first batch does.
     pub fn cut(&self, start: usize, size_max: usize) -> Option<usize> {

@@ -178,11 +178,18 @@ impl Replica {
             if is_in_tail { size_max } else { size_max.min(reading.store.catch_up.read_size_max()) };
         let mut window = size_max as u64 + if exact { 0 } else { READ_SLACK };
         let mut is_enlarged = false;
+        // The start of a segment and what is in memory need no index file.
+        let mut is_believed = exact || start == 0 || self.with_active_index(segment, |_| ()).is_some();
         loop {
             let end = readable_end.min(start + window);
             let slices = self.slices(&mut hold, segment, start, end).await?;
             if generation != self.reads.generation() {
                 return Ok(ReadBytes::default()); // The caller looks again.
+            }
+            if !std::mem::replace(&mut is_believed, true) && !leads_to(&slices, offset) {
+                drop(slices);
+                start = self.replace_index(&mut hold, segment).await?.position_for(offset);
+                continue;
             }
             let seen = Window { segment, start, end, size: window, readable_end, is_enlarged };
             match self.step(&hold, &seen, slices, offset, size_max)? {
@@ -340,6 +347,11 @@ pub fn push_range(pieces: &[Rc<ReadResult>], start: u64, from: u64, to: u64, sli
         }
         at = end;
     }
+}
+
+fn leads_to(slices: &[Slice], offset: Offset) -> bool {
+    let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
+    Rope::new(&pieces).leads_to(offset)
 }
 
 /// How many batches lie between two of their boundaries, and the offset behind the last.

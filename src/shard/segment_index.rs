@@ -35,6 +35,7 @@ impl Indexes {
 
     fn keep(&self, index: Rc<SegmentIndex>) {
         let mut indexes = self.0.borrow_mut();
+        indexes.retain(|known| known.base_offset() != index.base_offset());
         if indexes.len() >= INDEXES_MAX {
             indexes.pop_front();
         }
@@ -105,6 +106,29 @@ impl Replica {
                 self.rebuild_index(hold, &extent, interval).await
             }
         }
+    }
+
+    /// The index files of a closed segment hold what an index can hold, but not where its batches are:
+    /// they are built again.
+    pub async fn replace_index(
+        self: &Rc<Self>,
+        hold: &mut Hold,
+        segment: Offset,
+    ) -> Result<Rc<SegmentIndex>, ReadFailed> {
+        let directory = self.directory.display();
+        tracing::warn!(%directory, %segment, "an index entry leads to no batch: the index is rebuilt");
+        let generation = self.reads.generation();
+        let (extent, interval) = self.closed_extent(segment)?;
+        let index = Rc::new(self.rebuild_index(hold, &extent, interval).await?);
+        let turn = self.replacing.acquire_permit(1).await;
+        let _turn = turn.map_err(|error| ReadFailed::Disk { segment, source: error.into() })?;
+        if generation == self.reads.generation() && self.log.borrow().closed_extent(segment) == Some(extent) {
+            self.reads.indexes.keep(index.clone());
+            if let Err(error) = self.write_index(&index).await {
+                tracing::warn!(%directory, %segment, %error, "the rebuilt index was not written");
+            }
+        }
+        Ok(index)
     }
 
     /// What the index of a closed segment is checked against, and `index.interval.bytes`.

@@ -17,6 +17,7 @@ use crate::log::checkpoint::PartitionPoint;
 use crate::log::partition::LogConfig;
 use crate::log::plan::SyncFs;
 use crate::log::samples::{SampleBatch, log_config};
+use crate::log::segment::SegmentFile;
 use crate::metrics::ShardMetrics;
 use crate::shard::catch_up::Reading;
 use crate::shard::clock::Clock;
@@ -165,6 +166,42 @@ fn a_damaged_header_is_found_without_reading_the_segment() {
             replica.reads.forget(); // What was read ahead, once it is there.
             glommio::executor().yield_now().await;
         }
+    });
+}
+
+/// An index file whose entries could be right, and are not, costs one pass over its segment.
+#[test]
+fn an_index_entry_that_leads_to_no_batch_is_rebuilt() {
+    on_executor(async {
+        let directory = directory();
+        let store = store(None, 2 << 20);
+        let replica = open_partition(&store, directory.path(), 0, 60_000).await;
+        let acks = Acks::new(None);
+        let mut expected = Vec::new();
+        for round in 0..100u32 {
+            let mut bytes = batch(1, None, &vec![round as u8; 1000]);
+            append(&store, &replica, &acks, &mut bytes).await;
+            expected.push(bytes);
+        }
+        acks.all_arrived(&store).await;
+        while replica.evict_oldest() {}
+        let closed = replica.log.borrow().closed()[0];
+        let path = replica.segments.path(closed.base_offset, SegmentFile::OffsetIndex);
+        let before = std_read(&path);
+        for (what, change) in [("into a batch", 100), ("past the one that is looked for", 2 * 1061)] {
+            // The position of the second entry.
+            let position = u32::from_be_bytes(before[12..16].try_into().unwrap());
+            overwrite(&path, 12, &(position + change).to_be_bytes());
+            replica.reads.forget();
+            let relative = u32::from_be_bytes(before[8..12].try_into().unwrap());
+            let read = replica.read(&Reading::own(&store), offset(relative.into()), 1 << 20).await.unwrap();
+            assert!(read.batches > 0, "{what}");
+            let first = read.slices[0].bytes();
+            let base = u64::from_be_bytes(first[..8].try_into().unwrap());
+            assert_eq!(base, u64::from(relative), "{what}");
+            assert_eq!(std_read(&path), before, "{what}: the file is as it was");
+        }
+        assert!(read_all(&store, &replica, 5_000).await == expected.concat());
     });
 }
 
