@@ -83,6 +83,7 @@ fn flags_are_known() {
         "src/cli/tune.rs",
         "tools/quickstart",
         "tools/crash-test/src/main.rs",
+        "tools/sim/src/main.rs",
     ];
     const OF_CARGO: [&str; 3] = ["--release", "--package", "--features"];
     let sources: String = SOURCES.iter().map(|path| read(path)).collect();

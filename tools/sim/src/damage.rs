@@ -1,0 +1,156 @@
+//! Damage to files at rest, and what it may cost: between two runs of the broker, some sector changes
+//! behind everybody's back.
+
+use crate::disk::{Disk, SECTOR};
+use crate::model::{Ledger, Model};
+use crate::random::Random;
+use crate::shell::SHARD;
+use crate::shell::start::{is_derived, journal_directory};
+use crate::world::World;
+use odradek::log::data_dir::checkpoint_name;
+use odradek::log::journal::replay::Replay;
+use odradek::log::journal::ring::FileIndex;
+use std::collections::BTreeMap;
+
+/// Damages one file, of a kind drawn first so that the few journals are hit as often as the many
+/// segments.
+pub fn inflict(world: &World, disk: &Disk, model: &mut Model, ledger: &Ledger, dice: &mut Random) {
+    let paths = candidates(disk);
+    let kind = dice.below(3);
+    let of_kind: Vec<&String> = paths.iter().filter(|path| kind_of(path) == Some(kind)).collect();
+    if of_kind.is_empty() {
+        return;
+    }
+    let path = (*dice.pick(&of_kind)).clone();
+    let bytes = disk.peek(&path).expect("it was listed");
+    if bytes.is_empty() {
+        return;
+    }
+    let at = aim(&bytes, dice);
+    change(world, disk, &path, at, &bytes, dice);
+    world.count("damage");
+    world.note(format_args!("damage at {at} of {path}"));
+    blame(world, disk, model, ledger, &path, at);
+}
+
+fn candidates(disk: &Disk) -> Vec<String> {
+    let mut paths = Vec::new();
+    for (name, size) in disk.names("").unwrap_or_default() {
+        match size {
+            Some(_) => paths.push(name),
+            None => {
+                let inside = disk.names(&name).unwrap_or_default();
+                paths.extend(inside.into_iter().map(|(file, _)| format!("{name}/{file}")));
+            }
+        }
+    }
+    paths
+}
+
+fn kind_of(path: &str) -> Option<u64> {
+    if path.ends_with(".log") {
+        Some(0)
+    } else if path.starts_with(&journal_directory()) && path.ends_with(".journal") {
+        Some(1)
+    } else if is_derived(path) {
+        Some(2)
+    } else {
+        None
+    }
+}
+
+/// A byte, mostly one that means something.
+fn aim(bytes: &[u8], dice: &mut Random) -> usize {
+    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(bytes.len(), |last| last + 1);
+    let end = if dice.one_in(10) { bytes.len() } else { used };
+    dice.below(end as u64) as usize
+}
+
+fn change(world: &World, disk: &Disk, path: &str, at: usize, bytes: &[u8], dice: &mut Random) {
+    let from = at - at % SECTOR as usize;
+    let to = bytes.len().min(from + SECTOR as usize);
+    match dice.below(3) {
+        0 => {
+            world.count("damage: flipped bit");
+            let bit = 1u8 << dice.below(8);
+            disk.damage(path, |bytes| {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= bit;
+                }
+            });
+        }
+        1 => {
+            world.count("damage: zeroed sector");
+            disk.damage(path, |bytes| {
+                let end = bytes.len();
+                bytes[from.min(end)..to.min(end)].fill(0);
+            });
+        }
+        _ => {
+            world.count("damage: sector of something else");
+            // A sector of the same file, as a misdirected write leaves it.
+            let sectors = bytes.len() as u64 / SECTOR;
+            let source = if sectors > 0 { (dice.below(sectors) * SECTOR) as usize } else { 0 };
+            let sector = bytes[source..bytes.len().min(source + to - from)].to_vec();
+            disk.damage(path, |bytes| {
+                let end = bytes.len().min(from + sector.len());
+                if from < end {
+                    bytes[from..end].copy_from_slice(&sector[..end - from]);
+                }
+            });
+        }
+    }
+}
+
+/// Notes what the damage may cost; whatever else is lost is a finding.
+fn blame(world: &World, disk: &Disk, model: &mut Model, ledger: &Ledger, path: &str, at: usize) {
+    match kind_of(path) {
+        Some(0) => {
+            world.count("damage: of a segment");
+            let directory = path.split_once('/').map_or("", |(directory, _)| directory);
+            let hit = model.partitions.values_mut().filter(|partition| partition.name == directory);
+            hit.for_each(|partition| partition.damaged.segment = true);
+        }
+        Some(1) => {
+            world.count("damage: of a journal");
+            let is_tail = match path.strip_prefix(&format!("{}/", journal_directory())) {
+                Some(name) => !is_flushed(disk, ledger, name, at as u64),
+                None => false, // One that is kept.
+            };
+            for partition in model.partitions.values_mut() {
+                partition.damaged.journal = true;
+                partition.damaged.journal_tail |= is_tail;
+            }
+        }
+        _ => {
+            world.count("damage: of a derived file");
+            if path == checkpoint_name(SHARD) {
+                model.partitions.values_mut().for_each(|partition| partition.damaged.checkpoint = true);
+            }
+        }
+    }
+}
+
+/// Whether what is left of the journal says that the block had been flushed.
+fn is_flushed(disk: &Disk, ledger: &Ledger, name: &str, at: u64) -> bool {
+    let index = |name: &str| name.strip_suffix(".journal").and_then(|digits| digits.parse().ok());
+    let Some(sequence) = index(name).and_then(|file| ledger.block_at(FileIndex(file), at)) else {
+        return false; // Nothing that anybody needs.
+    };
+    let directory = journal_directory();
+    let mut files: BTreeMap<FileIndex, Vec<u8>> = BTreeMap::new();
+    for (name, _) in disk.names(&directory).unwrap_or_default() {
+        if let Some(file) = index(&name) {
+            files.insert(FileIndex(file), disk.peek(&format!("{directory}/{name}")).unwrap_or_default());
+        }
+    }
+    let mut replay = Replay::default();
+    for (file, bytes) in &files {
+        let read = |position: u64, size: usize| {
+            let from = (position as usize).min(bytes.len());
+            Ok::<_, std::convert::Infallible>(bytes[from..bytes.len().min(from + size)].to_vec())
+        };
+        let Ok(_) = replay.scan_file(*file, bytes.len() as u64, read);
+    }
+    replay.is_flushed(sequence)
+}

@@ -1,0 +1,25 @@
+//! The storage engine's decisions on a disk that loses, tears and damages, one seed after the other.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`world`] | one thread, virtual time, dice, the trace |
+//! | [`disk`], [`faults`] | files that forget what was not flushed; what goes wrong |
+//! | [`shell`] | carries out what `odradek::log` decides, as `odradek::shard` does |
+//! | [`model`] | what is expected, and the checks |
+//! | [`workload`], [`damage`], [`run`] | who uses the broker, what happens between its runs, one seed |
+//! | [`settings`] | what differs between seeds, and the mistakes for the tests that must find them |
+//! | [`report`] | how often what happened |
+//!
+//! Absent: compaction, several shards, replication.
+
+pub mod damage;
+pub mod disk;
+pub mod faults;
+pub mod model;
+pub mod random;
+pub mod report;
+pub mod run;
+pub mod settings;
+pub mod shell;
+pub mod workload;
+pub mod world;

@@ -1,0 +1,137 @@
+//! `odradek-sim storage`: many seeds of the storage engine on a simulated disk.
+//!
+//! Exit code 0: every check held and everything that is to be met was met; 1: a check failed; 2: some
+//! fault or branch of recovery was never met; 3: the program could not do its work.
+#![expect(clippy::disallowed_methods, reason = "a tool that keeps its sums in a file")]
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use odradek_sim::report::Counts;
+use odradek_sim::run::{SeedOptions, run_seed};
+use odradek_sim::settings::Mistake;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Runs the engine's own decisions under simulated faults. The same seed always does the same.
+#[derive(Debug, Parser)]
+#[command(name = "odradek-sim", version)]
+struct Flags {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// The storage engine of one shard: journal, segments, recovery.
+    Storage(StorageFlags),
+}
+
+#[derive(Debug, clap::Args)]
+struct StorageFlags {
+    /// How many seeds.
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// Only this one.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Print everything that happens. For one seed.
+    #[arg(long)]
+    trace: bool,
+    /// The first seed; with --state the one behind those that were run.
+    #[arg(long)]
+    first: Option<u64>,
+    /// Sums are read from this file and kept in it, so that a long run can be resumed.
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Make a mistake on purpose: flush-left-out, recycled-before-stored, acknowledged-across-gap,
+    /// log-start-moved-back, stale-block-accepted.
+    #[arg(long, value_parser = parse_mistake)]
+    mistake: Option<Mistake>,
+}
+
+fn parse_mistake(name: &str) -> Result<Mistake, String> {
+    let found = Mistake::ALL.into_iter().find(|mistake| mistake.name() == name);
+    found.ok_or_else(|| format!("{name} is no mistake"))
+}
+
+/// In the state file: the seed to go on with, and the seeds run.
+const NEXT: &str = "next seed";
+const SEEDS: &str = "seeds";
+
+fn main() -> ExitCode {
+    let What::Storage(flags) = Flags::parse().what;
+    // A finding says what a broken assertion said.
+    std::panic::set_hook(Box::new(|_| {}));
+    match run(&flags) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("odradek-sim: {error:#}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn run(flags: &StorageFlags) -> anyhow::Result<ExitCode> {
+    if let Some(seed) = flags.seed {
+        let result = run_seed(SeedOptions { seed, mistake: flags.mistake, print: flags.trace });
+        print!("{}", result.counts.table());
+        println!("seed {seed}: {} lines of trace, checksum {:08x}", result.trace.0, result.trace.1);
+        result.findings.iter().for_each(|finding| println!("seed {seed}: {finding}"));
+        return Ok(ExitCode::from(u8::from(!result.findings.is_empty())));
+    }
+    let mut counts = match &flags.state {
+        Some(path) => read_state(path)?,
+        None => Counts::default(),
+    };
+    let first = flags.first.unwrap_or(counts.get(NEXT));
+    let mut failed = 0;
+    for seed in first..first + flags.seeds {
+        let result = run_seed(SeedOptions { seed, mistake: flags.mistake, print: false });
+        counts.sum(&result.counts);
+        counts.add(SEEDS, 1);
+        for finding in &result.findings {
+            failed += 1;
+            println!("seed {seed}: {finding}");
+        }
+        let next = (seed + 1).saturating_sub(counts.get(NEXT));
+        counts.add(NEXT, next);
+        if let Some(path) = &flags.state
+            && (seed + 1 - first).is_multiple_of(100)
+        {
+            write_state(path, &counts)?;
+        }
+    }
+    if let Some(path) = &flags.state {
+        write_state(path, &counts)?;
+    }
+    print!("{}", counts.table());
+    let seeds = counts.get(SEEDS).max(1);
+    for (what, name) in [("operations", "operations"), ("crashes", "crashes"), ("damage", "damage")] {
+        println!("{:>14.2}  {what} per seed", counts.get(name) as f64 / seeds as f64);
+    }
+    if failed > 0 {
+        println!("{failed} findings");
+        return Ok(ExitCode::from(1));
+    }
+    let missing = counts.missing();
+    if !missing.is_empty() {
+        missing.iter().for_each(|name| println!("never met: {name}"));
+        return Ok(ExitCode::from(2));
+    }
+    println!("{seeds} seeds without a finding");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read_state(path: &Path) -> anyhow::Result<Counts> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Counts::decode(&text).with_context(|| format!("{} is no state file", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Counts::default()),
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+fn write_state(path: &Path, counts: &Counts) -> anyhow::Result<()> {
+    let temporary = path.with_extension("tmp");
+    std::fs::write(&temporary, counts.encode())?;
+    std::fs::rename(&temporary, path).with_context(|| path.display().to_string())
+}

@@ -1,0 +1,449 @@
+//! One seed: runs of the broker, one after the other, each ended by a stop, a kill or a loss of power,
+//! with damage between some of them, until enough has happened.
+
+use crate::damage;
+use crate::disk::Disk;
+use crate::faults::FaultPlan;
+use crate::model::{Ledger, Model, PartitionModel};
+use crate::random::Random;
+use crate::report::Counts;
+use crate::settings::{Mistake, Settings};
+use crate::shell::Shell;
+use crate::shell::open::OpenFailed;
+use crate::shell::start::{Started, damaged_journal_directory, finish, start};
+use crate::workload::{self, Producer, Values};
+use crate::world::World;
+use odradek::types::{PartitionIndex, ProducerId, TopicId, TopicPartition, Uuid};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+/// What a seed has to have done at least, so that the mean lies above 2,000.
+const OPERATIONS_MIN: u64 = 2_000;
+
+/// Steps of the executor after which a run counts as stuck.
+const STEPS_MAX: u64 = 2_000_000;
+
+/// Virtual time of a run of the broker at most.
+const RUN_MICROS_MAX: u64 = 60_000_000;
+
+/// One seed, and how to run it.
+#[derive(Clone, Copy, Debug)]
+pub struct SeedOptions {
+    pub seed: u64,
+    pub mistake: Option<Mistake>,
+    pub print: bool,
+}
+
+/// What came of one seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeedResult {
+    pub counts: Counts,
+    pub findings: Vec<String>,
+    /// Lines and checksum of the trace.
+    pub trace: (u64, u32),
+}
+
+/// Runs one seed. A broken assertion of the engine is a finding too.
+pub fn run_seed(options: SeedOptions) -> SeedResult {
+    let world = World::new(options.seed, options.print);
+    let mut seed = Seed::new(world.clone(), options);
+    let ran = catch_unwind(AssertUnwindSafe(|| seed.run()));
+    let mut findings = world.take_findings();
+    if let Err(panic) = ran {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        findings.push(format!("assertions hold: {}", text.unwrap_or_default()));
+    }
+    // Tasks hold the world, and the world its tasks.
+    world.drop_tasks();
+    let (counts, trace) = (world.counts.take(), world.trace());
+    SeedResult { counts, findings, trace }
+}
+
+/// How a run of the broker ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Clean,
+    Kill,
+    PowerLoss,
+}
+
+struct Seed {
+    world: Rc<World>,
+    disk: Rc<Disk>,
+    settings: Settings,
+    model: Rc<RefCell<Model>>,
+    ledger: Rc<RefCell<Ledger>>,
+    values: Rc<Values>,
+    producers: Vec<Rc<Producer>>,
+    /// What the metadata knows, with directories.
+    partitions: BTreeMap<TopicPartition, String>,
+    partitions_made: u64,
+    /// For what happens between runs.
+    dice: Random,
+}
+
+impl Seed {
+    fn new(world: Rc<World>, options: SeedOptions) -> Seed {
+        let disk = Disk::new(world.clone(), options.seed);
+        let settings = Settings::draw(options.seed, options.mistake);
+        Seed {
+            world,
+            disk,
+            settings,
+            model: Rc::default(),
+            ledger: Rc::default(),
+            values: Rc::default(),
+            producers: Vec::new(),
+            partitions: BTreeMap::new(),
+            partitions_made: 0,
+            dice: Random::of(options.seed, 3),
+        }
+    }
+
+    fn run(&mut self) {
+        self.world.note(format_args!("{:?}", self.settings));
+        for _ in 0..self.settings.partitions {
+            self.make_partition();
+        }
+        let operations = || self.world.counts.borrow().get("operations");
+        let mut last = operations();
+        let mut idle_runs = 0;
+        while self.world.counts.borrow().get("operations") < OPERATIONS_MIN && !self.world.has_findings() {
+            self.run_once();
+            let done = self.world.counts.borrow().get("operations");
+            idle_runs = if done == last { idle_runs + 1 } else { 0 };
+            last = done;
+            if idle_runs == 30 {
+                self.world
+                    .finding("the broker gets on", format_args!("{idle_runs} runs without an operation"));
+            }
+        }
+        // After the last fault everything is served again, and read.
+        if !self.world.has_findings() {
+            *self.disk.faults.borrow_mut() = FaultPlan::default();
+            self.replace_lost_partitions(true);
+            if let Some((shell, _)) = self.begin(None) {
+                self.world.count("last start without faults");
+                drop(shell);
+                self.forget_memory();
+            } else if !self.world.has_findings() {
+                self.world.finding("the broker gets on", format_args!("the last start failed"));
+            }
+        }
+    }
+
+    fn make_partition(&mut self) -> TopicPartition {
+        self.partitions_made += 1;
+        let number = self.partitions_made;
+        let id = TopicPartition {
+            topic: TopicId(Uuid::from_u128(u128::from(number))),
+            partition: PartitionIndex::from_wire(0).expect("zero is one"),
+        };
+        let name = format!("t{number}-0");
+        let disk = self.disk.clone();
+        let directory = name.clone();
+        self.finish_task(async move {
+            disk.make_directory(&directory).await.expect("there are no faults yet");
+        });
+        let partition = PartitionModel::new(name.clone());
+        self.model.borrow_mut().partitions.insert(id, partition);
+        self.partitions.insert(id, name);
+        for producer in 0..2 {
+            let producer_id =
+                (producer == 0 || self.dice.one_in(2)).then(|| ProducerId(number as i64 * 10 + producer));
+            self.producers.push(Producer::new(id, producer_id));
+        }
+        id
+    }
+
+    /// Runs one task of the surroundings to its end, without faults.
+    fn finish_task(&self, task: impl Future<Output = ()> + 'static) {
+        let faults = self.disk.faults.take();
+        let done = Rc::new(std::cell::Cell::new(false));
+        let ended = done.clone();
+        self.world.spawn(async move {
+            task.await;
+            ended.set(true);
+        });
+        self.run_until(|| done.get());
+        *self.disk.faults.borrow_mut() = faults;
+    }
+
+    /// Runs until `done`. A write that goes astray is damage from that moment on.
+    fn run_until(&self, mut done: impl FnMut() -> bool) -> bool {
+        self.world.run_until(|| {
+            self.blame_astray();
+            done()
+        })
+    }
+
+    /// One run of the broker, from its start to its end, and what happens after it.
+    fn run_once(&mut self) {
+        *self.disk.faults.borrow_mut() = FaultPlan::draw(&mut self.dice, self.world.now());
+        let cut_short = self.dice.one_in(6).then(|| self.dice.between(1, 400));
+        let Some((shell, failed)) = self.begin(cut_short) else {
+            // It died while starting, or an error ended the start.
+            self.forget_memory();
+            if self.dice.one_in(2) {
+                self.world.count("stop: power loss while starting");
+                self.world.count("crashes");
+                self.disk.lose_power();
+            } else {
+                self.disk.kill();
+            }
+            self.after_stop();
+            return;
+        };
+        if !self.world.has_findings() {
+            self.work(&shell);
+        }
+        let end = match self.dice.below(8) {
+            0 | 1 => End::Clean,
+            2 | 3 => End::Kill,
+            _ => End::PowerLoss,
+        };
+        self.end(&shell, end);
+        drop((shell, failed));
+        self.after_stop();
+    }
+
+    /// Starts the broker and reads everything. `None` when it did not come to serving.
+    fn begin(&mut self, steps_max: Option<u64>) -> Option<(Rc<Shell>, usize)> {
+        let (world, disk) = (self.world.clone(), self.disk.clone());
+        let shell = Shell::new(world, disk, self.settings, self.model.clone(), self.ledger.clone());
+        let started: Rc<RefCell<Option<Result<Started, crate::disk::DiskError>>>> = Rc::default();
+        let (starting, result) = (shell.clone(), started.clone());
+        let partitions = self.partitions.clone();
+        self.world.spawn(async move {
+            let ended = start(&starting, &partitions).await;
+            *result.borrow_mut() = Some(ended);
+        });
+        let mut steps = 0;
+        self.run_until(|| {
+            steps += 1;
+            started.borrow().is_some() || steps_max.is_some_and(|max| steps > max)
+        });
+        let started = match started.take() {
+            Some(Ok(started)) => started,
+            Some(Err(error)) => {
+                self.world.note(format_args!("the start failed: {error:?}"));
+                self.world.count("start failed");
+                return None;
+            }
+            None => return None,
+        };
+        for (id, error) in &started.failed {
+            match error {
+                OpenFailed::Disk(_) => self.world.count("partition waits for the next start"),
+                OpenFailed::Corrupt { .. } | OpenFailed::Short { .. } => {
+                    self.model.borrow_mut().went_offline(&self.world, id, error);
+                }
+                OpenFailed::JournalCorrupt => {
+                    self.world.count("journal: partition offline");
+                    self.model.borrow_mut().went_offline(&self.world, id, error);
+                }
+            }
+        }
+        for replica in shell.all_replicas() {
+            self.model.borrow_mut().recovered(&self.world, &replica.id, &replica);
+        }
+        self.read_everything(&shell);
+        Some((shell, started.failed.len()))
+    }
+
+    fn read_everything(&self, shell: &Rc<Shell>) {
+        for replica in shell.all_replicas() {
+            let (shell, replica) = (shell.clone(), replica.clone());
+            let reading = shell.clone();
+            self.finish_task_with_faults(async move {
+                let (mut at, end) = {
+                    let log = replica.log.borrow();
+                    (log.log_start().get(), log.high_watermark().get())
+                };
+                while at < end {
+                    let offset = odradek::types::Offset::new(at).expect("below the end");
+                    match replica.read(&reading, offset).await {
+                        Ok(bytes) => {
+                            let next =
+                                reading.model.borrow_mut().read(&reading.world, &replica.id, at, &bytes);
+                            if next == at {
+                                let model = reading.model.borrow();
+                                let partition = &model.partitions[&replica.id];
+                                if !partition.damaged.segment {
+                                    reading.world.finding(
+                                        "acknowledged records are read",
+                                        format_args!("{} stops at {at} of {end}", partition.name),
+                                    );
+                                }
+                                return;
+                            }
+                            at = next;
+                        }
+                        Err(error) => return workload::failed_read(&reading, &replica.id, at, error),
+                    }
+                }
+            });
+        }
+    }
+
+    fn finish_task_with_faults(&self, task: impl Future<Output = ()> + 'static) {
+        let done = Rc::new(std::cell::Cell::new(false));
+        let ended = done.clone();
+        self.world.spawn(async move {
+            task.await;
+            ended.set(true);
+        });
+        self.run_until(|| done.get());
+    }
+
+    fn work(&mut self, shell: &Rc<Shell>) {
+        let pause = self.dice.between(200, 20_000);
+        for producer in &self.producers {
+            let producer = producer.clone();
+            self.world.spawn(producer.run(shell.clone(), self.values.clone(), pause));
+        }
+        for _ in 0..2 {
+            self.world.spawn(workload::consume(shell.clone()));
+            self.world.spawn(workload::tend(shell.clone()));
+        }
+        let done = self.world.counts.borrow().get("operations");
+        let until = done + self.dice.between(20, 700);
+        let time = self.world.now() + RUN_MICROS_MAX;
+        let mut steps = 0u64;
+        let mut offline_steps = self.dice.between(1, 400);
+        let world = self.world.clone();
+        self.run_until(|| {
+            steps += 1;
+            if shell.is_offline() {
+                offline_steps = offline_steps.saturating_sub(1);
+            }
+            steps > STEPS_MAX
+                || offline_steps == 0
+                || world.has_findings()
+                || world.now() > time
+                || world.counts.borrow().get("operations") >= until
+        });
+        let got_on = self.world.counts.borrow().get("operations") > done + 5;
+        let stuck = self.world.now() > time && !got_on && !shell.is_offline();
+        if (stuck || steps > STEPS_MAX) && !shell.all_replicas().is_empty() {
+            self.world.finding("the broker gets on", format_args!("{steps} steps without an end"));
+        }
+    }
+
+    fn end(&mut self, shell: &Rc<Shell>, end: End) {
+        match end {
+            End::Clean => {
+                let done = Rc::new(std::cell::Cell::new(false));
+                let (stopping, ended) = (shell.clone(), done.clone());
+                self.world.spawn(async move {
+                    let clean = finish(&stopping).await;
+                    if clean {
+                        stopping.world.count("stop: clean");
+                    }
+                    ended.set(true);
+                });
+                let time = self.world.now() + RUN_MICROS_MAX * 10;
+                let world = self.world.clone();
+                self.run_until(|| done.get() || world.now() > time || world.has_findings());
+                if !done.get() && !self.world.has_findings() {
+                    self.world.finding("the broker gets on", format_args!("a stop has no end"));
+                }
+                self.forget_memory();
+                self.disk.kill();
+            }
+            End::Kill => {
+                self.world.count("stop: kill");
+                self.world.count("crashes");
+                self.forget_memory();
+                self.disk.kill();
+            }
+            End::PowerLoss => {
+                self.world.count("stop: power loss");
+                self.world.count("crashes");
+                self.forget_memory();
+                self.disk.lose_power();
+            }
+        }
+        self.world.note(format_args!("end: {end:?}"));
+    }
+
+    fn forget_memory(&self) {
+        self.world.drop_tasks();
+        self.producers.iter().for_each(|producer| producer.disconnected());
+    }
+
+    /// Between two runs: what went astray is damage, more of it, and maybe an operator.
+    fn after_stop(&mut self) {
+        if self.settings.mistake.is_none() && self.dice.one_in(4) {
+            let (mut model, ledger) = (self.model.borrow_mut(), self.ledger.borrow());
+            damage::inflict(&self.world, &self.disk, &mut model, &ledger, &mut self.dice);
+        }
+        if self.dice.one_in(2) {
+            self.replace_lost_partitions(false);
+        }
+    }
+
+    /// Writes that went to a wrong place have damaged two.
+    fn blame_astray(&self) {
+        let astray = self.disk.take_astray();
+        if astray.is_empty() {
+            return;
+        }
+        self.world.count("damage");
+        let mut model = self.model.borrow_mut();
+        for astray in astray {
+            let mut known = false;
+            for partition in model.partitions.values_mut() {
+                let names = self.disk.names(&partition.name).unwrap_or_default();
+                let hit = names.iter().any(|(name, _)| {
+                    self.disk.node(&format!("{}/{name}", partition.name)) == Some(astray.file)
+                });
+                partition.damaged.segment |= hit;
+                known |= hit;
+            }
+            if !known {
+                // A journal, or the checkpoint: anything may be missing from it.
+                for partition in model.partitions.values_mut() {
+                    partition.damaged.journal = true;
+                    partition.damaged.journal_tail = true;
+                    partition.damaged.checkpoint = true;
+                }
+            }
+        }
+    }
+
+    /// An operator gives up what is offline for good and removes the journals that were kept.
+    fn replace_lost_partitions(&mut self, all: bool) {
+        let lost: Vec<TopicPartition> = {
+            let model = self.model.borrow();
+            let lost = model.partitions.iter().filter(|(_, partition)| partition.offline);
+            lost.map(|(id, _)| *id).collect()
+        };
+        let mut kept =
+            (1..100).map(damaged_journal_directory).filter(|name| self.disk.exists(name)).peekable();
+        if lost.is_empty() && kept.peek().is_none() && !all {
+            return;
+        }
+        for name in kept {
+            let disk = self.disk.clone();
+            self.finish_task(async move {
+                disk.remove_directory(&name).await.expect("there are no faults");
+                disk.sync_directory("").await.expect("there are no faults");
+            });
+        }
+        for id in lost {
+            self.world.count("partition replaced");
+            self.partitions.remove(&id);
+            let lost = self.model.borrow_mut().partitions.remove(&id);
+            self.producers.retain(|producer| producer.partition != id);
+            let made = self.make_partition();
+            // A journal that was hit takes along who has nothing in it.
+            if let Some(partition) = self.model.borrow_mut().partitions.get_mut(&made) {
+                partition.damaged.journal = lost.is_some_and(|lost| lost.damaged.journal);
+            }
+        }
+    }
+}

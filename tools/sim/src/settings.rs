@@ -1,0 +1,119 @@
+//! What one seed runs with: sizes, features, and the mistake that it makes on purpose.
+
+use crate::random::Random;
+use odradek::log::commit::CommitSizes;
+use odradek::log::durability::Durability;
+use odradek::log::journal::ring::RingLimits;
+use odradek::log::partition::{Cleanup, LogConfig};
+use odradek::log::plan::SyncFs;
+use std::time::Duration;
+
+/// A mistake that somebody could make, for the tests that must find it. `None` in every other run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mistake {
+    /// No flush of a file reaches the disk.
+    FlushLeftOut,
+    /// Segments count as flushed when they are written, so that journal files are used again too early.
+    RecycledBeforeStored,
+    /// A block of the journal counts as written when it is issued.
+    AcknowledgedAcrossGap,
+    /// A replay brings back segments that were deleted, and the log starts with what is there.
+    LogStartMovedBack,
+    /// A replay takes what an earlier use of a journal file left for blocks of this one.
+    StaleBlockAccepted,
+}
+
+impl Mistake {
+    pub const ALL: [Mistake; 5] = [
+        Mistake::FlushLeftOut,
+        Mistake::RecycledBeforeStored,
+        Mistake::AcknowledgedAcrossGap,
+        Mistake::LogStartMovedBack,
+        Mistake::StaleBlockAccepted,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mistake::FlushLeftOut => "flush-left-out",
+            Mistake::RecycledBeforeStored => "recycled-before-stored",
+            Mistake::AcknowledgedAcrossGap => "acknowledged-across-gap",
+            Mistake::LogStartMovedBack => "log-start-moved-back",
+            Mistake::StaleBlockAccepted => "stale-block-accepted",
+        }
+    }
+}
+
+/// Drawn from the seed alone, so that it is the same in every run of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub partitions: usize,
+    pub journal: Option<RingLimits>,
+    pub sizes: CommitSizes,
+    pub unstored_max: u64,
+    pub undurable_max: u64,
+    pub segment_size_max: u64,
+    /// Bytes of a batch's payload at most.
+    pub payload_max: u64,
+    pub sync_fs: SyncFs,
+    pub retention_bytes: Option<u64>,
+    pub mistake: Option<Mistake>,
+}
+
+const BLOCK: u64 = 4096;
+
+impl Settings {
+    pub fn draw(seed: u64, mistake: Option<Mistake>) -> Settings {
+        let mut dice = Random::of(seed, 2);
+        let block_max = BLOCK * dice.between(3, 8);
+        let file_size = block_max * dice.between(2, 6) + BLOCK;
+        let wants_journal = match mistake {
+            None | Some(Mistake::FlushLeftOut) => dice.one_in(3),
+            Some(_) => false,
+        };
+        let journal =
+            (!wants_journal).then(|| RingLimits { file_size, file_count_max: dice.between(2, 4) as u32 });
+        let sizes = CommitSizes {
+            direct: BLOCK * dice.between(1, 8),
+            write_gather: BLOCK * dice.between(2, 12),
+            write_out: BLOCK * dice.between(2, 16),
+            write_out_flush: BLOCK * dice.between(4, 64),
+            tick_max: block_max * dice.between(1, 3),
+            block_max,
+        };
+        Settings {
+            partitions: dice.between(2, 6) as usize,
+            journal,
+            sizes,
+            unstored_max: BLOCK * dice.between(16, 64),
+            undurable_max: BLOCK * dice.between(4, 16),
+            segment_size_max: BLOCK * dice.between(2, 24) + dice.below(BLOCK),
+            payload_max: *dice.pick(&[200, 1000, 5000]),
+            sync_fs: *dice.pick(&[SyncFs::Device, SyncFs::Metadata, SyncFs::Nothing]),
+            retention_bytes: dice.one_in(2).then(|| BLOCK * dice.between(8, 200)),
+            mistake,
+        }
+    }
+
+    pub fn log_config(&self) -> LogConfig {
+        LogConfig {
+            segment_size_max: self.segment_size_max,
+            segment_ms: i64::MAX,
+            segment_jitter_ms: 0,
+            batch_size_max: 1 << 20,
+            index_interval_bytes: 1024,
+            index_size_max: 10 << 20,
+            append_time: false,
+            timestamp_before_max_ms: i64::MAX,
+            timestamp_after_max_ms: i64::MAX,
+            retention_ms: None,
+            retention_bytes: self.retention_bytes,
+            file_delete_delay: Duration::ZERO,
+            cleanup: Cleanup::DELETE,
+            durability: Durability::Fsync,
+        }
+    }
+
+    pub fn makes(&self, mistake: Mistake) -> bool {
+        self.mistake == Some(mistake)
+    }
+}

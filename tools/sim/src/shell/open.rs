@@ -1,0 +1,350 @@
+//! Opens a partition's log: at once after a clean stop, by a scan of its active segment otherwise.
+
+use crate::disk::{DiskError, DiskResult};
+use crate::faults::OpKind;
+use crate::settings::Mistake;
+use crate::shell::Shell;
+use crate::shell::reading::{BATCH_SIZE_MAX, closed_scan, feed_in_pieces};
+use crate::shell::replica::Replica;
+use crate::shell::tail::Tail;
+use odradek::codec::record_batch::BatchView;
+use odradek::log::checkpoint::PartitionPoint;
+use odradek::log::epochs::{LEADER_EPOCH_CHECKPOINT, LeaderEpochs};
+use odradek::log::index::{SegmentExtent, SegmentIndex};
+use odradek::log::partition::{Opened, PartitionLog};
+use odradek::log::plan::align_down;
+use odradek::log::producers::{AcceptedBatch, Producers};
+use odradek::log::read::Rope;
+use odradek::log::recovery::{OffsetGaps, RecoveryScan, ScanOptions, Tail as Verdict};
+use odradek::log::segment::{FileName, SegmentFile, SegmentInfo, StoredBatch};
+use odradek::types::limits::IO_ALIGNMENT;
+use odradek::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+/// Bytes of one read of a scan.
+const SCAN_SIZE: usize = 16 << 10;
+
+pub struct OpenRequest {
+    pub id: TopicPartition,
+    pub name: String,
+    pub point: Option<PartitionPoint>,
+    pub clean: bool,
+    pub journal_end: Option<Offset>,
+}
+
+/// Why a partition is not served. The others go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenFailed {
+    Disk(DiskError),
+    Corrupt { segment: Offset, file_position: u64 },
+    Short { log_end: Offset, flushed_end: Offset },
+    JournalCorrupt,
+}
+
+#[derive(Default)]
+struct Listing {
+    logs: BTreeMap<Offset, u64>,
+    epochs: bool,
+    /// Producer snapshots that belong to no segment: of clean stops.
+    snapshots: Vec<Offset>,
+}
+
+/// The active segment as it was left or as it is.
+struct Found {
+    active: SegmentInfo,
+    index: SegmentIndex,
+    producers: Producers,
+    epochs: LeaderEpochs,
+    log_end: Offset,
+}
+
+pub async fn open(shell: &Rc<Shell>, request: OpenRequest) -> Result<(), OpenFailed> {
+    let now = Timestamp(shell.world.wall_ms());
+    let config = shell.settings.log_config();
+    let listing = list(shell, &request.name).await.map_err(OpenFailed::Disk)?;
+    let (active_base, active_size) = match listing.logs.last_key_value() {
+        Some((base, size)) => (*base, Some(*size)),
+        None => (request.point.map_or(Offset::ZERO, |point| point.log_start), None),
+    };
+    let epochs = read_epochs(shell, &request, &listing).await;
+    let closed = closed_segments(shell, &request, &listing).await;
+    let mut found = Found {
+        active: SegmentInfo::empty(active_base, now),
+        index: SegmentIndex::new(active_base, config.index_interval_bytes),
+        producers: Producers::new(),
+        epochs,
+        log_end: active_base,
+    };
+    let mut carry = Vec::new();
+    if let Some(size) = active_size {
+        found = match load_clean(shell, &request, active_base, size).await {
+            Some(found) => {
+                shell.world.count("recovery: clean");
+                found
+            }
+            None => {
+                let bases: Vec<Offset> = listing.logs.range(..active_base).map(|(base, _)| *base).collect();
+                found.producers =
+                    producers_before(shell, &request, &bases, active_base).await.map_err(OpenFailed::Disk)?;
+                scan(shell, &request, found).await?
+            }
+        };
+        carry = read_carry(shell, &request, &found.active).await.map_err(OpenFailed::Disk)?;
+    }
+    for base in listing.snapshots {
+        let path = format!("{}/{}", request.name, SegmentFile::ProducerSnapshot.name(base));
+        shell.disk.remove_if_present(&path).await.map_err(OpenFailed::Disk)?;
+    }
+    check_complete(shell, &request, found.log_end)?;
+    let log_start = request.point.map_or(Offset::ZERO, |point| point.log_start);
+    let oldest = closed.front().map_or(active_base, |segment| segment.base_offset);
+    let log_start = match shell.settings.makes(Mistake::LogStartMovedBack) {
+        true => oldest,
+        false => log_start.max(oldest),
+    };
+    let opened = Opened {
+        jitter_seed: 0,
+        log_start: log_start.min(found.log_end),
+        log_end: found.log_end,
+        closed,
+        active: found.active,
+        active_index: found.index,
+        producers: found.producers,
+        epochs: found.epochs,
+    };
+    let log = PartitionLog::new(opened, config, LeaderEpoch(0));
+    let tail = Tail::new(log.end_place(), carry);
+    let slot = shell.open_slot(found.log_end);
+    shell.insert(Replica::new(request.id, request.name, slot, log, tail));
+    Ok(())
+}
+
+/// Removes what a crash left half done, and lists the rest.
+async fn list(shell: &Shell, directory: &str) -> DiskResult<Listing> {
+    let mut listing = Listing::default();
+    let mut derived = Vec::new();
+    for (name, size) in shell.disk.list(directory).await? {
+        let path = format!("{directory}/{name}");
+        if name.ends_with(".spare") || name.ends_with(".tmp") {
+            shell.disk.remove_if_present(&path).await?;
+        } else if name == LEADER_EPOCH_CHECKPOINT {
+            listing.epochs = true;
+        } else {
+            match FileName::parse(&name) {
+                Some(FileName::Deleted { .. }) => shell.disk.remove_if_present(&path).await?,
+                Some(FileName::Live { base_offset, file: SegmentFile::Log }) => {
+                    listing.logs.insert(base_offset, size.unwrap_or(0));
+                }
+                Some(FileName::Live { base_offset, file: SegmentFile::ProducerSnapshot }) => {
+                    listing.snapshots.push(base_offset);
+                }
+                Some(FileName::Live { base_offset, .. }) => derived.push((base_offset, path)),
+                Some(FileName::Cleaned { .. } | FileName::Swap { .. }) | None => {}
+            }
+        }
+    }
+    listing.snapshots.retain(|base| !listing.logs.contains_key(base));
+    for (base, path) in derived {
+        if !listing.logs.contains_key(&base) {
+            shell.disk.remove_if_present(&path).await?;
+        }
+    }
+    Ok(listing)
+}
+
+async fn read_epochs(shell: &Shell, request: &OpenRequest, listing: &Listing) -> LeaderEpochs {
+    if !listing.epochs {
+        return LeaderEpochs::default();
+    }
+    let bytes = shell.disk.read_file(&format!("{}/{LEADER_EPOCH_CHECKPOINT}", request.name)).await;
+    let decoded = bytes.ok().and_then(|bytes| LeaderEpochs::decode(std::str::from_utf8(&bytes).ok()?).ok());
+    decoded.unwrap_or_default()
+}
+
+async fn closed_segments(shell: &Shell, request: &OpenRequest, listing: &Listing) -> VecDeque<SegmentInfo> {
+    let now = Timestamp(shell.world.wall_ms());
+    let bases: Vec<(Offset, u64)> = listing.logs.iter().map(|(base, size)| (*base, *size)).collect();
+    let mut closed = VecDeque::with_capacity(bases.len());
+    for pair in bases.windows(2) {
+        let ((base, size), (end_offset, _)) = (pair[0], pair[1]);
+        let index = load_index(shell, request, SegmentExtent { base_offset: base, end_offset, size }).await;
+        let max = index.and_then(|index| index.max_timestamp());
+        let mut info = SegmentInfo::empty(base, now);
+        info.size = size;
+        info.max_timestamp = max.map_or(Timestamp::NONE, |max| max.timestamp);
+        info.is_indexed = max.is_some() || size == 0;
+        closed.push_back(info);
+    }
+    closed
+}
+
+async fn load_index(shell: &Shell, request: &OpenRequest, extent: SegmentExtent) -> Option<SegmentIndex> {
+    let path = |file: SegmentFile| format!("{}/{}", request.name, file.name(extent.base_offset));
+    let offsets = shell.disk.read_file(&path(SegmentFile::OffsetIndex)).await.ok()?;
+    let times = shell.disk.read_file(&path(SegmentFile::TimeIndex)).await.ok()?;
+    let interval = shell.settings.log_config().index_interval_bytes;
+    SegmentIndex::decode(&extent, interval, &offsets, &times).ok()
+}
+
+/// After a clean stop: the checkpoint and the files beside the segment say it all. `None` when
+/// something is missing, which costs a scan and nothing else.
+async fn load_clean(shell: &Shell, request: &OpenRequest, base: Offset, size: u64) -> Option<Found> {
+    let now = Timestamp(shell.world.wall_ms());
+    let point = request.point.filter(|point| request.clean && point.segment_base == base)?;
+    if size < point.file_position {
+        return None;
+    }
+    let extent =
+        SegmentExtent { base_offset: base, end_offset: point.flushed_end, size: point.file_position };
+    let index = load_index(shell, request, extent).await?;
+    if index.max_timestamp().is_none() && point.file_position > 0 {
+        return None;
+    }
+    let snapshot = SegmentFile::ProducerSnapshot.name(point.flushed_end);
+    let snapshot = shell.disk.read_file(&format!("{}/{snapshot}", request.name)).await.ok()?;
+    let producers = Producers::decode_snapshot(&snapshot, now).ok()?;
+    let epochs = shell.disk.read_file(&format!("{}/{LEADER_EPOCH_CHECKPOINT}", request.name)).await.ok()?;
+    let epochs = LeaderEpochs::decode(std::str::from_utf8(&epochs).ok()?).ok()?;
+    let mut active = SegmentInfo::empty(base, now);
+    active.size = point.file_position;
+    if let Some(max) = index.max_timestamp() {
+        active.max_timestamp = max.timestamp;
+    }
+    if point.file_position > 0 {
+        let file = shell.disk.open(&log_path(request, base), false).await.ok()?;
+        let block = file.read(0, IO_ALIGNMENT).await.ok()?;
+        let first = Rope::new(&[&block]).batches(0).next()?.max_timestamp;
+        active.first_timestamp = (first.0 >= 0).then_some(first);
+    }
+    Some(Found { active, index, producers, epochs, log_end: point.flushed_end })
+}
+
+/// After an unclean stop: every batch is checked, and the file is cut where they end.
+async fn scan(shell: &Shell, request: &OpenRequest, mut found: Found) -> Result<Found, OpenFailed> {
+    let base = found.active.base_offset;
+    let now = Timestamp(shell.world.wall_ms());
+    let file = shell.disk.open(&log_path(request, base), true).await.map_err(OpenFailed::Disk)?;
+    let mut scan = RecoveryScan::new(ScanOptions {
+        segment_base: base,
+        recovery_point: request.point.and_then(|point| point.recovery_point(base)),
+        gaps: OffsetGaps::Refused,
+        leader_epoch_min: None,
+        leader_epoch_max: Some(LeaderEpoch(0)),
+        batch_size_max: BATCH_SIZE_MAX,
+    });
+    let bytes = file.read(0, usize::MAX).await.map_err(OpenFailed::Disk)?;
+    feed_in_pieces(&mut scan, &bytes, SCAN_SIZE, &mut |batch, stored| found.take_batch(batch, stored, now));
+    let recovered = scan.finish();
+    let world = &shell.world;
+    match recovered.tail {
+        Verdict::Clean => world.count("recovery: tail whole"),
+        Verdict::Torn { file_position, damage } => {
+            world.note(format_args!("{}: torn at {file_position} of {base}: {damage}", request.name));
+            world.count("recovery: tail torn, cut");
+        }
+        Verdict::Corrupt { file_position, damage } => {
+            world.note(format_args!("{}: corrupt at {file_position} of {base}: {damage}", request.name));
+            world.count("recovery: corrupt, offline");
+            return Err(OpenFailed::Corrupt { segment: base, file_position });
+        }
+    }
+    check_complete(shell, request, recovered.log_end)?;
+    file.truncate(recovered.file_position_end).await.map_err(OpenFailed::Disk)?;
+    file.flush().await.map_err(OpenFailed::Disk)?;
+    found.log_end = recovered.log_end;
+    found.epochs.truncate_from_end(recovered.log_end);
+    Ok(found)
+}
+
+impl Found {
+    fn take_batch(&mut self, batch: &BatchView<'_>, stored: &StoredBatch, now: Timestamp) {
+        self.index.observe(stored);
+        self.active.append(stored, now);
+        self.epochs.assign(stored.leader_epoch, stored.base_offset);
+        record(&mut self.producers, batch, stored, now);
+    }
+}
+
+fn record(producers: &mut Producers, batch: &BatchView<'_>, stored: &StoredBatch, now: Timestamp) {
+    if let Some(producer) = batch.producer() {
+        producers.record(&AcceptedBatch {
+            producer,
+            base_offset: stored.base_offset,
+            last_offset: stored.last_offset,
+            timestamp: stored.max_timestamp,
+            appended_at: now,
+        });
+    }
+}
+
+/// Below the flushed end nothing may be missing, whatever segment the checkpoint names.
+fn check_complete(shell: &Shell, request: &OpenRequest, log_end: Offset) -> Result<(), OpenFailed> {
+    let flushed_end = request.point.map(|point| point.flushed_end).max(request.journal_end);
+    match flushed_end {
+        Some(flushed_end) if log_end < flushed_end => {
+            shell.world.count("recovery: shorter than flushed, offline");
+            Err(OpenFailed::Short { log_end, flushed_end })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The producers just before the active segment: its snapshot, or the newest before it and the
+/// batches since.
+async fn producers_before(
+    shell: &Shell,
+    request: &OpenRequest,
+    closed: &[Offset],
+    active: Offset,
+) -> DiskResult<Producers> {
+    let now = Timestamp(shell.world.wall_ms());
+    if let Some(producers) = read_snapshot(shell, request, active).await {
+        return Ok(producers);
+    }
+    if closed.is_empty() && active == Offset::ZERO {
+        return Ok(Producers::new());
+    }
+    shell.world.count("recovery: producers rebuilt");
+    let (mut producers, mut from) = (Producers::new(), 0);
+    for (at, base) in closed.iter().enumerate().rev() {
+        if let Some(found) = read_snapshot(shell, request, *base).await {
+            (producers, from) = (found, at);
+            break;
+        }
+    }
+    for base in &closed[from..] {
+        let bytes = shell.disk.read_file(&log_path(request, *base)).await?;
+        let mut scan = RecoveryScan::new(closed_scan(*base));
+        feed_in_pieces(&mut scan, &bytes, SCAN_SIZE, &mut |batch, stored| {
+            record(&mut producers, batch, stored, now);
+        });
+    }
+    let path = format!("{}/{}", request.name, SegmentFile::ProducerSnapshot.name(active));
+    let _ = shell.disk.replace_file(&path, &producers.encode_snapshot()).await;
+    Ok(producers)
+}
+
+async fn read_snapshot(shell: &Shell, request: &OpenRequest, base: Offset) -> Option<Producers> {
+    let path = format!("{}/{}", request.name, SegmentFile::ProducerSnapshot.name(base));
+    let bytes = shell.disk.read_file(&path).await.ok()?;
+    Producers::decode_snapshot(&bytes, Timestamp(shell.world.wall_ms())).ok()
+}
+
+/// The bytes between the last block boundary and the end, which the next write begins with.
+async fn read_carry(shell: &Shell, request: &OpenRequest, active: &SegmentInfo) -> DiskResult<Vec<u8>> {
+    let from = align_down(active.size);
+    if from == active.size {
+        return Ok(Vec::new());
+    }
+    let file = shell.disk.open(&log_path(request, active.base_offset), false).await?;
+    let bytes = file.read(from, (active.size - from) as usize).await?;
+    if bytes.len() as u64 != active.size - from {
+        return Err(DiskError::Io(OpKind::Read));
+    }
+    Ok(bytes)
+}
+
+fn log_path(request: &OpenRequest, base: Offset) -> String {
+    format!("{}/{}", request.name, SegmentFile::Log.name(base))
+}

@@ -1,0 +1,223 @@
+//! Reads: from memory when it holds the bytes, else from disk; and indexes built again.
+
+use crate::disk::DiskError;
+use crate::shell::Shell;
+use crate::shell::replica::Replica;
+use odradek::codec::record_batch::BatchView;
+use odradek::log::index::{SegmentExtent, SegmentIndex};
+use odradek::log::read::Rope;
+use odradek::log::recovery::{OffsetGaps, Progress, RecoveryScan, ScanOptions, Tail};
+use odradek::log::segment::{SegmentFile, StoredBatch};
+use odradek::types::{Offset, Timestamp};
+use std::rc::Rc;
+
+/// Bytes of one read.
+const READ_SIZE: u64 = 16 << 10;
+
+/// Bytes of the largest batch that a scan accepts.
+pub const BATCH_SIZE_MAX: usize = i32::MAX as usize;
+
+/// Why a read cannot be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadFailed {
+    OutOfRange,
+    Disk(DiskError),
+    Damaged { segment: Offset },
+}
+
+impl Replica {
+    /// Whole batches from the one that holds `offset`; empty at the high watermark.
+    pub async fn read(&self, shell: &Shell, offset: Offset) -> Result<Vec<u8>, ReadFailed> {
+        loop {
+            let generation = self.generation.get();
+            let read = self.read_once(shell, offset).await;
+            if generation == self.generation.get() {
+                return read;
+            }
+        }
+    }
+
+    async fn read_once(&self, shell: &Shell, offset: Offset) -> Result<Vec<u8>, ReadFailed> {
+        let (segment, end) = {
+            let log = self.log.borrow();
+            if log.high_watermark() <= offset && offset <= log.log_end() {
+                return Ok(Vec::new());
+            }
+            log.locate(offset).ok_or(ReadFailed::OutOfRange)?
+        };
+        let mut start = self.start_position(shell, segment, offset).await?;
+        let mut wanted = READ_SIZE;
+        let mut is_believed = start == 0 || self.log.borrow().active().base_offset == segment;
+        loop {
+            let until = end.min(start + wanted);
+            let bytes = self.bytes(shell, segment, start, until).await?;
+            let pieces = [&bytes[..]];
+            let rope = Rope::new(&pieces);
+            if !std::mem::replace(&mut is_believed, true) && !rope.leads_to(offset) {
+                start = self.replace_index(shell, segment).await?.position_for(offset);
+                continue;
+            }
+            if let Some(found) = rope.find_offset(offset)
+                && let Some(cut) = rope.cut(found.at, READ_SIZE as usize)
+            {
+                return Ok(bytes[found.at..cut].to_vec());
+            }
+            if until == end {
+                return Err(ReadFailed::Damaged { segment });
+            }
+            let walked = rope.batches(0).take_while(|batch| batch.at + batch.size <= bytes.len()).last();
+            match walked.filter(|last| last.end_offset <= offset) {
+                Some(last) => start += (last.at + last.size) as u64,
+                None => wanted *= 2,
+            }
+        }
+    }
+
+    async fn start_position(
+        &self,
+        shell: &Shell,
+        segment: Offset,
+        offset: Offset,
+    ) -> Result<u64, ReadFailed> {
+        let active = {
+            let log = self.log.borrow();
+            (log.active().base_offset == segment).then(|| log.active_index().position_for(offset))
+        };
+        match active {
+            Some(position) => Ok(position),
+            None => Ok(self.closed_index(shell, segment).await?.position_for(offset)),
+        }
+    }
+
+    /// The index of a closed segment, from its files or built again.
+    async fn closed_index(&self, shell: &Shell, segment: Offset) -> Result<SegmentIndex, ReadFailed> {
+        let (extent, interval) = {
+            let log = self.log.borrow();
+            let extent = log.closed_extent(segment).ok_or(ReadFailed::OutOfRange)?;
+            (extent, log.config.index_interval_bytes)
+        };
+        let offsets = shell.disk.read_file(&self.path(segment, SegmentFile::OffsetIndex)).await;
+        let times = shell.disk.read_file(&self.path(segment, SegmentFile::TimeIndex)).await;
+        if let (Ok(offsets), Ok(times)) = (offsets, times)
+            && let Ok(index) = SegmentIndex::decode(&extent, interval, &offsets, &times)
+        {
+            return Ok(index);
+        }
+        self.rebuild_index(shell, &extent, interval).await
+    }
+
+    /// The index files hold what an index can hold, but not where the batches are.
+    async fn replace_index(&self, shell: &Shell, segment: Offset) -> Result<SegmentIndex, ReadFailed> {
+        shell.world.count("recovery: index entry led nowhere");
+        let (extent, interval) = {
+            let log = self.log.borrow();
+            let extent = log.closed_extent(segment).ok_or(ReadFailed::OutOfRange)?;
+            (extent, log.config.index_interval_bytes)
+        };
+        let index = self.rebuild_index(shell, &extent, interval).await?;
+        let _turn = self.replacing.take().await;
+        if self.log.borrow().closed_extent(segment) == Some(extent) {
+            let _ = self.write_index(shell, &index).await;
+        }
+        Ok(index)
+    }
+
+    pub async fn rebuild_index(
+        &self,
+        shell: &Shell,
+        extent: &SegmentExtent,
+        interval: u32,
+    ) -> Result<SegmentIndex, ReadFailed> {
+        shell.world.count("recovery: index rebuilt");
+        let segment = extent.base_offset;
+        let bytes = self.bytes(shell, segment, 0, extent.size).await?;
+        let mut index = SegmentIndex::new(segment, interval);
+        let mut scan = RecoveryScan::new(closed_scan(segment));
+        scan.feed(&bytes, &mut |_: &BatchView<'_>, stored: &StoredBatch| index.observe(stored));
+        match scan.finish() {
+            found if found.file_position_end == extent.size && found.tail == Tail::Clean => Ok(index),
+            _ => Err(ReadFailed::Damaged { segment }),
+        }
+    }
+
+    /// Makes the timestamps of closed segments known whose index files were missing or wrong.
+    pub async fn index_timestamps(self: &Rc<Self>, shell: &Shell) -> Result<(), ReadFailed> {
+        loop {
+            let Some(segment) = self.log.borrow().first_unindexed() else { return Ok(()) };
+            let (extent, interval) = {
+                let log = self.log.borrow();
+                let extent = log.closed_extent(segment).ok_or(ReadFailed::OutOfRange)?;
+                (extent, log.config.index_interval_bytes)
+            };
+            let rebuilt = self.rebuild_index(shell, &extent, interval).await;
+            let _turn = self.replacing.take().await;
+            if self.log.borrow().closed_extent(segment) != Some(extent) {
+                continue;
+            }
+            let index = rebuilt?;
+            let max = index.max_timestamp().map_or(Timestamp::NONE, |max| max.timestamp);
+            self.log.borrow_mut().indexed(segment, max);
+            let _ = self.write_index(shell, &index).await;
+        }
+    }
+
+    /// Bytes of a segment, from memory or disk.
+    async fn bytes(
+        &self,
+        shell: &Shell,
+        segment: Offset,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<u8>, ReadFailed> {
+        let in_memory = self.tail.borrow().slice(segment, start..end).map(<[u8]>::to_vec);
+        if let Some(bytes) = in_memory {
+            shell.world.count("read: from memory");
+            return Ok(bytes);
+        }
+        shell.world.count("read: from disk");
+        // What the segment's file does not have yet is always in memory; taken before the first wait.
+        let begin = self.tail.borrow().begin(segment).filter(|begin| (start..end).contains(begin));
+        let disk_end = begin.unwrap_or(end);
+        let newest = self.tail.borrow().slice(segment, disk_end..end).map(<[u8]>::to_vec);
+        let open = self.written_file(segment);
+        let file = match open {
+            Some(file) => file,
+            None => {
+                let path = self.path(segment, SegmentFile::Log);
+                shell.disk.open(&path, false).await.map_err(ReadFailed::Disk)?
+            }
+        };
+        let mut bytes = file.read(start, (disk_end - start) as usize).await.map_err(ReadFailed::Disk)?;
+        if bytes.len() as u64 != disk_end - start {
+            return Err(ReadFailed::Damaged { segment });
+        }
+        bytes.extend(newest.into_iter().flatten());
+        Ok(bytes)
+    }
+}
+
+/// How a segment is looked through that takes no more appends.
+pub fn closed_scan(segment: Offset) -> ScanOptions {
+    ScanOptions {
+        segment_base: segment,
+        recovery_point: None,
+        gaps: OffsetGaps::Allowed,
+        leader_epoch_min: None,
+        leader_epoch_max: None,
+        batch_size_max: BATCH_SIZE_MAX,
+    }
+}
+
+/// Feeds a whole file to a scan in pieces, as it is read.
+pub fn feed_in_pieces(
+    scan: &mut RecoveryScan,
+    bytes: &[u8],
+    piece: usize,
+    on_batch: &mut impl FnMut(&BatchView<'_>, &StoredBatch),
+) {
+    for piece in bytes.chunks(piece) {
+        if scan.feed(piece, on_batch) != Progress::Batches {
+            return;
+        }
+    }
+}

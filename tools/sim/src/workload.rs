@@ -1,0 +1,285 @@
+//! Who uses the broker: producers, consumers, and whatever else moves a log.
+
+use crate::model::Model;
+use crate::settings::Settings;
+use crate::shell::background;
+use crate::shell::replica::{AckTarget, AppendRefused, Appended, Outcome};
+use crate::shell::{Shell, reading::ReadFailed};
+use crate::world::{Signal, World};
+use odradek::codec::record_batch::{BatchHeader, Compression, write_batch};
+use odradek::log::partition::AppendRejected;
+use odradek::types::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicPartition};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// Batches of one producer on their way; what a broker remembers of each is five.
+const IN_FLIGHT_MAX: usize = 5;
+
+/// A batch that was sent, or is to be sent again.
+#[derive(Clone, Debug)]
+struct Sent {
+    value: u64,
+    batch: Vec<u8>,
+}
+
+/// Lives: one per producer and partition; an idempotent one sends again after a crash what was not
+/// acknowledged.
+pub struct Producer {
+    pub partition: TopicPartition,
+    id: Option<ProducerId>,
+    next_sequence: Cell<i32>,
+    unacknowledged: RefCell<VecDeque<Sent>>,
+    /// How many of them, from the front, are on their way.
+    in_flight: Cell<usize>,
+    answered: Signal,
+    /// Something was refused: once everything is answered, it begins again with the oldest.
+    again: Cell<bool>,
+}
+
+/// Hands out values that no other batch of the seed has.
+#[derive(Default)]
+pub struct Values(Cell<u64>);
+
+impl Values {
+    fn next(&self) -> u64 {
+        self.0.set(self.0.get() + 1);
+        self.0.get()
+    }
+}
+
+impl Producer {
+    pub fn new(partition: TopicPartition, id: Option<ProducerId>) -> Rc<Producer> {
+        Rc::new(Producer {
+            partition,
+            id,
+            next_sequence: Cell::new(0),
+            unacknowledged: RefCell::default(),
+            in_flight: Cell::new(0),
+            answered: Signal::default(),
+            again: Cell::new(false),
+        })
+    }
+
+    /// The broker went away.
+    pub fn disconnected(&self) {
+        self.in_flight.set(0);
+        self.again.set(false);
+        if self.id.is_none() {
+            self.unacknowledged.borrow_mut().clear();
+        }
+    }
+
+    pub fn waits(&self) -> bool {
+        self.in_flight.get() > 0
+    }
+
+    fn make(&self, world: &World, settings: &Settings, values: &Values) -> Sent {
+        let value = values.next();
+        let record_count = world.between(1, 4) as u32;
+        let size = if world.one_in(20) { settings.payload_max * 4 } else { settings.payload_max };
+        let size = size.min(settings.segment_size_max - 200); // It has to fit into a segment.
+        let mut payload = value.to_be_bytes().to_vec();
+        payload.resize(8 + world.below(size) as usize, value as u8);
+        let sequence = self.next_sequence.get();
+        let now = Timestamp(world.wall_ms());
+        let header = BatchHeader {
+            compression: Compression::None,
+            transactional: false,
+            record_count,
+            base_timestamp: now,
+            max_timestamp: now,
+            producer: self.id.map(|id| (id, ProducerEpoch(0), Sequence(sequence))),
+        };
+        self.next_sequence.set(sequence + record_count as i32);
+        let mut batch = Vec::new();
+        write_batch(&header, &payload, &mut batch);
+        Sent { value, batch }
+    }
+
+    pub async fn run(self: Rc<Self>, shell: Rc<Shell>, values: Rc<Values>, pause: u64) {
+        let world = shell.world.clone();
+        loop {
+            world.sleep(world.below(pause) + 1).await;
+            while self.in_flight.get() >= IN_FLIGHT_MAX || (self.again.get() && self.in_flight.get() > 0) {
+                self.answered.notified().await;
+            }
+            self.again.set(false);
+            while shell.is_full() && !shell.is_offline() {
+                shell.drained.notified().await;
+            }
+            if shell.is_offline() {
+                return;
+            }
+            if self.in_flight.get() == self.unacknowledged.borrow().len() {
+                let sent = self.make(&world, &shell.settings, &values);
+                self.unacknowledged.borrow_mut().push_back(sent);
+            }
+            let sent = self.unacknowledged.borrow()[self.in_flight.get()].clone();
+            if !self.send(&shell, sent).await {
+                return;
+            }
+        }
+    }
+
+    /// Whether to go on.
+    async fn send(self: &Rc<Self>, shell: &Rc<Shell>, sent: Sent) -> bool {
+        let world = shell.world.clone();
+        self.in_flight.set(self.in_flight.get() + 1);
+        loop {
+            world.count("operations");
+            let Some(replica) = shell.find(&self.partition) else { return false };
+            let target = self.target(shell, sent.value);
+            let mut batch = sent.batch.clone();
+            match replica.append(shell, &mut batch, &target) {
+                Ok(Appended::Parked) => {
+                    world.count("append");
+                    shell.pump();
+                    return true;
+                }
+                Ok(Appended::Wait) => replica.ready.notified().await,
+                Err(refused) => return self.refused(shell, refused),
+            }
+        }
+    }
+
+    fn refused(&self, shell: &Shell, refused: AppendRefused) -> bool {
+        self.in_flight.set(self.in_flight.get() - 1);
+        self.again.set(true);
+        let world = &shell.world;
+        match refused {
+            AppendRefused::Offline => {
+                world.count("append: refused, log directory offline");
+                return false;
+            }
+            AppendRefused::NoSpace => world.count("append: refused for want of space"),
+            AppendRefused::Rejected(AppendRejected::Sequence(error)) => {
+                let model = shell.model.borrow();
+                let partition = &model.partitions[&self.partition];
+                if !partition.damaged.segment && !partition.has_lost {
+                    world.finding("sequences go on", format_args!("{}: {error}", partition.name));
+                }
+                // After a loss by damage a producer that was told of it begins anew.
+                return false;
+            }
+            AppendRefused::Rejected(rejected) => {
+                world.finding("batches that fit are taken", format_args!("{:?}: {rejected}", self.partition));
+                return false;
+            }
+        }
+        true
+    }
+
+    fn target(self: &Rc<Self>, shell: &Rc<Shell>, value: u64) -> AckTarget {
+        let (producer, shell) = (self.clone(), shell.clone());
+        Rc::new(move |outcome| producer.outcome(&shell.world, &shell.model, value, outcome))
+    }
+
+    fn outcome(&self, world: &Rc<World>, model: &Rc<RefCell<Model>>, value: u64, outcome: Outcome) {
+        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+        match outcome {
+            Outcome::Acknowledged { base_offset } => {
+                model.borrow_mut().acknowledged(world, &self.partition, value, base_offset);
+                self.unacknowledged.borrow_mut().retain(|sent| sent.value != value);
+            }
+            Outcome::Refused => self.again.set(true),
+        }
+        self.answered.notify();
+    }
+}
+
+/// Reads from anywhere, mostly a few batches in a row.
+pub async fn consume(shell: Rc<Shell>) {
+    let world = shell.world.clone();
+    loop {
+        world.sleep(world.below(20_000) + 1).await;
+        let replicas = shell.all_replicas();
+        if replicas.is_empty() {
+            return;
+        }
+        let replica = &replicas[world.below(replicas.len() as u64) as usize];
+        let (start, end) = {
+            let log = replica.log.borrow();
+            (log.log_start().get(), log.high_watermark().get())
+        };
+        let mut at = start + world.below(end - start + 1);
+        for _ in 0..world.between(1, 4) {
+            world.count("operations");
+            world.count("read");
+            let offset = Offset::new(at).expect("below the high watermark");
+            match replica.read(&shell, offset).await {
+                Ok(bytes) => {
+                    let next = shell.model.borrow_mut().read(&world, &replica.id, at, &bytes);
+                    if next == at {
+                        break;
+                    }
+                    at = next;
+                }
+                Err(error) => {
+                    failed_read(&shell, &replica.id, at, error);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Holds a read that failed against what may have made it fail.
+pub fn failed_read(shell: &Shell, id: &TopicPartition, at: u64, error: ReadFailed) {
+    let world = &shell.world;
+    let model = shell.model.borrow();
+    let partition = &model.partitions[id];
+    match error {
+        // Retention may have been faster.
+        ReadFailed::OutOfRange => world.count("read: out of range"),
+        ReadFailed::Disk(crate::disk::DiskError::Io(_)) => world.count("read: EIO"),
+        ReadFailed::Disk(_) | ReadFailed::Damaged { .. } if partition.damaged.segment => {
+            world.count("read: damage noticed");
+        }
+        ReadFailed::Disk(_) | ReadFailed::Damaged { .. } => {
+            world
+                .finding("acknowledged records are read", format_args!("{} {at}: {error:?}", partition.name));
+        }
+    }
+}
+
+/// Checkpoints, retention, deletions, memory.
+pub async fn tend(shell: Rc<Shell>) {
+    let world = shell.world.clone();
+    loop {
+        world.sleep(world.between(1_000, 60_000)).await;
+        if shell.is_offline() {
+            return;
+        }
+        let replicas = shell.all_replicas();
+        if replicas.is_empty() {
+            return;
+        }
+        let replica = replicas[world.below(replicas.len() as u64) as usize].clone();
+        world.count("operations");
+        match world.below(10) {
+            0..3 => match background::write_checkpoint(&shell).await {
+                Ok(()) => {}
+                Err(_) => world.count("checkpoint: failed"),
+            },
+            3..5 => {
+                for replica in &replicas {
+                    background::retain(&shell, replica).await;
+                }
+            }
+            5 => {
+                let (start, end) = {
+                    let log = replica.log.borrow();
+                    (log.log_start().get(), log.high_watermark().get())
+                };
+                let to = Offset::new(start + world.below(end - start + 1)).expect("below the high watermark");
+                background::delete_records(&shell, &replica, to).await;
+            }
+            6..9 => replicas.iter().for_each(|replica| replica.evict()),
+            _ => {
+                shell.set_memory_short(world.one_in(2));
+                shell.pump();
+            }
+        }
+    }
+}
