@@ -81,6 +81,8 @@ struct Seed {
     /// What the metadata knows, with directories.
     partitions: BTreeMap<TopicPartition, String>,
     partitions_made: u64,
+    /// The last start came to serving: what is offline is known.
+    has_served: bool,
     /// For what happens between runs.
     dice: Random,
 }
@@ -99,6 +101,7 @@ impl Seed {
             producers: Vec::new(),
             partitions: BTreeMap::new(),
             partitions_made: 0,
+            has_served: false,
             dice: Random::of(options.seed, 3),
         }
     }
@@ -124,7 +127,11 @@ impl Seed {
         // After the last fault everything is served again, and read.
         if !self.world.has_findings() {
             *self.disk.faults.borrow_mut() = FaultPlan::default();
-            self.replace_lost_partitions(true);
+            // Whoever replaces what is lost knows what is.
+            if self.begin(None).is_some() {
+                self.forget_memory();
+                self.replace_lost_partitions();
+            }
             if let Some((shell, _)) = self.begin(None) {
                 self.world.count("last start without faults");
                 drop(shell);
@@ -213,6 +220,7 @@ impl Seed {
     /// Starts the broker and reads everything. `None` when it did not come to serving.
     fn begin(&mut self, steps_max: Option<u64>) -> Option<(Rc<Shell>, usize)> {
         let (world, disk) = (self.world.clone(), self.disk.clone());
+        self.has_served = false;
         let shell = Shell::new(world, disk, self.settings, self.model.clone(), self.ledger.clone());
         let started: Rc<RefCell<Option<Result<Started, crate::disk::DiskError>>>> = Rc::default();
         let (starting, result) = (shell.clone(), started.clone());
@@ -250,6 +258,7 @@ impl Seed {
         for replica in shell.all_replicas() {
             self.model.borrow_mut().recovered(&self.world, &replica.id, &replica);
         }
+        self.has_served = true;
         self.read_everything(&shell);
         Some((shell, started.failed.len()))
     }
@@ -381,8 +390,8 @@ impl Seed {
             let (mut model, ledger) = (self.model.borrow_mut(), self.ledger.borrow());
             damage::inflict(&self.world, &self.disk, &mut model, &ledger, &mut self.dice);
         }
-        if self.dice.one_in(2) {
-            self.replace_lost_partitions(false);
+        if self.has_served && self.dice.one_in(2) {
+            self.replace_lost_partitions();
         }
     }
 
@@ -416,17 +425,17 @@ impl Seed {
     }
 
     /// An operator gives up what is offline for good and removes the journals that were kept.
-    fn replace_lost_partitions(&mut self, all: bool) {
+    fn replace_lost_partitions(&mut self) {
         let lost: Vec<TopicPartition> = {
             let model = self.model.borrow();
             let lost = model.partitions.iter().filter(|(_, partition)| partition.offline);
             lost.map(|(id, _)| *id).collect()
         };
-        let mut kept =
-            (1..100).map(damaged_journal_directory).filter(|name| self.disk.exists(name)).peekable();
-        if lost.is_empty() && kept.peek().is_none() && !all {
+        if lost.is_empty() {
             return;
         }
+        let names = (1..100).map(damaged_journal_directory);
+        let kept: Vec<String> = names.filter(|name| self.disk.exists(name)).collect();
         for name in kept {
             let disk = self.disk.clone();
             self.finish_task(async move {
