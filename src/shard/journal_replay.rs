@@ -107,6 +107,7 @@ pub fn replay(
     for (shard, directory, after) in retire {
         match after {
             After::KeepDamaged => put_aside(start.data_dir, shard, directory)?,
+            #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
             After::Remove => {
                 let replayed = start.data_dir.join(journal::replayed_directory_name(shard));
                 std::fs::rename(directory, &replayed)?;
