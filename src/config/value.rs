@@ -132,6 +132,15 @@ pub fn boolean(text: &str) -> Result<bool, Expected> {
     }
 }
 
+/// A boolean that people call on and off.
+pub fn switch(text: &str) -> Result<bool, Expected> {
+    match text.to_ascii_lowercase().as_str() {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        other => boolean(other).map_err(|_| "on or off".to_string()),
+    }
+}
+
 pub fn integer(text: &str, range: RangeInclusive<i64>) -> Result<i64, Expected> {
     let expected = || format!("a whole number from {} to {}", range.start(), range.end());
     let value: i64 = text.parse().map_err(|_| expected())?;

@@ -150,7 +150,7 @@ fn lost_block_takes_its_core_s_partitions_offline() {
 /// A broker whose journal has taken its first batch: until its first file is made, everything goes to
 /// the segments.
 fn start() -> Broker {
-    let broker = Broker::start_with(Options::new(Routing::Node).cores(1).journal());
+    let broker = Broker::start_with(Options::new(Routing::Node).cores(1).small_journal());
     let mut client = Client::connect(&broker);
     client.create_topic("first", 1, &[]);
     wait_for("the journal", || {

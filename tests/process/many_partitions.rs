@@ -15,7 +15,7 @@ const OTHERS: usize = 60;
 fn open_files_stay_within_their_limit() {
     for with_journal in [false, true] {
         let options = Options::new(Routing::Node).cores(1).set("open-files", &OPEN_FILES.to_string());
-        let options = if with_journal { options.journal() } else { options };
+        let options = if with_journal { options.small_journal() } else { options.without_journal() };
         let mut broker = Broker::start_with(options);
         let mut client = Client::connect(&broker);
         client.create_topic("many", PARTITIONS, &[("segment.bytes", "20000")]);

@@ -15,20 +15,21 @@ use crate::now_ms;
 
 #[test]
 fn kill_under_load_loses_nothing_acknowledged() {
-    Routing::BOTH.into_iter().map(Options::new).for_each(kill_under_load);
+    let options = Routing::BOTH.into_iter().map(|routing| Options::new(routing).without_journal());
+    options.for_each(kill_under_load);
 }
 
 #[test]
 fn kill_under_load_loses_nothing_acknowledged_in_the_journal() {
-    Routing::BOTH.into_iter().map(|routing| Options::new(routing).journal()).for_each(kill_under_load);
+    Routing::BOTH.into_iter().map(|routing| Options::new(routing).small_journal()).for_each(kill_under_load);
 }
 
 /// Acknowledged is written then, and a kill takes nothing of it.
 #[test]
 fn kill_under_load_loses_nothing_that_was_only_written() {
     let options = Options::new(Routing::Node).set("odradek.durability", "write");
-    kill_under_load(options.clone());
-    kill_under_load(options.journal());
+    kill_under_load(options.clone().without_journal());
+    kill_under_load(options.small_journal());
 }
 
 fn kill_under_load(options: Options) {

@@ -43,7 +43,10 @@ pub struct Options {
 impl Options {
     /// Two cores, so that requests for the other core happen.
     pub fn new(routing: Routing) -> Options {
-        Options { routing, cores: 2, memory: "512MiB".to_string(), settings: Vec::new(), data_dir: None }
+        let memory = "512MiB".to_string();
+        let options = Options { routing, cores: 2, memory, settings: Vec::new(), data_dir: None };
+        // Brokers come and go by the dozen: as many files of 256 MiB would be filled with zeros.
+        options.set("journal-file-size", "16MiB")
     }
 
     pub fn cores(mut self, cores: usize) -> Options {
@@ -62,13 +65,19 @@ impl Options {
         self
     }
 
-    /// Small batches are committed in a journal of small files.
-    pub fn journal(self) -> Options {
-        self.set("journal", "true").set("journal-file-size", "4MiB").set("journal-files", "3")
+    /// The journal is of small files, which are used again soon.
+    pub fn small_journal(self) -> Options {
+        self.set("journal-file-size", "4MiB").set("journal-files", "3")
+    }
+
+    /// Every batch goes to its segment.
+    pub fn without_journal(self) -> Options {
+        self.set("journal", "false")
     }
 
     /// A setting with a Kafka name.
     pub fn set(mut self, name: &str, value: &str) -> Options {
+        self.settings.retain(|(set, _)| set != name);
         self.settings.push((name.to_string(), value.to_string()));
         self
     }

@@ -70,10 +70,8 @@ impl<'a> World<'a> {
         command.arg("start").arg("--data-dir").arg(self.data());
         command.args(["--listen", "127.0.0.1:0", "--cores", "2", "--memory", "512MiB"]);
         command.args(["--log-format", "json", "--admin-listen", &format!("127.0.0.1:{admin}")]);
-        if self.journal {
-            for setting in ["journal=true", "journal-file-size=4MiB", "journal-files=4"] {
-                command.args(["--set", setting]);
-            }
+        for setting in [&format!("journal={}", self.journal), "journal-file-size=4MiB", "journal-files=4"] {
+            command.args(["--set", setting]);
         }
         command.args(self.options.settings.iter().flat_map(|setting| ["--set", setting]));
         for (name, _) in std::env::vars_os() {

@@ -313,7 +313,8 @@ impl<'a> Series<'a> {
         let mut command = Command::new(&self.options.broker);
         command.arg("start").arg("--data-dir").arg(self.mount().path().join("data"));
         command.args(["--listen", "127.0.0.1:0", "--admin-listen", "none", "--cores", "2"]);
-        command.args(["--memory", "512MiB"]);
+        // Small files: this file system keeps them in memory, and they are used again soon.
+        command.args(["--memory", "512MiB", "--set", "journal-file-size=8MiB"]);
         command.args(self.options.settings.iter().flat_map(|setting| ["--set", setting]));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("ODRADEK_") {
