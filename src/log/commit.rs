@@ -133,10 +133,6 @@ struct Progress {
     writing_out: bool,
     /// Bytes up to which somebody waits until they are stored.
     store_wanted: u64,
-    /// Never goes to the journal.
-    direct_only: bool,
-    /// The last block of the journal that holds some of it.
-    last_block: BlockSequence,
     queued: Queued,
     /// Written, unflushed, and somebody waits for the flush.
     urgent: bool,
@@ -182,7 +178,7 @@ impl Progress {
 
     /// What it has pending had better go to its segment.
     fn is_direct(&self, direct_size: u64) -> bool {
-        self.pending() > 0 && (self.direct_only || self.pending() >= direct_size)
+        self.pending() > 0 && self.pending() >= direct_size
     }
 
     fn flush_is_urgent(&self) -> bool {
@@ -350,14 +346,6 @@ impl GroupCommit {
         self.free.push(slot);
     }
 
-    /// Whether the partition stays out of the journal from now on: its segments may be replaced, which
-    /// a replay must never meet.
-    pub fn set_direct_only(&mut self, slot: Slot, direct_only: bool) {
-        let progress = &mut self.partitions[slot.0 as usize];
-        progress.direct_only = direct_only;
-        self.queue(slot);
-    }
-
     /// What the partition's acknowledgements wait for from now on. Nothing durable ever becomes less so;
     /// what is, is flushed soon if that is asked for now.
     pub fn set_durability(&mut self, slot: Slot, durability: Durability) {
@@ -373,17 +361,6 @@ impl GroupCommit {
             (Durability::Fsync, Durability::Fsync) | (Durability::Write(_), Durability::Write(_)) => {}
         }
         self.queue(slot);
-    }
-
-    /// No start would replay anything of the partition. If not, it will be so soon.
-    pub fn is_out_of_journal(&mut self, slot: Slot) -> bool {
-        let progress = &self.partitions[slot.0 as usize];
-        let Some(journal) = &mut self.journal else { return true };
-        if progress.direct_only && progress.ticks == 0 && journal.is_past(progress.last_block) {
-            return true;
-        }
-        journal.want_mark();
-        false
     }
 
     /// Everything of the partition is flushed in its segments.
@@ -447,8 +424,7 @@ impl GroupCommit {
     fn queue(&mut self, slot: Slot) {
         let progress = &mut self.partitions[slot.0 as usize];
         let is_direct = progress.is_direct(self.direct_size);
-        let may_be_journalled =
-            self.journal.is_some() && !progress.direct_only && !progress.is_behind_a_write();
+        let may_be_journalled = self.journal.is_some() && !progress.is_behind_a_write();
         let is_eager = progress.is_eager(self.direct_size);
         let waits_for_writes = progress.waits_for_writes();
         let queued = &mut progress.queued;
@@ -760,7 +736,6 @@ impl GroupCommit {
             assert!(progress.appended.bytes == reached[at], "a tick took what it was not planned for");
             entries.push((entry.slot, progress.sealed.bytes, progress.appended));
             progress.ticks += 1;
-            progress.last_block = BlockSequence(through.0 - 1);
             progress.sealed = progress.appended;
         }
         for entry in &plan.entries {
@@ -770,7 +745,7 @@ impl GroupCommit {
         // What the tick took stands at the head, among others that have nothing to write.
         while let Some(slot) = self.waiting.front().copied() {
             let progress = &mut self.partitions[slot.0 as usize];
-            if progress.pending() > 0 && !progress.direct_only && !progress.is_behind_a_write() {
+            if progress.pending() > 0 && !progress.is_behind_a_write() {
                 break;
             }
             progress.queued.waiting = false;

@@ -111,8 +111,6 @@ pub struct JournalRing {
     flush_in_flight: bool,
     /// The highest `needed` that a flushed block states.
     needed_flushed: BlockSequence,
-    /// Somebody waits until `needed_flushed` has caught up with `needed`.
-    mark_wanted: bool,
 }
 
 impl JournalRing {
@@ -134,7 +132,6 @@ impl JournalRing {
             flushed: next,
             flush_in_flight: false,
             needed_flushed: next,
-            mark_wanted: false,
         }
     }
 
@@ -278,26 +275,12 @@ impl JournalRing {
         BlockPlace { file, header }
     }
 
-    /// What is needed now shall soon be stated by a flushed block, if it is not yet.
-    pub fn want_mark(&mut self) {
-        self.mark_wanted = true;
-    }
-
-    /// No start would replay this block.
-    pub fn is_past(&self, block: BlockSequence) -> bool {
-        block < self.needed_flushed
-    }
-
-    /// The place of a block without entries that is to be written now so that a file can be freed, or
-    /// because somebody waits for it; `None` while there is nothing to state or a block with entries
-    /// can say it.
+    /// The place of a block without entries that is to be written now so that a file can be freed;
+    /// `None` while there is nothing to state or a block with entries can say it.
     pub fn next_mark(&mut self) -> Option<BlockPlace> {
         let oldest = *self.used.front()?;
         let current = *self.used.back()?;
         let stated = self.issued.back().map_or(self.needed_flushed, |issued| issued.needed);
-        if std::mem::take(&mut self.mark_wanted) && self.needed() > stated && MARK_SIZE <= self.room() {
-            return Some(self.place(current, MARK_SIZE));
-        }
         let freeable = oldest != current && self.needed() >= self.files[oldest.0 as usize].end;
         if !self.free.is_empty() || !freeable || stated >= self.files[oldest.0 as usize].end {
             return None;
