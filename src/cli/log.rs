@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `dump.rs` | which kind of file it is; one file after the other |
-//! | `dump/segment.rs`, `dump/metadata.rs`, `dump/small.rs` | one kind each |
+//! | `dump/segment.rs`, `dump/journal.rs`, `dump/metadata.rs`, `dump/small.rs` | one kind each |
 //! | `verify.rs` | a whole data directory: what there is, and what it is held against |
 //! | `verify/partition.rs`, `verify/report.rs` | one partition's files; the result for people and programs |
 //! | `item.rs` | a line of `key: value` for people, an object for programs |
@@ -28,7 +28,7 @@ pub struct LogArguments {
 
 #[derive(Debug, Subcommand)]
 enum LogCommand {
-    /// Show what is in segments, indexes, producer snapshots, checkpoints and the metadata log
+    /// Show what is in segments, indexes, producer snapshots, checkpoints, commit journals and the metadata log
     Dump(DumpArguments),
     /// Check a stopped broker's data directory; exit code 1 if anything in it does not hold
     Verify(VerifyArguments),

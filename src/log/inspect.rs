@@ -5,14 +5,16 @@
 //! | module | does |
 //! |---|---|
 //! | [`walk`] | finds the batches of a segment in bytes that come in pieces, in bounded memory |
+//! | [`journal_walk`] | finds the blocks of a commit journal's file, and what is left of its earlier uses |
 //! | [`segment_check`] | judges a segment: its batches' places, its indexes, its end |
 //! | [`findings`] | what does not hold, and where |
 //! | [`partition_check`] | judges how the segments of a partition fit together and what the checkpoint says of them |
 //!
-//! Nothing here repairs anything. Absent: the commit journal; its blocks will be one more kind of file
-//! to walk, and bytes that only it holds one more reason for a segment to end early.
+//! Nothing here repairs anything. Absent: bytes that only the commit journal holds as a reason for a
+//! segment to end early.
 
 pub mod findings;
+pub mod journal_walk;
 pub mod partition_check;
 pub mod segment_check;
 pub mod walk;

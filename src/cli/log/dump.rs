@@ -3,11 +3,11 @@
 //! The kind of a file is told by its name, as brokers give it; a segment and the metadata log share
 //! theirs and are told apart by their first bytes. Damage is a line in its place, the rest of the file
 //! is shown as far as it can be, and the exit code is 1. The names of fields are those of Kafka's
-//! `kafka-dump-log.sh` where it has them. Absent: the commit journal (one more kind), Kafka's own
-//! `.txnindex` and formats before v2.
+//! `kafka-dump-log.sh` where it has them. Absent: Kafka's own `.txnindex` and formats before v2.
 
 #![expect(clippy::disallowed_methods, reason = "a command of its own process reads files")]
 
+mod journal;
 mod metadata;
 mod segment;
 mod small;
@@ -18,10 +18,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use odradek::cluster::log_entry;
-use odradek::log::data_dir::{CLEAN_STOP_FILE, is_checkpoint};
+use odradek::log::data_dir::{CLEAN_STOP_FILE, is_checkpoint, is_final_state};
 use odradek::log::epochs::LEADER_EPOCH_CHECKPOINT;
 use odradek::log::ownership::PARTITION_METADATA;
 use odradek::log::segment::{FileName, SegmentFile};
+use odradek::shard::journal::parse_file_name;
 use odradek::types::Offset;
 
 use super::DumpArguments;
@@ -46,6 +47,8 @@ enum Kind {
     CleanStop,
     LeaderEpochs,
     PartitionMetadata,
+    Journal,
+    FinalState,
 }
 
 /// Why a dump ends early. What could be read of the file was shown.
@@ -128,6 +131,8 @@ fn dump_kind<W: Write>(
         Kind::CleanStop => small::dump_whole(file, printer, small::clean_stop),
         Kind::LeaderEpochs => small::dump_whole(file, printer, small::leader_epochs),
         Kind::PartitionMetadata => small::dump_whole(file, printer, small::partition_metadata),
+        Kind::Journal => journal::dump(file, depth, printer),
+        Kind::FinalState => small::dump_whole(file, printer, small::final_state),
     }
 }
 
@@ -153,6 +158,8 @@ fn kind(path: &Path, file: &File) -> io::Result<Option<Kind>> {
         None if name == LEADER_EPOCH_CHECKPOINT => Kind::LeaderEpochs,
         None if name == PARTITION_METADATA => Kind::PartitionMetadata,
         None if is_checkpoint(name) => Kind::RecoveryPoints,
+        None if is_final_state(name) => Kind::FinalState,
+        None if parse_file_name(name).is_some() => Kind::Journal,
         None => return Ok(None),
     };
     Ok(Some(kind))
@@ -180,6 +187,8 @@ impl Kind {
             Kind::CleanStop => "clean stop",
             Kind::LeaderEpochs => "leader epoch checkpoint",
             Kind::PartitionMetadata => "partition metadata",
+            Kind::Journal => "commit journal",
+            Kind::FinalState => "final state",
         }
     }
 
@@ -194,7 +203,9 @@ impl Kind {
             | Kind::RecoveryPoints
             | Kind::CleanStop
             | Kind::LeaderEpochs
-            | Kind::PartitionMetadata => None,
+            | Kind::PartitionMetadata
+            | Kind::Journal
+            | Kind::FinalState => None,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{Depth, Interrupted};
 
 /// Bytes of a batch's records, compressed and not, up to which they are decoded. Twice the default
 /// bound of a whole request.
-const DECODED_SIZE_MAX: usize = 256 << 20;
+pub const DECODED_SIZE_MAX: usize = 256 << 20;
 
 pub fn dump<W: Write>(mut file: &File, depth: Depth, printer: &mut Printer<W>) -> Result<(), Interrupted> {
     let mut walk = match depth {
@@ -48,7 +48,7 @@ pub fn dump<W: Write>(mut file: &File, depth: Depth, printer: &mut Printer<W>) -
     print_end(&walk.finish(), batch_count, record_count, printer).map_err(Interrupted::Print)
 }
 
-fn print_batch<W: Write>(
+pub fn print_batch<W: Write>(
     batch: &WalkedBatch,
     payload: Payload<'_>,
     scratch: &mut Vec<u8>,

@@ -6,6 +6,7 @@ use std::io::{self, BufReader, Read, Write};
 
 use odradek::log::checkpoint::{Checkpoint, CleanStop};
 use odradek::log::epochs::LeaderEpochs;
+use odradek::log::final_state;
 use odradek::log::index::{OFFSET_ENTRY_SIZE, OffsetEntry, TIME_ENTRY_SIZE, TimeEntry};
 use odradek::log::ownership;
 use odradek::log::producers::{SnapshotBatch, SnapshotListing};
@@ -159,6 +160,25 @@ pub fn recovery_points(bytes: &[u8]) -> Result<Vec<Item>, String> {
             .with("position", point.file_position)
     });
     Ok([head].into_iter().chain(points).collect())
+}
+
+pub fn final_state(bytes: &[u8]) -> Result<Vec<Item>, String> {
+    let states = final_state::decode(bytes).map_err(|error| error.to_string())?;
+    let head = Item::new("partitions").with("partitions", states.len());
+    let states = states.iter().map(|(id, state)| {
+        Item::nested("partition")
+            .with("topicId", uuid_text(id.topic.0))
+            .with("partition", id.partition.to_wire())
+            .with("segment", state.active.get())
+            .with("logEnd", state.log_end.get())
+            .with("firstTimestamp", state.first_timestamp.map(|timestamp| timestamp.0))
+            .with("offsetIndexSize", state.offset_index.len())
+            .with("timeIndexSize", state.time_index.len())
+            .with("producersSize", state.producers.len())
+            .with("epochsSize", state.epochs.len())
+            .with("lastBlockSize", state.carry.len())
+    });
+    Ok([head].into_iter().chain(states).collect())
 }
 
 pub fn clean_stop(bytes: &[u8]) -> Result<Vec<Item>, String> {

@@ -8,6 +8,11 @@ use odradek::codec::compression::compress;
 use odradek::codec::record_batch::{BatchHeader, Compression, assign_offset, write_batch};
 use odradek::codec::records::{Header, NewRecord, write_record};
 use odradek::log::checkpoint::{Checkpoint, CheckpointGeneration, CleanStop, PartitionPoint};
+use odradek::log::final_state::{self, FinalStateWriter};
+use odradek::log::journal::block::{
+    BlockHeader, BlockSequence, BlockWriter, Change, ENTRY_SIZE, Entry, FileEpoch, HEADER_SIZE, block_size,
+};
+use odradek::log::partition::Place;
 use odradek::log::producers::Producers;
 use odradek::types::{
     LeaderEpoch, NodeId, OwnershipEpoch, PartitionIndex, ProducerEpoch, ProducerId, Sequence, ShardId,
@@ -225,6 +230,24 @@ fn small_files_are_shown_whole_or_not_at_all() {
         end producers: 0 earlierBatches: 0
     "#]],
     );
+    let mut writer = FinalStateWriter::default();
+    let state = final_state::PartitionState {
+        active: offset(10),
+        log_end: offset(20),
+        carry: vec![7; 30],
+        ..Default::default()
+    };
+    assert!(writer.add(id, &state));
+    shown(
+        "final-state.2",
+        &writer.finish(),
+        Depth::Batches,
+        expect![[r#"
+        file: final-state.2 kind: final state
+        partitions: 1
+        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 segment: 10 logEnd: 20 firstTimestamp: none offsetIndexSize: 0 timeIndexSize: 0 producersSize: 0 epochsSize: 0 lastBlockSize: 30
+    "#]],
+    );
     shown(
         "thesis.tex",
         b"",
@@ -237,10 +260,72 @@ fn small_files_are_shown_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_journal_is_shown_block_by_block() {
+    let mut file = journal_file();
+    shown(
+        "00000000.journal",
+        &file,
+        Depth::Batches,
+        expect![[r#"
+        file: 00000000.journal kind: commit journal
+        position: 0 sequence: 20 shard: 2 fileEpoch: 7 flushed: 20 needed: 9 size: 4096 version: 2 entries: 2 isvalid: true
+        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: bytes segment: 100 segmentPosition: 8192 logEnd: 102 size: 198 crc: 3522402485 isvalid: true
+        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: closed segment: 100 segmentSize: 9000 nextSegment: 103
+        position: 4096 sequence: 21 shard: 2 fileEpoch: 7 flushed: 21 needed: 9 size: 4096 version: 2 entries: 5 isvalid: true
+        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: log start logStart: 90 leaderEpoch: 6
+        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: deleted leaderEpoch: 6
+        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: replaced from: 20 to: 100 leaderEpoch: 6
+        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: cutting segment: 100 segmentPosition: 8192 logEnd: 120 leaderEpoch: 6
+        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: cut segment: 100 segmentPosition: 8192 logEnd: 120 leaderEpoch: 6
+        end blocks: 2 entries: 7 staleBlocks: 1 staleBytes: 4096 emptyBytes: 4096 position: 16384
+    "#]],
+    );
+    shown(
+        "00000000.journal",
+        &file,
+        Depth::Records,
+        expect![[r#"
+        file: 00000000.journal kind: commit journal
+        position: 0 sequence: 20 shard: 2 fileEpoch: 7 flushed: 20 needed: 9 size: 4096 version: 2 entries: 2 isvalid: true
+        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: bytes segment: 100 segmentPosition: 8192 logEnd: 102 size: 198 crc: 3522402485 isvalid: true
+        baseOffset: 100 lastOffset: 101 count: 2 baseSequence: 40 lastSequence: 41 producerId: 7 producerEpoch: 1 partitionLeaderEpoch: 3 isTransactional: false isControl: false deleteHorizonMs: none position: 184 CreateTime: 1000 size: 95 magic: 2 compresscodec: none crc: 3405091893 isvalid: true
+        | offset: 100 CreateTime: 1000 keySize: 1 valueSize: 3 sequence: 40 headers: {} key: "k" payload: "one"
+        | offset: 101 CreateTime: 1000 keySize: 1 valueSize: 15 sequence: 41 headers: {} key: "k" payload: "two\n| offset: 9"
+        | position: 279 partOfBatch: 103
+        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: closed segment: 100 segmentSize: 9000 nextSegment: 103
+        position: 4096 sequence: 21 shard: 2 fileEpoch: 7 flushed: 21 needed: 9 size: 4096 version: 2 entries: 5 isvalid: true
+        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: log start logStart: 90 leaderEpoch: 6
+        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: deleted leaderEpoch: 6
+        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: replaced from: 20 to: 100 leaderEpoch: 6
+        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: cutting segment: 100 segmentPosition: 8192 logEnd: 120 leaderEpoch: 6
+        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: cut segment: 100 segmentPosition: 8192 logEnd: 120 leaderEpoch: 6
+        end blocks: 2 entries: 7 staleBlocks: 1 staleBytes: 4096 emptyBytes: 4096 position: 16384
+    "#]],
+    );
+    // Bytes of an entry, and the header of the next block.
+    file[HEADER_SIZE + 2 * ENTRY_SIZE + 10] ^= 1;
+    file[4096 + 41] ^= 1;
+    shown(
+        "00000000.journal",
+        &file,
+        Depth::Records,
+        expect![[r#"
+        file: 00000000.journal kind: commit journal
+        position: 0 sequence: 20 shard: 2 fileEpoch: 7 flushed: 20 needed: 9 size: 4096 version: 2 entries: 2 isvalid: false
+        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: bytes segment: 100 segmentPosition: 8192 logEnd: 102 size: 198 crc: 3522402485 isvalid: false
+        problem position: 184 reason: the bytes of the entry are not as its CRC-32 says
+        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: closed segment: 100 segmentSize: 9000 nextSegment: 103
+        problem position: 4096 reason: CRC-32 of header and table is 0x24b332a6, the block says 0x4caced8a
+        end blocks: 1 entries: 2 staleBlocks: 1 staleBytes: 4096 emptyBytes: 4096 position: 16384
+    "#]],
+    );
+}
+
+#[test]
 fn any_bytes_under_any_name_are_shown() {
     let names = [SEGMENT, "00000000000000000100.index", "00000000000000000100.timeindex"];
     let others = ["00000000000000000100.snapshot", "recovery-point-checkpoint.0", "clean-stop"];
-    let more = ["leader-epoch-checkpoint", "partition.metadata"];
+    let more = ["leader-epoch-checkpoint", "partition.metadata", "00000000.journal", "final-state.0"];
     let mut seed = 1u32;
     let mut noise = move || {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -314,6 +399,42 @@ fn segment() -> Vec<u8> {
     write_batch(&header, &packed, &mut bytes);
     assign_offset(&mut bytes[second..], offset(102), LeaderEpoch(3));
     bytes
+}
+
+/// A block with a range of bytes, whose last batch goes on elsewhere, one of changes, one that an earlier
+/// use of the file has left, and nothing.
+fn journal_file() -> Vec<u8> {
+    let id = TopicPartition { topic: topic(), partition: PartitionIndex::from_wire(3).expect("small") };
+    let segment = segment();
+    let mut file = vec![0; block_size(2, segment.len() - 1)];
+    let mut writer = BlockWriter::new(&mut file, 2);
+    let place = Place { segment: offset(100), file_position: 8192 };
+    writer.bytes(id, place, offset(102), [&segment[..segment.len() - 1]].into_iter());
+    writer.closed(id, offset(100), 9000, offset(103));
+    writer.finish(&journal_header(0, 7, 20));
+    let epoch = LeaderEpoch(6);
+    let changes = [
+        Change::LogStart { start: offset(90), epoch },
+        Change::Deleted { epoch },
+        Change::Replaced { from: offset(20), to: offset(100), epoch },
+        Change::Cutting { place, end: offset(120), epoch },
+        Change::Cut { place, end: offset(120), epoch },
+    ];
+    let mut block = vec![0; block_size(changes.len(), 0)];
+    let mut writer = BlockWriter::new(&mut block, changes.len());
+    changes.iter().for_each(|change| writer.change(&Entry { partition: id, change: *change }));
+    writer.finish(&journal_header(4096, 7, 21));
+    file.extend(&block);
+    let mut left = vec![0; block_size(0, 0)];
+    BlockWriter::new(&mut left, 0).finish(&journal_header(8192, 6, 12));
+    file.extend(&left);
+    file.extend([0; 4096]);
+    file
+}
+
+fn journal_header(position: u64, epoch: u64, sequence: u64) -> BlockHeader {
+    let (sequence, epoch) = (BlockSequence(sequence), FileEpoch(epoch));
+    BlockHeader { shard: ShardId(2), epoch, position, sequence, flushed: sequence, needed: BlockSequence(9) }
 }
 
 fn metadata_log() -> Vec<u8> {
