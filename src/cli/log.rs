@@ -5,6 +5,7 @@
 //! | `dump.rs` | which kind of file it is; one file after the other |
 //! | `dump/segment.rs`, `dump/journal.rs`, `dump/metadata.rs`, `dump/small.rs` | one kind each |
 //! | `verify.rs` | a whole data directory: what there is, and what it is held against |
+//! | `verify/journal.rs` | the commit journals |
 //! | `verify/partition.rs`, `verify/report.rs` | one partition's files; the result for people and programs |
 //! | `item.rs` | a line of `key: value` for people, an object for programs |
 //!

@@ -3,15 +3,17 @@
 //! ```text
 //! metadata log ─► image: topics, partitions, epochs ──┐
 //! recovery-point-checkpoint.*, clean-stop ─► points ──┼─► partition directory: partition.metadata, segments,
-//!                                                     │   indexes, producer snapshots, epochs
+//! journal.<shard> ─► what was cut since ──────────────┘   indexes, producer snapshots, epochs
 //! ```
 //!
 //! Reads only; a shared lock keeps a broker from starting meanwhile. What a start would put right by
 //! itself (a torn tail, a missing index) is a note and does not count; anything else is a problem.
-//! Absent: the commit journal, whose bytes an unclean stop leaves to the next start.
+//! Absent: bytes that after an unclean stop only the commit journal has. They are not laid over the
+//! segments, which may end before them.
 
 #![expect(clippy::disallowed_methods, reason = "a command of its own process reads files")]
 
+mod journal;
 mod partition;
 mod report;
 
@@ -23,7 +25,8 @@ use std::path::Path;
 use odradek::cluster::image::Image;
 use odradek::cluster::log_entry::{Verdict, scan};
 use odradek::log::checkpoint::{Checkpoint, CleanStop, PartitionPoint, merge};
-use odradek::log::data_dir::{CLEAN_STOP_FILE, is_checkpoint};
+use odradek::log::data_dir::{CLEAN_STOP_FILE, is_checkpoint, is_final_state};
+use odradek::log::final_state;
 use odradek::log::inspect::findings::Severity;
 use odradek::log::inspect::partition_check::PartitionExpectation;
 use odradek::log::recovery::OffsetGaps;
@@ -73,7 +76,8 @@ pub fn run(arguments: &VerifyArguments) -> Result<(), Failure> {
 /// Errors: a directory that cannot be listed. A file that cannot be read is a finding.
 fn verify(data_dir: &Path, progress: &mut Progress) -> io::Result<Report> {
     let mut report = Report::default();
-    let node = read_node(data_dir, &mut report)?;
+    let mut node = read_node(data_dir, &mut report)?;
+    journal::verify(data_dir, node.clean, &mut node.points, &mut report)?;
     report.clean = node.clean;
     let mut found: Vec<TopicPartition> = Vec::new();
     for directory in partition_directories(data_dir, &mut report)? {
@@ -145,7 +149,21 @@ fn read_node(data_dir: &Path, report: &mut Report) -> io::Result<Node> {
             }
         },
     };
+    check_final_states(data_dir, report)?;
     Ok(Node { image, points: merge(&checkpoints), clean })
+}
+
+/// Without its final state a start looks into the segments: no record is lost.
+fn check_final_states(data_dir: &Path, report: &mut Report) -> io::Result<()> {
+    for name in names(data_dir)?.into_iter().filter(|name| is_final_state(name)) {
+        let what = match read_whole(&data_dir.join(&name)).map(|bytes| final_state::decode(&bytes)) {
+            Ok(Ok(_)) => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        report.lines.push(Line::new(Severity::Note, &name, None, what));
+    }
+    Ok(())
 }
 
 /// The image as far as the log can be read.

@@ -7,7 +7,12 @@ use odradek::cluster::record::{PartitionState, Record, Replica};
 use odradek::codec::record_batch::{BatchHeader, Compression, assign_offset, write_batch};
 use odradek::log::checkpoint::CheckpointGeneration;
 use odradek::log::data_dir::checkpoint_name;
+use odradek::log::final_state::FinalStateWriter;
+use odradek::log::journal::block::{
+    BlockHeader, BlockSequence, BlockWriter, Change, ENTRY_SIZE, Entry, FileEpoch, HEADER_SIZE, block_size,
+};
 use odradek::log::ownership::{self, PARTITION_METADATA};
+use odradek::log::partition::Place;
 use odradek::log::producers::Producers;
 use odradek::types::{NodeId, OwnershipEpoch, ShardId, Timestamp, Uuid};
 use std::path::PathBuf;
@@ -15,6 +20,8 @@ use tempfile::TempDir;
 
 /// Bytes of each of the four batches, of three records.
 const BATCH_SIZE: u64 = 81;
+
+const JOURNAL: &str = "journal.0/00000000.journal";
 
 #[test]
 fn a_whole_directory_has_no_findings() {
@@ -98,6 +105,81 @@ fn what_contradicts_the_metadata_is_told() {
 }
 
 #[test]
+fn a_journal_is_judged_as_a_start_would() {
+    let data = DataDir::unclean();
+    data.write_journal(&[(1, 1), (2, 2), (3, 3)]);
+    data.check(expect![[r#"
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, not stopped cleanly: 0 problems, 0 notes
+    "#]]);
+    // The last one may be torn: no block behind it says that it was flushed.
+    data.change(JOURNAL, |bytes| bytes[2 * 4096 + 41] ^= 1);
+    data.check(expect![[r#"
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, not stopped cleanly: 0 problems, 0 notes
+    "#]]);
+    data.write_journal(&[(1, 1), (2, 2), (3, 3)]);
+    data.change(JOURNAL, |bytes| bytes[4096 + 41] ^= 1);
+    data.check(expect![[r#"
+        problem: journal.0/00000000.journal byte 4096: CRC-32 of header and table is 0xd180cd7a, the block says 0x9a79ba2b; block 2, which was flushed, is lost
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, not stopped cleanly: 1 problem, 0 notes
+    "#]]);
+    data.write_journal(&[(1, 1), (3, 3)]);
+    data.check(expect![[r#"
+        problem: journal.0: block 2, which was flushed, is missing
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, not stopped cleanly: 1 problem, 0 notes
+    "#]]);
+    data.write_journal(&[(1, 1), (3, 1)]);
+    data.check(expect![[r#"
+        note: journal.0: block 3 and those behind it lie beyond a gap: an interrupted write; the next start ignores them
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, not stopped cleanly: 0 problems, 1 note
+    "#]]);
+    data.write_journal(&[(1, 1), (2, 2)]);
+    data.change(JOURNAL, |bytes| bytes[HEADER_SIZE + ENTRY_SIZE] ^= 1);
+    data.check(expect![[r#"
+        problem: journal.0/00000000.journal byte 128: bytes of block 1, which was flushed, are not as their CRC-32 says
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, not stopped cleanly: 1 problem, 0 notes
+    "#]]);
+    data.write("journal.0/00000001.journal", &[0; 4096]);
+    data.check(expect![[r#"
+        problem: journal.0/00000001.journal: 4096 bytes, where the first file has 8192
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, not stopped cleanly: 1 problem, 0 notes
+    "#]]);
+    let data = DataDir::new();
+    data.write_journal(&[(1, 1), (3, 3)]);
+    data.write("journal.1.damaged.2/00000000.journal", b"");
+    data.write("journal.1.replayed/00000001.journal", b"");
+    data.change("final-state.0", |bytes| bytes.push(1));
+    data.check(expect![[r#"
+        note: final-state.0: the file is not as its CRC-32 says
+        note: journal.0: block 2, which was flushed, is missing; after a clean stop it is not needed
+        problem: journal.1.damaged.2: a start has found this journal damaged; its partitions are offline until it is removed
+        note: journal.1.replayed: a journal that was replayed; the next start removes it
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, stopped cleanly: 1 problem, 3 notes
+    "#]]);
+}
+
+#[test]
+fn recovery_points_that_the_journal_explains_are_no_offence() {
+    let data = DataDir::unclean();
+    data.write_checkpoint(0, 12, 4 * BATCH_SIZE);
+    data.change("orders-0/00000000000000000000.log", |bytes| bytes.truncate(3 * BATCH_SIZE as usize));
+    data.check(expect![[r#"
+        orders-0: problem: the log ends at 9; flushed were 12
+        1 partition, 1 segment, 9 records in 3 batches and 243 bytes, not stopped cleanly: 1 problem, 0 notes
+    "#]]);
+    let place = Place { segment: offset(0), file_position: 3 * BATCH_SIZE };
+    let cut = Change::Cut { place, end: offset(9), epoch: LeaderEpoch(0) };
+    let mut block = vec![0; block_size(1, 0)];
+    let mut writer = BlockWriter::new(&mut block, 1);
+    writer.change(&Entry { partition: id(), change: cut });
+    writer.finish(&journal_header(0, 1, 1));
+    data.write(JOURNAL, &block);
+    data.check(expect![[r#"
+        orders-0: problem: the log ends at 9; flushed were 12
+        1 partition, 1 segment, 9 records in 3 batches and 243 bytes, not stopped cleanly: 1 problem, 0 notes
+    "#]]);
+}
+
+#[test]
 fn programs_get_the_same() {
     let data = DataDir::new();
     data.change("orders-0/00000000000000000000.log", |bytes| bytes[150] ^= 0x40);
@@ -163,8 +245,31 @@ impl DataDir {
         data.write(&format!("orders-0/{PARTITION_METADATA}"), owner.as_bytes());
         data.write_checkpoint(0, 12, 4 * BATCH_SIZE);
         let generations = BTreeMap::from([(ShardId(0), CheckpointGeneration(5))]);
+        data.write("final-state.0", &FinalStateWriter::default().finish());
         data.write(CLEAN_STOP_FILE, &CleanStop { generations }.encode());
         data
+    }
+
+    /// Killed, with everything flushed in the segments.
+    fn unclean() -> DataDir {
+        let data = DataDir::new();
+        std::fs::remove_file(data.path(CLEAN_STOP_FILE)).expect("it is there");
+        data
+    }
+
+    /// Blocks of one batch each, by sequence number and flush mark. The bytes are those of the segment.
+    fn write_journal(&self, blocks: &[(u64, u64)]) {
+        let mut file = Vec::new();
+        for (sequence, flushed) in blocks {
+            let bytes = batch(0);
+            let mut block = vec![0; block_size(1, bytes.len())];
+            let mut writer = BlockWriter::new(&mut block, 1);
+            let place = Place { segment: offset(0), file_position: 0 };
+            writer.bytes(id(), place, offset(3), [&bytes[..]].into_iter());
+            writer.finish(&journal_header(file.len() as u64, *sequence, *flushed));
+            file.extend(&block);
+        }
+        self.write(JOURNAL, &file);
     }
 
     fn write_checkpoint(&self, log_start: u64, flushed_end: u64, file_position: u64) {
@@ -198,6 +303,17 @@ impl DataDir {
     fn check(&self, expected: Expect) {
         let report = verify(self.directory.path(), &mut Progress::hidden()).expect("it can be listed");
         expected.assert_eq(&report.text());
+    }
+}
+
+fn journal_header(position: u64, sequence: u64, flushed: u64) -> BlockHeader {
+    BlockHeader {
+        shard: ShardId(0),
+        epoch: FileEpoch(1),
+        position,
+        sequence: BlockSequence(sequence),
+        flushed: BlockSequence(flushed),
+        needed: BlockSequence(1),
     }
 }
 
