@@ -15,7 +15,8 @@
 //! A journal that was replayed is renamed before it is removed: half of one would look as if it had
 //! lost what was committed.
 //!
-//! One that misses a block is not replayed at all: what the missing one said of the others is not known.
+//! One that misses a block or a part of a file is not replayed at all: what was there said something of
+//! the others.
 
 use crate::cluster::image::Image;
 use crate::log::checkpoint::{Checkpoint, CheckpointGeneration, PartitionPoint};
@@ -208,7 +209,7 @@ impl ReplayStart<'_> {
             }
         }
         let (last, epoch) = bounds_of_first_blocks(headers, file_size, file_count).unwrap_or_default();
-        Ok(Some(JournalHead { mark: first_mark(shard, last, epoch), file_count }))
+        Ok(Some(JournalHead { mark: first_mark(shard, last, epoch, file_size), file_count }))
     }
 }
 
@@ -240,7 +241,7 @@ fn judge(
         }
     }
     report(&replay, directory);
-    if let Verdict::Corrupt { .. } = replay.verdict() {
+    if replay.verdict().is_lost() {
         let owned = start
             .image
             .partitions()
@@ -273,7 +274,7 @@ fn judge(
     if segments.is_some() {
         replayed.take_redone(&redoing);
     }
-    let lost = !redoing.corrupt().is_empty() || matches!(replay.verdict(), Verdict::Corrupt { .. });
+    let lost = !redoing.corrupt().is_empty() || replay.verdict().is_lost();
     if lost {
         return Ok(After::KeepDamaged);
     }
@@ -300,6 +301,18 @@ fn report(replay: &Replay, directory: &Path) {
             tracing::error!(
                 directory = %directory.display(), block = missing.0,
                 "a block of the journal that was flushed is damaged or gone: the core's partitions stay offline"
+            );
+        }
+        Verdict::FileCut { file, size, made } => {
+            tracing::error!(
+                directory = %directory.display(), file = file.0, size, made,
+                "a file of the journal is shorter than it was made: the core's partitions stay offline"
+            );
+        }
+        Verdict::FileGone { file } => {
+            tracing::error!(
+                directory = %directory.display(), file = file.0,
+                "a file of the journal is gone: the core's partitions stay offline"
             );
         }
     }

@@ -12,6 +12,12 @@
 //! | whole blocks beyond such a gap | the same | ambiguous: not replayed, reported |
 //! | bytes of one entry are damaged | that partition is corrupt | the log of blocks ends here |
 //!
+//! | what is found of the files | |
+//! |---|---|
+//! | one is shorter than any believed block says that they are | [`Verdict::FileCut`] |
+//! | one is not there, and one of a higher number is | [`Verdict::FileGone`]: it was made when this was in use |
+//! | the one of the highest number is gone; no file is left | not told |
+//!
 //! `flushed` and `needed` are the highest that any whole block states. The last flush before the
 //! crash is stated nowhere; a damaged block of that one flush cannot be told from a torn write.
 
@@ -48,8 +54,8 @@ pub fn bounds_of_first_blocks(
 }
 
 /// The mark that a start writes at the head of an empty journal, or of one that nobody needs.
-pub fn first_mark(shard: ShardId, last: BlockSequence, epoch: FileEpoch) -> BlockPlace {
-    mark_at(shard, FileIndex(0), 0, last.next(), epoch.next())
+pub fn first_mark(shard: ShardId, last: BlockSequence, epoch: FileEpoch, file_size: u64) -> BlockPlace {
+    mark_at(shard, FileIndex(0), 0, last.next(), epoch.next(), file_size)
 }
 
 fn mark_at(
@@ -58,8 +64,10 @@ fn mark_at(
     position: u64,
     sequence: BlockSequence,
     epoch: FileEpoch,
+    file_size: u64,
 ) -> BlockPlace {
-    let header = BlockHeader { shard, epoch, position, sequence, flushed: sequence, needed: sequence };
+    let (flushed, needed) = (sequence, sequence);
+    let header = BlockHeader { shard, epoch, position, sequence, flushed, needed, file_size };
     BlockPlace { file, header }
 }
 
@@ -80,6 +88,20 @@ pub enum Verdict {
     BeyondGap { first: BlockSequence },
     /// A block that was flushed and is needed is gone.
     Corrupt { missing: BlockSequence },
+    /// The file has fewer bytes than it was made with: what it held is not known.
+    FileCut { file: FileIndex, size: u64, made: u64 },
+    /// The file is gone, while one that was made after it is there.
+    FileGone { file: FileIndex },
+}
+
+impl Verdict {
+    /// What was committed may be gone: the journal is kept, and its partitions are offline.
+    pub fn is_lost(&self) -> bool {
+        match self {
+            Verdict::Whole | Verdict::BeyondGap { .. } => false,
+            Verdict::Corrupt { .. } | Verdict::FileCut { .. } | Verdict::FileGone { .. } => true,
+        }
+    }
 }
 
 /// Lives: while a shard's journal is looked through, file by file, then block by block.
@@ -90,6 +112,9 @@ pub struct Replay {
     needed: BlockSequence,
     last: BlockSequence,
     epoch: FileEpoch,
+    /// What each file has, and what the blocks say that all of them have; 0: none says it.
+    sizes: BTreeMap<FileIndex, u64>,
+    file_size: u64,
 }
 
 impl Replay {
@@ -103,6 +128,7 @@ impl Replay {
         file_size: u64,
         mut read: impl FnMut(u64, usize) -> Result<Vec<u8>, E>,
     ) -> Result<Stop, E> {
+        self.sizes.insert(file, file_size);
         let mut position = 0;
         let mut expected: Option<(FileEpoch, BlockSequence)> = None;
         let mut stop = Stop::End;
@@ -133,8 +159,9 @@ impl Replay {
     }
 
     fn take(&mut self, header: Stated, block: FoundBlock) {
-        let Stated(epoch, sequence, flushed, needed) = header;
+        let Stated(epoch, sequence, flushed, needed, file_size) = header;
         self.blocks.insert(sequence, block);
+        self.file_size = self.file_size.max(file_size);
         self.flushed = self.flushed.max(flushed);
         self.needed = self.needed.max(needed);
         self.last = self.last.max(sequence);
@@ -145,11 +172,12 @@ impl Replay {
     /// needed, and destroys nothing that is. `None` where there is no such place.
     pub fn mark(&self, shard: ShardId, file_size: u64) -> Option<BlockPlace> {
         let Some((_, last)) = self.blocks().last() else {
-            return self.blocks.is_empty().then(|| first_mark(shard, self.last, self.epoch));
+            return self.blocks.is_empty().then(|| first_mark(shard, self.last, self.epoch, file_size));
         };
         let position = last.position + last.size as u64;
         let fits = position + IO_ALIGNMENT as u64 <= file_size;
-        fits.then(|| mark_at(shard, last.file, position, self.last.next(), self.epoch.next()))
+        let (sequence, epoch) = (self.last.next(), self.epoch.next());
+        fits.then(|| mark_at(shard, last.file, position, sequence, epoch, file_size))
     }
 
     /// The end of the blocks that are believed, exclusive, from `needed` on without a gap.
@@ -164,7 +192,23 @@ impl Replay {
         end
     }
 
+    /// The first file that does not have what it was made with.
+    fn lost_file(&self) -> Option<Verdict> {
+        // All are of one size; where not even the first block of any is there, the largest has it.
+        let largest = self.sizes.values().copied().max();
+        let made = if self.blocks.is_empty() { largest? } else { self.file_size };
+        (0..).map(FileIndex).zip(&self.sizes).find_map(|(expected, (file, size))| {
+            if *file != expected {
+                return Some(Verdict::FileGone { file: expected });
+            }
+            (*size < made).then_some(Verdict::FileCut { file: *file, size: *size, made })
+        })
+    }
+
     pub fn verdict(&self) -> Verdict {
+        if let Some(lost) = self.lost_file() {
+            return lost;
+        }
         let end = self.end();
         if end < self.flushed {
             return Verdict::Corrupt { missing: end };
@@ -187,9 +231,9 @@ impl Replay {
     }
 }
 
-/// Epoch, sequence, flushed, needed.
+/// Epoch, sequence, flushed, needed, size of the file.
 #[derive(Clone, Copy)]
-struct Stated(FileEpoch, BlockSequence, BlockSequence, BlockSequence);
+struct Stated(FileEpoch, BlockSequence, BlockSequence, BlockSequence, u64);
 
 type Found = Result<(Stated, usize), BlockError>;
 
@@ -201,8 +245,8 @@ fn read_block<E>(position: u64, read: &mut impl FnMut(u64, usize) -> Result<Vec<
     };
     let bytes = if size > head.len() { read(position, size)? } else { head };
     Ok(BlockView::decode(&bytes, position).map(|view| {
-        let header = view.header;
-        (Stated(header.epoch, header.sequence, header.flushed, header.needed), view.size)
+        let BlockHeader { epoch, sequence, flushed, needed, file_size, .. } = view.header;
+        (Stated(epoch, sequence, flushed, needed, file_size), view.size)
     }))
 }
 
@@ -272,7 +316,7 @@ mod tests {
         let header = |file: usize| BlockView::decode(&disk.files[file], 0).unwrap().header;
         let file_size = 6 * IO_ALIGNMENT as u64;
         let (last, epoch) = bounds_of_first_blocks([header(0), header(1)], file_size, 2).unwrap();
-        let mark = first_mark(ShardId(0), last, epoch).header;
+        let mark = first_mark(ShardId(0), last, epoch, file_size).header;
         disk.block(0, 0, mark.epoch.0, mark.sequence.0, (mark.flushed.0, mark.needed.0));
         assert_eq!(sequences(&disk.scan()), [mark.sequence.0]);
         disk.block(0, 1, mark.epoch.0, mark.sequence.0 + 1, (mark.flushed.0, mark.needed.0));
@@ -321,13 +365,74 @@ mod tests {
         assert_eq!(sequences(&replay), [1]);
     }
 
+    /// All that its last block stated was there, and the blocks behind it went with the bytes.
+    #[test]
+    fn cut_file_is_a_loss_whichever_block_states_its_size() {
+        let mut disk = Disk::new(2, 4);
+        disk.block(0, 0, 1, 1, (1, 1));
+        disk.block(0, 1, 1, 2, (2, 1));
+        disk.block(1, 0, 2, 3, (3, 1));
+        assert_eq!(disk.scan().verdict(), Verdict::Whole);
+        let made = 4 * IO_ALIGNMENT as u64;
+        for (file, size) in
+            [(0, 2), (0, 0), (1, 1), (1, 0)].map(|(file, blocks)| (file, blocks * IO_ALIGNMENT))
+        {
+            for size in [size, size + 700] {
+                let mut cut = disk.clone();
+                cut.files[file].truncate(size);
+                let verdict = Verdict::FileCut { file: FileIndex(file as u32), size: size as u64, made };
+                assert_eq!(cut.scan().verdict(), verdict);
+                assert!(verdict.is_lost());
+            }
+        }
+        let mut longer = disk.clone();
+        longer.files[1].extend([0; IO_ALIGNMENT]);
+        assert_eq!(longer.scan().verdict(), Verdict::Whole);
+    }
+
+    #[test]
+    fn cut_file_is_a_loss_when_no_block_is_left() {
+        let mut disk = Disk::new(2, 4);
+        disk.block(0, 0, 1, 1, (1, 1));
+        disk.files[0].truncate(100);
+        let made = 4 * IO_ALIGNMENT as u64;
+        assert_eq!(disk.scan().verdict(), Verdict::FileCut { file: FileIndex(0), size: 100, made });
+    }
+
+    #[test]
+    fn blocks_of_the_first_version_say_nothing_of_their_file() {
+        let mut disk = Disk::new(2, 4);
+        disk.file_size = 0;
+        disk.block(0, 0, 1, 1, (1, 1));
+        disk.files[0].truncate(2 * IO_ALIGNMENT);
+        assert_eq!(disk.scan().verdict(), Verdict::Whole);
+    }
+
+    #[test]
+    fn file_that_is_gone_below_another_is_a_loss() {
+        let mut disk = Disk::new(3, 2);
+        disk.block(0, 0, 1, 1, (1, 1));
+        disk.block(1, 0, 2, 2, (2, 1)); // The last flush is stated nowhere.
+        for gone in [0, 1] {
+            let left = Disk { gone: vec![gone], ..disk.clone() };
+            assert_eq!(left.scan().verdict(), Verdict::FileGone { file: FileIndex(gone as u32) });
+            assert!(left.scan().verdict().is_lost());
+        }
+        let unused = Disk { gone: vec![2], ..disk.clone() };
+        assert_eq!(unused.scan().verdict(), Verdict::Whole);
+    }
+
+    #[derive(Clone)]
     struct Disk {
+        file_size: u64,
         files: Vec<Vec<u8>>,
+        gone: Vec<usize>,
     }
 
     impl Disk {
         fn new(files: usize, blocks: usize) -> Disk {
-            Disk { files: vec![vec![0; blocks * IO_ALIGNMENT]; files] }
+            let size = blocks * IO_ALIGNMENT;
+            Disk { file_size: size as u64, files: vec![vec![0; size]; files], gone: Vec::new() }
         }
 
         fn block(
@@ -345,6 +450,7 @@ mod tests {
                 sequence: BlockSequence(sequence),
                 flushed: BlockSequence(flushed),
                 needed: BlockSequence(needed),
+                file_size: self.file_size,
             };
             let mut out = vec![0; IO_ALIGNMENT];
             BlockWriter::new(&mut out, 0).finish(&header);
@@ -357,7 +463,7 @@ mod tests {
 
         fn scan(&self) -> Replay {
             let mut replay = Replay::default();
-            for (at, file) in self.files.iter().enumerate() {
+            for (at, file) in self.files.iter().enumerate().filter(|(at, _)| !self.gone.contains(at)) {
                 let read = |position: u64, size: usize| {
                     let end = (position as usize + size).min(file.len());
                     Ok::<_, std::convert::Infallible>(file[position as usize..end].to_vec())

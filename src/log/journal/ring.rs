@@ -268,6 +268,7 @@ impl JournalRing {
             sequence: self.next,
             flushed: self.flushed,
             needed,
+            file_size: self.limits.file_size,
         };
         self.issued.push_back(Issued { file, needed, written: false });
         self.position += size;
@@ -419,6 +420,7 @@ mod tests {
             sequence: BlockSequence(50),
             flushed: BlockSequence(50),
             needed: BlockSequence(50),
+            file_size: limits.file_size,
         };
         let mark = BlockPlace { file: FileIndex(1), header };
         let mut ring = JournalRing::resume(limits, &JournalHead { mark, file_count: 3 });

@@ -180,6 +180,48 @@ fn log_start_survives_a_crash_and_the_next_one() {
     });
 }
 
+/// Records were acknowledged that only the journal has, and a part of it is gone: nothing tells how much
+/// of it was needed, at this start or at the next.
+#[test]
+fn journal_that_was_cut_short_keeps_its_partitions_offline() {
+    on_executor(async {
+        for rest in [Some((1 << 20) + 100), Some(4096), Some(0), None] {
+            let directory = directory();
+            let image = claimed(directory.path());
+            {
+                let store = journalled_after(directory.path(), 16 << 20, None).await;
+                let replica = open_partition(&store, directory.path(), 0, 1 << 20).await;
+                has_room(&store).await;
+                let acks = Acks::new(None);
+                for _ in 0..3 {
+                    append(&store, &replica, &acks, &mut batch(1, None, &[7; 500])).await;
+                    acks.all_arrived(&store).await;
+                }
+                next_file_is_made(directory.path()).await;
+            }
+            let first = directory.path().join("journal.0/00000000.journal");
+            #[expect(clippy::disallowed_methods, reason = "a test damages a file")]
+            match rest {
+                Some(rest) => {
+                    std::fs::File::options().write(true).open(&first).unwrap().set_len(rest).unwrap();
+                }
+                None => std::fs::remove_file(&first).unwrap(),
+            }
+            for _start in 0..2 {
+                let replayed = replay(&start(directory.path(), &image, false), &mut BTreeMap::new()).unwrap();
+                assert_eq!(
+                    replayed.corrupt,
+                    BTreeSet::from([request(directory.path(), 0, 1).id]),
+                    "{rest:?}"
+                );
+                assert!(replayed.heads.is_empty());
+                assert!(directory.path().join("journal.0.damaged.1").exists());
+                assert!(!directory.path().join("journal.0").exists());
+            }
+        }
+    });
+}
+
 fn start<'a>(data_dir: &'a Path, image: &'a Image, clean: bool) -> ReplayStart<'a> {
     ReplayStart {
         data_dir,

@@ -7,7 +7,9 @@
 //! | the same with a journal | | offline, or the journal had it too |
 //! | active segment beyond that point | | its end is cut, with a warning; or offline |
 //! | closed segment, or any after a clean stop | | not scanned at a start: an error when it is read |
-//! | journal | flipped or cut short | any partitions are offline, the others are whole but for the last blocks, whose flush no later block states |
+//! | journal, after a kill | flipped | any partitions are offline, the others are whole but for the last blocks, whose flush no later block states |
+//! | the same | cut short | partitions are offline, the others are whole; a journal of one file without its first block is an empty one |
+//! | journal, after a clean stop | cut short | nothing: its segments have it all |
 //! | metadata, `meta.properties` | flipped | no start, with a sentence that names the file; or nothing |
 //! | `partition.metadata` | any | its partition is offline, or nothing |
 //!
@@ -20,6 +22,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use odradek::log::checkpoint::{Checkpoint, PartitionPoint, merge};
+use odradek::log::journal::block::BlockView;
 use odradek_powerloss::random::Random;
 
 use crate::broker::TOPIC;
@@ -43,6 +46,8 @@ pub enum Expected {
     Cut,
     /// Partitions are offline; the others are whole up to an end.
     AnyOffline,
+    /// Some partitions are offline, the others are whole.
+    SomeOffline,
     /// The start is refused; or everything is served.
     NoStart,
 }
@@ -99,6 +104,7 @@ pub fn damage(data: &Path, ended: Ended, random: &mut Random) -> anyhow::Result<
         }
         let file = files[random.below(files.len() as u64) as usize].clone();
         let bytes = fs::read(&file)?;
+        let size = bytes.len();
         let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         if used == 0 {
             continue;
@@ -121,7 +127,11 @@ pub fn damage(data: &Path, ended: Ended, random: &mut Random) -> anyhow::Result<
             Kind::ActiveSegment if below && ended.journal => Expected::OfflineOrServed,
             Kind::ActiveSegment if below => Expected::Offline,
             Kind::ActiveSegment => Expected::Cut,
-            Kind::Journal => Expected::AnyOffline,
+            Kind::Journal => match bytes.as_deref().filter(|rest| rest.len() < size) {
+                Some(_) if ended.clean => Expected::Served,
+                Some(rest) if states_size(&file, rest)? => Expected::SomeOffline,
+                _ => Expected::AnyOffline,
+            },
             Kind::Metadata | Kind::Identity => Expected::NoStart,
             Kind::PartitionMetadata => Expected::OfflineOrServed,
         };
@@ -131,6 +141,17 @@ pub fn damage(data: &Path, ended: Ended, random: &mut Random) -> anyhow::Result<
         }
         return Ok(Damage { file, how, partition, expected });
     }
+}
+
+/// Whether what is left of a journal, of which this file has `rest`, tells how large its files were.
+fn states_size(file: &Path, rest: &[u8]) -> anyhow::Result<bool> {
+    let has_others = files_in(file.parent().unwrap_or(file), "journal")?.len() > 1;
+    Ok(has_others || BlockView::decode(rest, 0).is_ok_and(|view| view.header.file_size > 0))
+}
+
+fn files_in(directory: &Path, extension: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let is = |file: &PathBuf| file.extension().is_some_and(|found| found == extension);
+    Ok(sorted(directory)?.into_iter().filter(is).collect())
 }
 
 /// The new bytes, `None` for no file; the first byte that differs.

@@ -153,7 +153,7 @@ fn judge(world: &mut World<'_>, damage: &Damage) -> Result<String, Verdicts> {
     }
     let may_be_offline: BTreeSet<i32> = match damage.expected {
         Expected::Served | Expected::NoStart => BTreeSet::new(),
-        Expected::AnyOffline => all(),
+        Expected::AnyOffline | Expected::SomeOffline => all(),
         Expected::Offline | Expected::OfflineOrServed | Expected::Noticed | Expected::Cut => {
             damage.partition.into_iter().collect()
         }
@@ -161,7 +161,8 @@ fn judge(world: &mut World<'_>, damage: &Damage) -> Result<String, Verdicts> {
     if !offline.is_subset(&may_be_offline) {
         return refuse(format!("{offline:?} are offline"));
     }
-    if damage.expected == Expected::Offline && offline.is_empty() {
+    let must_be_told = matches!(damage.expected, Expected::Offline | Expected::SomeOffline);
+    if must_be_told && offline.is_empty() {
         return refuse("the damage was not noticed".to_owned());
     }
     let suspect = damage.partition.filter(|_| matches!(damage.expected, Expected::Noticed | Expected::Cut));

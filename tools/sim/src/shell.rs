@@ -46,6 +46,9 @@ pub const SHARD: ShardId = ShardId(0);
 /// A journal file that found no space is asked for again after this long, microseconds.
 pub const NO_SPACE_RETRY: u64 = 100_000;
 
+/// A journal file that does not have its size yet.
+const MAKING: &str = "next.journal.making";
+
 /// Lives: from a start to the next stop or crash.
 pub struct Shell {
     pub world: Rc<World>,
@@ -402,10 +405,12 @@ impl Shell {
         let limits = self.settings.journal.expect("there is a journal");
         let directory = start::journal_directory();
         self.disk.make_directory(&directory).await?;
-        let made = self.disk.open(&format!("{directory}/{}", start::journal_file(file)), true).await?;
+        let making = format!("{directory}/{MAKING}");
+        let made = self.disk.open(&making, true).await?;
         made.allocate(limits.file_size).await?;
         made.write(0, &vec![0; limits.file_size as usize]).await?;
         made.flush().await?;
+        self.disk.rename(&making, &format!("{directory}/{}", start::journal_file(file))).await?;
         self.disk.sync_directory(&directory).await?;
         Ok(made)
     }

@@ -440,6 +440,7 @@ fn header(sequence: BlockSequence) -> BlockHeader {
         sequence,
         flushed: sequence,
         needed: BlockSequence(1),
+        file_size: 1 << 20,
     }
 }
 

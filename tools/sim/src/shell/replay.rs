@@ -103,9 +103,15 @@ async fn judge(
         Verdict::Corrupt { missing } => {
             world.note(format_args!("{directory}: block {} was flushed and is gone", missing.0));
             world.count("journal: flushed block gone");
-            replayed.corrupt.extend(partitions.keys());
-            segments = None; // What the missing one said of the others is not known.
         }
+        Verdict::FileCut { file, .. } | Verdict::FileGone { file } => {
+            world.note(format_args!("{directory}: file {} is cut short or gone", file.0));
+            world.count("journal: file cut short or gone");
+        }
+    }
+    if replay.verdict().is_lost() {
+        replayed.corrupt.extend(partitions.keys());
+        segments = None; // What the missing one said of the others is not known.
     }
     let mut redoing = Redoing::default();
     for (sequence, FoundBlock { file, position, size }) in replay.blocks() {
@@ -137,7 +143,7 @@ async fn judge(
         let reached = replayed.ends.entry(*partition).or_insert(*end);
         *reached = end.max(reached).to_owned();
     }
-    Ok(!redoing.corrupt().is_empty() || matches!(replay.verdict(), Verdict::Corrupt { .. }))
+    Ok(!redoing.corrupt().is_empty() || replay.verdict().is_lost())
 }
 
 fn read_at(bytes: &[u8], position: u64, size: usize) -> Vec<u8> {
@@ -165,6 +171,7 @@ fn take_stale_blocks_along(bytes: &mut [u8]) {
         let mut crc = crc32fast::Hasher::new();
         crc.update(&bytes[position..position + 64]);
         crc.update(&bytes[position + HEADER_SIZE..position + HEADER_SIZE + entries as usize * 56]);
+        crc.update(&bytes[position + 68..position + HEADER_SIZE]);
         bytes[position + 64..position + 68].copy_from_slice(&crc.finalize().to_be_bytes());
         last = Some((epoch, sequence));
         position += size;
