@@ -10,8 +10,8 @@
 //! | [`findings`] | what does not hold, and where |
 //! | [`partition_check`] | judges how the segments of a partition fit together and what the checkpoint says of them |
 //!
-//! Nothing here repairs anything. Absent: bytes that only the commit journal holds as a reason for a
-//! segment to end early.
+//! Nothing here repairs anything. Absent: which bytes a commit journal will add to a segment; that it has
+//! some of a partition is told from outside.
 
 pub mod findings;
 pub mod journal_walk;

@@ -9,7 +9,7 @@
 //! Reads only; a shared lock keeps a broker from starting meanwhile. What a start would put right by
 //! itself (a torn tail, a missing index) is a note and does not count; anything else is a problem.
 //! Absent: bytes that after an unclean stop only the commit journal has. They are not laid over the
-//! segments, which may end before them.
+//! segments, which may lack them from the recovery point on.
 
 #![expect(clippy::disallowed_methods, reason = "a command of its own process reads files")]
 
@@ -17,7 +17,7 @@ mod journal;
 mod partition;
 mod report;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -48,6 +48,8 @@ struct Node {
     image: Image,
     points: BTreeMap<TopicPartition, PartitionPoint>,
     clean: bool,
+    /// Of which the journals have bytes to replay.
+    journalled: BTreeSet<TopicPartition>,
 }
 
 /// A partition's directory, by its name.
@@ -77,7 +79,7 @@ pub fn run(arguments: &VerifyArguments) -> Result<(), Failure> {
 fn verify(data_dir: &Path, progress: &mut Progress) -> io::Result<Report> {
     let mut report = Report::default();
     let mut node = read_node(data_dir, &mut report)?;
-    journal::verify(data_dir, node.clean, &mut node.points, &mut report)?;
+    node.journalled = journal::verify(data_dir, node.clean, &mut node.points, &mut report)?;
     report.clean = node.clean;
     let mut found: Vec<TopicPartition> = Vec::new();
     for directory in partition_directories(data_dir, &mut report)? {
@@ -117,6 +119,7 @@ fn expected(node: &Node, id: TopicPartition) -> Expected {
         clean: node.clean,
         gaps: if is_compacted { OffsetGaps::Allowed } else { OffsetGaps::Refused },
         point: node.points.get(&id).copied(),
+        journalled: node.journalled.contains(&id),
     };
     Expected { topic: id.topic, leader_epoch: state.leader_epoch, log }
 }
@@ -150,7 +153,7 @@ fn read_node(data_dir: &Path, report: &mut Report) -> io::Result<Node> {
         },
     };
     check_final_states(data_dir, report)?;
-    Ok(Node { image, points: merge(&checkpoints), clean })
+    Ok(Node { image, points: merge(&checkpoints), clean, journalled: BTreeSet::new() })
 }
 
 /// Without its final state a start looks into the segments: no record is lost.

@@ -96,6 +96,10 @@ pub enum Offence {
     Snapshot(SnapshotError),
     #[error("the segment begins at {got}, the one before ends at {expected}")]
     SegmentGap { expected: Offset, got: Offset },
+    #[error(
+        "the segment begins at {got}, the one before ends at {expected}; the journal has bytes to replay"
+    )]
+    SegmentGapReplayed { expected: Offset, got: Offset },
     #[error("a clean stop is marked, but no checkpoint has this partition")]
     PointMissing,
     #[error("the log ends at {log_end}; flushed were {}", .point.flushed_end)]

@@ -21,15 +21,23 @@ pub struct PartitionExpectation {
     pub gaps: OffsetGaps,
     /// What the newest checkpoint says.
     pub point: Option<PartitionPoint>,
+    /// The journal has bytes of this log to replay. From the recovery point on its segments may lack them.
+    pub journalled: bool,
 }
 
 impl PartitionExpectation {
-    pub fn role(&self, is_last: bool) -> SegmentRole {
+    pub fn role(&self, base_offset: Offset, is_last: bool) -> SegmentRole {
         match (is_last, self.clean) {
+            (false, _) if self.may_lack_bytes(base_offset) => SegmentRole::ActiveUnclean,
             (false, _) => SegmentRole::Closed,
             (true, true) => SegmentRole::ActiveClean,
             (true, false) => SegmentRole::ActiveUnclean,
         }
+    }
+
+    fn may_lack_bytes(&self, base_offset: Offset) -> bool {
+        let flushed = self.point.map_or(Offset::ZERO, |point| point.segment_base);
+        !self.clean && self.journalled && flushed <= base_offset
     }
 }
 
@@ -87,7 +95,9 @@ impl PartitionCheck {
                 OffsetGaps::Allowed => expected <= got,
             };
             // Where damage hides the end, only an overlap can be told.
-            if !joins && (!last.damaged || expected > got) {
+            if expected < got && !joins && self.expected.may_lack_bytes(last.base_offset) {
+                findings.note(place, Offence::SegmentGapReplayed { expected, got });
+            } else if !joins && (!last.damaged || expected > got) {
                 findings.problem(place, Offence::SegmentGap { expected, got });
             }
         }
@@ -149,6 +159,26 @@ mod tests {
     }
 
     #[test]
+    fn what_the_journal_has_may_be_missing_behind_the_recovery_point() {
+        let segments = [(0, 120), (120, 250), (300, 410)];
+        let journalled = |expected| PartitionExpectation { journalled: true, ..expected };
+        let mut findings = Findings::default();
+        assert_eq!(checked(&segments, journalled(unclean(0, 150, 120)), &mut findings).len(), 1);
+        assert_eq!((findings.problem_count, findings.note_count), (0, 1));
+        for expected in
+            [unclean(0, 150, 120), journalled(unclean(0, 310, 300)), journalled(clean(0, 410, 300))]
+        {
+            let mut findings = Findings::default();
+            checked(&segments, expected, &mut findings);
+            assert_eq!((findings.problem_count, findings.note_count), (1, 0), "{expected:?}");
+        }
+        let roles =
+            [0, 120, 300].map(|base| journalled(unclean(0, 150, 120)).role(offset(base), base == 300));
+        let active = SegmentRole::ActiveUnclean;
+        assert_eq!(roles, [SegmentRole::Closed, active, active]);
+    }
+
+    #[test]
     fn each_contradiction_is_told() {
         let cases = [
             (
@@ -186,7 +216,7 @@ mod tests {
             segment_base: offset(segment_base),
             file_position: flushed_end - segment_base,
         };
-        PartitionExpectation { clean: true, gaps: OffsetGaps::Refused, point: Some(point) }
+        PartitionExpectation { clean: true, gaps: OffsetGaps::Refused, point: Some(point), journalled: false }
     }
 
     fn unclean(log_start: u64, flushed_end: u64, segment_base: u64) -> PartitionExpectation {
@@ -194,7 +224,14 @@ mod tests {
     }
 
     fn judged(segments: &[(u64, u64)], expected: PartitionExpectation) -> Vec<String> {
-        let mut findings = Findings::default();
+        checked(segments, expected, &mut Findings::default())
+    }
+
+    fn checked(
+        segments: &[(u64, u64)],
+        expected: PartitionExpectation,
+        findings: &mut Findings,
+    ) -> Vec<String> {
         let mut check = PartitionCheck::new(expected);
         for (base, end) in segments {
             let facts = SegmentFacts {
@@ -206,9 +243,9 @@ mod tests {
                 size: 100,
                 damaged: false,
             };
-            check.take(&facts, &mut findings);
+            check.take(&facts, findings);
         }
-        check.finish(&mut findings);
+        check.finish(findings);
         findings.kept().iter().map(|finding| finding.offence.to_string()).collect()
     }
 

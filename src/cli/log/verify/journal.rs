@@ -10,7 +10,7 @@
 //! Of each journal the first offence is told. Judgements are those of a start
 //! ([`Replay`], [`Redoing`]). Absent: the bytes of its entries in the place of those that segments lack.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -36,8 +36,16 @@ type Points = BTreeMap<TopicPartition, PartitionPoint>;
 
 /// Looks through all journals and brings the recovery points in line with what they say was cut.
 ///
+/// Gives the partitions of which a journal has bytes to replay.
+///
 /// Errors: a directory that cannot be listed. A journal that cannot be read is a finding.
-pub fn verify(data_dir: &Path, clean: bool, points: &mut Points, report: &mut Report) -> io::Result<()> {
+pub fn verify(
+    data_dir: &Path,
+    clean: bool,
+    points: &mut Points,
+    report: &mut Report,
+) -> io::Result<BTreeSet<TopicPartition>> {
+    let mut journalled = BTreeSet::new();
     for name in names(data_dir)? {
         let path = data_dir.join(&name);
         if !path.is_dir() {
@@ -59,6 +67,7 @@ pub fn verify(data_dir: &Path, clean: bool, points: &mut Points, report: &mut Re
                 Ok(found) => {
                     report.lines.extend(found.offence.as_ref().map(|offence| offence.line(&name, clean)));
                     if !clean {
+                        journalled.extend(found.settled.reached.keys());
                         found.settle(points);
                     }
                 }
@@ -66,7 +75,7 @@ pub fn verify(data_dir: &Path, clean: bool, points: &mut Points, report: &mut Re
             },
         }
     }
-    Ok(())
+    Ok(journalled)
 }
 
 /// What is wrong with a journal, and where.

@@ -35,7 +35,7 @@ pub fn verify(directory: &Path, expected: &Expected, progress: &mut Progress) ->
             .map(|file| read_index(directory, *base_offset, file, &mut findings));
         let expectation = SegmentExpectation {
             base_offset: *base_offset,
-            role: expected.log.role(at + 1 == bases.len()),
+            role: expected.log.role(*base_offset, at + 1 == bases.len()),
             gaps: expected.log.gaps,
             leader_epoch_min: check.leader_epoch_min(),
             leader_epoch_max: Some(expected.leader_epoch),
