@@ -69,9 +69,24 @@ fn a_killed_brokers_files_hold_too() {
     assert_eq!(client.read_all("held", 0).len(), (BATCHES * RECORDS_PER_BATCH) as usize);
 }
 
+#[test]
+fn a_killed_brokers_journal_holds_and_is_shown() {
+    let mut broker = written_with(Options::new(Routing::Node).cores(1).small_journal());
+    broker.kill();
+    let verified = log("verify", &[&broker.data_dir()]);
+    assert!(verified.status.success(), "{}\n{}", printed(&verified), said(&verified));
+    let dumped = log("dump", &[&broker.data_dir().join("journal.0/00000000.journal")]);
+    assert!(dumped.status.success(), "{}", said(&dumped));
+    assert!(printed(&dumped).contains(" kind: bytes segment: "), "{}", printed(&dumped));
+}
+
 /// A broker with two partitions of several segments each, from an idempotent producer.
 fn written_to() -> Broker {
-    let broker = Broker::start_with(Options::new(Routing::Node));
+    written_with(Options::new(Routing::Node))
+}
+
+fn written_with(options: Options) -> Broker {
+    let broker = Broker::start_with(options);
     let mut client = Client::connect(&broker);
     client.create_topic("held", 2, &[("segment.bytes", "8192"), ("index.interval.bytes", "512")]);
     let producer = client.init_producer();

@@ -191,6 +191,7 @@ mod tests {
     fn header(position: u64, epoch: u64, sequence: u64) -> BlockHeader {
         let sequence = BlockSequence(sequence);
         let epoch = FileEpoch(epoch);
-        BlockHeader { shard: ShardId(0), epoch, position, sequence, flushed: sequence, needed: sequence }
+        let (flushed, needed) = (sequence, sequence);
+        BlockHeader { shard: ShardId(0), file_size: 0, epoch, position, sequence, flushed, needed }
     }
 }

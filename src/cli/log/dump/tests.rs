@@ -310,14 +310,14 @@ fn a_journal_is_shown_block_by_block() {
         &file,
         Depth::Records,
         expect![[r#"
-        file: 00000000.journal kind: commit journal
-        position: 0 sequence: 20 shard: 2 fileEpoch: 7 flushed: 20 needed: 9 size: 4096 version: 2 entries: 2 isvalid: false
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: bytes segment: 100 segmentPosition: 8192 logEnd: 102 size: 198 crc: 3522402485 isvalid: false
-        problem position: 184 reason: the bytes of the entry are not as its CRC-32 says
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: closed segment: 100 segmentSize: 9000 nextSegment: 103
-        problem position: 4096 reason: CRC-32 of header and table is 0x24b332a6, the block says 0x4caced8a
-        end blocks: 1 entries: 2 staleBlocks: 1 staleBytes: 4096 emptyBytes: 4096 position: 16384
-    "#]],
+            file: 00000000.journal kind: commit journal
+            position: 0 sequence: 20 shard: 2 fileEpoch: 7 flushed: 20 needed: 9 size: 4096 version: 2 entries: 2 isvalid: false
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: bytes segment: 100 segmentPosition: 8192 logEnd: 102 size: 198 crc: 3522402485 isvalid: false
+            problem position: 184 reason: the bytes of the entry are not as its CRC-32 says
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: closed segment: 100 segmentSize: 9000 nextSegment: 103
+            problem position: 4096 reason: CRC-32 of header and table is 0x9d40b191, the block says 0x7f4234ee
+            end blocks: 1 entries: 2 staleBlocks: 1 staleBytes: 4096 emptyBytes: 4096 position: 16384
+        "#]],
     );
 }
 
@@ -434,7 +434,8 @@ fn journal_file() -> Vec<u8> {
 
 fn journal_header(position: u64, epoch: u64, sequence: u64) -> BlockHeader {
     let (sequence, epoch) = (BlockSequence(sequence), FileEpoch(epoch));
-    BlockHeader { shard: ShardId(2), epoch, position, sequence, flushed: sequence, needed: BlockSequence(9) }
+    let (flushed, needed) = (sequence, BlockSequence(9));
+    BlockHeader { shard: ShardId(2), file_size: 0, epoch, position, sequence, flushed, needed }
 }
 
 fn metadata_log() -> Vec<u8> {

@@ -159,6 +159,18 @@ fn look_through(directory: &Path) -> io::Result<Found> {
         Some(offence) => Some(offence),
         None => match replay.verdict() {
             Verdict::Corrupt { missing } => Some(missing_block(&files, missing)?),
+            Verdict::FileCut { file, size, made } => Some(Offence {
+                file: Some(file),
+                position: None,
+                what: format!("{size} bytes, where it was made with {made}"),
+                weight: Weight::Always,
+            }),
+            Verdict::FileGone { file } => Some(Offence {
+                file: Some(file),
+                position: None,
+                what: "it is gone, while one that was made after it is there".to_string(),
+                weight: Weight::Always,
+            }),
             Verdict::Whole | Verdict::BeyondGap { .. } if !redoing.corrupt().is_empty() => {
                 damaged_bytes(&files, &replay, &redoing)?
             }
@@ -174,13 +186,14 @@ fn look_through(directory: &Path) -> io::Result<Found> {
             Verdict::Whole => None,
         },
     };
-    let settled = match replay.verdict() {
-        Verdict::Corrupt { .. } => Settled::default(),
-        Verdict::Whole | Verdict::BeyondGap { .. } => Settled {
+    let settled = if replay.verdict().is_lost() {
+        Settled::default()
+    } else {
+        Settled {
             reached: redoing.reached().clone(),
             truncated: redoing.truncated().clone(),
             log_starts: redoing.log_starts().clone(),
-        },
+        }
     };
     Ok(Found { offence, settled })
 }

@@ -119,7 +119,7 @@ fn a_journal_is_judged_as_a_start_would() {
     data.write_journal(&[(1, 1), (2, 2), (3, 3)]);
     data.change(JOURNAL, |bytes| bytes[4096 + 41] ^= 1);
     data.check(expect![[r#"
-        problem: journal.0/00000000.journal byte 4096: CRC-32 of header and table is 0xd180cd7a, the block says 0x9a79ba2b; block 2, which was flushed, is lost
+        problem: journal.0/00000000.journal byte 4096: CRC-32 of header and table is 0x76e6e0fe, the block says 0x70993400; block 2, which was flushed, is lost
         1 partition, 1 segment, 12 records in 4 batches and 324 bytes, not stopped cleanly: 1 problem, 0 notes
     "#]]);
     data.write_journal(&[(1, 1), (3, 3)]);
@@ -309,6 +309,7 @@ impl DataDir {
 fn journal_header(position: u64, sequence: u64, flushed: u64) -> BlockHeader {
     BlockHeader {
         shard: ShardId(0),
+        file_size: 0,
         epoch: FileEpoch(1),
         position,
         sequence: BlockSequence(sequence),
