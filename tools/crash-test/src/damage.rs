@@ -11,9 +11,8 @@
 //! | the same | cut short | partitions are offline, the others are whole; a journal of one file without its first block is an empty one |
 //! | journal, after a clean stop | cut short | nothing: its segments have it all |
 //! | metadata, `meta.properties` | flipped | no start, with a sentence that names the file; or nothing |
+//! | `partition.metadata` | any | its partition is offline, or nothing |
 //!
-//! `partition.metadata` is left alone: a flipped topic id makes the directory another topic's, which is
-//! put aside, and where no recovery point says that there was more, the partition begins anew.
 //! Not flipped: the leader epoch of a batch, which no checksum covers (there is no companion file yet);
 //! for the same reason its base offset where a start does not scan: a reader is then given records at
 //! offsets that are not theirs.
@@ -69,7 +68,7 @@ pub struct Ended {
     pub journal: bool,
 }
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     Kind::Derived,
     Kind::Derived,
     Kind::ClosedSegment,
@@ -80,6 +79,7 @@ const KINDS: [Kind; 10] = [
     Kind::Checkpoint,
     Kind::Metadata,
     Kind::Identity,
+    Kind::PartitionMetadata,
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +91,7 @@ enum Kind {
     Checkpoint,
     Metadata,
     Identity,
+    PartitionMetadata,
 }
 
 /// Damages one file of a stopped broker. The same dice and files give the same damage.
@@ -110,7 +111,7 @@ pub fn damage(data: &Path, ended: Ended, random: &mut Random) -> anyhow::Result<
         }
         let partition = partition_of(&file);
         let damaged = match kind {
-            Kind::Derived | Kind::Checkpoint => any(&bytes, used, random),
+            Kind::Derived | Kind::Checkpoint | Kind::PartitionMetadata => any(&bytes, used, random),
             Kind::ClosedSegment => segment(&bytes, false, random),
             Kind::ActiveSegment => segment(&bytes, !ended.clean, random),
             Kind::Journal => flip_or_cut(&bytes, used, random),
@@ -132,6 +133,7 @@ pub fn damage(data: &Path, ended: Ended, random: &mut Random) -> anyhow::Result<
                 _ => Expected::AnyOffline,
             },
             Kind::Metadata | Kind::Identity => Expected::NoStart,
+            Kind::PartitionMetadata => Expected::OfflineOrServed,
         };
         match bytes {
             Some(bytes) => fs::write(&file, bytes)?,
@@ -238,6 +240,9 @@ fn files_of(data: &Path, kind: Kind) -> anyhow::Result<Vec<PathBuf>> {
                 found.append(&mut logs);
             }
             Kind::ActiveSegment if is_partition => found.extend(logs.pop()),
+            Kind::PartitionMetadata if is_partition => {
+                found.extend(within.iter().filter(|file| file_name(file) == "partition.metadata").cloned());
+            }
             Kind::Journal if name.starts_with("journal.") => {
                 found.extend(within.iter().filter(|file| is(file, &["journal"])).cloned());
             }
