@@ -1,11 +1,16 @@
 //! Whose a partition's directory is: `partition.metadata`, and what follows from it.
 //!
-//! The file is Kafka's (`PartitionMetadataFile`), two lines:
+//! The file is Kafka's (`PartitionMetadataFile`), whose reader stops behind the second line, and a
+//! checksum of what stands before it:
 //!
 //! ```text
 //! version: 0
 //! topic_id: MzE8dy87TCSMBw0PLz0eWg
+//! crc32: df1b99dc
 //! ```
+//!
+//! Files of Kafka and of earlier builds have no third line: there a flipped bit makes the directory
+//! another topic's.
 //!
 //! | the file says | the metadata knows that topic | the directory is |
 //! |---|---|---|
@@ -27,14 +32,22 @@ pub enum PartitionMetadataError {
     Version,
     #[error("partition.metadata names no topic id")]
     TopicId,
+    #[error("partition.metadata is damaged: its checksum does not hold")]
+    Checksum,
 }
 
 /// The text of the file.
 pub fn encode(topic: TopicId) -> String {
-    format!("version: 0\ntopic_id: {}\n", uuid_text(topic.0))
+    let text = format!("version: 0\ntopic_id: {}\n", uuid_text(topic.0));
+    let checksum = checksum_line(&text);
+    text + &checksum
 }
 
-/// Reads Kafka's text, and the form with hyphens that earlier builds of ours wrote.
+fn checksum_line(text: &str) -> String {
+    format!("crc32: {:08x}\n", crc32fast::hash(text.as_bytes()))
+}
+
+/// Reads our text, Kafka's, and the form with hyphens that earlier builds of ours wrote.
 pub fn decode(text: &str) -> Result<TopicId, PartitionMetadataError> {
     let value = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -45,7 +58,13 @@ pub fn decode(text: &str) -> Result<TopicId, PartitionMetadataError> {
     }
     let id = value("topic_id").ok_or(PartitionMetadataError::TopicId)?;
     let id = parse_uuid_text(id).or_else(|| Uuid::parse_str(id).ok());
-    id.map(TopicId).filter(|id| *id != TopicId::ZERO).ok_or(PartitionMetadataError::TopicId)
+    let id = id.map(TopicId).filter(|id| *id != TopicId::ZERO).ok_or(PartitionMetadataError::TopicId)?;
+    let end_of_two = text.match_indices('\n').nth(1).map_or(text.len(), |(at, _)| at + 1);
+    let (covered, rest) = text.split_at(end_of_two);
+    if !rest.is_empty() && rest != checksum_line(covered) {
+        return Err(PartitionMetadataError::Checksum);
+    }
+    Ok(id)
 }
 
 /// What becomes of a directory that a partition wants.
@@ -88,10 +107,29 @@ mod tests {
     fn text_is_kafkas_and_the_earlier_form_is_read() {
         let id = TopicId(Uuid::from_u128(0x3331_3c77_2f3b_4c24_8c07_0d0f_2f3d_1e5a));
         let text = "version: 0\ntopic_id: MzE8dy87TCSMBw0PLz0eWg\n";
-        assert_eq!(encode(id), text);
+        assert_eq!(encode(id), format!("{text}crc32: df1b99dc\n"));
+        assert_eq!(decode(&encode(id)), Ok(id));
         assert_eq!(decode(text), Ok(id));
         assert_eq!(decode("version: 0\ntopic_id: 33313c77-2f3b-4c24-8c07-0d0f2f3d1e5a\n"), Ok(id));
         assert_eq!(decode("version: 0\ntopic_id: MzE8dy87TCSMBw0PLz0eWg"), Ok(id));
+    }
+
+    /// Else the directory would be put aside as another topic's, and its partition begin anew.
+    #[test]
+    fn no_flipped_bit_makes_it_another_topics() {
+        let id = TopicId(Uuid::from_u128(0x3331_3c77_2f3b_4c24_8c07_0d0f_2f3d_1e5a));
+        let text = encode(id);
+        for bit in 0..text.len() * 8 {
+            let mut bytes = text.clone().into_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            // What is no text is read as an empty one.
+            let damaged = String::from_utf8(bytes).unwrap_or_default();
+            assert!(matches!(claim(Some(&damaged), id, |_| false), Claim::Refuse(_)), "{bit}: {damaged}");
+        }
+        for size in 0..text.len() {
+            let cut = claim(Some(&text[..size]), id, |_| false);
+            assert!(matches!(cut, Claim::Open | Claim::Refuse(_)), "{size}");
+        }
     }
 
     #[test]
