@@ -125,7 +125,7 @@ impl Mount {
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 // Its thread ends with the mount.
-                Ok(()) => return session.join(),
+                Ok(()) => return ended_with_the_mount(session.join()),
                 Err(error) => {
                     // Somebody holds it: taken out of sight, its requests fail from here on.
                     unmount(&self.path(), libc::MNT_DETACH)?;
@@ -142,6 +142,15 @@ impl Drop for Mount {
     fn drop(&mut self) {
         self.power_off();
         let _ = self.detach();
+    }
+}
+
+/// How the thread that answers the kernel ended, after its mount did. The kernel says so with ENODEV,
+/// which the library knows, or with ECONNABORTED where it was about to hand a request over.
+fn ended_with_the_mount(ended: io::Result<()>) -> io::Result<()> {
+    match ended {
+        Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+        ended => ended.map_err(|error| io::Error::new(error.kind(), format!("answering the kernel: {error}"))),
     }
 }
 
