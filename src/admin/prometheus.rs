@@ -11,7 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::metrics::names::{api_name, error_name};
-use crate::metrics::{Histogram, MemoryKind, ShardMetrics, ShardSnapshot};
+use crate::metrics::{Histogram, LogDirSnapshot, MemoryKind, ShardMetrics, ShardSnapshot};
 
 /// What the encoder writes is OpenMetrics, which Prometheus and its kin read.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -179,6 +179,23 @@ impl Shards {
             for kind in MemoryKind::ALL {
                 let labels = [("shard", shard.as_str()), ("kind", kind.name())];
                 memory.encode_family(&labels)?.encode_gauge(&metrics.memory_bytes(kind))?;
+            }
+        }
+        type ReadLogDir = fn(&LogDirSnapshot) -> u64;
+        let gauges: [(&str, &str, ReadLogDir); 2] = [
+            ("log_dir_offline", "1 if the log directory takes no more writes", |dir| {
+                u64::from(dir.offline.is_some())
+            }),
+            ("log_dir_partitions", "Partitions served from the log directory", |dir| dir.partitions),
+        ];
+        for (name, help, read) in gauges {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for snapshot in &self.snapshots {
+                let shard = snapshot.shard.0.to_string();
+                for dir in &snapshot.log_dirs {
+                    let labels = [("shard", shard.as_str()), ("dir", dir.path.as_str())];
+                    metric.encode_family(&labels)?.encode_gauge(&read(dir))?;
+                }
             }
         }
         let help = "Longest step of one task, in which its shard did nothing else";

@@ -71,8 +71,9 @@ pub enum Unhealthy {
     Shard(#[from] crate::metrics::SnapshotError),
     #[error("the shards do not answer within {} s", ANSWER_TIME_MAX.as_secs())]
     Timeout,
-    #[error("log directory offline: {0}")]
-    LogDirOffline(String),
+    /// All of them.
+    #[error("{0}")]
+    LogDirsOffline(String),
 }
 
 async fn snapshots(state: &watch::Receiver<State>) -> Result<Vec<ShardSnapshot>, Unhealthy> {
@@ -98,8 +99,8 @@ async fn metrics(Extract(state): Extract<watch::Receiver<State>>) -> Response {
 }
 
 async fn healthz(Extract(state): Extract<watch::Receiver<State>>) -> Response {
-    match snapshots(&state).await.and_then(all_online) {
-        Ok(_) => "ok\n".into_response(),
+    match snapshots(&state).await.and_then(health) {
+        Ok(text) => text.into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
 }
@@ -109,10 +110,23 @@ async fn v1_status(Extract(state): Extract<watch::Receiver<State>>) -> Response 
     ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
-fn all_online(snapshots: Vec<ShardSnapshot>) -> Result<(), Unhealthy> {
-    match snapshots.into_iter().find_map(|snapshot| snapshot.log_dir_offline) {
-        Some(reason) => Err(Unhealthy::LogDirOffline(reason)),
-        None => Ok(()),
+/// A broker with a log directory left serves what is in it, and says what is not: to take it out of
+/// service, or to restart it, would make the failure of one disk that of all.
+fn health(snapshots: Vec<ShardSnapshot>) -> Result<String, Unhealthy> {
+    let mut text = "ok\n".to_string();
+    let Some(first) = snapshots.first() else { return Ok(text) };
+    let mut any_online = false;
+    for at in 0..first.log_dirs.len() {
+        // What fails on one shard is offline on all, a message later.
+        let dirs = snapshots.iter().filter_map(|snapshot| snapshot.log_dirs.get(at));
+        match dirs.clone().find_map(|dir| Some((dir, dir.offline.as_ref()?))) {
+            None => any_online = true,
+            Some((dir, reason)) => text.push_str(&format!("log directory offline: {}: {reason}\n", dir.path)),
+        }
+    }
+    match any_online {
+        true => Ok(text),
+        false => Err(Unhealthy::LogDirsOffline(text.lines().skip(1).collect::<Vec<_>>().join("\n"))),
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::server::Unhealthy;
 use crate::metrics::names::api_name;
-use crate::metrics::{Histogram, MemoryKind, ShardSnapshot};
+use crate::metrics::{Histogram, LogDirSnapshot, MemoryKind, ShardSnapshot};
 
 pub fn json(snapshots: &Result<Vec<ShardSnapshot>, Unhealthy>) -> String {
     let status = match snapshots {
@@ -28,7 +28,7 @@ fn shard(snapshot: &ShardSnapshot) -> Value {
         metrics.requests().map(|(api_key, request)| (api_name(api_key), request.count.into())).collect();
     json!({
         "shard": snapshot.shard.0,
-        "log_dir_offline": snapshot.log_dir_offline,
+        "log_dirs": snapshot.log_dirs.iter().map(log_dir).collect::<Vec<_>>(),
         "partitions": metrics.partitions,
         "partitions_offline": metrics.partitions_offline,
         "connections_open": metrics.connections_open,
@@ -43,6 +43,10 @@ fn shard(snapshot: &ShardSnapshot) -> Value {
         "flush_latency_us": percentiles(&metrics.flush_latency_us),
         "stall_us_max": metrics.stall_us_max,
     })
+}
+
+fn log_dir(dir: &LogDirSnapshot) -> Value {
+    json!({ "path": dir.path, "partitions": dir.partitions, "offline": dir.offline })
 }
 
 fn percentiles(histogram: &Histogram) -> Value {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::metrics::{MemoryKind, ShardMetrics, ShardSnapshot, SnapshotError, SnapshotSource};
+use crate::metrics::{
+    LogDirSnapshot, MemoryKind, ShardMetrics, ShardSnapshot, SnapshotError, SnapshotSource,
+};
 use crate::types::ShardId;
 
 #[test]
@@ -19,9 +21,19 @@ fn health_follows_the_brokers_state() {
     assert_eq!(get(&admin, "/healthz"), (200, "ok\n".to_string()));
     assert!(get(&admin, "/v1/status").1.contains("\"state\": \"serving\""));
 
-    admin.serving(shards(|shard| (shard == 1).then(|| "fdatasync: input/output error".to_string())));
-    let (status, reason) = get(&admin, "/healthz");
-    assert_eq!((status, reason.as_str()), (503, "log directory offline: fdatasync: input/output error\n"));
+    let failed = |_: u16| Some("fdatasync: input/output error".to_string());
+    admin.serving(shards(failed));
+    let line = "log directory offline: /disk0: fdatasync: input/output error\n";
+    assert_eq!(get(&admin, "/healthz"), (503, line.to_string()));
+    admin.serving(shards_with(&["/disk0", "/disk1"], |shard| {
+        (shard == 1).then(|| "fdatasync: input/output error".to_string())
+    }));
+    assert_eq!(get(&admin, "/healthz"), (200, format!("ok\n{line}")), "the other one is served");
+    let text = get(&admin, "/metrics").1;
+    assert!(text.contains("odradek_log_dir_offline{shard=\"1\",dir=\"/disk0\"} 1\n"), "{text}");
+    assert!(text.contains("odradek_log_dir_offline{shard=\"1\",dir=\"/disk1\"} 0\n"), "{text}");
+    assert!(text.contains("odradek_log_dir_partitions{shard=\"0\",dir=\"/disk1\"} 3\n"), "{text}");
+    assert!(get(&admin, "/v1/status").1.contains("\"path\": \"/disk1\""));
 
     admin.serving(Arc::new(|| Box::pin(async { Err(SnapshotError { shard: ShardId(1) }) })));
     assert_eq!(get(&admin, "/healthz"), (503, "shard 1 does not answer\n".to_string()));
@@ -84,11 +96,23 @@ fn any_port() -> HostPort {
 
 /// Two shards; `offline` says why a shard's log directory is.
 fn shards(offline: fn(u16) -> Option<String>) -> SnapshotSource {
+    shards_with(&["/disk0"], offline)
+}
+
+/// The same with several log directories, of which the first may be offline.
+fn shards_with(paths: &'static [&'static str], offline: fn(u16) -> Option<String>) -> SnapshotSource {
     Arc::new(move || {
         let snapshots = [0, 1].map(|shard| ShardSnapshot {
             shard: ShardId(shard),
             metrics: metrics(shard),
-            log_dir_offline: offline(shard),
+            log_dirs: (0..)
+                .zip(paths)
+                .map(|(at, path)| LogDirSnapshot {
+                    path: path.to_string(),
+                    partitions: 3,
+                    offline: offline(shard).filter(|_| at == 0),
+                })
+                .collect(),
         });
         Box::pin(async move { Ok(snapshots.to_vec()) })
     })

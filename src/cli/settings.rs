@@ -64,7 +64,7 @@ fn flag(property: &'static Property) -> Arg {
         .long(property.name)
         .value_name(property.placeholder)
         .help(StyledStr::from(help))
-        .action(ArgAction::Set);
+        .action(if property.value_type == ValueType::List { ArgAction::Append } else { ArgAction::Set });
     if property.value_type == ValueType::Boolean {
         arg.num_args(0..=1).require_equals(true).default_missing_value("true")
     } else {
@@ -113,9 +113,9 @@ impl FromArgMatches for SettingsArguments {
             self.flags.push((format!("--set {key}"), key.clone(), value.clone()));
         }
         for property in own_settings() {
-            if let Some(value) = matches.get_one::<String>(property.name) {
-                self.flags.push((format!("--{}", property.name), property.name.to_string(), value.clone()));
-            }
+            let Some(values) = matches.get_many::<String>(property.name) else { continue };
+            let value = values.cloned().collect::<Vec<_>>().join(","); // Only lists are repeated.
+            self.flags.push((format!("--{}", property.name), property.name.to_string(), value));
         }
         Ok(())
     }

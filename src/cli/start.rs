@@ -29,11 +29,11 @@ pub fn run(arguments: &StartArguments) -> Result<(), Failure> {
     let preflight = preflight::run(&config)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        cluster_id = preflight.identity.cluster_id,
+        cluster_id = preflight.metadata.identity.cluster_id,
         node_id = config.node_id.0,
         cores = config.cores,
         memory_bytes = config.memory_bytes,
-        file_system = preflight.file_system.name,
+        file_system = preflight.metadata.file_system.name,
         "starting"
     );
     let admin = match &config.admin_listen {
@@ -78,7 +78,8 @@ fn serve(
 /// What scripts wait for.
 fn ready_line(config: &Config, preflight: &Preflight) -> String {
     let address = HostPort { port: preflight.listeners.base.port(), ..config.listen.clone() };
-    format!("odradek ready: {address}, {} cores, {}\n", config.cores, config.data_dir.display())
+    let directories: Vec<String> = config.data_dirs.iter().map(|path| path.display().to_string()).collect();
+    format!("odradek ready: {address}, {} cores, {}\n", config.cores, directories.join(", "))
 }
 
 /// A broken assertion ends the process in every build: a shard that is gone while the others go on

@@ -6,13 +6,16 @@
 
 use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, VerifierOptions, WIPOffset};
 
-use super::record::{FEATURE_LEVEL, InvalidRecord, Node, PartitionState, ProducerIdBlock, Record, Replica};
+use super::record::{
+    FEATURE_LEVEL, FEATURE_LEVEL_BASE, InvalidRecord, LogDirectory, Node, PartitionState, ProducerIdBlock,
+    Record, Replica,
+};
 use crate::config::Routing;
 use crate::schema::metadata as fb;
-use crate::types::limits::{METADATA_RECORDS_PER_ENTRY_MAX, SHARDS_MAX};
+use crate::types::limits::{LOG_DIRS_MAX, METADATA_RECORDS_PER_ENTRY_MAX, SHARDS_MAX};
 use crate::types::{
-    LeaderEpoch, NodeId, OwnershipEpoch, PartitionEpoch, PartitionIndex, ShardId, TopicId, TopicPartition,
-    Uuid,
+    DirectoryId, LeaderEpoch, NodeId, OwnershipEpoch, PartitionEpoch, PartitionIndex, ShardId, TopicId,
+    TopicPartition, Uuid,
 };
 
 /// Why the payload of a log entry is refused, its checksum being right.
@@ -44,11 +47,9 @@ pub fn encode(records: &[Record]) -> Vec<u8> {
             fb::Record::create(&mut builder, &fb::RecordArgs { body_type, body: Some(body) })
         })
         .collect();
+    let feature_level = records.iter().map(Record::feature_level).max().unwrap_or(FEATURE_LEVEL_BASE);
     let records = builder.create_vector(&encoded);
-    let entry = fb::Entry::create(
-        &mut builder,
-        &fb::EntryArgs { feature_level: FEATURE_LEVEL, records: Some(records) },
-    );
+    let entry = fb::Entry::create(&mut builder, &fb::EntryArgs { feature_level, records: Some(records) });
     builder.finish(entry, None);
     builder.finished_data().to_vec()
 }
@@ -56,8 +57,9 @@ pub fn encode(records: &[Record]) -> Vec<u8> {
 /// Decodes what [`encode`] wrote, or refuses it.
 pub fn decode(payload: &[u8]) -> Result<Vec<Record>, DecodeError> {
     let options = VerifierOptions {
-        // A record has at most three tables (record, body, partition state).
-        max_tables: 3 * METADATA_RECORDS_PER_ENTRY_MAX + 1,
+        // A record has at most three tables (record, body, partition state), or those of a node's
+        // directories, of which there are few.
+        max_tables: 3 * METADATA_RECORDS_PER_ENTRY_MAX + LOG_DIRS_MAX + 1,
         ..VerifierOptions::default()
     };
     let entry =
@@ -135,6 +137,16 @@ fn encode_body(
 fn encode_node(builder: &mut FlatBufferBuilder<'_>, node: &Node) -> WIPOffset<UnionWIPOffset> {
     let host = builder.create_string(&node.host);
     let rack = node.rack.as_ref().map(|rack| builder.create_string(rack));
+    let directories: Vec<_> = node
+        .log_directories
+        .iter()
+        .map(|directory| {
+            let path = builder.create_string(&directory.path);
+            let args = fb::LogDirectoryArgs { id: Some(&id_bytes(directory.id.0)), path: Some(path) };
+            fb::LogDirectory::create(builder, &args)
+        })
+        .collect();
+    let log_directories = (!directories.is_empty()).then(|| builder.create_vector(&directories));
     let args = fb::NodeRegisteredArgs {
         node: node.id.0,
         cores: node.cores,
@@ -145,6 +157,7 @@ fn encode_node(builder: &mut FlatBufferBuilder<'_>, node: &Node) -> WIPOffset<Un
         host: Some(host),
         port: node.port,
         rack,
+        log_directories,
     };
     fb::NodeRegistered::create(builder, &args).as_union_value()
 }
@@ -159,12 +172,17 @@ fn encode_state<'a>(
         .map(|replica| fb::Replica::new(replica.node.0, replica.ownership_epoch.0, replica.owner.0));
     let replicas = builder.create_vector_from_iter(replicas);
     let in_sync = builder.create_vector_from_iter(state.in_sync.iter().map(|node| node.0));
+    let directory = |replica: &Replica| id_bytes(replica.directory.map_or(Uuid::nil(), |id| id.0));
+    let is_stated = state.replicas.iter().any(|replica| replica.directory.is_some());
+    let directories =
+        is_stated.then(|| builder.create_vector_from_iter(state.replicas.iter().map(directory)));
     let args = fb::PartitionStateArgs {
         replicas: Some(replicas),
         in_sync: Some(in_sync),
         leader: state.leader.map_or(-1, |leader| leader.0),
         leader_epoch: state.leader_epoch.0,
         partition_epoch: state.partition_epoch.0,
+        directories,
     };
     fb::PartitionState::create(builder, &args)
 }
@@ -221,19 +239,33 @@ fn decode_node(body: fb::NodeRegistered<'_>) -> Result<Node, InvalidRecord> {
         host: body.host().to_owned(),
         port: body.port(),
         rack: body.rack().map(str::to_owned),
+        log_directories: body.log_directories().into_iter().flatten().map(decode_directory).collect(),
     })
 }
 
+fn decode_directory(body: fb::LogDirectory<'_>) -> LogDirectory {
+    LogDirectory { id: DirectoryId(uuid(body.id())), path: body.path().to_owned() }
+}
+
 fn decode_state(body: fb::PartitionState<'_>) -> Result<PartitionState, InvalidRecord> {
-    let decode_replica = |replica: &fb::Replica| {
+    let (replicas, directories) = (body.replicas(), body.directories());
+    if let Some(directories) = directories.filter(|directories| directories.len() != replicas.len()) {
+        return Err(InvalidRecord::Directories { replicas: replicas.len(), directories: directories.len() });
+    }
+    let directory_of = |at: usize| {
+        let id = uuid(directories?.get(at));
+        (!id.is_nil()).then_some(DirectoryId(id))
+    };
+    let decode_replica = |(at, replica): (usize, &fb::Replica)| {
         Ok(Replica {
             node: node_id(replica.node())?,
             owner: ShardId(replica.owner_shard()),
             ownership_epoch: OwnershipEpoch(replica.ownership_epoch()),
+            directory: directory_of(at),
         })
     };
     let state = PartitionState {
-        replicas: body.replicas().iter().map(decode_replica).collect::<Result<_, _>>()?,
+        replicas: replicas.iter().enumerate().map(decode_replica).collect::<Result<_, _>>()?,
         in_sync: body.in_sync().iter().map(node_id).collect::<Result<_, _>>()?,
         leader: if body.leader() == -1 { None } else { Some(node_id(body.leader())?) },
         leader_epoch: LeaderEpoch(body.leader_epoch()),
@@ -268,19 +300,25 @@ pub(super) mod tests {
 
     fn any_state() -> impl Strategy<Value = PartitionState> {
         let nodes = proptest::sample::subsequence((0..9).collect::<Vec<i32>>(), 1..4);
-        (nodes, any::<(u32, i32, i32, bool)>(), 0..SHARDS_MAX as u16).prop_map(|(nodes, epochs, shard)| {
-            let (ownership, leader_epoch, partition_epoch, led) = epochs;
-            let replicas = nodes.iter().map(|&node| Replica {
-                node: NodeId(node),
-                owner: ShardId(shard),
-                ownership_epoch: OwnershipEpoch(ownership),
-            });
-            let mut state = PartitionState::new(replicas.collect());
-            state.leader = state.leader.filter(|_| led);
-            state.leader_epoch = LeaderEpoch(leader_epoch & i32::MAX);
-            state.partition_epoch = PartitionEpoch(partition_epoch & i32::MAX);
-            state
-        })
+        let shard = 0..SHARDS_MAX as u16;
+        // Of all replicas, of some or of none the directory is stated.
+        (nodes, any::<(u32, i32, i32, bool)>(), shard, 0..4i32).prop_map(
+            |(nodes, epochs, shard, directory)| {
+                let (ownership, leader_epoch, partition_epoch, led) = epochs;
+                let replicas = nodes.iter().map(|&node| Replica {
+                    node: NodeId(node),
+                    owner: ShardId(shard),
+                    ownership_epoch: OwnershipEpoch(ownership),
+                    directory: (node % 2 == directory)
+                        .then(|| DirectoryId(Uuid::from_u128(node as u128 + 1))),
+                });
+                let mut state = PartitionState::new(replicas.collect());
+                state.leader = state.leader.filter(|_| led);
+                state.leader_epoch = LeaderEpoch(leader_epoch & i32::MAX);
+                state.partition_epoch = PartitionEpoch(partition_epoch & i32::MAX);
+                state
+            },
+        )
     }
 
     pub fn any_record() -> impl Strategy<Value = Record> {
@@ -299,7 +337,10 @@ pub(super) mod tests {
                 routing: if core { Routing::Core } else { Routing::Node },
                 host,
                 port,
-                rack: (!rack.is_empty()).then_some(rack),
+                rack: (!rack.is_empty()).then_some(rack.clone()),
+                log_directories: (0..rack.len() as u128)
+                    .map(|id| LogDirectory { id: DirectoryId(Uuid::from_u128(id)), path: rack.clone() })
+                    .collect(),
             })),
             (topic.clone(), ".{0,20}").prop_map(|(topic, name)| Record::TopicCreated { topic, name }),
             topic.clone().prop_map(|topic| Record::TopicDeleted { topic }),
@@ -340,11 +381,34 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn entry_with_log_directories_is_refused_by_builds_that_would_overlook_them() {
+        let level = |record: Record| {
+            let bytes = encode(&[Record::FeatureLevelSet { level: 1 }, record]);
+            flatbuffers::root::<fb::Entry>(&bytes).expect("just encoded").feature_level()
+        };
+        let id = TopicPartition {
+            topic: TopicId(Uuid::from_u128(7)),
+            partition: PartitionIndex::from_wire(0).expect("not negative"),
+        };
+        let replica = |directory| Replica {
+            node: NodeId(1),
+            owner: ShardId(0),
+            ownership_epoch: OwnershipEpoch(0),
+            directory,
+        };
+        let created =
+            |directory| Record::PartitionCreated { id, state: PartitionState::new(vec![replica(directory)]) };
+        assert_eq!(level(created(None)), 1, "of one directory nothing is said");
+        assert_eq!(level(created(Some(DirectoryId(Uuid::from_u128(3))))), 2);
+    }
+
+    #[test]
     fn invalid_partition_state_is_refused() {
         let mut state = PartitionState::new(vec![Replica {
             node: NodeId(1),
             owner: ShardId(0),
             ownership_epoch: OwnershipEpoch(0),
+            directory: None,
         }]);
         state.leader = Some(NodeId(2));
         let id = TopicPartition {

@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use super::record::{FEATURE_LEVEL, Node, PartitionState, ProducerIdBlock, Record};
 use super::topic_name;
 use crate::config::topic::{InvalidConfig, TopicConfig, TopicDefaults};
-use crate::types::{NodeId, PartitionIndex, ShardId, TopicId, TopicPartition, Uuid};
+use crate::types::{DirectoryId, NodeId, PartitionIndex, ShardId, TopicId, TopicPartition, Uuid};
 
 /// Lives: one per shard.
-/// Invariant: `names` and `topics` name the same topics; `loads` counts exactly their replicas.
+/// Invariant: `names` and `topics` name the same topics; `loads` and `directory_loads` count
+/// exactly their replicas.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
     cluster_id: Option<Uuid>,
@@ -25,6 +26,8 @@ pub struct Image {
     producer_ids: Option<(NodeId, ProducerIdBlock)>,
     /// Replicas owned by each shard; no entry means none.
     loads: BTreeMap<(NodeId, ShardId), u32>,
+    /// Replicas in each log directory that some are stated to be in; no entry means none.
+    directory_loads: BTreeMap<(NodeId, DirectoryId), u32>,
     partition_count: usize,
 }
 
@@ -125,6 +128,17 @@ impl Image {
     /// Replicas that a shard owns.
     pub fn load(&self, node: NodeId, shard: ShardId) -> u32 {
         self.loads.get(&(node, shard)).copied().unwrap_or(0)
+    }
+
+    /// Replicas that are stated to be in a log directory.
+    pub fn directory_load(&self, node: NodeId, directory: DirectoryId) -> u32 {
+        self.directory_loads.get(&(node, directory)).copied().unwrap_or(0)
+    }
+
+    /// The log directories of a node that partitions are stated to be in, and how many.
+    pub fn directory_loads(&self, node: NodeId) -> impl Iterator<Item = (DirectoryId, u32)> {
+        let all = self.directory_loads.iter().filter(move |((of, _), _)| *of == node);
+        all.map(|((_, directory), load)| (*directory, *load))
     }
 
     /// The lowest producer id that no block holds.
@@ -277,18 +291,28 @@ impl Image {
     fn count(&mut self, state: &PartitionState) {
         for replica in &state.replicas {
             *self.loads.entry((replica.node, replica.owner)).or_insert(0) += 1;
+            if let Some(directory) = replica.directory {
+                *self.directory_loads.entry((replica.node, directory)).or_insert(0) += 1;
+            }
         }
     }
 
     fn uncount(&mut self, state: &PartitionState) {
         for replica in &state.replicas {
-            let shard = (replica.node, replica.owner);
-            let load = self.loads.get_mut(&shard).expect("every replica of the image was counted");
-            *load -= 1;
-            if *load == 0 {
-                self.loads.remove(&shard);
+            subtract_one(&mut self.loads, (replica.node, replica.owner));
+            if let Some(directory) = replica.directory {
+                subtract_one(&mut self.directory_loads, (replica.node, directory));
             }
         }
+    }
+}
+
+/// No load is no entry.
+fn subtract_one<K: Ord>(loads: &mut BTreeMap<K, u32>, key: K) {
+    let load = loads.get_mut(&key).expect("every replica of the image was counted");
+    *load -= 1;
+    if *load == 0 {
+        loads.remove(&key);
     }
 }
 
@@ -324,11 +348,24 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     pub fn node(id: i32, cores: u16, routing: Routing) -> Node {
-        Node { id: NodeId(id), cores, routing, host: "broker.example".to_owned(), port: 9092, rack: None }
+        Node {
+            id: NodeId(id),
+            cores,
+            routing,
+            host: "broker.example".to_owned(),
+            port: 9092,
+            rack: None,
+            log_directories: Vec::new(),
+        }
     }
 
     pub fn replica(node: i32, shard: u16) -> Replica {
-        Replica { node: NodeId(node), owner: ShardId(shard), ownership_epoch: OwnershipEpoch(0) }
+        Replica {
+            node: NodeId(node),
+            owner: ShardId(shard),
+            ownership_epoch: OwnershipEpoch(0),
+            directory: None,
+        }
     }
 
     pub fn topic_id(number: u128) -> TopicId {
@@ -421,6 +458,7 @@ pub(crate) mod tests {
         let state = (0..3u16, 0..3i32, 0..3u32).prop_map(|(shard, epoch, ownership)| {
             let mut state = PartitionState::new(vec![Replica {
                 ownership_epoch: OwnershipEpoch(ownership),
+                directory: (shard > 0).then(|| DirectoryId(Uuid::from_u128(shard.into()))),
                 ..replica(1, shard)
             }]);
             state.leader_epoch = LeaderEpoch(epoch);
@@ -462,6 +500,9 @@ pub(crate) mod tests {
             prop_assert_eq!(&rebuilt, &image);
             let replicas: usize = image.partitions().map(|(_, state)| state.replicas.len()).sum();
             prop_assert_eq!(image.loads.values().map(|&load| load as usize).sum::<usize>(), replicas);
+            let stated = image.partitions().filter(|(_, state)| state.replicas[0].directory.is_some());
+            let loads = image.directory_loads(NodeId(1)).map(|(_, load)| load as usize);
+            prop_assert_eq!(loads.sum::<usize>(), stated.count());
             prop_assert_eq!(image.partitions().count(), image.partition_count());
         }
     }

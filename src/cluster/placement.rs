@@ -1,20 +1,51 @@
-//! Which shard of a node owns a replica.
+//! Which shard of a node owns a replica, and which of its log directories holds it.
 //!
-//! The least loaded one when a partition is created, counted in replicas; the lowest number among
-//! equals, so that the same records follow from the same image. Absent: moving partitions between
-//! living shards by traffic, and placement over racks once there are more nodes than one.
+//! The least loaded one when a partition is created, counted in replicas (Kafka
+//! `LogManager.nextLogDirs`); the first among equals, so that the same records follow from the same
+//! image. A replica stays in its directory, whichever shard owns it. Absent: moving partitions between
+//! living shards or between directories by traffic or size, and placement over racks once there are
+//! more nodes than one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::image::Image;
 use super::record::{Node, Record, Replica};
 use crate::config::Routing;
-use crate::types::{LeaderEpoch, NodeId, OwnershipEpoch, PartitionEpoch, ShardId};
+use crate::types::{
+    DirectoryId, LeaderEpoch, NodeId, OwnershipEpoch, PartitionEpoch, ShardId, TopicPartition,
+};
 
 /// The loads of every node's shards while decisions are being made: choices count at once.
 #[derive(Clone, Debug)]
 pub struct Placement {
     nodes: BTreeMap<NodeId, Shards>,
+    directories: BTreeMap<NodeId, Directories>,
+}
+
+/// The log directories of a node that take partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogDirs {
+    /// It has one, of which nothing is said.
+    One,
+    /// Those of several that are online, in their order.
+    Online(Vec<DirectoryId>),
+}
+
+/// The loads of those of one node; none when all are offline.
+#[derive(Clone, Debug)]
+struct Directories {
+    loads: Vec<(u32, DirectoryId)>,
+}
+
+/// Why a replica cannot be placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPlace {
+    /// There are fewer nodes than replicas.
+    TooFewNodes,
+    /// The node never registered, or has no such shard.
+    NoShard,
+    /// All log directories of the node are offline.
+    NoDirectory,
 }
 
 /// The loads of one node's shards.
@@ -26,34 +57,55 @@ struct Shards {
 }
 
 impl Placement {
-    pub fn new(image: &Image) -> Placement {
-        Placement { nodes: image.nodes().map(|node| (node.id, Shards::new(image, node))).collect() }
+    /// `own`: the log directories of a node that are known to be online; of others nothing is known.
+    pub fn new(image: &Image, own: Option<(NodeId, &LogDirs)>) -> Placement {
+        let nodes = image.nodes().map(|node| (node.id, Shards::new(image, node))).collect();
+        let directories = own.into_iter().filter_map(|(node, directories)| match directories {
+            LogDirs::One => None,
+            LogDirs::Online(ids) => {
+                let loads = ids.iter().map(|id| (image.directory_load(node, *id), *id)).collect();
+                Some((node, Directories { loads }))
+            }
+        });
+        Placement { nodes, directories: directories.collect() }
     }
 
-    /// The replicas of a new partition: on the least loaded nodes, there on the least loaded shards.
-    /// `None` when there are fewer nodes than replicas.
-    pub fn place(&mut self, replication_factor: u16) -> Option<Vec<Replica>> {
+    /// The replicas of a new partition: on the least loaded nodes, there on the least loaded shards and
+    /// in the least loaded directories.
+    pub fn place(&mut self, replication_factor: u16) -> Result<Vec<Replica>, NoPlace> {
         let mut nodes: Vec<(u64, NodeId)> =
             self.nodes.iter().map(|(&id, shards)| (shards.total, id)).collect();
         nodes.sort_unstable();
-        let chosen = nodes.get(..usize::from(replication_factor))?;
+        let chosen = nodes.get(..usize::from(replication_factor)).ok_or(NoPlace::TooFewNodes)?;
         chosen.iter().map(|&(_, node)| self.place_on(node, None)).collect()
     }
 
-    /// A replica on a given node, and on a given shard or the least loaded one. `None` when the
-    /// node never registered or has no such shard. O(log shards).
-    pub fn place_on(&mut self, node: NodeId, shard: Option<ShardId>) -> Option<Replica> {
-        let shards = self.nodes.get_mut(&node)?;
+    /// A replica on a given node, and on a given shard or the least loaded one. O(log shards +
+    /// directories).
+    pub fn place_on(&mut self, node: NodeId, shard: Option<ShardId>) -> Result<Replica, NoPlace> {
+        let shards = self.nodes.get_mut(&node).ok_or(NoPlace::NoShard)?;
         let owner = match shard {
             Some(shard) => shard,
             None => shards.least_loaded(),
         };
-        shards.count(owner)?;
-        Some(Replica { node, owner, ownership_epoch: OwnershipEpoch(0) })
+        shards.count(owner).ok_or(NoPlace::NoShard)?;
+        let directory = match self.directories.get_mut(&node) {
+            None => None,
+            Some(directories) => Some(directories.take_least_loaded().ok_or(NoPlace::NoDirectory)?),
+        };
+        Ok(Replica { node, owner, ownership_epoch: OwnershipEpoch(0), directory })
     }
 
     pub fn node_count(&self) -> usize {
         self.nodes.len()
+    }
+}
+
+impl Directories {
+    fn take_least_loaded(&mut self) -> Option<DirectoryId> {
+        let (load, id) = self.loads.iter_mut().min_by_key(|(load, _)| *load)?; // The first of equals.
+        *load += 1;
+        Some(*id)
     }
 }
 
@@ -80,25 +132,38 @@ impl Shards {
     }
 }
 
-/// Moves the replicas of shards that `node` no longer has to the least loaded ones it has.
+/// Moves the replicas of shards that `node` no longer has to the least loaded ones it has, and states
+/// the log directory of those that were made while the node had only one: where they were `found`, else
+/// the first.
 ///
 /// Run at start, before any partition opens, so nothing has to be fenced: the new owner replays
 /// what the old one left. Under core routing the leader's broker changes for clients, which is a
 /// new leadership to them: its epoch grows.
-pub fn rehome(image: &Image, node: &Node) -> Vec<Record> {
+pub fn rehome(image: &Image, node: &Node, found: &BTreeMap<TopicPartition, DirectoryId>) -> Vec<Record> {
     let mut shards = Shards::new(image, node);
+    let first = node.log_directories.first().map(|directory| directory.id);
     let mut records = Vec::new();
     for (id, state) in image.partitions() {
-        let Some(position) = orphan(state.replicas.iter().map(|replica| (replica.node, replica.owner)), node)
-        else {
+        let Some(position) = state.replicas.iter().position(|replica| replica.node == node.id) else {
             continue;
         };
+        let replica = state.replicas[position];
+        let is_orphan = replica.owner.0 >= node.cores;
+        let is_unstated = replica.directory.is_none() && first.is_some();
+        if !is_orphan && !is_unstated {
+            continue;
+        }
         let mut state = state.clone();
         let replica = &mut state.replicas[position];
-        replica.owner = shards.least_loaded();
-        shards.count(replica.owner).expect("the least loaded shard exists");
-        replica.ownership_epoch = OwnershipEpoch(replica.ownership_epoch.0 + 1);
-        if state.leader == Some(node.id) && node.routing == Routing::Core {
+        if is_unstated {
+            replica.directory = found.get(&id).copied().or(first);
+        }
+        if is_orphan {
+            replica.owner = shards.least_loaded();
+            shards.count(replica.owner).expect("the least loaded shard exists");
+            replica.ownership_epoch = OwnershipEpoch(replica.ownership_epoch.0 + 1);
+        }
+        if is_orphan && state.leader == Some(node.id) && node.routing == Routing::Core {
             state.leader_epoch = LeaderEpoch(state.leader_epoch.0 + 1);
             state.partition_epoch = PartitionEpoch(state.partition_epoch.0 + 1);
         }
@@ -107,19 +172,31 @@ pub fn rehome(image: &Image, node: &Node) -> Vec<Record> {
     records
 }
 
-/// The replica that is on `node` but on none of its shards.
-fn orphan(mut owners: impl Iterator<Item = (NodeId, ShardId)>, node: &Node) -> Option<usize> {
-    owners.position(|(id, owner)| id == node.id && owner.0 >= node.cores)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cluster::image::tests::{add_topic, image_of, node};
+    use crate::cluster::image::tests::{partition_id, replica, topic_id};
+    use crate::cluster::record::{LogDirectory, PartitionState};
+    use crate::types::Uuid;
     use proptest::prelude::*;
 
     fn owners(image: &Image) -> Vec<u16> {
         image.partitions().map(|(_, state)| state.replicas[0].owner.0).collect()
+    }
+
+    fn rehome(image: &Image, node: &Node) -> Vec<Record> {
+        super::rehome(image, node, &BTreeMap::new())
+    }
+
+    fn directory(number: u128) -> DirectoryId {
+        DirectoryId(Uuid::from_u128(number))
+    }
+
+    /// A node with these log directories.
+    fn node_with(cores: u16, directories: &[u128]) -> Node {
+        let named = |number: &u128| LogDirectory { id: directory(*number), path: format!("/{number}") };
+        Node { log_directories: directories.iter().map(named).collect(), ..node(1, cores, Routing::Node) }
     }
 
     fn apply_all(image: &mut Image, records: &[Record]) {
@@ -130,7 +207,7 @@ mod tests {
     fn least_loaded_shard_is_chosen() {
         let mut image = image_of(&[node(1, 3, Routing::Node)]);
         add_topic(&mut image, 1, "a", &[0, 0, 1]);
-        let mut placement = Placement::new(&image);
+        let mut placement = Placement::new(&image, None);
         let mut place = || placement.place(1).expect("one node")[0].owner.0;
         assert_eq!([(); 5].map(|()| place()), [2, 1, 2, 0, 1]);
     }
@@ -138,12 +215,50 @@ mod tests {
     #[test]
     fn replicas_are_on_different_nodes() {
         let image = image_of(&[node(1, 2, Routing::Core), node(2, 2, Routing::Core)]);
-        let mut placement = Placement::new(&image);
+        let mut placement = Placement::new(&image, None);
         let nodes: Vec<i32> = placement.place(2).expect("two nodes").iter().map(|r| r.node.0).collect();
         assert_eq!(nodes, [1, 2]);
-        assert_eq!(placement.place(3), None);
-        assert_eq!(placement.place_on(NodeId(1), Some(ShardId(2))), None);
-        assert_eq!(placement.place_on(NodeId(3), None), None);
+        assert_eq!(placement.place(3), Err(NoPlace::TooFewNodes));
+        assert_eq!(placement.place_on(NodeId(1), Some(ShardId(2))), Err(NoPlace::NoShard));
+        assert_eq!(placement.place_on(NodeId(3), None), Err(NoPlace::NoShard));
+    }
+
+    #[test]
+    fn new_partition_goes_to_the_online_directory_with_the_fewest() {
+        let mut image = image_of(&[node_with(2, &[1, 2, 3])]);
+        image.apply(&Record::TopicCreated { topic: topic_id(7), name: "a".to_owned() }).expect("new");
+        for (index, number) in [1, 1, 2].into_iter().enumerate() {
+            let replica = Replica { directory: Some(directory(number)), ..replica(1, 0) };
+            let state = PartitionState::new(vec![replica]);
+            image.apply(&Record::PartitionCreated { id: partition_id(7, index), state }).expect("the next");
+        }
+        let places = |online: &[u128]| {
+            let online = LogDirs::Online(online.iter().map(|number| directory(*number)).collect());
+            let mut placement = Placement::new(&image, Some((NodeId(1), &online)));
+            let place = |_| placement.place(1).map(|replicas| replicas[0].directory);
+            (0..4).map(place).collect::<Result<Vec<_>, _>>()
+        };
+        let directories = |numbers: [u128; 4]| Ok(numbers.map(|number| Some(directory(number))).to_vec());
+        assert_eq!(places(&[1, 2, 3]), directories([3, 2, 3, 1]));
+        assert_eq!(places(&[1, 2]), directories([2, 1, 2, 1]));
+        assert_eq!(places(&[]), Err(NoPlace::NoDirectory));
+        let mut placement = Placement::new(&image, Some((NodeId(1), &LogDirs::One)));
+        assert_eq!(placement.place(1).expect("one node")[0].directory, None);
+    }
+
+    #[test]
+    fn directory_of_older_partitions_is_stated_once_there_are_several() {
+        let mut image = image_of(&[node(1, 4, Routing::Node)]);
+        add_topic(&mut image, 7, "a", &[0, 3, 0]);
+        let several = node_with(2, &[1, 2]);
+        let found = BTreeMap::from([(partition_id(7, 1), directory(2))]);
+        let records = super::rehome(&image, &several, &found);
+        apply_all(&mut image, &records);
+        let places: Vec<_> = image.partitions().map(|(_, state)| state.replicas[0].directory).collect();
+        assert_eq!(places, [1, 2, 1].map(|number| Some(directory(number))));
+        assert_eq!(owners(&image), [0, 1, 0], "the missing core's went to another in the same step");
+        assert_eq!(rehome(&image, &several), []);
+        assert_eq!(rehome(&image, &node(1, 2, Routing::Node)), [], "they stay stated");
     }
 
     #[test]

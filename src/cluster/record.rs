@@ -7,11 +7,17 @@
 use crate::config::Routing;
 use crate::types::limits::SHARDS_MAX;
 use crate::types::{
-    LeaderEpoch, NodeId, OwnershipEpoch, PartitionEpoch, ShardId, TopicId, TopicPartition, Uuid,
+    DirectoryId, LeaderEpoch, NodeId, OwnershipEpoch, PartitionEpoch, ShardId, TopicId, TopicPartition, Uuid,
 };
 
 /// The newest feature level that this build writes and understands.
-pub const FEATURE_LEVEL: u16 = 1;
+pub const FEATURE_LEVEL: u16 = 2;
+
+/// Of a cluster whose nodes have one log directory each.
+pub const FEATURE_LEVEL_BASE: u16 = 1;
+
+/// Nodes with several log directories, and which one a partition is in.
+pub const FEATURE_LEVEL_DIRECTORIES: u16 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
@@ -27,6 +33,23 @@ pub enum Record {
 }
 
 impl Record {
+    /// The feature level that a reader must know so as not to overlook anything in it.
+    pub fn feature_level(&self) -> u16 {
+        let has_directories = match self {
+            Record::NodeRegistered(node) => !node.log_directories.is_empty(),
+            Record::PartitionCreated { state, .. } | Record::PartitionChanged { state, .. } => {
+                state.replicas.iter().any(|replica| replica.directory.is_some())
+            }
+            Record::FeatureLevelSet { level } => return *level,
+            Record::ClusterCreated { .. }
+            | Record::TopicCreated { .. }
+            | Record::TopicDeleted { .. }
+            | Record::TopicConfigSet { .. }
+            | Record::ProducerIdsAllocated { .. } => false,
+        };
+        if has_directories { FEATURE_LEVEL_DIRECTORIES } else { FEATURE_LEVEL_BASE }
+    }
+
     /// An upper bound of the bytes that this record takes in an entry.
     pub fn encoded_size_max(&self) -> usize {
         /// Tables, their shared layouts, offsets, ids and alignment.
@@ -36,10 +59,13 @@ impl Record {
             | Record::FeatureLevelSet { .. }
             | Record::TopicDeleted { .. }
             | Record::ProducerIdsAllocated { .. } => 0,
-            Record::NodeRegistered(node) => node.host.len() + node.rack.as_ref().map_or(0, String::len),
+            Record::NodeRegistered(node) => {
+                let directories = node.log_directories.iter().map(|directory| 48 + directory.path.len());
+                node.host.len() + node.rack.as_ref().map_or(0, String::len) + directories.sum::<usize>()
+            }
             Record::TopicCreated { name, .. } => name.len(),
             Record::PartitionCreated { state, .. } | Record::PartitionChanged { state, .. } => {
-                12 * state.replicas.len() + 4 * state.in_sync.len()
+                28 * state.replicas.len() + 4 * state.in_sync.len()
             }
             Record::TopicConfigSet { key, value, .. } => key.len() + value.as_ref().map_or(0, String::len),
         };
@@ -58,14 +84,25 @@ pub struct Node {
     /// Of the node's broker, or under core routing of the bootstrap address.
     pub port: u16,
     pub rack: Option<String>,
+    /// In their order, where there are several; the first one has the metadata.
+    pub log_directories: Vec<LogDirectory>,
 }
 
-/// One copy of a partition and the shard of its node that owns it.
+/// A log directory of a node, and where it was when the node last started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogDirectory {
+    pub id: DirectoryId,
+    pub path: String,
+}
+
+/// One copy of a partition, the shard of its node that owns it and the directory that holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replica {
     pub node: NodeId,
     pub owner: ShardId,
     pub ownership_epoch: OwnershipEpoch,
+    /// `None`: the only one of its node, which then holds everything.
+    pub directory: Option<DirectoryId>,
 }
 
 /// Invariant: replicas name each node once; in-sync nodes are replicas; the leader is in sync.
@@ -101,6 +138,8 @@ pub enum InvalidRecord {
     OwnerShard(u16),
     #[error("no replicas")]
     NoReplicas,
+    #[error("{directories} log directories for {replicas} replicas")]
+    Directories { replicas: usize, directories: usize },
     #[error("node {0:?} holds two replicas")]
     ReplicaTwice(NodeId),
     #[error("node {0:?} is in sync but holds no replica")]

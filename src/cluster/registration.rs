@@ -3,10 +3,11 @@
 use super::brokers::NODE_ID_MAX;
 use super::image::Image;
 use super::placement;
-use super::record::{FEATURE_LEVEL, Node, Record};
+use super::record::{FEATURE_LEVEL_BASE, FEATURE_LEVEL_DIRECTORIES, Node, Record};
 use crate::config::Routing;
 use crate::types::limits::SHARDS_MAX;
-use crate::types::{NodeId, ShardId, Uuid};
+use crate::types::{DirectoryId, NodeId, ShardId, TopicPartition, Uuid};
+use std::collections::BTreeMap;
 
 /// Why a node may not start with this configuration on this metadata.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,12 +24,14 @@ pub enum RegistrationRefused {
 }
 
 /// The records by which `node` joins: the cluster itself when there is none, the node when
-/// anything about it changed, and new owners for the partitions of cores that it no longer has.
+/// anything about it changed, new owners for the partitions of cores that it no longer has, and the log
+/// directory of partitions that were made while it had only one, as they were `found`.
 ///
 /// An unchanged restart yields nothing. `new_cluster_id` is used only for a new cluster.
 pub fn register(
     image: &Image,
     node: &Node,
+    found: &BTreeMap<TopicPartition, DirectoryId>,
     new_cluster_id: Uuid,
 ) -> Result<Vec<Record>, RegistrationRefused> {
     check(image, node)?;
@@ -36,13 +39,17 @@ pub fn register(
     if image.cluster_id().is_none() {
         records.push(Record::ClusterCreated { cluster_id: new_cluster_id });
     }
-    if image.feature_level() == 0 {
-        records.push(Record::FeatureLevelSet { level: FEATURE_LEVEL });
+    let level = match node.log_directories.is_empty() {
+        true => FEATURE_LEVEL_BASE,
+        false => FEATURE_LEVEL_DIRECTORIES,
+    };
+    if image.feature_level() < level {
+        records.push(Record::FeatureLevelSet { level });
     }
     if image.node(node.id) != Some(node) {
         records.push(Record::NodeRegistered(node.clone()));
     }
-    records.extend(placement::rehome(image, node));
+    records.extend(placement::rehome(image, node, found));
     Ok(records)
 }
 
@@ -73,7 +80,7 @@ mod tests {
     const CLUSTER_ID: Uuid = Uuid::from_u128(9);
 
     fn registered(image: &mut Image, node: &Node) -> Vec<Record> {
-        let records = register(image, node, CLUSTER_ID).expect("a valid node");
+        let records = register(image, node, &BTreeMap::new(), CLUSTER_ID).expect("a valid node");
         records.iter().for_each(|record| image.apply(record).expect("decided on this image"));
         records
     }
@@ -99,14 +106,14 @@ mod tests {
     fn another_nodes_directory_is_refused() {
         let mut image = Image::default();
         registered(&mut image, &node(1, 1, Routing::Node));
-        let refused = register(&image, &node(2, 1, Routing::Node), CLUSTER_ID);
+        let refused = register(&image, &node(2, 1, Routing::Node), &BTreeMap::new(), CLUSTER_ID);
         assert_eq!(refused, Err(RegistrationRefused::OtherNode { found: 1, wanted: 2 }));
     }
 
     #[test]
     fn ids_and_ports_past_their_range_are_refused() {
         let image = Image::default();
-        let refused = |node: Node| register(&image, &node, CLUSTER_ID).is_err();
+        let refused = |node: Node| register(&image, &node, &BTreeMap::new(), CLUSTER_ID).is_err();
         assert!(refused(node(-1, 1, Routing::Node)));
         assert!(refused(node(NODE_ID_MAX + 1, 1, Routing::Node)));
         assert!(refused(node(1, 0, Routing::Node)));

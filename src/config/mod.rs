@@ -16,7 +16,7 @@ pub mod resolve;
 pub mod topic;
 pub mod value;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::memory::MemoryPlan;
@@ -33,7 +33,8 @@ pub use value::{HostPort, LogFormat, Routing, TimestampType};
 #[derive(Clone, Debug)]
 pub struct Config {
     pub node_id: NodeId,
-    pub data_dir: PathBuf,
+    /// At least one; the first one has the metadata. None is twice in it, nor inside another.
+    pub data_dirs: Vec<PathBuf>,
     /// Port 0 asks for any free one.
     pub listen: HostPort,
     /// What Metadata names. `None`: see [`Config::advertised`].
@@ -107,6 +108,11 @@ impl Config {
     /// The configuration of a node that sets nothing.
     pub fn defaults(machine: &Machine) -> Result<Config, ConfigError> {
         Config::resolve(&Inputs::default(), machine)
+    }
+
+    /// The directory that has the metadata.
+    pub fn metadata_dir(&self) -> &Path {
+        &self.data_dirs[0]
     }
 
     /// Every setting with its value and where it came from.

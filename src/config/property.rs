@@ -167,9 +167,12 @@ pub const PROPERTIES: &[Property] = &[
             Ok(id.to_string())
         },
         "Identity of this node; fixed once its data directory exists."),
-    property!(Odradek "data-dir", String "DIR", Text("./odradek-data"),
-        |config, text| { config.data_dir = PathBuf::from(non_empty(text, "a directory")?); same(text) },
-        "Where everything is stored. One broker at a time; a local file system with direct I/O."),
+    property!(Odradek "data-dir", List "DIR", Text("./odradek-data"),
+        |config, text| {
+            config.data_dirs = directories(text)?;
+            Ok(config.data_dirs.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(","))
+        },
+        "Where everything is stored; repeated, or with commas between, for several disks, of which the first has the metadata. One broker at a time; local file systems with direct I/O."),
     property!(Odradek "listen", String "HOST:PORT", Text("127.0.0.1:9092"),
         |config, text| store(&mut config.listen, text.parse::<HostPort>()),
         "Where Kafka clients connect. Under `core` routing it is the bootstrap port."),
@@ -385,6 +388,14 @@ pub const PROPERTIES: &[Property] = &[
 
 /// At least one aligned block; at most what Kafka's 32-bit file positions reach.
 const SEGMENT_BYTES: RangeInclusive<u64> = limits::IO_ALIGNMENT as u64..=INT_MAX;
+
+fn directories(text: &str) -> Result<Vec<PathBuf>, Expected> {
+    let names: Vec<&str> = text.split(',').map(str::trim).collect();
+    if names.len() > limits::LOG_DIRS_MAX || names.iter().any(|name| name.is_empty()) {
+        return Err(format!("a directory, or up to {} with commas between", limits::LOG_DIRS_MAX));
+    }
+    Ok(names.into_iter().map(PathBuf::from).collect())
+}
 
 fn same(text: &str) -> Result<String, Expected> {
     Ok(text.to_string())

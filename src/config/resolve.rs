@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::memory::MemoryPlan;
@@ -85,6 +85,13 @@ pub enum ConfigError {
     CoresAndCpus { cores: usize, cpus: String },
     #[error("CPU {cpu} is not among those allowed ({allowed}): change --cpus or the CPU affinity")]
     CpuNotAllowed { cpu: usize, allowed: String },
+    #[error("`data-dir` names {} twice: keep one of them", .path.display())]
+    DataDirTwice { path: PathBuf },
+    #[error(
+        "`data-dir` names {}, which lies inside {}: choose directories beside each other",
+        .inner.display(), .outer.display()
+    )]
+    DataDirNested { inner: PathBuf, outer: PathBuf },
     #[error("no room for {cores} broker ports after {port}: choose a lower port for --listen")]
     PortsPastEnd { cores: usize, port: u16 },
     #[error(
@@ -214,6 +221,7 @@ impl Config {
 
     /// What only several settings together can violate.
     fn check(&self) -> Result<(), ConfigError> {
+        self.check_data_dirs()?;
         let per_core = self.memory_bytes_per_shard();
         if per_core < MEMORY_PER_SHARD_MIN {
             return Err(ConfigError::MemoryTooSmall {
@@ -244,6 +252,33 @@ impl Config {
         }
         Ok(())
     }
+
+    fn check_data_dirs(&self) -> Result<(), ConfigError> {
+        for (at, path) in self.data_dirs.iter().enumerate() {
+            for other in &self.data_dirs[..at] {
+                let (left, right) = (plain(path), plain(other));
+                let nested = |inner: &PathBuf, outer: &PathBuf| ConfigError::DataDirNested {
+                    inner: inner.clone(),
+                    outer: outer.clone(),
+                };
+                if left == right {
+                    return Err(ConfigError::DataDirTwice { path: path.clone() });
+                } else if left.starts_with(&right) {
+                    return Err(nested(path, other));
+                } else if right.starts_with(&left) {
+                    return Err(nested(other, path));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A path as it was written, without what says nothing (`.`, a slash at its end). Links are followed at
+/// start, when they can be.
+fn plain(path: &Path) -> PathBuf {
+    let parts: PathBuf = path.components().filter(|part| !matches!(part, Component::CurDir)).collect();
+    if parts.as_os_str().is_empty() { PathBuf::from(".") } else { parts }
 }
 
 fn known(key: &str, origin: &Origin) -> Result<&'static Property, ConfigError> {
@@ -325,7 +360,7 @@ fn blank() -> Config {
     let nowhere = HostPort { host: String::new(), port: 0 };
     Config {
         node_id: NodeId(0),
-        data_dir: PathBuf::new(),
+        data_dirs: Vec::new(),
         listen: nowhere,
         advertise: None,
         cores: 0,

@@ -352,8 +352,18 @@ impl Default for ShardMetrics {
 pub struct ShardSnapshot {
     pub shard: ShardId,
     pub metrics: ShardMetrics,
-    /// Why the shard's log directory takes no more writes, if so.
-    pub log_dir_offline: Option<String>,
+    /// In the order of the configuration; of each shard the same ones.
+    pub log_dirs: Vec<LogDirSnapshot>,
+}
+
+/// A log directory as one shard has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogDirSnapshot {
+    pub path: String,
+    /// Partitions in it that the shard serves.
+    pub partitions: u64,
+    /// Why it takes no more writes, if so.
+    pub offline: Option<String>,
 }
 
 /// Asks every shard for its snapshot. Called on the admin thread; the answer comes by message.

@@ -1,4 +1,4 @@
-//! Which cluster and node a data directory belongs to: `meta.properties`, as Kafka writes it.
+//! Which cluster and node a log directory belongs to: `meta.properties`, as Kafka writes it.
 //!
 //! ```text
 //! version=1
@@ -6,6 +6,9 @@
 //! node.id=1
 //! directory.id=Ls2XWq3gTkKx6ZQO8Y3V1A
 //! ```
+//! In those that do not have the metadata one more line says which one does, so that none of them is ever
+//! taken for the directory of an empty cluster: `metadata.directory.id=MzE8dy87TCSMBw0PLz0eWg`.
+//!
 //! Made with the directory, never changed: a directory that is mounted under the wrong node would
 //! otherwise answer for partitions that it does not have.
 
@@ -15,13 +18,15 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::types::{NodeId, Uuid, uuid_text};
+use crate::types::{DirectoryId, NodeId, Uuid, parse_uuid_text, uuid_text};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// 22 characters, as in Kafka: a UUID in URL-safe base 64.
     pub cluster_id: String,
-    pub directory_id: String,
+    pub directory_id: DirectoryId,
+    /// The directory that has the metadata, where that is another one.
+    pub metadata_directory: Option<String>,
     pub node_id: NodeId,
     /// True if the directory was empty: nothing is to be recovered.
     pub created: bool,
@@ -47,7 +52,8 @@ const STAGED_NAME: &str = "meta.properties.tmp";
 /// Bytes; ours has some 110.
 const FILE_SIZE_MAX: u64 = 64 << 10;
 
-pub fn load_or_create(data_dir: &Path, node_id: NodeId) -> Result<Identity, IdentityError> {
+/// What a directory says of itself; `None` when it is new.
+pub fn load(data_dir: &Path, node_id: NodeId) -> Result<Option<Identity>, IdentityError> {
     let path = data_dir.join(FILE_NAME);
     let failed = |error| IdentityError::Io { path: path.clone(), error };
     match std::fs::metadata(&path) {
@@ -56,20 +62,36 @@ pub fn load_or_create(data_dir: &Path, node_id: NodeId) -> Result<Identity, Iden
         }
         Ok(_) => {
             let contents = std::fs::read(&path).map_err(failed)?;
-            parse(&String::from_utf8_lossy(&contents), &path, node_id)
+            parse(&String::from_utf8_lossy(&contents), &path, node_id).map(Some)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let identity = Identity {
-                cluster_id: uuid_text(Uuid::new_v4()),
-                directory_id: uuid_text(Uuid::new_v4()),
-                node_id,
-                created: true,
-            };
-            write(data_dir, &path, &identity).map_err(failed)?;
-            Ok(identity)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(error)),
     }
+}
+
+/// Gives a new directory its identity: in the cluster of the one that has the metadata, or as that one
+/// in a cluster of its own.
+pub fn create(
+    data_dir: &Path,
+    node_id: NodeId,
+    metadata: Option<&Identity>,
+) -> Result<Identity, IdentityError> {
+    let path = data_dir.join(FILE_NAME);
+    let identity = Identity {
+        cluster_id: metadata.map_or_else(|| uuid_text(Uuid::new_v4()), |first| first.cluster_id.clone()),
+        directory_id: DirectoryId(Uuid::new_v4()),
+        metadata_directory: metadata.map(|first| first.directory_id.to_string()),
+        node_id,
+        created: true,
+    };
+    write(data_dir, &path, &identity).map_err(|error| IdentityError::Io { path, error })?;
+    Ok(identity)
+}
+
+/// Whether a directory has an identity, or may have one that cannot be read.
+pub fn is_named(data_dir: &Path) -> bool {
+    !matches!(std::fs::symlink_metadata(data_dir.join(FILE_NAME)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Refuses a directory that holds something, but no identity; before anything is written to it.
@@ -114,8 +136,12 @@ fn parse(contents: &str, path: &Path, wanted: NodeId) -> Result<Identity, Identi
     if found != wanted.0.to_string() {
         return Err(IdentityError::OtherNode { path: path.to_path_buf(), found, wanted });
     }
-    let (cluster_id, directory_id) = (property("cluster.id")?, property("directory.id")?);
-    Ok(Identity { cluster_id, directory_id, node_id: wanted, created: false })
+    let (cluster_id, directory) = (property("cluster.id")?, property("directory.id")?);
+    // Kafka's are such ids too.
+    let directory_id = parse_uuid_text(&directory).filter(|id| !id.is_nil()).map(DirectoryId);
+    let directory_id = directory_id.ok_or_else(|| damaged(format!("directory.id {directory}")))?;
+    let metadata_directory = property("metadata.directory.id").ok();
+    Ok(Identity { cluster_id, directory_id, metadata_directory, node_id: wanted, created: false })
 }
 
 /// Whole or not at all: under another name, flushed, renamed, and the directory flushed.
@@ -126,6 +152,9 @@ fn write(data_dir: &Path, path: &Path, identity: &Identity) -> io::Result<()> {
     writeln!(file, "cluster.id={}", identity.cluster_id)?;
     writeln!(file, "node.id={}", identity.node_id.0)?;
     writeln!(file, "directory.id={}", identity.directory_id)?;
+    if let Some(metadata) = &identity.metadata_directory {
+        writeln!(file, "metadata.directory.id={metadata}")?;
+    }
     file.sync_all()?;
     std::fs::rename(&staged, path)?;
     File::open(data_dir)?.sync_all()
@@ -138,12 +167,19 @@ mod tests {
     #[test]
     fn an_identity_is_made_once_and_found_again() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let made = load_or_create(directory.path(), NodeId(7)).expect("made");
+        assert_eq!(load(directory.path(), NodeId(7)).expect("readable"), None);
+        let made = create(directory.path(), NodeId(7), None).expect("made");
         assert!(made.created);
-        let found = load_or_create(directory.path(), NodeId(7)).expect("found");
-        assert_eq!(found, Identity { created: false, ..made });
-        let error = load_or_create(directory.path(), NodeId(8)).expect_err("another node").to_string();
+        let found = load(directory.path(), NodeId(7)).expect("readable");
+        assert_eq!(found, Some(Identity { created: false, ..made.clone() }));
+        let error = load(directory.path(), NodeId(8)).expect_err("another node").to_string();
         assert!(error.contains("belongs to node 7, not 8: start with --node-id 7"), "{error}");
+        let other = tempfile::tempdir().expect("a temporary directory");
+        create(other.path(), NodeId(7), Some(&made)).expect("made");
+        let other = load(other.path(), NodeId(7)).expect("readable").expect("just made");
+        assert_eq!(other.cluster_id, made.cluster_id);
+        assert_eq!(other.metadata_directory, Some(made.directory_id.to_string()));
+        assert_ne!(other.directory_id, made.directory_id);
     }
 
     #[test]
@@ -157,7 +193,7 @@ mod tests {
         File::create(directory.path().join("thesis.tex")).expect("created");
         let error = refuse_foreign(directory.path()).expect_err("foreign").to_string();
         assert!(error.contains("holds thesis.tex but no meta.properties"), "{error}");
-        load_or_create(directory.path(), NodeId(1)).expect("made");
+        create(directory.path(), NodeId(1), None).expect("made");
         assert!(refuse_foreign(directory.path()).is_ok(), "ours from now on");
     }
 
@@ -168,7 +204,8 @@ mod tests {
         assert!(problem("").contains("no version"));
         assert!(problem("version=2\n").contains("version 2"));
         assert!(problem("version=1\nnode.id=1\ncluster.id=\n").contains("no cluster.id"));
-        let kafkas = "#\n#Sun Nov 22\nnode.id=1\nversion=1\ncluster.id=a\ndirectory.id=b\n";
+        let kafkas =
+            "#\n#Sun Nov 22\nnode.id=1\nversion=1\ncluster.id=a\ndirectory.id=Ls2XWq3gTkKx6ZQO8Y3V1A\n";
         assert!(parse(kafkas, path, NodeId(1)).is_ok());
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `machine.rs` | which CPUs, how much memory, which name |
 //! | `data_dir.rs` | created, ours alone (`odradek.lock`), on a file system with direct I/O |
+//! | `log_dirs.rs` | the same of every log directory, and whether they belong together |
 //! | `identity.rs` | which cluster and node the directory belongs to (`meta.properties`) |
 //! | `io_uring.rs` | does the kernel let us make a ring, and if not, who forbids it |
 //! | `resources.rs` | locked memory and open files, raised as far as allowed |
@@ -15,29 +16,28 @@
 mod data_dir;
 mod identity;
 mod io_uring;
+mod log_dirs;
 mod machine;
 mod ports;
 mod resources;
-
-use std::path::PathBuf;
 
 use crate::config::{Config, HostPort};
 
 pub use data_dir::{DataDirError, DataDirLock, FileSystem, hold_for_reading};
 pub use identity::{Identity, IdentityError};
 pub use io_uring::{IoUringError, probe as probe_io_uring};
+pub use log_dirs::{LogDir, LogDirsError, OtherDir, adopt};
 pub use machine::{hostname, machine};
 pub use ports::{Listeners, PortError};
 pub use resources::{MemlockError, Resources, current as current_resources};
 
-/// A host that was found fit. Whoever holds it holds the data directory.
+/// A host that was found fit. Whoever holds it holds the log directories.
 #[derive(Debug)]
 pub struct Preflight {
-    /// Kept open until the process ends; the lock goes with it.
-    pub lock: DataDirLock,
-    pub data_dir: PathBuf,
-    pub file_system: FileSystem,
-    pub identity: Identity,
+    /// The log directory that has the metadata.
+    pub metadata: LogDir,
+    /// The others, in their order.
+    pub others: Vec<OtherDir>,
     pub resources: Resources,
     pub listeners: Listeners,
     /// Where clients are told to connect (under `core` routing: to bootstrap).
@@ -51,6 +51,8 @@ pub enum PreflightError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
+    LogDirs(#[from] LogDirsError),
+    #[error(transparent)]
     IoUring(#[from] IoUringError),
     #[error(transparent)]
     Memlock(#[from] MemlockError),
@@ -58,23 +60,19 @@ pub enum PreflightError {
     Port(#[from] PortError),
 }
 
-/// Checks the host and takes the data directory.
+/// Checks the host and takes the log directories.
 ///
-/// The directory comes first: a second broker is to be told that there is a first, not that its
+/// The directories come first: a second broker is to be told that there is a first, not that its
 /// port is taken. On failure nothing is left behind but an empty data directory and its identity, and
 /// nothing at all in a directory that is somebody else's.
 pub fn run(config: &Config) -> Result<Preflight, PreflightError> {
-    identity::refuse_foreign(&config.data_dir)?;
-    let lock = data_dir::take(&config.data_dir)?;
-    let file_system = data_dir::check_file_system(&config.data_dir, config.unsafe_buffered_io)?;
-    let identity = identity::load_or_create(&config.data_dir, config.node_id)?;
+    let (metadata, others) = log_dirs::take_all(config)?;
     io_uring::probe()?;
     let resources = resources::raise(config.cores, &config.memory_plan(), config.max_connections)?;
     let listeners = ports::check(config)?;
     let bound = HostPort { host: config.listen.host.clone(), port: listeners.base.port() };
     let advertised = config.advertised(&bound, &hostname());
-    let data_dir = config.data_dir.clone();
-    Ok(Preflight { lock, data_dir, file_system, identity, resources, listeners, advertised })
+    Ok(Preflight { metadata, others, resources, listeners, advertised })
 }
 
 /// The last system call's error, for the failures that libc reports through `errno`.

@@ -649,10 +649,129 @@ impl ::core::fmt::Debug for FeatureLevelSet<'_> {
       ds.finish()
   }
 }
+pub enum LogDirectoryOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// A log directory of a node, and where it was when the node last started.
+pub struct LogDirectory<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for LogDirectory<'a> {
+  type Inner = LogDirectory<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> LogDirectory<'a> {
+  pub const VT_ID: ::flatbuffers::VOffsetT = 4;
+  pub const VT_PATH: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    LogDirectory { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args LogDirectoryArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<LogDirectory<'bldr>> {
+    let mut builder = LogDirectoryBuilder::new(_fbb);
+    if let Some(x) = args.path { builder.add_path(x); }
+    if let Some(x) = args.id { builder.add_id(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn id(&self) -> &'a Id {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Id>(LogDirectory::VT_ID, None).unwrap()}
+  }
+  #[inline]
+  pub fn path(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(LogDirectory::VT_PATH, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for LogDirectory<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Id>("id", Self::VT_ID, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("path", Self::VT_PATH, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct LogDirectoryArgs<'a> {
+    pub id: Option<&'a Id>,
+    pub path: Option<::flatbuffers::WIPOffset<&'a str>>,
+}
+impl<'a> Default for LogDirectoryArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    LogDirectoryArgs {
+      id: None, // required field
+      path: None, // required field
+    }
+  }
+}
+
+pub struct LogDirectoryBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> LogDirectoryBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_id(&mut self, id: &Id) {
+    self.fbb_.push_slot_always::<&Id>(LogDirectory::VT_ID, id);
+  }
+  #[inline]
+  pub fn add_path(&mut self, path: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(LogDirectory::VT_PATH, path);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> LogDirectoryBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    LogDirectoryBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<LogDirectory<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, LogDirectory::VT_ID,"id");
+    self.fbb_.required(o, LogDirectory::VT_PATH,"path");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for LogDirectory<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("LogDirectory");
+      ds.field("id", &self.id());
+      ds.field("path", &self.path());
+      ds.finish()
+  }
+}
 pub enum NodeRegisteredOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
 /// A node as it last started. Replaces what was known of that node.
+///
+/// `log_directories`: of a node with several, in their order; the first one has the metadata. From
+/// level 2.
 pub struct NodeRegistered<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -672,6 +791,7 @@ impl<'a> NodeRegistered<'a> {
   pub const VT_HOST: ::flatbuffers::VOffsetT = 10;
   pub const VT_PORT: ::flatbuffers::VOffsetT = 12;
   pub const VT_RACK: ::flatbuffers::VOffsetT = 14;
+  pub const VT_LOG_DIRECTORIES: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -683,6 +803,7 @@ impl<'a> NodeRegistered<'a> {
     args: &'args NodeRegisteredArgs<'args>
   ) -> ::flatbuffers::WIPOffset<NodeRegistered<'bldr>> {
     let mut builder = NodeRegisteredBuilder::new(_fbb);
+    if let Some(x) = args.log_directories { builder.add_log_directories(x); }
     if let Some(x) = args.rack { builder.add_rack(x); }
     if let Some(x) = args.host { builder.add_host(x); }
     builder.add_node(args.node);
@@ -735,6 +856,13 @@ impl<'a> NodeRegistered<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(NodeRegistered::VT_RACK, None)}
   }
+  #[inline]
+  pub fn log_directories(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<LogDirectory<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<LogDirectory>>>>(NodeRegistered::VT_LOG_DIRECTORIES, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for NodeRegistered<'_> {
@@ -749,6 +877,7 @@ impl ::flatbuffers::Verifiable for NodeRegistered<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("host", Self::VT_HOST, true)?
      .visit_field::<u16>("port", Self::VT_PORT, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("rack", Self::VT_RACK, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<LogDirectory>>>>("log_directories", Self::VT_LOG_DIRECTORIES, false)?
      .finish();
     Ok(())
   }
@@ -760,6 +889,7 @@ pub struct NodeRegisteredArgs<'a> {
     pub host: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub port: u16,
     pub rack: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub log_directories: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<LogDirectory<'a>>>>>,
 }
 impl<'a> Default for NodeRegisteredArgs<'a> {
   #[inline]
@@ -771,6 +901,7 @@ impl<'a> Default for NodeRegisteredArgs<'a> {
       host: None, // required field
       port: 0,
       rack: None,
+      log_directories: None,
     }
   }
 }
@@ -805,6 +936,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> NodeRegisteredBuilder<'a, 'b,
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(NodeRegistered::VT_RACK, rack);
   }
   #[inline]
+  pub fn add_log_directories(&mut self, log_directories: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<LogDirectory<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(NodeRegistered::VT_LOG_DIRECTORIES, log_directories);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> NodeRegisteredBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     NodeRegisteredBuilder {
@@ -829,6 +964,7 @@ impl ::core::fmt::Debug for NodeRegistered<'_> {
       ds.field("host", &self.host());
       ds.field("port", &self.port());
       ds.field("rack", &self.rack());
+      ds.field("log_directories", &self.log_directories());
       ds.finish()
   }
 }
@@ -1049,6 +1185,10 @@ pub enum PartitionStateOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
 /// Replicas in preference order; the first is the preferred leader. -1: no leader.
+///
+/// `directories`: the log directory that holds each replica, in the order of `replicas` (KIP-858); all
+/// zeros where none is stated, and no vector where that goes for all: then it is the only one of its
+/// node. From level 2.
 pub struct PartitionState<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -1067,6 +1207,7 @@ impl<'a> PartitionState<'a> {
   pub const VT_LEADER: ::flatbuffers::VOffsetT = 8;
   pub const VT_LEADER_EPOCH: ::flatbuffers::VOffsetT = 10;
   pub const VT_PARTITION_EPOCH: ::flatbuffers::VOffsetT = 12;
+  pub const VT_DIRECTORIES: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1078,6 +1219,7 @@ impl<'a> PartitionState<'a> {
     args: &'args PartitionStateArgs<'args>
   ) -> ::flatbuffers::WIPOffset<PartitionState<'bldr>> {
     let mut builder = PartitionStateBuilder::new(_fbb);
+    if let Some(x) = args.directories { builder.add_directories(x); }
     builder.add_partition_epoch(args.partition_epoch);
     builder.add_leader_epoch(args.leader_epoch);
     builder.add_leader(args.leader);
@@ -1122,6 +1264,13 @@ impl<'a> PartitionState<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<i32>(PartitionState::VT_PARTITION_EPOCH, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn directories(&self) -> Option<::flatbuffers::Vector<'a, Id>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Id>>>(PartitionState::VT_DIRECTORIES, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PartitionState<'_> {
@@ -1135,6 +1284,7 @@ impl ::flatbuffers::Verifiable for PartitionState<'_> {
      .visit_field::<i32>("leader", Self::VT_LEADER, false)?
      .visit_field::<i32>("leader_epoch", Self::VT_LEADER_EPOCH, false)?
      .visit_field::<i32>("partition_epoch", Self::VT_PARTITION_EPOCH, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Id>>>("directories", Self::VT_DIRECTORIES, false)?
      .finish();
     Ok(())
   }
@@ -1145,6 +1295,7 @@ pub struct PartitionStateArgs<'a> {
     pub leader: i32,
     pub leader_epoch: i32,
     pub partition_epoch: i32,
+    pub directories: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Id>>>,
 }
 impl<'a> Default for PartitionStateArgs<'a> {
   #[inline]
@@ -1155,6 +1306,7 @@ impl<'a> Default for PartitionStateArgs<'a> {
       leader: -1,
       leader_epoch: 0,
       partition_epoch: 0,
+      directories: None,
     }
   }
 }
@@ -1185,6 +1337,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PartitionStateBuilder<'a, 'b,
     self.fbb_.push_slot::<i32>(PartitionState::VT_PARTITION_EPOCH, partition_epoch, 0);
   }
   #[inline]
+  pub fn add_directories(&mut self, directories: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Id>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionState::VT_DIRECTORIES, directories);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PartitionStateBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PartitionStateBuilder {
@@ -1209,6 +1365,7 @@ impl ::core::fmt::Debug for PartitionState<'_> {
       ds.field("leader", &self.leader());
       ds.field("leader_epoch", &self.leader_epoch());
       ds.field("partition_epoch", &self.partition_epoch());
+      ds.field("directories", &self.directories());
       ds.finish()
   }
 }

@@ -52,16 +52,23 @@ pub fn start(shard: &Rc<Shard>, queue: glommio::TaskQueueHandle) {
         retain(&shard).await;
     });
     spawn_every(shard, queue, CHECKPOINT_INTERVAL, |shard| async move {
-        let mut walk = Walk::new(&shard.store);
-        while let Some(replica) = walk.next().await {
-            replica.reads.ahead.drop_idle();
-        }
-        if let Err(error) = write_checkpoint(&shard).await {
-            tracing::warn!(%error, "the checkpoint was not written; the next start scans more");
+        for store in shard.stores.iter() {
+            let mut walk = Walk::new(store);
+            while let Some(replica) = walk.next().await {
+                replica.reads.ahead.drop_idle();
+            }
+            if store.is_offline() {
+                continue; // Nothing is written to it any more.
+            }
+            if let Err(error) = write_checkpoint(&shard, store).await {
+                tracing::warn!(directory = %store.path.display(), %error, "the checkpoint was not written; the next start scans more");
+            }
         }
     });
     spawn_every(shard, queue, REMOVAL_INTERVAL, |shard| async move {
-        shard.store.remove_due().await;
+        for store in shard.stores.iter() {
+            store.remove_due().await;
+        }
     });
     compaction::start(shard);
     spawn_every(shard, queue, PRODUCER_CHECK_INTERVAL, |shard| async move {
@@ -123,26 +130,29 @@ fn close_stalled(shard: &Shard) {
 
 async fn expire_producers(shard: &Rc<Shard>) {
     let idle_max = shard.config.producer_id_expiration;
-    let mut walk = Walk::new(&shard.store);
-    while let Some(replica) = walk.next().await {
-        replica.log.borrow_mut().producers.expire(shard.clock.wall(), idle_max);
+    for store in shard.stores.iter() {
+        let mut walk = Walk::new(store);
+        while let Some(replica) = walk.next().await {
+            replica.log.borrow_mut().producers.expire(shard.clock.wall(), idle_max);
+        }
     }
 }
 
 /// Applies `retention.ms` and `retention.bytes` to every partition.
 pub async fn retain(shard: &Rc<Shard>) {
-    for replica in shard.store.replicas() {
-        if replica.is_deleted() || shard.store.is_offline() {
+    for replica in shard.stores.replicas() {
+        let store = shard.stores.of(&replica);
+        if replica.is_deleted() || store.is_offline() {
             continue;
         }
-        retain_one(shard, &replica).await;
+        retain_one(shard, store, &replica).await;
         glommio::executor().yield_if_needed().await;
     }
 }
 
-async fn retain_one(shard: &Rc<Shard>, replica: &Rc<Replica>) {
+async fn retain_one(shard: &Rc<Shard>, store: &Rc<Store>, replica: &Rc<Replica>) {
     if replica.log.borrow().config.retention_ms.is_some()
-        && let Err(error) = replica.index_timestamps(&shard.store).await
+        && let Err(error) = replica.index_timestamps(store).await
     {
         tracing::warn!(%error, "a segment's age is its file's: it cannot be read through");
     }
@@ -166,7 +176,7 @@ async fn retain_one(shard: &Rc<Shard>, replica: &Rc<Replica>) {
     if due.delete.is_empty() {
         return;
     }
-    let rolled = if due.roll_active { replica.try_roll(&shard.store) } else { None };
+    let rolled = if due.roll_active { replica.try_roll(store) } else { None };
     if due.roll_active && rolled.is_none() {
         // The spare is being prepared, or a write is in flight: the closed ones go now, the active
         // one next time.
@@ -177,27 +187,27 @@ async fn retain_one(shard: &Rc<Shard>, replica: &Rc<Replica>) {
         tracing::info!(directory = %replica.directory.display(), %segment, ?reason, "retention deletes a segment");
     }
     if let Some(segment) = rolled
-        && let Err(error) = replica.finish_rolls(&shard.store, segment).await
+        && let Err(error) = replica.finish_rolls(store, segment).await
     {
-        return shard.store.fail(&format!("rolling {}: {error}", replica.directory.display()));
+        return store.fail(&format!("rolling {}: {error}", replica.directory.display()));
     }
     // The log start is durable before the files go, so that it never moves back. On a full disk they
     // go all the same: nothing else makes room, and the log starts with the oldest that is left.
     let change = replica.decide_log_start(due.log_start);
-    let durable = match shard.store.log_changes(vec![change]).await {
+    let durable = match store.log_changes(vec![change]).await {
         Logged::Flushed => Ok(()),
-        Logged::NoJournal => write_checkpoint(shard).await,
+        Logged::NoJournal => write_checkpoint(shard, store).await,
         Logged::Failed => return,
     };
     match durable {
         Err(error) if is_full_disk(&error) => {
             tracing::warn!(%error, "no space for the checkpoint; segments are deleted without it");
         }
-        Err(error) => return shard.store.fail(&format!("writing the checkpoint: {error}")),
+        Err(error) => return store.fail(&format!("writing the checkpoint: {error}")),
         Ok(()) => {}
     }
     replica.log.borrow_mut().advance_log_start(due.log_start);
-    drop_segments(&shard.store, replica).await;
+    drop_segments(store, replica).await;
 }
 
 /// Removes the segments that lie wholly below the log start.
@@ -224,37 +234,37 @@ pub async fn drop_segments(store: &Store, replica: &Rc<Replica>) {
     }
 }
 
-/// Writes down how far each partition is flushed.
-pub async fn write_checkpoint(shard: &Rc<Shard>) -> io::Result<()> {
+/// Writes down how far each partition of a log directory is flushed.
+pub async fn write_checkpoint(shard: &Rc<Shard>, store: &Rc<Store>) -> io::Result<()> {
     // What is written later is read later: a log start never moves back on disk.
-    let _turn = shard.checkpoint_turn.acquire_permit(1).await?;
-    let seen = shard.store.changes_seen();
+    let _turn = store.checkpoint_turn.acquire_permit(1).await?;
+    let seen = store.changes_seen();
     let mut has_log_starts = true;
     // Taken first: one that is opened while the walk goes on is in at least one of the two.
     let unavailable = shard.unavailable.borrow().clone();
-    let mut points = Vec::with_capacity(shard.store.replica_count());
-    let mut walk = Walk::new(&shard.store);
+    let mut points = Vec::with_capacity(store.replica_count());
+    let mut walk = Walk::new(store);
     while let Some(replica) = walk.next().await {
         let point = point_of(&replica);
         if point.log_start < replica.log_start_decided() {
             has_log_starts = false; // The next one has it: a point does not begin behind its end.
-            shard.store.request_write_out(replica.slot);
+            store.request_write_out(replica.slot);
         }
         points.push((replica.id, point));
     }
-    let generation = shard.checkpoint.get().next();
-    shard.checkpoint.set(generation);
-    let shard_id = shard.id;
-    let path = checkpoint_path(&shard.config.data_dir, shard.id);
+    let generation = store.next_checkpoint_generation();
+    let (shard_id, dir) = (shard.id, store.dir);
+    let path = checkpoint_path(&store.path, shard.id);
     blocking(move || {
-        let of_unavailable = unavailable.into_iter().filter_map(|(id, point)| Some((id, point?)));
+        let here = unavailable.into_iter().filter(|(_, unavailable)| unavailable.dir == Some(dir));
+        let of_unavailable = here.filter_map(|(id, unavailable)| Some((id, unavailable.point?)));
         let points: BTreeMap<_, _> = of_unavailable.chain(points).collect();
         let bytes = Checkpoint { shard: shard_id, generation, points }.encode();
         replace_file(&path, &bytes)
     })
     .await?;
     if let Some(seen) = seen.filter(|_| has_log_starts) {
-        shard.store.checkpointed(seen);
+        store.checkpointed(seen);
     }
     Ok(())
 }
@@ -273,15 +283,16 @@ fn point_of(replica: &Replica) -> PartitionPoint {
 impl Shard {
     /// Reads the gauges that are not kept as counters.
     pub fn fill_gauges(&self, metrics: &mut ShardMetrics) {
+        let shared = self.stores.for_reading(); // The same memory in all of them.
         metrics.connections_open = self.connection_count() as u64;
         metrics.fetches_parked = self.parked_fetches.get() as u64;
-        metrics.catch_up_waiting = self.store.catch_up.waiting_count() as u64;
-        metrics.partitions = self.store.replica_count() as u64;
-        metrics.dma_buffer_fallbacks = self.store.tail_memory.heap_buffers();
+        metrics.catch_up_waiting = shared.catch_up.waiting_count() as u64;
+        metrics.partitions = self.stores.replica_count() as u64;
+        metrics.dma_buffer_fallbacks = shared.tail_memory.heap_buffers();
         metrics.memory_budget_bytes = self.config.memory_bytes_per_shard();
         metrics.memory_set(MemoryKind::Receive, self.receive_memory.used());
-        metrics.memory_set(MemoryKind::Tail, self.store.tail_memory.used());
-        metrics.memory_set(MemoryKind::ReadAhead, self.store.catch_up.used());
+        metrics.memory_set(MemoryKind::Tail, shared.tail_memory.used());
+        metrics.memory_set(MemoryKind::ReadAhead, shared.catch_up.used());
         metrics.memory_set(MemoryKind::Mesh, self.forward_memory.used());
         let responses = self.connections().iter().map(|connection| connection.response_bytes()).sum();
         metrics.memory_set(MemoryKind::Response, responses);

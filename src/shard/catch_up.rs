@@ -31,7 +31,7 @@ use glommio::{Latency, Shares, TaskQueueHandle};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 /// Of the 1000 that the queue of everything else has: a busy core spends a sixth on old records.
 const SHARES: usize = 200;
@@ -52,6 +52,8 @@ pub struct CatchUp {
     fetch_size_max: usize,
     clock: Clock,
     metrics: Rc<RefCell<ShardMetrics>>,
+    /// Whose partitions are read.
+    stores: RefCell<Vec<Weak<Store>>>,
 }
 
 impl CatchUp {
@@ -66,6 +68,7 @@ impl CatchUp {
             fetch_size_max: (budget / FETCHES_SIDE_BY_SIDE).clamp(IO_SIZE_MAX, CATCH_UP_TURN_SIZE_MAX),
             clock,
             metrics,
+            stores: RefCell::default(),
         })
     }
 
@@ -120,6 +123,17 @@ impl CatchUp {
     /// What was read ahead is in the way of a read that waits.
     pub fn needs_ahead_back(&self) -> bool {
         self.turns.borrow().needs_ahead_back()
+    }
+
+    /// Partitions of this store are read.
+    pub fn serves(&self, store: &Rc<Store>) {
+        self.stores.borrow_mut().push(Rc::downgrade(store));
+    }
+
+    fn drop_ahead(&self) {
+        let stores: Vec<Rc<Store>> = self.stores.borrow().iter().filter_map(Weak::upgrade).collect();
+        let replicas = stores.iter().flat_map(|store| store.replicas());
+        replicas.for_each(|replica| replica.reads.ahead.drop_arrived());
     }
 
     /// Wakes those whose turn has come.
@@ -183,7 +197,7 @@ impl Reading {
             let signal = Rc::new(Signal::default());
             catch_up.waiting.borrow_mut().insert(turn, signal.clone());
             if catch_up.needs_ahead_back() {
-                self.store.replicas().iter().for_each(|replica| replica.reads.ahead.drop_arrived());
+                catch_up.drop_ahead();
             }
             let mut in_line = InLine { reading: self, turn, size, is_over: false };
             self.waits.set(true);

@@ -19,7 +19,9 @@ use crate::log::compaction::checkpoint::{CLEANER_CHECKPOINT_FILE, decode, encode
 use crate::log::compaction::pace::Pace;
 use crate::log::compaction::plan::{Cleanable, CompactionLimits};
 use crate::log::read::Rope;
+use crate::metrics::ShardMetrics;
 use crate::shard::Shard;
+use crate::shard::clock::Clock;
 use crate::shard::compaction::pass::{Failed, PassDone};
 use crate::shard::disk::{blocking, replace_file};
 use crate::shard::replica::Replica;
@@ -64,7 +66,8 @@ pub fn start(shard: &Rc<Shard>) {
     }
     let queue =
         glommio::executor().create_task_queue(Shares::Static(20), Latency::NotImportant, "compaction");
-    let cleaner = Cleaner::new(shard.store.clone(), CleanerSettings::of(shard));
+    let stores: Vec<Rc<Store>> = shard.stores.iter().cloned().collect();
+    let cleaner = Cleaner::new(stores, CleanerSettings::of(shard));
     let running = shard.clone();
     let looped = async move {
         loop {
@@ -79,9 +82,11 @@ pub fn start(shard: &Rc<Shard>) {
     glommio::spawn_local_into(looped, queue).expect("the queue was just made").detach();
 }
 
-/// Lives: one per shard.
+/// Lives: one per shard, for all its log directories.
 pub struct Cleaner {
-    store: Rc<Store>,
+    stores: Vec<Rc<Store>>,
+    clock: Clock,
+    metrics: Rc<RefCell<ShardMetrics>>,
     settings: CleanerSettings,
     pace: RefCell<Pace>,
     /// What was written down of each partition: its first dirty offset.
@@ -98,14 +103,21 @@ struct Dirty {
 }
 
 impl Cleaner {
-    pub fn new(store: Rc<Store>, settings: CleanerSettings) -> Cleaner {
+    /// `stores`: those of a shard, in the order of their directories.
+    pub fn new(stores: Vec<Rc<Store>>, settings: CleanerSettings) -> Cleaner {
         Cleaner {
-            store,
+            clock: stores[0].clock.clone(),
+            metrics: stores[0].metrics.clone(),
+            stores,
             settings,
             pace: RefCell::new(Pace::new(settings.bytes_per_second)),
             checkpoints: RefCell::default(),
             uncleanable: RefCell::default(),
         }
+    }
+
+    fn store(&self, replica: &Replica) -> &Rc<Store> {
+        &self.stores[replica.dir.index()]
     }
 
     /// One pass over the dirtiest log that is due. Whether there was one, and it got on.
@@ -131,11 +143,11 @@ impl Cleaner {
                 tracing::error!(directory, error = %failed, "a log cannot be compacted: it stays as it is");
                 let mut uncleanable = self.uncleanable.borrow_mut();
                 uncleanable.insert(dirty.replica.id);
-                self.store.metrics.borrow_mut().partitions_uncleanable = uncleanable.len() as u64;
+                self.metrics.borrow_mut().partitions_uncleanable = uncleanable.len() as u64;
                 false
             }
             Err(Failed::Disk(error)) => {
-                self.store.fail(&format!("compacting {directory}: {error}"));
+                self.store(&dirty.replica).fail(&format!("compacting {directory}: {error}"));
                 false
             }
         }
@@ -143,7 +155,7 @@ impl Cleaner {
 
     /// Looks at every compacted log.
     async fn dirtiest(&self) -> Option<Dirty> {
-        let replicas = self.store.replicas();
+        let replicas: Vec<_> = self.stores.iter().flat_map(|store| store.replicas()).collect();
         let here: BTreeSet<TopicPartition> = replicas.iter().map(|replica| replica.id).collect();
         self.checkpoints.borrow_mut().retain(|id, _| here.contains(id));
         self.uncleanable.borrow_mut().retain(|id| here.contains(id));
@@ -151,14 +163,15 @@ impl Cleaner {
         let mut dirty_ppm_max = 0;
         for replica in replicas {
             let Some(limits) = replica.log.borrow().config.cleanup.compact else { continue };
-            if replica.is_deleted() || self.uncleanable.borrow().contains(&replica.id) {
+            let is_offline = self.store(&replica).is_offline();
+            if is_offline || replica.is_deleted() || self.uncleanable.borrow().contains(&replica.id) {
                 continue;
             }
             let checkpoint = self.checkpoint(&replica).await;
             if limits.max_lag_ms < i64::MAX {
                 self.note_first_timestamps(&replica).await;
             }
-            let now = self.store.clock.wall();
+            let now = self.clock.wall();
             let written = replica.segments.written();
             let cleanable = Cleanable::of(&replica.log.borrow(), checkpoint, written, &limits, now);
             dirty_ppm_max = dirty_ppm_max.max(cleanable.dirty_ppm());
@@ -169,8 +182,9 @@ impl Cleaner {
             }
             glommio::executor().yield_if_needed().await;
         }
-        self.store.metrics.borrow_mut().compaction_dirty_percent_max = u64::from(dirty_ppm_max / 10_000);
-        dirtiest.filter(|_| !self.store.is_offline() && !self.store.is_closed())
+        self.metrics.borrow_mut().compaction_dirty_percent_max = u64::from(dirty_ppm_max / 10_000);
+        let takes_changes = |store: &Rc<Store>| !store.is_offline() && !store.is_closed();
+        dirtiest.filter(|dirty| takes_changes(self.store(&dirty.replica)))
     }
 
     /// What was written down of a partition, read once.
@@ -214,13 +228,13 @@ impl Cleaner {
     }
 
     async fn first_timestamp(&self, replica: &Replica, segment: Offset) -> io::Result<Option<Timestamp>> {
-        let file = replica.segments.reader(&self.store.disk, segment).await?;
+        let file = replica.segments.reader(&self.store(replica).disk, segment).await?;
         let block = file.read(0, IO_ALIGNMENT).await?;
         Ok(Rope::new(&[&block]).batches(0).next().map(|batch| batch.max_timestamp))
     }
 
     fn count(&self, done: &PassDone) {
-        let mut metrics = self.store.metrics.borrow_mut();
+        let mut metrics = self.metrics.borrow_mut();
         metrics.compactions += 1;
         metrics.compacted_bytes_in += done.counts.bytes_read;
         metrics.compacted_bytes_out += done.counts.bytes_kept;
@@ -229,7 +243,7 @@ impl Cleaner {
 
     /// Waits until the disk budget has paid for what was read or written.
     async fn pay(&self, bytes: u64) {
-        let wait = self.pace.borrow_mut().spend(bytes, self.store.clock.mono());
+        let wait = self.pace.borrow_mut().spend(bytes, self.clock.mono());
         if !wait.is_zero() {
             glommio::timer::sleep(wait).await;
         }

@@ -359,7 +359,7 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result
                     buffer.start += body.end;
                     dispatch(shard, connection, &mut buffer.bytes[frame]).await?;
                     while connection.must_wait() && !connection.is_closed() {
-                        shard.store.pump();
+                        shard.stores.pump();
                         connection.drained.notified().await;
                     }
                     shard.wait_for_room().await;
@@ -375,7 +375,7 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result
                 }
             }
         }
-        shard.store.pump();
+        shard.stores.pump();
         if buffer.start == buffer.end {
             connection.holds_buffer.set(false);
             shard.return_receive_buffer(receive.take().map(|receive| receive.bytes));
@@ -562,7 +562,7 @@ async fn write_in_queue(
         let result = write_all(&sending, &connection, &responses).await;
         (responses, result)
     };
-    shard.store.catch_up.run(written).await
+    shard.stores.for_reading().catch_up.run(written).await
 }
 
 async fn write_all(shard: &Shard, connection: &Connection, responses: &[Response]) -> io::Result<()> {

@@ -7,6 +7,7 @@ use crate::cluster::decide::{
     self, decide_allocate_producer_ids, decide_auto_create, decide_create_partitions, decide_create_topics,
     decide_delete_topics, decide_incremental_alter_configs,
 };
+use crate::cluster::placement;
 use crate::cluster::record::{ProducerIdBlock, Record};
 use crate::codec::error_code::ErrorCode;
 use crate::config::topic::TopicDefaults;
@@ -14,7 +15,7 @@ use crate::shard::disk::blocking;
 use crate::shard::message::{Reply, Request};
 use crate::shard::metadata_log::{MetadataLog, MetadataLogError};
 use crate::shard::{Shard, partitions};
-use crate::types::{ShardId, TopicId, Uuid};
+use crate::types::{LogDirIndex, ShardId, TopicId, Uuid};
 use glommio::sync::Semaphore;
 use kafka_protocol::messages::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
@@ -80,6 +81,17 @@ impl Shard {
     }
 }
 
+impl Shard {
+    /// The log directories that a new partition may go to. Of a failure the other shards tell this one.
+    fn online_log_dirs(&self) -> placement::LogDirs {
+        if self.stores.iter().len() == 1 {
+            return placement::LogDirs::One;
+        }
+        let online = self.stores.iter().filter(|store| !store.is_offline());
+        placement::LogDirs::Online(online.filter_map(|store| self.log_dirs.id(store.dir)).collect())
+    }
+}
+
 /// Carries out one request, after those before it.
 pub async fn execute(shard: &Rc<Shard>, request: ControlRequest) -> ControlReply {
     let Some(controller) = shard.controller.get().cloned() else {
@@ -100,7 +112,7 @@ pub async fn execute(shard: &Rc<Shard>, request: ControlRequest) -> ControlReply
         }
         Err(error) => {
             tracing::error!(%error, "a change of the metadata failed");
-            shard.store.fail(&error.to_string());
+            shard.stores.get(LogDirIndex::METADATA).fail(&error.to_string());
             ControlReply::Failed(ErrorCode::KafkaStorageError)
         }
     }
@@ -109,7 +121,10 @@ pub async fn execute(shard: &Rc<Shard>, request: ControlRequest) -> ControlReply
 fn decide(shard: &Shard, controller: &Controller, request: &ControlRequest) -> (Vec<Record>, ControlReply) {
     let image = shard.image.borrow();
     let brokers = shard.brokers.borrow();
-    let view = decide::Controller { image: &image, brokers: &brokers, defaults: &controller.defaults };
+    let online = shard.online_log_dirs();
+    let log_dirs = (shard.node, &online);
+    let view =
+        decide::Controller { image: &image, brokers: &brokers, defaults: &controller.defaults, log_dirs };
     let mut new_topic_id = || new_topic_id(&image);
     match request {
         ControlRequest::CreateTopics(request) => {

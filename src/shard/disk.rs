@@ -52,6 +52,11 @@ impl Disk {
         Disk { open_files: Rc::new(OpenFiles::new(count_max)), ..self }
     }
 
+    /// The same on another file system: how many files are open counts together.
+    pub fn on(&self, sync_fs: SyncFs) -> Disk {
+        Disk { sync_fs, ..self.clone() }
+    }
+
     /// Segments that are open.
     pub fn open_files(&self) -> &OpenFiles {
         &self.open_files

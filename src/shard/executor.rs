@@ -10,33 +10,37 @@
 //! ```
 
 use crate::cluster::image::Image;
-use crate::cluster::record::{Node, Record};
+use crate::cluster::record::Node;
 use crate::cluster::registration::{RegistrationRefused, register};
 use crate::config::Config;
 use crate::config::memory::MemoryPlan;
-use crate::log::checkpoint::{Checkpoint, CheckpointGeneration, CleanStop, first_generation, merge};
-use crate::log::data_dir::{CLEAN_STOP_FILE, is_checkpoint};
+use crate::log::checkpoint::{CheckpointGeneration, CleanStop};
+use crate::log::data_dir::CLEAN_STOP_FILE;
 use crate::log::journal::ring::RingLimits;
 use crate::log::plan::SyncFs;
+use crate::log::segment::directory_name;
 use crate::metrics::{ShardMetrics, ShardSnapshot, SnapshotError, SnapshotFuture, SnapshotSource};
-use crate::preflight::Preflight;
+use crate::preflight::{self, Preflight, PreflightError};
 use crate::shard::clock::Clock;
 use crate::shard::conn::{CloseReason, Connection, Listener, refuse, serve};
 use crate::shard::controller::{CONTROLLER_SHARD, Controller};
-use crate::shard::disk::{Disk, replace_file, sync_directory};
-use crate::shard::final_state::{take_final_states, write_final_state};
+use crate::shard::disk::{Disk, replace_file};
+use crate::shard::final_state::write_final_state;
 use crate::shard::journal::Journal;
-use crate::shard::journal_replay::{self, Keep, ReplayStart};
+use crate::shard::log_dirs::{HeldTwice, LogDir, LogDirs};
 use crate::shard::mesh::Mesh;
 use crate::shard::message::Message;
 use crate::shard::metadata_log::{MetadataLog, MetadataLogError, Replayed};
 use crate::shard::nudge::Nudger;
 use crate::shard::partitions::{self, LastStop};
+use crate::shard::recover::{self, Recovered};
 use crate::shard::step::timed;
-use crate::shard::store::Store;
-use crate::shard::{Shard, ShardParts, background, inbox};
+use crate::shard::store::{Store, StoreDir};
+use crate::shard::stores::{Shared, Stores};
+use crate::shard::{Shard, ShardParts, Unavailable, background, inbox};
 use crate::types::limits::{MESH_QUEUE_LENGTH, OPEN_FILES_MIN};
-use crate::types::{ShardId, Uuid};
+use crate::types::{LogDirIndex, ShardId, TopicPartition, Uuid};
+use futures::future::join_all;
 use glommio::channels::channel_mesh::MeshBuilder;
 use glommio::channels::shared_channel::{self, ConnectedReceiver, ForeignSender};
 use glommio::net::TcpListener;
@@ -45,7 +49,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -71,6 +75,10 @@ pub enum StartError {
     Inapplicable(String),
     #[error("{path}: {source}")]
     Disk { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    LogDirs(#[from] PreflightError),
+    #[error(transparent)]
+    HeldTwice(#[from] HeldTwice),
     #[error("topic defaults: {0}")]
     TopicDefaults(String),
     #[error("an executor cannot be started: {0}; check locked memory (`ulimit -l`) and io_uring")]
@@ -98,8 +106,9 @@ enum Progress {
     Serving,
     Drained,
     Failed(StartError),
-    /// With the generation of its last checkpoint, or `None` when it could not write its final state.
-    Stopped(ShardId, Option<CheckpointGeneration>),
+    /// With the generation of its last checkpoint in each log directory, or `None` when it could not write
+    /// its final state there.
+    Stopped(ShardId, Vec<Option<CheckpointGeneration>>),
 }
 
 /// Everything a shard is started with. Leaves the main thread.
@@ -108,11 +117,11 @@ struct Seed {
     config: Arc<Config>,
     node: Node,
     image: Image,
-    last: Arc<LastStop>,
-    generation: CheckpointGeneration,
+    log_dirs: Arc<LogDirs>,
+    /// In the order of the log directories.
+    recovered: Arc<[Recovered]>,
     base: SocketAddr,
     per_shard: Vec<SocketAddr>,
-    file_system: String,
     /// Segment files that a shard keeps open.
     open_files_max: usize,
 }
@@ -131,33 +140,19 @@ pub fn run(
         host: preflight.advertised.host.clone(),
         port: preflight.advertised.port,
         rack: config.rack.clone(),
+        log_directories: Vec::new(), // Those that turn out to be there.
     };
-    let Replayed { log, image, deleted } = open_metadata(config, &node)?;
-    let on_disk = |source| StartError::Disk { path: config.data_dir.clone(), source };
-    partitions::remove_orphans(&config.data_dir, &image, &deleted).map_err(on_disk)?;
-    let (mut last, generation) = read_last_stop(&config.data_dir).map_err(on_disk)?;
-    let limits = RingLimits { file_size: config.journal_file_size, file_count_max: config.journal_files };
-    let sync_fs = SyncFs::of(&preflight.file_system.name.to_string());
-    let start = ReplayStart {
-        data_dir: &config.data_dir,
-        image: &image,
-        node: node.id,
-        clean: last.clean,
-        sync_fs,
-        generation,
-        keep: config.journal.then_some(Keep { limits, shard_count: config.cores }),
-    };
-    last.journal = journal_replay::replay(&start, &mut last.points).map_err(on_disk)?;
-    remove_clean_mark(&config.data_dir).map_err(on_disk)?;
+    let mut held = Vec::new();
+    let Opened { node, log, image, log_dirs, recovered } = open_log_dirs(config, preflight, node, &mut held)?;
+    let log_dirs = Arc::new(log_dirs);
     let seed = Seed {
         config: Arc::new(config.clone()),
         node,
         image,
-        last: Arc::new(last),
-        generation,
+        log_dirs: log_dirs.clone(),
+        recovered: recovered.into(),
         base: preflight.listeners.base,
         per_shard: preflight.listeners.per_shard.clone(),
-        file_system: preflight.file_system.name.to_string(),
         open_files_max: open_files_max(config, preflight.resources.open_files),
     };
     let (progress, reports) = mpsc::channel();
@@ -188,7 +183,7 @@ pub fn run(
         let _ = reports.recv(); // Drained, or gone.
     }
     commands.values().for_each(|sender| tell(sender, Command::Finish));
-    finish(config, &reports)?;
+    finish(config, &log_dirs, &reports)?;
     for thread in threads {
         if thread.join().is_err() {
             tracing::error!("a shard's thread ended abnormally");
@@ -217,67 +212,47 @@ fn tell(sender: &ForeignSender<Command>, mut command: Command) {
     }
 }
 
-fn open_metadata(config: &Config, node: &Node) -> Result<Replayed, StartError> {
-    let mut replayed = MetadataLog::open(&config.data_dir)?;
-    let Replayed { log, image, .. } = &mut replayed;
-    let records: Vec<Record> = register(image, node, Uuid::new_v4())?;
+/// What a start has found in the log directories.
+struct Opened {
+    node: Node,
+    log: MetadataLog,
+    image: Image,
+    log_dirs: LogDirs,
+    /// In their order; of those that cannot be used, nothing.
+    recovered: Vec<Recovered>,
+}
+
+/// Reads the metadata, finds out which log directories there are and what they hold, states both in the
+/// metadata, and recovers each directory. `held` gets the locks of new ones.
+fn open_log_dirs(
+    config: &Config,
+    preflight: &Preflight,
+    mut node: Node,
+    held: &mut Vec<preflight::LogDir>,
+) -> Result<Opened, StartError> {
+    let on_disk = |source| StartError::Disk { path: config.metadata_dir().to_owned(), source };
+    let Replayed { mut log, mut image, deleted } = MetadataLog::open(config.metadata_dir())?;
+    let mut log_dirs = LogDirs::settle(config, preflight, &image, held)?;
+    let found = recover::find_partitions(&mut log_dirs, &image, &deleted).map_err(on_disk)?;
+    let name = |id: &TopicPartition| {
+        let topic = image.topic(id.topic).map_or("", |topic| &topic.name);
+        directory_name(topic, id.partition)
+    };
+    let located = log_dirs.locate(&found, name)?;
+    node.log_directories = log_dirs.registered(&image, node.id);
+    let by_id = located.iter().filter_map(|(partition, dir)| Some((*partition, log_dirs.id(*dir)?)));
+    let records = register(&image, &node, &by_id.collect(), Uuid::new_v4())?;
     if !records.is_empty() {
         log.append_in_parts(&records)?;
         for record in &records {
             image.apply(record).map_err(|error| StartError::Inapplicable(error.to_string()))?;
         }
     }
-    Ok(replayed)
-}
-
-/// Reads what the last run left.
-#[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
-fn read_last_stop(data_dir: &Path) -> io::Result<(LastStop, CheckpointGeneration)> {
-    let mut checkpoints: Vec<Checkpoint> = Vec::new();
-    for entry in std::fs::read_dir(data_dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if !name.to_str().is_some_and(is_checkpoint) {
-            continue;
-        }
-        match Checkpoint::decode(&std::fs::read(entry.path())?) {
-            Ok(checkpoint) => checkpoints.push(checkpoint),
-            Err(error) => {
-                tracing::warn!(path = %entry.path().display(), %error, "a checkpoint is unreadable; its partitions are scanned");
-            }
-        }
-    }
-    let mark = data_dir.join(CLEAN_STOP_FILE);
-    let clean = match std::fs::read(&mark) {
-        Ok(bytes) => CleanStop::decode(&bytes).is_ok_and(|stop| stop.confirms(&checkpoints)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(error) => return Err(error),
-    };
-    let states = take_final_states(data_dir, clean)?;
-    let generation = first_generation(&checkpoints);
-    tracing::info!(
-        clean,
-        partitions = checkpoints.iter().map(|checkpoint| checkpoint.points.len()).sum::<usize>(),
-        "{}",
-        if clean {
-            "the last stop was clean: nothing is scanned"
-        } else {
-            "no clean stop: active segments are scanned"
-        }
-    );
-    Ok((LastStop { points: merge(&checkpoints), clean, states, ..LastStop::default() }, generation))
-}
-
-/// From now on a stop is unclean. The journals have been marked: what a clean stop made superfluous in
-/// them is not replayed.
-#[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
-fn remove_clean_mark(data_dir: &Path) -> io::Result<()> {
-    let mark = data_dir.join(CLEAN_STOP_FILE);
-    if mark.exists() {
-        std::fs::remove_file(&mark)?;
-        sync_directory(data_dir)?;
-    }
-    Ok(())
+    log_dirs.note_misplaced(&image, node.id, &located);
+    let mut recovered = recover::recover(config, &image, &mut log_dirs).map_err(on_disk)?;
+    log_dirs.report(&image, node.id);
+    let recovered = log_dirs.iter().map(|(dir, _)| recovered.remove(&dir).unwrap_or_default()).collect();
+    Ok(Opened { node, log, image, log_dirs, recovered })
 }
 
 fn spawn_shards(
@@ -339,21 +314,31 @@ fn wait_until_open(
     Ok(Some(commands))
 }
 
-/// Waits for every shard's last word, then marks the stop as clean if all have kept everything.
-fn finish(config: &Config, reports: &mpsc::Receiver<Progress>) -> Result<(), StartError> {
-    let mut generations = BTreeMap::new();
+/// Waits for every shard's last word, then marks the stop as clean in each log directory of which all have
+/// kept everything.
+fn finish(config: &Config, log_dirs: &LogDirs, reports: &mpsc::Receiver<Progress>) -> Result<(), StartError> {
+    let mut of_dirs: Vec<BTreeMap<ShardId, CheckpointGeneration>> =
+        vec![BTreeMap::new(); log_dirs.iter().len()];
     for _ in 0..config.cores {
-        if let Ok(Progress::Stopped(shard, Some(generation))) = reports.recv() {
-            generations.insert(shard, generation);
+        let Ok(Progress::Stopped(shard, generations)) = reports.recv() else { continue };
+        for (of_dir, generation) in of_dirs.iter_mut().zip(generations) {
+            of_dir.extend(generation.map(|generation| (shard, generation)));
         }
     }
-    if generations.len() == config.cores {
-        let path = config.data_dir.join(CLEAN_STOP_FILE);
+    let mut all_clean = true;
+    for ((_, dir), generations) in log_dirs.iter().zip(of_dirs) {
+        if generations.len() < config.cores {
+            let directory = dir.path.display();
+            tracing::warn!(%directory, "stopped without a clean mark: the next start scans");
+            all_clean = false;
+            continue;
+        }
+        let path = dir.path.join(CLEAN_STOP_FILE);
         let bytes = CleanStop { generations }.encode();
         replace_file(&path, &bytes).map_err(|source| StartError::Disk { path, source })?;
+    }
+    if all_clean {
         tracing::info!("stopped cleanly");
-    } else {
-        tracing::warn!("stopped without a clean mark: the next start scans");
     }
     Ok(())
 }
@@ -390,52 +375,105 @@ async fn run_shard(
     let defaults = partitions::topic_defaults(&seed.config).map_err(StartError::TopicDefaults)?;
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
     let clock = Clock::new();
-    let disk = Disk::new(SyncFs::of(&seed.file_system), None).with_open_files_max(seed.open_files_max);
-    let journal = match seed.config.journal {
-        true => Some((id, open_journal(&seed, id, &disk).await?)),
-        false => None,
-    };
-    let store = Store::new(clock.clone(), disk, metrics.clone(), &memory, journal);
+    let disk = Disk::new(SyncFs::Nothing, None).with_open_files_max(seed.open_files_max);
+    let shared = Shared::new(clock.clone(), metrics.clone(), &memory, seed.log_dirs.iter().len());
+    let mut stores = Vec::with_capacity(seed.log_dirs.iter().len());
+    for (index, dir) in seed.log_dirs.iter() {
+        stores.push(open_store(&seed, id, &shared, &disk, index, dir).await?);
+    }
     let shard = Shard::new(ShardParts {
         id,
         node: seed.node.id,
         config: Rc::new((*seed.config).clone()),
         clock,
         metrics: metrics.clone(),
-        store,
+        stores: Stores::new(stores),
+        log_dirs: seed.log_dirs,
         mesh: Mesh::new(senders, metrics),
         image: seed.image,
         topic_defaults: defaults,
         memory,
-        checkpoint: seed.generation,
     });
+    tell_of_failures(&shard);
     for (peer, receiver) in receivers.streams() {
         let peer = ShardId(peer as u16);
         shard.spawn(inbox::serve_peer(shard.clone(), peer, receiver));
         shard.spawn(shard.mesh.clone().run_outbox(peer));
     }
-    partitions::open_all(&shard, &seed.last).await;
-    drop(seed.last);
+    let last: Vec<&LastStop> = seed.recovered.iter().map(|recovered| &recovered.last).collect();
+    partitions::open_all(&shard, &last).await;
+    drop(seed.recovered);
     let (sender, receiver) = shared_channel::new_bounded(ADMIN_QUEUE_LENGTH);
     let (sender, commands) = futures::join!(sender.connect(), receiver.connect());
     let _ = progress.send(Progress::Open(id, sender.into_foreign()));
     timed(&shard.clock, &shard.metrics, obey(&shard, (&seed.base, &seed.per_shard), commands, &progress))
         .await?;
-    let generation = finish_shard(&shard).await;
-    let _ = progress.send(Progress::Stopped(id, generation));
+    let generations = finish_shard(&shard).await;
+    let _ = progress.send(Progress::Stopped(id, generations));
     Ok(())
 }
 
-async fn open_journal(seed: &Seed, id: ShardId, disk: &Disk) -> Result<Journal, StartError> {
-    let config = &seed.config;
-    let limits = RingLimits { file_size: config.journal_file_size, file_count_max: config.journal_files };
-    let journal = Journal::new(&config.data_dir, id, disk.clone(), limits);
-    match seed.last.journal.heads.get(&id) {
-        None => Ok(journal),
-        Some(head) => {
-            let failed = |source| StartError::Disk { path: config.data_dir.clone(), source };
-            journal.resume(*head).await.map_err(failed)
+/// A shard's store of one log directory; offline if the directory cannot be used.
+async fn open_store(
+    seed: &Seed,
+    id: ShardId,
+    shared: &Shared,
+    disk: &Disk,
+    index: LogDirIndex,
+    dir: &LogDir,
+) -> Result<Rc<Store>, StartError> {
+    let recovered = &seed.recovered[index.index()];
+    let store_dir = StoreDir { index, path: dir.path.clone(), generation: recovered.generation };
+    let disk = disk.on(SyncFs::of(&dir.file_system));
+    let mut offline = dir.offline.clone();
+    let journal = match open_journal(seed, id, &disk, dir, recovered).await {
+        Ok(journal) => journal,
+        Err(source) if index == LogDirIndex::METADATA => {
+            return Err(StartError::Disk { path: dir.path.clone(), source });
         }
+        Err(error) => {
+            offline = Some(format!("opening the journal: {error}"));
+            None
+        }
+    };
+    let store = Store::new(shared, store_dir, disk, journal.map(|journal| (id, journal)));
+    if let Some(reason) = offline {
+        store.go_offline(&reason);
+    }
+    Ok(store)
+}
+
+/// `None` for a log directory without one, or that cannot be used.
+async fn open_journal(
+    seed: &Seed,
+    id: ShardId,
+    disk: &Disk,
+    dir: &LogDir,
+    recovered: &Recovered,
+) -> io::Result<Option<Journal>> {
+    let config = &seed.config;
+    if !config.journal || dir.offline.is_some() {
+        return Ok(None);
+    }
+    let limits = RingLimits { file_size: config.journal_file_size, file_count_max: config.journal_files };
+    let journal = Journal::new(&dir.path, id, disk.clone(), limits);
+    match recovered.last.journal.heads.get(&id) {
+        None => Ok(Some(journal)),
+        Some(head) => journal.resume(*head).await.map(Some),
+    }
+}
+
+/// A write or a flush that fails on one shard takes the log directory offline on all of them.
+fn tell_of_failures(shard: &Rc<Shard>) {
+    for store in shard.stores.iter() {
+        let (weak, dir) = (Rc::downgrade(shard), store.dir);
+        store.on_failed(Box::new(move |reason| {
+            let Some(shard) = weak.upgrade() else { return };
+            let others = (0..shard.mesh.shard_count()).map(|at| ShardId(at as u16));
+            for other in others.filter(|other| *other != shard.id) {
+                shard.mesh.post(other, Message::LogDirFailed { dir, reason: reason.to_owned() });
+            }
+        }));
     }
 }
 
@@ -516,7 +554,7 @@ async fn drain(shard: &Rc<Shard>) {
     shard.begin_stop();
     let begun = shard.clock.mono();
     while shard.clock.mono().since(begun) < STOP_GRACE {
-        shard.store.pump();
+        shard.stores.pump();
         let busy = shard.connections().iter().any(|connection| connection.is_busy());
         if !busy {
             break;
@@ -526,23 +564,33 @@ async fn drain(shard: &Rc<Shard>) {
     shard.close_connections(&CloseReason::Stopping);
 }
 
-/// Flushes what is left and writes the final state. `None` when a start has to scan.
-async fn finish_shard(shard: &Rc<Shard>) -> Option<CheckpointGeneration> {
-    shard.store.close();
-    while shard.store.unstored_bytes() > 0 && !shard.store.is_offline() {
-        shard.store.write_all_out();
+/// Flushes what is left and writes the final state of every log directory. `None` where a start has to
+/// scan.
+async fn finish_shard(shard: &Rc<Shard>) -> Vec<Option<CheckpointGeneration>> {
+    shard.stores.iter().for_each(|store| store.close());
+    join_all(shard.stores.iter().map(store_all)).await;
+    shard.mesh.close();
+    join_all(shard.stores.iter().map(|store| finish_store(shard, store))).await
+}
+
+async fn store_all(store: &Rc<Store>) {
+    while store.unstored_bytes() > 0 && !store.is_offline() {
+        store.write_all_out();
         glommio::timer::sleep(Duration::from_millis(1)).await;
     }
-    shard.mesh.close();
-    if shard.store.is_offline() {
+}
+
+async fn finish_store(shard: &Rc<Shard>, store: &Rc<Store>) -> Option<CheckpointGeneration> {
+    if store.is_offline() {
         return None;
     }
-    match write_final_state(shard).await {
+    let is_here = |unavailable: &Unavailable| unavailable.dir == Some(store.dir);
+    match write_final_state(shard, store).await {
         // The next start has to look at what could not be opened, not to believe its checkpoint.
-        Ok(()) if !shard.unavailable.borrow().is_empty() => None,
-        Ok(()) => Some(shard.checkpoint.get()),
+        Ok(()) if shard.unavailable.borrow().values().any(is_here) => None,
+        Ok(()) => Some(store.checkpoint_generation()),
         Err(error) => {
-            tracing::error!(%error, "the final state was not written");
+            tracing::error!(directory = %store.path.display(), %error, "the final state was not written");
             None
         }
     }

@@ -12,6 +12,7 @@ use crate::shard::disk::{blocking, replace_file};
 use crate::shard::replacing::{Replacement, replace_files};
 use crate::shard::replica::Replica;
 use crate::shard::segments::EPOCHS_FILE;
+use crate::shard::store::Store;
 use crate::shard::walk::Walk;
 use crate::types::TopicPartition;
 use std::collections::BTreeMap;
@@ -22,26 +23,26 @@ use std::rc::Rc;
 /// Bytes of files past which they are written: two flushes are shared by so many.
 const BATCH_SIZE_MAX: usize = 16 << 20;
 
-/// Writes down where all partitions end, then the checkpoint that confirms it.
-pub async fn write_final_state(shard: &Rc<Shard>) -> io::Result<()> {
-    let mut walk = Walk::new(&shard.store);
+/// Writes down where all partitions of a log directory end, then the checkpoint that confirms it.
+pub async fn write_final_state(shard: &Rc<Shard>, store: &Rc<Store>) -> io::Result<()> {
+    let mut walk = Walk::new(store);
     let mut states = FinalStateWriter::default();
     let mut files = Vec::new();
     while let Some(replica) = walk.next().await {
         let active = replica.log.borrow().active().base_offset;
-        replica.finish_rolls(&shard.store, active).await?;
+        replica.finish_rolls(store, active).await?;
         let state = state_of(&replica);
         if !states.add(replica.id, &state) {
             files.extend(files_of(&replica, state));
         }
         if files.iter().map(|file: &Replacement| file.bytes.len()).sum::<usize>() >= BATCH_SIZE_MAX {
-            write(shard, std::mem::take(&mut files)).await?;
+            write(store, std::mem::take(&mut files)).await?;
         }
     }
-    write(shard, files).await?;
-    let path = shard.config.data_dir.join(final_state_name(shard.id));
+    write(store, files).await?;
+    let path = store.path.join(final_state_name(shard.id));
     blocking(move || replace_file(&path, &states.finish())).await?;
-    write_checkpoint(shard).await
+    write_checkpoint(shard, store).await
 }
 
 fn state_of(replica: &Replica) -> PartitionState {
@@ -70,8 +71,8 @@ fn files_of(replica: &Replica, state: PartitionState) -> [Replacement; 4] {
     .map(|(path, bytes)| Replacement { path, bytes })
 }
 
-async fn write(shard: &Rc<Shard>, files: Vec<Replacement>) -> io::Result<()> {
-    let sync_fs = shard.store.disk.sync_fs();
+async fn write(store: &Store, files: Vec<Replacement>) -> io::Result<()> {
+    let sync_fs = store.disk.sync_fs();
     blocking(move || replace_files(&files, sync_fs)).await
 }
 

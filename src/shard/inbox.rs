@@ -4,7 +4,7 @@
 //! are appended as they were sent; everything else runs as it comes. A lane holds no more than the
 //! asking shard may have outstanding.
 
-use crate::metrics::ShardSnapshot;
+use crate::metrics::{LogDirSnapshot, ShardSnapshot};
 use crate::shard::api::{delete_records, fetch, list_offsets, offset_for_leader_epoch, produce};
 use crate::shard::event::Signal;
 use crate::shard::message::{Message, ProduceItem, Reply, Request};
@@ -31,6 +31,7 @@ pub async fn serve_peer(shard: Rc<Shard>, peer: ShardId, receiver: ConnectedRece
         match message {
             Message::Reply { id, reply } => shard.mesh.answered(id, reply),
             Message::Wake { watch } => shard.wake(watch),
+            Message::LogDirFailed { dir, reason } => shard.log_dir_failed(dir, &reason),
             Message::Request { id, request: Request::Produce(items) } => {
                 lane.queue.borrow_mut().push_back((id, items));
                 lane.filled.notify();
@@ -58,7 +59,7 @@ async fn run_lane(shard: Rc<Shard>, peer: ShardId, lane: Rc<ProduceLane>) {
     loop {
         let next = lane.queue.borrow_mut().pop_front();
         let Some((id, items)) = next else {
-            shard.store.pump();
+            shard.stores.pump();
             lane.filled.notified().await;
             continue;
         };
@@ -96,5 +97,10 @@ async fn answer(shard: &Rc<Shard>, peer: ShardId, request: Request) -> Reply {
 pub fn snapshot(shard: &Shard) -> ShardSnapshot {
     let mut metrics = shard.metrics.borrow().clone();
     shard.fill_gauges(&mut metrics);
-    ShardSnapshot { shard: shard.id, metrics, log_dir_offline: shard.store.offline_reason() }
+    let log_dirs = shard.stores.iter().map(|store| LogDirSnapshot {
+        path: store.path.display().to_string(),
+        partitions: store.replica_count() as u64,
+        offline: store.offline_reason(),
+    });
+    ShardSnapshot { shard: shard.id, metrics, log_dirs: log_dirs.collect() }
 }

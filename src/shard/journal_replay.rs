@@ -1,4 +1,4 @@
-//! Replays the journals of the last run into the segments, before any shard starts.
+//! Replays the journals of the last run in one log directory into its segments, before any shard starts.
 //!
 //! ```text
 //! journals ─► blocks that are believed ─► ranges of segments' files ─► flushed ─► recovery points ─► marked
@@ -19,6 +19,7 @@
 //! the others.
 
 use crate::cluster::image::Image;
+use crate::cluster::record::Replica;
 use crate::log::checkpoint::{Checkpoint, CheckpointGeneration, PartitionPoint};
 use crate::log::data_dir::checkpoint_name;
 use crate::log::journal::block::{BLOCK_SIZE_MAX, BlockSequence, BlockView, BlockWriter, block_size};
@@ -57,6 +58,8 @@ pub struct ReplayStart<'a> {
     pub data_dir: &'a Path,
     pub image: &'a Image,
     pub node: NodeId,
+    /// Whether a replica is in this log directory.
+    pub is_here: &'a dyn Fn(&Replica) -> bool,
     /// After a clean stop there is nothing in the journals that the segments lack.
     pub clean: bool,
     pub sync_fs: SyncFs,
@@ -242,10 +245,8 @@ fn judge(
     }
     report(&replay, directory);
     if replay.verdict().is_lost() {
-        let owned = start
-            .image
-            .partitions()
-            .filter(|(_, state)| state.replicas.iter().any(|replica| replica.owner == shard));
+        let is_owned = |replica: &Replica| replica.owner == shard && (start.is_here)(replica);
+        let owned = start.image.partitions().filter(|(_, state)| state.replicas.iter().any(is_owned));
         replayed.corrupt.extend(owned.map(|(id, _)| id));
         segments = None;
     }
@@ -407,6 +408,7 @@ mod tests {
             data_dir: data_dir.path(),
             image: &image,
             node: NodeId(1),
+            is_here: &|_| true,
             clean,
             sync_fs: SyncFs::Nothing,
             generation: CheckpointGeneration::default(),

@@ -5,7 +5,7 @@ use crate::cluster::record::Record;
 use crate::codec::error_code::ErrorCode;
 use crate::log::read::ListOffsetsTarget;
 use crate::shard::controller::{ControlReply, ControlRequest};
-use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use crate::types::{LeaderEpoch, LogDirIndex, Offset, Timestamp, TopicPartition};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -21,6 +21,11 @@ pub enum Message {
     /// A watched partition has new records for a parked fetch of the receiver.
     Wake {
         watch: u64,
+    },
+    /// A write or a flush of the sender has failed: a log directory is offline for the whole node.
+    LogDirFailed {
+        dir: LogDirIndex,
+        reason: String,
     },
 }
 

@@ -188,6 +188,7 @@ mod tests {
     use crate::cluster::registration::register;
     use crate::config::Routing;
     use crate::types::Uuid;
+    use std::collections::BTreeMap;
 
     /// A really full disk is filled in `tests/process/full_disk.rs`.
     #[test]
@@ -217,16 +218,16 @@ mod tests {
         let mut log = MetadataLog::open(directory.path()).unwrap().log;
         log.append_in_parts(&image.snapshot()).unwrap();
         let fewer = node(1, 1, Routing::Node);
-        let records = register(&image, &fewer, Uuid::from_u128(1)).unwrap();
+        let records = register(&image, &fewer, &BTreeMap::new(), Uuid::from_u128(1)).unwrap();
         assert!(records.len() > 2 * owners.len());
         // The first part alone, as a crash would leave it: the next start moves the rest.
         log.append(&records[..RECORDS_PER_PART_MAX]).unwrap();
         let Replayed { mut log, mut image, .. } = MetadataLog::open(directory.path()).unwrap();
-        let rest = register(&image, &fewer, Uuid::from_u128(1)).unwrap();
+        let rest = register(&image, &fewer, &BTreeMap::new(), Uuid::from_u128(1)).unwrap();
         assert!(rest.len() < records.len());
         log.append_in_parts(&rest).unwrap();
         image = MetadataLog::open(directory.path()).unwrap().image;
         assert!(image.partitions().all(|(_, state)| state.replicas[0].owner.0 == 0));
-        assert_eq!(register(&image, &fewer, Uuid::from_u128(1)), Ok(Vec::new()));
+        assert_eq!(register(&image, &fewer, &BTreeMap::new(), Uuid::from_u128(1)), Ok(Vec::new()));
     }
 }

@@ -7,6 +7,7 @@
 //! | [`conn`], [`connection_share`], [`receive`], [`response`] | a client connection: how many, frames in, the memory they take, answers out in order |
 //! | [`api`] | one thin handler per API key |
 //! | [`mesh`], [`message`] | shards talk |
+//! | [`stores`] | one store per log directory, and what they share |
 //! | [`store`], [`replica`], [`tail`], [`segments`], [`reader`], [`window`], [`open`], [`survey`] | partitions: append, commit, read, recover |
 //! | [`store`], [`replica`], [`tail`], [`segments`], [`open`] | partitions: append, commit, recover |
 //! | [`reader`], [`catch_up`], [`read_ahead`], [`segment_index`], [`window`] | reads: from the tail, or in turns from disk |
@@ -36,6 +37,7 @@ mod final_state;
 mod inbox;
 pub mod journal;
 mod journal_replay;
+mod log_dirs;
 mod look_inside;
 pub mod memory;
 pub mod mesh;
@@ -48,6 +50,7 @@ mod partitions;
 mod read_ahead;
 mod reader;
 mod receive;
+mod recover;
 mod reindex;
 mod replacing;
 mod replay;
@@ -57,6 +60,7 @@ mod segment_index;
 mod segments;
 mod step;
 mod store;
+mod stores;
 mod survey;
 mod tail;
 #[cfg(test)]
@@ -71,7 +75,7 @@ use crate::cluster::record::ProducerIdBlock;
 use crate::config::Config;
 use crate::config::memory::MemoryPlan;
 use crate::config::topic::TopicDefaults;
-use crate::log::checkpoint::{CheckpointGeneration, PartitionPoint};
+use crate::log::checkpoint::PartitionPoint;
 use crate::metrics::ShardMetrics;
 use crate::shard::clock::Clock;
 use crate::shard::conn::{CloseReason, Connection};
@@ -79,19 +83,21 @@ use crate::shard::connection_share::ConnectionShare;
 use crate::shard::controller::Controller;
 use crate::shard::event::Broadcast;
 use crate::shard::fetch_sessions::{FetchSessions, SessionLimits};
+use crate::shard::log_dirs::LogDirs;
 use crate::shard::memory::Meter;
 use crate::shard::mesh::Mesh;
 use crate::shard::message::{Message, Reply, Request};
 use crate::shard::receive::ReceiveMemory;
 use crate::shard::replica::{Replica, Watcher};
-use crate::shard::store::Store;
+use crate::shard::stores::Stores;
 use crate::shard::watches::{RemoteWatches, WatchKey};
 use crate::types::limits::{FETCH_SESSION_PARTITIONS_MAX, RECEIVE_BUFFER_SIZE};
-use crate::types::{NodeId, ShardId, TopicPartition};
+use crate::types::{LogDirIndex, NodeId, ShardId, TopicPartition};
 use glommio::sync::Semaphore;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Receive buffers kept for reuse; each read takes one.
 const RECEIVE_BUFFERS_KEPT: usize = 8;
@@ -103,7 +109,11 @@ pub struct Shard {
     pub config: Rc<Config>,
     pub clock: Clock,
     pub metrics: Rc<RefCell<ShardMetrics>>,
-    pub store: Rc<Store>,
+    pub stores: Stores,
+    /// Signalled when one of the stores has fewer unflushed bytes.
+    drained: Rc<Broadcast>,
+    /// Which log directory is which.
+    pub log_dirs: Arc<LogDirs>,
     pub mesh: Rc<Mesh>,
     /// What the cluster agreed on, as far as this shard has applied it.
     pub image: RefCell<Image>,
@@ -111,7 +121,7 @@ pub struct Shard {
     /// Partitions of this shard whose log could not be opened: `KAFKA_STORAGE_ERROR`. With what the
     /// last checkpoint said of them, which every new one repeats: without it the next start would
     /// take damage for a torn tail, and cut it.
-    pub unavailable: RefCell<BTreeMap<TopicPartition, Option<PartitionPoint>>>,
+    pub unavailable: RefCell<BTreeMap<TopicPartition, Unavailable>>,
     /// What topics inherit from this node's settings.
     pub topic_defaults: TopicDefaults,
     /// On shard 0 only.
@@ -133,9 +143,6 @@ pub struct Shard {
     producer_ids: Cell<Option<ProducerIdBlock>>,
     next_watch: Cell<u64>,
     parked_fetches: Cell<usize>,
-    checkpoint: Cell<CheckpointGeneration>,
-    /// One checkpoint is written at a time.
-    checkpoint_turn: Semaphore,
     /// Partitions are opened and deleted by one task at a time.
     changing_partitions: Semaphore,
     stopping: Cell<bool>,
@@ -150,12 +157,21 @@ pub struct ShardParts {
     pub config: Rc<Config>,
     pub clock: Clock,
     pub metrics: Rc<RefCell<ShardMetrics>>,
-    pub store: Rc<Store>,
+    pub stores: Stores,
+    pub log_dirs: Arc<LogDirs>,
     pub mesh: Rc<Mesh>,
     pub image: Image,
     pub topic_defaults: TopicDefaults,
     pub memory: MemoryPlan,
-    pub checkpoint: CheckpointGeneration,
+}
+
+/// A partition whose log is not open.
+#[derive(Clone, Copy, Debug)]
+pub struct Unavailable {
+    /// `None`: its log directory is not among those of this start.
+    pub dir: Option<LogDirIndex>,
+    /// What the last checkpoint says of it.
+    pub point: Option<PartitionPoint>,
 }
 
 impl Shard {
@@ -172,7 +188,9 @@ impl Shard {
             config: parts.config,
             clock: parts.clock,
             metrics: parts.metrics,
-            store: parts.store,
+            drained: parts.stores.drained().clone(),
+            stores: parts.stores,
+            log_dirs: parts.log_dirs,
             mesh: parts.mesh,
             image: RefCell::new(parts.image),
             brokers: RefCell::new(brokers),
@@ -192,8 +210,6 @@ impl Shard {
             producer_ids: Cell::new(None),
             next_watch: Cell::new(1),
             parked_fetches: Cell::new(0),
-            checkpoint: Cell::new(parts.checkpoint),
-            checkpoint_turn: Semaphore::new(1),
             changing_partitions: Semaphore::new(1),
             stopping: Cell::new(false),
             wakes: RefCell::default(),
@@ -217,14 +233,14 @@ impl Shard {
     /// Waits while the shard has more unflushed bytes than it may. What was appended meanwhile is
     /// issued first.
     pub async fn wait_for_room(&self) {
-        let must_wait = || self.store.is_full() && !self.store.is_offline() && !self.stopping.get();
+        let must_wait = || self.stores.is_full() && !self.stopping.get();
         if must_wait() {
             self.metrics.borrow_mut().memory_waits += 1;
         }
         while must_wait() {
-            self.store.pump();
+            self.stores.pump();
             if must_wait() {
-                self.store.drained.notified().await;
+                self.drained.notified().await;
             }
         }
     }
@@ -290,6 +306,11 @@ impl Shard {
         self.connection_share.borrow_mut().lend(self.connection_count())
     }
 
+    /// A log directory has failed on another shard of this node.
+    fn log_dir_failed(&self, dir: LogDirIndex, reason: &str) {
+        self.stores.get(dir).go_offline(reason);
+    }
+
     fn connections(&self) -> Vec<Rc<Connection>> {
         self.connections.borrow().values().cloned().collect()
     }
@@ -298,7 +319,7 @@ impl Shard {
     fn begin_stop(&self) {
         self.stopping.set(true);
         self.wakes.borrow().values().for_each(|signal| signal.notify());
-        self.store.drained.notify_all();
+        self.drained.notify_all();
     }
 
     fn close_connections(&self, reason: &CloseReason) {
@@ -325,7 +346,7 @@ impl Shard {
     /// A fetch of another shard was answered.
     fn unwatch(&self, key: WatchKey) {
         for partition in self.remote_watches.borrow_mut().remove(key) {
-            if let Some(replica) = self.store.find(&partition) {
+            if let Some(replica) = self.stores.find(&partition) {
                 replica.unwatch(key.number());
             }
         }

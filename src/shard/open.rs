@@ -169,7 +169,7 @@ pub async fn read(
     let tail = Tail::new(active_base, opened.active.size, carry);
     let log = PartitionLog::new(opened, request.config, request.leader_epoch);
     let slot = store.open_slot(log_end);
-    store.set_durability(slot, request.config.durability);
+    store.set_durability(slot.slot, request.config.durability);
     let replica = Replica::new(request.id, request.topic_name, slot, request.directory, log, tail, segments);
     Ok(Opening { replica, unflushed })
 }

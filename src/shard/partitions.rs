@@ -17,7 +17,6 @@ use crate::log::ownership::{self, Claim, PARTITION_METADATA, claim};
 use crate::log::partition::{Cleanup, LogConfig};
 use crate::log::plan::SyncFs;
 use crate::log::segment::{DirectoryName, deleted_directory_name, directory_name, stray_directory_name};
-use crate::shard::Shard;
 use crate::shard::disk::{DiskFile, blocking, replace_file, sync_directory};
 use crate::shard::journal_replay::Replayed;
 use crate::shard::open::{OpenFailed, OpenRequest, read};
@@ -26,7 +25,9 @@ use crate::shard::segments::NO_SPACE_RETRY;
 use crate::shard::step::Pace;
 use crate::shard::store::{Removal, Store};
 use crate::shard::survey::{Listing, Survey, Wanted, list, read_metadata_file, survey, take_directories};
-use crate::types::{PartitionIndex, TopicId, TopicPartition, Uuid, uuid_text};
+use crate::shard::{Shard, Unavailable};
+use crate::types::{LogDirIndex, PartitionIndex, TopicId, TopicPartition, Uuid, uuid_text};
+use futures::future::join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -58,8 +59,9 @@ pub struct LastStop {
     pub journal: Replayed,
 }
 
-/// Opens every partition of this shard. Those that fail are unavailable, the others go on.
-pub async fn open_all(shard: &Rc<Shard>, last: &LastStop) {
+/// Opens every partition of this shard, those of all log directories side by side. Those that fail are
+/// unavailable, the others go on. `last`: in the order of the directories.
+pub async fn open_all(shard: &Rc<Shard>, last: &[&LastStop]) {
     let owned: Vec<TopicPartition> = {
         let image = shard.image.borrow();
         let owned = image.partitions().filter(|(_, state)| {
@@ -68,7 +70,37 @@ pub async fn open_all(shard: &Rc<Shard>, last: &LastStop) {
         owned.map(|(id, _)| id).collect()
     };
     let size = BatchSize { partitions: OPEN_BATCH, side_by_side: OPEN_BATCHES, gives_way: false };
-    open_some(shard, owned, last, size).await;
+    let by_dir = by_directory(shard, owned);
+    let opened = by_dir.into_iter().map(|(dir, ids)| open_some(shard, dir, ids, last[dir.index()], size));
+    join_all(opened).await;
+    count(shard);
+}
+
+/// Partitions by the log directory that has them. Those of one that cannot be used are unavailable: they
+/// are never made anew elsewhere.
+fn by_directory(shard: &Shard, ids: Vec<TopicPartition>) -> BTreeMap<LogDirIndex, Vec<TopicPartition>> {
+    let image = shard.image.borrow();
+    let mut by_dir: BTreeMap<LogDirIndex, Vec<TopicPartition>> = BTreeMap::new();
+    for id in ids {
+        let replica = image.partition(id).and_then(|state| state.replica_on(shard.node));
+        let Some(replica) = replica else { continue }; // Deleted meanwhile.
+        let dir = shard.log_dirs.home(replica);
+        let elsewhere = shard.log_dirs.misplaced(&id);
+        if let Some(path) = elsewhere {
+            let name = image.topic(id.topic).map(|topic| directory_name(&topic.name, id.partition));
+            tracing::error!(
+                found = %path.join(name.unwrap_or_default()).display(), directory_id = ?replica.directory,
+                "a partition is offline: it lies in another log directory than the metadata say; move it back"
+            );
+        }
+        match dir.filter(|dir| elsewhere.is_none() && !shard.stores.get(*dir).is_offline()) {
+            Some(dir) => by_dir.entry(dir).or_default().push(id),
+            None => {
+                shard.unavailable.borrow_mut().insert(id, Unavailable { dir, point: None });
+            }
+        }
+    }
+    by_dir
 }
 
 /// How many partitions are opened together, and how often at a time.
@@ -80,11 +112,19 @@ struct BatchSize {
     gives_way: bool,
 }
 
-/// Opens partitions side by side; those that found no space are tried again until there is some.
-async fn open_some(shard: &Rc<Shard>, ids: Vec<TopicPartition>, last: &LastStop, size: BatchSize) {
+/// Opens partitions of one log directory side by side; those that found no space are tried again until
+/// there is some.
+async fn open_some(
+    shard: &Rc<Shard>,
+    dir: LogDirIndex,
+    ids: Vec<TopicPartition>,
+    last: &LastStop,
+    size: BatchSize,
+) {
+    let store = shard.stores.get(dir);
     let batches = ids.chunks(size.partitions).map(|ids| async move {
         let begun = shard.clock.mono();
-        let opened = open_batch(shard, ids, last).await;
+        let opened = open_batch(shard, store, ids, last).await;
         if size.gives_way {
             glommio::timer::sleep(shard.clock.mono().since(begun)).await;
         }
@@ -96,7 +136,8 @@ async fn open_some(shard: &Rc<Shard>, ids: Vec<TopicPartition>, last: &LastStop,
         let Err(error) = opened else { continue };
         let waits = error.is_for_want_of_space();
         tracing::error!(%error, waits, "a partition is offline");
-        shard.unavailable.borrow_mut().insert(id, last.points.get(&id).copied());
+        let point = last.points.get(&id).copied();
+        shard.unavailable.borrow_mut().insert(id, Unavailable { dir: Some(dir), point });
         waiting.extend(waits.then_some(id));
     }
     count(shard);
@@ -104,15 +145,20 @@ async fn open_some(shard: &Rc<Shard>, ids: Vec<TopicPartition>, last: &LastStop,
         let points = waiting.iter().filter_map(|id| Some((*id, *last.points.get(id)?))).collect();
         let last =
             LastStop { points, clean: last.clean, journal: last.journal.clone(), ..LastStop::default() };
-        glommio::spawn_local(open_once_there_is_space(shard.clone(), waiting, last)).detach();
+        glommio::spawn_local(open_once_there_is_space(shard.clone(), dir, waiting, last)).detach();
     }
 }
 
 type Opened = (TopicPartition, Result<(), OpenFailed>);
 
 /// Opens partitions whose directories are looked at, made and flushed together.
-async fn open_batch(shard: &Rc<Shard>, ids: &[TopicPartition], last: &LastStop) -> Vec<Opened> {
-    let requests = open_requests(shard, ids, last);
+async fn open_batch(
+    shard: &Rc<Shard>,
+    store: &Rc<Store>,
+    ids: &[TopicPartition],
+    last: &LastStop,
+) -> Vec<Opened> {
+    let requests = open_requests(shard, store, ids, last);
     let wanted = |request: &OpenRequest| Wanted {
         directory: request.directory.clone(),
         topic: request.id.topic,
@@ -122,7 +168,7 @@ async fn open_batch(shard: &Rc<Shard>, ids: &[TopicPartition], last: &LastStop) 
     let mut surveys = blocking(move || survey(&all)).await;
     let free = requests.iter().zip(&surveys).filter(|(_, survey)| matches!(survey, Ok(Survey::Free)));
     let free: Vec<Wanted> = free.map(|(request, _)| wanted(request)).collect();
-    let sync_fs = shard.store.disk.sync_fs();
+    let sync_fs = store.disk.sync_fs();
     // Where it fails they are tried one by one: the disk may be full for some of them.
     if let Ok(taken) = blocking(move || take_directories(&free, sync_fs)).await {
         let free = surveys.iter_mut().filter(|survey| matches!(survey, Ok(Survey::Free)));
@@ -139,14 +185,14 @@ async fn open_batch(shard: &Rc<Shard>, ids: &[TopicPartition], last: &LastStop) 
             Ok(_) if last.journal.corrupt.contains(&id) => {
                 Err(OpenFailed::JournalCorrupt { directory: directory.clone() })
             }
-            Ok(listing) => read(&shard.store, request, listing).await,
+            Ok(listing) => read(store, request, listing).await,
             Err(error) => Err(error),
         };
         (id, directory, opening)
     });
     let read: Vec<_> = stream::iter(read).buffer_unordered(OPEN_CONCURRENCY).collect().await;
     let files = read.iter().filter_map(|(_, _, opening)| opening.as_ref().ok()?.unflushed.clone());
-    let flushed = flush_together(&shard.store, files.collect()).await;
+    let flushed = flush_together(store, files.collect()).await;
     let mut pace = Pace::new(&shard.clock);
     let mut opened = Vec::with_capacity(read.len());
     for (id, directory, opening) in read {
@@ -158,20 +204,20 @@ async fn open_batch(shard: &Rc<Shard>, ids: &[TopicPartition], last: &LastStop) 
             }
             _ => Ok(opening.replica),
         });
-        opened.push((id, opening.map(|replica| serve(shard, replica))));
+        opened.push((id, opening.map(|replica| serve(shard, store, replica))));
     }
     opened
 }
 
 /// From here on the replica is found.
-fn serve(shard: &Rc<Shard>, replica: Rc<Replica>) {
+fn serve(shard: &Rc<Shard>, store: &Store, replica: Rc<Replica>) {
     let weak = Rc::downgrade(shard);
     replica.on_remote_wake(Box::new(move |to, watch| {
         if let Some(shard) = weak.upgrade() {
             shard.post_wake(to, watch);
         }
     }));
-    shard.store.insert(replica);
+    store.insert(replica);
 }
 
 /// What a start has found in these files survives from here on.
@@ -187,20 +233,26 @@ async fn flush_together(store: &Store, files: Vec<Rc<DiskFile>>) -> io::Result<(
 
 fn count(shard: &Shard) {
     let mut metrics = shard.metrics.borrow_mut();
-    metrics.partitions = shard.store.replica_count() as u64;
+    metrics.partitions = shard.stores.replica_count() as u64;
     metrics.partitions_offline = shard.unavailable.borrow().len() as u64;
 }
 
-async fn open_once_there_is_space(shard: Rc<Shard>, mut waiting: Vec<TopicPartition>, last: LastStop) {
+async fn open_once_there_is_space(
+    shard: Rc<Shard>,
+    dir: LogDirIndex,
+    mut waiting: Vec<TopicPartition>,
+    last: LastStop,
+) {
+    let store = shard.stores.get(dir);
     while !waiting.is_empty() {
         glommio::timer::sleep(NO_SPACE_RETRY).await;
         let Ok(_turn) = shard.changing_partitions.acquire_permit(1).await else { return };
-        if shard.is_stopping() || shard.store.is_offline() {
+        if shard.is_stopping() || store.is_offline() {
             return;
         }
         waiting.retain(|id| shard.unavailable.borrow().contains_key(id)); // Others were deleted.
         while let Some(id) = waiting.last().copied() {
-            match open_one(&shard, id, &last).await {
+            match open_one(&shard, store, id, &last).await {
                 Err(error) if error.is_for_want_of_space() => break,
                 Err(error) => tracing::error!(%error, "a partition is offline"),
                 Ok(()) => {
@@ -214,13 +266,23 @@ async fn open_once_there_is_space(shard: Rc<Shard>, mut waiting: Vec<TopicPartit
     tracing::info!("space has returned: the partitions that waited for it are open");
 }
 
-async fn open_one(shard: &Rc<Shard>, id: TopicPartition, last: &LastStop) -> Result<(), OpenFailed> {
-    let opened = open_batch(shard, &[id], last).await.pop();
+async fn open_one(
+    shard: &Rc<Shard>,
+    store: &Rc<Store>,
+    id: TopicPartition,
+    last: &LastStop,
+) -> Result<(), OpenFailed> {
+    let opened = open_batch(shard, store, &[id], last).await.pop();
     opened.map_or(Ok(()), |(_, opened)| opened) // Deleted meanwhile.
 }
 
 /// What to open of those that are still there.
-fn open_requests(shard: &Rc<Shard>, ids: &[TopicPartition], last: &LastStop) -> Vec<OpenRequest> {
+fn open_requests(
+    shard: &Rc<Shard>,
+    store: &Store,
+    ids: &[TopicPartition],
+    last: &LastStop,
+) -> Vec<OpenRequest> {
     let image = shard.image.borrow();
     let mut topics: BTreeMap<TopicId, (Rc<str>, LogConfig)> = BTreeMap::new();
     let requests = ids.iter().filter_map(|id| {
@@ -231,7 +293,7 @@ fn open_requests(shard: &Rc<Shard>, ids: &[TopicPartition], last: &LastStop) -> 
         Some(OpenRequest {
             id: *id,
             topic_name: topic_name.clone(),
-            directory: shard.config.data_dir.join(directory_name(&topic.name, id.partition)),
+            directory: store.path.join(directory_name(&topic.name, id.partition)),
             config: *config,
             leader_epoch: state.leader_epoch,
             point: last.points.get(id).copied(),
@@ -306,11 +368,17 @@ pub fn move_away(
     Ok(moved)
 }
 
-/// Removes what topics left behind whose deletion a crash interrupted. At start, before any shard.
+/// Removes what topics left behind whose deletion a crash interrupted. At start, before any shard. Returns
+/// the partitions that the directory holds.
 ///
 /// Only what the metadata knows as deleted goes: were the metadata ever lost or rolled back, the
 /// records would still be there.
-pub fn remove_orphans(data_dir: &Path, image: &Image, deleted: &BTreeSet<TopicId>) -> io::Result<()> {
+pub fn remove_orphans(
+    data_dir: &Path,
+    image: &Image,
+    deleted: &BTreeSet<TopicId>,
+) -> io::Result<Vec<TopicPartition>> {
+    let mut held = Vec::new();
     for entry in std::fs::read_dir(data_dir)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -326,7 +394,9 @@ pub fn remove_orphans(data_dir: &Path, image: &Image, deleted: &BTreeSet<TopicId
                     let known = image.topic(id).is_some_and(|found| {
                         found.name == topic && partition.index() < found.partitions.len()
                     });
-                    if !known {
+                    if known {
+                        held.push(TopicPartition { topic: id, partition });
+                    } else {
                         let directory = entry.path();
                         tracing::warn!(directory = %directory.display(), "no topic has this partition; it is left alone");
                     }
@@ -337,7 +407,7 @@ pub fn remove_orphans(data_dir: &Path, image: &Image, deleted: &BTreeSet<TopicId
         tracing::info!(directory = %path.display(), "removing the data of a deleted topic");
         std::fs::remove_dir_all(path)?;
     }
-    Ok(())
+    Ok(held)
 }
 
 /// Applies committed metadata: the image first, then what it means for this shard's partitions.
@@ -373,7 +443,10 @@ pub async fn apply(shard: &Rc<Shard>, records: &[Record]) {
         reconfigure(shard, topic);
     }
     let size = BatchSize { partitions: CREATE_BATCH, side_by_side: 1, gives_way: true };
-    open_some(shard, created, &LastStop::default(), size).await;
+    let by_dir = by_directory(shard, created);
+    let last = LastStop::default();
+    join_all(by_dir.into_iter().map(|(dir, ids)| open_some(shard, dir, ids, &last, size))).await;
+    count(shard);
 }
 
 fn reconfigure(shard: &Shard, topic: TopicId) {
@@ -382,28 +455,24 @@ fn reconfigure(shard: &Shard, topic: TopicId) {
         return;
     }
     let config = log_config(shard, &image, topic);
-    for replica in shard.store.replicas().iter().filter(|replica| replica.id.topic == topic) {
-        replica.configure(&shard.store, config);
+    for replica in shard.stores.replicas().iter().filter(|replica| replica.id.topic == topic) {
+        replica.configure(shard.stores.of(replica), config);
     }
-    shard.store.pump(); // What an acknowledgement waits for may have changed.
+    shard.stores.pump(); // What an acknowledgement waits for may have changed.
 }
 
 async fn delete(shard: &Rc<Shard>, topic: TopicId) {
     shard.unavailable.borrow_mut().retain(|id, _| id.topic != topic);
     let replicas: Vec<Rc<Replica>> =
-        shard.store.replicas().into_iter().filter(|replica| replica.id.topic == topic).collect();
+        shard.stores.replicas().into_iter().filter(|replica| replica.id.topic == topic).collect();
     for replica in &replicas {
-        shard.store.remove(&replica.id);
+        shard.stores.of(replica).remove(&replica.id);
         replica.mark_deleted();
     }
-    let deleted = replicas.iter().map(|replica| {
-        let epoch = replica.log.borrow().leader_epoch();
-        Entry { partition: replica.id, change: Change::Deleted { epoch } }
-    });
     // Offline or not: the metadata says the same, and a start removes what is left here.
-    shard.store.log_changes(deleted.collect()).await;
+    join_all(shard.stores.iter().map(|store| log_deletions(store, &replicas))).await;
     for replica in replicas {
-        let shard = shard.clone();
+        let store = shard.stores.of(&replica).clone();
         let directory = replica.directory.clone();
         replica.names_released().await;
         // The name is free for a new topic before the answer leaves; the bytes go in the background.
@@ -411,20 +480,33 @@ async fn delete(shard: &Rc<Shard>, topic: TopicId) {
         let deleted = match moved {
             Ok(deleted) => deleted,
             Err(error) => {
-                shard.store.fail(&format!("deleting {}: {error}", replica.directory.display()));
-                return;
+                store.fail(&format!("deleting {}: {error}", replica.directory.display()));
+                continue;
             }
         };
         glommio::spawn_local(async move {
-            shard.store.pump();
-            shard.store.release_slot(replica.slot).await;
+            store.pump();
+            store.release_slot(replica.slot).await;
             let delay = replica.log.borrow().config.file_delete_delay;
             drop(replica);
-            shard.store.remove_later(Removal::Directory(deleted), delay);
+            store.remove_later(Removal::Directory(deleted), delay);
         })
         .detach();
     }
     count(shard);
+}
+
+/// Says in the journal of a log directory which of its partitions are gone.
+async fn log_deletions(store: &Rc<Store>, replicas: &[Rc<Replica>]) {
+    let here = replicas.iter().filter(|replica| replica.dir == store.dir);
+    let deleted = here.map(|replica| {
+        let epoch = replica.log.borrow().leader_epoch();
+        Entry { partition: replica.id, change: Change::Deleted { epoch } }
+    });
+    let deleted: Vec<Entry> = deleted.collect();
+    if !deleted.is_empty() {
+        store.log_changes(deleted).await;
+    }
 }
 
 /// What a topic's properties mean for its logs.

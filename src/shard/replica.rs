@@ -19,9 +19,9 @@ use crate::shard::event::{Broadcast, Signal};
 use crate::shard::message::ProduceOutcome;
 use crate::shard::reader::ReadState;
 use crate::shard::segments::{NO_SPACE_RETRY, Segments};
-use crate::shard::store::{AckTarget, Removal, Store};
+use crate::shard::store::{AckTarget, Removal, Store, StoreSlot};
 use crate::shard::tail::{Tail, TailBlock};
-use crate::types::{Mono, Offset, ShardId, Timestamp, TopicPartition};
+use crate::types::{LogDirIndex, Mono, Offset, ShardId, Timestamp, TopicPartition};
 use glommio::sync::Semaphore;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -100,6 +100,8 @@ pub type RemoteWake = Box<dyn Fn(ShardId, u64)>;
 pub struct Replica {
     pub id: TopicPartition,
     pub topic_name: Rc<str>,
+    /// Of its directory, in which it stays.
+    pub dir: LogDirIndex,
     pub slot: Slot,
     pub directory: PathBuf,
     pub log: RefCell<PartitionLog>,
@@ -144,7 +146,7 @@ impl Replica {
     pub fn new(
         id: TopicPartition,
         topic_name: Rc<str>,
-        slot: Slot,
+        StoreSlot { dir, slot }: StoreSlot,
         directory: PathBuf,
         log: PartitionLog,
         tail: Tail,
@@ -154,6 +156,7 @@ impl Replica {
         Rc::new(Replica {
             id,
             topic_name,
+            dir,
             slot,
             directory,
             log: RefCell::new(log),
@@ -257,8 +260,8 @@ impl Replica {
     }
 
     /// Writes the batch's place into it and copies it behind the last one.
-    fn place(&self, store: &Rc<Store>, batch: &mut [u8], plan: &AppendPlan, now: Timestamp) {
-        store.make_tail_room(); // May look at any replica, this one too.
+    fn place(self: &Rc<Self>, store: &Rc<Store>, batch: &mut [u8], plan: &AppendPlan, now: Timestamp) {
+        store.eviction.make_room(&store.tail_memory); // May look at any replica, this one too.
         let mut log = self.log.borrow_mut();
         let mut tail = self.tail.borrow_mut();
         if plan.rolls {
@@ -274,7 +277,7 @@ impl Replica {
         let (view, _) = BatchView::split_first(batch).expect("the batch was whole before");
         log.apply_append(plan, &view, now);
         self.last_append.set(store.clock.mono());
-        store.blocks_begun(self.slot, begun);
+        store.eviction.blocks_begun(self, begun);
         if plan.rolls {
             store.request_write_out(self.slot); // Retention deletes only what its segment has.
         }
@@ -556,7 +559,7 @@ impl Replica {
 
     pub fn drop_tail_before(&self, store: &Store, segment: Offset) {
         let dropped = self.tail.borrow_mut().drop_before(segment);
-        store.blocks_dropped(self.slot, dropped);
+        store.eviction.blocks_dropped(self, dropped);
     }
 
     /// The file of a segment that is written to, or that a flush has to cover; `None` when it was

@@ -1,4 +1,5 @@
-//! The replicas of one shard and their common commit: carries out what `log::commit` decides.
+//! The replicas of one shard in one log directory, and their common commit: carries out what `log::commit`
+//! decides.
 //!
 //! ```text
 //! append ─► tail buffers ─► pump ─► journal blocks ─► journal flush ──┐
@@ -10,7 +11,7 @@
 //! Knows no sockets and no requests: an acknowledgement is a call on an [`AckTarget`].
 
 use crate::codec::error_code::ErrorCode;
-use crate::config::memory::MemoryPlan;
+use crate::log::checkpoint::CheckpointGeneration;
 use crate::log::commit::{Advance, GroupCommit, Stored};
 use crate::log::durability::Durability;
 use crate::log::journal::block::{BlockSequence, BlockWriter, FileEpoch};
@@ -26,11 +27,13 @@ use crate::shard::journal::Journal;
 use crate::shard::memory::Meter;
 use crate::shard::message::ProduceOutcome;
 use crate::shard::replica::{Replica, TickItem};
+use crate::shard::stores::{Eviction, Shared};
 use crate::shard::tail::TailBlock;
 use crate::types::limits::TAIL_BUFFER_SIZE_MAX;
-use crate::types::{Mono, Offset, ShardId, TopicPartition};
+use crate::types::{LogDirIndex, Mono, Offset, ShardId, TopicPartition};
 use futures::stream::{self, TryStreamExt};
 use glommio::io::DmaBuffer;
+use glommio::sync::Semaphore;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -61,8 +64,28 @@ pub enum Removal {
     Directory(PathBuf),
 }
 
-/// Lives: one per shard, as long as the process.
+/// Which log directory a store is for.
+pub struct StoreDir {
+    pub index: LogDirIndex,
+    pub path: PathBuf,
+    /// Of the last checkpoint that a start has found.
+    pub generation: CheckpointGeneration,
+}
+
+/// A replica's place among those of its shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreSlot {
+    pub dir: LogDirIndex,
+    pub slot: Slot,
+}
+
+/// Tells the other shards of the node that the directory has failed, and why.
+pub type OnFailed = Box<dyn Fn(&str)>;
+
+/// Lives: one per shard and log directory, as long as the process.
 pub struct Store {
+    pub dir: LogDirIndex,
+    pub path: PathBuf,
     pub clock: Clock,
     pub disk: Disk,
     pub metrics: Rc<RefCell<ShardMetrics>>,
@@ -72,14 +95,16 @@ pub struct Store {
     commit: RefCell<GroupCommit>,
     slots: RefCell<Vec<Option<Rc<Replica>>>>,
     replicas: RefCell<BTreeMap<TopicPartition, Rc<Replica>>>,
-    /// Replicas in the order in which their tail blocks were begun, one entry per block.
-    eviction: RefCell<VecDeque<Slot>>,
-    /// Signalled after every flush: unflushed bytes have become fewer.
-    pub drained: Broadcast,
+    pub eviction: Rc<Eviction>,
+    pub drained: Rc<Broadcast>,
     removals: RefCell<Removals<Removal>>,
     undurable_max: u64,
     unstored_max: u64,
     offline: RefCell<Option<String>>,
+    on_failed: RefCell<Option<OnFailed>>,
+    checkpoint: Cell<CheckpointGeneration>,
+    /// One checkpoint is written at a time.
+    pub checkpoint_turn: Semaphore,
     /// The final state is being written.
     closed: Cell<bool>,
     /// When the oldest write began that the next flush covers and somebody waits for, for the commit
@@ -90,39 +115,55 @@ pub struct Store {
 }
 
 impl Store {
-    pub fn new(
-        clock: Clock,
-        disk: Disk,
-        metrics: Rc<RefCell<ShardMetrics>>,
-        memory: &MemoryPlan,
-        journal: Option<(ShardId, Journal)>,
-    ) -> Rc<Store> {
+    pub fn new(shared: &Shared, dir: StoreDir, disk: Disk, journal: Option<(ShardId, Journal)>) -> Rc<Store> {
         let ring = journal.as_ref().map(|(shard, journal)| match journal.head() {
             Some(head) => JournalRing::resume(journal.limits(), &head),
             None => JournalRing::new(*shard, journal.limits(), BlockSequence(1), FileEpoch(0)),
         });
-        let unstored_max = memory.tail as u64 / 4 * 3;
-        let catch_up = CatchUp::new(memory.read, clock.clone(), metrics.clone());
-        Rc::new(Store {
+        let Shared { clock, metrics, tail_memory, catch_up, drained, eviction, .. } = shared.clone();
+        let store = Rc::new(Store {
+            dir: dir.index,
+            path: dir.path,
             clock,
             disk,
             metrics,
-            tail_memory: Meter::new(memory.tail),
+            tail_memory,
             catch_up,
-            commit: RefCell::new(GroupCommit::new(ring, unstored_max)),
+            commit: RefCell::new(GroupCommit::new(ring, shared.unstored_max)),
             journal: journal.map(|(_, journal)| Rc::new(journal)),
             slots: RefCell::default(),
             replicas: RefCell::default(),
-            eviction: RefCell::default(),
-            drained: Broadcast::default(),
-            undurable_max: memory.unflushed as u64,
-            unstored_max,
+            eviction,
+            drained,
+            undurable_max: shared.undurable_max,
+            unstored_max: shared.unstored_max,
             removals: RefCell::default(),
             offline: RefCell::new(None),
+            on_failed: RefCell::new(None),
+            checkpoint: Cell::new(dir.generation),
+            checkpoint_turn: Semaphore::new(1),
             closed: Cell::new(false),
             write_started: Cell::new(None),
             flush_timed: Cell::new(None),
-        })
+        });
+        store.catch_up.serves(&store);
+        store
+    }
+
+    /// How the other shards are told that the directory has failed.
+    pub fn on_failed(&self, told: OnFailed) {
+        *self.on_failed.borrow_mut() = Some(told);
+    }
+
+    /// The generation of the last checkpoint.
+    pub fn checkpoint_generation(&self) -> CheckpointGeneration {
+        self.checkpoint.get()
+    }
+
+    /// Of the next one.
+    pub fn next_checkpoint_generation(&self) -> CheckpointGeneration {
+        self.checkpoint.set(self.checkpoint.get().next());
+        self.checkpoint.get()
     }
 
     pub fn find(&self, partition: &TopicPartition) -> Option<Rc<Replica>> {
@@ -145,8 +186,8 @@ impl Store {
     }
 
     /// Takes in a partition that is flushed up to `end`.
-    pub fn open_slot(&self, end: Offset) -> Slot {
-        self.commit.borrow_mut().open(end)
+    pub fn open_slot(&self, end: Offset) -> StoreSlot {
+        StoreSlot { dir: self.dir, slot: self.commit.borrow_mut().open(end) }
     }
 
     pub fn insert(&self, replica: Rc<Replica>) {
@@ -169,9 +210,8 @@ impl Store {
         self.write_out(slot).await;
         if self.is_idle(slot) {
             self.commit.borrow_mut().close(slot);
-            self.slots.borrow_mut()[slot.0 as usize] = None;
-            // The slot's next replica has none of these blocks.
-            self.eviction.borrow_mut().retain(|entry| *entry != slot);
+            let replica = self.slots.borrow_mut()[slot.0 as usize].take();
+            replica.iter().for_each(|replica| self.eviction.forget(replica));
         }
     }
 
@@ -241,42 +281,6 @@ impl Store {
     /// What a replica has now goes to its segments soon.
     pub fn request_write_out(&self, slot: Slot) {
         self.commit.borrow_mut().write_out(slot);
-    }
-
-    /// Frees tail memory for another block, oldest first. What is not flushed stays.
-    pub fn make_tail_room(&self) {
-        if self.tail_memory.has_room(TAIL_BUFFER_SIZE_MAX) {
-            return;
-        }
-        let mut eviction = self.eviction.borrow_mut();
-        let slots = self.slots.borrow();
-        for _ in 0..eviction.len() {
-            if self.tail_memory.has_room(TAIL_BUFFER_SIZE_MAX) {
-                return;
-            }
-            let Some(slot) = eviction.pop_front() else { return };
-            let Some(replica) = &slots[slot.0 as usize] else { continue };
-            if !replica.evict_oldest() {
-                eviction.push_back(slot);
-            }
-        }
-    }
-
-    /// A replica has `count` more blocks.
-    pub fn blocks_begun(&self, slot: Slot, count: usize) {
-        let mut eviction = self.eviction.borrow_mut();
-        for _ in 0..count {
-            eviction.push_back(slot);
-        }
-    }
-
-    /// `count` of a replica's oldest blocks are gone without an eviction. O(n), for retention.
-    pub fn blocks_dropped(&self, slot: Slot, mut count: usize) {
-        self.eviction.borrow_mut().retain(|entry| {
-            let drops = *entry == slot && count > 0;
-            count -= usize::from(drops);
-            !drops
-        });
     }
 
     pub fn appended(&self, slot: Slot, end: Offset, size: u64) {
@@ -565,12 +569,24 @@ impl Store {
         }
     }
 
-    /// Takes the log directory offline: a failed write or flush is never tried again.
+    /// Takes the log directory offline, on every shard: a failed write or flush is never tried again.
     pub fn fail(&self, reason: &str) {
-        if self.offline.borrow().is_some() {
+        if self.is_offline() {
             return;
         }
-        tracing::error!(reason, "the log directory is offline; produce is refused, reads go on");
+        let directory = self.path.display();
+        tracing::error!(%directory, reason, "the log directory is offline; produce is refused, reads go on");
+        self.go_offline(reason);
+        if let Some(told) = &*self.on_failed.borrow() {
+            told(reason);
+        }
+    }
+
+    /// It has failed on another shard, or at the start.
+    pub fn go_offline(&self, reason: &str) {
+        if self.is_offline() {
+            return;
+        }
         *self.offline.borrow_mut() = Some(reason.to_owned());
         self.commit.borrow_mut().fail();
         for replica in self.replicas() {

@@ -13,7 +13,7 @@ mod reopening;
 use crate::codec::error_code::ErrorCode;
 use crate::codec::record_batch::BatchView;
 use crate::config::memory::MemoryPlan;
-use crate::log::checkpoint::PartitionPoint;
+use crate::log::checkpoint::{CheckpointGeneration, PartitionPoint};
 use crate::log::partition::LogConfig;
 use crate::log::plan::SyncFs;
 use crate::log::samples::{SampleBatch, log_config};
@@ -28,9 +28,11 @@ use crate::shard::open::{OpenFailed, OpenRequest, open};
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::{Appended, Replica};
 use crate::shard::segments::Segments;
-use crate::shard::store::{AckTarget, Store};
+use crate::shard::store::{AckTarget, Store, StoreDir};
+use crate::shard::stores::Shared;
 use crate::types::{
-    LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId, Sequence, TopicId, TopicPartition, Uuid,
+    LeaderEpoch, LogDirIndex, Offset, PartitionIndex, ProducerEpoch, ProducerId, Sequence, TopicId,
+    TopicPartition, Uuid,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -521,7 +523,14 @@ fn store(recorder: Recorder, tail: usize) -> Rc<Store> {
 fn store_on(sync_fs: SyncFs, recorder: Recorder, tail: usize) -> Rc<Store> {
     let memory = MemoryPlan { tail, unflushed: tail, receive: 0, read: 1 << 20, response: 0 };
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
-    Store::new(Clock::new(), Disk::new(sync_fs, recorder), metrics, &memory, None)
+    let shared = Shared::new(Clock::new(), metrics, &memory, 1);
+    Store::new(&shared, store_dir(), Disk::new(sync_fs, recorder), None)
+}
+
+/// Of the only log directory.
+fn store_dir() -> StoreDir {
+    let index = LogDirIndex::METADATA;
+    StoreDir { index, path: PathBuf::from("a test's"), generation: CheckpointGeneration::default() }
 }
 
 /// Writes half a batch behind the last whole one of a preallocated segment.

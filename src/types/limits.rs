@@ -63,6 +63,10 @@ pub const SOCKET_SLICES_MAX: usize = 512;
 /// Cores of one node: broker ids are node id × 1000 + shard.
 pub const SHARDS_MAX: usize = 999;
 
+/// Log directories of one node. Each has a journal, buffers and a flush of its own on every core; servers
+/// hold some dozens of disks.
+pub const LOG_DIRS_MAX: usize = 100;
+
 /// Topics, partitions and other elements of all arrays of one request. Each may take a hundred
 /// bytes once decoded, from as little as three on the wire, so this bounds a request's memory to
 /// 30 MB beside its own bytes (measured). No single client uses a quarter of a million partitions.

@@ -104,6 +104,29 @@ impl TopicId {
     pub const ZERO: TopicId = TopicId(Uuid::nil());
 }
 
+/// Identity of a log directory over mounts and paths: `directory.id` of its `meta.properties` (KIP-858).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DirectoryId(pub Uuid);
+
+impl fmt::Display for DirectoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&uuid_text(self.0))
+    }
+}
+
+/// Number of a log directory among those that this process was started with, from zero. The first one
+/// has the metadata. Never leaves the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogDirIndex(pub u16);
+
+impl LogDirIndex {
+    pub const METADATA: LogDirIndex = LogDirIndex(0);
+
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// Number of a partition within its topic, from zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionIndex(u32);

@@ -19,7 +19,7 @@ pub fn decide_create_partitions(
     request: &CreatePartitionsRequest,
 ) -> (Vec<Record>, CreatePartitionsResponse) {
     let mut counts = occurrences(request.topics.iter().map(|topic| &topic.name));
-    let mut placement = Placement::new(controller.image);
+    let mut placement = Placement::new(controller.image, Some(controller.log_dirs));
     let mut change = Change::new(controller.image);
     let mut results = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {

@@ -14,7 +14,7 @@ use super::{Change, Controller, NewTopicId, Refusal, occurrences};
 use crate::cluster::brokers::Brokers;
 use crate::cluster::describe::ConfigSource;
 use crate::cluster::image::partition_index;
-use crate::cluster::placement::Placement;
+use crate::cluster::placement::{NoPlace, Placement};
 use crate::cluster::record::{PartitionState, Record, Replica};
 use crate::cluster::topic_name;
 use crate::config::topic::{PROPERTIES, TopicConfig};
@@ -63,7 +63,7 @@ impl<'a> Creation<'a> {
         Creation {
             controller,
             new_topic_id,
-            placement: Placement::new(controller.image),
+            placement: Placement::new(controller.image, Some(controller.log_dirs)),
             collisions: BTreeMap::new(),
             change: Change::new(controller.image),
         }
@@ -143,9 +143,11 @@ pub(super) fn place_automatically(
     replication_factor: u16,
 ) -> Result<Vec<Vec<Replica>>, Refusal> {
     let nodes = placement.node_count();
-    let too_few = Refusal::TooFewNodes { wanted: replication_factor, nodes };
-    let placed: Option<Vec<_>> = (0..partitions).map(|_| placement.place(replication_factor)).collect();
-    placed.ok_or(too_few)
+    let placed: Result<Vec<_>, _> = (0..partitions).map(|_| placement.place(replication_factor)).collect();
+    placed.map_err(|reason| match reason {
+        NoPlace::NoDirectory => Refusal::NoLogDirectory,
+        NoPlace::TooFewNodes | NoPlace::NoShard => Refusal::TooFewNodes { wanted: replication_factor, nodes },
+    })
 }
 
 /// The replicas on the brokers that a client names. `expected`: replicas of the partitions before.
@@ -175,7 +177,10 @@ pub(super) fn place_on_brokers<'b>(
         if replicas.iter().any(|replica| replica.node == node) {
             return Err(Refusal::NodeTwice(id));
         }
-        replicas.push(placement.place_on(node, shard).ok_or(Refusal::UnknownBroker(id))?);
+        replicas.push(placement.place_on(node, shard).map_err(|reason| match reason {
+            NoPlace::NoDirectory => Refusal::NoLogDirectory,
+            NoPlace::TooFewNodes | NoPlace::NoShard => Refusal::UnknownBroker(id),
+        })?);
     }
     match expected {
         Some(expected) if expected != found => Err(Refusal::ReplicasDiffer { found, expected }),

@@ -26,10 +26,11 @@ use std::collections::BTreeMap;
 
 use super::brokers::Brokers;
 use super::image::Image;
+use super::placement::LogDirs;
 use super::record::Record;
 use crate::config::topic::TopicDefaults;
-use crate::types::TopicId;
 use crate::types::limits::{METADATA_ENTRY_SIZE_MAX, METADATA_RECORDS_PER_ENTRY_MAX, PARTITIONS_MAX};
+use crate::types::{NodeId, TopicId};
 
 /// What every decision may look at.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +38,8 @@ pub struct Controller<'a> {
     pub image: &'a Image,
     pub brokers: &'a Brokers,
     pub defaults: &'a TopicDefaults,
+    /// Of this node.
+    pub log_dirs: (NodeId, &'a LogDirs),
 }
 
 /// Gives a topic id that no topic has: random in the broker, counted in tests.
@@ -90,7 +93,7 @@ mod tests {
     use crate::cluster::log_entry::{EntrySequence, Verdict, encode_entry, scan};
     use crate::cluster::record::PartitionState;
     use crate::config::Routing;
-    use crate::types::{NodeId, Uuid};
+    use crate::types::Uuid;
     use kafka_protocol::messages::create_partitions_request::{
         CreatePartitionsRequest, CreatePartitionsTopic,
     };
@@ -128,7 +131,8 @@ mod tests {
                 *topic_ids += 1;
                 TopicId(Uuid::from_u128(*topic_ids))
             };
-            let controller = Controller { image, brokers, defaults };
+            let log_dirs = (NodeId(1), &LogDirs::One);
+            let controller = Controller { image, brokers, defaults, log_dirs };
             let (records, response) = decide(controller, &mut new_topic_id);
             records.iter().for_each(|record| image.apply(record).expect("decided on this image"));
             (records, response)

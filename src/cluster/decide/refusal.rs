@@ -110,6 +110,9 @@ pub enum Refusal {
     #[error("Unknown resource type {0}")]
     ResourceType(i8),
 
+    /// Ours: there is no directory to put a partition into.
+    #[error("All log directories of the broker are offline.")]
+    NoLogDirectory,
     #[error("Unable to perform excessively large batch operation.")]
     ChangeTooLarge,
     #[error("The cluster would have more than {PARTITIONS_MAX} partitions.")]
@@ -158,6 +161,7 @@ impl Refusal {
             Refusal::Config(_) | Refusal::NullConfigs(_) | Refusal::NotAList { .. } => {
                 ErrorCode::InvalidConfig
             }
+            Refusal::NoLogDirectory => ErrorCode::KafkaStorageError,
             Refusal::ChangeTooLarge | Refusal::ClusterFull => ErrorCode::PolicyViolation,
         }
     }

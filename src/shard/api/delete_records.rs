@@ -10,8 +10,10 @@ use crate::shard::conn::Connection;
 use crate::shard::disk::is_full_disk;
 use crate::shard::message::{DeleteRecordsItem, DeleteRecordsOutcome, Reply, Request};
 use crate::shard::replica::Replica;
+use crate::shard::store::Store;
 use crate::shard::store::changes::Logged;
 use crate::types::Offset;
+use futures::future::join_all;
 use kafka_protocol::messages::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsTopicResult,
 };
@@ -83,20 +85,33 @@ impl PartitionItem for DeleteRecordsItem {
 /// then seen by readers.
 pub async fn delete_local(shard: &Rc<Shard>, items: &[DeleteRecordsItem]) -> Vec<DeleteRecordsOutcome> {
     let decided: Vec<Result<Decided, ErrorCode>> = items.iter().map(|item| decide(shard, item)).collect();
-    let changes: Vec<Entry> = decided.iter().flatten().map(|decided| decided.change).collect();
-    let durable = match shard.store.log_changes(changes).await {
-        Logged::Flushed => Ok(()),
-        Logged::NoJournal => checkpoint(shard, &decided).await,
-        Logged::Failed => Err(ErrorCode::KafkaStorageError),
-    };
+    let durable = join_all(shard.stores.iter().map(|store| make_durable(shard, store, &decided))).await;
     let mut outcomes = Vec::with_capacity(items.len());
     for decided in decided {
-        outcomes.push(match decided.and_then(|decided| durable.map(|()| decided)) {
+        let durable = |decided: Decided| durable[decided.replica.dir.index()].map(|()| decided);
+        outcomes.push(match decided.and_then(durable) {
             Ok(decided) => carry_out(shard, &decided).await,
             Err(error) => refused(error),
         });
     }
     outcomes
+}
+
+/// Flushes what was decided for the partitions of one log directory.
+async fn make_durable(
+    shard: &Rc<Shard>,
+    store: &Rc<Store>,
+    decided: &[Result<Decided, ErrorCode>],
+) -> Result<(), ErrorCode> {
+    let here = || decided.iter().flatten().filter(|decided| decided.replica.dir == store.dir);
+    if here().next().is_none() {
+        return Ok(());
+    }
+    match store.log_changes(here().map(|decided| decided.change).collect()).await {
+        Logged::Flushed => Ok(()),
+        Logged::NoJournal => checkpoint(shard, store, here()).await,
+        Logged::Failed => Err(ErrorCode::KafkaStorageError),
+    }
 }
 
 /// A new log start.
@@ -108,7 +123,7 @@ struct Decided {
 
 fn decide(shard: &Shard, item: &DeleteRecordsItem) -> Result<Decided, ErrorCode> {
     let replica = find(shard, &item.partition)?;
-    if shard.store.is_offline() {
+    if shard.stores.of(&replica).is_offline() {
         return Err(ErrorCode::KafkaStorageError);
     }
     let high_watermark = replica.log.borrow().high_watermark();
@@ -121,18 +136,19 @@ fn decide(shard: &Shard, item: &DeleteRecordsItem) -> Result<Decided, ErrorCode>
 }
 
 /// Without a journal the checkpoint says it, which says only what is flushed in the segments.
-async fn checkpoint(shard: &Rc<Shard>, decided: &[Result<Decided, ErrorCode>]) -> Result<(), ErrorCode> {
-    for decided in decided.iter().flatten() {
+async fn checkpoint(
+    shard: &Rc<Shard>,
+    store: &Rc<Store>,
+    decided: impl Iterator<Item = &Decided>,
+) -> Result<(), ErrorCode> {
+    for decided in decided {
         if decided.start > decided.replica.log.borrow().stored_end() {
-            shard.store.write_out(decided.replica.slot).await;
+            store.write_out(decided.replica.slot).await;
         }
     }
-    if decided.iter().all(Result::is_err) {
-        return Ok(());
-    }
-    background::write_checkpoint(shard).await.map_err(|error| {
+    background::write_checkpoint(shard, store).await.map_err(|error| {
         if !is_full_disk(&error) {
-            shard.store.fail(&format!("writing the checkpoint: {error}"));
+            store.fail(&format!("writing the checkpoint: {error}"));
         }
         ErrorCode::KafkaStorageError
     })
@@ -141,7 +157,7 @@ async fn checkpoint(shard: &Rc<Shard>, decided: &[Result<Decided, ErrorCode>]) -
 async fn carry_out(shard: &Rc<Shard>, decided: &Decided) -> DeleteRecordsOutcome {
     decided.replica.log.borrow_mut().advance_log_start(decided.start);
     if !decided.replica.is_deleted() {
-        background::drop_segments(&shard.store, &decided.replica).await;
+        background::drop_segments(shard.stores.of(&decided.replica), &decided.replica).await;
     }
     let low_watermark = Some(decided.replica.log.borrow().log_start());
     DeleteRecordsOutcome { error: ErrorCode::None, low_watermark }

@@ -266,7 +266,7 @@ fn watch_local(shard: &Shard, parking: &mut Parking, targets: &[Target], outcome
         if *owner != shard.id {
             continue;
         }
-        let Some(replica) = shard.store.find(id) else {
+        let Some(replica) = shard.stores.find(id) else {
             moved = true;
             continue;
         };
@@ -389,7 +389,7 @@ pub async fn read_local(
     items: &[ReadItem],
     bytes_max: usize,
 ) -> Vec<LocalRead> {
-    let reading = Reading::new(&shard.store, reader);
+    let reading = Reading::new(shard.stores.for_reading(), reader);
     let mut reads: Vec<LocalRead> = Vec::with_capacity(items.len());
     let mut left = bytes_max;
     let mut found_any = false;
@@ -429,7 +429,7 @@ async fn read_one(
     item: &ReadItem,
     left: Option<usize>,
 ) -> LocalRead {
-    let Some(replica) = shard.store.find(&item.partition) else {
+    let Some(replica) = shard.stores.find(&item.partition) else {
         let offline = shard.unavailable.borrow().contains_key(&item.partition);
         let error = if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition };
         return LocalRead { error, ..LocalRead::default() };
@@ -494,7 +494,7 @@ pub async fn read_for(shard: &Rc<Shard>, from: ShardId, request: ReadRequest) ->
     if let Some(watch) = request.watch.filter(|_| size < request.bytes_min) {
         let mut moved = false;
         for (item, read) in request.items.iter().zip(&reads) {
-            let Some(replica) = shard.store.find(&item.partition) else { continue };
+            let Some(replica) = shard.stores.find(&item.partition) else { continue };
             moved |= Some(replica.log.borrow().high_watermark()) != read.high_watermark;
             shard.watch_for(from, watch, &replica);
         }

@@ -146,7 +146,7 @@ async fn list_one(shard: &Rc<Shard>, item: &ListOffsetsItem) -> Result<ListOffse
         ListOffsetsTarget::Latest => Some((high_watermark, None)),
         ListOffsetsTarget::Earliest => Some((log_start, None)),
         ListOffsetsTarget::MaxTimestamp | ListOffsetsTarget::AtOrAfter(_) => {
-            let found = look_up(&shard.store, &replica, item.target).await;
+            let found = look_up(shard.stores.for_reading(), &replica, item.target).await;
             if replica.is_deleted() {
                 return Err(ErrorCode::UnknownTopicOrPartition);
             }
@@ -163,7 +163,7 @@ async fn list_one(shard: &Rc<Shard>, item: &ListOffsetsItem) -> Result<ListOffse
 }
 
 pub fn find(shard: &Shard, id: &TopicPartition) -> Result<Rc<Replica>, ErrorCode> {
-    shard.store.find(id).ok_or_else(|| {
+    shard.stores.find(id).ok_or_else(|| {
         let offline = shard.unavailable.borrow().contains_key(id);
         if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition }
     })

@@ -186,7 +186,7 @@ pub async fn append(
     id: &TopicPartition,
     batch: &mut [u8],
 ) {
-    let Some(replica) = shard.store.find(id) else {
+    let Some(replica) = shard.stores.find(id) else {
         let offline = shard.unavailable.borrow().contains_key(id);
         let error = if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition };
         target.acknowledged(index, ProduceOutcome { error, ..Default::default() });
@@ -196,11 +196,12 @@ pub async fn append(
     if is_compacted && let Some(refused) = check_keys(batch).await {
         return target.acknowledged(index, refused);
     }
+    let store = shard.stores.of(&replica);
     loop {
-        match replica.append(&shard.store, batch, target, index) {
+        match replica.append(store, batch, target, index) {
             Ok(Appended::Parked) => return,
             Ok(Appended::Wait) => {
-                shard.store.pump();
+                store.pump();
                 replica.ready.notified().await;
             }
             Err(outcome) => return target.acknowledged(index, outcome),
@@ -237,7 +238,7 @@ async fn forward(
         shard.metrics.borrow_mut().memory_waits += 1;
     }
     while must_wait() {
-        shard.store.pump();
+        shard.stores.pump();
         shard.forward_freed.notified().await;
     }
     let charge = shard.forward_memory.charge(size);

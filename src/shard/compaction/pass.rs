@@ -64,7 +64,7 @@ impl Failed {
 
 impl Cleaner {
     pub(super) async fn pass(&self, dirty: &Dirty) -> Result<PassDone, Failed> {
-        let now = self.store.clock.wall();
+        let now = self.clock.wall();
         let walk = self.walk_keys(dirty).await?;
         let options = FilterOptions {
             now,
@@ -101,7 +101,8 @@ impl Cleaner {
             segments_between(replica, cleanable.first_dirty, cleanable.first_uncleanable)
         {
             let segment = info.base_offset;
-            let index = replica.closed_index(&mut Hold::new(&Reading::own(&self.store)), segment).await;
+            let index =
+                replica.closed_index(&mut Hold::new(&Reading::own(self.store(replica))), segment).await;
             let start = index.map_err(|error| read_failed(replica, segment, error))?;
             let start = start.position_for(cleanable.first_dirty);
             let mut reader = self.open(replica, &info, start).await?;
@@ -127,8 +128,9 @@ impl Cleaner {
         let replica = &dirty.replica;
         let mut segments = Vec::new();
         for (info, end_offset) in segments_between(replica, Offset::ZERO, end) {
-            let index =
-                replica.closed_index(&mut Hold::new(&Reading::own(&self.store)), info.base_offset).await;
+            let index = replica
+                .closed_index(&mut Hold::new(&Reading::own(self.store(replica))), info.base_offset)
+                .await;
             let index = index.map_err(|error| read_failed(replica, info.base_offset, error))?;
             segments.push(SegmentToClean { info, end_offset, index_size: index.file_size_max() });
             glommio::executor().yield_if_needed().await;
@@ -149,7 +151,7 @@ impl Cleaner {
         let interval = replica.log.borrow().config.index_interval_bytes;
         let created = {
             let _names = replica.hold_names().ok_or(Failed::Superseded)?;
-            SegmentWriter::create(&self.store.disk, &replica.directory, &first.info, interval).await
+            SegmentWriter::create(&self.store(replica).disk, &replica.directory, &first.info, interval).await
         };
         let written = match created {
             Ok(writer) => self.write_group(replica, group, filter, writer).await,
@@ -165,7 +167,7 @@ impl Cleaner {
         };
         if swapped.is_err()
             && let Some(_names) = replica.hold_names()
-            && !self.store.is_offline()
+            && !self.store(replica).is_offline()
         {
             let directory = replica.directory.clone();
             // What stays is removed by the next pass or start.
@@ -224,13 +226,15 @@ impl Cleaner {
     ) -> Result<(), Failed> {
         let base = compacted.base_offset;
         let _turn = replica.replacing.acquire_permit(1).await.map_err(|_| Failed::Superseded)?;
-        if !replica.log.borrow().holds_segments(replaced) || self.store.is_offline() {
+        if !replica.log.borrow().holds_segments(replaced) || self.store(replica).is_offline() {
             return Err(Failed::Superseded);
         }
         // A replay must not write into what takes their place; all of them are flushed.
         let epoch = replica.log.borrow().leader_epoch();
         let change = Change::Replaced { from: base, to: end, epoch };
-        if self.store.log_changes(vec![Entry { partition: replica.id, change }]).await == Logged::Failed {
+        if self.store(replica).log_changes(vec![Entry { partition: replica.id, change }]).await
+            == Logged::Failed
+        {
             return Err(Failed::Superseded);
         }
         let _names = replica.hold_names().ok_or(Failed::Superseded)?;
@@ -243,7 +247,7 @@ impl Cleaner {
         replica.log.borrow_mut().replace_segments(replaced, compacted);
         replica.segments.swap_reader(replaced, file);
         replica.reads.forget();
-        replica.drop_tail_before(&self.store, end);
+        replica.drop_tail_before(self.store(replica), end);
 
         let directory = replica.directory.clone();
         let others = replaced[1..].to_vec();
@@ -251,7 +255,7 @@ impl Cleaner {
         let given_up = completed.map_err(Failed::Disk)?;
         replica.segments.swap_named();
         let delay = replica.log.borrow().config.file_delete_delay;
-        self.store.remove_later(Removal::Files(given_up), delay);
+        self.store(replica).remove_later(Removal::Files(given_up), delay);
         Ok(())
     }
 
@@ -261,7 +265,7 @@ impl Cleaner {
         info: &SegmentInfo,
         position: u64,
     ) -> Result<SegmentReader, Failed> {
-        let file = replica.segments.reader(&self.store.disk, info.base_offset).await;
+        let file = replica.segments.reader(&self.store(replica).disk, info.base_offset).await;
         let file = file.map_err(|error| read_failed_io(replica, info.base_offset, &error))?;
         Ok(SegmentReader::new(file, info.size, position))
     }
@@ -274,8 +278,8 @@ impl Cleaner {
         reader: &mut SegmentReader,
     ) -> Result<Option<(Vec<u8>, Vec<Range<usize>>)>, Failed> {
         let is_compacted = replica.log.borrow().config.cleanup.compact.is_some();
-        let goes_on = is_compacted && !replica.is_deleted() && !self.store.is_closed();
-        if !goes_on || !replica.log.borrow().holds_segments(&[segment]) || self.store.is_offline() {
+        let goes_on = is_compacted && !replica.is_deleted() && !self.store(replica).is_closed();
+        if !goes_on || !replica.log.borrow().holds_segments(&[segment]) || self.store(replica).is_offline() {
             return Err(Failed::Superseded);
         }
         reader.next().await.map_err(|error| match error {

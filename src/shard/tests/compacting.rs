@@ -30,7 +30,7 @@ fn the_last_record_of_every_key_is_left_and_stays_over_a_restart() {
                 fill(&store, &replica, 60).await;
                 let before = found(&read_all(&store, &replica, 1 << 20).await);
                 let segments = replica.log.borrow().closed().len();
-                let cleaner = Cleaner::new(store.clone(), settings);
+                let cleaner = Cleaner::new(vec![store.clone()], settings);
                 let mut passes = 0;
                 while cleaner.clean_dirtiest().await {
                     passes += 1;
@@ -49,7 +49,7 @@ fn the_last_record_of_every_key_is_left_and_stays_over_a_restart() {
             let store = store(None, 8 << 20);
             let replica = open_compacted(&store, directory.path(), 2_000).await;
             check_compacted(&store, &replica, &before).await;
-            let cleaner = Cleaner::new(store.clone(), settings);
+            let cleaner = Cleaner::new(vec![store.clone()], settings);
             assert!(!cleaner.clean_dirtiest().await, "what is clean is known to be");
             assert_eq!(store.metrics.borrow().compaction_dirty_percent_max, 0);
         }
@@ -75,7 +75,7 @@ fn a_crash_at_any_step_leaves_the_old_segments_or_the_new_one() {
             let before = found(&read_all(&store, &replica, 1 << 20).await);
             let bases: Vec<Offset> =
                 replica.log.borrow().closed().iter().map(|closed| closed.base_offset).collect();
-            assert!(Cleaner::new(store.clone(), SETTINGS).clean_dirtiest().await);
+            assert!(Cleaner::new(vec![store.clone()], SETTINGS).clean_dirtiest().await);
             assert_eq!(replica.log.borrow().closed().len(), 1);
             // The old ones keep their bytes for `file.delete.delay.ms`.
             assert_eq!(names(new.path(), ".log.deleted").len(), bases.len());
@@ -128,7 +128,7 @@ fn reads_in_flight_are_served_exactly() {
         let cleaning = async {
             // A few keys a pass: many swaps.
             let settings = CleanerSettings { map_size_max: 24 * 4, ..SETTINGS };
-            let cleaner = Cleaner::new(store.clone(), settings);
+            let cleaner = Cleaner::new(vec![store.clone()], settings);
             while cleaner.clean_dirtiest().await {}
             done.set(true);
         };
@@ -172,7 +172,7 @@ fn a_damaged_segment_is_left_as_it_is() {
         let mut bytes = std_read(&path);
         bytes[100] ^= 1;
         std_write(&path, &bytes);
-        let cleaner = Cleaner::new(store.clone(), SETTINGS);
+        let cleaner = Cleaner::new(vec![store.clone()], SETTINGS);
         assert!(!cleaner.clean_dirtiest().await);
         assert_eq!(store.metrics.borrow().partitions_uncleanable, 1);
         assert!(std_read(&path) == bytes, "nothing is written over it");
@@ -191,7 +191,7 @@ fn segments_that_retention_takes_are_not_brought_back() {
         fill(&store, &replica, 40).await;
         // After the first segment it waits for its budget.
         let settings = CleanerSettings { bytes_per_second: Some(20_000), ..SETTINGS };
-        let cleaner = Rc::new(Cleaner::new(store.clone(), settings));
+        let cleaner = Rc::new(Cleaner::new(vec![store.clone()], settings));
         let cleaning = glommio::spawn_local({
             let cleaner = cleaner.clone();
             async move { cleaner.clean_dirtiest().await }

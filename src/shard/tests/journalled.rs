@@ -4,7 +4,7 @@ use super::*;
 use crate::cluster::image::Image;
 use crate::cluster::image::tests::{add_topic, image_of, node, topic_id};
 use crate::config::Routing;
-use crate::log::checkpoint::{Checkpoint, CheckpointGeneration};
+use crate::log::checkpoint::Checkpoint;
 use crate::log::data_dir::checkpoint_name;
 use crate::log::journal::block::BlockHeader;
 use crate::log::journal::ring::{JournalHead, RingLimits};
@@ -93,7 +93,8 @@ async fn journalled_after(directory: &Path, tail: usize, head: Option<JournalHea
     if let Some(head) = head {
         journal = journal.resume(head).await.unwrap();
     }
-    Store::new(Clock::new(), disk, metrics, &memory, Some((ShardId(0), journal)))
+    let shared = Shared::new(Clock::new(), metrics, &memory, 1);
+    Store::new(&shared, store_dir(), disk, Some((ShardId(0), journal)))
 }
 
 /// Every start goes on with the files that it finds, with numbers that were never used before; what an
@@ -227,6 +228,7 @@ fn start<'a>(data_dir: &'a Path, image: &'a Image, clean: bool) -> ReplayStart<'
         data_dir,
         image,
         node: NodeId(1),
+        is_here: &|_| true,
         clean,
         sync_fs: SyncFs::Metadata,
         generation: CheckpointGeneration(1),

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
 use odradek::cluster::log_entry::{EntrySequence, HEADER_SIZE, NoEntry, entry_size, read_entry};
-use odradek::cluster::record::{PartitionState, Record};
+use odradek::cluster::record::{LogDirectory, Node, PartitionState, Record};
 use odradek::types::limits::IO_ALIGNMENT;
 use odradek::types::{TopicPartition, uuid_text};
 use serde_json::{Value, json};
@@ -118,7 +118,8 @@ fn record_item(record: &Record) -> Item {
             .with("routing", format!("{:?}", node.routing).to_lowercase())
             .with("host", data(Some(&node.host)))
             .with("port", node.port)
-            .with("rack", data(node.rack.as_deref())),
+            .with("rack", data(node.rack.as_deref()))
+            .with("logDirectories", directories(node)),
         Record::TopicCreated { topic, name } => {
             item("TopicCreated").with("topicId", uuid_text(topic.0)).with("topic", name.clone())
         }
@@ -136,6 +137,11 @@ fn record_item(record: &Record) -> Item {
     }
 }
 
+fn directories(node: &Node) -> Value {
+    let named = |directory: &LogDirectory| json!({ "id": directory.id.to_string(), "path": directory.path });
+    node.log_directories.iter().map(named).collect()
+}
+
 /// What somebody else has written: not to be printed as it is.
 fn data(text: Option<&str>) -> Field {
     Field::Data(text.map(|text| text.as_bytes().to_vec()))
@@ -150,6 +156,7 @@ fn with_state(item: Item, id: TopicPartition, state: &PartitionState) -> Item {
                 "nodeId": replica.node.0,
                 "shard": replica.owner.0,
                 "ownershipEpoch": replica.ownership_epoch.0,
+                "directory": replica.directory.map(|id| id.to_string()),
             })
         })
         .collect();

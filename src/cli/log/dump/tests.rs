@@ -439,7 +439,8 @@ fn journal_header(position: u64, epoch: u64, sequence: u64) -> BlockHeader {
 }
 
 fn metadata_log() -> Vec<u8> {
-    let replica = Replica { node: NodeId(1), owner: ShardId(0), ownership_epoch: OwnershipEpoch(0) };
+    let replica =
+        Replica { node: NodeId(1), owner: ShardId(0), ownership_epoch: OwnershipEpoch(0), directory: None };
     let id = TopicPartition { topic: topic(), partition: PartitionIndex::from_wire(0).expect("small") };
     let created = [
         Record::TopicCreated { topic: topic(), name: "orders".to_string() },

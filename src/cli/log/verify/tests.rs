@@ -227,7 +227,12 @@ struct DataDir {
 impl DataDir {
     fn new() -> DataDir {
         let data = DataDir { directory: tempfile::tempdir().expect("a temporary directory") };
-        let replica = Replica { node: NodeId(1), owner: ShardId(0), ownership_epoch: OwnershipEpoch(0) };
+        let replica = Replica {
+            node: NodeId(1),
+            owner: ShardId(0),
+            ownership_epoch: OwnershipEpoch(0),
+            directory: None,
+        };
         let records = [
             Record::TopicCreated { topic: topic(), name: "orders".to_string() },
             Record::PartitionCreated { id: id(), state: PartitionState::new(vec![replica]) },

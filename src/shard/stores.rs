@@ -1,0 +1,168 @@
+//! The stores of a shard: one for each log directory, which is taken to be a disk of its own. Each has its
+//! group commit, its journal and its flushes, and goes offline alone.
+//!
+//! ```text
+//! shard ─┬─ store of /disk0 ─► journal.3, segments, flush      what they share: memory for the newest
+//!        ├─ store of /disk1 ─► journal.3, segments, flush      records, reads from disk and their turns,
+//!        └─ store of /disk2    offline: what was flushed is read   open files
+//! ```
+//!
+//! Memory for the newest records goes to whichever directory is written to. What a failure can pin of it
+//! is bounded: of what is not flushed, or not in its segment, every directory may have its share only.
+//!
+//! With one directory this is one store, and nothing is looked up or asked that would not be without it.
+
+use crate::config::memory::MemoryPlan;
+use crate::metrics::ShardMetrics;
+use crate::shard::catch_up::CatchUp;
+use crate::shard::clock::Clock;
+use crate::shard::event::Broadcast;
+use crate::shard::memory::Meter;
+use crate::shard::replica::Replica;
+use crate::shard::store::Store;
+use crate::types::limits::TAIL_BUFFER_SIZE_MAX;
+use crate::types::{LogDirIndex, TopicPartition};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// What the stores of a shard share.
+#[derive(Clone)]
+pub struct Shared {
+    pub clock: Clock,
+    pub metrics: Rc<RefCell<ShardMetrics>>,
+    pub tail_memory: Rc<Meter>,
+    pub catch_up: Rc<CatchUp>,
+    /// Signalled after every flush of any: unflushed bytes have become fewer.
+    pub drained: Rc<Broadcast>,
+    pub eviction: Rc<Eviction>,
+    /// Bytes that one store may have appended and not flushed.
+    pub undurable_max: u64,
+    /// Bytes that one store may have appended and not flushed in their segments.
+    pub unstored_max: u64,
+}
+
+impl Shared {
+    /// For `count` stores. On the executor that they will live on.
+    pub fn new(
+        clock: Clock,
+        metrics: Rc<RefCell<ShardMetrics>>,
+        memory: &MemoryPlan,
+        count: usize,
+    ) -> Shared {
+        let share = |bytes: usize| bytes as u64 / count as u64;
+        Shared {
+            catch_up: CatchUp::new(memory.read, clock.clone(), metrics.clone()),
+            clock,
+            metrics,
+            tail_memory: Meter::new(memory.tail),
+            drained: Rc::default(),
+            eviction: Rc::default(),
+            undurable_max: share(memory.unflushed),
+            unstored_max: share(memory.tail / 4 * 3),
+        }
+    }
+}
+
+/// Replicas in the order in which their tail blocks were begun, one entry per block.
+#[derive(Default)]
+pub struct Eviction(RefCell<VecDeque<Rc<Replica>>>);
+
+impl Eviction {
+    /// Frees memory for another block, oldest first. What is not flushed stays.
+    pub fn make_room(&self, memory: &Meter) {
+        if memory.has_room(TAIL_BUFFER_SIZE_MAX) {
+            return;
+        }
+        let mut queue = self.0.borrow_mut();
+        for _ in 0..queue.len() {
+            if memory.has_room(TAIL_BUFFER_SIZE_MAX) {
+                return;
+            }
+            let Some(replica) = queue.pop_front() else { return };
+            if !replica.evict_oldest() {
+                queue.push_back(replica);
+            }
+        }
+    }
+
+    /// A replica has `count` more blocks.
+    pub fn blocks_begun(&self, replica: &Rc<Replica>, count: usize) {
+        let mut queue = self.0.borrow_mut();
+        for _ in 0..count {
+            queue.push_back(replica.clone());
+        }
+    }
+
+    /// `count` of a replica's oldest blocks are gone without an eviction. O(n), for retention.
+    pub fn blocks_dropped(&self, replica: &Replica, mut count: usize) {
+        self.0.borrow_mut().retain(|entry| {
+            let drops = std::ptr::eq(&raw const **entry, replica) && count > 0;
+            count -= usize::from(drops);
+            !drops
+        });
+    }
+
+    /// Nothing of the replica is kept any more.
+    pub fn forget(&self, replica: &Replica) {
+        self.0.borrow_mut().retain(|entry| !std::ptr::eq(&raw const **entry, replica));
+    }
+}
+
+/// Lives: one per shard, as long as the process.
+pub struct Stores(Box<[Rc<Store>]>);
+
+impl Stores {
+    /// In the order of the log directories.
+    pub fn new(stores: Vec<Rc<Store>>) -> Stores {
+        assert!(!stores.is_empty(), "a node has a log directory");
+        let in_order = stores.iter().enumerate().all(|(at, store)| store.dir.index() == at);
+        assert!(in_order, "a store stands at its directory's place");
+        Stores(stores.into())
+    }
+
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Rc<Store>> {
+        self.0.iter()
+    }
+
+    pub fn get(&self, dir: LogDirIndex) -> &Rc<Store> {
+        &self.0[dir.index()]
+    }
+
+    /// The one that has a replica.
+    pub fn of(&self, replica: &Replica) -> &Rc<Store> {
+        self.get(replica.dir)
+    }
+
+    /// Any one, for a read: memory, turns and open files are the same in all of them.
+    pub fn for_reading(&self) -> &Rc<Store> {
+        &self.0[0]
+    }
+
+    /// O(directories × log partitions).
+    pub fn find(&self, partition: &TopicPartition) -> Option<Rc<Replica>> {
+        self.iter().find_map(|store| store.find(partition))
+    }
+
+    pub fn replicas(&self) -> Vec<Rc<Replica>> {
+        self.iter().flat_map(|store| store.replicas()).collect()
+    }
+
+    pub fn replica_count(&self) -> usize {
+        self.iter().map(|store| store.replica_count()).sum()
+    }
+
+    pub fn drained(&self) -> &Rc<Broadcast> {
+        &self.0[0].drained
+    }
+
+    /// Issues every write and flush that is due.
+    pub fn pump(&self) {
+        self.iter().for_each(|store| store.pump());
+    }
+
+    /// One of those that take appends has as much as it may: sockets are not read.
+    pub fn is_full(&self) -> bool {
+        self.iter().any(|store| !store.is_offline() && store.is_full())
+    }
+}
