@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `dump.rs` | which kind of file it is; one file after the other |
 //! | `dump/segment.rs`, `dump/journal.rs`, `dump/metadata.rs`, `dump/small.rs` | one kind each |
-//! | `verify.rs` | a whole data directory: what there is, and what it is held against |
+//! | `verify.rs` | whole data directories: what there is, and what it is held against |
 //! | `verify/journal.rs` | the commit journals |
 //! | `verify/partition.rs`, `verify/report.rs` | one partition's files; the result for people and programs |
 //! | `item.rs` | a line of `key: value` for people, an object for programs |
@@ -31,7 +31,7 @@ pub struct LogArguments {
 enum LogCommand {
     /// Show what is in segments, indexes, producer snapshots, checkpoints, commit journals and the metadata log
     Dump(DumpArguments),
-    /// Check a stopped broker's data directory; exit code 1 if anything in it does not hold
+    /// Check a stopped broker's data directories; exit code 1 if anything in them does not hold
     Verify(VerifyArguments),
 }
 
@@ -50,9 +50,9 @@ struct DumpArguments {
 
 #[derive(Debug, Args)]
 struct VerifyArguments {
-    /// The data directory
-    #[arg(value_name = "DIR")]
-    directory: PathBuf,
+    /// The data directory; of a broker with several, all of them or some
+    #[arg(required = true, value_name = "DIR")]
+    directories: Vec<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,

@@ -40,7 +40,7 @@ impl Record {
             Record::PartitionCreated { state, .. } | Record::PartitionChanged { state, .. } => {
                 state.replicas.iter().any(|replica| replica.directory.is_some())
             }
-            Record::FeatureLevelSet { level } => return *level,
+            Record::FeatureLevelSet { level } => return (*level).min(FEATURE_LEVEL),
             Record::ClusterCreated { .. }
             | Record::TopicCreated { .. }
             | Record::TopicDeleted { .. }

@@ -88,6 +88,17 @@ pub fn create(
     Ok(identity)
 }
 
+/// Which directory it says it is, and which one has the metadata if that is another; for readers of a
+/// stopped broker's files, whosever they are. `None` when it does not say.
+pub fn directory_ids(data_dir: &Path) -> Option<(DirectoryId, Option<String>)> {
+    let text = std::fs::read_to_string(data_dir.join(FILE_NAME)).ok()?;
+    let value = |name: &str| {
+        text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('=')).map(str::trim)
+    };
+    let id = DirectoryId(parse_uuid_text(value("directory.id")?)?);
+    Some((id, value("metadata.directory.id").map(str::to_owned)))
+}
+
 /// Whether a directory has an identity, or may have one that cannot be read.
 pub fn is_named(data_dir: &Path) -> bool {
     !matches!(std::fs::symlink_metadata(data_dir.join(FILE_NAME)),

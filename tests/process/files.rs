@@ -101,7 +101,7 @@ fn written_with(options: Options) -> Broker {
     broker
 }
 
-fn log(command: &str, paths: &[impl AsRef<Path>]) -> Output {
+pub fn log(command: &str, paths: &[impl AsRef<Path>]) -> Output {
     let mut run = Command::new(binary());
     run.args(["log", command]).args(paths.iter().map(AsRef::as_ref)).stdin(Stdio::null());
     run.output().expect("it can be run")

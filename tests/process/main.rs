@@ -14,6 +14,7 @@ mod files;
 mod full_disk;
 mod host;
 mod journal;
+mod log_dirs;
 mod many_partitions;
 mod offsets;
 mod ownership;

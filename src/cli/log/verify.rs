@@ -1,10 +1,13 @@
-//! `odradek log verify`: everything in a stopped broker's data directory, held against everything else.
+//! `odradek log verify`: everything in a stopped broker's data directories, held against everything else.
 //!
 //! ```text
 //! metadata log ─► image: topics, partitions, epochs ──┐
 //! recovery-point-checkpoint.*, clean-stop ─► points ──┼─► partition directory: partition.metadata, segments,
 //! journal.<shard> ─► what was cut since ──────────────┘   indexes, producer snapshots, epochs
 //! ```
+//!
+//! Of several directories one has the metadata, which says what each of the others has. Without it, less is
+//! known of them: not their topics' settings, and not which partitions are missing.
 //!
 //! Reads only; a shared lock keeps a broker from starting meanwhile. What a start would put right by
 //! itself (a torn tail, a missing index) is a note and does not count; anything else is a problem.
@@ -20,7 +23,7 @@ mod report;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use odradek::cluster::image::Image;
 use odradek::cluster::log_entry::{Verdict, scan};
@@ -29,10 +32,11 @@ use odradek::log::data_dir::{CLEAN_STOP_FILE, is_checkpoint, is_final_state};
 use odradek::log::final_state;
 use odradek::log::inspect::findings::Severity;
 use odradek::log::inspect::partition_check::PartitionExpectation;
+use odradek::log::ownership::{self, PARTITION_METADATA};
 use odradek::log::recovery::OffsetGaps;
 use odradek::log::segment::{DirectoryName, FileName, SegmentFile, directory_name};
 use odradek::preflight;
-use odradek::types::{LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
+use odradek::types::{DirectoryId, LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
 
 use self::report::{Line, PartitionReport, Progress, Report, counted};
 use super::VerifyArguments;
@@ -43,9 +47,17 @@ const WHOLE_FILE_MAX: u64 = 256 << 20;
 
 const METADATA_LOG: &str = "metadata/00000000000000000000.log";
 
-/// What the files of the node say, before any partition is looked at.
+/// What the metadata says, and whether it could be looked at.
+enum Metadata {
+    Known(Image),
+    /// It is in a directory that was not given.
+    Elsewhere,
+}
+
+/// What the files of a directory say, before any partition is looked at.
 struct Node {
-    image: Image,
+    /// Its identity, if it has one.
+    id: Option<DirectoryId>,
     points: BTreeMap<TopicPartition, PartitionPoint>,
     clean: bool,
     /// Of which the journals have bytes to replay.
@@ -60,9 +72,11 @@ struct PartitionDirectory {
 }
 
 pub fn run(arguments: &VerifyArguments) -> Result<(), Failure> {
-    let _held = preflight::hold_for_reading(&arguments.directory)?;
-    let mut progress = Progress::new(&arguments.directory)?;
-    let report = verify(&arguments.directory, &mut progress)?;
+    let directories = &arguments.directories;
+    let held = directories.iter().map(|directory| preflight::hold_for_reading(directory));
+    let _held = held.collect::<Result<Vec<_>, _>>()?;
+    let mut progress = Progress::new(directories)?;
+    let report = verify(directories, &mut progress)?;
     progress.finish();
     if arguments.json {
         print_json(&report.json())?;
@@ -71,25 +85,73 @@ pub fn run(arguments: &VerifyArguments) -> Result<(), Failure> {
     }
     match report.problem_count() {
         0 => Ok(()),
-        count => Err(format!("{} in {}", counted(count, "problem"), arguments.directory.display()).into()),
+        count => {
+            let names: Vec<String> = directories.iter().map(|path| path.display().to_string()).collect();
+            Err(format!("{} in {}", counted(count, "problem"), names.join(", ")).into())
+        }
     }
 }
 
 /// Errors: a directory that cannot be listed. A file that cannot be read is a finding.
-fn verify(data_dir: &Path, progress: &mut Progress) -> io::Result<Report> {
-    let mut report = Report::default();
-    let mut node = read_node(data_dir, &mut report)?;
-    node.journalled = journal::verify(data_dir, node.clean, &mut node.points, &mut report)?;
+fn verify(data_dirs: &[PathBuf], progress: &mut Progress) -> io::Result<Report> {
+    let mut first = Report::default();
+    let metadata = find_metadata(data_dirs, &mut first);
+    let mut reports = Vec::with_capacity(data_dirs.len());
+    let mut found = BTreeMap::new();
+    for data_dir in data_dirs {
+        let mut report = std::mem::take(&mut first);
+        verify_one(data_dir, &metadata, &mut found, &mut report, progress)?;
+        reports.push(report);
+    }
+    let names = data_dirs.iter().map(|path| path.display().to_string());
+    Ok(Report::of_all(names.zip(reports).collect()))
+}
+
+/// The image of the directory that has the metadata; what is wrong with it goes into `report`, which is
+/// that of the first directory.
+fn find_metadata(data_dirs: &[PathBuf], report: &mut Report) -> Metadata {
+    if let Some(data_dir) = data_dirs.iter().find(|data_dir| data_dir.join(METADATA_LOG).exists()) {
+        return Metadata::Known(read_metadata(data_dir, report));
+    }
+    let elsewhere =
+        |data_dir: &PathBuf| preflight::directory_ids(data_dir).and_then(|(_, metadata)| metadata);
+    match data_dirs.iter().map(elsewhere).collect::<Option<Vec<String>>>() {
+        Some(ids) => {
+            let id = ids.first().map_or("", |id| id);
+            let what = format!("the metadata is in the directory with directory.id {id}; give it as well");
+            report.lines.push(Line::new(Severity::Note, METADATA_LOG, None, what));
+            Metadata::Elsewhere
+        }
+        None => Metadata::Known(read_metadata(&data_dirs[0], report)),
+    }
+}
+
+/// `found`: the partitions of all directories so far, and where they are.
+fn verify_one(
+    data_dir: &Path,
+    metadata: &Metadata,
+    found: &mut BTreeMap<TopicPartition, PathBuf>,
+    report: &mut Report,
+    progress: &mut Progress,
+) -> io::Result<()> {
+    let mut node = read_node(data_dir, report)?;
+    node.journalled = journal::verify(data_dir, node.clean, &mut node.points, report)?;
     report.clean = node.clean;
-    let mut found: Vec<TopicPartition> = Vec::new();
-    for directory in partition_directories(data_dir, &mut report)? {
-        let topic = node.image.topic_named(&directory.topic);
-        let topic = topic.filter(|topic| directory.partition.index() < topic.partitions.len());
-        let id = topic.map(|topic| TopicPartition { topic: topic.id, partition: directory.partition });
-        found.extend(id);
+    let mut here: Vec<TopicPartition> = Vec::new();
+    for directory in partition_directories(data_dir, report)? {
+        let id = partition_id(data_dir, metadata, &directory);
+        here.extend(id);
         let path = data_dir.join(&directory.name);
         let mut partition = match id {
-            Some(id) => partition::verify(&path, &expected(&node, id), progress)?,
+            Some(id) => {
+                let mut partition = partition::verify(&path, &expected(metadata, &node, id), progress)?;
+                check_place(metadata, &node, id, &mut partition);
+                if let Some(other) = found.insert(id, path.clone()) {
+                    let what = format!("the same partition is in {}", other.display());
+                    partition.push(Line::new(Severity::Problem, "", None, what));
+                }
+                partition
+            }
             None => {
                 let what = "no topic in the metadata has this partition; brokers leave it alone";
                 let mut partition = PartitionReport::default();
@@ -100,32 +162,73 @@ fn verify(data_dir: &Path, progress: &mut Progress) -> io::Result<Report> {
         partition.directory = directory.name;
         report.partitions.push(partition);
     }
-    find_missing(&node, &found, &mut report);
-    Ok(report)
+    if let Metadata::Known(image) = metadata {
+        find_missing(image, &node, here, report);
+    }
+    Ok(())
+}
+
+/// Whose a partition's directory is: as the metadata says, or without it, as it says itself.
+fn partition_id(
+    data_dir: &Path,
+    metadata: &Metadata,
+    directory: &PartitionDirectory,
+) -> Option<TopicPartition> {
+    let topic = match metadata {
+        Metadata::Known(image) => {
+            let topic = image.topic_named(&directory.topic)?;
+            (directory.partition.index() < topic.partitions.len()).then_some(topic.id)?
+        }
+        Metadata::Elsewhere => {
+            let text = read_whole(&data_dir.join(&directory.name).join(PARTITION_METADATA)).ok()?;
+            ownership::decode(&String::from_utf8_lossy(&text)).ok()?
+        }
+    };
+    Some(TopicPartition { topic, partition: directory.partition })
+}
+
+/// The metadata may say that the partition is in another directory: then a start leaves it offline.
+fn check_place(metadata: &Metadata, node: &Node, id: TopicPartition, partition: &mut PartitionReport) {
+    let Metadata::Known(image) = metadata else { return };
+    let state = image.partition(id).expect("it was found in the image");
+    let stated: Vec<DirectoryId> = state.replicas.iter().filter_map(|replica| replica.directory).collect();
+    if let Some(here) = node.id
+        && let Some(wanted) = stated.first()
+        && !stated.contains(&here)
+    {
+        let what = format!("the metadata says that it is in the directory with directory.id {wanted}");
+        partition.push(Line::new(Severity::Problem, "", None, what));
+    }
 }
 
 /// What is held against one partition's directory.
 pub struct Expected {
     pub topic: TopicId,
-    pub leader_epoch: LeaderEpoch,
+    /// `None`: nothing says it.
+    pub leader_epoch: Option<LeaderEpoch>,
     pub log: PartitionExpectation,
 }
 
-fn expected(node: &Node, id: TopicPartition) -> Expected {
-    let state = node.image.partition(id).expect("it was found in the image");
-    let topic = node.image.topic(id.topic).expect("it was found in the image");
-    let is_compacted = topic.config.get("cleanup.policy").is_some_and(|policy| policy.contains("compact"));
+fn expected(metadata: &Metadata, node: &Node, id: TopicPartition) -> Expected {
+    let (leader_epoch, may_have_gaps) = match metadata {
+        Metadata::Known(image) => {
+            let state = image.partition(id).expect("it was found in the image");
+            let topic = image.topic(id.topic).expect("it was found in the image");
+            let policy = topic.config.get("cleanup.policy");
+            (Some(state.leader_epoch), policy.is_some_and(|policy| policy.contains("compact")))
+        }
+        Metadata::Elsewhere => (None, true),
+    };
     let log = PartitionExpectation {
         clean: node.clean,
-        gaps: if is_compacted { OffsetGaps::Allowed } else { OffsetGaps::Refused },
+        gaps: if may_have_gaps { OffsetGaps::Allowed } else { OffsetGaps::Refused },
         point: node.points.get(&id).copied(),
         journalled: node.journalled.contains(&id),
     };
-    Expected { topic: id.topic, leader_epoch: state.leader_epoch, log }
+    Expected { topic: id.topic, leader_epoch, log }
 }
 
 fn read_node(data_dir: &Path, report: &mut Report) -> io::Result<Node> {
-    let image = read_metadata(data_dir, report);
     let mut checkpoints = Vec::new();
     for name in names(data_dir)?.into_iter().filter(|name| is_checkpoint(name)) {
         match read_whole(&data_dir.join(&name)).map(|bytes| Checkpoint::decode(&bytes)) {
@@ -153,7 +256,8 @@ fn read_node(data_dir: &Path, report: &mut Report) -> io::Result<Node> {
         },
     };
     check_final_states(data_dir, report)?;
-    Ok(Node { image, points: merge(&checkpoints), clean, journalled: BTreeSet::new() })
+    let id = preflight::directory_ids(data_dir).map(|(id, _)| id);
+    Ok(Node { id, points: merge(&checkpoints), clean, journalled: BTreeSet::new() })
 }
 
 /// Without its final state a start looks into the segments: no record is lost.
@@ -219,11 +323,10 @@ fn partition_directories(data_dir: &Path, report: &mut Report) -> io::Result<Vec
 }
 
 /// Partitions of which a checkpoint says that something was flushed, and that have no directory.
-fn find_missing(node: &Node, found: &[TopicPartition], report: &mut Report) {
-    let mut found = found.to_vec();
+fn find_missing(image: &Image, node: &Node, mut found: Vec<TopicPartition>, report: &mut Report) {
     found.sort();
     for (id, point) in &node.points {
-        let Some(topic) = node.image.topic(id.topic) else { continue };
+        let Some(topic) = image.topic(id.topic) else { continue };
         let is_partition = id.partition.index() < topic.partitions.len();
         if is_partition && found.binary_search(id).is_err() && point.flushed_end > Offset::ZERO {
             let name = directory_name(&topic.name, id.partition);

@@ -38,13 +38,21 @@ pub struct Options {
     memory: String,
     settings: Vec<(String, String)>,
     data_dir: Option<PathBuf>,
+    other_dirs: Vec<PathBuf>,
 }
 
 impl Options {
     /// Two cores, so that requests for the other core happen.
     pub fn new(routing: Routing) -> Options {
         let memory = "512MiB".to_string();
-        let options = Options { routing, cores: 2, memory, settings: Vec::new(), data_dir: None };
+        let options = Options {
+            routing,
+            cores: 2,
+            memory,
+            settings: Vec::new(),
+            data_dir: None,
+            other_dirs: Vec::new(),
+        };
         // Brokers come and go by the dozen: as many files of 256 MiB would be filled with zeros.
         options.set("journal-file-size", "16MiB")
     }
@@ -62,6 +70,12 @@ impl Options {
     /// A data directory that outlives the broker.
     pub fn data_dir(mut self, path: PathBuf) -> Options {
         self.data_dir = Some(path);
+        self
+    }
+
+    /// More log directories behind the first: names in the broker's own directory, or paths.
+    pub fn other_dirs(mut self, paths: &[&Path]) -> Options {
+        self.other_dirs = paths.iter().map(|path| path.to_path_buf()).collect();
         self
     }
 
@@ -137,6 +151,18 @@ impl Broker {
         (status, said)
     }
 
+    /// A start on its own directories that must fail: what it says.
+    pub fn start_refused(&mut self) -> String {
+        assert!(self.process.is_none(), "the broker runs");
+        let mut child = self.command(&self.data_dir(), self.port(), None);
+        let mut child = child.stderr(Stdio::piped()).spawn().expect("it can be run");
+        let status = wait_to_end(&mut child, "the end of a start that must fail");
+        assert!(!status.success(), "it was not refused");
+        let mut said = String::new();
+        child.stderr.take().expect("it is piped").read_to_string(&mut said).expect("it is text");
+        said
+    }
+
     /// SIGTERM; waits until it has ended, which has to be with exit code 0.
     pub fn stop(&mut self) {
         let mut running = self.process.take().expect("the broker runs");
@@ -182,6 +208,11 @@ impl Broker {
         self.options.data_dir.clone().unwrap_or_else(|| self.directory.path().join("data"))
     }
 
+    /// A directory of that name beside the first one, or a path.
+    pub fn other_dir(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.directory.path().join(path)
+    }
+
     /// A directory of the test's own beside the broker's.
     pub fn scratch(&self) -> &Path {
         self.directory.path()
@@ -225,6 +256,9 @@ impl Broker {
     fn command(&self, data_dir: &Path, port: u16, admin_port: Option<u16>) -> Command {
         let mut command = Command::new(binary());
         command.arg("start").arg("--data-dir").arg(data_dir);
+        for path in self.options.other_dirs.iter().filter(|_| data_dir == self.data_dir()) {
+            command.arg("--data-dir").arg(self.other_dir(path));
+        }
         command.arg("--listen").arg(format!("127.0.0.1:{port}"));
         let admin = admin_port.map_or("none".to_string(), |port| format!("127.0.0.1:{port}"));
         command.arg("--admin-listen").arg(admin);

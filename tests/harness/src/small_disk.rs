@@ -64,6 +64,28 @@ impl SmallDisk {
         }
     }
 
+    /// Every access fails from here on with an error of the device, until it is mounted again.
+    pub fn break_down(&self) {
+        /// `EXT4_IOC_SHUTDOWN`, which is `_IOR('X', 125, u32)`, and its flag for "write nothing more".
+        const SHUTDOWN: libc::c_ulong = 0x8004_587d;
+        const NO_LOG_FLUSH: u32 = 2;
+        let root = File::open(self.path()).expect("it is mounted");
+        // SAFETY: the request reads one u32, which lives until it returns.
+        let result = unsafe { libc::ioctl(root.as_raw_fd(), SHUTDOWN as _, &NO_LOG_FLUSH) };
+        assert_eq!(result, 0, "ext4 cannot be shut down: {}", std::io::Error::last_os_error());
+    }
+
+    /// As if the disk were not there: its place is an empty directory. Nobody may use files on it.
+    pub fn unmount(&self) {
+        run(Command::new("umount").arg(self.path())).expect("nobody uses it");
+    }
+
+    /// The disk is back, repaired.
+    pub fn mount_again(&self) {
+        let image = self.directory.path().join("image");
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(self.path())).expect("as before");
+    }
+
     /// Gives the blocks of [`SmallDisk::fill`] back.
     pub fn make_room(&self) {
         std::fs::remove_file(self.filler()).expect("it was filled");

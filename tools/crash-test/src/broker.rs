@@ -58,8 +58,13 @@ impl<'a> World<'a> {
         Ok(World { options, directory, journal, broker: None })
     }
 
-    pub fn data(&self) -> PathBuf {
-        self.directory.join("data")
+    /// Its log directories; the first one has the metadata.
+    pub fn data_dirs(&self) -> Vec<PathBuf> {
+        let name = |number: u32| match number {
+            0 => "data".to_owned(),
+            _ => format!("data-{}", number + 1),
+        };
+        (0..self.options.log_dirs).map(|number| self.directory.join(name(number))).collect()
     }
 
     pub fn start(&mut self) -> Result<Started, Failed> {
@@ -67,7 +72,10 @@ impl<'a> World<'a> {
         let log_start = fs::read(&log).map_or(0, |bytes| bytes.len());
         let admin = free_port().context("no free port")?;
         let mut command = Command::new(&self.options.broker);
-        command.arg("start").arg("--data-dir").arg(self.data());
+        command.arg("start");
+        for data_dir in self.data_dirs() {
+            command.arg("--data-dir").arg(data_dir);
+        }
         command.args(["--listen", "127.0.0.1:0", "--cores", "2", "--memory", "512MiB"]);
         command.args(["--log-format", "json", "--admin-listen", &format!("127.0.0.1:{admin}")]);
         for setting in [&format!("journal={}", self.journal), "journal-file-size=4MiB", "journal-files=4"] {

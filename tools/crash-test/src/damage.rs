@@ -94,10 +94,18 @@ enum Kind {
     PartitionMetadata,
 }
 
-/// Damages one file of a stopped broker. The same dice and files give the same damage.
-pub fn damage(data: &Path, ended: Ended, random: &mut Random) -> anyhow::Result<Damage> {
+/// Damages one file of a stopped broker with these log directories. The same dice and files give the same
+/// damage.
+pub fn damage(data_dirs: &[PathBuf], ended: Ended, random: &mut Random) -> anyhow::Result<Damage> {
     loop {
         let kind = KINDS[random.below(KINDS.len() as u64) as usize];
+        let data = match data_dirs {
+            [data] => data,
+            // Of several, one whose identity is damaged is offline as a whole, and not said partition by
+            // partition.
+            _ if kind == Kind::Identity => continue,
+            _ => &data_dirs[random.below(data_dirs.len() as u64) as usize],
+        };
         let files = files_of(data, kind)?;
         if files.is_empty() {
             continue; // No journal, or nothing was closed yet; there is always `meta.properties`.
@@ -328,7 +336,7 @@ mod tests {
             }
             fs::write(partition.join("00000000000000000000.index"), [1; 16]).expect("written");
             let ended = Ended { clean: false, journal: false };
-            let damage = damage(data.path(), ended, &mut Random::new(seed)).expect("damaged");
+            let damage = damage(&[data.path().to_owned()], ended, &mut Random::new(seed)).expect("damaged");
             (damage.file.strip_prefix(data.path()).expect("inside").to_owned(), damage.how, damage.expected)
         };
         let all: Vec<_> = (0..40).map(with).collect();

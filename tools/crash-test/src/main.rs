@@ -46,6 +46,9 @@ struct Flags {
     /// Of the dice: the moments, the files, the bits. Default: from the clock.
     #[arg(long)]
     seed: Option<u64>,
+    /// Log directories of the broker; files of any of them are damaged.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+    log_dirs: u32,
     /// Where a directory for the run is made. It goes when all was well.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -76,6 +79,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         kills: flags.rounds,
         damages: flags.damage,
         seed: flags.seed.unwrap_or(since_epoch.as_nanos() as u64),
+        log_dirs: flags.log_dirs,
         settings: flags.set.clone(),
     };
     println!("seed {}, in {}", options.seed, options.directory.display());

@@ -26,6 +26,8 @@ pub struct Options {
     pub kills: u32,
     pub damages: u32,
     pub seed: u64,
+    /// Of the broker.
+    pub log_dirs: u32,
     /// Of the broker, as `NAME=VALUE`.
     pub settings: Vec<String>,
 }
@@ -112,8 +114,8 @@ fn damage_round(options: &Options, name: &str, journal: bool, random: &mut Rando
         world.kill();
     }
     world.wait_for_producer(producer)?;
-    let damage = damage(&world.data(), Ended { clean, journal }, random)?;
-    let file = damage.file.strip_prefix(world.data()).unwrap_or(&damage.file).display().to_string();
+    let damage = damage(&world.data_dirs(), Ended { clean, journal }, random)?;
+    let file = damage.file.strip_prefix(&world.directory).unwrap_or(&damage.file).display().to_string();
     let ended = if clean { "stopped" } else { "killed" };
     let story = format!("{ended} after {} ms, {file}: {}", after.as_millis(), damage.how);
     let outcome = judge(&mut world, &damage).map_err(|failed| match failed {

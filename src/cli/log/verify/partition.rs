@@ -38,7 +38,7 @@ pub fn verify(directory: &Path, expected: &Expected, progress: &mut Progress) ->
             role: expected.log.role(*base_offset, at + 1 == bases.len()),
             gaps: expected.log.gaps,
             leader_epoch_min: check.leader_epoch_min(),
-            leader_epoch_max: Some(expected.leader_epoch),
+            leader_epoch_max: expected.leader_epoch,
             epochs: &epochs,
             recovery_point: expected.log.point.and_then(|point| point.recovery_point(*base_offset)),
             offset_index: indexes[0].as_deref(),

@@ -1,7 +1,7 @@
 //! What was found, for people and for programs; and how far it has got, on a terminal.
 
 use std::io::{self, IsTerminal};
-use std::path::Path;
+use std::path::PathBuf;
 
 use odradek::log::inspect::findings::{Finding, Findings, Place, Severity};
 use odradek::log::inspect::partition_check::PartitionFacts;
@@ -133,6 +133,26 @@ pub struct Report {
 }
 
 impl Report {
+    /// One of all directories; with several, everything says which one it is about.
+    pub fn of_all(mut reports: Vec<(String, Report)>) -> Report {
+        if reports.len() == 1 {
+            return reports.pop().map(|(_, report)| report).unwrap_or_default();
+        }
+        let mut all = Report { clean: true, ..Report::default() };
+        for (directory, report) in reports {
+            all.clean &= report.clean;
+            all.lines.extend(report.lines.into_iter().map(|mut line| {
+                line.file = format!("{directory}/{}", line.file);
+                line
+            }));
+            all.partitions.extend(report.partitions.into_iter().map(|mut partition| {
+                partition.directory = format!("{directory}/{}", partition.directory);
+                partition
+            }));
+        }
+        all
+    }
+
     pub fn problem(&mut self, file: &str, position: Option<u64>, what: impl ToString) {
         self.lines.push(Line::new(Severity::Problem, file, position, what));
     }
@@ -195,11 +215,15 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub fn new(data_dir: &Path) -> io::Result<Progress> {
-        match io::stderr().is_terminal() {
-            true => Ok(Progress { total: segment_bytes(data_dir)?, done: 0, shown: Some(0) }),
-            false => Ok(Progress::hidden()),
+    pub fn new(data_dirs: &[PathBuf]) -> io::Result<Progress> {
+        if !io::stderr().is_terminal() {
+            return Ok(Progress::hidden());
         }
+        let mut total = 0;
+        for data_dir in data_dirs {
+            total += segment_bytes(data_dir)?;
+        }
+        Ok(Progress { total, done: 0, shown: Some(0) })
     }
 
     pub fn hidden() -> Progress {

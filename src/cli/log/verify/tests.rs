@@ -14,7 +14,7 @@ use odradek::log::journal::block::{
 use odradek::log::ownership::{self, PARTITION_METADATA};
 use odradek::log::partition::Place;
 use odradek::log::producers::Producers;
-use odradek::types::{NodeId, OwnershipEpoch, ShardId, Timestamp, Uuid};
+use odradek::types::{DirectoryId, NodeId, OwnershipEpoch, ShardId, Timestamp, Uuid};
 use std::path::PathBuf;
 use tempfile::TempDir;
 
@@ -183,7 +183,8 @@ fn recovery_points_that_the_journal_explains_are_no_offence() {
 fn programs_get_the_same() {
     let data = DataDir::new();
     data.change("orders-0/00000000000000000000.log", |bytes| bytes[150] ^= 0x40);
-    let report = verify(data.directory.path(), &mut Progress::hidden()).expect("it can be listed");
+    let report =
+        verify(&[data.directory.path().to_owned()], &mut Progress::hidden()).expect("it can be listed");
     expect![[r#"
         {
           "batches": 4,
@@ -218,6 +219,54 @@ fn programs_get_the_same() {
         }
     "#]]
     .assert_eq(&format!("{:#}\n", report.json()));
+}
+
+#[test]
+fn partitions_of_several_directories_are_held_against_one_metadata() {
+    let data = DataDir::unclean();
+    let other = tempfile::tempdir().expect("a temporary directory");
+    let id = "MzE8dy87TCSMBw0PLz0eWg";
+    let properties = format!("version=1\ndirectory.id={id}\nmetadata.directory.id=Ls2XWq3gTkKx6ZQO8Y3V1A\n");
+    std::fs::write(other.path().join("meta.properties"), properties).expect("it can be written");
+    // Of the other one alone less is known.
+    std::fs::rename(data.path("orders-0"), other.path().join("orders-0")).expect("the same file system");
+    let both = [data.directory.path().to_owned(), other.path().to_owned()];
+    let alone = verify(&both[1..], &mut Progress::hidden()).expect("it can be listed");
+    expect![[r#"
+        note: metadata/00000000000000000000.log: the metadata is in the directory with directory.id Ls2XWq3gTkKx6ZQO8Y3V1A; give it as well
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, not stopped cleanly: 0 problems, 1 note
+    "#]]
+    .assert_eq(&alone.text());
+    let text = |both: &[PathBuf]| {
+        let report = verify(both, &mut Progress::hidden()).expect("it can be listed");
+        let names = [(&both[0], "FIRST"), (&both[1], "OTHER")];
+        names.iter().fold(report.text(), |text, (path, name)| text.replace(&path.display().to_string(), name))
+    };
+    expect![[r#"
+        problem: FIRST/orders-0: the directory is not there; flushed were 12
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, not stopped cleanly: 1 problem, 0 notes
+    "#]]
+    .assert_eq(&text(&both));
+    // In both, and the metadata names another one.
+    let replica = Replica {
+        node: NodeId(1),
+        owner: ShardId(0),
+        ownership_epoch: OwnershipEpoch(0),
+        directory: Some(DirectoryId(Uuid::from_u128(5))),
+    };
+    let records = [
+        Record::TopicCreated { topic: topic(), name: "orders".to_string() },
+        Record::PartitionCreated { id: self::id(), state: PartitionState::new(vec![replica]) },
+    ];
+    data.write(METADATA_LOG, &encode_entry(EntrySequence(1), &records).expect("small"));
+    let copy = DataDir::unclean();
+    std::fs::rename(copy.path("orders-0"), data.path("orders-0")).expect("the same file system");
+    expect![[r#"
+        OTHER/orders-0: problem: the metadata says that it is in the directory with directory.id AAAAAAAAAAAAAAAAAAAABQ
+        OTHER/orders-0: problem: the same partition is in FIRST/orders-0
+        2 partitions, 2 segments, 24 records in 8 batches and 648 bytes, not stopped cleanly: 2 problems, 0 notes
+    "#]]
+    .assert_eq(&text(&both));
 }
 
 struct DataDir {
@@ -306,7 +355,8 @@ impl DataDir {
     }
 
     fn check(&self, expected: Expect) {
-        let report = verify(self.directory.path(), &mut Progress::hidden()).expect("it can be listed");
+        let report =
+            verify(&[self.directory.path().to_owned()], &mut Progress::hidden()).expect("it can be listed");
         expected.assert_eq(&report.text());
     }
 }
