@@ -63,6 +63,26 @@ fn the_shown_value_is_in_kafkas_spelling() {
 }
 
 #[test]
+fn data_directories_are_a_list_however_they_are_written() {
+    let dirs = |result: Result<Config, ConfigError>| {
+        let dirs = result.map(|config| config.data_dirs)?;
+        Ok::<_, ConfigError>(dirs.iter().map(|path| path.display().to_string()).collect::<Vec<_>>())
+    };
+    assert_eq!(dirs(resolve("data-dir = '/a'", &[], &[])), Ok(vec!["/a".to_owned()]));
+    let two = Ok(vec!["/a".to_owned(), "/b/c".to_owned()]);
+    assert_eq!(dirs(resolve("data-dir = ['/a', '/b/c']", &[], &[])), two);
+    assert_eq!(dirs(resolve("", &[("ODRADEK_DATA_DIR", "/a, /b/c")], &[])), two);
+    assert_eq!(dirs(resolve("data-dir = '/x'", &[], &[("--set data-dir", "data-dir", "/a,/b/c")])), two);
+    assert!(matches!(resolve("data-dir = ['/a', '']", &[], &[]), Err(ConfigError::Invalid { .. })));
+    let message = |text| resolve(text, &[], &[]).expect_err("refused").to_string();
+    assert_eq!(message("data-dir = ['/a', '/b', '/a/.']"), "`data-dir` names /a/. twice: keep one of them");
+    assert_eq!(
+        message("data-dir = ['/a/b', '/ab', '/a']"),
+        "`data-dir` names /a/b, which lies inside /a: choose directories beside each other"
+    );
+}
+
+#[test]
 fn the_finest_retention_wins() {
     let both = resolve("log.retention = { hours = 1, minutes = 5, ms = 1000 }", &[], &[]).expect("valid");
     assert_eq!(both.log_retention(), Some(Duration::from_secs(1)));

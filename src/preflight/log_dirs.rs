@@ -199,3 +199,69 @@ fn refuse_copies(metadata: &LogDir, others: &[OtherDir]) -> Result<(), LogDirsEr
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests write files")]
+mod tests {
+    use super::*;
+    use crate::config::{Inputs, Machine};
+    use std::fs;
+
+    fn config(paths: &[&Path]) -> Config {
+        let list = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(",");
+        let flags = [("--data-dir".to_owned(), "data-dir".to_owned(), list)];
+        let machine = Machine { cpus_allowed: vec![0], memory_bytes: 4 << 30 };
+        let inputs = Inputs { flags: &flags, ..Inputs::default() };
+        Config::resolve(&inputs, &machine).expect("valid")
+    }
+
+    /// On the build's disk: the system's directory for temporary files may be in memory.
+    fn parent() -> tempfile::TempDir {
+        let build = std::env::current_exe().expect("a test knows its executable");
+        tempfile::tempdir_in(build.parent().expect("it is in a directory")).expect("a directory")
+    }
+
+    #[test]
+    fn new_directories_are_adopted_and_known_again() {
+        let parent = parent();
+        let (first, second) = (parent.path().join("first"), parent.path().join("second"));
+        let config = config(&[&first, &second]);
+        let (metadata, others) = take_all(&config).expect("free");
+        assert!(matches!(&others[..], [OtherDir::New { refusal: None, .. }]), "{others:?}");
+        assert!(!second.exists(), "whether it is new is not known yet");
+        let adopted = adopt(&config, &metadata, &second).expect("free");
+        assert_eq!(adopted.identity.cluster_id, metadata.identity.cluster_id);
+        assert!(matches!(take_all(&config), Err(PreflightError::DataDir(DataDirError::Locked { .. }))));
+        let id = adopted.identity.directory_id;
+        drop((metadata, adopted));
+        let (metadata, others) = take_all(&config).expect("free again");
+        let [OtherDir::Ready(found)] = &others[..] else { panic!("{others:?}") };
+        assert_eq!(found.identity.directory_id, id);
+        drop((metadata, others));
+        // What cannot be read is not taken for a new one.
+        fs::write(second.join("meta.properties"), "version=1\n").expect("it can be damaged");
+        let (_metadata, others) = take_all(&config).expect("the first is well");
+        assert!(matches!(&others[..], [OtherDir::Unusable { .. }]), "{others:?}");
+    }
+
+    #[test]
+    fn directories_of_different_clusters_are_refused() {
+        let parent = parent();
+        let (first, second) = (parent.path().join("first"), parent.path().join("second"));
+        take_all(&config(&[&first])).expect("free");
+        take_all(&config(&[&second])).expect("free");
+        let refused = |error: PreflightError| error.to_string();
+        let error = take_all(&config(&[&first, &second])).map(drop).map_err(refused).expect_err("another");
+        assert!(error.contains("belongs to cluster"), "{error}");
+        let empty = parent.path().join("not-mounted");
+        fs::create_dir(&empty).expect("made");
+        let error = take_all(&config(&[&empty, &second])).map(drop).map_err(refused).expect_err("empty");
+        assert!(error.contains("is new, but"), "{error}");
+        assert_eq!(fs::read_dir(&empty).expect("there").count(), 0, "nothing is begun in it");
+        // Somebody else's files are left alone, and reported where the directory belongs to nobody.
+        fs::write(empty.join("thesis.tex"), "").expect("written");
+        let (_metadata, others) = take_all(&config(&[&first, &empty])).expect("the first is well");
+        assert!(matches!(&others[..], [OtherDir::New { refusal: Some(_), .. }]), "{others:?}");
+        assert_eq!(fs::read_dir(&empty).expect("there").count(), 1);
+    }
+}

@@ -326,7 +326,7 @@ fn finish(config: &Config, log_dirs: &LogDirs, reports: &mpsc::Receiver<Progress
         }
     }
     let mut all_clean = true;
-    for ((_, dir), generations) in log_dirs.iter().zip(of_dirs) {
+    for ((index, dir), generations) in log_dirs.iter().zip(of_dirs) {
         if generations.len() < config.cores {
             let directory = dir.path.display();
             tracing::warn!(%directory, "stopped without a clean mark: the next start scans");
@@ -335,7 +335,14 @@ fn finish(config: &Config, log_dirs: &LogDirs, reports: &mpsc::Receiver<Progress
         }
         let path = dir.path.join(CLEAN_STOP_FILE);
         let bytes = CleanStop { generations }.encode();
-        replace_file(&path, &bytes).map_err(|source| StartError::Disk { path, source })?;
+        match replace_file(&path, &bytes) {
+            Ok(()) => {}
+            Err(source) if index == LogDirIndex::METADATA => return Err(StartError::Disk { path, source }),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the mark of a clean stop was not written: the next start scans");
+                all_clean = false;
+            }
+        }
     }
     if all_clean {
         tracing::info!("stopped cleanly");
@@ -463,17 +470,24 @@ async fn open_journal(
     }
 }
 
-/// A write or a flush that fails on one shard takes the log directory offline on all of them.
+/// A write or a flush that fails on one shard takes the log directory offline on all of them, and so does
+/// a journal that one of them could not open.
 fn tell_of_failures(shard: &Rc<Shard>) {
-    for store in shard.stores.iter() {
-        let (weak, dir) = (Rc::downgrade(shard), store.dir);
-        store.on_failed(Box::new(move |reason| {
+    for (store, (_, dir)) in shard.stores.iter().zip(shard.log_dirs.iter()) {
+        let weak = Rc::downgrade(shard);
+        let index = store.dir;
+        let tell = move |reason: &str| {
             let Some(shard) = weak.upgrade() else { return };
             let others = (0..shard.mesh.shard_count()).map(|at| ShardId(at as u16));
             for other in others.filter(|other| *other != shard.id) {
-                shard.mesh.post(other, Message::LogDirFailed { dir, reason: reason.to_owned() });
+                shard.mesh.post(other, Message::LogDirFailed { dir: index, reason: reason.to_owned() });
             }
-        }));
+        };
+        if let Some(reason) = store.offline_reason().filter(|_| dir.offline.is_none()) {
+            tracing::error!(directory = %dir.path.display(), reason, "the log directory is offline");
+            tell(&reason);
+        }
+        store.on_failed(Box::new(tell));
     }
 }
 

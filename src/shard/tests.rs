@@ -6,6 +6,7 @@
 mod catching_up;
 mod compacting;
 mod deleting;
+mod directories;
 mod durability;
 mod journalled;
 mod reopening;

@@ -48,6 +48,7 @@ const WHOLE_FILE_MAX: u64 = 256 << 20;
 const METADATA_LOG: &str = "metadata/00000000000000000000.log";
 
 /// What the metadata says, and whether it could be looked at.
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum Metadata {
     Known(Image),
     /// It is in a directory that was not given.

@@ -150,7 +150,9 @@ impl Drop for Mount {
 fn ended_with_the_mount(ended: io::Result<()>) -> io::Result<()> {
     match ended {
         Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
-        ended => ended.map_err(|error| io::Error::new(error.kind(), format!("answering the kernel: {error}"))),
+        ended => {
+            ended.map_err(|error| io::Error::new(error.kind(), format!("answering the kernel: {error}")))
+        }
     }
 }
 
