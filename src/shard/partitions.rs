@@ -70,15 +70,19 @@ pub async fn open_all(shard: &Rc<Shard>, last: &[&LastStop]) {
         owned.map(|(id, _)| id).collect()
     };
     let size = BatchSize { partitions: OPEN_BATCH, side_by_side: OPEN_BATCHES, gives_way: false };
-    let by_dir = by_directory(shard, owned);
+    let by_dir = by_directory(shard, owned, |dir, id| last[dir.index()].points.get(id).copied());
     let opened = by_dir.into_iter().map(|(dir, ids)| open_some(shard, dir, ids, last[dir.index()], size));
     join_all(opened).await;
     count(shard);
 }
 
 /// Partitions by the log directory that has them. Those of one that cannot be used are unavailable: they
-/// are never made anew elsewhere.
-fn by_directory(shard: &Shard, ids: Vec<TopicPartition>) -> BTreeMap<LogDirIndex, Vec<TopicPartition>> {
+/// are never made anew elsewhere. `point_of`: what the last checkpoint says.
+fn by_directory(
+    shard: &Shard,
+    ids: Vec<TopicPartition>,
+    point_of: impl Fn(LogDirIndex, &TopicPartition) -> Option<PartitionPoint>,
+) -> BTreeMap<LogDirIndex, Vec<TopicPartition>> {
     let image = shard.image.borrow();
     let mut by_dir: BTreeMap<LogDirIndex, Vec<TopicPartition>> = BTreeMap::new();
     for id in ids {
@@ -96,7 +100,8 @@ fn by_directory(shard: &Shard, ids: Vec<TopicPartition>) -> BTreeMap<LogDirIndex
         match dir.filter(|dir| elsewhere.is_none() && !shard.stores.get(*dir).is_offline()) {
             Some(dir) => by_dir.entry(dir).or_default().push(id),
             None => {
-                shard.unavailable.borrow_mut().insert(id, Unavailable { dir, point: None });
+                let point = dir.and_then(|dir| point_of(dir, &id));
+                shard.unavailable.borrow_mut().insert(id, Unavailable { dir, point });
             }
         }
     }
@@ -443,7 +448,7 @@ pub async fn apply(shard: &Rc<Shard>, records: &[Record]) {
         reconfigure(shard, topic);
     }
     let size = BatchSize { partitions: CREATE_BATCH, side_by_side: 1, gives_way: true };
-    let by_dir = by_directory(shard, created);
+    let by_dir = by_directory(shard, created, |_, _| None);
     let last = LastStop::default();
     join_all(by_dir.into_iter().map(|(dir, ids)| open_some(shard, dir, ids, &last, size))).await;
     count(shard);
