@@ -395,7 +395,7 @@ async fn run_shard(
         clock,
         metrics: metrics.clone(),
         stores: Stores::new(stores),
-        log_dirs: seed.log_dirs,
+        log_dirs: Rc::new((*seed.log_dirs).clone()),
         mesh: Mesh::new(senders, metrics),
         image: seed.image,
         topic_defaults: defaults,

@@ -97,7 +97,6 @@ use glommio::sync::Semaphore;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// Receive buffers kept for reuse; each read takes one.
 const RECEIVE_BUFFERS_KEPT: usize = 8;
@@ -113,7 +112,7 @@ pub struct Shard {
     /// Signalled when one of the stores has fewer unflushed bytes.
     drained: Rc<Broadcast>,
     /// Which log directory is which.
-    pub log_dirs: Arc<LogDirs>,
+    pub log_dirs: Rc<LogDirs>,
     pub mesh: Rc<Mesh>,
     /// What the cluster agreed on, as far as this shard has applied it.
     pub image: RefCell<Image>,
@@ -158,7 +157,7 @@ pub struct ShardParts {
     pub clock: Clock,
     pub metrics: Rc<RefCell<ShardMetrics>>,
     pub stores: Stores,
-    pub log_dirs: Arc<LogDirs>,
+    pub log_dirs: Rc<LogDirs>,
     pub mesh: Rc<Mesh>,
     pub image: Image,
     pub topic_defaults: TopicDefaults,

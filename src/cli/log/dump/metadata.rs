@@ -152,12 +152,16 @@ fn with_state(item: Item, id: TopicPartition, state: &PartitionState) -> Item {
         .replicas
         .iter()
         .map(|replica| {
-            json!({
+            let mut shown = json!({
                 "nodeId": replica.node.0,
                 "shard": replica.owner.0,
                 "ownershipEpoch": replica.ownership_epoch.0,
-                "directory": replica.directory.map(|id| id.to_string()),
-            })
+            });
+            // Of the only directory of a node nothing is said.
+            if let Some(directory) = replica.directory {
+                shown["directory"] = directory.to_string().into();
+            }
+            shown
         })
         .collect();
     let in_sync: Vec<i32> = state.in_sync.iter().map(|node| node.0).collect();
