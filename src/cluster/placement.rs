@@ -24,7 +24,7 @@ pub struct Placement {
 
 /// The log directories of a node that take partitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogDirs {
+pub enum DirectoryChoice {
     /// It has one, of which nothing is said.
     One,
     /// Those of several that are online, in their order.
@@ -58,11 +58,11 @@ struct Shards {
 
 impl Placement {
     /// `own`: the log directories of a node that are known to be online; of others nothing is known.
-    pub fn new(image: &Image, own: Option<(NodeId, &LogDirs)>) -> Placement {
+    pub fn new(image: &Image, own: Option<(NodeId, &DirectoryChoice)>) -> Placement {
         let nodes = image.nodes().map(|node| (node.id, Shards::new(image, node))).collect();
         let directories = own.into_iter().filter_map(|(node, directories)| match directories {
-            LogDirs::One => None,
-            LogDirs::Online(ids) => {
+            DirectoryChoice::One => None,
+            DirectoryChoice::Online(ids) => {
                 let loads = ids.iter().map(|id| (image.directory_load(node, *id), *id)).collect();
                 Some((node, Directories { loads }))
             }
@@ -233,7 +233,7 @@ mod tests {
             image.apply(&Record::PartitionCreated { id: partition_id(7, index), state }).expect("the next");
         }
         let places = |online: &[u128]| {
-            let online = LogDirs::Online(online.iter().map(|number| directory(*number)).collect());
+            let online = DirectoryChoice::Online(online.iter().map(|number| directory(*number)).collect());
             let mut placement = Placement::new(&image, Some((NodeId(1), &online)));
             let place = |_| placement.place(1).map(|replicas| replicas[0].directory);
             (0..4).map(place).collect::<Result<Vec<_>, _>>()
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(places(&[1, 2, 3]), directories([3, 2, 3, 1]));
         assert_eq!(places(&[1, 2]), directories([2, 1, 2, 1]));
         assert_eq!(places(&[]), Err(NoPlace::NoDirectory));
-        let mut placement = Placement::new(&image, Some((NodeId(1), &LogDirs::One)));
+        let mut placement = Placement::new(&image, Some((NodeId(1), &DirectoryChoice::One)));
         assert_eq!(placement.place(1).expect("one node")[0].directory, None);
     }
 

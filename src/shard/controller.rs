@@ -7,7 +7,7 @@ use crate::cluster::decide::{
     self, decide_allocate_producer_ids, decide_auto_create, decide_create_partitions, decide_create_topics,
     decide_delete_topics, decide_incremental_alter_configs,
 };
-use crate::cluster::placement;
+use crate::cluster::placement::DirectoryChoice;
 use crate::cluster::record::{ProducerIdBlock, Record};
 use crate::codec::error_code::ErrorCode;
 use crate::config::topic::TopicDefaults;
@@ -83,12 +83,12 @@ impl Shard {
 
 impl Shard {
     /// The log directories that a new partition may go to. Of a failure the other shards tell this one.
-    fn online_log_dirs(&self) -> placement::LogDirs {
+    fn online_log_dirs(&self) -> DirectoryChoice {
         if self.stores.iter().len() == 1 {
-            return placement::LogDirs::One;
+            return DirectoryChoice::One;
         }
         let online = self.stores.iter().filter(|store| !store.is_offline());
-        placement::LogDirs::Online(online.filter_map(|store| self.log_dirs.id(store.dir)).collect())
+        DirectoryChoice::Online(online.filter_map(|store| self.log_dirs.id(store.dir)).collect())
     }
 }
 

@@ -145,7 +145,6 @@ async fn open_some(
         shard.unavailable.borrow_mut().insert(id, Unavailable { dir: Some(dir), point });
         waiting.extend(waits.then_some(id));
     }
-    count(shard);
     if !waiting.is_empty() {
         let points = waiting.iter().filter_map(|id| Some((*id, *last.points.get(id)?))).collect();
         let last =

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 
 use super::brokers::Brokers;
 use super::image::Image;
-use super::placement::LogDirs;
+use super::placement::DirectoryChoice;
 use super::record::Record;
 use crate::config::topic::TopicDefaults;
 use crate::types::limits::{METADATA_ENTRY_SIZE_MAX, METADATA_RECORDS_PER_ENTRY_MAX, PARTITIONS_MAX};
@@ -39,7 +39,7 @@ pub struct Controller<'a> {
     pub brokers: &'a Brokers,
     pub defaults: &'a TopicDefaults,
     /// Of this node.
-    pub log_dirs: (NodeId, &'a LogDirs),
+    pub log_dirs: (NodeId, &'a DirectoryChoice),
 }
 
 /// Gives a topic id that no topic has: random in the broker, counted in tests.
@@ -131,7 +131,7 @@ mod tests {
                 *topic_ids += 1;
                 TopicId(Uuid::from_u128(*topic_ids))
             };
-            let log_dirs = (NodeId(1), &LogDirs::One);
+            let log_dirs = (NodeId(1), &DirectoryChoice::One);
             let controller = Controller { image, brokers, defaults, log_dirs };
             let (records, response) = decide(controller, &mut new_topic_id);
             records.iter().for_each(|record| image.apply(record).expect("decided on this image"));
