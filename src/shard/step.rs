@@ -53,6 +53,9 @@ async fn measured<F: Future>(now: impl Fn() -> Mono, record: impl Fn(Duration), 
     .await
 }
 
+/// A step that lasts longer is told at the debug level, with the task's type: where to look.
+const STEP_TOLD: Duration = Duration::from_millis(5);
+
 /// The future, with its steps in the shard's metrics.
 pub fn timed<F: Future>(
     clock: &Clock,
@@ -60,7 +63,14 @@ pub fn timed<F: Future>(
     future: F,
 ) -> impl Future<Output = F::Output> + use<F> {
     let (clock, metrics) = (clock.clone(), metrics.clone());
-    measured(move || clock.mono(), move |step| metrics.borrow_mut().stalled(step), future)
+    let record = move |step: Duration| {
+        metrics.borrow_mut().stalled(step);
+        if step >= STEP_TOLD {
+            let (task, held_us) = (std::any::type_name::<F>(), step.as_micros() as u64);
+            tracing::debug!(task, held_us, "a task held its core");
+        }
+    };
+    measured(move || clock.mono(), record, future)
 }
 
 impl Shard {
