@@ -273,11 +273,10 @@ impl Replica {
             stamp_append_time(batch, now);
         }
         assign_offset(batch, plan.base_offset, log.leader_epoch());
-        let begun = tail.append(batch, &store.tail_memory);
+        tail.append(batch, &store.tail_memory);
         let (view, _) = BatchView::split_first(batch).expect("the batch was whole before");
         log.apply_append(plan, &view, now);
         self.last_append.set(store.clock.mono());
-        store.eviction.blocks_begun(self, begun);
         if plan.rolls {
             store.request_write_out(self.slot); // Retention deletes only what its segment has.
         }
@@ -398,9 +397,12 @@ impl Replica {
         self.sealed_place.set(log.end_place());
     }
 
-    /// Everything below `end` is flushed in its segments.
-    pub fn stored(&self, end: Offset) {
-        self.log.borrow_mut().stored(end);
+    /// Everything below `end` is flushed in its segments. Returns how many more tail blocks may go.
+    pub fn stored(&self, end: Offset) -> usize {
+        let mut log = self.log.borrow_mut();
+        log.stored(end);
+        let place = log.stored_place();
+        self.tail.borrow_mut().stored((place.segment, place.file_position))
     }
 
     /// Writes sealed blocks, finishing rolled segments on the way. Returns the segments touched.
@@ -548,8 +550,7 @@ impl Replica {
     }
 
     pub fn evict_oldest(&self) -> bool {
-        let place = self.log.borrow().stored_place();
-        self.tail.borrow_mut().evict_oldest((place.segment, place.file_position))
+        self.tail.borrow_mut().evict_oldest()
     }
 
     /// The newest bytes, for readers.

@@ -244,10 +244,14 @@ impl Store {
         self.closed.get()
     }
 
-    /// Too much is appended and not flushed: sockets are not read until [`drained`](Self::drained).
+    /// Too much is appended and not flushed, or not in its segments while the memory for it is spent:
+    /// sockets are not read until [`drained`](Self::drained).
     pub fn is_full(&self) -> bool {
         let commit = self.commit.borrow();
-        commit.undurable_bytes() > self.undurable_max || commit.unstored_bytes() > self.unstored_max
+        let unstored = commit.unstored_bytes();
+        // Many partitions spend it in buffers that are hardly filled.
+        let is_spent = unstored > 0 && self.tail_memory.is_over() && self.eviction.is_empty();
+        commit.undurable_bytes() > self.undurable_max || unstored > self.unstored_max || is_spent
     }
 
     /// Appended and not flushed in its segment.
@@ -290,7 +294,8 @@ impl Store {
     /// Issues every write and flush that is due. Called once after a run of appends, and whenever
     /// the disk has answered.
     pub fn pump(self: &Rc<Self>) {
-        self.commit.borrow_mut().set_memory_short(!self.tail_memory.has_room(TAIL_BUFFER_SIZE_MAX));
+        let is_short = !self.tail_memory.has_room(TAIL_BUFFER_SIZE_MAX) && self.eviction.is_short();
+        self.commit.borrow_mut().set_memory_short(is_short);
         self.issue_writes();
         if let Some(journal) = &self.journal {
             self.pump_journal(journal);
@@ -517,7 +522,8 @@ impl Store {
         for stored in stored {
             let replica = self.slots.borrow()[stored.slot.0 as usize].clone();
             if let Some(replica) = replica {
-                replica.stored(stored.stored_end);
+                let count = replica.stored(stored.stored_end);
+                self.eviction.blocks_stored(&replica, count);
             }
         }
         self.drained.notify_all();

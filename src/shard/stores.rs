@@ -26,6 +26,12 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+/// Blocks that can be evicted at once below which what is not flushed in its segment is written out: the disk
+/// needs a while for that.
+///
+/// Unit: blocks, of 16 KiB to 1 MiB.
+const EVICTABLE_MIN: usize = 64;
+
 /// What the stores of a shard share.
 #[derive(Clone)]
 pub struct Shared {
@@ -64,37 +70,39 @@ impl Shared {
     }
 }
 
-/// Replicas in the order in which their tail blocks were begun, one entry per block.
+/// Replicas with tail blocks that are flushed in their segments, in the order in which they became so, one
+/// entry per block: room is made without a look at those that have to stay, however many there are.
 #[derive(Default)]
 pub struct Eviction(RefCell<VecDeque<Rc<Replica>>>);
 
 impl Eviction {
-    /// Frees memory for another block, oldest first. What is not flushed stays.
+    /// Frees memory for another block, oldest first. What is not flushed stays. Amortised O(1).
     pub fn make_room(&self, memory: &Meter) {
-        if memory.has_room(TAIL_BUFFER_SIZE_MAX) {
-            return;
-        }
-        let mut queue = self.0.borrow_mut();
-        for _ in 0..queue.len() {
-            if memory.has_room(TAIL_BUFFER_SIZE_MAX) {
-                return;
-            }
-            let Some(replica) = queue.pop_front() else { return };
-            if !replica.evict_oldest() {
-                queue.push_back(replica);
-            }
+        while !memory.has_room(TAIL_BUFFER_SIZE_MAX) {
+            let Some(replica) = self.0.borrow_mut().pop_front() else { return };
+            replica.evict_oldest();
         }
     }
 
-    /// A replica has `count` more blocks.
-    pub fn blocks_begun(&self, replica: &Rc<Replica>, count: usize) {
+    /// Little is left that could make room.
+    pub fn is_short(&self) -> bool {
+        self.0.borrow().len() < EVICTABLE_MIN
+    }
+
+    /// Nothing can make room.
+    pub fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    /// `count` more blocks of a replica may go.
+    pub fn blocks_stored(&self, replica: &Rc<Replica>, count: usize) {
         let mut queue = self.0.borrow_mut();
         for _ in 0..count {
             queue.push_back(replica.clone());
         }
     }
 
-    /// `count` of a replica's oldest blocks are gone without an eviction. O(n), for retention.
+    /// `count` blocks of a replica that might have gone this way are gone. O(n), for retention.
     pub fn blocks_dropped(&self, replica: &Replica, mut count: usize) {
         self.0.borrow_mut().retain(|entry| {
             let drops = std::ptr::eq(&raw const **entry, replica) && count > 0;

@@ -84,6 +84,8 @@ pub struct Tail {
     blocks: VecDeque<Rc<TailBlock>>,
     /// How many of them, from the back, were not handed to a write yet.
     unwritten: usize,
+    /// How many of them, from the front, are flushed in their segment: they may go.
+    evictable: usize,
     /// The last block takes more bytes.
     open: bool,
     /// The bytes of the tail block before `end`, when no block in memory holds them.
@@ -100,6 +102,7 @@ impl Tail {
             end,
             blocks: VecDeque::new(),
             unwritten: 0,
+            evictable: 0,
             open: false,
             carry,
             block_size: TAIL_BUFFER_SIZE_MIN,
@@ -121,13 +124,11 @@ impl Tail {
 
     /// Copies `bytes` behind the last ones: the one copy on a record's way in.
     ///
-    /// Returns how many blocks were begun, for the shard's eviction order.
-    pub fn append(&mut self, mut bytes: &[u8], meter: &Rc<Meter>) -> usize {
-        let mut begun = 0;
+    /// O(bytes).
+    pub fn append(&mut self, mut bytes: &[u8], meter: &Rc<Meter>) {
         while !bytes.is_empty() {
             if !self.open {
                 self.open_block(bytes.len(), meter);
-                begun += 1;
             }
             let block = self.blocks.back().expect("a block is open");
             let taken = bytes.len().min(block.buffer.len() - block.used());
@@ -139,7 +140,6 @@ impl Tail {
                 self.open = false;
             }
         }
-        begun
     }
 
     fn open_block(&mut self, wanted: usize, meter: &Rc<Meter>) {
@@ -232,15 +232,23 @@ impl Tail {
         self.blocks.get(first).filter(|block| block.segment == segment).map(|block| block.position)
     }
 
+    /// Everything before `stored`, a segment and a position in it, is flushed there. Returns how many more
+    /// blocks may go because of that: each is told once. Amortised O(1).
+    pub fn stored(&mut self, stored: (Offset, u64)) -> usize {
+        let written = self.blocks.range(self.evictable..self.blocks.len() - self.unwritten);
+        let more = written.take_while(|block| (block.segment, block.end.get()) <= stored).count();
+        self.evictable += more;
+        more
+    }
+
     /// Drops the oldest block if everything in it is flushed in its segment. Its memory is free once the answers
     /// that share it have left.
-    pub fn evict_oldest(&mut self, stored: (Offset, u64)) -> bool {
-        match self.blocks.front() {
-            Some(block)
-                if self.blocks.len() > self.unwritten && (block.segment, block.end.get()) <= stored => {}
-            _ => return false,
+    pub fn evict_oldest(&mut self) -> bool {
+        if self.evictable == 0 {
+            return false;
         }
-        let block = self.blocks.pop_front().expect("looked at above");
+        self.evictable -= 1;
+        let block = self.blocks.pop_front().expect("an evictable block is there");
         if self.blocks.is_empty() && block.segment == self.segment {
             let from = (align_down(self.end) - block.position) as usize;
             let to = (self.end - block.position) as usize;
@@ -250,15 +258,17 @@ impl Tail {
         true
     }
 
-    /// Forgets what lies in segments before `segment`, which were deleted. Returns how many blocks.
+    /// Forgets what lies in segments before `segment`, which were deleted. Returns how many blocks of those
+    /// that might have been evicted.
     pub fn drop_before(&mut self, segment: Offset) -> usize {
-        let count = self.blocks.len();
+        let evictable = self.evictable;
         while self.blocks.len() > self.unwritten
             && self.blocks.front().is_some_and(|block| block.segment < segment)
         {
             self.blocks.pop_front();
+            self.evictable = self.evictable.saturating_sub(1);
         }
-        count - self.blocks.len()
+        evictable - self.evictable
     }
 }
 
@@ -308,6 +318,36 @@ mod tests {
         });
     }
 
+    /// The shard keeps an entry for each that is told: none is told twice, and none that has to stay.
+    #[test]
+    fn a_block_is_told_evictable_once() {
+        let executor = glommio::LocalExecutorBuilder::default().make().expect("io_uring is available");
+        executor.run(async {
+            let meter = Meter::new(usize::MAX);
+            let mut tail = Tail::new(Offset::ZERO, 0, Vec::new());
+            let write = |tail: &mut Tail| tail.seal_for_write(&mut Vec::new(), &meter);
+            tail.append(&[1; 40_000], &meter);
+            assert_eq!(tail.stored((Offset::ZERO, 0)), 0, "nothing is written");
+            write(&mut tail);
+            tail.append(&[2; 100], &meter);
+            assert_eq!(tail.stored((Offset::ZERO, 39_999)), 0, "the last byte is not stored");
+            assert_eq!(tail.stored((Offset::ZERO, 40_000)), 1);
+            assert_eq!(tail.stored((Offset::ZERO, 40_000)), 0, "it was told");
+            assert!(tail.evict_oldest());
+            assert!(!tail.evict_oldest(), "the open block stays");
+            write(&mut tail);
+            let next = Offset::new(7).expect("small");
+            tail.roll(next, &meter);
+            tail.append(&[3; 100], &meter);
+            write(&mut tail);
+            assert_eq!(tail.stored((next, 100)), 2);
+            assert_eq!(tail.drop_before(next), 1, "retention takes one of those that were told");
+            assert!(tail.evict_oldest());
+            assert!(!tail.evict_oldest());
+            assert_eq!(meter.used(), 0);
+        });
+    }
+
     fn check(steps: &[Step]) -> Result<(), TestCaseError> {
         let meter = Meter::new(usize::MAX);
         let mut tail = Tail::new(Offset::ZERO, 0, Vec::new());
@@ -334,7 +374,8 @@ mod tests {
                     written = model.len();
                 }
                 Step::Evict => {
-                    tail.evict_oldest((Offset::ZERO, written as u64));
+                    tail.stored((Offset::ZERO, written as u64));
+                    tail.evict_oldest();
                 }
             }
             prop_assert_eq!(tail.end(), model.len() as u64);
