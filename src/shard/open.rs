@@ -116,11 +116,14 @@ pub async fn read(
     let now = store.clock.wall();
     let (active_base, active_file) = match listing.logs.last_key_value() {
         Some((base, (size, modified))) => (*base, Some((*size, *modified))),
-        None => (request.point.map_or(Offset::ZERO, |point| point.log_start), None),
+        None => (request.first_segment(), None),
     };
     let epochs = read_epochs(&listing, &request.directory);
     let closed = closed_segments(&listing, &request, active_base).await.map_err(failed)?;
     let segments = Segments::new(request.directory.clone(), active_base);
+    if listing.is_new || (active_file.is_some() && request.clean) {
+        segments.active_is_named();
+    }
     let mut active = SegmentInfo::empty(active_base, active_file.map_or(now, |(_, modified)| modified));
     let mut index = SegmentIndex::new(active_base, request.config.index_interval_bytes);
     let mut producers = Producers::new();
@@ -240,6 +243,11 @@ async fn read_file(path: PathBuf) -> Option<Vec<u8>> {
 }
 
 impl OpenRequest {
+    /// Base offset of the segment that a partition without any begins with.
+    pub fn first_segment(&self) -> Offset {
+        self.point.map_or(Offset::ZERO, |point| point.log_start)
+    }
+
     /// Where the log ends exactly, if the last stop was clean.
     pub fn clean_point(&self) -> Option<PartitionPoint> {
         self.point.filter(|_| self.clean)

@@ -167,6 +167,7 @@ async fn open_batch(
         directory: request.directory.clone(),
         topic: request.id.topic,
         clean: request.clean_point().filter(|_| request.state.is_none()),
+        first_segment: request.first_segment(),
     };
     let all: Vec<Wanted> = requests.iter().map(wanted).collect();
     let mut surveys = blocking(move || survey(&all)).await;

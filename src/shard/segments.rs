@@ -62,6 +62,8 @@ pub struct Segments {
     writable: RefCell<BTreeMap<Offset, Rc<SegmentHandle>>>,
     spare: RefCell<Option<Rc<SegmentHandle>>>,
     spare_number: Cell<u64>,
+    /// The file that the active segment begins with has its name under a flush.
+    first_is_named: Cell<bool>,
     readers: RefCell<VecDeque<(Offset, Rc<PooledFile>)>>,
     /// Held while a closed segment's name is opened, removed or replaced: the runtime panics when a
     /// name goes between its opening of it and its look at it.
@@ -81,10 +83,17 @@ impl Segments {
             writable: RefCell::default(),
             spare: RefCell::default(),
             spare_number: Cell::new(0),
+            first_is_named: Cell::new(false),
             readers: RefCell::default(),
             names: Semaphore::new(1),
             swapped: RefCell::new(None),
         }
+    }
+
+    /// The file of the active segment is there, and its name survives a crash: it was made with the
+    /// directory, or a clean stop has left it.
+    pub fn active_is_named(&self) {
+        self.first_is_named.set(true);
     }
 
     pub fn directory(&self) -> &Path {
@@ -137,7 +146,9 @@ impl Segments {
             None => {
                 let path = self.path(segment, SegmentFile::Log);
                 let file = disk.open_files().create(disk, &path).await?;
-                self.sync_directory().await?;
+                if !self.first_is_named.replace(true) {
+                    self.sync_directory().await?;
+                }
                 let handle = Rc::new(SegmentHandle { file, allocated: Cell::new(0) });
                 self.writable.borrow_mut().insert(segment, handle.clone());
                 handle

@@ -28,6 +28,8 @@ pub struct Listing {
     pub snapshots: Vec<Offset>,
     /// Small files of the clean stop that the checkpoint confirms.
     pub clean: BTreeMap<SegmentFile, Vec<u8>>,
+    /// The directory is new, and the file of its first segment was made with it.
+    pub is_new: bool,
 }
 
 /// A directory to look into, and whose it is to be.
@@ -36,6 +38,8 @@ pub struct Wanted {
     pub topic: TopicId,
     /// What the last clean stop says.
     pub clean: Option<PartitionPoint>,
+    /// Base offset of the segment that a new directory begins with.
+    pub first_segment: Offset,
 }
 
 /// What was found in it.
@@ -78,11 +82,17 @@ pub fn read_metadata_file(directory: &Path) -> io::Result<Option<String>> {
 
 /// Makes directories of one parent, or takes those that are free, for their topics. Blocks. After an
 /// error some of them may be taken.
+///
+/// A new one gets the empty file of its first segment, whose name is flushed with everybody else's: made
+/// at the first write, it would cost each partition a flush of its own.
 pub fn take_directories(wanted: &[Wanted], sync_fs: SyncFs) -> io::Result<Vec<Listing>> {
     let mut listings = Vec::with_capacity(wanted.len());
-    for Wanted { directory, clean, .. } in wanted {
+    for Wanted { directory, clean, first_segment, .. } in wanted {
         listings.push(match std::fs::create_dir(directory) {
-            Ok(()) => Listing::default(),
+            Ok(()) => {
+                std::fs::File::create_new(directory.join(SegmentFile::Log.name(*first_segment)))?;
+                Listing { is_new: true, ..Listing::default() }
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => list(directory, clean.as_ref())?,
             Err(error) => return Err(error),
         });
