@@ -347,6 +347,15 @@ impl PartitionLog {
         self.stored_place = self.end_place();
     }
 
+    /// Whether everything below `start` is flushed: a log start that is noted says that it was. Where
+    /// acknowledgements wait for writes only, what they cover may still go with the power.
+    pub fn is_flushed_below(&self, start: Offset) -> bool {
+        match self.config.durability {
+            Durability::Fsync => start <= self.durable_end,
+            Durability::Write(_) => start <= self.stored_end,
+        }
+    }
+
     /// Moves the log start forward (retention, DeleteRecords). Never past the high watermark.
     pub fn advance_log_start(&mut self, to: Offset) {
         assert!(to <= self.durable_end, "the log start passed the high watermark");
@@ -406,6 +415,13 @@ impl PartitionLog {
         let from = self.closed.partition_point(|segment| segment.base_offset < compacted.base_offset);
         self.closed.drain(from + 1..from + replaced.len());
         self.closed[from] = compacted;
+        // Nothing of the segment behind them may be there yet: then these ends are that of the last one.
+        let end = Place { segment: compacted.base_offset, file_position: compacted.size };
+        for place in [&mut self.durable_place, &mut self.stored_place] {
+            if replaced.contains(&place.segment) {
+                *place = end;
+            }
+        }
     }
 
     /// The timestamp of a closed segment's first batch was read; a start does not.
@@ -457,6 +473,7 @@ fn reached(ends: &mut VecDeque<(Offset, Place)>, end: Offset, from: (Offset, Pla
 mod tests {
     use super::*;
     use crate::codec::record_batch::assign_offset;
+    use crate::log::durability::FlushBounds;
     use crate::log::samples::{SampleBatch, log_config};
     use crate::types::{ProducerEpoch, ProducerId, Sequence};
 
@@ -490,6 +507,43 @@ mod tests {
         assert_eq!(count, log.closed().len());
         assert_eq!(log.drop_segments(count).len(), count);
         assert_eq!(log.locate(offset(1)), None);
+    }
+
+    #[test]
+    fn what_was_only_written_is_not_flushed() {
+        let mut log = log(1 << 20);
+        append(&mut log, 2, None).unwrap();
+        log.sealed(offset(2));
+        log.segment_sealed(offset(2));
+        log.durable(offset(2));
+        assert!(log.is_flushed_below(offset(2)), "by the journal");
+        let bounds = FlushBounds { records_max: 9, within: std::time::Duration::ZERO };
+        log.config.durability = Durability::Write(bounds);
+        assert!(!log.is_flushed_below(offset(1)));
+        log.stored(offset(2));
+        assert!(log.is_flushed_below(offset(2)));
+    }
+
+    /// The segment behind them has nothing durable yet: the ends lie in the last one of them.
+    #[test]
+    fn what_is_durable_ends_where_a_compacted_segment_does() {
+        let mut log = log(200);
+        while log.closed().len() < 2 {
+            if log.closed().len() == 1 {
+                let end = log.log_end(); // What is stored reaches to the roll.
+                log.segment_sealed(end);
+                log.durable(end);
+                log.stored(end);
+            }
+            append(&mut log, 1, None).unwrap();
+        }
+        let bases: Vec<Offset> = log.closed().iter().map(|segment| segment.base_offset).collect();
+        assert_eq!(log.durable_place().segment, bases[1], "the last one before the active");
+        let compacted = SegmentInfo { size: 70, ..log.closed()[0] };
+        log.replace_segments(&bases, compacted);
+        let place = Place { segment: bases[0], file_position: 70 };
+        assert_eq!((log.durable_place(), log.stored_place()), (place, place));
+        assert_eq!(log.locate(bases[1]), Some((bases[0], 70)));
     }
 
     #[test]

@@ -191,9 +191,15 @@ async fn retain_one(shard: &Rc<Shard>, store: &Rc<Store>, replica: &Rc<Replica>)
     {
         return store.fail(&format!("rolling {}: {error}", replica.directory.display()));
     }
+    if store.is_closed() {
+        return; // The final state has the log start as it is; a clean start looks for no other.
+    }
     // The log start is durable before the files go, so that it never moves back. On a full disk they
     // go all the same: nothing else makes room, and the log starts with the oldest that is left.
     let change = replica.decide_log_start(due.log_start);
+    if !replica.log.borrow().is_flushed_below(replica.log_start_decided()) {
+        store.write_out(replica.slot).await;
+    }
     let durable = match store.log_changes(vec![change]).await {
         Logged::Flushed => Ok(()),
         Logged::NoJournal => write_checkpoint(shard, store).await,

@@ -181,6 +181,14 @@ impl Replica {
         // The start of a segment and what is in memory need no index file.
         let mut is_believed = exact || start == 0 || self.with_active_index(segment, |_| ()).is_some();
         loop {
+            if start >= readable_end {
+                // Past what may be read of it: the index is not this segment's.
+                if std::mem::replace(&mut is_believed, true) {
+                    return Err(ReadFailed::Damaged { segment, offset });
+                }
+                start = self.replace_index(&mut hold, segment).await?.position_for(offset);
+                continue;
+            }
             let end = readable_end.min(start + window);
             let slices = self.slices(&mut hold, segment, start, end).await?;
             if generation != self.reads.generation() {

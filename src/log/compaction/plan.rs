@@ -28,7 +28,7 @@ pub struct CompactionLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cleanable {
     pub first_dirty: Offset,
-    /// Exclusive; base offset of a segment.
+    /// Exclusive; base offset of a segment, or the first dirty offset where nothing can be compacted.
     pub first_uncleanable: Offset,
     /// Bytes compacted before.
     pub clean_bytes: u64,
@@ -64,7 +64,8 @@ impl Cleanable {
         let whole = log.closed().iter().take_while(|segment| end_of(log, segment) <= bound);
         let first_uncleanable = whole.last().map_or(first_dirty, |segment| end_of(log, segment));
         let first_uncleanable = first_uncleanable.max(first_dirty);
-        let below = |segment: &&SegmentInfo| segment.base_offset < first_uncleanable;
+        // By its end: a log start may lie inside a segment that is not final yet.
+        let below = |segment: &&SegmentInfo| end_of(log, segment) <= first_uncleanable;
         let (mut clean_bytes, mut dirty_bytes, mut oldest) = (0, 0, None);
         for segment in log.closed().iter().filter(below) {
             if dirty(&segment) {

@@ -85,6 +85,12 @@ impl PartitionItem for DeleteRecordsItem {
 /// then seen by readers.
 pub async fn delete_local(shard: &Rc<Shard>, items: &[DeleteRecordsItem]) -> Vec<DeleteRecordsOutcome> {
     let decided: Vec<Result<Decided, ErrorCode>> = items.iter().map(|item| decide(shard, item)).collect();
+    for Decided { replica, .. } in decided.iter().flatten() {
+        // Of all that was decided: the entry says the highest.
+        if !replica.log.borrow().is_flushed_below(replica.log_start_decided()) {
+            shard.stores.of(replica).write_out(replica.slot).await;
+        }
+    }
     let durable = join_all(shard.stores.iter().map(|store| make_durable(shard, store, &decided))).await;
     let mut outcomes = Vec::with_capacity(items.len());
     for decided in decided {
@@ -123,7 +129,9 @@ struct Decided {
 
 fn decide(shard: &Shard, item: &DeleteRecordsItem) -> Result<Decided, ErrorCode> {
     let replica = find(shard, &item.partition)?;
-    if shard.stores.of(&replica).is_offline() {
+    let store = shard.stores.of(&replica);
+    // A stop that did not wait for this request: the final state has the log start as it is.
+    if store.is_offline() || store.is_closed() {
         return Err(ErrorCode::KafkaStorageError);
     }
     let high_watermark = replica.log.borrow().high_watermark();

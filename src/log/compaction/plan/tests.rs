@@ -30,6 +30,19 @@ fn the_active_segment_and_what_is_not_final_on_disk_stay() {
     assert!(!found.is_due(&LIMITS));
 }
 
+/// DeleteRecords has moved the log start into a segment that is still written to, or too young.
+#[test]
+fn a_segment_that_is_not_final_stays_wherever_the_log_starts() {
+    let log = log(15, &[(0, 100, 5), (10, 300, NOW.0)], 20, 25);
+    for (final_below, min_lag_ms) in [(offset(10), 0), (offset(0), 0), (Offset::MAX, 50)] {
+        let limits = CompactionLimits { min_lag_ms, ..LIMITS };
+        let found = Cleanable::of(&log, None, final_below, &limits, NOW);
+        assert_eq!((found.first_dirty, found.dirty_bytes), (offset(15), 0));
+        assert!(!found.is_due(&limits));
+    }
+    assert!(Cleanable::of(&log, None, Offset::MAX, &LIMITS, NOW).is_due(&LIMITS));
+}
+
 #[test]
 fn a_log_is_due_above_the_dirty_ratio() {
     let log = log(0, &[(0, 300, 5), (10, 100, 6), (20, 200, 7)], 30, 30);
