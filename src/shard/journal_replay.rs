@@ -9,8 +9,8 @@
 //! what it reaches is checked by the scan of the segment when its partition is opened. Ordinary
 //! buffered files: nothing else runs yet.
 //!
-//! A journal that has lost what was committed is kept under another name and judged again at every
-//! start: its partitions stay offline until somebody removes it.
+//! A journal that has lost what was committed is kept under another name, with the names of its
+//! partitions: those stay offline until somebody removes it.
 //!
 //! A journal that was replayed is renamed before it is removed: half of one would look as if it had
 //! lost what was committed.
@@ -19,12 +19,15 @@
 //! the others.
 
 use crate::cluster::image::Image;
-use crate::cluster::record::Replica;
+use crate::cluster::record::{PartitionState, Replica};
 use crate::log::checkpoint::{Checkpoint, CheckpointGeneration, PartitionPoint};
 use crate::log::data_dir::checkpoint_name;
 use crate::log::journal::block::{BLOCK_SIZE_MAX, BlockSequence, BlockView, BlockWriter, block_size};
+use crate::log::journal::lost::{self, LOST_PARTITIONS_FILE};
 use crate::log::journal::redo::{Reached, Redoing};
-use crate::log::journal::replay::{FoundBlock, Replay, Stop, Verdict, bounds_of_first_blocks, first_mark};
+use crate::log::journal::replay::{
+    FoundBlock, Replay, Stop, Verdict, bounds_of_first_blocks, files_of, first_mark,
+};
 use crate::log::journal::ring::{BlockPlace, FileIndex, JournalHead, RingLimits};
 use crate::log::journal::settle::Settled;
 use crate::log::plan::SyncFs;
@@ -95,6 +98,11 @@ pub fn replay(
             ));
             continue;
         }
+        if !is_usable && let Some(lost) = read_lost(directory) {
+            let known = lost.into_iter().filter(|id| start.image.partition(*id).is_some());
+            replayed.corrupt.extend(known);
+            continue;
+        }
         // Nothing is written from a journal that an earlier start has judged.
         let segments = is_usable.then_some(&mut segments);
         let after = judge(*shard, directory, start, segments, &mut replayed)?;
@@ -110,7 +118,7 @@ pub fn replay(
     let mut done = Vec::new();
     for (shard, directory, after) in retire {
         match after {
-            After::KeepDamaged => put_aside(start.data_dir, shard, directory)?,
+            After::KeepDamaged(lost) => put_aside(start.data_dir, shard, directory, &lost)?,
             #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
             After::Remove => {
                 let replayed = start.data_dir.join(journal::replayed_directory_name(shard));
@@ -146,12 +154,27 @@ fn find_journals(data_dir: &Path) -> io::Result<Vec<(ShardId, Condition, PathBuf
     Ok(journals)
 }
 
-/// A journal that has lost something is kept under another name.
+/// A journal that has lost something is kept under another name. Flushed first: what says that it was
+/// lost may be in blocks that no flush has covered, and every later start judges it anew.
 #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
-fn put_aside(data_dir: &Path, shard: ShardId, directory: &Path) -> io::Result<()> {
+fn put_aside(
+    data_dir: &Path,
+    shard: ShardId,
+    directory: &Path,
+    lost: &BTreeSet<TopicPartition>,
+) -> io::Result<()> {
+    replace_file(&directory.join(LOST_PARTITIONS_FILE), lost::encode(lost).as_bytes())?;
     let aside = |number: u32| data_dir.join(journal::damaged_directory_name(shard, number));
+    for file in open_files(directory)?.values() {
+        file.sync_all()?;
+    }
     let number = (1..).find(|number| !aside(*number).exists()).expect("some number is free");
     std::fs::rename(directory, aside(number))
+}
+
+/// What an earlier start has found a journal to have lost; `None` where it could not say.
+fn read_lost(directory: &Path) -> Option<BTreeSet<TopicPartition>> {
+    lost::decode(&std::fs::read_to_string(directory.join(LOST_PARTITIONS_FILE)).ok()?)
 }
 
 /// Log starts stand nowhere but in the journals, until now.
@@ -185,16 +208,22 @@ impl ReplayStart<'_> {
     /// How many files a journal has, if they are those of this configuration.
     fn kept_files(&self, shard: ShardId, files: &BTreeMap<FileIndex, File>) -> io::Result<Option<u32>> {
         let Some(Keep { limits, shard_count }) = self.keep else { return Ok(None) };
-        let count = files.len() as u32;
-        if shard.index() >= shard_count || count == 0 || count > limits.file_count_max {
-            return Ok(None);
+        let mut sizes = BTreeMap::new();
+        for (index, file) in files {
+            sizes.insert(*index, file.metadata()?.len());
         }
-        for (at, (index, file)) in (0..).zip(files) {
-            if index.0 != at || file.metadata()?.len() != limits.file_size {
-                return Ok(None);
-            }
-        }
-        Ok(Some(count))
+        Ok(files_of(&sizes, &limits).filter(|_| shard.index() < shard_count))
+    }
+
+    /// The partitions that a shard's journal may hold something of. Those of a core that is no more have
+    /// other owners by now, and nothing says which they were.
+    fn partitions_of(&self, shard: ShardId) -> BTreeSet<TopicPartition> {
+        let is_gone = self.keep.is_some_and(|keep| shard.index() >= keep.shard_count);
+        let may_be = |(id, state): (TopicPartition, &PartitionState)| -> Option<TopicPartition> {
+            let is_its = |replica: &Replica| (is_gone || replica.owner == shard) && (self.is_here)(replica);
+            state.replicas.iter().any(is_its).then_some(id)
+        };
+        self.image.partitions().filter_map(may_be).collect()
     }
 
     /// Where a journal goes on that is not read through.
@@ -217,10 +246,10 @@ impl ReplayStart<'_> {
 }
 
 /// What becomes of a journal that was replayed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum After {
-    /// Something that was committed is damaged or gone.
-    KeepDamaged,
+    /// Something that was committed is damaged or gone, of these partitions.
+    KeepDamaged(BTreeSet<TopicPartition>),
     /// Its shard makes it anew, or there is no such shard.
     Remove,
     Resume(JournalHead),
@@ -244,10 +273,10 @@ fn judge(
         }
     }
     report(&replay, directory);
+    let mut lost = BTreeSet::new();
     if replay.verdict().is_lost() {
-        let is_owned = |replica: &Replica| replica.owner == shard && (start.is_here)(replica);
-        let owned = start.image.partitions().filter(|(_, state)| state.replicas.iter().any(is_owned));
-        replayed.corrupt.extend(owned.map(|(id, _)| id));
+        lost = start.partitions_of(shard);
+        replayed.corrupt.extend(&lost);
         segments = None;
     }
     let mut redoing = Redoing::default();
@@ -275,9 +304,9 @@ fn judge(
     if segments.is_some() {
         replayed.take_redone(&redoing);
     }
-    let lost = !redoing.corrupt().is_empty() || replay.verdict().is_lost();
-    if lost {
-        return Ok(After::KeepDamaged);
+    if !redoing.corrupt().is_empty() || replay.verdict().is_lost() {
+        lost.extend(redoing.corrupt());
+        return Ok(After::KeepDamaged(lost));
     }
     let head = match (start.kept_files(shard, &files)?, start.keep) {
         (Some(file_count), Some(keep)) => {

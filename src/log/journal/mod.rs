@@ -21,12 +21,14 @@
 //! | [`ring`] | which file and position a block gets, what a flush covers, when a file is free |
 //! | [`replay`] | what of the files a start after a crash believes |
 //! | [`redo`] | what it does with that |
+//! | [`lost`] | how a start tells the next ones what a journal has lost |
 //! | [`settle`] | which recovery points follow from it |
 //! | [`supersede`] | which entries it leaves out, since the log was cut, replaced or deleted behind them |
 //!
 //! Absent: batches and offsets inside the bytes; a replayed range is checked by the segment's scan.
 
 pub mod block;
+pub mod lost;
 pub mod pack;
 pub mod redo;
 pub mod replay;

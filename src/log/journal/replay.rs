@@ -22,7 +22,7 @@
 //! crash is stated nowhere; a damaged block of that one flush cannot be told from a torn write.
 
 use crate::log::journal::block::{BlockError, BlockHeader, BlockSequence, BlockView, FileEpoch, stated_size};
-use crate::log::journal::ring::{BlockPlace, FileIndex};
+use crate::log::journal::ring::{BlockPlace, FileIndex, RingLimits};
 use crate::types::ShardId;
 use crate::types::limits::IO_ALIGNMENT;
 use std::collections::BTreeMap;
@@ -33,6 +33,13 @@ pub struct FoundBlock {
     pub file: FileIndex,
     pub position: u64,
     pub size: usize,
+}
+
+/// How many files a journal has, if they are those of this configuration: then it is gone on with.
+pub fn files_of(sizes: &BTreeMap<FileIndex, u64>, limits: &RingLimits) -> Option<u32> {
+    let count = sizes.len() as u32;
+    let in_order = (0..).zip(sizes).all(|(at, (file, size))| file.0 == at && *size == limits.file_size);
+    (0 < count && count <= limits.file_count_max && in_order).then_some(count)
 }
 
 /// Upper bounds of what was ever written to a journal, from the first block of each of its files: after

@@ -7,6 +7,7 @@ use crate::config::Routing;
 use crate::log::checkpoint::Checkpoint;
 use crate::log::data_dir::checkpoint_name;
 use crate::log::journal::block::BlockHeader;
+use crate::log::journal::lost::LOST_PARTITIONS_FILE;
 use crate::log::journal::ring::{JournalHead, RingLimits};
 use crate::log::ownership::{self, PARTITION_METADATA};
 use crate::shard::journal::Journal;
@@ -85,7 +86,7 @@ fn what_only_the_journal_has_is_read_from_memory() {
     });
 }
 
-async fn journalled_after(directory: &Path, tail: usize, head: Option<JournalHead>) -> Rc<Store> {
+pub(super) async fn journalled_after(directory: &Path, tail: usize, head: Option<JournalHead>) -> Rc<Store> {
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
     let memory = MemoryPlan { tail, unflushed: tail / 2, ..MemoryPlan::new(1 << 30) };
     let disk = Disk::new(SyncFs::Device, None);
@@ -208,7 +209,8 @@ fn journal_that_was_cut_short_keeps_its_partitions_offline() {
                 }
                 None => std::fs::remove_file(&first).unwrap(),
             }
-            for _start in 0..2 {
+            let mut image = image;
+            for start_number in 0..2u128 {
                 let replayed = replay(&start(directory.path(), &image, false), &mut BTreeMap::new()).unwrap();
                 assert_eq!(
                     replayed.corrupt,
@@ -218,12 +220,21 @@ fn journal_that_was_cut_short_keeps_its_partitions_offline() {
                 assert!(replayed.heads.is_empty());
                 assert!(directory.path().join("journal.0.damaged.1").exists());
                 assert!(!directory.path().join("journal.0").exists());
+                // What is made later has lost nothing, and whose the others are does not matter.
+                add_topic(&mut image, 2 + start_number, &format!("u{start_number}"), &[0]);
             }
+            // A core that is no more: who owned what is not known, and all of it is offline.
+            let (kept, lost) =
+                (directory.path().join("journal.0.damaged.1"), directory.path().join("journal.5"));
+            rename(&kept, &lost);
+            remove(&lost.join(LOST_PARTITIONS_FILE));
+            let replayed = replay(&start(directory.path(), &image, false), &mut BTreeMap::new()).unwrap();
+            assert_eq!(replayed.corrupt.len(), 3, "{rest:?}");
         }
     });
 }
 
-fn start<'a>(data_dir: &'a Path, image: &'a Image, clean: bool) -> ReplayStart<'a> {
+pub(super) fn start<'a>(data_dir: &'a Path, image: &'a Image, clean: bool) -> ReplayStart<'a> {
     ReplayStart {
         data_dir,
         image,
@@ -237,9 +248,14 @@ fn start<'a>(data_dir: &'a Path, image: &'a Image, clean: bool) -> ReplayStart<'
 }
 
 /// The metadata's topic `t`, whose first partition's directory is there.
-fn claimed(data_dir: &Path) -> Image {
+pub(super) fn claimed(data_dir: &Path) -> Image {
+    claimed_with(data_dir, &[0])
+}
+
+/// With so many partitions, each of a shard.
+pub(super) fn claimed_with(data_dir: &Path, owners: &[u16]) -> Image {
     let mut image = image_of(&[node(1, 1, Routing::Node)]);
-    add_topic(&mut image, 1, "t", &[0]);
+    add_topic(&mut image, 1, "t", owners);
     let directory = data_dir.join("t-0");
     #[expect(clippy::disallowed_methods, reason = "a test makes a directory")]
     std::fs::create_dir_all(&directory).unwrap();
@@ -252,7 +268,7 @@ fn read_checkpoint(data_dir: &Path) -> BTreeMap<TopicPartition, PartitionPoint> 
     if path.exists() { Checkpoint::decode(&std_read(&path)).unwrap().points } else { BTreeMap::new() }
 }
 
-async fn has_room(store: &Rc<Store>) {
+pub(super) async fn has_room(store: &Rc<Store>) {
     store.pump();
     while !store.has_journal_room() {
         glommio::timer::sleep(std::time::Duration::from_millis(1)).await;
@@ -260,7 +276,7 @@ async fn has_room(store: &Rc<Store>) {
 }
 
 /// Waits for the file that is made ahead: tasks do not end with a store here.
-async fn next_file_is_made(data_dir: &Path) {
+pub(super) async fn next_file_is_made(data_dir: &Path) {
     for _ in 0..30_000 {
         if data_dir.join("journal.0/00000001.journal").exists() {
             return;
