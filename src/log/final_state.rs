@@ -4,7 +4,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | magic: `ODRKLAST` |
-//! | 8 | 2 | version: 1 |
+//! | 8 | 2 | version: 2 |
 //! | 10 | 4 | count of partitions |
 //! | 14 | | partitions |
 //! | size - 4 | 4 | CRC-32 (`crc32fast`) of everything before |
@@ -17,10 +17,13 @@
 //! | 28 | 8 | log end |
 //! | 36 | 8 | first timestamp of the active segment, ms; -1: none |
 //! | 44 | 4 each | sizes of the following |
-//! | 64 | | offset index, time index, producer snapshot, leader epochs, each as in its own file; bytes between the last block boundary and the end |
+//! | 64 | 1 | 1: the following stand in files beside the active segment, and all sizes are 0; else 0 |
+//! | 65 | 4 | CRC-32 of those files ([`files_checksum`]), or 0 |
+//! | 69 | | offset index, time index, producer snapshot, leader epochs, each as in its own file; bytes between the last block boundary and the end |
 //!
 //! All integers big-endian. A partition with more than [`STATE_SIZE_MAX`] of these, or one that would
-//! make the file larger than [`FILE_SIZE_MAX`], has files beside its active segment instead.
+//! make the file larger than [`FILE_SIZE_MAX`], has files beside its active segment instead. Their formats
+//! are Kafka's and have no checksum; a start believes them by the one that stands here.
 
 use crate::types::{Offset, PartitionIndex, Timestamp, TopicId, TopicPartition, Uuid};
 use std::collections::BTreeMap;
@@ -33,9 +36,9 @@ pub const STATE_SIZE_MAX: usize = 16 << 10;
 pub const FILE_SIZE_MAX: usize = 64 << 20;
 
 const MAGIC: [u8; 8] = *b"ODRKLAST";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEADER_SIZE: usize = 14;
-const ENTRY_SIZE: usize = 64;
+const ENTRY_SIZE: usize = 69;
 const CRC_SIZE: usize = 4;
 
 /// One partition as it was left.
@@ -51,12 +54,25 @@ pub struct PartitionState {
     pub epochs: Vec<u8>,
     /// Bytes between the last block boundary and the end of the log.
     pub carry: Vec<u8>,
+    /// Of the files beside the active segment, where those have it; then all of the above are empty.
+    pub files_checksum: Option<u32>,
+}
+
+/// CRC-32 (`crc32fast`) of offset index, time index, producer snapshot and leader epochs, each behind its
+/// size.
+pub fn files_checksum(files: [&[u8]; 4]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    for file in files {
+        crc.update(&(file.len() as u64).to_be_bytes());
+        crc.update(file);
+    }
+    crc.finalize()
 }
 
 /// Why a file is no final state. A start without it looks into the segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FinalStateError {
-    #[error("the file does not begin as a final state of version 1")]
+    #[error("the file does not begin as a final state of version 2")]
     Header,
     #[error("the file is not as its CRC-32 says")]
     Crc,
@@ -80,6 +96,7 @@ impl PartitionState {
 pub struct FinalStateWriter {
     out: Vec<u8>,
     count: u32,
+    state_size_max: usize,
 }
 
 impl Default for FinalStateWriter {
@@ -87,17 +104,42 @@ impl Default for FinalStateWriter {
         let mut out = MAGIC.to_vec();
         out.extend_from_slice(&VERSION.to_be_bytes());
         out.extend_from_slice(&[0; 4]);
-        FinalStateWriter { out, count: 0 }
+        FinalStateWriter { out, count: 0, state_size_max: STATE_SIZE_MAX }
     }
 }
 
 impl FinalStateWriter {
-    /// `false` when it is too much: the partition gets files of its own.
+    /// With less than a shard puts into the file, so that little data meets both cases.
+    pub fn with_state_size_max(state_size_max: usize) -> FinalStateWriter {
+        assert!(state_size_max <= STATE_SIZE_MAX);
+        FinalStateWriter { state_size_max, ..FinalStateWriter::default() }
+    }
+
+    /// `false` when it is too much: the partition gets files of its own, and its checksum stands here.
     pub fn add(&mut self, id: TopicPartition, state: &PartitionState) -> bool {
         let size = state.size();
-        if size > STATE_SIZE_MAX || self.out.len() + ENTRY_SIZE + size + CRC_SIZE > FILE_SIZE_MAX {
-            return false;
+        let fits = size <= self.state_size_max && self.has_room(size);
+        if fits {
+            self.push(id, state);
+        } else if self.has_room(0) {
+            let files = [&state.offset_index[..], &state.time_index, &state.producers, &state.epochs];
+            let beside = PartitionState {
+                active: state.active,
+                log_end: state.log_end,
+                first_timestamp: state.first_timestamp,
+                files_checksum: Some(files_checksum(files)),
+                ..PartitionState::default()
+            };
+            self.push(id, &beside);
         }
+        fits
+    }
+
+    fn has_room(&self, size: usize) -> bool {
+        self.out.len() + ENTRY_SIZE + size + CRC_SIZE <= FILE_SIZE_MAX
+    }
+
+    fn push(&mut self, id: TopicPartition, state: &PartitionState) {
         self.out.extend_from_slice(id.topic.0.as_bytes());
         self.out.extend_from_slice(&id.partition.to_wire().to_be_bytes());
         self.out.extend_from_slice(&state.active.get().to_be_bytes());
@@ -107,11 +149,12 @@ impl FinalStateWriter {
         for part in state.parts() {
             self.out.extend_from_slice(&(part.len() as u32).to_be_bytes());
         }
+        self.out.push(state.files_checksum.is_some().into());
+        self.out.extend_from_slice(&state.files_checksum.unwrap_or(0).to_be_bytes());
         for part in state.parts() {
             self.out.extend_from_slice(part);
         }
         self.count += 1;
-        true
     }
 
     pub fn finish(mut self) -> Vec<u8> {
@@ -155,7 +198,14 @@ fn decode_entry(bytes: &[u8]) -> Option<(TopicPartition, PartitionState, &[u8])>
     let (active, rest) = rest.split_first_chunk()?;
     let (log_end, rest) = rest.split_first_chunk()?;
     let (first, rest) = rest.split_first_chunk()?;
-    let (sizes, mut rest) = rest.split_first_chunk::<20>()?;
+    let (sizes, rest) = rest.split_first_chunk::<20>()?;
+    let (beside, rest) = rest.split_first_chunk::<1>()?;
+    let (checksum, mut rest) = rest.split_first_chunk()?;
+    let files_checksum = match beside {
+        [0] => None,
+        [1] if *sizes == [0; 20] => Some(u32::from_be_bytes(*checksum)),
+        _ => return None,
+    };
     let first = Timestamp(i64::from_be_bytes(*first));
     let mut parts: [Vec<u8>; 5] = Default::default();
     for (part, size) in parts.iter_mut().zip(sizes.as_chunks::<4>().0) {
@@ -173,6 +223,7 @@ fn decode_entry(bytes: &[u8]) -> Option<(TopicPartition, PartitionState, &[u8])>
         producers,
         epochs,
         carry,
+        files_checksum,
     };
     (state.active <= state.log_end).then_some((id, state, rest))
 }
@@ -209,7 +260,22 @@ mod tests {
         }
         let bytes = writer.finish();
         assert!(bytes.len() <= FILE_SIZE_MAX && bytes.len() > FILE_SIZE_MAX - 2 * STATE_SIZE_MAX);
-        assert_eq!(decode(&bytes).unwrap().len(), added as usize);
+        let decoded = decode(&bytes).unwrap();
+        let whole = decoded.values().filter(|state| state.files_checksum.is_none());
+        assert_eq!(whole.count(), added as usize);
+        let large = state(STATE_SIZE_MAX - 2);
+        let sum = files_checksum([&large.offset_index, &[], &[], &[]]);
+        let left = &decoded[&id(1)];
+        assert_eq!((left.size(), left.log_end, left.files_checksum), (0, large.log_end, Some(sum)));
+    }
+
+    #[test]
+    fn checksum_of_files_tells_where_one_ends() {
+        let files: [&[u8]; 4] = [b"ab", b"c", b"", b"d"];
+        assert_eq!(files_checksum(files), files_checksum(files));
+        for others in [[&b"a"[..], b"bc", b"", b"d"], [b"ab", b"c", b"d", b""], [b"ab", b"c", b"", b"e"]] {
+            assert_ne!(files_checksum(files), files_checksum(others));
+        }
     }
 
     proptest! {

@@ -27,6 +27,7 @@
 //! | [`producers`] | whether an idempotent producer's batch is next, known or out of order (KIP-98) |
 //! | [`epochs`] | where each leader epoch begins and ends (KIP-101, 279, 320) |
 //! | [`recovery`] | how much of a segment is whole after an unclean stop |
+//! | [`log_start`] | where a log begins, as a start finds it |
 //! | [`retention`] | which segments may go |
 //! | [`ownership`] | whose a partition's directory is |
 //! | [`removal`] | when the files of what went are removed |
@@ -45,6 +46,7 @@ pub mod final_state;
 pub mod index;
 pub mod inspect;
 pub mod journal;
+pub mod log_start;
 pub mod ownership;
 pub mod partition;
 pub mod plan;

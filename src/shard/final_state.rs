@@ -57,6 +57,7 @@ fn state_of(replica: &Replica) -> PartitionState {
         producers: log.producers.encode_snapshot(),
         epochs: log.epochs().encode().into_bytes(),
         carry: replica.tail().last_partial_block(),
+        files_checksum: None,
     }
 }
 

@@ -7,8 +7,9 @@
 use crate::codec::record_batch::BatchView;
 use crate::log::checkpoint::PartitionPoint;
 use crate::log::epochs::LeaderEpochs;
-use crate::log::final_state::PartitionState;
+use crate::log::final_state::{PartitionState, files_checksum};
 use crate::log::index::{SegmentExtent, SegmentIndex};
+use crate::log::log_start::find_log_start;
 use crate::log::ownership::ClaimRefused;
 use crate::log::partition::{LogConfig, Opened, PartitionLog};
 use crate::log::plan::{align_down, align_up};
@@ -16,7 +17,7 @@ use crate::log::producers::{AcceptedBatch, Producers};
 use crate::log::read::Rope;
 use crate::log::recovery::{OffsetGaps, Progress, Recovered, RecoveryScan, ScanOptions, Tail as Verdict};
 use crate::log::segment::{SegmentFile, SegmentInfo, StoredBatch};
-use crate::shard::disk::{DiskFile, blocking, is_full_disk};
+use crate::shard::disk::{DiskFile, blocking, is_full_disk, sync_directory};
 use crate::shard::replay::producers_before;
 use crate::shard::replica::Replica;
 use crate::shard::segments::Segments;
@@ -77,7 +78,7 @@ pub struct OpenRequest {
     pub point: Option<PartitionPoint>,
     /// The last stop was clean: the checkpoint is exact.
     pub clean: bool,
-    /// What a clean stop has left of it, unless that lies beside its segments.
+    /// What a clean stop has left of it, or the checksum of what lies beside its segments.
     pub state: Option<PartitionState>,
     /// Where the log ends at least, says the journal.
     pub journal_end: Option<Offset>,
@@ -157,11 +158,15 @@ pub async fn read(
     }
     check_complete(&request, active_base, log_end, active.size)?;
     remove_snapshots(request.directory.clone(), listing.snapshots).await.map_err(failed)?;
-    let log_start = request.point.map_or(Offset::ZERO, |point| point.log_start);
     let oldest = closed.front().map_or(active_base, |segment| segment.base_offset);
+    let log_start = find_log_start(request.point.map(|point| point.log_start), oldest, log_end);
+    if log_start.is_by_names {
+        let path = request.directory.clone();
+        blocking(move || sync_directory(&path)).await.map_err(failed)?;
+    }
     let opened = Opened {
         jitter_seed: jitter_seed(&request.id),
-        log_start: log_start.max(oldest).min(log_end),
+        log_start: log_start.offset,
         log_end,
         closed,
         active_index: index,
@@ -252,6 +257,11 @@ impl OpenRequest {
     pub fn clean_point(&self) -> Option<PartitionPoint> {
         self.point.filter(|_| self.clean)
     }
+
+    /// What a clean stop has left of it lies beside its segments.
+    pub fn has_files_beside(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.files_checksum.is_some())
+    }
 }
 
 /// The active segment as it was left or as it is.
@@ -273,7 +283,8 @@ fn load_state(
 ) -> Option<(Found, Vec<u8>)> {
     let point = request.clean_point().filter(|point| point.segment_base == active_base)?;
     let state = request.state.as_ref()?;
-    let is_of_this_stop = state.active == active_base && state.log_end == point.flushed_end;
+    let is_of_this_stop =
+        state.active == active_base && state.log_end == point.flushed_end && state.files_checksum.is_none();
     let is_whole = state.carry.len() as u64 == point.file_position - align_down(point.file_position);
     if !is_of_this_stop || !is_whole || file_size < point.file_position {
         return None;
@@ -309,25 +320,27 @@ async fn load_clean(
     }
     let extent =
         SegmentExtent { base_offset: active_base, end_offset: point.flushed_end, size: point.file_position };
-    let mut take = |file| listing.clean.remove(&file);
-    let index = match (take(SegmentFile::OffsetIndex), take(SegmentFile::TimeIndex)) {
-        (Some(offsets), Some(times)) => {
-            SegmentIndex::decode(&extent, request.config.index_interval_bytes, &offsets, &times).ok()?
-        }
-        _ => load_index(request, extent).await?,
-    };
+    let mut files = Vec::with_capacity(3);
+    for file in [SegmentFile::OffsetIndex, SegmentFile::TimeIndex, SegmentFile::ProducerSnapshot] {
+        let base = if file == SegmentFile::ProducerSnapshot { point.flushed_end } else { active_base };
+        files.push(match listing.clean.remove(&file) {
+            Some(bytes) => bytes,
+            None => read_file(request.directory.join(file.name(base))).await?,
+        });
+    }
+    let epochs = listing.epochs.as_ref()?;
+    // Their formats have no checksums, and nothing else would find a flipped bit in them.
+    let checksum = request.state.as_ref().and_then(|state| state.files_checksum);
+    if checksum != Some(files_checksum([&files[0], &files[1], &files[2], epochs.as_bytes()])) {
+        return None;
+    }
+    let interval = request.config.index_interval_bytes;
+    let index = SegmentIndex::decode(&extent, interval, &files[0], &files[1]).ok()?;
     if index.max_timestamp().is_none() && point.file_position > 0 {
         return None; // No entry at all is what a truncated time index looks like.
     }
-    let snapshot = match take(SegmentFile::ProducerSnapshot) {
-        Some(snapshot) => snapshot,
-        None => {
-            let name = SegmentFile::ProducerSnapshot.name(point.flushed_end);
-            read_file(request.directory.join(name)).await?
-        }
-    };
-    let producers = Producers::decode_snapshot(&snapshot, store.clock.wall()).ok()?;
-    let epochs = LeaderEpochs::decode(listing.epochs.as_ref()?).ok()?;
+    let producers = Producers::decode_snapshot(&files[2], store.clock.wall()).ok()?;
+    let epochs = LeaderEpochs::decode(epochs).ok()?;
     let mut active = SegmentInfo::empty(active_base, store.clock.wall());
     active.size = point.file_position;
     if let Some(max) = index.max_timestamp() {

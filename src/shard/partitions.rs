@@ -17,7 +17,7 @@ use crate::log::ownership::{self, Claim, PARTITION_METADATA, claim};
 use crate::log::partition::{Cleanup, LogConfig};
 use crate::log::plan::SyncFs;
 use crate::log::segment::{DirectoryName, deleted_directory_name, directory_name, stray_directory_name};
-use crate::shard::disk::{DiskFile, blocking, replace_file, sync_directory};
+use crate::shard::disk::{DiskFile, blocking, is_full_disk, replace_file, sync_directory};
 use crate::shard::journal_replay::Replayed;
 use crate::shard::open::{OpenFailed, OpenRequest, read};
 use crate::shard::replica::Replica;
@@ -166,7 +166,7 @@ async fn open_batch(
     let wanted = |request: &OpenRequest| Wanted {
         directory: request.directory.clone(),
         topic: request.id.topic,
-        clean: request.clean_point().filter(|_| request.state.is_none()),
+        clean: request.clean_point().filter(|_| request.has_files_beside()),
         first_segment: request.first_segment(),
     };
     let all: Vec<Wanted> = requests.iter().map(wanted).collect();
@@ -373,6 +373,29 @@ pub fn move_away(
     Ok(moved)
 }
 
+/// Gives a deleted topic's directory its last name, under which it waits. `None` where there was no
+/// space for that: then it was removed at once.
+fn give_up(directory: &Path) -> io::Result<Option<PathBuf>> {
+    match move_away(directory, deleted_directory_name) {
+        Err(error) if is_full_disk(&error) => remove_in_place(directory).map(|()| None),
+        moved => moved.map(Some),
+    }
+}
+
+/// What says whose it was goes last: the next topic of that name must not take the rest for its own.
+#[expect(clippy::disallowed_methods, reason = "runs on the helper thread or at start")]
+fn remove_in_place(directory: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name() != PARTITION_METADATA {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    sync_directory(directory)?;
+    std::fs::remove_dir_all(directory)?;
+    sync_directory(directory.parent().unwrap_or(Path::new("/")))
+}
+
 /// Removes what topics left behind whose deletion a crash interrupted. At start, before any shard. Returns
 /// the partitions that the directory holds.
 ///
@@ -394,7 +417,10 @@ pub fn remove_orphans(
                 let text = read_metadata_file(&entry.path()).ok().flatten().unwrap_or_default();
                 let Ok(id) = ownership::decode(&text) else { continue };
                 if deleted.contains(&id) && image.topic(id).is_none() {
-                    move_away(&entry.path(), deleted_directory_name)?
+                    match give_up(&entry.path())? {
+                        Some(moved) => moved,
+                        None => continue,
+                    }
                 } else {
                     let known = image.topic(id).is_some_and(|found| {
                         found.name == topic && partition.index() < found.partitions.len()
@@ -481,7 +507,7 @@ async fn delete(shard: &Rc<Shard>, topic: TopicId) {
         let directory = replica.directory.clone();
         replica.names_released().await;
         // The name is free for a new topic before the answer leaves; the bytes go in the background.
-        let moved = blocking(move || move_away(&directory, deleted_directory_name)).await;
+        let moved = blocking(move || give_up(&directory)).await;
         let deleted = match moved {
             Ok(deleted) => deleted,
             Err(error) => {
@@ -494,7 +520,9 @@ async fn delete(shard: &Rc<Shard>, topic: TopicId) {
             store.release_slot(replica.slot).await;
             let delay = replica.log.borrow().config.file_delete_delay;
             drop(replica);
-            store.remove_later(Removal::Directory(deleted), delay);
+            if let Some(deleted) = deleted {
+                store.remove_later(Removal::Directory(deleted), delay);
+            }
         })
         .detach();
     }
@@ -603,6 +631,16 @@ mod tests {
         remove_orphans(data_dir.path(), &Image::default(), &BTreeSet::from([unknown])).unwrap();
         let kept = std::fs::metadata(data_dir.path().join(aside).join("00000000000000000000.log")).unwrap();
         assert_eq!(kept.len(), 7);
+    }
+
+    #[test]
+    fn directory_without_space_for_another_name_goes_with_all_it_has() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let path = data_dir.path().join("t-0");
+        take_directory(&path, TopicId(Uuid::from_u128(1))).unwrap();
+        replace_file(&path.join("00000000000000000000.log"), b"records").unwrap();
+        remove_in_place(&path).unwrap();
+        assert!(!path.exists());
     }
 
     #[test]

@@ -177,6 +177,7 @@ pub fn final_state(bytes: &[u8]) -> Result<Vec<Item>, String> {
             .with("producersSize", state.producers.len())
             .with("epochsSize", state.epochs.len())
             .with("lastBlockSize", state.carry.len())
+            .with("filesChecksum", state.files_checksum)
     });
     Ok([head].into_iter().chain(states).collect())
 }
