@@ -68,6 +68,9 @@ pub struct Segments {
     /// Held while a closed segment's name is opened, removed or replaced: the runtime panics when a
     /// name goes between its opening of it and its look at it.
     names: Semaphore,
+    /// Held while bytes are reserved for a segment's file, or cut off it: none are ever left behind the end
+    /// of a closed one.
+    sizes: Semaphore,
     /// A compacted segment that has not got its name yet.
     swapped: RefCell<Option<(Offset, Rc<DiskFile>)>>,
 }
@@ -86,6 +89,7 @@ impl Segments {
             first_is_named: Cell::new(false),
             readers: RefCell::default(),
             names: Semaphore::new(1),
+            sizes: Semaphore::new(1),
             swapped: RefCell::new(None),
         }
     }
@@ -154,7 +158,9 @@ impl Segments {
                 handle
             }
         };
-        if handle.allocated.get() < size {
+        let _sizes = self.hold_sizes().await?;
+        // One that was rolled meanwhile gets nothing: it is cut to its length, or was.
+        if handle.allocated.get() < size && self.active.get() == segment {
             self.file(disk, &handle).await?.allocate(size).await?;
             handle.allocated.set(size);
         }
@@ -221,7 +227,9 @@ impl Segments {
             let _names = self.names.acquire_permit(1).await?;
             disk.open_files().get(disk, &old).await?
         };
+        let sizes = self.hold_sizes().await?;
         file.truncate(closed.info.size).await?;
+        drop(sizes);
         file.flush().await?;
         drop(file);
         let derived = Derived {
@@ -328,6 +336,11 @@ impl Segments {
         }
         let readers = self.readers.borrow();
         readers.iter().find(|(base, _)| *base == segment).and_then(|(_, file)| file.if_open())
+    }
+
+    /// Holds the sizes of files still.
+    pub async fn hold_sizes(&self) -> io::Result<Permit<'_>> {
+        Ok(self.sizes.acquire_permit(1).await?)
     }
 
     /// Holds the names of closed segments still.

@@ -10,6 +10,7 @@ mod directories;
 mod durability;
 mod journalled;
 mod reopening;
+mod replaying;
 
 use crate::codec::error_code::ErrorCode;
 use crate::codec::record_batch::BatchView;
@@ -335,6 +336,28 @@ fn a_spare_is_adopted_once() {
         assert_eq!(segments.spare_size(), None, "nobody takes it meanwhile");
         enlarging.await.unwrap();
         assert_eq!(segments.spare_size(), Some(2 << 20));
+    });
+}
+
+/// A roll comes while bytes are being reserved for what it closes: none are left behind its end, where a
+/// lost index could not be built again.
+#[test]
+fn a_closed_segment_gets_no_more_space() {
+    on_executor(async {
+        let directory = directory();
+        let disk = Disk::new(SyncFs::Metadata, None);
+        let segments = Segments::new(directory.path().to_owned(), Offset::ZERO);
+        segments.extend_active(&disk, 8192).await.unwrap();
+        segments.prepare_spare(&disk, 8192).await.unwrap();
+        let held = segments.hold_sizes().await.unwrap();
+        let extending = segments.extend_active(&disk, 1 << 20);
+        let mut extending = std::pin::pin!(extending);
+        assert!(futures::poll!(&mut extending).is_pending());
+        segments.adopt_spare(offset(9));
+        drop(held);
+        extending.await.unwrap();
+        let path = segments.path(Offset::ZERO, SegmentFile::Log);
+        assert_eq!(std_read(&path).len(), 8192);
     });
 }
 
