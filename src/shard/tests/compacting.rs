@@ -13,10 +13,11 @@ use crate::shard::compaction::{Cleaner, CleanerSettings};
 use crate::types::Timestamp;
 use std::collections::BTreeSet;
 
-const SETTINGS: CleanerSettings = CleanerSettings { map_size_max: 1 << 20, bytes_per_second: None };
+pub(super) const SETTINGS: CleanerSettings =
+    CleanerSettings { map_size_max: 1 << 20, bytes_per_second: None };
 
 /// Key, value (`None`: a tombstone) and offset.
-type Found = (String, Option<String>, u64);
+pub(super) type Found = (String, Option<String>, u64);
 
 #[test]
 fn the_last_record_of_every_key_is_left_and_stays_over_a_restart() {
@@ -233,7 +234,7 @@ async fn check_compacted(store: &Rc<Store>, replica: &Rc<Replica>, before: &[Fou
 }
 
 /// A consumer that stands anywhere, also in a gap, gets the next batch there is.
-async fn every_offset_is_answered(store: &Rc<Store>, replica: &Rc<Replica>) {
+pub(super) async fn every_offset_is_answered(store: &Rc<Store>, replica: &Rc<Replica>) {
     let end = replica.log.borrow().high_watermark();
     for at in 0..end.get() {
         let read = replica.read(&Reading::own(store), offset(at), 1).await.unwrap();
@@ -244,7 +245,7 @@ async fn every_offset_is_answered(store: &Rc<Store>, replica: &Rc<Replica>) {
 }
 
 /// Updates of a dozen keys in batches of every codec, one in seven a tombstone.
-async fn fill(store: &Rc<Store>, replica: &Rc<Replica>, batches: usize) {
+pub(super) async fn fill(store: &Rc<Store>, replica: &Rc<Replica>, batches: usize) {
     let acks = Acks::new(None);
     for round in 0..batches {
         let records: Vec<(String, Option<String>)> = (0..3)
@@ -262,6 +263,7 @@ async fn fill(store: &Rc<Store>, replica: &Rc<Replica>, batches: usize) {
         }
     }
     acks.all_arrived(store).await;
+    store.write_out(replica.slot).await; // A journal may have it only.
     assert!(replica.log.borrow().closed().len() > 3, "segments were rolled");
     let active = replica.log.borrow().active().base_offset;
     assert_eq!(replica.segments.written(), active, "and are final on disk");
@@ -293,7 +295,7 @@ fn keyed(records: &[(String, Option<String>)], compression: Compression) -> Vec<
     out
 }
 
-fn found(bytes: &[u8]) -> Vec<Found> {
+pub(super) fn found(bytes: &[u8]) -> Vec<Found> {
     let mut out = Vec::new();
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -312,25 +314,29 @@ fn found(bytes: &[u8]) -> Vec<Found> {
 }
 
 async fn open_compacted(store: &Rc<Store>, directory: &Path, segment: u64) -> Rc<Replica> {
+    let mut request = request(directory, 0, segment);
+    request.config.cleanup = compacted();
+    open(store, request).await.unwrap()
+}
+
+pub(super) fn compacted() -> Cleanup {
     let limits = CompactionLimits {
         delete_retention_ms: 1 << 40,
         min_lag_ms: 0,
         max_lag_ms: i64::MAX,
         min_dirty_ppm: 0,
     };
-    let mut request = request(directory, 0, segment);
-    request.config.cleanup = Cleanup { delete: false, compact: Some(limits) };
-    open(store, request).await.unwrap()
+    Cleanup { delete: false, compact: Some(limits) }
 }
 
-fn names(directory: &Path, suffix: &str) -> BTreeSet<String> {
+pub(super) fn names(directory: &Path, suffix: &str) -> BTreeSet<String> {
     let entries = std::fs::read_dir(directory.join("t-0")).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.ends_with(suffix)).collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test copies a directory")]
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
