@@ -2,15 +2,14 @@
 //! behind everybody's back.
 
 use crate::disk::{Disk, SECTOR};
-use crate::model::{Ledger, Model};
+use crate::model::{Damaged, Ledger, Model};
 use crate::random::Random;
-use crate::shell::SHARD;
-use crate::shell::start::{is_derived, journal_directory};
+use crate::shell::journal::{parse_journal_directory, parse_journal_file};
+use crate::shell::start::is_derived;
 use crate::world::World;
-use odradek::log::data_dir::checkpoint_name;
+use odradek::log::data_dir::is_checkpoint;
 use odradek::log::journal::replay::Replay;
-use odradek::log::journal::ring::FileIndex;
-use std::collections::BTreeMap;
+use odradek::types::ShardId;
 
 /// Damages one file, of a kind drawn first so that the few journals are hit as often as the many
 /// segments.
@@ -50,7 +49,7 @@ fn candidates(disk: &Disk) -> Vec<String> {
 fn kind_of(path: &str) -> Option<u64> {
     if path.ends_with(".log") {
         Some(0)
-    } else if path.starts_with(&journal_directory()) && path.ends_with(".journal") {
+    } else if path.starts_with("journal.") && path.ends_with(".journal") {
         Some(1)
     } else if is_derived(path) {
         Some(2)
@@ -113,44 +112,36 @@ fn blame(world: &World, disk: &Disk, model: &mut Model, ledger: &Ledger, path: &
         }
         Some(1) => {
             world.count("damage: of a journal");
-            let is_tail = match path.strip_prefix(&format!("{}/", journal_directory())) {
-                Some(name) => !is_flushed(disk, ledger, name, at as u64),
+            let (directory, name) = path.split_once('/').expect("a journal is a directory");
+            let is_tail = match parse_journal_directory(directory) {
+                Some(shard) => !is_flushed(disk, ledger, shard, directory, name, at as u64),
                 None => false, // One that is kept.
             };
-            for partition in model.partitions.values_mut() {
-                partition.damaged.journal = true;
-                partition.damaged.journal_tail |= is_tail;
-            }
+            model.hit_all(Damaged { journal: true, journal_tail: is_tail, ..Damaged::default() });
         }
         _ => {
             world.count("damage: of a derived file");
-            if path == checkpoint_name(SHARD) {
-                model.partitions.values_mut().for_each(|partition| partition.damaged.checkpoint = true);
+            if is_checkpoint(path) {
+                model.hit_all(Damaged { checkpoint: true, ..Damaged::default() });
             }
         }
     }
 }
 
-/// Whether what is left of the journal says that the block had been flushed.
-fn is_flushed(disk: &Disk, ledger: &Ledger, name: &str, at: u64) -> bool {
-    let index = |name: &str| name.strip_suffix(".journal").and_then(|digits| digits.parse().ok());
-    let Some(sequence) = index(name).and_then(|file| ledger.block_at(FileIndex(file), at)) else {
+/// Whether what is left of the journal says that the block had been flushed, also once the power is gone.
+fn is_flushed(disk: &Disk, ledger: &Ledger, shard: ShardId, directory: &str, name: &str, at: u64) -> bool {
+    let Some(sequence) = parse_journal_file(name).and_then(|file| ledger.block_at(shard, file, at)) else {
         return false; // Nothing that anybody needs.
     };
-    let directory = journal_directory();
-    let mut files: BTreeMap<FileIndex, Vec<u8>> = BTreeMap::new();
-    for (name, _) in disk.names(&directory).unwrap_or_default() {
-        if let Some(file) = index(&name) {
-            files.insert(FileIndex(file), disk.peek(&format!("{directory}/{name}")).unwrap_or_default());
-        }
-    }
     let mut replay = Replay::default();
-    for (file, bytes) in &files {
+    for (name, _) in disk.names(directory).unwrap_or_default() {
+        let Some(file) = parse_journal_file(&name) else { continue };
+        let bytes = disk.peek_durable(&format!("{directory}/{name}")).unwrap_or_default();
         let read = |position: u64, size: usize| {
             let from = (position as usize).min(bytes.len());
             Ok::<_, std::convert::Infallible>(bytes[from..bytes.len().min(from + size)].to_vec())
         };
-        let Ok(_) = replay.scan_file(*file, bytes.len() as u64, read);
+        let Ok(_) = replay.scan_file(file, bytes.len() as u64, read);
     }
     replay.is_flushed(sequence)
 }

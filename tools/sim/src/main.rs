@@ -1,4 +1,5 @@
-//! `odradek-sim storage`: many seeds of the storage engine on a simulated disk.
+//! `odradek-sim storage`: many seeds of the storage engine on a simulated disk. `odradek-sim mistakes`:
+//! whether the checks find what they are there for.
 //!
 //! Exit code 0: every check held and everything that is to be met was met; 1: a check failed; 2: some
 //! fault or branch of recovery was never met; 3: the program could not do its work.
@@ -11,6 +12,7 @@ use odradek_sim::run::{SeedOptions, run_seed};
 use odradek_sim::settings::Mistake;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Runs the engine's own decisions under simulated faults. The same seed always does the same.
 #[derive(Debug, Parser)]
@@ -24,6 +26,15 @@ struct Flags {
 enum What {
     /// The storage engine of one shard: journal, segments, recovery.
     Storage(StorageFlags),
+    /// Makes each mistake on purpose and says which check found it, and after how many seeds.
+    Mistakes(MistakesFlags),
+}
+
+#[derive(Debug, clap::Args)]
+struct MistakesFlags {
+    /// Seeds within which each has to be found.
+    #[arg(long, default_value_t = 10_000)]
+    seeds: u64,
 }
 
 #[derive(Debug, clap::Args)]
@@ -54,15 +65,26 @@ fn parse_mistake(name: &str) -> Result<Mistake, String> {
     found.ok_or_else(|| format!("{name} is no mistake"))
 }
 
+/// Which seed runs.
+static SEED: AtomicU64 = AtomicU64::new(0);
+
 /// In the state file: the seed to go on with, and the seeds run.
 const NEXT: &str = "next seed";
 const SEEDS: &str = "seeds";
 
 fn main() -> ExitCode {
-    let What::Storage(flags) = Flags::parse().what;
-    // A finding says what a broken assertion said.
-    std::panic::set_hook(Box::new(|_| {}));
-    match run(&flags) {
+    let what = Flags::parse().what;
+    // A finding says what a broken assertion said; where a panic ends the process, nobody else can.
+    std::panic::set_hook(Box::new(|panic| {
+        if cfg!(panic = "abort") {
+            println!("seed {}: assertions hold: {panic}", SEED.load(Ordering::Relaxed));
+        }
+    }));
+    let done = match &what {
+        What::Storage(flags) => run(flags),
+        What::Mistakes(flags) => find_mistakes(flags),
+    };
+    match done {
         Ok(code) => code,
         Err(error) => {
             eprintln!("odradek-sim: {error:#}");
@@ -73,6 +95,7 @@ fn main() -> ExitCode {
 
 fn run(flags: &StorageFlags) -> anyhow::Result<ExitCode> {
     if let Some(seed) = flags.seed {
+        SEED.store(seed, Ordering::Relaxed);
         let result = run_seed(SeedOptions { seed, mistake: flags.mistake, print: flags.trace });
         print!("{}", result.counts.table());
         println!("seed {seed}: {} lines of trace, checksum {:08x}", result.trace.0, result.trace.1);
@@ -86,6 +109,7 @@ fn run(flags: &StorageFlags) -> anyhow::Result<ExitCode> {
     let first = flags.first.unwrap_or(counts.get(NEXT));
     let mut failed = 0;
     for seed in first..first + flags.seeds {
+        SEED.store(seed, Ordering::Relaxed);
         let result = run_seed(SeedOptions { seed, mistake: flags.mistake, print: false });
         counts.sum(&result.counts);
         counts.add(SEEDS, 1);
@@ -120,6 +144,29 @@ fn run(flags: &StorageFlags) -> anyhow::Result<ExitCode> {
     }
     println!("{seeds} seeds without a finding");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Each seed is a process of its own: a mistake may break an assertion, which ends it.
+fn find_mistakes(flags: &MistakesFlags) -> anyhow::Result<ExitCode> {
+    let program = std::env::current_exe()?;
+    println!("{:>24}  {:>6}  found by the check that", "mistake", "seeds");
+    let mut missed = 0;
+    for mistake in Mistake::ALL {
+        let mut needed = None;
+        for seed in 0..flags.seeds {
+            let arguments = ["storage", "--mistake", mistake.name(), "--seed", &seed.to_string()];
+            let output = std::process::Command::new(&program).args(arguments).output()?;
+            let finding = format!("seed {seed}: {}: ", mistake.check());
+            if String::from_utf8_lossy(&output.stdout).lines().any(|line| line.starts_with(&finding)) {
+                needed = Some(seed + 1);
+                break;
+            }
+        }
+        missed += u8::from(needed.is_none());
+        let needed = needed.map_or("none".to_owned(), |needed| needed.to_string());
+        println!("{:>24}  {needed:>6}  {}", mistake.name(), mistake.check());
+    }
+    Ok(ExitCode::from(u8::from(missed > 0)))
 }
 
 fn read_state(path: &Path) -> anyhow::Result<Counts> {

@@ -16,14 +16,23 @@
 //! | the high watermark does not go back, the log start does not go back | 6 |
 //! | healthy partitions are served | 10 |
 //! | blocks that are believed are those of this use | 9 |
+//! | closed segments hold batches and nothing else | |
+//! | no more is lost than `flush.messages` allows | |
+//! | deleted topics do not come back | 9 |
+//!
+//! A compacted log keeps the last record of every key; what is read of it is held against the records, and
+//! where a batch is gone the reader goes on behind the gap.
 
+use crate::metadata::TopicKind;
 use crate::shell::replica::Replica;
 use crate::world::World;
 use odradek::codec::record_batch::BatchView;
+use odradek::codec::records::Records;
+use odradek::log::durability::Durability;
 use odradek::log::journal::block::BlockSequence;
 use odradek::log::journal::ring::{BlockPlace, FileIndex};
-use odradek::types::{Offset, TopicPartition};
-use std::collections::BTreeMap;
+use odradek::types::{Offset, ShardId, TopicPartition};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A batch as it was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,21 +60,38 @@ pub struct Damaged {
 #[derive(Clone, Debug, Default)]
 pub struct PartitionModel {
     pub name: String,
+    pub kind: TopicKind,
     batches: BTreeMap<u64, Written>,
+    /// Of a compacted log: the key and the value of every record.
+    records: BTreeMap<u64, KeyValue>,
     /// Where each value of an idempotent producer is.
     places: BTreeMap<u64, u64>,
     pub high_watermark: u64,
     /// As a completed checkpoint has it.
     pub log_start: u64,
     pub damaged: Damaged,
-    /// Damage has cost acknowledged records: their producers do not know of it.
+    /// Damage, or a loss of power where that may be, has cost acknowledged records: their producers do not
+    /// know of it.
     pub has_lost: bool,
     pub offline: bool,
+    /// Since it was opened last.
+    pub power_was_lost: bool,
 }
 
+pub type KeyValue = (Vec<u8>, Vec<u8>);
+
 impl PartitionModel {
-    pub fn new(name: String) -> PartitionModel {
-        PartitionModel { name, ..PartitionModel::default() }
+    pub fn new(name: String, kind: TopicKind) -> PartitionModel {
+        PartitionModel { name, kind, ..PartitionModel::default() }
+    }
+
+    /// The last record of every key that is there to be read.
+    fn wanted(&self, from: u64, end: u64) -> BTreeSet<u64> {
+        let mut last: BTreeMap<&[u8], u64> = BTreeMap::new();
+        for (offset, (key, _)) in self.records.range(..end) {
+            last.insert(key, *offset);
+        }
+        last.into_values().filter(|offset| *offset >= from).collect()
     }
 }
 
@@ -73,29 +99,54 @@ impl PartitionModel {
 #[derive(Debug, Default)]
 pub struct Model {
     pub partitions: BTreeMap<TopicPartition, PartitionModel>,
+    /// Journals or the checkpoint were hit, and no start has seen it yet: who comes meanwhile is hit too.
+    unseen: Damaged,
 }
 
-/// The value that a batch's payload begins with.
-pub fn value_of(batch: &BatchView<'_>) -> u64 {
-    batch.payload().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+/// The value that a batch was made with: its payload begins with it, or its first record's value does.
+fn value_of(kind: &TopicKind, batch: &BatchView<'_>) -> u64 {
+    let first = |bytes: &[u8]| bytes.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    match kind.compacts {
+        true => records_of(batch).first().map_or(0, |(_, (_, value))| first(value)),
+        false => first(batch.payload()),
+    }
 }
 
 impl Model {
-    fn partition(&mut self, id: &TopicPartition) -> &mut PartitionModel {
-        self.partitions.get_mut(id).expect("the model knows every partition")
+    pub fn add(&mut self, id: TopicPartition, partition: PartitionModel) {
+        self.partitions.insert(id, PartitionModel { damaged: self.unseen, ..partition });
+    }
+
+    /// Journals or the checkpoint are not what was written.
+    pub fn hit_all(&mut self, hit: Damaged) {
+        let damaged = self.partitions.values_mut().map(|partition| &mut partition.damaged);
+        for damaged in damaged.chain([&mut self.unseen]) {
+            damaged.journal |= hit.journal;
+            damaged.journal_tail |= hit.journal_tail;
+            damaged.checkpoint |= hit.checkpoint;
+        }
+    }
+
+    /// A start came to serving.
+    pub fn started(&mut self) {
+        self.unseen = Damaged::default();
     }
 
     /// A batch got its offsets.
     pub fn appended(&mut self, world: &World, id: &TopicPartition, batch: &[u8]) {
         let (view, _) = BatchView::split_first(batch).expect("it was appended");
-        let partition = self.partition(id);
+        let Some(partition) = self.partitions.get_mut(id) else { return };
         let (base, end) = (view.base_offset().get(), view.end_offset().get());
         let known_end = partition.batches.last_key_value().map_or(0, |(_, last)| last.end);
-        world.note(format_args!("append {} {base}..{end} value {}", partition.name, value_of(&view)));
+        world.note(format_args!(
+            "append {} {base}..{end} value {}",
+            partition.name,
+            value_of(&partition.kind, &view)
+        ));
         if base < partition.high_watermark.max(known_end) {
             world.finding("offsets are not used twice", format_args!("{} {base}", partition.name));
         }
-        let value = value_of(&view);
+        let value = value_of(&partition.kind, &view);
         if view.producer().is_some()
             && let Some(at) = partition.places.insert(value, base)
             && at >= partition.log_start
@@ -104,11 +155,14 @@ impl Model {
             world.finding("one offset per value", format_args!("{name}: {value} at {at} and {base}"));
         }
         partition.batches.insert(base, Written { end, crc: view.crc(), value });
+        if partition.kind.compacts {
+            partition.records.extend(records_of(&view));
+        }
     }
 
     /// Readers may read up to `end`.
     pub fn advanced(&mut self, world: &World, id: &TopicPartition, end: Offset) {
-        let partition = self.partition(id);
+        let Some(partition) = self.partitions.get_mut(id) else { return };
         world.note(format_args!("high watermark {} {end}", partition.name));
         if end.get() < partition.high_watermark {
             world.finding(
@@ -121,10 +175,10 @@ impl Model {
 
     /// An acknowledgement left.
     pub fn acknowledged(&mut self, world: &World, id: &TopicPartition, value: u64, base: Offset) {
-        let partition = self.partition(id);
+        let Some(partition) = self.partitions.get_mut(id) else { return };
         world.note(format_args!("acknowledged {} {base} value {value}", partition.name));
         let Some(written) = partition.batches.get(&base.get()) else {
-            if base.get() >= partition.log_start && !partition.damaged.segment {
+            if base.get() >= partition.log_start && !partition.damaged.segment && !partition.has_lost {
                 let name = &partition.name;
                 world.finding("one value per offset", format_args!("{name}: {value} acknowledged at {base}"));
             }
@@ -152,15 +206,22 @@ impl Model {
         }
     }
 
-    /// A consumer asked for `offset` and got `bytes`. Returns where it goes on.
-    pub fn read(&mut self, world: &World, id: &TopicPartition, offset: u64, bytes: &[u8]) -> u64 {
-        let partition = self.partition(id);
+    /// A consumer asked for `offset` and got `bytes`. Returns where it goes on. `seen`: offsets of records.
+    pub fn read(
+        &mut self,
+        world: &World,
+        id: &TopicPartition,
+        offset: u64,
+        bytes: &[u8],
+        seen: &mut BTreeSet<u64>,
+    ) -> u64 {
+        let Some(partition) = self.partitions.get_mut(id) else { return offset };
         let mut next = offset;
         let mut rest = bytes;
         while let Ok((view, after)) = BatchView::split_first(rest) {
             rest = after;
             let (base, end) = (view.base_offset().get(), view.end_offset().get());
-            if view.validate().is_err() {
+            if view.validate_stored().is_err() {
                 if !partition.damaged.segment {
                     world.finding(
                         "one value per offset",
@@ -170,9 +231,17 @@ impl Model {
                 world.count("read: damage noticed by its CRC");
                 return next;
             }
-            let follows = if next == offset { base <= offset && offset < end } else { base == next };
+            let is_first = next == offset && base <= offset && offset < end;
+            let follows = is_first || base == next || (partition.kind.compacts && base > next);
             let known = partition.batches.get(&base);
-            let same = known.is_some_and(|known| known.end == end && known.crc == view.crc());
+            let same = match partition.kind.compacts {
+                false => known.is_some_and(|known| known.end == end && known.crc == view.crc()),
+                true => {
+                    let found = records_of(&view);
+                    seen.extend(found.iter().map(|(offset, _)| *offset));
+                    found.iter().all(|(offset, record)| partition.records.get(offset) == Some(record))
+                }
+            };
             if (!follows || !same) && partition.damaged.segment {
                 world.count("gap: a batch in the wrong place was served");
                 return next;
@@ -186,7 +255,7 @@ impl Model {
                     format_args!(
                         "{} {base}..{end}: value {}, written {known:?}",
                         partition.name,
-                        value_of(&view)
+                        value_of(&partition.kind, &view)
                     ),
                 );
             }
@@ -201,16 +270,52 @@ impl Model {
         next
     }
 
+    /// Everything from `start` to `end` was read, and these records were seen.
+    pub fn read_whole(
+        &self,
+        world: &World,
+        id: &TopicPartition,
+        (start, end): (u64, u64),
+        seen: &BTreeSet<u64>,
+    ) {
+        let Some(partition) = self.partitions.get(id) else { return };
+        if !partition.kind.compacts || partition.damaged.segment {
+            return;
+        }
+        if let Some(missing) = partition.wanted(start, end).difference(seen).next() {
+            let name = &partition.name;
+            world.finding(
+                "acknowledged records are read",
+                format_args!("{name} {missing}, the last one of its key"),
+            );
+        }
+    }
+
     /// A start has opened the partition.
     pub fn recovered(&mut self, world: &World, id: &TopicPartition, replica: &Replica) {
-        let partition = self.partition(id);
+        let unseen = self.unseen;
+        let Some(partition) = self.partitions.get_mut(id) else { return };
         let log = replica.log.borrow();
         let (start, end) = (log.log_start().get(), log.log_end().get());
         let name = &partition.name;
         world.note(format_args!("recovered {name} {start}..{end}"));
         if end < partition.high_watermark {
             let damaged = partition.damaged;
-            if damaged.segment || damaged.journal_tail {
+            let lost = partition.high_watermark - end;
+            if partition.kind.is_flushed_late() && partition.power_was_lost {
+                world.count("recovery: acknowledged records lost with the power, as their topic allows");
+                partition.has_lost = true;
+                if let Durability::Write(bounds) = partition.kind.durability
+                    && lost >= bounds.records_max
+                    && !damaged.segment
+                    && !damaged.journal_tail
+                {
+                    world.finding(
+                        "no more is lost than flush.messages allows",
+                        format_args!("{name}: {lost} of {}", bounds.records_max),
+                    );
+                }
+            } else if damaged.segment || (damaged.journal_tail && !partition.offline) {
                 world.count("recovery: damage taken for a torn tail");
                 partition.has_lost = true;
             } else {
@@ -221,7 +326,8 @@ impl Model {
                 );
             }
         }
-        if start < partition.log_start && !partition.damaged.checkpoint {
+        let damaged = partition.damaged;
+        if start < partition.log_start && !damaged.checkpoint && !damaged.journal_tail {
             let from = partition.log_start;
             world.finding("the log start does not go back", format_args!("{name} {start}, was {from}"));
         }
@@ -236,16 +342,16 @@ impl Model {
         lost.values().for_each(|batch| {
             partition.places.remove(&batch.value);
         });
+        partition.records.split_off(&end);
         partition.high_watermark = end;
-        partition.damaged.journal = false;
-        partition.damaged.journal_tail = false;
-        partition.damaged.checkpoint = false;
+        partition.power_was_lost = false;
+        partition.damaged = Damaged { segment: partition.damaged.segment, ..unseen };
         partition.offline = false;
     }
 
     /// A start could not open the partition for damage.
     pub fn went_offline(&mut self, world: &World, id: &TopicPartition, why: &dyn std::fmt::Debug) {
-        let partition = self.partition(id);
+        let Some(partition) = self.partitions.get_mut(id) else { return };
         let damaged = partition.damaged;
         if !damaged.segment && !damaged.journal && !partition.offline {
             world.finding("healthy partitions are served", format_args!("{}: {why:?}", partition.name));
@@ -255,39 +361,42 @@ impl Model {
     }
 }
 
-/// Every block of the journal that was issued since the last replay, by its place.
+/// The records of a batch that is not compressed.
+fn records_of(batch: &BatchView<'_>) -> Vec<(u64, KeyValue)> {
+    let base = batch.base_offset().get();
+    let records = Records::new(batch.payload(), batch.record_count()).filter_map(Result::ok);
+    let owned = |bytes: Option<&[u8]>| bytes.unwrap_or_default().to_vec();
+    records
+        .map(|record| (base + record.offset_delta as u64, (owned(record.key), owned(record.value))))
+        .collect()
+}
+
+/// Every block of the journals that was issued, by its place.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    blocks: BTreeMap<(FileIndex, u64), (BlockSequence, usize)>,
-    flushed: BlockSequence,
+    blocks: BTreeMap<(ShardId, FileIndex, u64), (BlockSequence, usize)>,
 }
 
 impl Ledger {
     pub fn issued(&mut self, place: BlockPlace, size: usize) {
-        let (file, position) = (place.file, place.header.position);
-        if position == 0 {
-            self.blocks.retain(|(other, _), _| *other != file);
-        }
-        self.blocks.insert((file, position), (place.header.sequence, size));
+        let (shard, file, position) = (place.header.shard, place.file, place.header.position);
+        self.blocks.insert((shard, file, position), (place.header.sequence, size));
     }
 
-    pub fn flushed(&mut self, through: BlockSequence) {
-        self.flushed = self.flushed.max(through);
-    }
-
-    pub fn has_blocks_in(&self, file: FileIndex) -> bool {
-        self.blocks.keys().any(|(other, _)| *other == file)
+    pub fn has_blocks_in(&self, shard: ShardId, file: FileIndex) -> bool {
+        self.blocks.keys().any(|(of, other, _)| (*of, *other) == (shard, file))
     }
 
     /// The block that holds this byte.
-    pub fn block_at(&self, file: FileIndex, byte: u64) -> Option<BlockSequence> {
-        let (at, (sequence, size)) = self.blocks.range(..=(file, byte)).next_back()?;
-        (at.0 == file && byte < at.1 + *size as u64).then_some(*sequence)
+    pub fn block_at(&self, shard: ShardId, file: FileIndex, byte: u64) -> Option<BlockSequence> {
+        let (at, (sequence, size)) = self.blocks.range(..=(shard, file, byte)).next_back()?;
+        ((at.0, at.1) == (shard, file) && byte < at.2 + *size as u64).then_some(*sequence)
     }
 
-    pub fn check_believed(&self, world: &World, sequence: BlockSequence, file: FileIndex, position: u64) {
-        let known = self.blocks.get(&(file, position)).map(|(sequence, _)| *sequence);
+    pub fn check_believed(&self, world: &World, sequence: BlockSequence, place: (ShardId, FileIndex, u64)) {
+        let known = self.blocks.get(&place).map(|(sequence, _)| *sequence);
         if known != Some(sequence) {
+            let (_, file, position) = place;
             world.finding(
                 "blocks that are believed are those of this use",
                 format_args!("block {} at {position} of file {}, issued: {known:?}", sequence.0, file.0),
@@ -296,7 +405,7 @@ impl Ledger {
     }
 
     /// The journal is made anew.
-    pub fn clear(&mut self) {
-        *self = Ledger::default();
+    pub fn forget(&mut self, shard: ShardId) {
+        self.blocks.retain(|(of, ..), _| *of != shard);
     }
 }

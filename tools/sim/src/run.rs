@@ -4,18 +4,22 @@
 use crate::damage;
 use crate::disk::Disk;
 use crate::faults::FaultPlan;
-use crate::model::{Ledger, Model, PartitionModel};
+use crate::model::Damaged;
+use crate::node::{Node, Users, make_partition};
 use crate::random::Random;
 use crate::report::Counts;
 use crate::settings::{Mistake, Settings};
-use crate::shell::Shell;
+use crate::shell::Surroundings;
+use crate::shell::journal::parse_damaged_directory;
 use crate::shell::open::OpenFailed;
-use crate::shell::start::{Started, damaged_journal_directory, finish, start};
-use crate::workload::{self, Producer, Values};
+use crate::shell::start::{Started, finish, start};
+use crate::workload;
 use crate::world::World;
-use odradek::types::{PartitionIndex, ProducerId, TopicId, TopicPartition, Uuid};
+use odradek::log::ownership::{self, PARTITION_METADATA};
+use odradek::log::segment::DirectoryName;
+use odradek::types::{ShardId, TopicPartition};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
@@ -74,13 +78,10 @@ struct Seed {
     world: Rc<World>,
     disk: Rc<Disk>,
     settings: Settings,
-    model: Rc<RefCell<Model>>,
-    ledger: Rc<RefCell<Ledger>>,
-    values: Rc<Values>,
-    producers: Vec<Rc<Producer>>,
-    /// What the metadata knows, with directories.
-    partitions: BTreeMap<TopicPartition, String>,
-    partitions_made: u64,
+    around: Surroundings,
+    users: Rc<Users>,
+    /// Cores of the last run.
+    shard_count: u16,
     /// The last start came to serving: what is offline is known.
     has_served: bool,
     /// For what happens between runs.
@@ -91,16 +92,21 @@ impl Seed {
     fn new(world: Rc<World>, options: SeedOptions) -> Seed {
         let disk = Disk::new(world.clone(), options.seed);
         let settings = Settings::draw(options.seed, options.mistake);
+        let around = Surroundings {
+            world: world.clone(),
+            disk: disk.clone(),
+            settings,
+            metadata: Rc::default(),
+            model: Rc::default(),
+            ledger: Rc::default(),
+        };
         Seed {
             world,
             disk,
             settings,
-            model: Rc::default(),
-            ledger: Rc::default(),
-            values: Rc::default(),
-            producers: Vec::new(),
-            partitions: BTreeMap::new(),
-            partitions_made: 0,
+            around,
+            users: Rc::default(),
+            shard_count: 1,
             has_served: false,
             dice: Random::of(options.seed, 3),
         }
@@ -132,9 +138,8 @@ impl Seed {
                 self.forget_memory();
                 self.replace_lost_partitions();
             }
-            if let Some((shell, _)) = self.begin(None) {
+            if self.begin(None).is_some() {
                 self.world.count("last start without faults");
-                drop(shell);
                 self.forget_memory();
             } else if !self.world.has_findings() {
                 self.world.finding("the broker gets on", format_args!("the last start failed"));
@@ -143,27 +148,8 @@ impl Seed {
     }
 
     fn make_partition(&mut self) -> TopicPartition {
-        self.partitions_made += 1;
-        let number = self.partitions_made;
-        let id = TopicPartition {
-            topic: TopicId(Uuid::from_u128(u128::from(number))),
-            partition: PartitionIndex::from_wire(0).expect("zero is one"),
-        };
-        let name = format!("t{number}-0");
-        let disk = self.disk.clone();
-        let directory = name.clone();
-        self.finish_task(async move {
-            disk.make_directory(&directory).await.expect("there are no faults yet");
-        });
-        let partition = PartitionModel::new(name.clone());
-        self.model.borrow_mut().partitions.insert(id, partition);
-        self.partitions.insert(id, name);
-        for producer in 0..2 {
-            let producer_id =
-                (producer == 0 || self.dice.one_in(2)).then(|| ProducerId(number as i64 * 10 + producer));
-            self.producers.push(Producer::new(id, producer_id));
-        }
-        id
+        let owner = ShardId(self.dice.below(self.settings.shards_max.into()) as u16);
+        make_partition(&self.around, &self.users, None, owner, &mut self.dice)
     }
 
     /// Runs one task of the surroundings to its end, without faults.
@@ -191,13 +177,13 @@ impl Seed {
     fn run_once(&mut self) {
         *self.disk.faults.borrow_mut() = FaultPlan::draw(&mut self.dice, self.world.now());
         let cut_short = self.dice.one_in(6).then(|| self.dice.between(1, 400));
-        let Some((shell, failed)) = self.begin(cut_short) else {
+        let Some(node) = self.begin(cut_short) else {
             // It died while starting, or an error ended the start.
             self.forget_memory();
             if self.dice.one_in(2) {
                 self.world.count("stop: power loss while starting");
                 self.world.count("crashes");
-                self.disk.lose_power();
+                self.lose_power();
             } else {
                 self.disk.kill();
             }
@@ -205,28 +191,39 @@ impl Seed {
             return;
         };
         if !self.world.has_findings() {
-            self.work(&shell);
+            self.work(&node);
         }
         let end = match self.dice.below(8) {
             0 | 1 => End::Clean,
             2 | 3 => End::Kill,
             _ => End::PowerLoss,
         };
-        self.end(&shell, end);
-        drop((shell, failed));
+        self.end(&node, end);
+        drop(node);
         self.after_stop();
     }
 
+    fn lose_power(&self) {
+        self.disk.lose_power();
+        let mut model = self.around.model.borrow_mut();
+        model.partitions.values_mut().for_each(|partition| partition.power_was_lost = true);
+    }
+
     /// Starts the broker and reads everything. `None` when it did not come to serving.
-    fn begin(&mut self, steps_max: Option<u64>) -> Option<(Rc<Shell>, usize)> {
-        let (world, disk) = (self.world.clone(), self.disk.clone());
+    fn begin(&mut self, steps_max: Option<u64>) -> Option<Rc<Node>> {
         self.has_served = false;
-        let shell = Shell::new(world, disk, self.settings, self.model.clone(), self.ledger.clone());
+        if self.dice.one_in(3) {
+            self.shard_count = self.dice.between(1, self.settings.shards_max.into()) as u16;
+        }
+        if self.around.metadata.borrow_mut().rehome(self.shard_count) {
+            self.world.count("partitions moved to other cores");
+        }
+        let pause = self.dice.between(200, 20_000);
+        let node = Node::new(&self.around, self.shard_count, self.users.clone(), pause);
         let started: Rc<RefCell<Option<Result<Started, crate::disk::DiskError>>>> = Rc::default();
-        let (starting, result) = (shell.clone(), started.clone());
-        let partitions = self.partitions.clone();
+        let (starting, result) = (node.clone(), started.clone());
         self.world.spawn(async move {
-            let ended = start(&starting, &partitions).await;
+            let ended = start(&starting.shells).await;
             *result.borrow_mut() = Some(ended);
         });
         let mut steps = 0;
@@ -243,43 +240,84 @@ impl Seed {
             }
             None => return None,
         };
+        let model = &self.around.model;
+        model.borrow_mut().started();
         for (id, error) in &started.failed {
             match error {
                 OpenFailed::Disk(_) => self.world.count("partition waits for the next start"),
-                OpenFailed::Corrupt { .. } | OpenFailed::Short { .. } => {
-                    self.model.borrow_mut().went_offline(&self.world, id, error);
+                OpenFailed::Corrupt { .. }
+                | OpenFailed::Short { .. }
+                | OpenFailed::Foreign
+                | OpenFailed::Deleted => {
+                    model.borrow_mut().went_offline(&self.world, id, error);
                 }
                 OpenFailed::JournalCorrupt => {
                     self.world.count("journal: partition offline");
-                    self.model.borrow_mut().went_offline(&self.world, id, error);
+                    model.borrow_mut().went_offline(&self.world, id, error);
                 }
             }
         }
-        for replica in shell.all_replicas() {
-            self.model.borrow_mut().recovered(&self.world, &replica.id, &replica);
+        for (_, replica) in node.all_replicas() {
+            model.borrow_mut().recovered(&self.world, &replica.id, &replica);
         }
+        self.check_files(&node);
         self.has_served = true;
-        self.read_everything(&shell);
-        Some((shell, started.failed.len()))
+        self.read_everything(&node);
+        Some(node)
     }
 
-    fn read_everything(&self, shell: &Rc<Shell>) {
-        for replica in shell.all_replicas() {
-            let (shell, replica) = (shell.clone(), replica.clone());
+    /// What a start has made of the directories.
+    fn check_files(&self, node: &Node) {
+        let metadata = self.around.metadata.borrow();
+        for (name, size) in self.disk.names("").unwrap_or_default() {
+            let is_live = matches!(DirectoryName::parse(&name), Some(DirectoryName::Live { .. }));
+            let text = self.disk.peek(&format!("{name}/{PARTITION_METADATA}")).unwrap_or_default();
+            let topic = std::str::from_utf8(&text).ok().and_then(|text| ownership::decode(text).ok());
+            if size.is_none() && is_live && topic.is_some_and(|topic| metadata.deleted.contains(&topic)) {
+                self.world.finding("deleted topics do not come back", format_args!("{name} is there"));
+            }
+        }
+        let model = self.around.model.borrow();
+        for (_, replica) in node.all_replicas() {
+            let Some(partition) = model.partitions.get(&replica.id) else { continue };
+            if partition.damaged.segment {
+                continue;
+            }
+            let log = replica.log.borrow();
+            // Those below the log start are on their way out, as they are.
+            for segment in log.closed().iter().skip(log.droppable_segments()) {
+                let path = replica.path(segment.base_offset, odradek::log::segment::SegmentFile::Log);
+                let bytes = self.disk.peek(&path).unwrap_or_default();
+                let pieces = [&bytes[..]];
+                let rope = odradek::log::read::Rope::new(&pieces);
+                let end = rope.batches(0).last().map_or(0, |last| last.at + last.size);
+                if end != bytes.len() {
+                    self.world.finding(
+                        "closed segments hold batches and nothing else",
+                        format_args!("{path}: {end} of {}", bytes.len()),
+                    );
+                }
+            }
+        }
+    }
+
+    fn read_everything(&self, node: &Node) {
+        for (shell, replica) in node.all_replicas() {
             let reading = shell.clone();
             self.finish_task_with_faults(async move {
-                let (mut at, end) = {
+                let (start, end) = {
                     let log = replica.log.borrow();
                     (log.log_start().get(), log.high_watermark().get())
                 };
+                let mut at = start;
+                let mut seen = BTreeSet::new();
                 while at < end {
                     let offset = odradek::types::Offset::new(at).expect("below the end");
                     match replica.read(&reading, offset).await {
                         Ok(bytes) => {
-                            let next =
-                                reading.model.borrow_mut().read(&reading.world, &replica.id, at, &bytes);
+                            let mut model = reading.model.borrow_mut();
+                            let next = model.read(&reading.world, &replica.id, at, &bytes, &mut seen);
                             if next == at {
-                                let model = reading.model.borrow();
                                 let partition = &model.partitions[&replica.id];
                                 if !partition.damaged.segment {
                                     reading.world.finding(
@@ -294,6 +332,7 @@ impl Seed {
                         Err(error) => return workload::failed_read(&reading, &replica.id, at, error),
                     }
                 }
+                reading.model.borrow().read_whole(&reading.world, &replica.id, (start, end), &seen);
             });
         }
     }
@@ -308,15 +347,13 @@ impl Seed {
         self.run_until(|| done.get());
     }
 
-    fn work(&mut self, shell: &Rc<Shell>) {
-        let pause = self.dice.between(200, 20_000);
-        for producer in &self.producers {
-            let producer = producer.clone();
-            self.world.spawn(producer.run(shell.clone(), self.values.clone(), pause));
+    fn work(&mut self, node: &Rc<Node>) {
+        for producer in self.users.producers.borrow().iter() {
+            node.spawn_producer(producer.clone());
         }
         for _ in 0..2 {
-            self.world.spawn(workload::consume(shell.clone()));
-            self.world.spawn(workload::tend(shell.clone()));
+            self.world.spawn(workload::consume(node.clone()));
+            self.world.spawn(workload::tend(node.clone()));
         }
         let done = self.world.counts.borrow().get("operations");
         let until = done + self.dice.between(20, 700);
@@ -326,7 +363,7 @@ impl Seed {
         let world = self.world.clone();
         self.run_until(|| {
             steps += 1;
-            if shell.is_offline() {
+            if node.is_offline() {
                 offline_steps = offline_steps.saturating_sub(1);
             }
             steps > STEPS_MAX
@@ -336,21 +373,21 @@ impl Seed {
                 || world.counts.borrow().get("operations") >= until
         });
         let got_on = self.world.counts.borrow().get("operations") > done + 5;
-        let stuck = self.world.now() > time && !got_on && !shell.is_offline();
-        if (stuck || steps > STEPS_MAX) && !shell.all_replicas().is_empty() {
+        let stuck = self.world.now() > time && !got_on && !node.is_offline();
+        if (stuck || steps > STEPS_MAX) && !node.all_replicas().is_empty() {
             self.world.finding("the broker gets on", format_args!("{steps} steps without an end"));
         }
     }
 
-    fn end(&mut self, shell: &Rc<Shell>, end: End) {
+    fn end(&mut self, node: &Rc<Node>, end: End) {
         match end {
             End::Clean => {
                 let done = Rc::new(std::cell::Cell::new(false));
-                let (stopping, ended) = (shell.clone(), done.clone());
+                let (stopping, ended) = (node.clone(), done.clone());
                 self.world.spawn(async move {
-                    let clean = finish(&stopping).await;
+                    let clean = finish(&stopping.shells).await;
                     if clean {
-                        stopping.world.count("stop: clean");
+                        stopping.around.world.count("stop: clean");
                     }
                     ended.set(true);
                 });
@@ -373,7 +410,7 @@ impl Seed {
                 self.world.count("stop: power loss");
                 self.world.count("crashes");
                 self.forget_memory();
-                self.disk.lose_power();
+                self.lose_power();
             }
         }
         self.world.note(format_args!("end: {end:?}"));
@@ -381,17 +418,21 @@ impl Seed {
 
     fn forget_memory(&self) {
         self.world.drop_tasks();
-        self.producers.iter().for_each(|producer| producer.disconnected());
+        self.users.producers.borrow().iter().for_each(|producer| producer.disconnected());
     }
 
     /// Between two runs: what went astray is damage, more of it, and maybe an operator.
     fn after_stop(&mut self) {
         if self.settings.mistake.is_none() && self.dice.one_in(4) {
-            let (mut model, ledger) = (self.model.borrow_mut(), self.ledger.borrow());
+            let (mut model, ledger) = (self.around.model.borrow_mut(), self.around.ledger.borrow());
             damage::inflict(&self.world, &self.disk, &mut model, &ledger, &mut self.dice);
         }
         if self.has_served && self.dice.one_in(2) {
             self.replace_lost_partitions();
+        }
+        // A deletion that was cut short has left room for one more.
+        while self.around.metadata.borrow().partitions.len() < self.settings.partitions {
+            self.make_partition();
         }
     }
 
@@ -402,7 +443,7 @@ impl Seed {
             return;
         }
         self.world.count("damage");
-        let mut model = self.model.borrow_mut();
+        let mut model = self.around.model.borrow_mut();
         for astray in astray {
             let mut known = false;
             for partition in model.partitions.values_mut() {
@@ -415,11 +456,9 @@ impl Seed {
             }
             if !known {
                 // A journal, or the checkpoint: anything may be missing from it.
-                for partition in model.partitions.values_mut() {
-                    partition.damaged.journal = true;
-                    partition.damaged.journal_tail = true;
-                    partition.damaged.checkpoint = true;
-                }
+                let hit =
+                    Damaged { journal: true, journal_tail: true, checkpoint: true, ..Damaged::default() };
+                model.hit_all(hit);
             }
         }
     }
@@ -427,15 +466,15 @@ impl Seed {
     /// An operator gives up what is offline for good and removes the journals that were kept.
     fn replace_lost_partitions(&mut self) {
         let lost: Vec<TopicPartition> = {
-            let model = self.model.borrow();
+            let model = self.around.model.borrow();
             let lost = model.partitions.iter().filter(|(_, partition)| partition.offline);
             lost.map(|(id, _)| *id).collect()
         };
         if lost.is_empty() {
             return;
         }
-        let names = (1..100).map(damaged_journal_directory);
-        let kept: Vec<String> = names.filter(|name| self.disk.exists(name)).collect();
+        let names = self.disk.names("").unwrap_or_default().into_iter().map(|(name, _)| name);
+        let kept: Vec<String> = names.filter(|name| parse_damaged_directory(name).is_some()).collect();
         for name in kept {
             let disk = self.disk.clone();
             self.finish_task(async move {
@@ -445,12 +484,12 @@ impl Seed {
         }
         for id in lost {
             self.world.count("partition replaced");
-            self.partitions.remove(&id);
-            let lost = self.model.borrow_mut().partitions.remove(&id);
-            self.producers.retain(|producer| producer.partition != id);
+            self.around.metadata.borrow_mut().delete(&id);
+            let lost = self.around.model.borrow_mut().partitions.remove(&id);
+            self.users.producers.borrow_mut().retain(|producer| producer.partition != id);
             let made = self.make_partition();
-            // A journal that was hit takes along who has nothing in it.
-            if let Some(partition) = self.model.borrow_mut().partitions.get_mut(&made) {
+            // A journal that was hit before the next start takes along who has nothing in it.
+            if let Some(partition) = self.around.model.borrow_mut().partitions.get_mut(&made) {
                 partition.damaged.journal = lost.is_some_and(|lost| lost.damaged.journal);
             }
         }

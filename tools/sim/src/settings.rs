@@ -1,10 +1,10 @@
 //! What one seed runs with: sizes, features, and the mistake that it makes on purpose.
 
+use crate::metadata::TopicKind;
 use crate::random::Random;
 use odradek::log::commit::CommitSizes;
-use odradek::log::durability::Durability;
 use odradek::log::journal::ring::RingLimits;
-use odradek::log::partition::{Cleanup, LogConfig};
+use odradek::log::partition::LogConfig;
 use odradek::log::plan::SyncFs;
 use std::time::Duration;
 
@@ -41,6 +41,17 @@ impl Mistake {
             Mistake::StaleBlockAccepted => "stale-block-accepted",
         }
     }
+
+    /// The name of the check that has to find it.
+    pub const fn check(self) -> &'static str {
+        match self {
+            Mistake::FlushLeftOut | Mistake::RecycledBeforeStored | Mistake::AcknowledgedAcrossGap => {
+                "acknowledged records are read"
+            }
+            Mistake::LogStartMovedBack => "the log start does not go back",
+            Mistake::StaleBlockAccepted => "blocks that are believed are those of this use",
+        }
+    }
 }
 
 /// Drawn from the seed alone, so that it is the same in every run of it.
@@ -56,6 +67,12 @@ pub struct Settings {
     pub payload_max: u64,
     pub sync_fs: SyncFs,
     pub retention_bytes: Option<u64>,
+    /// Bytes of what a partition leaves in the final state of its shard.
+    pub state_size_max: usize,
+    /// Keys of a compaction's map.
+    pub keys_max: u64,
+    /// Cores of a run at most.
+    pub shards_max: u16,
     pub mistake: Option<Mistake>,
 }
 
@@ -90,11 +107,14 @@ impl Settings {
             payload_max: *dice.pick(&[200, 1000, 5000]),
             sync_fs: *dice.pick(&[SyncFs::Device, SyncFs::Metadata, SyncFs::Nothing]),
             retention_bytes: dice.one_in(2).then(|| BLOCK * dice.between(8, 200)),
+            state_size_max: *dice.pick(&[0, 500, 3000, 16 << 10]),
+            keys_max: dice.between(2, 20),
+            shards_max: dice.between(1, 3) as u16,
             mistake,
         }
     }
 
-    pub fn log_config(&self) -> LogConfig {
+    pub fn log_config(&self, kind: &TopicKind) -> LogConfig {
         LogConfig {
             segment_size_max: self.segment_size_max,
             segment_ms: i64::MAX,
@@ -108,8 +128,8 @@ impl Settings {
             retention_ms: None,
             retention_bytes: self.retention_bytes,
             file_delete_delay: Duration::ZERO,
-            cleanup: Cleanup::DELETE,
-            durability: Durability::Fsync,
+            cleanup: kind.cleanup(),
+            durability: kind.durability,
         }
     }
 

@@ -4,16 +4,21 @@
 //! | here | there |
 //! |---|---|
 //! | [`Shell`]: pumps writes, ticks and flushes | `shard::store` |
+//! | [`journal`]: its files, changes of logs through it | `shard::journal`, `shard::store::changes` |
 //! | [`replica`]: appends, seals, finishes rolls, moves log starts | `shard::replica`, `shard::segments` |
 //! | [`tail`] | `shard::tail` |
 //! | [`reading`] | `shard::reader` |
 //! | [`background`]: checkpoints, retention, the final state | `shard::background` |
+//! | [`compaction`], [`deletion`] | `shard::compaction`, `shard::partitions` |
 //! | [`start`], [`replay`], [`open`] | `shard::executor`, `shard::journal_replay`, `shard::open` |
 //!
 //! Which flush covers which write, when an answer leaves, where a block goes, what a start believes:
 //! all of it is asked of `odradek::log`.
 
 pub mod background;
+pub mod compaction;
+pub mod deletion;
+pub mod journal;
 pub mod open;
 pub mod reading;
 pub mod replay;
@@ -21,39 +26,44 @@ pub mod replica;
 pub mod start;
 pub mod tail;
 
-use crate::disk::{Disk, DiskError, DiskResult, OpenFile};
+use crate::disk::{Disk, DiskResult, OpenFile};
+use crate::metadata::Metadata;
 use crate::model::{Ledger, Model};
 use crate::settings::{Mistake, Settings};
-use crate::shell::replica::{Replica, TickItem};
+use crate::shell::compaction::Cleaned;
+use crate::shell::replica::Replica;
 use crate::shell::tail::TailWrite;
 use crate::world::{Signal, Turn, World};
 use futures::future::try_join_all;
 use odradek::log::checkpoint::{CheckpointGeneration, PartitionPoint};
 use odradek::log::commit::{Advance, GroupCommit, Stored};
-use odradek::log::journal::block::{BlockSequence, BlockWriter, FileEpoch};
-use odradek::log::journal::pack::{PackedBlock, pack_into};
-use odradek::log::journal::ring::{BlockPlace, FileIndex, JournalFlush, JournalRing};
-use odradek::log::plan::{FlushMethod, FlushPlan, Slot, SyncFs, TickPlan, WritePlan};
-use odradek::types::limits::IO_ALIGNMENT;
-use odradek::types::{ShardId, TopicPartition};
+use odradek::log::plan::{FlushMethod, FlushPlan, Slot, SyncFs, WritePlan};
+use odradek::types::{Mono, Offset, ShardId, TopicPartition};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// The one shard.
-pub const SHARD: ShardId = ShardId(0);
-
 /// A journal file that found no space is asked for again after this long, microseconds.
 pub const NO_SPACE_RETRY: u64 = 100_000;
 
-/// A journal file that does not have its size yet.
-const MAKING: &str = "next.journal.making";
-
-/// Lives: from a start to the next stop or crash.
-pub struct Shell {
+/// What all shards of a run share.
+#[derive(Clone)]
+pub struct Surroundings {
     pub world: Rc<World>,
     pub disk: Rc<Disk>,
     pub settings: Settings,
+    pub metadata: Rc<RefCell<Metadata>>,
+    pub model: Rc<RefCell<Model>>,
+    pub ledger: Rc<RefCell<Ledger>>,
+}
+
+/// Lives: one per shard, from a start to the next stop or crash.
+pub struct Shell {
+    pub shard: ShardId,
+    pub world: Rc<World>,
+    pub disk: Rc<Disk>,
+    pub settings: Settings,
+    pub metadata: Rc<RefCell<Metadata>>,
     pub model: Rc<RefCell<Model>>,
     pub ledger: Rc<RefCell<Ledger>>,
     commit: RefCell<GroupCommit>,
@@ -64,42 +74,44 @@ pub struct Shell {
     pub unavailable: RefCell<BTreeMap<TopicPartition, Option<PartitionPoint>>>,
     pub generation: Cell<CheckpointGeneration>,
     checkpoint_turn: Turn,
+    retaining: Turn,
     /// After every flush: unflushed bytes have become fewer.
     pub drained: Signal,
     offline: RefCell<Option<String>>,
     closed: Cell<bool>,
+    /// Until when a task sleeps that looks for a due flush of acknowledged writes.
+    flush_timed: Cell<Option<Mono>>,
+    cleaned: Cleaned,
 }
 
 impl Shell {
-    pub fn new(
-        world: Rc<World>,
-        disk: Rc<Disk>,
-        settings: Settings,
-        model: Rc<RefCell<Model>>,
-        ledger: Rc<RefCell<Ledger>>,
-    ) -> Rc<Shell> {
-        let ring = |limits| JournalRing::new(SHARD, limits, BlockSequence(1), FileEpoch(0));
-        let ring = settings.journal.map(ring);
+    pub fn new(shard: ShardId, around: &Surroundings) -> Rc<Shell> {
+        let Surroundings { world, disk, settings, metadata, model, ledger } = around.clone();
         Rc::new(Shell {
+            shard,
             world,
             disk,
             settings,
+            metadata,
             model,
             ledger,
-            commit: RefCell::new(GroupCommit::with_sizes(ring, settings.unstored_max, settings.sizes)),
+            commit: RefCell::new(GroupCommit::with_sizes(None, settings.unstored_max, settings.sizes)),
             journal_files: RefCell::default(),
             slots: RefCell::default(),
             replicas: RefCell::default(),
             unavailable: RefCell::default(),
             generation: Cell::default(),
             checkpoint_turn: Turn::default(),
+            retaining: Turn::default(),
             drained: Signal::default(),
             offline: RefCell::new(None),
             closed: Cell::new(false),
+            flush_timed: Cell::new(None),
+            cleaned: Cleaned::default(),
         })
     }
 
-    pub fn open_slot(&self, end: odradek::types::Offset) -> Slot {
+    pub fn open_slot(&self, end: Offset) -> Slot {
         self.commit.borrow_mut().open(end)
     }
 
@@ -117,8 +129,27 @@ impl Shell {
         self.replicas.borrow().get(partition).cloned()
     }
 
+    /// The replica can no longer be found; its slot stays until [`release_slot`](Self::release_slot).
+    pub fn remove(&self, partition: &TopicPartition) -> Option<Rc<Replica>> {
+        self.replicas.borrow_mut().remove(partition)
+    }
+
+    /// Waits until nothing of the replica is in flight, then gives its slot free.
+    pub async fn release_slot(self: &Rc<Self>, slot: Slot) {
+        self.write_out(slot).await;
+        if self.is_idle(slot) {
+            self.commit.borrow_mut().close(slot);
+            self.slots.borrow_mut()[slot.0 as usize] = None;
+        }
+    }
+
     pub fn all_replicas(&self) -> Vec<Rc<Replica>> {
         self.replicas.borrow().values().cloned().collect()
+    }
+
+    /// What a replica's acknowledgements wait for.
+    pub fn set_durability(&self, slot: Slot, durability: odradek::log::durability::Durability) {
+        self.commit.borrow_mut().set_durability(slot, durability);
     }
 
     pub fn is_offline(&self) -> bool {
@@ -154,11 +185,22 @@ impl Shell {
         self.commit.borrow_mut().write_out(slot);
     }
 
+    /// Waits until everything of a replica is flushed in its segments, or the log directory failed.
+    pub async fn write_out(self: &Rc<Self>, slot: Slot) {
+        while !self.is_idle(slot) && !self.is_offline() {
+            self.request_write_out(slot);
+            self.pump();
+            if !self.is_idle(slot) && !self.is_offline() {
+                self.drained.notified().await;
+            }
+        }
+    }
+
     pub fn is_idle(&self, slot: Slot) -> bool {
         self.commit.borrow().is_idle(slot)
     }
 
-    pub fn appended(&self, slot: Slot, end: odradek::types::Offset, size: u64) {
+    pub fn appended(&self, slot: Slot, end: Offset, size: u64) {
         self.commit.borrow_mut().appended(slot, end, size);
     }
 
@@ -189,10 +231,35 @@ impl Shell {
             self.pump_journal();
             self.issue_writes(); // What a tick has just taken can be written out.
         }
+        let deadline = self.commit.borrow_mut().flush_deadline(self.mono());
+        if let Some(deadline) = deadline {
+            self.flush_by(deadline);
+        }
         let flush = self.commit.borrow_mut().next_flush();
         if let Some(plan) = flush {
             self.world.spawn(self.clone().flush(plan));
         }
+    }
+
+    fn mono(&self) -> Mono {
+        Mono(self.world.now() * 1000)
+    }
+
+    /// Pumps again when a flush is due that nothing else asks for.
+    fn flush_by(self: &Rc<Self>, deadline: Mono) {
+        if self.flush_timed.get().is_some_and(|timed| timed <= deadline) {
+            return;
+        }
+        self.flush_timed.set(Some(deadline));
+        let shell = self.clone();
+        self.world.spawn(async move {
+            let wait = deadline.since(shell.mono()).as_micros() as u64;
+            shell.world.sleep(wait + 1).await;
+            if shell.flush_timed.get() == Some(deadline) {
+                shell.flush_timed.set(None);
+            }
+            shell.pump();
+        });
     }
 
     fn issue_writes(self: &Rc<Self>) {
@@ -215,6 +282,7 @@ impl Shell {
         match replica.write(&self, writes).await {
             Ok(segments) => {
                 self.commit.borrow_mut().wrote(&plan, &segments);
+                self.advance_written();
                 self.pump();
             }
             Err(error) => self.fail(&format!("writing {}: {error:?}", replica.name)),
@@ -268,150 +336,33 @@ impl Shell {
         file.flush().await
     }
 
-    /// Tells the replicas what a flush has done for them, then goes on.
-    fn advance(self: &Rc<Self>, advances: &[Advance], stored: &[Stored]) {
-        for advance in advances {
+    /// Tells the replicas whose acknowledgements wait for writes only what a write has done for them.
+    fn advance_written(&self) {
+        let mut advances: Vec<Advance> = Vec::new();
+        self.commit.borrow_mut().written(&mut advances);
+        for advance in &advances {
+            self.world.count("acknowledged before a flush");
             self.slot(advance.slot).advance(self, advance.durable_end);
         }
+        if !advances.is_empty() {
+            self.drained.notify();
+        }
+    }
+
+    /// Tells the replicas what a flush has done for them, then goes on.
+    fn advance(self: &Rc<Self>, advances: &[Advance], stored: &[Stored]) {
+        let slot = |slot: Slot| self.slots.borrow()[slot.0 as usize].clone();
+        for advance in advances {
+            if let Some(replica) = slot(advance.slot) {
+                replica.advance(self, advance.durable_end);
+            }
+        }
         for stored in stored {
-            self.slot(stored.slot).stored(stored.stored_end);
+            if let Some(replica) = slot(stored.slot) {
+                replica.stored(stored.stored_end);
+            }
         }
         self.drained.notify();
         self.pump();
-    }
-
-    fn pump_journal(self: &Rc<Self>) {
-        loop {
-            let plan = self.commit.borrow_mut().next_tick();
-            let Some(plan) = plan else { break };
-            if !self.tick(&plan) {
-                break;
-            }
-        }
-        let mark = self.commit.borrow_mut().next_mark();
-        if let Some(place) = mark {
-            self.world.count("journal: mark without entries");
-            self.write_block(place, &PackedBlock::default(), &[]);
-        }
-        let flush = self.commit.borrow_mut().next_journal_flush();
-        if let Some(flush) = flush {
-            self.world.spawn(self.clone().flush_journal(flush));
-        }
-        let file = self.commit.borrow_mut().next_journal_file();
-        if let Some(file) = file {
-            self.world.spawn(self.clone().make_journal_file(file));
-        }
-    }
-
-    /// Issues what small appends have gathered. `false` when the journal has no room.
-    fn tick(self: &Rc<Self>, plan: &TickPlan) -> bool {
-        let mut items: Vec<(Rc<Replica>, TickItem)> = Vec::new();
-        let mut entries: Vec<usize> = Vec::new();
-        let replicas: Vec<Rc<Replica>> = plan.entries.iter().map(|entry| self.slot(entry.slot)).collect();
-        for (at, (entry, replica)) in plan.entries.iter().zip(&replicas).enumerate() {
-            for item in replica.tick_items(entry.end) {
-                items.push((replica.clone(), item));
-                entries.push(at);
-            }
-        }
-        let sizes = items.iter().map(|(_, item)| item.size());
-        let blocks = pack_into(sizes, self.settings.sizes.block_max as usize);
-        let places = self.commit.borrow_mut().begin_tick(plan, &entries, &blocks);
-        let Some(places) = places else {
-            self.world.count("journal: no room");
-            return false;
-        };
-        self.world.count("journal: tick");
-        for (block, place) in blocks.iter().zip(places) {
-            self.write_block(place, block, &items);
-        }
-        for (entry, replica) in plan.entries.iter().zip(&replicas) {
-            replica.seal_for_tick(entry.end);
-        }
-        true
-    }
-
-    fn write_block(
-        self: &Rc<Self>,
-        place: BlockPlace,
-        block: &PackedBlock,
-        items: &[(Rc<Replica>, TickItem)],
-    ) {
-        let mut bytes = vec![0; block.size().max(IO_ALIGNMENT)];
-        let mut writer = BlockWriter::new(&mut bytes, block.parts.len());
-        for part in &block.parts {
-            let (replica, item) = &items[part.item];
-            item.write(replica, part, &mut writer);
-        }
-        writer.finish(&place.header);
-        let sequence = place.header.sequence;
-        self.world.note(format_args!(
-            "block {} at {} of file {}, needed {}",
-            sequence.0, place.header.position, place.file.0, place.header.needed.0
-        ));
-        if place.header.position == 0 && self.ledger.borrow().has_blocks_in(place.file) {
-            self.world.count("journal: file used again");
-        }
-        self.ledger.borrow_mut().issued(place, bytes.len());
-        let across_gap = self.settings.makes(Mistake::AcknowledgedAcrossGap);
-        if across_gap {
-            self.commit.borrow_mut().block_written(sequence);
-        }
-        let shell = self.clone();
-        self.world.spawn(async move {
-            let file = shell.journal_files.borrow()[place.file.0 as usize].clone();
-            match file.write(place.header.position, &bytes).await {
-                Ok(()) => {
-                    if !across_gap {
-                        shell.commit.borrow_mut().block_written(sequence);
-                    }
-                    shell.pump();
-                }
-                Err(error) => shell.fail(&format!("writing the journal: {error:?}")),
-            }
-        });
-    }
-
-    async fn flush_journal(self: Rc<Self>, flush: JournalFlush) {
-        for file in &flush.files {
-            let file = self.journal_files.borrow()[file.0 as usize].clone();
-            if let Err(error) = self.flush_file(&file).await {
-                return self.fail(&format!("flushing the journal: {error:?}"));
-            }
-        }
-        self.ledger.borrow_mut().flushed(flush.through);
-        let mut advances: Vec<Advance> = Vec::new();
-        self.commit.borrow_mut().journal_flushed(&flush, &mut advances);
-        self.advance(&advances, &[]);
-    }
-
-    async fn make_journal_file(self: Rc<Self>, file: FileIndex) {
-        match self.try_make_journal_file(file).await {
-            Ok(made) => {
-                self.journal_files.borrow_mut().push(made);
-                self.commit.borrow_mut().journal_file_made(file, true);
-            }
-            Err(DiskError::Full) => {
-                self.world.count("journal: no space for a file");
-                self.world.sleep(NO_SPACE_RETRY).await;
-                self.commit.borrow_mut().journal_file_made(file, false);
-            }
-            Err(error) => return self.fail(&format!("making a journal file: {error:?}")),
-        }
-        self.pump();
-    }
-
-    async fn try_make_journal_file(&self, file: FileIndex) -> DiskResult<OpenFile> {
-        let limits = self.settings.journal.expect("there is a journal");
-        let directory = start::journal_directory();
-        self.disk.make_directory(&directory).await?;
-        let making = format!("{directory}/{MAKING}");
-        let made = self.disk.open(&making, true).await?;
-        made.allocate(limits.file_size).await?;
-        made.write(0, &vec![0; limits.file_size as usize]).await?;
-        made.flush().await?;
-        self.disk.rename(&making, &format!("{directory}/{}", start::journal_file(file))).await?;
-        self.disk.sync_directory(&directory).await?;
-        Ok(made)
     }
 }

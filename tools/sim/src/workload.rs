@@ -1,16 +1,20 @@
 //! Who uses the broker: producers, consumers, and whatever else moves a log.
 
+use crate::metadata::TopicKind;
 use crate::model::Model;
+use crate::node::Node;
 use crate::settings::Settings;
 use crate::shell::background;
+use crate::shell::compaction;
 use crate::shell::replica::{AckTarget, AppendRefused, Appended, Outcome};
 use crate::shell::{Shell, reading::ReadFailed};
 use crate::world::{Signal, World};
 use odradek::codec::record_batch::{BatchHeader, Compression, write_batch};
+use odradek::codec::records::{NewRecord, write_record};
 use odradek::log::partition::AppendRejected;
 use odradek::types::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicPartition};
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 /// Batches of one producer on their way; what a broker remembers of each is five.
@@ -27,7 +31,8 @@ struct Sent {
 /// acknowledged.
 pub struct Producer {
     pub partition: TopicPartition,
-    id: Option<ProducerId>,
+    kind: TopicKind,
+    id: Cell<Option<ProducerId>>,
     next_sequence: Cell<i32>,
     unacknowledged: RefCell<VecDeque<Sent>>,
     /// How many of them, from the front, are on their way.
@@ -49,10 +54,11 @@ impl Values {
 }
 
 impl Producer {
-    pub fn new(partition: TopicPartition, id: Option<ProducerId>) -> Rc<Producer> {
+    pub fn new(partition: TopicPartition, kind: TopicKind, id: Option<ProducerId>) -> Rc<Producer> {
         Rc::new(Producer {
             partition,
-            id,
+            kind,
+            id: Cell::new(id),
             next_sequence: Cell::new(0),
             unacknowledged: RefCell::default(),
             in_flight: Cell::new(0),
@@ -65,7 +71,7 @@ impl Producer {
     pub fn disconnected(&self) {
         self.in_flight.set(0);
         self.again.set(false);
-        if self.id.is_none() {
+        if self.id.get().is_none() {
             self.unacknowledged.borrow_mut().clear();
         }
     }
@@ -79,8 +85,15 @@ impl Producer {
         let record_count = world.between(1, 4) as u32;
         let size = if world.one_in(20) { settings.payload_max * 4 } else { settings.payload_max };
         let size = size.min(settings.segment_size_max - 200); // It has to fit into a segment.
-        let mut payload = value.to_be_bytes().to_vec();
-        payload.resize(8 + world.below(size) as usize, value as u8);
+        let size = world.below(size) as usize;
+        let payload = match self.kind.compacts {
+            true => keyed(world, value, record_count, size),
+            false => {
+                let mut payload = value.to_be_bytes().to_vec();
+                payload.resize(8 + size, value as u8);
+                payload
+            }
+        };
         let sequence = self.next_sequence.get();
         let now = Timestamp(world.wall_ms());
         let header = BatchHeader {
@@ -89,7 +102,7 @@ impl Producer {
             record_count,
             base_timestamp: now,
             max_timestamp: now,
-            producer: self.id.map(|id| (id, ProducerEpoch(0), Sequence(sequence))),
+            producer: self.id.get().map(|id| (id, ProducerEpoch(0), Sequence(sequence))),
         };
         self.next_sequence.set(sequence + record_count as i32);
         let mut batch = Vec::new();
@@ -97,10 +110,18 @@ impl Producer {
         Sent { value, batch }
     }
 
-    pub async fn run(self: Rc<Self>, shell: Rc<Shell>, values: Rc<Values>, pause: u64) {
+    /// After a loss that the broker was allowed: with another id, from the first sequence on.
+    fn begin_anew(&self) {
+        self.id.set(self.id.get().map(|id| ProducerId(id.0 + 1_000_000)));
+        self.next_sequence.set(0);
+        self.unacknowledged.borrow_mut().clear();
+    }
+
+    pub async fn run(self: Rc<Self>, node: Rc<Node>) {
+        let Some((shell, _)) = node.find(&self.partition) else { return };
         let world = shell.world.clone();
         loop {
-            world.sleep(world.below(pause) + 1).await;
+            world.sleep(world.below(node.pause) + 1).await;
             while self.in_flight.get() >= IN_FLIGHT_MAX || (self.again.get() && self.in_flight.get() > 0) {
                 self.answered.notified().await;
             }
@@ -112,7 +133,7 @@ impl Producer {
                 return;
             }
             if self.in_flight.get() == self.unacknowledged.borrow().len() {
-                let sent = self.make(&world, &shell.settings, &values);
+                let sent = self.make(&world, &shell.settings, &node.users.values);
                 self.unacknowledged.borrow_mut().push_back(sent);
             }
             let sent = self.unacknowledged.borrow()[self.in_flight.get()].clone();
@@ -155,11 +176,15 @@ impl Producer {
             AppendRefused::NoSpace => world.count("append: refused for want of space"),
             AppendRefused::Rejected(AppendRejected::Sequence(error)) => {
                 let model = shell.model.borrow();
-                let partition = &model.partitions[&self.partition];
+                let Some(partition) = model.partitions.get(&self.partition) else { return false };
                 if !partition.damaged.segment && !partition.has_lost {
                     world.finding("sequences go on", format_args!("{}: {error}", partition.name));
                 }
-                // After a loss by damage a producer that was told of it begins anew.
+                if self.in_flight.get() == 0 {
+                    world.count("producer begun anew after a loss");
+                    self.begin_anew();
+                    return true;
+                }
                 return false;
             }
             AppendRefused::Rejected(rejected) => {
@@ -171,8 +196,9 @@ impl Producer {
     }
 
     fn target(self: &Rc<Self>, shell: &Rc<Shell>, value: u64) -> AckTarget {
-        let (producer, shell) = (self.clone(), shell.clone());
-        Rc::new(move |outcome| producer.outcome(&shell.world, &shell.model, value, outcome))
+        // Not the shell: its replicas hold this until it is called.
+        let (producer, world, model) = (self.clone(), shell.world.clone(), shell.model.clone());
+        Rc::new(move |outcome| producer.outcome(&world, &model, value, outcome))
     }
 
     fn outcome(&self, world: &Rc<World>, model: &Rc<RefCell<Model>>, value: u64, outcome: Outcome) {
@@ -188,16 +214,36 @@ impl Producer {
     }
 }
 
+/// Records with a few keys, the value of each its own.
+fn keyed(world: &World, value: u64, record_count: u32, size: usize) -> Vec<u8> {
+    let mut payload = Vec::new();
+    for at in 0..record_count {
+        let key = [world.below(12) as u8];
+        let mut bytes = value.to_be_bytes().to_vec();
+        bytes.push(at as u8);
+        bytes.resize(bytes.len() + size / record_count as usize, value as u8);
+        let is_tombstone = at > 0 && world.one_in(8); // The first one has the batch's value.
+        let record = NewRecord {
+            offset_delta: at as i32,
+            key: Some(&key),
+            value: (!is_tombstone).then_some(&bytes),
+            ..NewRecord::default()
+        };
+        write_record(&record, &mut payload);
+    }
+    payload
+}
+
 /// Reads from anywhere, mostly a few batches in a row.
-pub async fn consume(shell: Rc<Shell>) {
-    let world = shell.world.clone();
+pub async fn consume(node: Rc<Node>) {
+    let world = node.around.world.clone();
     loop {
         world.sleep(world.below(20_000) + 1).await;
-        let replicas = shell.all_replicas();
+        let replicas = node.all_replicas();
         if replicas.is_empty() {
             return;
         }
-        let replica = &replicas[world.below(replicas.len() as u64) as usize];
+        let (shell, replica) = &replicas[world.below(replicas.len() as u64) as usize];
         let (start, end) = {
             let log = replica.log.borrow();
             (log.log_start().get(), log.high_watermark().get())
@@ -207,16 +253,18 @@ pub async fn consume(shell: Rc<Shell>) {
             world.count("operations");
             world.count("read");
             let offset = Offset::new(at).expect("below the high watermark");
-            match replica.read(&shell, offset).await {
+            match replica.read(shell, offset).await {
                 Ok(bytes) => {
-                    let next = shell.model.borrow_mut().read(&world, &replica.id, at, &bytes);
+                    let mut model = shell.model.borrow_mut();
+                    let next = model.read(&world, &replica.id, at, &bytes, &mut BTreeSet::new());
+                    drop(model);
                     if next == at {
                         break;
                     }
                     at = next;
                 }
                 Err(error) => {
-                    failed_read(&shell, &replica.id, at, error);
+                    failed_read(shell, &replica.id, at, error);
                     break;
                 }
             }
@@ -228,7 +276,7 @@ pub async fn consume(shell: Rc<Shell>) {
 pub fn failed_read(shell: &Shell, id: &TopicPartition, at: u64, error: ReadFailed) {
     let world = &shell.world;
     let model = shell.model.borrow();
-    let partition = &model.partitions[id];
+    let Some(partition) = model.partitions.get(id) else { return };
     match error {
         // Retention may have been faster.
         ReadFailed::OutOfRange => world.count("read: out of range"),
@@ -243,31 +291,31 @@ pub fn failed_read(shell: &Shell, id: &TopicPartition, at: u64, error: ReadFaile
     }
 }
 
-/// Checkpoints, retention, deletions, memory.
-pub async fn tend(shell: Rc<Shell>) {
-    let world = shell.world.clone();
+/// Checkpoints, retention, deletions, compaction, memory.
+pub async fn tend(node: Rc<Node>) {
+    let world = node.around.world.clone();
     loop {
         world.sleep(world.between(1_000, 60_000)).await;
-        if shell.is_offline() {
+        if node.is_offline() || node.is_closed() {
             return;
         }
-        let replicas = shell.all_replicas();
+        let replicas = node.all_replicas();
         if replicas.is_empty() {
             return;
         }
-        let replica = replicas[world.below(replicas.len() as u64) as usize].clone();
+        let (shell, replica) = replicas[world.below(replicas.len() as u64) as usize].clone();
         world.count("operations");
-        match world.below(10) {
-            0..3 => match background::write_checkpoint(&shell).await {
+        match world.below(50) {
+            0..13 => match background::write_checkpoint(&shell).await {
                 Ok(()) => {}
                 Err(_) => world.count("checkpoint: failed"),
             },
-            3..5 => {
-                for replica in &replicas {
-                    background::retain(&shell, replica).await;
+            13..22 => {
+                for (shell, replica) in &replicas {
+                    background::retain(shell, replica).await;
                 }
             }
-            5 => {
+            22..27 => {
                 let (start, end) = {
                     let log = replica.log.borrow();
                     (log.log_start().get(), log.high_watermark().get())
@@ -275,11 +323,17 @@ pub async fn tend(shell: Rc<Shell>) {
                 let to = Offset::new(start + world.below(end - start + 1)).expect("below the high watermark");
                 background::delete_records(&shell, &replica, to).await;
             }
-            6..9 => replicas.iter().for_each(|replica| replica.evict()),
-            _ => {
+            27..37 => replicas.iter().for_each(|(_, replica)| replica.evict()),
+            37..40 => {
                 shell.set_memory_short(world.one_in(2));
                 shell.pump();
             }
+            40..49 => {
+                for shell in &node.shells {
+                    while compaction::clean_dirtiest(shell).await {}
+                }
+            }
+            _ => node.recreate(&replica.id).await,
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Checkpoints, retention, `DeleteRecords`, the final state of a clean stop.
 
 use crate::disk::DiskResult;
+use crate::shell::Shell;
+use crate::shell::journal::Logged;
 use crate::shell::replica::Replica;
-use crate::shell::{SHARD, Shell};
 use odradek::log::checkpoint::{Checkpoint, PartitionPoint};
-use odradek::log::data_dir::checkpoint_name;
+use odradek::log::data_dir::{checkpoint_name, final_state_name};
 use odradek::log::epochs::LEADER_EPOCH_CHECKPOINT;
+use odradek::log::final_state::{FinalStateWriter, PartitionState};
 use odradek::log::retention::{RetentionBounds, RetentionLimits, plan_retention};
 use odradek::log::segment::{SegmentFile, SegmentInfo};
 use odradek::types::{Offset, Timestamp, TopicPartition};
@@ -15,39 +17,56 @@ use std::rc::Rc;
 /// Writes down how far each partition is flushed.
 pub async fn write_checkpoint(shell: &Rc<Shell>) -> DiskResult<()> {
     let _turn = shell.checkpoint_turn.take().await;
-    let points = shell.all_replicas().into_iter().map(|replica| {
-        let log = replica.log.borrow();
-        let place = log.stored_place();
-        let point = PartitionPoint {
-            log_start: log.log_start(),
-            flushed_end: log.stored_end(),
-            segment_base: place.segment,
-            file_position: place.file_position,
-        };
-        (replica.id, point)
-    });
-    let mut points: BTreeMap<TopicPartition, PartitionPoint> = points.collect();
+    let seen = shell.changes_seen();
+    let mut has_log_starts = true;
+    let mut points: BTreeMap<TopicPartition, PartitionPoint> = BTreeMap::new();
     points.extend(shell.unavailable.borrow().iter().filter_map(|(id, point)| Some((*id, (*point)?))));
+    for replica in shell.all_replicas() {
+        let point = point_of(&replica);
+        if point.log_start < replica.log_start_decided() {
+            has_log_starts = false; // The next one has it: a point does not begin behind its end.
+            shell.request_write_out(replica.slot);
+        }
+        points.insert(replica.id, point);
+    }
     let generation = shell.generation.get().next();
     shell.generation.set(generation);
     let starts: Vec<(TopicPartition, Offset)> =
         points.iter().map(|(id, point)| (*id, point.log_start)).collect();
-    let bytes = Checkpoint { shard: SHARD, generation, points }.encode();
-    shell.disk.replace_file(&checkpoint_name(SHARD), &bytes).await?;
+    let bytes = Checkpoint { shard: shell.shard, generation, points }.encode();
+    shell.disk.replace_file(&checkpoint_name(shell.shard), &bytes).await?;
     shell.world.count("checkpoint");
     for (id, start) in starts {
         shell.model.borrow_mut().log_start_kept(&id, start);
     }
+    if let Some(seen) = seen.filter(|_| has_log_starts) {
+        shell.checkpointed(seen);
+    }
     Ok(())
 }
 
+fn point_of(replica: &Replica) -> PartitionPoint {
+    let log = replica.log.borrow();
+    let place = log.stored_place();
+    PartitionPoint {
+        log_start: replica.log_start_decided().min(log.stored_end()),
+        flushed_end: log.stored_end(),
+        segment_base: place.segment,
+        file_position: place.file_position,
+    }
+}
+
 pub async fn retain(shell: &Rc<Shell>, replica: &Rc<Replica>) {
+    let _turn = shell.retaining.take().await;
+    if replica.is_deleted() || shell.is_offline() {
+        return;
+    }
     let now = Timestamp(shell.world.wall_ms());
     let mut due = {
         let log = replica.log.borrow();
         let segments: Vec<SegmentInfo> = log.closed().iter().chain([log.active()]).copied().collect();
         let bounds = RetentionBounds {
-            log_start: log.log_start(),
+            log_start: log.log_start().min(log.stored_end()),
             high_watermark: log.stored_end(),
             log_end: log.log_end(),
         };
@@ -71,35 +90,54 @@ pub async fn retain(shell: &Rc<Shell>, replica: &Rc<Replica>) {
     {
         return shell.fail(&format!("rolling {}: {error:?}", replica.name));
     }
+    if shell.is_closed() {
+        return; // The final state has the log start as it is; a clean start looks for no other.
+    }
     shell.world.count("retention");
     shell.world.note(format_args!("retention of {} to {}", replica.name, due.log_start));
-    move_log_start(shell, replica, due.log_start).await;
+    let change = replica.decide_log_start(due.log_start);
+    if !replica.log.borrow().is_flushed_below(replica.log_start_decided()) {
+        shell.write_out(replica.slot).await;
+    }
+    let durable = match shell.log_changes(vec![change]).await {
+        Logged::Flushed => Ok(()),
+        Logged::NoJournal => write_checkpoint(shell).await,
+        Logged::Failed => return,
+    };
+    match durable {
+        Err(error) if error.is_full() => shell.world.count("retention: no space for its log start"),
+        Err(error) => return shell.fail(&format!("writing the checkpoint: {error:?}")),
+        Ok(()) => shell.model.borrow_mut().log_start_kept(&replica.id, due.log_start),
+    }
+    replica.log.borrow_mut().advance_log_start(due.log_start);
+    drop_segments(shell, replica).await;
 }
 
-/// `DeleteRecords`: whether the answer may leave.
+/// `DeleteRecords`: whether it is answered with success.
 pub async fn delete_records(shell: &Rc<Shell>, replica: &Rc<Replica>, to: Offset) -> bool {
-    while !shell.is_idle(replica.slot) && !shell.is_offline() && to > replica.log.borrow().stored_end() {
-        shell.request_write_out(replica.slot);
-        shell.pump();
-        shell.drained.notified().await;
-    }
-    if shell.is_offline() {
+    if shell.is_offline() || shell.is_closed() || replica.is_deleted() {
         return false;
     }
-    // The log start never passes what is flushed in the segments: the checkpoint says both.
-    let to = to.min(replica.log.borrow().stored_end());
     shell.world.count("log start moved");
     shell.world.note(format_args!("log start of {} to {to}", replica.name));
-    move_log_start(shell, replica, to).await
-}
-
-/// The log start is durable before the files go, so that it never moves back.
-async fn move_log_start(shell: &Rc<Shell>, replica: &Rc<Replica>, to: Offset) -> bool {
-    replica.log.borrow_mut().advance_log_start(to);
-    match write_checkpoint(shell).await {
+    let change = replica.decide_log_start(to);
+    if !replica.log.borrow().is_flushed_below(replica.log_start_decided()) {
+        shell.world.count("log start moved: what lies below was flushed first");
+        shell.write_out(replica.slot).await;
+    }
+    let durable = match shell.log_changes(vec![change]).await {
+        Logged::Flushed => Ok(()),
+        Logged::NoJournal => {
+            if to > replica.log.borrow().stored_end() {
+                shell.write_out(replica.slot).await;
+            }
+            write_checkpoint(shell).await
+        }
+        Logged::Failed => return false,
+    };
+    match durable {
         Err(error) if error.is_full() => {
-            shell.world.count("checkpoint: no space");
-            drop_segments(shell, replica).await;
+            shell.world.count("log start: no space for it");
             return false;
         }
         Err(error) => {
@@ -108,7 +146,11 @@ async fn move_log_start(shell: &Rc<Shell>, replica: &Rc<Replica>, to: Offset) ->
         }
         Ok(()) => {}
     }
-    drop_segments(shell, replica).await;
+    shell.model.borrow_mut().log_start_kept(&replica.id, to);
+    replica.log.borrow_mut().advance_log_start(to);
+    if !replica.is_deleted() {
+        drop_segments(shell, replica).await;
+    }
     true
 }
 
@@ -129,6 +171,7 @@ async fn drop_segments(shell: &Rc<Shell>, replica: &Rc<Replica>) {
     let first = replica.log.borrow().closed().front().map(|segment| segment.base_offset);
     let first = first.unwrap_or(replica.log.borrow().active().base_offset);
     replica.tail.borrow_mut().drop_before(first);
+    let Some(_names) = replica.hold_names() else { return };
     for segment in dropped {
         shell.world.note(format_args!("segment {} of {} goes", segment.base_offset, replica.name));
         if let Err(error) = give_up(shell, replica, segment.base_offset).await {
@@ -160,23 +203,41 @@ async fn give_up(shell: &Rc<Shell>, replica: &Replica, base: Offset) -> DiskResu
 
 /// At a clean stop: everything a start needs so that it need not scan.
 pub async fn write_final_state(shell: &Rc<Shell>) -> DiskResult<()> {
+    let mut states = FinalStateWriter::with_state_size_max(shell.settings.state_size_max);
     for replica in shell.all_replicas() {
         let active = replica.log.borrow().active().base_offset;
         replica.finish_rolls(shell, active).await?;
-        let files = {
-            let log = replica.log.borrow();
-            let (base, end) = (log.active().base_offset, log.high_watermark());
-            let index = log.active_index();
-            [
-                (replica.path(base, SegmentFile::OffsetIndex), index.encode_offset_index()),
-                (replica.path(base, SegmentFile::TimeIndex), index.encode_time_index()),
-                (replica.path(end, SegmentFile::ProducerSnapshot), log.producers.encode_snapshot()),
-                (format!("{}/{LEADER_EPOCH_CHECKPOINT}", replica.name), log.epochs().encode().into_bytes()),
-            ]
-        };
+        let state = state_of(&replica);
+        if states.add(replica.id, &state) {
+            continue;
+        }
+        shell.world.count("stop: files beside a segment");
+        let files = [
+            (replica.path(state.active, SegmentFile::OffsetIndex), state.offset_index),
+            (replica.path(state.active, SegmentFile::TimeIndex), state.time_index),
+            (replica.path(state.log_end, SegmentFile::ProducerSnapshot), state.producers),
+            (format!("{}/{LEADER_EPOCH_CHECKPOINT}", replica.name), state.epochs),
+        ];
         for (path, bytes) in files {
             shell.disk.replace_file(&path, &bytes).await?;
         }
     }
+    shell.disk.replace_file(&final_state_name(shell.shard), &states.finish()).await?;
     write_checkpoint(shell).await
+}
+
+fn state_of(replica: &Replica) -> PartitionState {
+    let log = replica.log.borrow();
+    let index = log.active_index();
+    PartitionState {
+        active: log.active().base_offset,
+        log_end: log.high_watermark(),
+        first_timestamp: log.active().first_timestamp,
+        offset_index: index.encode_offset_index(),
+        time_index: index.encode_time_index(),
+        producers: log.producers.encode_snapshot(),
+        epochs: log.epochs().encode().into_bytes(),
+        carry: replica.tail.borrow().last_partial_block(),
+        files_checksum: None,
+    }
 }

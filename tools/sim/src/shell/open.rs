@@ -2,23 +2,28 @@
 
 use crate::disk::{DiskError, DiskResult};
 use crate::faults::OpKind;
+use crate::metadata::TopicKind;
 use crate::settings::Mistake;
 use crate::shell::Shell;
+use crate::shell::compaction::complete_swaps;
 use crate::shell::reading::{BATCH_SIZE_MAX, closed_scan, feed_in_pieces};
 use crate::shell::replica::Replica;
 use crate::shell::tail::Tail;
 use odradek::codec::record_batch::BatchView;
 use odradek::log::checkpoint::PartitionPoint;
 use odradek::log::epochs::{LEADER_EPOCH_CHECKPOINT, LeaderEpochs};
+use odradek::log::final_state::{PartitionState, files_checksum};
 use odradek::log::index::{SegmentExtent, SegmentIndex};
+use odradek::log::log_start::find_log_start;
+use odradek::log::ownership::{self, Claim, PARTITION_METADATA, claim};
 use odradek::log::partition::{Opened, PartitionLog};
 use odradek::log::plan::align_down;
 use odradek::log::producers::{AcceptedBatch, Producers};
 use odradek::log::read::Rope;
 use odradek::log::recovery::{OffsetGaps, RecoveryScan, ScanOptions, Tail as Verdict};
-use odradek::log::segment::{FileName, SegmentFile, SegmentInfo, StoredBatch};
+use odradek::log::segment::{FileName, SegmentFile, SegmentInfo, StoredBatch, stray_directory_name};
 use odradek::types::limits::IO_ALIGNMENT;
-use odradek::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use odradek::types::{LeaderEpoch, Offset, Timestamp, TopicPartition, Uuid};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
@@ -27,9 +32,12 @@ const SCAN_SIZE: usize = 16 << 10;
 
 pub struct OpenRequest {
     pub id: TopicPartition,
+    /// Its directory.
     pub name: String,
+    pub kind: TopicKind,
     pub point: Option<PartitionPoint>,
     pub clean: bool,
+    pub state: Option<PartitionState>,
     pub journal_end: Option<Offset>,
 }
 
@@ -37,9 +45,19 @@ pub struct OpenRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenFailed {
     Disk(DiskError),
-    Corrupt { segment: Offset, file_position: u64 },
-    Short { log_end: Offset, flushed_end: Offset },
+    Corrupt {
+        segment: Offset,
+        file_position: u64,
+    },
+    Short {
+        log_end: Offset,
+        flushed_end: Offset,
+    },
     JournalCorrupt,
+    /// The directory is another topic's.
+    Foreign,
+    /// It is not to be opened any more.
+    Deleted,
 }
 
 #[derive(Default)]
@@ -61,7 +79,9 @@ struct Found {
 
 pub async fn open(shell: &Rc<Shell>, request: OpenRequest) -> Result<(), OpenFailed> {
     let now = Timestamp(shell.world.wall_ms());
-    let config = shell.settings.log_config();
+    let config = shell.settings.log_config(&request.kind);
+    claim_directory(shell, &request).await?;
+    complete_swaps(shell, &request.name).await.map_err(OpenFailed::Disk)?;
     let listing = list(shell, &request.name).await.map_err(OpenFailed::Disk)?;
     let (active_base, active_size) = match listing.logs.last_key_value() {
         Some((base, size)) => (*base, Some(*size)),
@@ -78,7 +98,11 @@ pub async fn open(shell: &Rc<Shell>, request: OpenRequest) -> Result<(), OpenFai
     };
     let mut carry = Vec::new();
     if let Some(size) = active_size {
-        found = match load_clean(shell, &request, active_base, size).await {
+        let mut left = load_state(shell, &request, active_base, size);
+        if left.is_none() {
+            left = load_clean(shell, &request, active_base, size).await;
+        }
+        found = match left {
             Some(found) => {
                 shell.world.count("recovery: clean");
                 found
@@ -97,15 +121,17 @@ pub async fn open(shell: &Rc<Shell>, request: OpenRequest) -> Result<(), OpenFai
         shell.disk.remove_if_present(&path).await.map_err(OpenFailed::Disk)?;
     }
     check_complete(shell, &request, found.log_end)?;
-    let log_start = request.point.map_or(Offset::ZERO, |point| point.log_start);
     let oldest = closed.front().map_or(active_base, |segment| segment.base_offset);
-    let log_start = match shell.settings.makes(Mistake::LogStartMovedBack) {
-        true => oldest,
-        false => log_start.max(oldest),
-    };
+    let noted = request.point.map(|point| point.log_start);
+    let noted = noted.filter(|_| !shell.settings.makes(Mistake::LogStartMovedBack));
+    let log_start = find_log_start(noted, oldest, found.log_end);
+    if log_start.is_by_names {
+        shell.world.count("recovery: log start told by names only");
+        shell.disk.sync_directory(&request.name).await.map_err(OpenFailed::Disk)?;
+    }
     let opened = Opened {
         jitter_seed: 0,
-        log_start: log_start.min(found.log_end),
+        log_start: log_start.offset,
         log_end: found.log_end,
         closed,
         active: found.active,
@@ -115,9 +141,46 @@ pub async fn open(shell: &Rc<Shell>, request: OpenRequest) -> Result<(), OpenFai
     };
     let log = PartitionLog::new(opened, config, LeaderEpoch(0));
     let tail = Tail::new(log.end_place(), carry);
+    if !shell.metadata.borrow().partitions.contains_key(&request.id) {
+        return Err(OpenFailed::Deleted);
+    }
     let slot = shell.open_slot(found.log_end);
+    shell.set_durability(slot, request.kind.durability);
     shell.insert(Replica::new(request.id, request.name, slot, log, tail));
     Ok(())
+}
+
+/// Makes sure that the directory is this topic's, as `log::ownership` decides.
+async fn claim_directory(shell: &Shell, request: &OpenRequest) -> Result<(), OpenFailed> {
+    let path = format!("{}/{PARTITION_METADATA}", request.name);
+    let text = match shell.disk.read_file(&path).await {
+        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(DiskError::NotFound) => None,
+        Err(error) => return Err(OpenFailed::Disk(error)),
+    };
+    let is_known = |topic| shell.metadata.borrow().partitions.keys().any(|id| id.topic == topic);
+    match claim(text.as_deref(), request.id.topic, is_known) {
+        Claim::Open => Ok(()),
+        Claim::Take => take_directory(shell, request).await.map_err(OpenFailed::Disk),
+        Claim::PutAside { .. } => put_aside(shell, request).await.map_err(OpenFailed::Disk),
+        Claim::Refuse(_) => Err(OpenFailed::Foreign),
+    }
+}
+
+async fn put_aside(shell: &Shell, request: &OpenRequest) -> DiskResult<()> {
+    shell.world.count("recovery: directory put aside");
+    let topic = request.name.strip_suffix("-0").expect("every topic has one partition");
+    let unique = Uuid::from_u128(u128::from(shell.world.draw()));
+    let aside = stray_directory_name(topic, request.id.partition, unique);
+    shell.disk.rename(&request.name, &aside).await?;
+    shell.disk.sync_directory("").await?;
+    take_directory(shell, request).await
+}
+
+async fn take_directory(shell: &Shell, request: &OpenRequest) -> DiskResult<()> {
+    shell.disk.make_directory(&request.name).await?;
+    let text = ownership::encode(request.id.topic);
+    shell.disk.replace_file(&format!("{}/{PARTITION_METADATA}", request.name), text.as_bytes()).await
 }
 
 /// Removes what a crash left half done, and lists the rest.
@@ -183,8 +246,35 @@ async fn load_index(shell: &Shell, request: &OpenRequest, extent: SegmentExtent)
     let path = |file: SegmentFile| format!("{}/{}", request.name, file.name(extent.base_offset));
     let offsets = shell.disk.read_file(&path(SegmentFile::OffsetIndex)).await.ok()?;
     let times = shell.disk.read_file(&path(SegmentFile::TimeIndex)).await.ok()?;
-    let interval = shell.settings.log_config().index_interval_bytes;
+    let interval = shell.settings.log_config(&request.kind).index_interval_bytes;
     SegmentIndex::decode(&extent, interval, &offsets, &times).ok()
+}
+
+/// After a clean stop: the checkpoint and the shard's final state say it all.
+fn load_state(shell: &Shell, request: &OpenRequest, base: Offset, size: u64) -> Option<Found> {
+    let now = Timestamp(shell.world.wall_ms());
+    let point = request.point.filter(|point| request.clean && point.segment_base == base)?;
+    let state = request.state.as_ref()?;
+    let is_of_this_stop =
+        state.active == base && state.log_end == point.flushed_end && state.files_checksum.is_none();
+    let is_whole = state.carry.len() as u64 == point.file_position - align_down(point.file_position);
+    if !is_of_this_stop || !is_whole || size < point.file_position {
+        return None;
+    }
+    let extent =
+        SegmentExtent { base_offset: base, end_offset: point.flushed_end, size: point.file_position };
+    let interval = shell.settings.log_config(&request.kind).index_interval_bytes;
+    let index = SegmentIndex::decode(&extent, interval, &state.offset_index, &state.time_index).ok()?;
+    let mut active = SegmentInfo::empty(base, now);
+    active.size = point.file_position;
+    active.first_timestamp = state.first_timestamp;
+    if let Some(max) = index.max_timestamp() {
+        active.max_timestamp = max.timestamp;
+    }
+    let producers = Producers::decode_snapshot(&state.producers, now).ok()?;
+    let epochs = LeaderEpochs::decode(std::str::from_utf8(&state.epochs).ok()?).ok()?;
+    shell.world.count("recovery: from the final state");
+    Some(Found { active, index, producers, epochs, log_end: point.flushed_end })
 }
 
 /// After a clean stop: the checkpoint and the files beside the segment say it all. `None` when
@@ -197,15 +287,29 @@ async fn load_clean(shell: &Shell, request: &OpenRequest, base: Offset, size: u6
     }
     let extent =
         SegmentExtent { base_offset: base, end_offset: point.flushed_end, size: point.file_position };
-    let index = load_index(shell, request, extent).await?;
+    let checksum = request.state.as_ref().and_then(|state| state.files_checksum)?;
+    let names = [
+        SegmentFile::OffsetIndex.name(base),
+        SegmentFile::TimeIndex.name(base),
+        SegmentFile::ProducerSnapshot.name(point.flushed_end),
+        LEADER_EPOCH_CHECKPOINT.to_owned(),
+    ];
+    let mut files = Vec::new();
+    for name in names {
+        files.push(shell.disk.read_file(&format!("{}/{name}", request.name)).await.ok()?);
+    }
+    if checksum != files_checksum([&files[0], &files[1], &files[2], &files[3]]) {
+        shell.world.count("recovery: files beside a segment are not believed");
+        return None;
+    }
+    let interval = shell.settings.log_config(&request.kind).index_interval_bytes;
+    let index = SegmentIndex::decode(&extent, interval, &files[0], &files[1]).ok()?;
     if index.max_timestamp().is_none() && point.file_position > 0 {
         return None;
     }
-    let snapshot = SegmentFile::ProducerSnapshot.name(point.flushed_end);
-    let snapshot = shell.disk.read_file(&format!("{}/{snapshot}", request.name)).await.ok()?;
-    let producers = Producers::decode_snapshot(&snapshot, now).ok()?;
-    let epochs = shell.disk.read_file(&format!("{}/{LEADER_EPOCH_CHECKPOINT}", request.name)).await.ok()?;
-    let epochs = LeaderEpochs::decode(std::str::from_utf8(&epochs).ok()?).ok()?;
+    let producers = Producers::decode_snapshot(&files[2], now).ok()?;
+    let epochs = LeaderEpochs::decode(std::str::from_utf8(&files[3]).ok()?).ok()?;
+    shell.world.count("recovery: from files beside a segment");
     let mut active = SegmentInfo::empty(base, now);
     active.size = point.file_position;
     if let Some(max) = index.max_timestamp() {

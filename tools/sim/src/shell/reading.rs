@@ -31,7 +31,7 @@ impl Replica {
         loop {
             let generation = self.generation.get();
             let read = self.read_once(shell, offset).await;
-            if generation == self.generation.get() {
+            if generation == self.generation.get() || self.is_deleted() {
                 return read;
             }
         }
@@ -49,6 +49,13 @@ impl Replica {
         let mut wanted = READ_SIZE;
         let mut is_believed = start == 0 || self.log.borrow().active().base_offset == segment;
         loop {
+            if start >= end {
+                if std::mem::replace(&mut is_believed, true) {
+                    return Err(ReadFailed::Damaged { segment });
+                }
+                start = self.replace_index(shell, segment).await?.position_for(offset);
+                continue;
+            }
             let until = end.min(start + wanted);
             let bytes = self.bytes(shell, segment, start, until).await?;
             let pieces = [&bytes[..]];
@@ -63,6 +70,11 @@ impl Replica {
                 return Ok(bytes[found.at..cut].to_vec());
             }
             if until == end {
+                shell.world.note(format_args!(
+                    "{}: no {offset} in {start}..{end} of {segment}: {} bytes",
+                    self.name,
+                    bytes.len()
+                ));
                 return Err(ReadFailed::Damaged { segment });
             }
             let walked = rope.batches(0).take_while(|batch| batch.at + batch.size <= bytes.len()).last();
@@ -179,9 +191,11 @@ impl Replica {
         let begin = self.tail.borrow().begin(segment).filter(|begin| (start..end).contains(begin));
         let disk_end = begin.unwrap_or(end);
         let newest = self.tail.borrow().slice(segment, disk_end..end).map(<[u8]>::to_vec);
-        let open = self.written_file(segment);
+        let swapped = self.swapped.borrow().clone().filter(|(base, _)| *base == segment);
+        let open = swapped.map(|(_, file)| file).or_else(|| self.written_file(segment));
         let file = match open {
             Some(file) => file,
+            None if self.is_deleted() => return Err(ReadFailed::OutOfRange),
             None => {
                 let path = self.path(segment, SegmentFile::Log);
                 shell.disk.open(&path, false).await.map_err(ReadFailed::Disk)?
@@ -189,6 +203,11 @@ impl Replica {
         };
         let mut bytes = file.read(start, (disk_end - start) as usize).await.map_err(ReadFailed::Disk)?;
         if bytes.len() as u64 != disk_end - start {
+            shell.world.note(format_args!(
+                "{}: {} bytes in {start}..{disk_end} of {segment}",
+                self.name,
+                bytes.len()
+            ));
             return Err(ReadFailed::Damaged { segment });
         }
         bytes.extend(newest.into_iter().flatten());

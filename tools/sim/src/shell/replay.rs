@@ -1,4 +1,5 @@
-//! Replays the journals of the last run into the segments.
+//! Replays the journals of the last run into the segments, whatever the number of shards is now, and
+//! marks those that are gone on with.
 //!
 //! Every block that is believed is held against the ledger of those that were issued: a block in the
 //! wrong place or of an earlier use of its file must never be among them.
@@ -6,94 +7,236 @@
 use crate::disk::{DiskResult, OpenFile};
 use crate::settings::Mistake;
 use crate::shell::Shell;
-use crate::shell::start::{damaged_journal_directory, journal_directory, replayed_journal_directory};
-use odradek::log::journal::block::{BlockView, HEADER_SIZE};
-use odradek::log::journal::redo::{Redo, Redoing};
-use odradek::log::journal::replay::{FoundBlock, Replay, Verdict};
-use odradek::log::journal::ring::FileIndex;
+use crate::shell::journal::{
+    MAKING, damaged_journal_directory, journal_file, parse_damaged_directory, parse_journal_directory,
+    parse_journal_file, replayed_journal_directory,
+};
+use odradek::log::checkpoint::{Checkpoint, PartitionPoint};
+use odradek::log::data_dir::checkpoint_name;
+use odradek::log::journal::block::{BlockHeader, BlockView, BlockWriter, HEADER_SIZE, block_size};
+use odradek::log::journal::lost::{self, LOST_PARTITIONS_FILE};
+use odradek::log::journal::redo::{Reached, Redo, Redoing};
+use odradek::log::journal::replay::{
+    FoundBlock, Replay, Verdict, bounds_of_first_blocks, files_of, first_mark,
+};
+use odradek::log::journal::ring::{BlockPlace, FileIndex, JournalHead};
+use odradek::log::journal::settle::Settled;
+use odradek::log::ownership::{self, PARTITION_METADATA};
 use odradek::log::plan::SyncFs;
 use odradek::log::segment::{FileName, SegmentFile};
 use odradek::types::limits::IO_ALIGNMENT;
-use odradek::types::{Offset, TopicPartition};
+use odradek::types::{Offset, ShardId, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+
+type Points = BTreeMap<TopicPartition, PartitionPoint>;
 
 /// What the journals say of the partitions' logs.
 #[derive(Debug, Default)]
 pub struct Replayed {
     pub ends: BTreeMap<TopicPartition, Offset>,
     pub corrupt: BTreeSet<TopicPartition>,
+    /// Journals that their shards go on with.
+    pub heads: BTreeMap<ShardId, JournalHead>,
+    settled: Settled,
 }
 
-/// Replays all journals and removes them; one that has lost what was committed is kept and judged again
-/// at every start.
-pub async fn replay(
-    shell: &Rc<Shell>,
-    partitions: &BTreeMap<TopicPartition, String>,
-    clean: bool,
-) -> DiskResult<Replayed> {
+/// What becomes of a journal that was replayed.
+enum After {
+    /// Something that was committed is damaged or gone, of these partitions.
+    KeepDamaged(BTreeSet<TopicPartition>),
+    Remove,
+    Resume(JournalHead),
+}
+
+type Files = BTreeMap<FileIndex, Vec<u8>>;
+
+/// Replays all journals and brings the recovery points up to date with them.
+pub async fn replay(shells: &[Rc<Shell>], points: &mut Points, clean: bool) -> DiskResult<Replayed> {
+    let shell = &shells[0];
     let disk = &shell.disk;
     let mut replayed = Replayed::default();
     let names: Vec<String> = disk.list("").await?.into_iter().map(|(name, _)| name).collect();
-    let mut segments = Segments { shell, partitions, known: BTreeMap::new(), touched: BTreeMap::new() };
-    let usable = journal_directory();
-    let mut damaged = false;
-    for name in names.iter().filter(|name| name.starts_with(&format!("{usable}.damaged."))) {
-        judge(shell, name, partitions, None, &mut replayed).await?;
+    let mut segments = Segments { shell, known: BTreeMap::new(), touched: BTreeMap::new() };
+    for name in &names {
+        if let Some(shard) = parse_damaged_directory(name) {
+            take_lost(shells, shard, name, &mut replayed).await?;
+        } else if name.ends_with(".replayed") {
+            // What an interrupted start has left of one that was replayed.
+            disk.remove_directory(name).await?;
+            shell.world.count("journal: rest of a replayed one removed");
+        }
     }
-    // What an interrupted start has left of one that was replayed.
-    if names.contains(&replayed_journal_directory()) {
-        disk.remove_directory(&replayed_journal_directory()).await?;
-        shell.world.count("journal: rest of a replayed one removed");
-    }
-    let is_there = names.contains(&usable);
-    if is_there && !clean {
-        damaged = judge(shell, &usable, partitions, Some(&mut segments), &mut replayed).await?;
+    let mut retire = Vec::new();
+    for name in &names {
+        let Some(shard) = parse_journal_directory(name) else { continue };
+        if shard.index() >= shells.len() {
+            shell.world.count("journal: of a core that is no more");
+        }
+        let files = read_files(shell, name).await?;
+        let after = match clean {
+            true => mark_unread(shells, shard, &files).map_or(After::Remove, After::Resume),
+            false => judge(shells, shard, name, &files, &mut segments, &mut replayed).await?,
+        };
+        retire.push((shard, name, after));
     }
     segments.flush().await?;
-    if damaged {
-        let number = (1..).find(|number| !disk.exists(&damaged_journal_directory(*number)));
-        let kept = damaged_journal_directory(number.expect("some number is free"));
-        disk.rename(&usable, &kept).await?;
-    } else if is_there {
-        // At once: half a journal would look like one that has lost something.
-        disk.rename(&usable, &replayed_journal_directory()).await?;
+    if !clean && !retire.is_empty() {
+        replayed.settled.apply(points);
+        write_checkpoints(shells, points).await?;
     }
-    if !names.is_empty() {
-        disk.sync_directory("").await?;
+    let mut done = Vec::new();
+    for (shard, name, after) in retire {
+        match after {
+            After::KeepDamaged(lost) => put_aside(shell, shard, name, &lost).await?,
+            After::Remove => {
+                let replayed = replayed_journal_directory(shard);
+                // At once: half a journal would look like one that has lost something.
+                disk.rename(name, &replayed).await?;
+                shell.ledger.borrow_mut().forget(shard);
+                done.push(replayed);
+            }
+            After::Resume(head) => {
+                write_mark(shell, name, &head.mark).await?;
+                shell.world.count("journal: gone on with");
+                replayed.heads.insert(shard, head);
+            }
+        }
     }
-    shell.ledger.borrow_mut().clear();
-    if is_there && !damaged {
-        disk.remove_directory(&replayed_journal_directory()).await?;
+    disk.sync_directory("").await?;
+    for name in done {
+        disk.remove_directory(&name).await?;
     }
     Ok(replayed)
 }
 
-/// Looks through one journal and, given `segments`, writes to them what it holds. Whether it has lost
-/// what was committed.
-async fn judge(
-    shell: &Rc<Shell>,
-    directory: &str,
-    partitions: &BTreeMap<TopicPartition, String>,
-    mut segments: Option<&mut Segments<'_>>,
-    replayed: &mut Replayed,
-) -> DiskResult<bool> {
-    let mut files: BTreeMap<FileIndex, Vec<u8>> = BTreeMap::new();
+async fn read_files(shell: &Shell, directory: &str) -> DiskResult<Files> {
+    let mut files = Files::new();
     for (name, _) in shell.disk.list(directory).await? {
-        if let Some(index) = name.strip_suffix(".journal").and_then(|digits| digits.parse().ok()) {
-            let bytes = shell.disk.read_file(&format!("{directory}/{name}")).await?;
-            files.insert(FileIndex(index), bytes);
+        if let Some(index) = parse_journal_file(&name) {
+            files.insert(index, shell.disk.read_file(&format!("{directory}/{name}")).await?);
         }
     }
     if shell.settings.makes(Mistake::StaleBlockAccepted) {
         files.values_mut().for_each(|bytes| take_stale_blocks_along(bytes));
     }
+    Ok(files)
+}
+
+/// What an earlier start has found a journal to have lost.
+async fn take_lost(
+    shells: &[Rc<Shell>],
+    shard: ShardId,
+    directory: &str,
+    replayed: &mut Replayed,
+) -> DiskResult<()> {
+    let shell = &shells[0];
+    let text = shell.disk.read_file(&format!("{directory}/{LOST_PARTITIONS_FILE}")).await.ok();
+    let lost = text.and_then(|bytes| lost::decode(std::str::from_utf8(&bytes).ok()?));
+    let lost = lost.unwrap_or_else(|| partitions_of(shells, shard));
+    let known = shell.metadata.borrow();
+    replayed.corrupt.extend(lost.into_iter().filter(|id| known.partitions.contains_key(id)));
+    Ok(())
+}
+
+/// A journal that has lost something is kept under another name. Flushed first: what says that it was
+/// lost may be in blocks that no flush has covered.
+async fn put_aside(
+    shell: &Shell,
+    shard: ShardId,
+    directory: &str,
+    lost: &BTreeSet<TopicPartition>,
+) -> DiskResult<()> {
+    let disk = &shell.disk;
+    disk.replace_file(&format!("{directory}/{LOST_PARTITIONS_FILE}"), lost::encode(lost).as_bytes()).await?;
+    for (name, _) in disk.list(directory).await? {
+        if parse_journal_file(&name).is_some() {
+            disk.open(&format!("{directory}/{name}"), false).await?.flush().await?;
+        }
+    }
+    let number = (1..).find(|number| !disk.exists(&damaged_journal_directory(shard, *number)));
+    let aside = damaged_journal_directory(shard, number.expect("some number is free"));
+    shell.ledger.borrow_mut().forget(shard);
+    disk.rename(directory, &aside).await
+}
+
+/// Log starts stand nowhere but in the journals, until now.
+async fn write_checkpoints(shells: &[Rc<Shell>], points: &Points) -> DiskResult<()> {
+    let mut by_owner: BTreeMap<ShardId, Points> = BTreeMap::new();
+    for (id, known) in &shells[0].metadata.borrow().partitions {
+        if let Some(point) = points.get(id) {
+            by_owner.entry(known.owner).or_default().insert(*id, *point);
+        }
+    }
+    for (shard, points) in by_owner {
+        let generation = shells[0].generation.get();
+        let starts: Vec<_> = points.iter().map(|(id, point)| (*id, point.log_start)).collect();
+        let bytes = Checkpoint { shard, generation, points }.encode();
+        shells[0].disk.replace_file(&checkpoint_name(shard), &bytes).await?;
+        for (id, start) in starts {
+            shells[0].model.borrow_mut().log_start_kept(&id, start);
+        }
+    }
+    Ok(())
+}
+
+async fn write_mark(shell: &Shell, directory: &str, mark: &BlockPlace) -> DiskResult<()> {
+    let mut block = vec![0; block_size(0, 0)];
+    BlockWriter::new(&mut block, 0).finish(&mark.header);
+    shell.ledger.borrow_mut().issued(*mark, block.len());
+    let file = shell.disk.open(&format!("{directory}/{}", journal_file(mark.file)), false).await?;
+    file.write(mark.header.position, &block).await?;
+    shell.flush_file(&file).await?;
+    shell.disk.remove_if_present(&format!("{directory}/{MAKING}")).await
+}
+
+/// How many files a journal has, if they are those of this configuration.
+fn kept_files(shells: &[Rc<Shell>], shard: ShardId, files: &Files) -> Option<u32> {
+    let limits = shells[0].settings.journal.filter(|_| shard.index() < shells.len())?;
+    files_of(&files.iter().map(|(file, bytes)| (*file, bytes.len() as u64)).collect(), &limits)
+}
+
+/// Where a journal goes on that is not read through.
+fn mark_unread(shells: &[Rc<Shell>], shard: ShardId, files: &Files) -> Option<JournalHead> {
+    let file_count = kept_files(shells, shard, files)?;
+    let file_size = files[&FileIndex(0)].len() as u64;
+    let mut headers: Vec<BlockHeader> = Vec::new();
+    for bytes in files.values() {
+        match BlockView::decode(bytes, 0) {
+            Ok(view) => headers.push(view.header),
+            Err(_) if bytes[..IO_ALIGNMENT].iter().all(|byte| *byte == 0) => {} // Not used yet.
+            Err(_) => return None,
+        }
+    }
+    let (last, epoch) = bounds_of_first_blocks(headers, file_size, file_count).unwrap_or_default();
+    Some(JournalHead { mark: first_mark(shard, last, epoch, file_size), file_count })
+}
+
+/// The partitions that a shard's journal may hold something of. Those of a core that is no more have
+/// other owners by now, and nothing says which they were.
+fn partitions_of(shells: &[Rc<Shell>], shard: ShardId) -> BTreeSet<TopicPartition> {
+    let is_gone = shard.index() >= shells.len();
+    let metadata = shells[0].metadata.borrow();
+    let may_be = metadata.partitions.iter().filter(|(_, known)| is_gone || known.owner == shard);
+    may_be.map(|(id, _)| *id).collect()
+}
+
+/// Looks through one journal and writes to the segments what it holds, unless it has lost blocks.
+async fn judge(
+    shells: &[Rc<Shell>],
+    shard: ShardId,
+    directory: &str,
+    files: &Files,
+    segments: &mut Segments<'_>,
+    replayed: &mut Replayed,
+) -> DiskResult<After> {
+    let shell = &shells[0];
+    let world = &shell.world;
     let mut replay = Replay::default();
-    for (index, bytes) in &files {
+    for (index, bytes) in files {
         let read = |position, size| Ok::<_, std::convert::Infallible>(read_at(bytes, position, size));
         let Ok(_) = replay.scan_file(*index, bytes.len() as u64, read);
     }
-    let world = &shell.world;
     match replay.verdict() {
         Verdict::Whole => world.count("journal: whole"),
         Verdict::BeyondGap { first } => {
@@ -110,8 +253,10 @@ async fn judge(
         }
     }
     if replay.verdict().is_lost() {
-        replayed.corrupt.extend(partitions.keys());
-        segments = None; // What the missing one said of the others is not known.
+        // What the missing one said of the others is not known.
+        let lost = partitions_of(shells, shard);
+        replayed.corrupt.extend(&lost);
+        return Ok(After::KeepDamaged(lost));
     }
     let mut redoing = Redoing::default();
     for (sequence, FoundBlock { file, position, size }) in replay.blocks() {
@@ -120,30 +265,44 @@ async fn judge(
         redoing.look_ahead(&view, replay.is_flushed(sequence));
     }
     for (sequence, FoundBlock { file, position, size }) in replay.blocks() {
-        if segments.is_some() {
-            shell.ledger.borrow().check_believed(world, sequence, file, position);
-        }
+        shell.ledger.borrow().check_believed(world, sequence, (shard, file, position));
         let bytes = read_at(&files[&file], position, size);
         let view = BlockView::decode(&bytes, position).expect("it was whole a moment ago");
         let mut redo = Vec::new();
         redoing.block(&view, replay.is_flushed(sequence), &mut redo);
         world.count("journal: block replayed");
-        if let Some(segments) = &mut segments {
-            for redo in &redo {
-                segments.redo(redo, &mut replayed.corrupt).await?;
-            }
+        for redo in &redo {
+            segments.redo(redo, &mut replayed.corrupt).await?;
         }
     }
+    replayed.take(&redoing);
     if !redoing.corrupt().is_empty() {
         world.note(format_args!("{directory}: damaged bytes of {} partitions", redoing.corrupt().len()));
         world.count("journal: bytes of one partition damaged");
+        return Ok(After::KeepDamaged(redoing.corrupt().clone()));
     }
-    replayed.corrupt.extend(redoing.corrupt());
-    for (partition, end) in redoing.ends() {
-        let reached = replayed.ends.entry(*partition).or_insert(*end);
-        *reached = end.max(reached).to_owned();
+    let head = kept_files(shells, shard, files).and_then(|file_count| {
+        let mark = replay.mark(shard, files[&FileIndex(0)].len() as u64)?;
+        Some(JournalHead { mark, file_count })
+    });
+    Ok(head.map_or(After::Remove, After::Resume))
+}
+
+impl Replayed {
+    fn take(&mut self, redoing: &Redoing) {
+        self.corrupt.extend(redoing.corrupt());
+        for (partition, end) in redoing.ends() {
+            let reached = self.ends.entry(*partition).or_insert(*end);
+            *reached = end.max(reached).to_owned();
+        }
+        for (partition, start) in redoing.log_starts() {
+            let known = self.settled.log_starts.entry(*partition).or_insert(*start);
+            *known = (*known).max(*start);
+        }
+        let is_whole = |(id, _): &(&TopicPartition, &Reached)| !redoing.corrupt().contains(*id);
+        self.settled.reached.extend(redoing.reached().iter().filter(is_whole));
+        self.settled.truncated.extend(redoing.truncated().iter().filter(is_whole));
     }
-    Ok(!redoing.corrupt().is_empty() || replay.verdict().is_lost())
 }
 
 fn read_at(bytes: &[u8], position: u64, size: usize) -> Vec<u8> {
@@ -181,9 +340,8 @@ fn take_stale_blocks_along(bytes: &mut [u8]) {
 /// The segments' files that a replay writes to.
 struct Segments<'a> {
     shell: &'a Rc<Shell>,
-    partitions: &'a BTreeMap<TopicPartition, String>,
-    /// The base offsets of each partition's segments.
-    known: BTreeMap<TopicPartition, BTreeSet<Offset>>,
+    /// Directory and base offsets of each partition's segments; `None` when it is gone.
+    known: BTreeMap<TopicPartition, Option<(String, BTreeSet<Offset>)>>,
     touched: BTreeMap<String, OpenFile>,
 }
 
@@ -211,14 +369,23 @@ impl Segments<'_> {
                 self.shell.world.count("segment: closed by replay");
                 file.truncate(size).await?;
                 for derived in [SegmentFile::OffsetIndex, SegmentFile::TimeIndex] {
-                    let name = format!("{}/{}", self.partitions[&partition], derived.name(segment));
-                    disk.remove_if_present(&name).await?;
+                    let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+                    disk.remove_if_present(&format!("{directory}/{}", derived.name(segment))).await?;
                 }
                 self.touched.insert(path, file);
             }
-            // Nobody here truncates or deletes a partition.
-            Redo::Truncate { partition, .. } | Redo::Delete { partition } => {
-                let what = format_args!("{partition:?} is to be cut or deleted");
+            Redo::Delete { partition } => {
+                // The metadata knew it first.
+                self.known.insert(partition, None);
+                self.shell.world.count("journal: deletion replayed");
+                if self.shell.metadata.borrow().partitions.contains_key(&partition) {
+                    let what = format_args!("{partition:?} is there");
+                    self.shell.world.finding("deleted topics do not come back", what);
+                }
+            }
+            // Nobody here truncates a partition.
+            Redo::Truncate { partition, .. } => {
+                let what = format_args!("{partition:?} is to be cut");
                 self.shell.world.finding("blocks that are believed are those of this use", what);
             }
         }
@@ -227,16 +394,11 @@ impl Segments<'_> {
 
     /// `None` for what was deleted.
     async fn path(&mut self, partition: TopicPartition, segment: Offset) -> DiskResult<Option<String>> {
-        let Some(directory) = self.partitions.get(&partition) else { return Ok(None) };
         if !self.known.contains_key(&partition) {
-            let names = self.shell.disk.list(directory).await?;
-            let bases = names.iter().filter_map(|(name, _)| match FileName::parse(name) {
-                Some(FileName::Live { base_offset, file: SegmentFile::Log }) => Some(base_offset),
-                _ => None,
-            });
-            self.known.insert(partition, bases.collect());
+            let found = self.look_up(partition).await?;
+            self.known.insert(partition, found);
         }
-        let bases = self.known.get_mut(&partition).expect("just put in");
+        let Some(Some((directory, bases))) = self.known.get_mut(&partition) else { return Ok(None) };
         if !bases.contains(&segment) {
             let brings_back = self.shell.settings.makes(Mistake::LogStartMovedBack);
             if bases.last().is_some_and(|last| segment < *last) && !brings_back {
@@ -245,6 +407,28 @@ impl Segments<'_> {
             bases.insert(segment);
         }
         Ok(Some(format!("{directory}/{}", SegmentFile::Log.name(segment))))
+    }
+
+    async fn look_up(&self, partition: TopicPartition) -> DiskResult<Option<(String, BTreeSet<Offset>)>> {
+        let known = self.shell.metadata.borrow().partitions.get(&partition).cloned();
+        let Some(known) = known else { return Ok(None) };
+        let directory = known.directory();
+        let disk = &self.shell.disk;
+        let text = match disk.read_file(&format!("{directory}/{PARTITION_METADATA}")).await {
+            Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
+            Err(crate::disk::DiskError::NotFound) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if ownership::decode(&text).ok() != Some(partition.topic) {
+            return Ok(None);
+        }
+        let names = disk.list(&directory).await?;
+        let bases = names.iter().filter_map(|(name, _)| match FileName::parse(name) {
+            Some(FileName::Live { base_offset, file: SegmentFile::Log }) => Some(base_offset),
+            _ => None,
+        });
+        let bases = bases.collect();
+        Ok(Some((directory, bases)))
     }
 
     /// Everything written is on stable storage, names included.

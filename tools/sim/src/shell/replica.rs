@@ -9,7 +9,7 @@ use odradek::codec::record_batch::{BatchView, assign_offset};
 use odradek::log::commit::ParkedAcks;
 use odradek::log::epochs::LEADER_EPOCH_CHECKPOINT;
 use odradek::log::index::SegmentIndex;
-use odradek::log::journal::block::BlockWriter;
+use odradek::log::journal::block::{BlockWriter, Change, Entry};
 use odradek::log::journal::pack::Part;
 use odradek::log::partition::{AppendDecision, AppendRejected, ClosedSegment, PartitionLog, Place};
 use odradek::log::plan::{AppendPlan, Slot};
@@ -113,8 +113,27 @@ pub struct Replica {
     finishing: Turn,
     pub replacing: Turn,
     sealed_place: Cell<Place>,
-    /// Changes when files of closed segments are removed.
+    /// Changes when files of closed segments are removed or replaced.
     pub generation: Cell<u64>,
+    /// Held while bytes are reserved for a segment's file, or cut off it.
+    sizes: Turn,
+    /// A compacted segment that has not got its name yet.
+    pub swapped: RefCell<Option<(Offset, OpenFile)>>,
+    deleted: Cell<bool>,
+    /// Tasks that name files in the directory; a deletion moves it away only when there are none.
+    naming: Cell<usize>,
+    naming_ended: Signal,
+    log_start_decided: Cell<Offset>,
+}
+
+/// Held while a file in the directory is created, renamed or removed.
+pub struct NamesHeld<'a>(&'a Replica);
+
+impl Drop for NamesHeld<'_> {
+    fn drop(&mut self) {
+        self.0.naming.set(self.0.naming.get() - 1);
+        self.0.naming_ended.notify();
+    }
 }
 
 impl Replica {
@@ -144,7 +163,53 @@ impl Replica {
             replacing: Turn::default(),
             sealed_place,
             generation: Cell::new(0),
+            sizes: Turn::default(),
+            swapped: RefCell::new(None),
+            deleted: Cell::new(false),
+            naming: Cell::new(0),
+            naming_ended: Signal::default(),
+            log_start_decided: Cell::new(Offset::ZERO),
         })
+    }
+
+    pub fn is_deleted(&self) -> bool {
+        self.deleted.get()
+    }
+
+    /// No request reaches the log any more.
+    pub fn mark_deleted(&self) {
+        self.deleted.set(true);
+        self.refuse_parked();
+    }
+
+    /// Keeps the directory where it is; `None` once the topic was deleted: then the path may be another
+    /// topic's.
+    pub fn hold_names(&self) -> Option<NamesHeld<'_>> {
+        if self.deleted.get() {
+            return None;
+        }
+        self.naming.set(self.naming.get() + 1);
+        Some(NamesHeld(self))
+    }
+
+    /// Waits until nobody names files in the directory any more.
+    pub async fn names_released(&self) {
+        while self.naming.get() > 0 {
+            self.naming_ended.notified().await;
+        }
+    }
+
+    /// Says that the log is to begin at `start` at least, before that is durable.
+    pub fn decide_log_start(&self, start: Offset) -> Entry {
+        let start = start.max(self.log_start_decided());
+        self.log_start_decided.set(start);
+        let epoch = self.log.borrow().leader_epoch();
+        Entry { partition: self.id, change: Change::LogStart { start, epoch } }
+    }
+
+    /// Where the log begins once everything that was decided is durable.
+    pub fn log_start_decided(&self) -> Offset {
+        self.log_start_decided.get().max(self.log.borrow().log_start())
     }
 
     pub fn path(&self, segment: Offset, file: SegmentFile) -> String {
@@ -158,7 +223,7 @@ impl Replica {
         batch: &mut [u8],
         target: &AckTarget,
     ) -> Result<Appended, AppendRefused> {
-        if shell.is_offline() || shell.is_closed() {
+        if shell.is_offline() || shell.is_closed() || self.deleted.get() {
             return Err(AppendRefused::Offline);
         }
         let now = Timestamp(shell.world.wall_ms());
@@ -259,6 +324,7 @@ impl Replica {
     /// Reserves space on disk, so that no accepted batch ever meets a full disk.
     async fn prepare(self: Rc<Self>, shell: Rc<Shell>, extend: Option<u64>, spare: Option<u64>) {
         let result = async {
+            let Some(_names) = self.hold_names() else { return Ok(()) };
             if let Some(size) = extend {
                 self.extend_active(&shell, size).await?;
             }
@@ -291,6 +357,12 @@ impl Replica {
                 handle
             }
         };
+        let _sizes = self.sizes.take().await;
+        // One that was rolled meanwhile gets nothing: it is cut to its length, or was.
+        if self.segments.borrow().active != segment {
+            shell.world.count("roll: closed what was to be enlarged");
+            return Ok(());
+        }
         if handle.allocated < size {
             handle.file.allocate(size).await?;
             if let Some(handle) = self.segments.borrow_mut().writable.get_mut(&segment) {
@@ -367,7 +439,7 @@ impl Replica {
         for writes in writes.chunk_by(|left, right| left.segment == right.segment) {
             let segment = writes[0].segment;
             self.finish_rolls(shell, segment).await?;
-            let file = self.segments.borrow().writable[&segment].file.clone();
+            let Some(file) = self.written_file(segment) else { break }; // Deleted: nobody waits for it.
             try_join_all(writes.iter().map(|write| file.write(write.position, &write.bytes))).await?;
             touched.push(segment);
         }
@@ -378,7 +450,11 @@ impl Replica {
     pub async fn finish_rolls(&self, shell: &Shell, segment: Offset) -> DiskResult<()> {
         let _turn = self.finishing.take().await;
         while self.segments.borrow().written < segment {
-            self.finish_roll(shell).await?;
+            let Some(_names) = self.hold_names() else { return Ok(()) };
+            match self.finish_roll(shell).await {
+                Err(error) if error.is_full() && self.deleted.get() => return Ok(()),
+                finished => finished?,
+            }
         }
         Ok(())
     }
@@ -396,7 +472,10 @@ impl Replica {
             Some(file) => file,
             None => shell.disk.open(&self.path(base, SegmentFile::Log), true).await?,
         };
-        old.truncate(rolled.closed.info.size).await?;
+        {
+            let _sizes = self.sizes.take().await;
+            old.truncate(rolled.closed.info.size).await?;
+        }
         shell.flush_file(&old).await?;
         let files = [
             (self.path(base, SegmentFile::OffsetIndex), rolled.closed.index.encode_offset_index()),
@@ -435,7 +514,12 @@ impl Replica {
                 shell.disk.sync_directory(&self.name).await
             };
             match named.await {
-                Err(error) if error.is_full() && !shell.is_closed() && !shell.is_offline() => {
+                Err(error)
+                    if error.is_full()
+                        && !shell.is_closed()
+                        && !shell.is_offline()
+                        && !self.deleted.get() =>
+                {
                     shell.world.count("roll: no space for a name");
                     shell.world.sleep(NO_SPACE_RETRY).await;
                 }
@@ -463,6 +547,9 @@ impl Replica {
 
     /// The file of a segment that a flush has to cover; `None` when it was finished (and flushed).
     pub fn written_file(&self, segment: Offset) -> Option<OpenFile> {
+        if self.deleted.get() {
+            return None;
+        }
         self.segments.borrow().writable.get(&segment).map(|handle| handle.file.clone())
     }
 
@@ -473,7 +560,7 @@ impl Replica {
 
     /// Rolls the active segment, if nothing of it waits for the disk and there is a spare for the next.
     pub fn try_roll(self: &Rc<Self>, shell: &Rc<Shell>) -> Option<Offset> {
-        if !self.rolled.borrow().is_empty() || self.log.borrow().active().size == 0 {
+        if self.deleted.get() || !self.rolled.borrow().is_empty() || self.log.borrow().active().size == 0 {
             return None;
         }
         if !shell.is_idle(self.slot) {
@@ -501,6 +588,7 @@ impl Replica {
     }
 
     pub async fn write_index(&self, shell: &Shell, index: &SegmentIndex) -> DiskResult<()> {
+        let Some(_names) = self.hold_names() else { return Ok(()) };
         let base = index.base_offset();
         let offsets = self.path(base, SegmentFile::OffsetIndex);
         shell.disk.replace_file(&offsets, &index.encode_offset_index()).await?;

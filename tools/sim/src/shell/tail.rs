@@ -44,6 +44,12 @@ impl Tail {
         Tail { pieces, unwritten: end }
     }
 
+    /// The bytes between the last boundary and the end.
+    pub fn last_partial_block(&self) -> Vec<u8> {
+        let (_, piece) = self.pieces.last_key_value().expect("there is always an active segment");
+        piece.bytes[(align_down(piece.end()) - piece.start) as usize..].to_vec()
+    }
+
     pub fn append(&mut self, bytes: &[u8]) {
         let (_, piece) = self.pieces.iter_mut().next_back().expect("there is always an active segment");
         piece.bytes.extend_from_slice(bytes);

@@ -1,0 +1,105 @@
+//! What the cluster's metadata knows: which partitions there are, where, and how they are kept.
+//!
+//! Its own log is another matter: here it is committed at once and never lost. A change of it comes
+//! before what the shards make of it, so that a crash in between leaves that to the next start.
+
+use crate::random::Random;
+use odradek::log::compaction::plan::CompactionLimits;
+use odradek::log::durability::{Durability, FlushBounds};
+use odradek::log::partition::Cleanup;
+use odradek::types::{PartitionIndex, ShardId, TopicId, TopicPartition, Uuid};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How a topic is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TopicKind {
+    pub compacts: bool,
+    pub durability: Durability,
+}
+
+impl TopicKind {
+    pub fn draw(dice: &mut Random) -> TopicKind {
+        let durability = match dice.below(6) {
+            0 => Durability::Write(FlushBounds {
+                records_max: *dice.pick(&[1, 5, 40, i64::MAX as u64]),
+                within: Duration::from_millis(dice.between(1, 500)),
+            }),
+            _ => Durability::Fsync,
+        };
+        TopicKind { compacts: dice.one_in(3), durability }
+    }
+
+    pub fn cleanup(&self) -> Cleanup {
+        let limits = CompactionLimits {
+            delete_retention_ms: 1 << 40,
+            min_lag_ms: 0,
+            max_lag_ms: i64::MAX,
+            min_dirty_ppm: 100_000,
+        };
+        if self.compacts { Cleanup { delete: false, compact: Some(limits) } } else { Cleanup::DELETE }
+    }
+
+    /// A loss of power may take what was acknowledged.
+    pub fn is_flushed_late(&self) -> bool {
+        self.durability != Durability::Fsync
+    }
+}
+
+/// One partition.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The name of its topic.
+    pub topic: String,
+    pub kind: TopicKind,
+    pub owner: ShardId,
+}
+
+impl Known {
+    pub fn directory(&self) -> String {
+        format!("{}-0", self.topic)
+    }
+}
+
+/// Lives: one per seed; it outlives every crash.
+#[derive(Debug, Default)]
+pub struct Metadata {
+    pub partitions: BTreeMap<TopicPartition, Known>,
+    pub deleted: BTreeSet<TopicId>,
+    made: u64,
+}
+
+impl Metadata {
+    /// A new topic of one partition.
+    pub fn create(&mut self, topic: Option<String>, kind: TopicKind, owner: ShardId) -> TopicPartition {
+        self.made += 1;
+        let id = TopicPartition {
+            topic: TopicId(Uuid::from_u128(u128::from(self.made))),
+            partition: PartitionIndex::from_wire(0).expect("zero is one"),
+        };
+        let topic = topic.unwrap_or_else(|| format!("t{}", self.made));
+        self.partitions.insert(id, Known { topic, kind, owner });
+        id
+    }
+
+    pub fn delete(&mut self, id: &TopicPartition) -> Option<Known> {
+        self.deleted.insert(id.topic);
+        self.partitions.remove(id)
+    }
+
+    /// The partitions of cores that are no more get others. Whether there were any.
+    pub fn rehome(&mut self, shard_count: u16) -> bool {
+        let mut moved = false;
+        for (at, known) in self.partitions.values_mut().enumerate() {
+            if known.owner.0 >= shard_count {
+                known.owner = ShardId(at as u16 % shard_count);
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    pub fn number(id: &TopicPartition) -> u64 {
+        id.topic.0.as_u64_pair().1
+    }
+}
