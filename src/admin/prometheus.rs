@@ -58,6 +58,12 @@ const COUNTERS: &[(&str, &str, Read)] = &[
     ("fetched_disk_bytes", "Of those, bytes that were read from disk", |m| m.fetched_disk_bytes),
     ("disk_written_bytes", "Bytes written by direct I/O", |m| m.disk_written_bytes),
     ("disk_read_bytes", "Bytes read by direct I/O for consumers behind the tail", |m| m.disk_read_bytes),
+    ("read_corruption", "Reads refused because the disk handed back what was not written there", |m| {
+        m.read_corruption
+    }),
+    ("checksums_rebuilt", "Segments read through because their checksums were missing or wrong", |m| {
+        m.checksums_rebuilt
+    }),
     ("catch_up_waits", "Reads from disk that had to wait for their turn", |m| m.catch_up_waits),
     ("connections_accepted", "Client connections accepted", |m| m.connections_accepted),
     ("connections_refused", "Client connections refused for want of room", |m| m.connections_refused),

@@ -316,10 +316,14 @@ impl<'a> BatchView<'a> {
         &self.bytes[BATCH_HEADER_SIZE..]
     }
 
+    /// The bytes before the first record.
+    pub fn header(&self) -> &'a [u8; BATCH_HEADER_SIZE] {
+        self.bytes.first_chunk().expect("a batch has a whole header")
+    }
+
     /// Every field of the header as stored.
     pub fn fields(&self) -> BatchFields {
-        let (header, _) = self.bytes.split_first_chunk().expect("a batch has a whole header");
-        BatchFields::decode(header)
+        BatchFields::decode(self.header())
     }
 
     fn attributes(&self) -> i16 {

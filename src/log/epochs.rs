@@ -104,6 +104,19 @@ impl LeaderEpochs {
         after.checked_sub(1).map(|at| self.entries[at].epoch)
     }
 
+    /// The epochs between which the batch at `offset` was written, both inclusive. Not more than the
+    /// entries tell: some between two of them may be missing.
+    pub fn bounds_for(&self, offset: Offset) -> (Option<LeaderEpoch>, Option<LeaderEpoch>) {
+        let after = self.entries.partition_point(|entry| entry.start_offset <= offset);
+        let next = self.entries.get(after).map(|entry| entry.epoch);
+        match after.checked_sub(1) {
+            Some(at) => (Some(self.entries[at].epoch), next.map(|next| LeaderEpoch(next.0 - 1))),
+            // What lies below the first entry may have been written under it: its start moves with
+            // the log's.
+            None => (None, next),
+        }
+    }
+
     /// The log now ends at `log_end`: epochs that begin there or later wrote nothing. Says whether
     /// anything changed.
     pub fn truncate_from_end(&mut self, log_end: Offset) -> bool {

@@ -17,9 +17,9 @@
 //! | 28 | 8 | log end |
 //! | 36 | 8 | first timestamp of the active segment, ms; -1: none |
 //! | 44 | 4 each | sizes of the following |
-//! | 64 | 1 | 1: the following stand in files beside the active segment, and all sizes are 0; else 0 |
-//! | 65 | 4 | CRC-32 of those files ([`files_checksum`]), or 0 |
-//! | 69 | | offset index, time index, producer snapshot, leader epochs, each as in its own file; bytes between the last block boundary and the end |
+//! | 68 | 1 | 1: the following stand in files beside the active segment, and all sizes are 0; else 0 |
+//! | 69 | 4 | CRC-32 of those files but the checksums' ([`files_checksum`]), or 0 |
+//! | 73 | | offset index, time index, checksums, producer snapshot, leader epochs, each as in its own file; bytes between the last block boundary and the end |
 //!
 //! All integers big-endian. A partition with more than [`STATE_SIZE_MAX`] of these, or one that would
 //! make the file larger than [`FILE_SIZE_MAX`], has files beside its active segment instead. Their formats
@@ -38,7 +38,7 @@ pub const FILE_SIZE_MAX: usize = 64 << 20;
 const MAGIC: [u8; 8] = *b"ODRKLAST";
 const VERSION: u16 = 2;
 const HEADER_SIZE: usize = 14;
-const ENTRY_SIZE: usize = 69;
+const ENTRY_SIZE: usize = 73;
 const CRC_SIZE: usize = 4;
 
 /// One partition as it was left.
@@ -50,6 +50,7 @@ pub struct PartitionState {
     pub first_timestamp: Option<Timestamp>,
     pub offset_index: Vec<u8>,
     pub time_index: Vec<u8>,
+    pub checksums: Vec<u8>,
     pub producers: Vec<u8>,
     pub epochs: Vec<u8>,
     /// Bytes between the last block boundary and the end of the log.
@@ -81,8 +82,8 @@ pub enum FinalStateError {
 }
 
 impl PartitionState {
-    fn parts(&self) -> [&[u8]; 5] {
-        [&self.offset_index, &self.time_index, &self.producers, &self.epochs, &self.carry]
+    fn parts(&self) -> [&[u8]; 6] {
+        [&self.offset_index, &self.time_index, &self.checksums, &self.producers, &self.epochs, &self.carry]
     }
 
     /// Bytes.
@@ -198,28 +199,29 @@ fn decode_entry(bytes: &[u8]) -> Option<(TopicPartition, PartitionState, &[u8])>
     let (active, rest) = rest.split_first_chunk()?;
     let (log_end, rest) = rest.split_first_chunk()?;
     let (first, rest) = rest.split_first_chunk()?;
-    let (sizes, rest) = rest.split_first_chunk::<20>()?;
+    let (sizes, rest) = rest.split_first_chunk::<24>()?;
     let (beside, rest) = rest.split_first_chunk::<1>()?;
     let (checksum, mut rest) = rest.split_first_chunk()?;
     let files_checksum = match beside {
         [0] => None,
-        [1] if *sizes == [0; 20] => Some(u32::from_be_bytes(*checksum)),
+        [1] if *sizes == [0; 24] => Some(u32::from_be_bytes(*checksum)),
         _ => return None,
     };
     let first = Timestamp(i64::from_be_bytes(*first));
-    let mut parts: [Vec<u8>; 5] = Default::default();
+    let mut parts: [Vec<u8>; 6] = Default::default();
     for (part, size) in parts.iter_mut().zip(sizes.as_chunks::<4>().0) {
         let (taken, after) = rest.split_at_checked(u32::from_be_bytes(*size) as usize)?;
         *part = taken.to_vec();
         rest = after;
     }
-    let [offset_index, time_index, producers, epochs, carry] = parts;
+    let [offset_index, time_index, checksums, producers, epochs, carry] = parts;
     let state = PartitionState {
         active: Offset::new(u64::from_be_bytes(*active))?,
         log_end: Offset::new(u64::from_be_bytes(*log_end))?,
         first_timestamp: (first.0 >= 0).then_some(first),
         offset_index,
         time_index,
+        checksums,
         producers,
         epochs,
         carry,

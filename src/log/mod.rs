@@ -8,6 +8,7 @@
 //!   00000000000000000000.log        record batches v2, end to end       segment, recovery
 //!   00000000000000000000.index      offset -> file position, sparse     index
 //!   00000000000000000000.timeindex  timestamp -> offset, sparse         index
+//!   00000000000000000000.checksums  what the batches are held against  checksums
 //!   00000000000000004711.snapshot   producers just before offset 4711   producers
 //!   leader-epoch-checkpoint         epoch -> first offset               epochs
 //!
@@ -23,6 +24,7 @@
 //! | [`read`] | where in bytes that were read a batch is |
 //! | [`read_turns`] | whose turn it is to read from disk |
 //! | [`segment`] | names of files and directories, when to roll, how much to preallocate |
+//! | [`checksums`] | whether what was read from disk is what was written there |
 //! | [`index`] | where in a segment an offset or a timestamp is to be looked for |
 //! | [`producers`] | whether an idempotent producer's batch is next, known or out of order (KIP-98) |
 //! | [`epochs`] | where each leader epoch begins and ends (KIP-101, 279, 320) |
@@ -37,6 +39,7 @@
 //! | [`inspect`] | what a stopped broker's files say, and whether they hold |
 
 pub mod checkpoint;
+pub mod checksums;
 pub mod commit;
 pub mod compaction;
 pub mod data_dir;

@@ -10,6 +10,7 @@
 //! is the durable end (see `log::durability`); replication will move it.
 
 use crate::codec::record_batch::BatchView;
+use crate::log::checksums::{SegmentChecksums, SegmentId};
 use crate::log::compaction::plan::CompactionLimits;
 use crate::log::durability::Durability;
 use crate::log::epochs::LeaderEpochs;
@@ -98,6 +99,7 @@ pub struct Place {
 pub struct ClosedSegment {
     pub info: SegmentInfo,
     pub index: SegmentIndex,
+    pub checksums: SegmentChecksums,
 }
 
 /// What a start found on disk.
@@ -110,6 +112,7 @@ pub struct Opened {
     pub closed: VecDeque<SegmentInfo>,
     pub active: SegmentInfo,
     pub active_index: SegmentIndex,
+    pub active_checksums: SegmentChecksums,
     pub producers: Producers,
     pub epochs: LeaderEpochs,
 }
@@ -137,6 +140,7 @@ pub struct PartitionLog {
     closed: VecDeque<SegmentInfo>,
     active: SegmentInfo,
     active_index: SegmentIndex,
+    active_checksums: SegmentChecksums,
     pub producers: Producers,
     epochs: LeaderEpochs,
 }
@@ -146,6 +150,7 @@ impl PartitionLog {
     pub fn new(opened: Opened, config: LogConfig, leader_epoch: LeaderEpoch) -> PartitionLog {
         assert!(opened.log_start <= opened.log_end);
         assert!(opened.active.base_offset <= opened.log_end);
+        assert!(opened.active_checksums.end() == opened.active.size, "every batch is covered");
         let durable_place = Place { segment: opened.active.base_offset, file_position: opened.active.size };
         PartitionLog {
             config,
@@ -162,6 +167,7 @@ impl PartitionLog {
             closed: opened.closed,
             active: opened.active,
             active_index: opened.active_index,
+            active_checksums: opened.active_checksums,
             producers: opened.producers,
             epochs: opened.epochs,
         }
@@ -203,6 +209,10 @@ impl PartitionLog {
 
     pub fn active_index(&self) -> &SegmentIndex {
         &self.active_index
+    }
+
+    pub fn active_checksums(&self) -> &SegmentChecksums {
+        &self.active_checksums
     }
 
     pub fn closed(&self) -> &VecDeque<SegmentInfo> {
@@ -283,8 +293,10 @@ impl PartitionLog {
         let index = SegmentIndex::new(self.log_end, self.config.index_interval_bytes);
         let info = std::mem::replace(&mut self.active, active);
         let index = std::mem::replace(&mut self.active_index, index);
+        let segment = SegmentId { base_offset: self.log_end, ..self.active_checksums.segment() };
+        let checksums = std::mem::replace(&mut self.active_checksums, SegmentChecksums::new(segment));
         self.closed.push_back(info);
-        ClosedSegment { info, index }
+        ClosedSegment { info, index, checksums }
     }
 
     /// Takes in a batch that was planned by [`decide_append`](Self::decide_append), rolled for if
@@ -295,6 +307,7 @@ impl PartitionLog {
         assert!(batch.base_offset() == plan.base_offset);
         let stored = StoredBatch::new(batch, plan.file_position);
         self.active_index.observe(&stored);
+        self.active_checksums.observe(batch.header(), stored.size);
         self.active.append(&stored, now);
         self.epochs.assign(stored.leader_epoch, stored.base_offset);
         if let Some(producer) = batch.producer() {
@@ -474,7 +487,7 @@ mod tests {
     use super::*;
     use crate::codec::record_batch::assign_offset;
     use crate::log::durability::FlushBounds;
-    use crate::log::samples::{SampleBatch, log_config};
+    use crate::log::samples::{SampleBatch, log_config, sample_segment};
     use crate::types::{ProducerEpoch, ProducerId, Sequence};
 
     #[test]
@@ -641,6 +654,7 @@ mod tests {
             closed: VecDeque::new(),
             active: SegmentInfo::empty(Offset::ZERO, Timestamp(0)),
             active_index: SegmentIndex::new(Offset::ZERO, 4096),
+            active_checksums: SegmentChecksums::new(sample_segment(Offset::ZERO)),
             producers: Producers::new(),
             epochs: LeaderEpochs::default(),
         };

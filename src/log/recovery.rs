@@ -86,6 +86,9 @@ pub enum Damage {
     LeaderEpoch { previous: Option<LeaderEpoch>, got: LeaderEpoch },
     #[error("the file ends inside a batch")]
     CutOff,
+    /// Every batch is whole, but they are not those that were written here.
+    #[error("checksum {computed:#010x} over the batches up to byte {end}, {stored:#010x} was expected")]
+    Checksum { end: u64, stored: u32, computed: u32 },
     #[error("the log ends before its recovery point")]
     Missing,
     #[error("bytes were found beyond the zeros that end the log")]

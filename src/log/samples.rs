@@ -1,9 +1,12 @@
 //! Logs and batches that tests of this layer and of the shards build on.
 
 use crate::codec::record_batch::{BatchHeader, Compression, write_batch};
+use crate::log::checksums::SegmentId;
 use crate::log::durability::Durability;
 use crate::log::partition::{Cleanup, LogConfig};
-use crate::types::{ProducerEpoch, ProducerId, Sequence, Timestamp};
+use crate::types::{
+    Offset, PartitionIndex, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicId, TopicPartition, Uuid,
+};
 use std::time::Duration;
 
 /// What the tests of a partition's log leave open: segments of this size, everything else without
@@ -25,6 +28,12 @@ pub fn log_config(segment_size_max: u64) -> LogConfig {
         cleanup: Cleanup::DELETE,
         durability: Durability::Fsync,
     }
+}
+
+/// A segment of the one partition that most tests have.
+pub fn sample_segment(base_offset: Offset) -> SegmentId {
+    let partition = PartitionIndex::from_wire(3).expect("three is one");
+    SegmentId { partition: TopicPartition { topic: TopicId(Uuid::from_u128(7)), partition }, base_offset }
 }
 
 /// A batch whose payload no broker looks into.

@@ -225,19 +225,31 @@ pub enum SegmentFile {
     Log,
     OffsetIndex,
     TimeIndex,
+    /// What its batches are held against when they are read.
+    Checksums,
     /// Producers as they were just before the offset in its name.
     ProducerSnapshot,
 }
 
 impl SegmentFile {
-    pub const ALL: [SegmentFile; 4] =
-        [SegmentFile::Log, SegmentFile::OffsetIndex, SegmentFile::TimeIndex, SegmentFile::ProducerSnapshot];
+    pub const ALL: [SegmentFile; 5] = [
+        SegmentFile::Log,
+        SegmentFile::OffsetIndex,
+        SegmentFile::TimeIndex,
+        SegmentFile::Checksums,
+        SegmentFile::ProducerSnapshot,
+    ];
+
+    /// What describes a segment's batches, and can be built again from them.
+    pub const DERIVED: [SegmentFile; 3] =
+        [SegmentFile::OffsetIndex, SegmentFile::TimeIndex, SegmentFile::Checksums];
 
     pub const fn suffix(self) -> &'static str {
         match self {
             SegmentFile::Log => ".log",
             SegmentFile::OffsetIndex => ".index",
             SegmentFile::TimeIndex => ".timeindex",
+            SegmentFile::Checksums => ".checksums",
             SegmentFile::ProducerSnapshot => ".snapshot",
         }
     }

@@ -172,6 +172,10 @@ pub struct ShardMetrics {
     pub disk_written_bytes: u64,
     /// For consumers behind the tail.
     pub disk_read_bytes: u64,
+    /// Reads that were refused because the disk handed back what was not written there.
+    pub read_corruption: u64,
+    /// Closed segments that were read through because their checksums were missing or wrong.
+    pub checksums_rebuilt: u64,
     /// Reads from disk that had to wait for their turn.
     pub catch_up_waits: u64,
     /// Gauge: those that wait now.
@@ -245,6 +249,8 @@ impl ShardMetrics {
             commit_bytes: Histogram::with_max(COMMIT_SIZE_MAX),
             disk_written_bytes: 0,
             disk_read_bytes: 0,
+            read_corruption: 0,
+            checksums_rebuilt: 0,
             catch_up_waits: 0,
             catch_up_waiting: 0,
             connections_open: 0,

@@ -286,6 +286,13 @@ impl Hold {
         Ok(())
     }
 
+    /// Gives its memory back. Fails when other reads of the same fetch hold some: whoever waits for
+    /// others must not.
+    pub fn let_go(&mut self) -> Result<(), ReadFailed> {
+        self.turn = None;
+        if self.reading.held.get() > 0 { Err(ReadFailed::NoTurn) } else { Ok(()) }
+    }
+
     pub fn into_turn(self) -> Option<ReadTurn> {
         self.turn
     }

@@ -21,18 +21,20 @@ use crate::log::compaction::plan::{Cleanable, CompactionLimits};
 use crate::log::read::Rope;
 use crate::metrics::ShardMetrics;
 use crate::shard::Shard;
+use crate::shard::catch_up::{Hold, Reading};
 use crate::shard::clock::Clock;
 use crate::shard::compaction::pass::{Failed, PassDone};
 use crate::shard::disk::{blocking, replace_file};
+use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
+use crate::shard::response::Slice;
 use crate::shard::step::timed;
 use crate::shard::store::Store;
-use crate::types::limits::{IO_ALIGNMENT, OFFSET_MAP_SIZE_MAX, OFFSET_MAP_SIZE_MIN};
+use crate::types::limits::{OFFSET_MAP_SIZE_MAX, OFFSET_MAP_SIZE_MIN};
 use crate::types::{Offset, Timestamp, TopicPartition};
 use glommio::{Latency, Shares};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::rc::Rc;
 
 /// One part of so many of a shard's memory budget may go to the map of keys.
@@ -227,10 +229,15 @@ impl Cleaner {
         }
     }
 
-    async fn first_timestamp(&self, replica: &Replica, segment: Offset) -> io::Result<Option<Timestamp>> {
-        let file = replica.segments.reader(&self.store(replica).disk, segment).await?;
-        let block = file.read(0, IO_ALIGNMENT).await?;
-        Ok(Rope::new(&[&block]).batches(0).next().map(|batch| batch.max_timestamp))
+    async fn first_timestamp(
+        &self,
+        replica: &Rc<Replica>,
+        segment: Offset,
+    ) -> Result<Option<Timestamp>, ReadFailed> {
+        let mut hold = Hold::new(&Reading::own(self.store(replica)));
+        let first = replica.verified(&mut hold, segment, 0, 0, u64::MAX).await?;
+        let pieces: Vec<&[u8]> = first.slices.iter().map(Slice::bytes).collect();
+        Ok(Rope::new(&pieces).batches(0).next().map(|batch| batch.max_timestamp))
     }
 
     fn count(&self, done: &PassDone) {

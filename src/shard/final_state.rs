@@ -1,7 +1,7 @@
 //! At a clean stop: everything a start needs so that it need not scan.
 //!
 //! What `log::final_state` takes goes into one file of the shard; a partition with more gets its
-//! indexes, the producers at the log end and the leader epochs beside its active segment.
+//! indexes, its checksums, the producers at the log end and the leader epochs beside its active segment.
 
 use crate::log::data_dir::{final_state_name, is_final_state};
 use crate::log::final_state::{self, FinalStateWriter, PartitionState};
@@ -45,7 +45,7 @@ pub async fn write_final_state(shard: &Rc<Shard>, store: &Rc<Store>) -> io::Resu
     write_checkpoint(shard, store).await
 }
 
-fn state_of(replica: &Replica) -> PartitionState {
+pub fn state_of(replica: &Replica) -> PartitionState {
     let log = replica.log.borrow();
     let index = log.active_index();
     PartitionState {
@@ -54,6 +54,7 @@ fn state_of(replica: &Replica) -> PartitionState {
         first_timestamp: log.active().first_timestamp,
         offset_index: index.encode_offset_index(),
         time_index: index.encode_time_index(),
+        checksums: log.active_checksums().encode(),
         producers: log.producers.encode_snapshot(),
         epochs: log.epochs().encode().into_bytes(),
         carry: replica.tail().last_partial_block(),
@@ -61,11 +62,12 @@ fn state_of(replica: &Replica) -> PartitionState {
     }
 }
 
-fn files_of(replica: &Replica, state: PartitionState) -> [Replacement; 4] {
+fn files_of(replica: &Replica, state: PartitionState) -> [Replacement; 5] {
     let path = |file: SegmentFile, base| replica.directory.join(file.name(base));
     [
         (path(SegmentFile::OffsetIndex, state.active), state.offset_index),
         (path(SegmentFile::TimeIndex, state.active), state.time_index),
+        (path(SegmentFile::Checksums, state.active), state.checksums),
         (path(SegmentFile::ProducerSnapshot, state.log_end), state.producers),
         (replica.directory.join(EPOCHS_FILE), state.epochs),
     ]

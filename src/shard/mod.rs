@@ -56,6 +56,7 @@ mod replacing;
 mod replay;
 mod replica;
 mod response;
+mod segment_checksums;
 mod segment_index;
 mod segments;
 mod step;
@@ -65,9 +66,9 @@ mod survey;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod verified;
 mod walk;
 mod watches;
-mod window;
 
 use crate::cluster::brokers::{Brokers, Routing};
 use crate::cluster::image::Image;

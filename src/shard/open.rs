@@ -6,6 +6,7 @@
 
 use crate::codec::record_batch::BatchView;
 use crate::log::checkpoint::PartitionPoint;
+use crate::log::checksums::{SegmentChecksums, SegmentId};
 use crate::log::epochs::LeaderEpochs;
 use crate::log::final_state::{PartitionState, files_checksum};
 use crate::log::index::{SegmentExtent, SegmentIndex};
@@ -21,11 +22,13 @@ use crate::shard::disk::{DiskFile, blocking, is_full_disk, sync_directory};
 use crate::shard::replay::producers_before;
 use crate::shard::replica::Replica;
 use crate::shard::segments::Segments;
+use crate::shard::step::Pace;
 use crate::shard::store::Store;
 use crate::shard::survey::Listing;
 #[cfg(test)]
 use crate::shard::survey::list;
 use crate::shard::tail::Tail;
+use crate::shard::verified::check_extents;
 use crate::types::limits::{IO_ALIGNMENT, IO_SIZE_MAX};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 use std::cell::RefCell;
@@ -127,6 +130,7 @@ pub async fn read(
     }
     let mut active = SegmentInfo::empty(active_base, active_file.map_or(now, |(_, modified)| modified));
     let mut index = SegmentIndex::new(active_base, request.config.index_interval_bytes);
+    let mut checksums = SegmentChecksums::new(request.segment(active_base));
     let mut producers = Producers::new();
     let mut epochs = epochs;
     let mut log_end = active_base;
@@ -135,26 +139,35 @@ pub async fn read(
     let left = active_file.and_then(|(size, _)| load_state(store, &request, active_base, size));
     if let Some((found, bytes)) = left {
         let modified = active.modified_at;
-        (active, index, producers, epochs, log_end) =
-            (found.active, found.index, found.producers, found.epochs, found.log_end);
+        (active, index, checksums, producers, epochs, log_end) =
+            (found.active, found.index, found.checksums, found.producers, found.epochs, found.log_end);
         active.modified_at = modified;
         carry = bytes;
     } else if let Some((size, modified)) = active_file {
         let file = store.disk.create(&segments.path(active_base, SegmentFile::Log)).await.map_err(failed)?;
-        let found = match load_clean(store, &request, &mut listing, &file, active_base, size).await {
-            Some(found) => found,
+        let clean = load_clean(store, &request, &mut listing, &file, active_base, size).await;
+        let found = match clean {
+            Some((found, bytes)) => {
+                carry = bytes;
+                found
+            }
             None => {
                 let bases: Vec<Offset> = listing.logs.range(..active_base).map(|(base, _)| *base).collect();
                 let producers = producers_before(store, &request, &bases, active_base);
                 let producers = producers.await.map_err(failed)?;
                 unflushed = Some(file.clone());
-                scan(store, &request, &file, active_base, size, producers, epochs).await?
+                let found = scan(store, &request, &file, active_base, size, producers, epochs).await?;
+                carry = read_carry(store, &file, &found.checksums).await.map_err(|reason| {
+                    let directory = request.directory.clone();
+                    let file_position = align_down(found.active.size);
+                    OpenFailed::Corrupt { directory, segment: active_base, file_position, reason }
+                })?;
+                found
             }
         };
-        (active, index, producers, epochs, log_end) =
-            (found.active, found.index, found.producers, found.epochs, found.log_end);
+        (active, index, checksums, producers, epochs, log_end) =
+            (found.active, found.index, found.checksums, found.producers, found.epochs, found.log_end);
         active.modified_at = modified;
-        carry = read_carry(&file, active.size).await.map_err(failed)?;
     }
     check_complete(&request, active_base, log_end, active.size)?;
     remove_snapshots(request.directory.clone(), listing.snapshots).await.map_err(failed)?;
@@ -170,6 +183,7 @@ pub async fn read(
         log_end,
         closed,
         active_index: index,
+        active_checksums: checksums,
         producers,
         epochs,
         active,
@@ -253,6 +267,10 @@ impl OpenRequest {
         self.point.map_or(Offset::ZERO, |point| point.log_start)
     }
 
+    pub fn segment(&self, base_offset: Offset) -> SegmentId {
+        SegmentId { partition: self.id, base_offset }
+    }
+
     /// Where the log ends exactly, if the last stop was clean.
     pub fn clean_point(&self) -> Option<PartitionPoint> {
         self.point.filter(|_| self.clean)
@@ -268,6 +286,7 @@ impl OpenRequest {
 struct Found {
     active: SegmentInfo,
     index: SegmentIndex,
+    checksums: SegmentChecksums,
     producers: Producers,
     epochs: LeaderEpochs,
     log_end: Offset,
@@ -293,6 +312,8 @@ fn load_state(
         SegmentExtent { base_offset: active_base, end_offset: point.flushed_end, size: point.file_position };
     let interval = request.config.index_interval_bytes;
     let index = SegmentIndex::decode(&extent, interval, &state.offset_index, &state.time_index).ok()?;
+    let checksums =
+        SegmentChecksums::decode(request.segment(active_base), extent.size, &state.checksums).ok()?;
     let mut active = SegmentInfo::empty(active_base, store.clock.wall());
     active.size = point.file_position;
     active.first_timestamp = state.first_timestamp;
@@ -301,11 +322,13 @@ fn load_state(
     }
     let producers = Producers::decode_snapshot(&state.producers, store.clock.wall()).ok()?;
     let epochs = LeaderEpochs::decode(std::str::from_utf8(&state.epochs).ok()?).ok()?;
-    Some((Found { active, index, producers, epochs, log_end: point.flushed_end }, state.carry.clone()))
+    let log_end = point.flushed_end;
+    Some((Found { active, index, checksums, producers, epochs, log_end }, state.carry.clone()))
 }
 
 /// After a clean stop: the checkpoint and the files beside the segment say it all. `None` when
-/// something is missing, which costs a scan and nothing else.
+/// something is missing, which costs a scan and nothing else. With the bytes between the last block
+/// boundary and the end.
 async fn load_clean(
     store: &Rc<Store>,
     request: &OpenRequest,
@@ -313,7 +336,7 @@ async fn load_clean(
     file: &Rc<DiskFile>,
     active_base: Offset,
     file_size: u64,
-) -> Option<Found> {
+) -> Option<(Found, Vec<u8>)> {
     let point = request.clean_point().filter(|point| point.segment_base == active_base)?;
     if file_size < point.file_position {
         return None;
@@ -339,6 +362,11 @@ async fn load_clean(
     if index.max_timestamp().is_none() && point.file_position > 0 {
         return None; // No entry at all is what a truncated time index looks like.
     }
+    let checksums = match take(SegmentFile::Checksums) {
+        Some(checksums) => checksums,
+        None => read_file(request.directory.join(SegmentFile::Checksums.name(active_base))).await?,
+    };
+    let checksums = SegmentChecksums::decode(request.segment(active_base), extent.size, &checksums).ok()?;
     let producers = Producers::decode_snapshot(&files[2], store.clock.wall()).ok()?;
     let epochs = LeaderEpochs::decode(epochs).ok()?;
     let mut active = SegmentInfo::empty(active_base, store.clock.wall());
@@ -351,7 +379,8 @@ async fn load_clean(
         let first = Rope::new(&[&block]).batches(0).next()?.max_timestamp;
         active.first_timestamp = (first.0 >= 0).then_some(first);
     }
-    Some(Found { active, index, producers, epochs, log_end: point.flushed_end })
+    let carry = read_carry(store, file, &checksums).await.ok()?;
+    Some((Found { active, index, checksums, producers, epochs, log_end: point.flushed_end }, carry))
 }
 
 /// After an unclean stop: every batch is checked, and the file is cut where they end.
@@ -369,6 +398,7 @@ async fn scan(
     let found = RefCell::new(Found {
         active: SegmentInfo::empty(active_base, now),
         index: SegmentIndex::new(active_base, request.config.index_interval_bytes),
+        checksums: SegmentChecksums::new(request.segment(active_base)),
         producers,
         epochs,
         log_end: active_base,
@@ -413,6 +443,7 @@ async fn scan(
 impl Found {
     fn take_batch(&mut self, batch: &BatchView<'_>, stored: &StoredBatch, now: Timestamp) {
         self.index.observe(stored);
+        self.checksums.observe(batch.header(), stored.size);
         self.active.append(stored, now);
         self.epochs.assign(stored.leader_epoch, stored.base_offset);
         if let Some(producer) = batch.producer() {
@@ -471,13 +502,33 @@ fn report(request: &OpenRequest, segment: Offset, recovered: &Recovered) -> Resu
     Ok(())
 }
 
-/// The bytes between the last block boundary and the end, which the next write begins with.
-async fn read_carry(file: &Rc<DiskFile>, end: u64) -> io::Result<Vec<u8>> {
+/// The bytes between the last block boundary and the end, which the next write begins with and readers of
+/// the tail are served: they are checked like any others.
+async fn read_carry(
+    store: &Store,
+    file: &Rc<DiskFile>,
+    checksums: &SegmentChecksums,
+) -> Result<Vec<u8>, String> {
+    let end = checksums.end();
     let from = align_down(end);
     if from == end {
         return Ok(Vec::new());
     }
-    let block = file.read(from, IO_ALIGNMENT).await?;
-    let bytes = block.get(..(end - from) as usize).ok_or(io::ErrorKind::UnexpectedEof)?;
-    Ok(bytes.to_vec())
+    let extents = checksums.extents(from, u64::MAX);
+    let start = extents.first().expect("a batch reaches to the end").start;
+    let mut bytes = Vec::new();
+    let mut at = align_down(start);
+    while at < end {
+        let size = (align_up(end) - at).min(IO_SIZE_MAX as u64) as usize;
+        let piece = file.read(at, size).await.map_err(|error| error.to_string())?;
+        let skipped = start.saturating_sub(at) as usize;
+        bytes.extend_from_slice(piece.get(skipped..size.min((end - at) as usize)).unwrap_or_default());
+        at += size as u64;
+    }
+    let pieces = std::iter::once(&bytes[..]);
+    let mut pace = Pace::new(&store.clock);
+    match check_extents(&checksums.segment(), &extents, pieces, &mut pace).await {
+        (_, Some(damage)) => Err(damage.to_string()),
+        (_, None) => Ok(bytes[(from - start) as usize..].to_vec()),
+    }
 }

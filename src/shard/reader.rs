@@ -4,6 +4,7 @@
 //! file    |------ stored ------------------------|
 //! tail                        |------------------'------|  the newest bytes, maybe only in the journal
 //! read           [-- direct --|--- shared buffers --]
+//!                 ^ held against its checksums
 //! ```
 //!
 //! What lies in the tail is answered at once. A reader behind it gets its bytes in the queue and out of
@@ -11,19 +12,24 @@
 //! while it digests them the next stretch is read ahead, so that it neither waits for each read nor
 //! evicts the tail.
 
+use crate::log::checksums::walk::DamageAt;
 use crate::log::plan::align_down;
-use crate::log::read::{BatchPlace, Rope};
+use crate::log::read::Rope;
+use crate::log::segment::SegmentFile;
 use crate::shard::catch_up::{Hold, READ_SLACK, ReadTurn, Reading};
 use crate::shard::read_ahead::ReadAhead;
 use crate::shard::replica::Replica;
 use crate::shard::response::Slice;
+use crate::shard::segment_checksums::Checksums;
 use crate::shard::segment_index::Indexes;
-use crate::shard::window::{Beginning, beginning};
+use crate::shard::store::Store;
+use crate::shard::verified::Stretch;
 use crate::types::Offset;
 use glommio::io::ReadResult;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 
 /// Places where readers stopped, per partition: a consumer goes on where it was.
@@ -36,8 +42,11 @@ pub enum ReadFailed {
     OutOfRange,
     #[error("reading {segment}: {source}")]
     Disk { segment: Offset, source: io::Error },
+    /// What the disk handed back is not what was written there.
+    #[error("{} is damaged at {damage}", SegmentFile::Log.name(*segment))]
+    Damaged { segment: Offset, damage: DamageAt },
     #[error("segment {segment} holds no batch with offset {offset}")]
-    Damaged { segment: Offset, offset: Offset },
+    NoBatch { segment: Offset, offset: Offset },
     /// Other reads of the same fetch hold some: that is answered first.
     #[error("there is no memory for another read of this fetch")]
     NoTurn,
@@ -51,7 +60,7 @@ pub struct ReadBytes {
     pub batches: usize,
     /// Bytes that came from disk, for this read or ahead of it.
     pub disk_size: usize,
-    /// There is more to read, for which memory was short.
+    /// There is more to read, for which memory was short, or which ends where it was checked.
     pub is_short: bool,
     /// The memory of what was read from disk, until it is part of an answer.
     pub turn: Option<ReadTurn>,
@@ -69,8 +78,11 @@ struct Cursor {
 pub struct ReadState {
     cursors: RefCell<VecDeque<Cursor>>,
     pub indexes: Indexes,
+    pub checksums: Checksums,
     pub ahead: ReadAhead,
     generation: Cell<u64>,
+    /// The damage that was told last: a reader that comes back for it is not worth another line.
+    told: Cell<Option<(Offset, u64)>>,
 }
 
 impl ReadState {
@@ -85,6 +97,7 @@ impl ReadState {
         self.generation.set(self.generation.get() + 1);
         self.cursors.borrow_mut().clear();
         self.indexes.clear();
+        self.checksums.clear();
         self.ahead.clear();
     }
 
@@ -93,21 +106,6 @@ impl ReadState {
         let found = cursors.iter().find(|cursor| cursor.offset == offset && cursor.segment == segment);
         found.map(|cursor| cursor.file_position)
     }
-}
-
-/// Where a read goes on.
-enum Step {
-    Done(ReadBytes),
-    From(u64),
-    /// With a window that is as large as a batch in it, or as a header.
-    Enlarged {
-        start: u64,
-        window: u64,
-    },
-    Cut {
-        start: u64,
-        batch: BatchPlace,
-    },
 }
 
 impl Replica {
@@ -173,94 +171,83 @@ impl Replica {
         };
         let mut hold = Hold::new(reading);
         let (mut start, exact) = self.start_position(&mut hold, segment, offset).await?;
-        let is_in_tail = self.tail().begin(segment).is_some_and(|begin| begin <= start);
-        let size_max =
-            if is_in_tail { size_max } else { size_max.min(reading.store.catch_up.read_size_max()) };
-        let mut window = size_max as u64 + if exact { 0 } else { READ_SLACK };
-        let mut is_enlarged = false;
+        if let Some(read) = self.read_tail(segment, start..readable_end, offset, size_max) {
+            return read;
+        }
+        let size_max = size_max.min(reading.store.catch_up.read_size_max());
         // The start of a segment and what is in memory need no index file.
         let mut is_believed = exact || start == 0 || self.with_active_index(segment, |_| ()).is_some();
         loop {
             if start >= readable_end {
                 // Past what may be read of it: the index is not this segment's.
                 if std::mem::replace(&mut is_believed, true) {
-                    return Err(ReadFailed::Damaged { segment, offset });
+                    return Err(ReadFailed::NoBatch { segment, offset });
                 }
                 start = self.replace_index(&mut hold, segment).await?.position_for(offset);
                 continue;
             }
-            let end = readable_end.min(start + window);
-            let slices = self.slices(&mut hold, segment, start, end).await?;
+            let stretch = self.verified(&mut hold, segment, start, size_max as u64, readable_end).await?;
             if generation != self.reads.generation() {
                 return Ok(ReadBytes::default()); // The caller looks again.
             }
-            if !std::mem::replace(&mut is_believed, true) && !leads_to(&slices, offset) {
-                drop(slices);
+            if !std::mem::replace(&mut is_believed, true) && !stretch.leads_to(offset) {
+                drop(stretch);
                 start = self.replace_index(&mut hold, segment).await?.position_for(offset);
                 continue;
             }
-            let seen = Window { segment, start, end, size: window, readable_end, is_enlarged };
-            match self.step(&hold, &seen, slices, offset, size_max)? {
-                Step::Done(read) => return Ok(ReadBytes { turn: hold.into_turn(), ..read }),
-                Step::From(position) => start = position,
-                Step::Enlarged { start: position, window: size } => (start, window) = (position, size),
-                Step::Cut { start: position, batch } => {
-                    start = position;
-                    let size = self.enlarge(&mut hold, segment, start, batch, readable_end).await?;
-                    window = size.max(size_max as u64);
-                    is_enlarged = true;
+            let (from, end, damage) = (stretch.start, stretch.end, stretch.damage);
+            match (self.cut((segment, from), stretch.slices, offset, size_max), damage) {
+                (Some(read), _) => {
+                    let next = from + read.end as u64;
+                    self.read_ahead(hold.store(), segment, next, readable_end.min(next + size_max as u64));
+                    let is_short = next < readable_end;
+                    return Ok(ReadBytes { is_short, turn: hold.into_turn(), ..read.bytes });
                 }
+                (None, Some(damage)) => return Err(damage),
+                (None, None) if end < readable_end => start = end,
+                (None, None) => return Err(ReadFailed::NoBatch { segment, offset }),
             }
         }
     }
 
-    /// Looks for `offset` in what was read.
-    fn step(
-        self: &Rc<Self>,
-        hold: &Hold,
-        window: &Window,
+    /// The same from memory, from file position `range.start` on; `None` when it begins before that.
+    fn read_tail(
+        &self,
+        segment: Offset,
+        range: Range<u64>,
+        offset: Offset,
+        size_max: usize,
+    ) -> Option<Result<ReadBytes, ReadFailed>> {
+        let mut size = size_max as u64 + READ_SLACK;
+        loop {
+            let end = range.end.min(range.start + size);
+            let slices = self.tail().slices(segment, range.start..end)?;
+            let slices = slices.into_iter().map(Slice::Tail).collect();
+            match self.cut((segment, range.start), slices, offset, size_max) {
+                Some(read) => return Some(Ok(read.bytes)),
+                None if end == range.end => return Some(Err(ReadFailed::NoBatch { segment, offset })),
+                None => size *= 2, // The batch is larger, or lies behind it.
+            }
+        }
+    }
+
+    /// Looks for `offset` in what was read from `place` on, and cuts it there and where the answer is
+    /// full.
+    fn cut(
+        &self,
+        place: (Offset, u64),
         slices: Vec<Slice>,
         offset: Offset,
         size_max: usize,
-    ) -> Result<Step, ReadFailed> {
+    ) -> Option<CutRead> {
         let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
         let rope = Rope::new(&pieces);
-        let mut before = 0; // Bytes of batches before the one that is looked for.
-        let first = rope.batches(0).find(|batch| {
-            let found = batch.end_offset > offset;
-            before = if found { batch.at } else { batch.at + batch.size };
-            found
-        });
-        let start = window.start + before as u64;
-        match beginning(&rope, before) {
-            Beginning::Whole => {
-                let first = first.expect("the walk ends at a batch only if it is the one");
-                let cut = rope.cut(first.at, size_max.min(rope.size())).expect("the first one is whole");
-                let (batches, next) = count_batches(&rope, first.at, cut);
-                let next_position = window.start + cut as u64;
-                let segment = window.segment;
-                self.remember(Cursor { offset: next, segment, file_position: next_position });
-                if slices.iter().any(Slice::is_disk) {
-                    let ahead_end = window.readable_end.min(next_position + size_max as u64);
-                    self.read_ahead(hold.store(), segment, next_position, ahead_end);
-                }
-                Ok(Step::Done(ReadBytes { batches, ..take_range(slices, first.at, cut) }))
-            }
-            // It fits into a window of this size that begins with it.
-            Beginning::Cut(batch) if before > 0 && batch.size as u64 <= window.size => Ok(Step::From(start)),
-            Beginning::Cut(batch) if !window.is_enlarged => Ok(Step::Cut { start, batch }),
-            // The window was too small for a header, and the file did not end in it.
-            Beginning::Short
-                if before == 0 && window.size < READ_SLACK && window.end < window.readable_end =>
-            {
-                Ok(Step::Enlarged { start, window: READ_SLACK })
-            }
-            // What was looked for lies behind the window.
-            Beginning::Short if before > 0 && start < window.readable_end => Ok(Step::From(start)),
-            Beginning::Cut(_) | Beginning::Short | Beginning::Damaged => {
-                Err(ReadFailed::Damaged { segment: window.segment, offset })
-            }
-        }
+        let first = rope.find_offset(offset)?;
+        let end = rope.cut(first.at, size_max.min(rope.size()))?;
+        let (batches, next) = count_batches(&rope, first.at, end);
+        let (segment, start) = place;
+        self.remember(Cursor { offset: next, segment, file_position: start + end as u64 });
+        Some(CutRead { bytes: ReadBytes { batches, ..take_range(slices, first.at, end) }, end })
     }
 
     /// File position at or before the batch that holds `offset`, and whether it is that batch's.
@@ -290,7 +277,26 @@ impl Replica {
         cursors.push_back(cursor);
     }
 
-    /// The bytes of a segment from file position `start` to `end`. What was read under the same hold
+    /// Takes note of a read that failed: damage is counted every time, and told once.
+    pub fn tell(&self, store: &Store, failed: &ReadFailed) {
+        let directory = self.directory.display();
+        match failed {
+            ReadFailed::Damaged { segment, damage } => {
+                store.metrics.borrow_mut().read_corruption += 1;
+                let place = Some((*segment, damage.file_position));
+                self.reads.ahead.drop_arrived(); // Whoever tries again asks the disk again.
+                if self.reads.told.replace(place) != place {
+                    tracing::error!(%directory, %failed, "a read was refused: what is there was not written there");
+                }
+            }
+            ReadFailed::OutOfRange | ReadFailed::NoTurn => {}
+            ReadFailed::Disk { .. } | ReadFailed::NoBatch { .. } => {
+                tracing::error!(%directory, %failed, "a read failed");
+            }
+        }
+    }
+
+    /// The bytes of a segment from file position `start` to `end`, as they are. What was read under the same hold
     /// before must be gone when they are more.
     pub async fn slices(
         self: &Rc<Self>,
@@ -331,16 +337,19 @@ impl Replica {
     }
 }
 
-/// What a read looks at.
-struct Window {
-    segment: Offset,
-    /// File positions.
-    start: u64,
-    end: u64,
-    /// Bytes that it may have.
-    size: u64,
-    readable_end: u64,
-    is_enlarged: bool,
+/// What a read found.
+struct CutRead {
+    bytes: ReadBytes,
+    /// Where in what was read the next batch begins.
+    end: usize,
+}
+
+impl Stretch {
+    /// Whether what is looked for does not lie before it.
+    fn leads_to(&self, offset: Offset) -> bool {
+        let pieces: Vec<&[u8]> = self.slices.iter().map(Slice::bytes).collect();
+        Rope::new(&pieces).leads_to(offset)
+    }
 }
 
 /// Appends the bytes from `from` to `to` of consecutive pieces that start at `start`. Stops early
@@ -357,11 +366,6 @@ pub fn push_range(pieces: &[Rc<ReadResult>], start: u64, from: u64, to: u64, sli
     }
 }
 
-fn leads_to(slices: &[Slice], offset: Offset) -> bool {
-    let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
-    Rope::new(&pieces).leads_to(offset)
-}
-
 /// How many batches lie between two of their boundaries, and the offset behind the last.
 fn count_batches(rope: &Rope<'_>, from: usize, to: usize) -> (usize, Offset) {
     let (mut count, mut end) = (0, Offset::ZERO);
@@ -373,7 +377,7 @@ fn count_batches(rope: &Rope<'_>, from: usize, to: usize) -> (usize, Offset) {
 }
 
 /// The bytes from `from` to `to` of consecutive slices.
-fn take_range(slices: Vec<Slice>, from: usize, to: usize) -> ReadBytes {
+pub fn take_range(slices: Vec<Slice>, from: usize, to: usize) -> ReadBytes {
     let mut out = Vec::with_capacity(slices.len());
     let mut disk_size = 0;
     let mut at = 0;

@@ -11,6 +11,9 @@
 //! that are left (Kafka `ProducerStateManager.truncateAndReload`, `UnifiedLog.rebuildProducerState`).
 //! Otherwise a retry of what is stored would be stored twice.
 
+use crate::log::checksums::SegmentChecksums;
+use crate::log::checksums::check::ChecksumCompare;
+use crate::log::checksums::walk::DamageAt;
 use crate::log::producers::{AcceptedBatch, Producers};
 use crate::log::recovery::{OffsetGaps, Progress, RecoveryScan, ScanOptions, Tail};
 use crate::log::segment::SegmentFile;
@@ -68,8 +71,9 @@ async fn read_snapshot(request: &OpenRequest, base: Offset, now: Timestamp) -> R
     Producers::decode_snapshot(&bytes, now).map_err(|error| error.to_string())
 }
 
-/// Records the batches of one closed segment. One that is damaged is replayed up to the damage: what
-/// lies behind it cannot be told apart, and reading it is refused anyway.
+/// Records the batches of one closed segment. One that is damaged is replayed up to the damage: what lies
+/// behind it cannot be told apart, and reading it is refused anyway. Of an extent that is not what was
+/// written although its batches are whole, nothing is recorded.
 async fn replay(
     store: &Rc<Store>,
     request: &OpenRequest,
@@ -88,21 +92,26 @@ async fn replay(
         leader_epoch_max: Some(request.leader_epoch),
         batch_size_max: BATCH_SIZE_MAX,
     });
+    let mut compare = ChecksumCompare::new(request.segment(base), read_companion(request, base, size).await);
+    let mut waiting: Vec<AcceptedBatch> = Vec::new();
     let mut position = 0;
-    while position < size {
+    while position < size && compare.damage().is_none() {
         let bytes = file.read(position, IO_SIZE_MAX).await?;
         if bytes.is_empty() {
             break;
         }
         let progress = scan.feed(&bytes, &mut |batch, stored| {
             if let Some(producer) = batch.producer() {
-                producers.record(&AcceptedBatch {
+                waiting.push(AcceptedBatch {
                     producer,
                     base_offset: stored.base_offset,
                     last_offset: stored.last_offset,
                     timestamp: stored.max_timestamp,
                     appended_at: now,
                 });
+            }
+            if compare.observe(batch.header(), stored.size) {
+                waiting.drain(..).for_each(|batch| producers.record(&batch));
             }
         });
         if progress != Progress::Batches {
@@ -111,14 +120,31 @@ async fn replay(
         position += bytes.len() as u64;
         glommio::executor().yield_if_needed().await;
     }
-    if let Tail::Torn { file_position, damage } | Tail::Corrupt { file_position, damage } = scan.finish().tail
-    {
+    let scanned = match scan.finish().tail {
+        Tail::Torn { file_position, damage } | Tail::Corrupt { file_position, damage } => {
+            Some(DamageAt { file_position, damage })
+        }
+        Tail::Clean => None,
+    };
+    if compare.damage().is_none() {
+        // Whole by themselves and where they belong, up to a batch that is not.
+        waiting.drain(..).for_each(|batch| producers.record(&batch));
+    }
+    if let Some(DamageAt { file_position, damage }) = compare.damage().or(scanned) {
         tracing::error!(
             directory = %request.directory.display(), segment = %base, file_position, %damage,
             "a closed segment is damaged: producers that wrote behind the damage are not known"
         );
     }
     Ok(())
+}
+
+/// `None` when it is missing or wrong: then the batches' own checksums have to do.
+async fn read_companion(request: &OpenRequest, base: Offset, size: u64) -> Option<SegmentChecksums> {
+    let path = request.directory.join(SegmentFile::Checksums.name(base));
+    #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+    let bytes = blocking(move || std::fs::read(path)).await.ok()?;
+    SegmentChecksums::decode(request.segment(base), size, &bytes).ok()
 }
 
 /// So that the next unclean start need not replay again.

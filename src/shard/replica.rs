@@ -121,6 +121,8 @@ pub struct Replica {
     finishing: Semaphore,
     /// Segments without an index are read through one after the other, whoever asks for it.
     pub reindexing: Semaphore,
+    /// Checksums are read, or built again, one segment after the other, whoever asks for it.
+    pub checking: Semaphore,
     /// Closed segments are dropped, replaced and given new index files one after the other.
     pub replacing: Semaphore,
     /// Tasks that name files in the directory. A deletion moves it away only when there are none: the
@@ -172,6 +174,7 @@ impl Replica {
             rolled: RefCell::default(),
             finishing: Semaphore::new(1),
             reindexing: Semaphore::new(1),
+            checking: Semaphore::new(1),
             replacing: Semaphore::new(1),
             naming: Cell::new(0),
             naming_ended: Broadcast::default(),
@@ -284,7 +287,9 @@ impl Replica {
 
     fn roll(&self, log: &mut PartitionLog, now: Timestamp) {
         let snapshot = log.producers.encode_snapshot();
-        self.rolled.borrow_mut().push_back(Rolled { closed: log.roll(now), snapshot });
+        let closed = log.roll(now);
+        self.reads.checksums.closed(closed.checksums.clone());
+        self.rolled.borrow_mut().push_back(Rolled { closed, snapshot });
     }
 
     fn park(
@@ -446,7 +451,9 @@ impl Replica {
         let keep_trying = || !store.is_closed() && !store.is_offline() && !self.deleted.get();
         let finished =
             self.segments.finish(&store.disk, &rolled.closed, next, rolled.snapshot, epochs, keep_trying);
-        match finished.await {
+        let finished = finished.await;
+        self.reads.checksums.written(rolled.closed.info.base_offset);
+        match finished {
             Err(error) if is_full_disk(&error) && self.deleted.get() => Ok(()), // Nobody waits for it.
             finished => finished,
         }

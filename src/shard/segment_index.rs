@@ -9,7 +9,6 @@ use crate::shard::disk::blocking;
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
 use crate::shard::response::Slice;
-use crate::shard::window::{Beginning, beginning};
 use crate::types::limits::IO_SIZE_MAX;
 use crate::types::{Offset, Timestamp};
 use std::cell::RefCell;
@@ -138,7 +137,7 @@ impl Replica {
         Ok((extent, log.config.index_interval_bytes))
     }
 
-    /// Reads a closed segment through. What is no batch of it ends in an error.
+    /// Reads a closed segment through.
     pub async fn rebuild_index(
         self: &Rc<Self>,
         hold: &mut Hold,
@@ -148,32 +147,20 @@ impl Replica {
         let segment = extent.base_offset;
         let mut index = SegmentIndex::new(segment, interval);
         let mut position = 0;
-        let mut next = segment;
-        let mut enlarged: Option<u64> = None;
         while position < extent.size {
-            let end = extent.size.min(position + enlarged.unwrap_or(IO_SIZE_MAX as u64));
-            let slices = self.slices(hold, segment, position, end).await?;
-            let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
-            let rope = Rope::new(&pieces);
-            let mut taken = 0;
-            for batch in rope.batches(0).take_while(|batch| batch.at + batch.size <= rope.size()) {
-                if batch.base_offset < next || batch.end_offset > extent.end_offset {
-                    return Err(ReadFailed::Damaged { segment, offset: next });
-                }
-                next = batch.end_offset;
-                index.observe(&stored(&batch, position));
-                taken = batch.at + batch.size;
+            let stretch = self.verified(hold, segment, position, IO_SIZE_MAX as u64, extent.size).await?;
+            if let Some(damage) = stretch.damage {
+                return Err(damage);
             }
-            let first = beginning(&rope, 0);
-            drop(slices);
-            enlarged = match first {
-                Beginning::Whole => None,
-                Beginning::Cut(cut) if enlarged.is_none() => {
-                    Some(self.enlarge(hold, segment, position, cut, extent.size).await?)
+            let pieces: Vec<&[u8]> = stretch.slices.iter().map(Slice::bytes).collect();
+            for batch in Rope::new(&pieces).batches(0) {
+                // It may be of a segment that has taken this one's place.
+                if batch.end_offset > extent.end_offset {
+                    return Err(ReadFailed::NoBatch { segment, offset: batch.base_offset });
                 }
-                _ => return Err(ReadFailed::Damaged { segment, offset: next }),
-            };
-            position += taken as u64;
+                index.observe(&stored(&batch, position));
+            }
+            position = stretch.end;
             glommio::executor().yield_if_needed().await;
         }
         Ok(index)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <topic>-<partition>/
-//!   00000000000000000000.log     closed: exact length, indexes beside it
+//!   00000000000000000000.log     closed: exact length, indexes and checksums beside it
 //!   00000000000000004711.log     active: preallocated
 //!   3.spare                      preallocated for the next roll, renamed when that is on disk
 //! ```
@@ -12,6 +12,7 @@
 //! spare gets its name. Only then is the new segment written to. A crash anywhere in between leaves
 //! the old segment as the last one, whole.
 
+use crate::log::checksums::SegmentChecksums;
 use crate::log::index::SegmentIndex;
 use crate::log::partition::ClosedSegment;
 use crate::log::segment::SegmentFile;
@@ -238,6 +239,7 @@ impl Segments {
             next,
             offset_index: closed.index.encode_offset_index(),
             time_index: closed.index.encode_time_index(),
+            checksums: closed.checksums.encode(),
             snapshot,
             epochs,
         };
@@ -303,6 +305,13 @@ impl Segments {
             replace_file(&time_path, &times)
         })
         .await
+    }
+
+    /// Writes the companion of a closed segment.
+    pub async fn write_checksums(&self, checksums: &SegmentChecksums) -> io::Result<()> {
+        let path = self.path(checksums.segment().base_offset, SegmentFile::Checksums);
+        let bytes = checksums.encode();
+        blocking(move || replace_file(&path, &bytes)).await
     }
 
     /// A file to read a segment from.
@@ -407,18 +416,20 @@ struct Derived {
     next: Offset,
     offset_index: Vec<u8>,
     time_index: Vec<u8>,
+    checksums: Vec<u8>,
     snapshot: Vec<u8>,
     epochs: String,
 }
 
 impl Derived {
-    /// Each file for itself. Returns the last error for want of space. Index files of a clean stop
+    /// Each file for itself. Returns the last error for want of space. Files of a clean stop
     /// may be there from when the segment was shorter: those must not stay.
     fn write(&self) -> io::Result<Option<io::Error>> {
         let path = |file: SegmentFile, base| self.directory.join(file.name(base));
         let files = [
             (path(SegmentFile::OffsetIndex, self.base), &self.offset_index[..]),
             (path(SegmentFile::TimeIndex, self.base), &self.time_index[..]),
+            (path(SegmentFile::Checksums, self.base), &self.checksums[..]),
             (path(SegmentFile::ProducerSnapshot, self.next), &self.snapshot[..]),
         ];
         let mut full = None;

@@ -11,6 +11,7 @@ mod durability;
 mod journalled;
 mod reopening;
 mod replaying;
+mod verifying;
 
 use crate::codec::error_code::ErrorCode;
 use crate::codec::record_batch::BatchView;
@@ -192,12 +193,12 @@ fn an_index_entry_that_leads_to_no_batch_is_rebuilt() {
         let closed = replica.log.borrow().closed()[0];
         let path = replica.segments.path(closed.base_offset, SegmentFile::OffsetIndex);
         let before = std_read(&path);
-        for (what, change) in [("into a batch", 100), ("past the one that is looked for", 2 * 1061)] {
-            // The position of the second entry.
-            let position = u32::from_be_bytes(before[12..16].try_into().unwrap());
-            overwrite(&path, 12, &(position + change).to_be_bytes());
+        // The seventh entry is the last one of the first extent, where it does not matter to which batch
+        // it leads: a read begins with the extent.
+        for (what, position) in [("into a batch", 33_000), ("past the one that is looked for", 31 * 1061)] {
+            overwrite(&path, 6 * 8 + 4, &u32::to_be_bytes(position));
             replica.reads.forget();
-            let relative = u32::from_be_bytes(before[8..12].try_into().unwrap());
+            let relative = u32::from_be_bytes(before[48..52].try_into().unwrap());
             let read = replica.read(&Reading::own(&store), offset(relative.into()), 1 << 20).await.unwrap();
             assert!(read.batches > 0, "{what}");
             let first = read.slices[0].bytes();

@@ -41,6 +41,7 @@ enum Kind {
     Segment { base_offset: Offset },
     OffsetIndex { base_offset: Offset },
     TimeIndex { base_offset: Offset },
+    Checksums { base_offset: Offset },
     ProducerSnapshot { offset: Offset },
     MetadataLog,
     RecoveryPoints,
@@ -126,6 +127,7 @@ fn dump_kind<W: Write>(
         Kind::MetadataLog => metadata::dump(file, printer),
         Kind::OffsetIndex { base_offset } => small::dump_offset_index(file, base_offset, printer),
         Kind::TimeIndex { base_offset } => small::dump_time_index(file, base_offset, printer),
+        Kind::Checksums { .. } => small::dump_whole(file, printer, small::checksums),
         Kind::ProducerSnapshot { .. } => small::dump_whole(file, printer, small::producers),
         Kind::RecoveryPoints => small::dump_whole(file, printer, small::recovery_points),
         Kind::CleanStop => small::dump_whole(file, printer, small::clean_stop),
@@ -152,6 +154,7 @@ fn kind(path: &Path, file: &File) -> io::Result<Option<Kind>> {
             SegmentFile::Log => Kind::Segment { base_offset },
             SegmentFile::OffsetIndex => Kind::OffsetIndex { base_offset },
             SegmentFile::TimeIndex => Kind::TimeIndex { base_offset },
+            SegmentFile::Checksums => Kind::Checksums { base_offset },
             SegmentFile::ProducerSnapshot => Kind::ProducerSnapshot { offset: base_offset },
         },
         None if name == CLEAN_STOP_FILE => Kind::CleanStop,
@@ -181,6 +184,7 @@ impl Kind {
             Kind::Segment { .. } => "segment",
             Kind::OffsetIndex { .. } => "offset index",
             Kind::TimeIndex { .. } => "time index",
+            Kind::Checksums { .. } => "checksums",
             Kind::ProducerSnapshot { .. } => "producer snapshot",
             Kind::MetadataLog => "metadata log",
             Kind::RecoveryPoints => "recovery point checkpoint",
@@ -198,6 +202,7 @@ impl Kind {
             Kind::Segment { base_offset: offset }
             | Kind::OffsetIndex { base_offset: offset }
             | Kind::TimeIndex { base_offset: offset }
+            | Kind::Checksums { base_offset: offset }
             | Kind::ProducerSnapshot { offset } => Some(offset),
             Kind::MetadataLog
             | Kind::RecoveryPoints

@@ -36,7 +36,7 @@ use odradek::log::ownership::{self, PARTITION_METADATA};
 use odradek::log::recovery::OffsetGaps;
 use odradek::log::segment::{DirectoryName, FileName, SegmentFile, directory_name};
 use odradek::preflight;
-use odradek::types::{DirectoryId, LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
+use odradek::types::{DirectoryId, LeaderEpoch, Offset, PartitionIndex, TopicPartition};
 
 use self::report::{Line, PartitionReport, Progress, Report, counted};
 use super::VerifyArguments;
@@ -204,7 +204,7 @@ fn check_place(metadata: &Metadata, node: &Node, id: TopicPartition, partition: 
 
 /// What is held against one partition's directory.
 pub struct Expected {
-    pub topic: TopicId,
+    pub id: TopicPartition,
     /// `None`: nothing says it.
     pub leader_epoch: Option<LeaderEpoch>,
     pub log: PartitionExpectation,
@@ -226,7 +226,7 @@ fn expected(metadata: &Metadata, node: &Node, id: TopicPartition) -> Expected {
         point: node.points.get(&id).copied(),
         journalled: node.journalled.contains(&id),
     };
-    Expected { topic: id.topic, leader_epoch, log }
+    Expected { id, leader_epoch, log }
 }
 
 fn read_node(data_dir: &Path, report: &mut Report) -> io::Result<Node> {

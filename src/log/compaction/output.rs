@@ -1,9 +1,10 @@
 //! The segment that a group of segments becomes.
 
 use crate::codec::record_batch::{BatchError, BatchView};
+use crate::log::checksums::{SegmentChecksums, SegmentId};
 use crate::log::index::{FILE_POSITION_MAX, SegmentIndex};
 use crate::log::segment::{RELATIVE_OFFSET_MAX, SegmentInfo, StoredBatch};
-use crate::types::{Offset, Timestamp};
+use crate::types::{Offset, Timestamp, TopicPartition};
 
 /// Why a batch has no place in the new segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,12 +21,19 @@ pub enum OutputError {
 pub struct CompactedSegment {
     info: SegmentInfo,
     index: SegmentIndex,
+    checksums: SegmentChecksums,
 }
 
 impl CompactedSegment {
     /// `first`: the first of the group, whose name the new one takes.
-    pub fn new(first: &SegmentInfo, index_interval_bytes: u32) -> CompactedSegment {
+    pub fn new(
+        partition: TopicPartition,
+        first: &SegmentInfo,
+        index_interval_bytes: u32,
+    ) -> CompactedSegment {
+        let segment = SegmentId { partition, base_offset: first.base_offset };
         CompactedSegment {
+            checksums: SegmentChecksums::new(segment),
             info: SegmentInfo::empty(first.base_offset, first.created_at),
             index: SegmentIndex::new(first.base_offset, index_interval_bytes),
         }
@@ -40,6 +48,7 @@ impl CompactedSegment {
             return Err(OutputError::OutOfSegment { offset: stored.base_offset });
         }
         self.index.observe(&stored);
+        self.checksums.observe(batch.header(), stored.size);
         self.info.append(&stored, modified_at);
         Ok(())
     }
@@ -50,5 +59,9 @@ impl CompactedSegment {
 
     pub fn index(&self) -> &SegmentIndex {
         &self.index
+    }
+
+    pub fn checksums(&self) -> &SegmentChecksums {
+        &self.checksums
     }
 }

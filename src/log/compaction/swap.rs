@@ -2,11 +2,11 @@
 //! steps leaves either the old ones or the new one.
 //!
 //! ```text
-//! write   B.log.cleaned, B.index.cleaned, B.timeindex.cleaned      each flushed
-//! 1       B.index.cleaned → .swap, B.timeindex.cleaned → .swap     directory flushed
+//! write   B.log.cleaned, B.index.cleaned, B.timeindex.cleaned, B.checksums.cleaned   each flushed
+//! 1       B.index.cleaned → .swap, and B.timeindex, B.checksums    directory flushed
 //! 2       B.log.cleaned → B.log.swap                               directory flushed: decided
 //! 3       files of those that it replaces → .deleted               directory flushed
-//! 4       B.index.swap → B.index, B.timeindex.swap → B.timeindex   directory flushed
+//! 4       B.index.swap → B.index, and B.timeindex, B.checksums     directory flushed
 //! 5       B.log.swap → B.log                                       directory flushed
 //! ```
 //!
@@ -20,7 +20,7 @@ use crate::log::segment::{CLEANED_SUFFIX, FileName, SWAP_SUFFIX, SegmentFile};
 use crate::types::Offset;
 
 /// Kinds of files that are swapped with a segment.
-const INDEXES: [SegmentFile; 2] = [SegmentFile::OffsetIndex, SegmentFile::TimeIndex];
+const DERIVED: [SegmentFile; 3] = SegmentFile::DERIVED;
 
 /// One step on a partition's directory. Each is atomic, and may be repeated after a crash.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ fn swap_name(file: SegmentFile, base: Offset) -> String {
 /// Steps 1 and 2. After the last of them the new segment is the log's, whatever happens.
 pub fn decide_steps(base: Offset) -> Vec<SwapStep> {
     let rename = |file| SwapStep::Rename { from: cleaned_name(file, base), to: swap_name(file, base) };
-    let mut steps: Vec<SwapStep> = INDEXES.into_iter().map(rename).collect();
+    let mut steps: Vec<SwapStep> = DERIVED.into_iter().map(rename).collect();
     steps.extend([SwapStep::SyncDirectory, rename(SegmentFile::Log), SwapStep::SyncDirectory]);
     steps
 }
@@ -71,7 +71,7 @@ pub fn replace_steps(base: Offset, others: &[Offset]) -> Vec<SwapStep> {
         // The log last: while it is there, the others are found with it.
         steps.extend(SegmentFile::ALL.into_iter().rev().map(|file| give_up(file, *other)));
     }
-    steps.extend(INDEXES.into_iter().chain([SegmentFile::Log]).map(|file| give_up(file, base)));
+    steps.extend(DERIVED.into_iter().chain([SegmentFile::Log]).map(|file| give_up(file, base)));
     steps.extend(name_steps(base));
     steps
 }
@@ -93,7 +93,7 @@ pub fn complete_steps(base: Offset, others: &[Offset]) -> Vec<SwapStep> {
 fn name_steps(base: Offset) -> Vec<SwapStep> {
     let rename = |file: SegmentFile| SwapStep::Rename { from: swap_name(file, base), to: file.name(base) };
     let mut steps = vec![SwapStep::SyncDirectory];
-    steps.extend(INDEXES.into_iter().map(rename));
+    steps.extend(DERIVED.into_iter().map(rename));
     steps.extend([SwapStep::SyncDirectory, rename(SegmentFile::Log), SwapStep::SyncDirectory]);
     steps
 }
@@ -101,7 +101,7 @@ fn name_steps(base: Offset) -> Vec<SwapStep> {
 /// What a compaction that was given up leaves.
 pub fn discard_steps(base: Offset) -> Vec<SwapStep> {
     let remove = |file: SegmentFile| SwapStep::Remove { name: cleaned_name(file, base) };
-    [SegmentFile::Log].into_iter().chain(INDEXES).map(remove).collect()
+    [SegmentFile::Log].into_iter().chain(DERIVED).map(remove).collect()
 }
 
 /// What a directory's names say about compactions that a crash interrupted.
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn every_prefix_of_a_swap_is_undone_or_completed() {
         let before: BTreeSet<String> = files(&[0, 10, 20, 30]);
-        let cleaned = [SegmentFile::Log, SegmentFile::OffsetIndex, SegmentFile::TimeIndex];
+        let cleaned = [SegmentFile::Log].into_iter().chain(DERIVED);
         let start: BTreeSet<String> =
             before.iter().cloned().chain(cleaned.map(|file| cleaned_name(file, offset(10)))).collect();
         let decide = decide_steps(offset(10));

@@ -2,6 +2,7 @@
 
 use crate::codec::record_batch::BatchError;
 use crate::log::checkpoint::PartitionPoint;
+use crate::log::checksums::ChecksumsError;
 use crate::log::producers::SnapshotError;
 use crate::log::recovery::RecoveryPoint;
 use crate::log::segment::SegmentFile;
@@ -67,6 +68,15 @@ pub enum Offence {
     ZerosInClosed { count: u64 },
     #[error("a torn write; the next start cuts the log here ({0})")]
     Torn(Box<Offence>),
+
+    #[error("it cannot be used, and is built again: {0}")]
+    Checksums(ChecksumsError),
+    #[error("there are no checksums of a closed segment; they are built again from its batches")]
+    ChecksumsMissing,
+    #[error(
+        "the batches up to byte {end} are not those that were written: checksum {computed:#010x}, {stored:#010x} was expected"
+    )]
+    NotWritten { end: u64, stored: u32, computed: u32 },
 
     #[error("the recovery point ({}) lies inside the batch that begins here", .0.flushed_end)]
     PointInsideBatch(RecoveryPoint),

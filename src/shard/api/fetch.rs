@@ -469,9 +469,15 @@ async fn read_one(
         Err(_) if item.offset < replica.log.borrow().log_start() => {
             read.error = ErrorCode::OffsetOutOfRange;
         }
-        Err(error @ (ReadFailed::Disk { .. } | ReadFailed::Damaged { .. } | ReadFailed::NoTurn)) => {
-            tracing::error!(directory = %replica.directory.display(), %error, "a fetch failed");
+        Err(failed @ (ReadFailed::Disk { .. } | ReadFailed::NoTurn)) => {
+            replica.tell(shard.stores.of(&replica), &failed);
             read.error = ErrorCode::KafkaStorageError;
+        }
+        // Not a storage error: clients take that for a broker without its disk, and try again for ever
+        // without a word.
+        Err(failed @ (ReadFailed::Damaged { .. } | ReadFailed::NoBatch { .. })) => {
+            replica.tell(shard.stores.of(&replica), &failed);
+            read.error = ErrorCode::CorruptMessage;
         }
     }
     read

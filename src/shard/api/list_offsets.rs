@@ -19,7 +19,6 @@ use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
 use crate::shard::response::Slice;
 use crate::shard::store::Store;
-use crate::shard::window::{Beginning, beginning};
 use crate::types::limits::IO_SIZE_MAX;
 use crate::types::{LeaderEpoch, Offset, PartitionIndex, ShardId, Timestamp, TopicPartition};
 use kafka_protocol::messages::list_offsets_response::{
@@ -150,7 +149,7 @@ async fn list_one(shard: &Rc<Shard>, item: &ListOffsetsItem) -> Result<ListOffse
             if replica.is_deleted() {
                 return Err(ErrorCode::UnknownTopicOrPartition);
             }
-            found.map_err(failed)?
+            found.map_err(|failed| refused(shard, &replica, &failed))?
         }
     };
     let epoch_of = |offset| replica.log.borrow().epochs().epoch_for(offset);
@@ -169,9 +168,12 @@ pub fn find(shard: &Shard, id: &TopicPartition) -> Result<Rc<Replica>, ErrorCode
     })
 }
 
-fn failed(error: ReadFailed) -> ErrorCode {
-    tracing::error!(%error, "looking up an offset failed");
-    ErrorCode::KafkaStorageError
+fn refused(shard: &Shard, replica: &Replica, failed: &ReadFailed) -> ErrorCode {
+    replica.tell(shard.stores.of(replica), failed);
+    match failed {
+        ReadFailed::Damaged { .. } | ReadFailed::NoBatch { .. } => ErrorCode::CorruptMessage,
+        ReadFailed::OutOfRange | ReadFailed::Disk { .. } | ReadFailed::NoTurn => ErrorCode::KafkaStorageError,
+    }
 }
 
 type Found = Option<(Offset, Option<Timestamp>)>;
@@ -252,32 +254,23 @@ async fn scan(
     let log_start = replica.log.borrow().log_start();
     let mut position = start;
     let mut window = FIRST_WINDOW_SIZE;
-    let mut is_enlarged = false;
     while position < readable_end {
-        let end = readable_end.min(position + window);
-        let slices = replica.slices(hold, segment, position, end).await?;
-        let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
+        let stretch = replica.verified(hold, segment, position, window, readable_end).await?;
+        let pieces: Vec<&[u8]> = stretch.slices.iter().map(Slice::bytes).collect();
         let rope = Rope::new(&pieces);
-        let mut taken = 0;
-        for batch in rope.batches(0).take_while(|batch| batch.at + batch.size <= rope.size()) {
+        for batch in rope.batches(0) {
             if batch.max_timestamp >= wanted && batch.end_offset > log_start {
                 let bytes = rope.copied(batch.at..batch.at + batch.size);
                 if let Some((offset, timestamp)) = record_in(&bytes, log_start, wanted).await {
                     return Ok(Some((offset, Some(timestamp))));
                 }
             }
-            taken = batch.at + batch.size;
         }
-        let first = beginning(&rope, 0);
-        drop(slices);
-        (window, is_enlarged) = match first {
-            Beginning::Whole => (IO_SIZE_MAX as u64, false),
-            Beginning::Cut(cut) if !is_enlarged => {
-                (replica.enlarge(hold, segment, position, cut, readable_end).await?, true)
-            }
-            _ => return Err(ReadFailed::Damaged { segment, offset: segment }),
-        };
-        position += taken as u64;
+        if let Some(damage) = stretch.damage {
+            return Err(damage);
+        }
+        position = stretch.end;
+        window = IO_SIZE_MAX as u64;
         glommio::executor().yield_if_needed().await;
     }
     Ok(None)

@@ -2,13 +2,20 @@
 //! size and beside the buffers of consumers.
 
 use crate::codec::record_batch::batch_size;
+use crate::log::checksums::walk::DamageAt;
 use crate::log::compaction::output::{CompactedSegment, OutputError};
 use crate::log::compaction::swap::cleaned_name;
 use crate::log::plan::{align_down, align_up};
 use crate::log::segment::{SegmentFile, SegmentInfo};
+use crate::shard::catch_up::{Hold, Reading};
 use crate::shard::disk::{Disk, DiskFile, allocate, blocking, replace_file};
-use crate::types::limits::{COMPACTION_READ_SIZE, DECOMPRESSED_SIZE_MAX, IO_SIZE_MAX};
-use crate::types::{Offset, Timestamp};
+use crate::shard::reader::ReadFailed;
+use crate::shard::replica::Replica;
+use crate::shard::step::Pace;
+use crate::shard::store::Store;
+use crate::shard::verified::check_extents;
+use crate::types::limits::{COMPACTION_READ_SIZE, IO_SIZE_MAX};
+use crate::types::{Offset, Timestamp, TopicPartition};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -20,54 +27,70 @@ use std::time::{Duration, UNIX_EPOCH};
 pub enum ReadSegmentFailed {
     #[error(transparent)]
     Disk(#[from] io::Error),
-    #[error("no whole batch at byte {file_position}")]
-    NoBatch { file_position: u64 },
+    #[error("{0}")]
+    Damaged(DamageAt),
+    #[error(transparent)]
+    Checksums(#[from] ReadFailed),
 }
 
 /// Lives: for one walk over one closed segment.
 pub struct SegmentReader {
+    store: Rc<Store>,
+    replica: Rc<Replica>,
+    segment: Offset,
     file: Rc<DiskFile>,
     size: u64,
     position: u64,
 }
 
 impl SegmentReader {
-    pub fn new(file: Rc<DiskFile>, size: u64, position: u64) -> SegmentReader {
-        SegmentReader { file, size, position }
-    }
-
-    /// The next whole batches: their bytes, and where each lies in them. `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<Range<usize>>)>, ReadSegmentFailed> {
-        let mut wanted = COMPACTION_READ_SIZE as u64;
-        loop {
-            if self.position == self.size {
-                return Ok(None);
-            }
-            let end = self.size.min(self.position + wanted);
-            let mut bytes = self.read(end).await?;
-            let batches = whole_batches(&bytes);
-            if let Some(last) = batches.last() {
-                bytes.truncate(last.end);
-                self.position += last.end as u64;
-                return Ok(Some((bytes, batches)));
-            }
-            let needed = batch_size(&bytes).unwrap_or(usize::MAX) as u64;
-            // The length is not under the CRC: memory is not taken for whatever it says.
-            if needed > self.size - self.position || needed > DECOMPRESSED_SIZE_MAX as u64 {
-                return Err(ReadSegmentFailed::NoBatch { file_position: self.position });
-            }
-            wanted = needed;
+    /// From a batch at or before `position` on.
+    pub fn new(
+        store: &Rc<Store>,
+        replica: &Rc<Replica>,
+        info: &SegmentInfo,
+        file: Rc<DiskFile>,
+        position: u64,
+    ) -> SegmentReader {
+        SegmentReader {
+            store: store.clone(),
+            replica: replica.clone(),
+            segment: info.base_offset,
+            file,
+            size: info.size,
+            position,
         }
     }
 
-    /// The bytes from the position to `end`.
-    async fn read(&self, end: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity((end - self.position) as usize);
-        let mut at = align_down(self.position);
+    /// The next whole batches, as they were written: their bytes, and where each lies in them. `None` at
+    /// the end.
+    pub async fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<Range<usize>>)>, ReadSegmentFailed> {
+        if self.position == self.size {
+            return Ok(None);
+        }
+        let mut hold = Hold::new(&Reading::own(&self.store));
+        let size_max = COMPACTION_READ_SIZE as u64;
+        let extents = self.replica.extents(&mut hold, self.segment, self.position, size_max).await?;
+        let (Some(first), Some(last)) = (extents.first(), extents.last()) else { return Ok(None) };
+        let bytes = self.read(first.start, last.end).await?;
+        let segment = self.replica.segment_id(self.segment);
+        let mut pace = Pace::new(&self.store.clock);
+        let pieces = std::iter::once(&bytes[..]);
+        if let (_, Some(damage)) = check_extents(&segment, &extents, pieces, &mut pace).await {
+            return Err(ReadSegmentFailed::Damaged(damage));
+        }
+        self.position = last.end;
+        let batches = whole_batches(&bytes);
+        Ok(Some((bytes, batches)))
+    }
+
+    async fn read(&self, start: u64, end: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity((end - start) as usize);
+        let mut at = align_down(start);
         while at < end {
             let size = (align_up(end) - at).min(IO_SIZE_MAX as u64) as usize;
             let piece = self.file.read(at, size).await?;
-            let skipped = self.position.saturating_sub(at) as usize;
+            let skipped = start.saturating_sub(at) as usize;
             let until = size.min((end - at) as usize);
             bytes.extend_from_slice(piece.get(skipped..until).ok_or(io::ErrorKind::UnexpectedEof)?);
             at += until as u64;
@@ -104,6 +127,7 @@ impl SegmentWriter {
     pub async fn create(
         disk: &Disk,
         directory: &Path,
+        partition: TopicPartition,
         first: &SegmentInfo,
         index_interval_bytes: u32,
     ) -> io::Result<SegmentWriter> {
@@ -113,7 +137,7 @@ impl SegmentWriter {
         Ok(SegmentWriter {
             directory: directory.to_owned(),
             file,
-            segment: CompactedSegment::new(first, index_interval_bytes),
+            segment: CompactedSegment::new(partition, first, index_interval_bytes),
             pending: Vec::new(),
             position: 0,
         })
@@ -141,7 +165,7 @@ impl SegmentWriter {
         Ok(written as u64)
     }
 
-    /// Writes the rest, cuts the file to its length, and flushes it and its indexes.
+    /// Writes the rest, cuts the file to its length, and flushes it, its indexes and its checksums.
     pub async fn finish(mut self, modified_at: Timestamp) -> io::Result<(CompactedSegment, Rc<DiskFile>)> {
         self.write_full().await?;
         if !self.pending.is_empty() {
@@ -152,12 +176,14 @@ impl SegmentWriter {
         let base: Offset = self.segment.info().base_offset;
         let offsets = self.segment.index().encode_offset_index();
         let times = self.segment.index().encode_time_index();
+        let checksums = self.segment.checksums().encode();
         let directory = self.directory;
         let modified = UNIX_EPOCH + Duration::from_millis(modified_at.0.max(0) as u64);
         blocking(move || {
             let path = |file| directory.join(cleaned_name(file, base));
             replace_file(&path(SegmentFile::OffsetIndex), &offsets)?;
             replace_file(&path(SegmentFile::TimeIndex), &times)?;
+            replace_file(&path(SegmentFile::Checksums), &checksums)?;
             // The age of records without timestamps.
             let file = std::fs::File::options().write(true).open(path(SegmentFile::Log))?;
             file.set_modified(modified)

@@ -151,7 +151,8 @@ impl Cleaner {
         let interval = replica.log.borrow().config.index_interval_bytes;
         let created = {
             let _names = replica.hold_names().ok_or(Failed::Superseded)?;
-            SegmentWriter::create(&self.store(replica).disk, &replica.directory, &first.info, interval).await
+            let disk = &self.store(replica).disk;
+            SegmentWriter::create(disk, &replica.directory, replica.id, &first.info, interval).await
         };
         let written = match created {
             Ok(writer) => self.write_group(replica, group, filter, writer).await,
@@ -267,7 +268,7 @@ impl Cleaner {
     ) -> Result<SegmentReader, Failed> {
         let file = replica.segments.reader(&self.store(replica).disk, info.base_offset).await;
         let file = file.map_err(|error| read_failed_io(replica, info.base_offset, &error))?;
-        Ok(SegmentReader::new(file, info.size, position))
+        Ok(SegmentReader::new(self.store(replica), replica, info, file, position))
     }
 
     /// The next batches of a segment, unless the pass has lost its object.
@@ -284,7 +285,12 @@ impl Cleaner {
         }
         reader.next().await.map_err(|error| match error {
             ReadSegmentFailed::Disk(source) => read_failed_io(replica, segment, &source),
-            ReadSegmentFailed::NoBatch { .. } => Failed::reading(segment, error),
+            ReadSegmentFailed::Damaged(damage) => {
+                let failed = ReadFailed::Damaged { segment, damage };
+                replica.tell(self.store(replica), &failed);
+                read_failed(replica, segment, failed)
+            }
+            ReadSegmentFailed::Checksums(failed) => read_failed(replica, segment, failed),
         })
     }
 }

@@ -57,7 +57,7 @@ impl<'a> Segments<'a> {
                 }
                 file.set_len(size)?;
                 // Those of a clean stop before describe less than the segment.
-                for derived in [SegmentFile::OffsetIndex, SegmentFile::TimeIndex] {
+                for derived in SegmentFile::DERIVED {
                     remove_if_present(&path.with_file_name(derived.name(segment)))?;
                 }
                 self.touched.insert(path);

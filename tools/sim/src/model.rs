@@ -15,6 +15,7 @@
 //! | reads move forward | 5 |
 //! | the high watermark does not go back, the log start does not go back | 6 |
 //! | healthy partitions are served | 10 |
+//! | what is read is what was written, whatever became of the disk | 2, 9 |
 //! | blocks that are believed are those of this use | 9 |
 //! | closed segments hold batches and nothing else | |
 //! | no more is lost than `flush.messages` allows | |
@@ -33,6 +34,9 @@ use odradek::log::journal::block::BlockSequence;
 use odradek::log::journal::ring::{BlockPlace, FileIndex};
 use odradek::types::{Offset, ShardId, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Damage is told or refused, never served.
+const AS_WRITTEN: &str = "what is read is what was written";
 
 /// A batch as it was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,13 +226,7 @@ impl Model {
             rest = after;
             let (base, end) = (view.base_offset().get(), view.end_offset().get());
             if view.validate_stored().is_err() {
-                if !partition.damaged.segment {
-                    world.finding(
-                        "one value per offset",
-                        format_args!("{} {base}: CRC does not hold", partition.name),
-                    );
-                }
-                world.count("read: damage noticed by its CRC");
+                world.finding(AS_WRITTEN, format_args!("{} {base}: CRC does not hold", partition.name));
                 return next;
             }
             let is_first = next == offset && base <= offset && offset < end;
@@ -243,7 +241,8 @@ impl Model {
                 }
             };
             if (!follows || !same) && partition.damaged.segment {
-                world.count("gap: a batch in the wrong place was served");
+                let name = &partition.name;
+                world.finding(AS_WRITTEN, format_args!("{name} {next}: {base}..{end}, written {known:?}"));
                 return next;
             }
             if !follows {

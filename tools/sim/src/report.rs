@@ -49,6 +49,8 @@ pub const EXPECTED: &[&str] = &[
     "recovery: shorter than flushed, offline",
     "recovery: producers rebuilt",
     "recovery: index rebuilt",
+    "recovery: checksums rebuilt",
+    "read: damage noticed",
     "journal: whole",
     "journal: whole blocks beyond a gap",
     "journal: flushed block gone",

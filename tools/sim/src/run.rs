@@ -423,7 +423,9 @@ impl Seed {
 
     /// Between two runs: what went astray is damage, more of it, and maybe an operator.
     fn after_stop(&mut self) {
-        if self.settings.mistake.is_none() && self.dice.one_in(4) {
+        // Nothing else finds out who does not look.
+        let unseen = self.settings.makes(Mistake::ChecksumsUnchecked);
+        if (self.settings.mistake.is_none() || unseen) && self.dice.one_in(4) {
             let (mut model, ledger) = (self.around.model.borrow_mut(), self.around.ledger.borrow());
             damage::inflict(&self.world, &self.disk, &mut model, &ledger, &mut self.dice);
         }

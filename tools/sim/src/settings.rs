@@ -21,15 +21,18 @@ pub enum Mistake {
     LogStartMovedBack,
     /// A replay takes what an earlier use of a journal file left for blocks of this one.
     StaleBlockAccepted,
+    /// What was read from disk is not held against its checksums.
+    ChecksumsUnchecked,
 }
 
 impl Mistake {
-    pub const ALL: [Mistake; 5] = [
+    pub const ALL: [Mistake; 6] = [
         Mistake::FlushLeftOut,
         Mistake::RecycledBeforeStored,
         Mistake::AcknowledgedAcrossGap,
         Mistake::LogStartMovedBack,
         Mistake::StaleBlockAccepted,
+        Mistake::ChecksumsUnchecked,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -39,6 +42,7 @@ impl Mistake {
             Mistake::AcknowledgedAcrossGap => "acknowledged-across-gap",
             Mistake::LogStartMovedBack => "log-start-moved-back",
             Mistake::StaleBlockAccepted => "stale-block-accepted",
+            Mistake::ChecksumsUnchecked => "checksums-unchecked",
         }
     }
 
@@ -50,6 +54,7 @@ impl Mistake {
             }
             Mistake::LogStartMovedBack => "the log start does not go back",
             Mistake::StaleBlockAccepted => "blocks that are believed are those of this use",
+            Mistake::ChecksumsUnchecked => "what is read is what was written",
         }
     }
 }
@@ -84,7 +89,7 @@ impl Settings {
         let block_max = BLOCK * dice.between(3, 8);
         let file_size = block_max * dice.between(2, 6) + BLOCK;
         let wants_journal = match mistake {
-            None | Some(Mistake::FlushLeftOut) => dice.one_in(3),
+            None | Some(Mistake::FlushLeftOut | Mistake::ChecksumsUnchecked) => dice.one_in(3),
             Some(_) => false,
         };
         let journal =

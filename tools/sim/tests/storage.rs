@@ -73,6 +73,11 @@ fn a_stale_block_that_is_accepted_is_found() {
     found(Mistake::StaleBlockAccepted);
 }
 
+#[test]
+fn a_read_that_is_not_checked_is_found() {
+    found(Mistake::ChecksumsUnchecked);
+}
+
 fn found(mistake: Mistake) {
     let check = mistake.check();
     for seed in 0..MISTAKE_SEEDS {

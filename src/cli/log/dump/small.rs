@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 
 use odradek::log::checkpoint::{Checkpoint, CleanStop};
+use odradek::log::checksums::DecodedChecksums;
 use odradek::log::epochs::LeaderEpochs;
 use odradek::log::final_state;
 use odradek::log::index::{OFFSET_ENTRY_SIZE, OffsetEntry, TIME_ENTRY_SIZE, TimeEntry};
@@ -118,6 +119,21 @@ pub fn dump_whole<W: Write>(
     items.iter().try_for_each(|item| printer.print(item)).map_err(Interrupted::Print)
 }
 
+pub fn checksums(bytes: &[u8]) -> Result<Vec<Item>, String> {
+    let decoded = DecodedChecksums::decode(bytes).map_err(|error| error.to_string())?;
+    let (topic, partition, base_offset) = decoded.segment();
+    let head = Item::new("segment")
+        .with("topicId", uuid_text(topic))
+        .with("partition", partition)
+        .with("baseOffset", base_offset)
+        .with("segmentSize", decoded.segment_size)
+        .with("extents", decoded.extents.len());
+    let extents = decoded.extents.iter().map(|(file_position, crc)| {
+        Item::nested("extent").with("position", *file_position).with("crc", format!("{crc:#010x}"))
+    });
+    Ok([head].into_iter().chain(extents).collect())
+}
+
 pub fn producers(bytes: &[u8]) -> Result<Vec<Item>, String> {
     let listing = SnapshotListing::decode(bytes).map_err(|error| error.to_string())?;
     let batch = |item: Item, batch: &SnapshotBatch| {
@@ -174,6 +190,7 @@ pub fn final_state(bytes: &[u8]) -> Result<Vec<Item>, String> {
             .with("firstTimestamp", state.first_timestamp.map(|timestamp| timestamp.0))
             .with("offsetIndexSize", state.offset_index.len())
             .with("timeIndexSize", state.time_index.len())
+            .with("checksumsSize", state.checksums.len())
             .with("producersSize", state.producers.len())
             .with("epochsSize", state.epochs.len())
             .with("lastBlockSize", state.carry.len())

@@ -8,6 +8,7 @@ use odradek::codec::compression::compress;
 use odradek::codec::record_batch::{BatchHeader, Compression, assign_offset, write_batch};
 use odradek::codec::records::{Header, NewRecord, write_record};
 use odradek::log::checkpoint::{Checkpoint, CheckpointGeneration, CleanStop, PartitionPoint};
+use odradek::log::checksums::{SegmentChecksums, SegmentId};
 use odradek::log::final_state::{self, FinalStateWriter};
 use odradek::log::journal::block::{
     BlockHeader, BlockSequence, BlockWriter, Change, ENTRY_SIZE, Entry, FileEpoch, HEADER_SIZE, block_size,
@@ -220,6 +221,29 @@ fn small_files_are_shown_whole_or_not_at_all() {
             topicId: AAAAAAAAAAAAAAAAAAAACg
         "#]],
     );
+    let mut checksums = SegmentChecksums::new(SegmentId { partition: id, base_offset: offset(4711) });
+    checksums.observe(&[7; 61], 40_000);
+    checksums.observe(&[8; 61], 100);
+    shown(
+        "00000000000000004711.checksums",
+        &checksums.encode(),
+        Depth::Batches,
+        expect![[r#"
+        file: 00000000000000004711.checksums kind: checksums startingOffset: 4711
+        topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 baseOffset: 4711 segmentSize: 40100 extents: 2
+        | position: 0 crc: 0xc133bfce
+        | position: 40000 crc: 0xbd01ad7c
+    "#]],
+    );
+    shown(
+        "00000000000000004711.checksums",
+        &checksums.encode()[1..],
+        Depth::Batches,
+        expect![[r#"
+        file: 00000000000000004711.checksums kind: checksums startingOffset: 4711
+        problem position: 0 reason: the file does not begin as checksums of version 1
+    "#]],
+    );
     let snapshot = Producers::new().encode_snapshot();
     shown(
         "00000000000000004711.snapshot",
@@ -243,10 +267,10 @@ fn small_files_are_shown_whole_or_not_at_all() {
         &writer.finish(),
         Depth::Batches,
         expect![[r#"
-        file: final-state.2 kind: final state
-        partitions: 1
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 segment: 10 logEnd: 20 firstTimestamp: none offsetIndexSize: 0 timeIndexSize: 0 producersSize: 0 epochsSize: 0 lastBlockSize: 30
-    "#]],
+            file: final-state.2 kind: final state
+            partitions: 1
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 segment: 10 logEnd: 20 firstTimestamp: none offsetIndexSize: 0 timeIndexSize: 0 checksumsSize: 0 producersSize: 0 epochsSize: 0 lastBlockSize: 30
+        "#]],
     );
     shown(
         "thesis.tex",

@@ -5,10 +5,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use odradek::log::checksums::SegmentId;
 use odradek::log::epochs::{LEADER_EPOCH_CHECKPOINT, LeaderEpochs};
+use odradek::log::inspect::companion_check::CompanionCheck;
 use odradek::log::inspect::findings::{Findings, Offence, Place};
 use odradek::log::inspect::partition_check::PartitionCheck;
-use odradek::log::inspect::segment_check::{SegmentCheck, SegmentExpectation, SegmentFacts};
+use odradek::log::inspect::segment_check::{SegmentCheck, SegmentExpectation, SegmentFacts, SegmentRole};
 use odradek::log::inspect::walk::SegmentWalk;
 use odradek::log::ownership::{self, PARTITION_METADATA};
 use odradek::log::producers::Producers;
@@ -26,7 +28,7 @@ const INDEX_SIZE_MAX: usize = 64 << 20;
 pub fn verify(directory: &Path, expected: &Expected, progress: &mut Progress) -> io::Result<PartitionReport> {
     let mut findings = Findings::default();
     let files = list(directory)?;
-    check_owner(directory, expected.topic, &mut findings);
+    check_owner(directory, expected.id.topic, &mut findings);
     let epochs = read_epochs(directory, &mut findings);
     let bases: Vec<Offset> = files.get(&SegmentFile::Log).cloned().unwrap_or_default();
     let mut check = PartitionCheck::new(expected.log);
@@ -44,7 +46,12 @@ pub fn verify(directory: &Path, expected: &Expected, progress: &mut Progress) ->
             offset_index: indexes[0].as_deref(),
             time_index: indexes[1].as_deref(),
         };
-        match verify_segment(directory, expectation, &mut findings, progress) {
+        let companion = read_index(directory, *base_offset, SegmentFile::Checksums, &mut findings);
+        let size = segment_size(directory, &expectation);
+        let segment = SegmentId { partition: expected.id, base_offset: *base_offset };
+        let companion =
+            CompanionCheck::new(segment, expectation.role, size, companion.as_deref(), &mut findings);
+        match verify_segment(directory, expectation, companion, &mut findings, progress) {
             Ok(facts) => check.take(&facts, &mut findings),
             Err(error) => unreadable(SegmentFile::Log, *base_offset, &error, &mut findings),
         }
@@ -67,9 +74,21 @@ fn list(directory: &Path) -> io::Result<BTreeMap<SegmentFile, Vec<Offset>>> {
     Ok(files)
 }
 
+/// Bytes of batches: the file may be longer where it takes appends.
+fn segment_size(directory: &Path, expected: &SegmentExpectation<'_>) -> u64 {
+    match expected.recovery_point.filter(|_| expected.role == SegmentRole::ActiveClean) {
+        Some(point) => point.file_position,
+        None => {
+            let path = directory.join(SegmentFile::Log.name(expected.base_offset));
+            std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+        }
+    }
+}
+
 fn verify_segment(
     directory: &Path,
     expectation: SegmentExpectation<'_>,
+    mut companion: CompanionCheck,
     findings: &mut Findings,
     progress: &mut Progress,
 ) -> io::Result<SegmentFacts> {
@@ -85,6 +104,7 @@ fn verify_segment(
             Err(error) => return Err(error),
         };
         walk.feed(&buffer[..size], &mut |batch, _| check.take(batch, findings));
+        companion.feed(&buffer[..size], findings);
         progress.advance(size as u64);
     }
     Ok(check.finish(&walk.finish(), findings))

@@ -4,8 +4,9 @@ use super::*;
 use expect_test::{Expect, expect};
 use odradek::cluster::log_entry::{EntrySequence, encode_entry};
 use odradek::cluster::record::{PartitionState, Record, Replica};
-use odradek::codec::record_batch::{BatchHeader, Compression, assign_offset, write_batch};
+use odradek::codec::record_batch::{BatchHeader, BatchView, Compression, assign_offset, seal, write_batch};
 use odradek::log::checkpoint::CheckpointGeneration;
+use odradek::log::checksums::{SegmentChecksums, SegmentId};
 use odradek::log::data_dir::checkpoint_name;
 use odradek::log::final_state::FinalStateWriter;
 use odradek::log::journal::block::{
@@ -14,7 +15,7 @@ use odradek::log::journal::block::{
 use odradek::log::ownership::{self, PARTITION_METADATA};
 use odradek::log::partition::Place;
 use odradek::log::producers::Producers;
-use odradek::types::{DirectoryId, NodeId, OwnershipEpoch, ShardId, Timestamp, Uuid};
+use odradek::types::{DirectoryId, NodeId, OwnershipEpoch, ShardId, Timestamp, TopicId, Uuid};
 use std::path::PathBuf;
 use tempfile::TempDir;
 
@@ -54,6 +55,56 @@ fn damage_is_told_with_its_file_and_byte() {
     data.check(expect![[r#"
         orders-0: note: 00000000000000000000.log byte 243: a torn write; the next start cuts the log here (CRC-32C is 0x4fcbf876, the batch says 0xd8ba0fb7)
         1 partition, 1 segment, 9 records in 4 batches and 324 bytes, not stopped cleanly: 0 problems, 1 note
+    "#]]);
+}
+
+/// What every CRC holds for, and was not written here.
+#[test]
+fn what_contradicts_the_checksums_is_told() {
+    let data = DataDir::new();
+    let mut checksums = SegmentChecksums::new(SegmentId { partition: id(), base_offset: offset(0) });
+    for base in [0, 3, 6, 9] {
+        let bytes = batch(base);
+        let (view, _) = BatchView::split_first(&bytes).expect("it is one");
+        checksums.observe(view.header(), view.size() as u32);
+    }
+    let companion = "orders-0/00000000000000000000.checksums";
+    data.write(companion, &checksums.encode());
+    data.check(expect![[r#"
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, stopped cleanly: 0 problems, 0 notes
+    "#]]);
+    let mut foreign = batch(3);
+    foreign[70] ^= 1;
+    seal(&mut foreign);
+    let at = BATCH_SIZE as usize;
+    data.change("orders-0/00000000000000000000.log", |bytes| {
+        bytes[at..2 * at].copy_from_slice(&foreign);
+    });
+    data.check(expect![[r#"
+        orders-0: problem: 00000000000000000000.log byte 0: the batches up to byte 324 are not those that were written: checksum 0x244258fe, 0xe2552667 was expected
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, stopped cleanly: 1 problem, 0 notes
+    "#]]);
+    data.change(companion, |bytes| bytes[51] ^= 1);
+    data.check(expect![[r#"
+        orders-0: problem: 00000000000000000000.checksums byte 0: it cannot be used, and is built again: the file is not as its CRC-32 says
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, stopped cleanly: 1 problem, 0 notes
+    "#]]);
+    // Of an earlier stop: the newer ones are in the final state.
+    let none = SegmentChecksums::new(checksums.segment());
+    data.write(companion, &none.encode());
+    data.check(expect![[r#"
+        1 partition, 1 segment, 12 records in 4 batches and 324 bytes, stopped cleanly: 0 problems, 0 notes
+    "#]]);
+    // Closed, from before there were any.
+    data.write("orders-0/00000000000000000012.log", b"");
+    data.change("orders-0/00000000000000000000.log", |bytes| bytes.truncate(4 * at));
+    std::fs::remove_file(data.path(companion)).expect("it is there");
+    data.write_checkpoint(0, 12, 4 * BATCH_SIZE);
+    data.check(expect![[r#"
+        orders-0: note: 00000000000000000000.checksums byte 0: there are no checksums of a closed segment; they are built again from its batches
+        orders-0: note: 00000000000000000000.index byte 0: there is no index
+        orders-0: note: 00000000000000000000.timeindex byte 0: there is no index
+        1 partition, 2 segments, 12 records in 4 batches and 324 bytes, stopped cleanly: 0 problems, 3 notes
     "#]]);
 }
 

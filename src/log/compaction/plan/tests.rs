@@ -1,9 +1,10 @@
 use super::*;
+use crate::log::checksums::SegmentChecksums;
 use crate::log::epochs::LeaderEpochs;
 use crate::log::index::SegmentIndex;
 use crate::log::partition::{Cleanup, LogConfig, Opened};
 use crate::log::producers::Producers;
-use crate::log::samples::log_config;
+use crate::log::samples::{log_config, sample_segment};
 use crate::types::LeaderEpoch;
 use proptest::prelude::*;
 
@@ -158,6 +159,7 @@ fn log(log_start: u64, closed: &[(u64, u64, i64)], active: u64, log_end: u64) ->
         closed: closed.iter().map(info).collect(),
         active: SegmentInfo::empty(offset(active), Timestamp(0)),
         active_index: SegmentIndex::new(offset(active), 4096),
+        active_checksums: SegmentChecksums::new(sample_segment(offset(active))),
         producers: Producers::new(),
         epochs: LeaderEpochs::default(),
         jitter_seed: 0,

@@ -215,6 +215,7 @@ pub async fn write_final_state(shell: &Rc<Shell>) -> DiskResult<()> {
         let files = [
             (replica.path(state.active, SegmentFile::OffsetIndex), state.offset_index),
             (replica.path(state.active, SegmentFile::TimeIndex), state.time_index),
+            (replica.path(state.active, SegmentFile::Checksums), state.checksums),
             (replica.path(state.log_end, SegmentFile::ProducerSnapshot), state.producers),
             (format!("{}/{LEADER_EPOCH_CHECKPOINT}", replica.name), state.epochs),
         ];
@@ -235,6 +236,7 @@ fn state_of(replica: &Replica) -> PartitionState {
         first_timestamp: log.active().first_timestamp,
         offset_index: index.encode_offset_index(),
         time_index: index.encode_time_index(),
+        checksums: log.active_checksums().encode(),
         producers: log.producers.encode_snapshot(),
         epochs: log.epochs().encode().into_bytes(),
         carry: replica.tail.borrow().last_partial_block(),

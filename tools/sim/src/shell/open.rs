@@ -11,6 +11,8 @@ use crate::shell::replica::Replica;
 use crate::shell::tail::Tail;
 use odradek::codec::record_batch::BatchView;
 use odradek::log::checkpoint::PartitionPoint;
+use odradek::log::checksums::check::{ChecksumCompare, ExtentCheck};
+use odradek::log::checksums::{SegmentChecksums, SegmentId};
 use odradek::log::epochs::{LEADER_EPOCH_CHECKPOINT, LeaderEpochs};
 use odradek::log::final_state::{PartitionState, files_checksum};
 use odradek::log::index::{SegmentExtent, SegmentIndex};
@@ -72,9 +74,12 @@ struct Listing {
 struct Found {
     active: SegmentInfo,
     index: SegmentIndex,
+    checksums: SegmentChecksums,
     producers: Producers,
     epochs: LeaderEpochs,
     log_end: Offset,
+    /// The bytes between the last block boundary and the end, which the next write begins with.
+    carry: Vec<u8>,
 }
 
 pub async fn open(shell: &Rc<Shell>, request: OpenRequest) -> Result<(), OpenFailed> {
@@ -92,11 +97,12 @@ pub async fn open(shell: &Rc<Shell>, request: OpenRequest) -> Result<(), OpenFai
     let mut found = Found {
         active: SegmentInfo::empty(active_base, now),
         index: SegmentIndex::new(active_base, config.index_interval_bytes),
+        checksums: SegmentChecksums::new(request.segment(active_base)),
         producers: Producers::new(),
         epochs,
         log_end: active_base,
+        carry: Vec::new(),
     };
-    let mut carry = Vec::new();
     if let Some(size) = active_size {
         let mut left = load_state(shell, &request, active_base, size);
         if left.is_none() {
@@ -114,7 +120,6 @@ pub async fn open(shell: &Rc<Shell>, request: OpenRequest) -> Result<(), OpenFai
                 scan(shell, &request, found).await?
             }
         };
-        carry = read_carry(shell, &request, &found.active).await.map_err(OpenFailed::Disk)?;
     }
     for base in listing.snapshots {
         let path = format!("{}/{}", request.name, SegmentFile::ProducerSnapshot.name(base));
@@ -136,11 +141,12 @@ pub async fn open(shell: &Rc<Shell>, request: OpenRequest) -> Result<(), OpenFai
         closed,
         active: found.active,
         active_index: found.index,
+        active_checksums: found.checksums,
         producers: found.producers,
         epochs: found.epochs,
     };
     let log = PartitionLog::new(opened, config, LeaderEpoch(0));
-    let tail = Tail::new(log.end_place(), carry);
+    let tail = Tail::new(log.end_place(), found.carry);
     if !shell.metadata.borrow().partitions.contains_key(&request.id) {
         return Err(OpenFailed::Deleted);
     }
@@ -307,6 +313,9 @@ async fn load_clean(shell: &Shell, request: &OpenRequest, base: Offset, size: u6
     if index.max_timestamp().is_none() && point.file_position > 0 {
         return None;
     }
+    let checksums = format!("{}/{}", request.name, SegmentFile::Checksums.name(base));
+    let checksums = shell.disk.read_file(&checksums).await.ok()?;
+    let checksums = SegmentChecksums::decode(request.segment(base), extent.size, &checksums).ok()?;
     let producers = Producers::decode_snapshot(&files[2], now).ok()?;
     let epochs = LeaderEpochs::decode(std::str::from_utf8(&files[3]).ok()?).ok()?;
     shell.world.count("recovery: from files beside a segment");
@@ -321,7 +330,8 @@ async fn load_clean(shell: &Shell, request: &OpenRequest, base: Offset, size: u6
         let first = Rope::new(&[&block]).batches(0).next()?.max_timestamp;
         active.first_timestamp = (first.0 >= 0).then_some(first);
     }
-    Some(Found { active, index, producers, epochs, log_end: point.flushed_end })
+    let carry = read_carry(shell, request, &checksums).await?;
+    Some(Found { active, index, checksums, producers, epochs, log_end: point.flushed_end, carry })
 }
 
 /// After an unclean stop: every batch is checked, and the file is cut where they end.
@@ -356,6 +366,8 @@ async fn scan(shell: &Shell, request: &OpenRequest, mut found: Found) -> Result<
     check_complete(shell, request, recovered.log_end)?;
     file.truncate(recovered.file_position_end).await.map_err(OpenFailed::Disk)?;
     file.flush().await.map_err(OpenFailed::Disk)?;
+    let end = recovered.file_position_end;
+    found.carry = bytes[align_down(end) as usize..end as usize].to_vec();
     found.log_end = recovered.log_end;
     found.epochs.truncate_from_end(recovered.log_end);
     Ok(found)
@@ -364,6 +376,7 @@ async fn scan(shell: &Shell, request: &OpenRequest, mut found: Found) -> Result<
 impl Found {
     fn take_batch(&mut self, batch: &BatchView<'_>, stored: &StoredBatch, now: Timestamp) {
         self.index.observe(stored);
+        self.checksums.observe(batch.header(), stored.size);
         self.active.append(stored, now);
         self.epochs.assign(stored.leader_epoch, stored.base_offset);
         record(&mut self.producers, batch, stored, now);
@@ -419,10 +432,22 @@ async fn producers_before(
     }
     for base in &closed[from..] {
         let bytes = shell.disk.read_file(&log_path(request, *base)).await?;
+        let companion = format!("{}/{}", request.name, SegmentFile::Checksums.name(*base));
+        let companion = shell.disk.read_file(&companion).await.ok();
+        let (id, size) = (request.segment(*base), bytes.len() as u64);
+        let companion = companion.and_then(|file| SegmentChecksums::decode(id, size, &file).ok());
+        let mut compare = ChecksumCompare::new(id, companion);
         let mut scan = RecoveryScan::new(closed_scan(*base));
+        let mut waiting = Producers::clone(&producers);
         feed_in_pieces(&mut scan, &bytes, SCAN_SIZE, &mut |batch, stored| {
-            record(&mut producers, batch, stored, now);
+            record(&mut waiting, batch, stored, now);
+            if compare.observe(batch.header(), stored.size) {
+                producers.clone_from(&waiting);
+            }
         });
+        if compare.damage().is_none() {
+            producers = waiting;
+        }
     }
     let path = format!("{}/{}", request.name, SegmentFile::ProducerSnapshot.name(active));
     let _ = shell.disk.replace_file(&path, &producers.encode_snapshot()).await;
@@ -435,20 +460,30 @@ async fn read_snapshot(shell: &Shell, request: &OpenRequest, base: Offset) -> Op
     Producers::decode_snapshot(&bytes, Timestamp(shell.world.wall_ms())).ok()
 }
 
-/// The bytes between the last block boundary and the end, which the next write begins with.
-async fn read_carry(shell: &Shell, request: &OpenRequest, active: &SegmentInfo) -> DiskResult<Vec<u8>> {
-    let from = align_down(active.size);
-    if from == active.size {
-        return Ok(Vec::new());
+/// The bytes between the last block boundary and the end; `None` when they are not what was written.
+async fn read_carry(shell: &Shell, request: &OpenRequest, checksums: &SegmentChecksums) -> Option<Vec<u8>> {
+    let end = checksums.end();
+    let from = align_down(end);
+    if from == end {
+        return Some(Vec::new());
     }
-    let file = shell.disk.open(&log_path(request, active.base_offset), false).await?;
-    let bytes = file.read(from, (active.size - from) as usize).await?;
-    if bytes.len() as u64 != active.size - from {
-        return Err(DiskError::Io(OpKind::Read));
+    let file = shell.disk.open(&log_path(request, checksums.segment().base_offset), false).await.ok()?;
+    let extents = checksums.extents(from, u64::MAX);
+    let start = extents.first()?.start;
+    let bytes = file.read(start, (end - start) as usize).await.ok()?;
+    for extent in extents {
+        let mut check = ExtentCheck::new(&checksums.segment(), extent);
+        check.feed(bytes.get((extent.start - start) as usize..(extent.end - start) as usize)?).ok()?;
+        check.finish().ok()?;
     }
-    Ok(bytes)
+    Some(bytes[(from - start) as usize..].to_vec())
 }
 
+impl OpenRequest {
+    fn segment(&self, base_offset: Offset) -> SegmentId {
+        SegmentId { partition: self.id, base_offset }
+    }
+}
 fn log_path(request: &OpenRequest, base: Offset) -> String {
     format!("{}/{}", request.name, SegmentFile::Log.name(base))
 }

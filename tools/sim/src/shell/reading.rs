@@ -1,14 +1,19 @@
 //! Reads: from memory when it holds the bytes, else from disk; and indexes built again.
 
 use crate::disk::DiskError;
+use crate::settings::Mistake;
 use crate::shell::Shell;
 use crate::shell::replica::Replica;
 use odradek::codec::record_batch::BatchView;
+use odradek::log::checksums::check::ExtentCheck;
+use odradek::log::checksums::rebuild::{ChecksumRebuild, Rebuilt};
+use odradek::log::checksums::{Extent, SegmentChecksums, SegmentId};
 use odradek::log::index::{SegmentExtent, SegmentIndex};
 use odradek::log::read::Rope;
 use odradek::log::recovery::{OffsetGaps, Progress, RecoveryScan, ScanOptions, Tail};
 use odradek::log::segment::{SegmentFile, StoredBatch};
 use odradek::types::{Offset, Timestamp};
+use std::ops::Range;
 use std::rc::Rc;
 
 /// Bytes of one read.
@@ -23,6 +28,14 @@ pub enum ReadFailed {
     OutOfRange,
     Disk(DiskError),
     Damaged { segment: Offset },
+}
+
+/// Batches that are what was written.
+struct Stretch {
+    bytes: Vec<u8>,
+    end: u64,
+    /// It ends where they are not.
+    is_damaged: bool,
 }
 
 impl Replica {
@@ -46,7 +59,9 @@ impl Replica {
             log.locate(offset).ok_or(ReadFailed::OutOfRange)?
         };
         let mut start = self.start_position(shell, segment, offset).await?;
-        let mut wanted = READ_SIZE;
+        if let Some(read) = self.read_tail(shell, segment, start..end, offset) {
+            return read;
+        }
         let mut is_believed = start == 0 || self.log.borrow().active().base_offset == segment;
         loop {
             if start >= end {
@@ -56,9 +71,8 @@ impl Replica {
                 start = self.replace_index(shell, segment).await?.position_for(offset);
                 continue;
             }
-            let until = end.min(start + wanted);
-            let bytes = self.bytes(shell, segment, start, until).await?;
-            let pieces = [&bytes[..]];
+            let stretch = self.verified(shell, segment, start, READ_SIZE, end).await?;
+            let pieces = [&stretch.bytes[..]];
             let rope = Rope::new(&pieces);
             if !std::mem::replace(&mut is_believed, true) && !rope.leads_to(offset) {
                 start = self.replace_index(shell, segment).await?.position_for(offset);
@@ -67,22 +81,129 @@ impl Replica {
             if let Some(found) = rope.find_offset(offset)
                 && let Some(cut) = rope.cut(found.at, READ_SIZE as usize)
             {
-                return Ok(bytes[found.at..cut].to_vec());
+                return Ok(stretch.bytes[found.at..cut].to_vec());
             }
-            if until == end {
-                shell.world.note(format_args!(
-                    "{}: no {offset} in {start}..{end} of {segment}: {} bytes",
-                    self.name,
-                    bytes.len()
-                ));
+            if stretch.is_damaged || stretch.end >= end {
                 return Err(ReadFailed::Damaged { segment });
             }
-            let walked = rope.batches(0).take_while(|batch| batch.at + batch.size <= bytes.len()).last();
-            match walked.filter(|last| last.end_offset <= offset) {
-                Some(last) => start += (last.at + last.size) as u64,
-                None => wanted *= 2,
+            start = stretch.end;
+        }
+    }
+
+    /// The same from memory; `None` when it begins before that.
+    fn read_tail(
+        &self,
+        shell: &Shell,
+        segment: Offset,
+        range: Range<u64>,
+        offset: Offset,
+    ) -> Option<Result<Vec<u8>, ReadFailed>> {
+        let bytes = self.tail.borrow().slice(segment, range)?.to_vec();
+        shell.world.count("read: from memory");
+        let pieces = [&bytes[..]];
+        let rope = Rope::new(&pieces);
+        let found = rope.find_offset(offset).map(|found| (found.at, rope.cut(found.at, READ_SIZE as usize)));
+        Some(match found {
+            Some((at, Some(cut))) => Ok(bytes[at..cut].to_vec()),
+            _ => Err(ReadFailed::Damaged { segment }),
+        })
+    }
+
+    /// Whole extents from the one at `position` on, as far as they are what was written.
+    async fn verified(
+        &self,
+        shell: &Shell,
+        segment: Offset,
+        position: u64,
+        size_max: u64,
+        readable_end: u64,
+    ) -> Result<Stretch, ReadFailed> {
+        let mut extents = self.extents(shell, segment, position, size_max).await?;
+        extents.retain(|extent| extent.start < readable_end);
+        let (Some(first), Some(last)) = (extents.first(), extents.last()) else {
+            return Err(ReadFailed::Damaged { segment });
+        };
+        let (start, mut end) = (first.start, last.end);
+        let mut bytes = self.bytes(shell, segment, start, end).await?;
+        let mut is_damaged = false;
+        for extent in extents {
+            let range = (extent.start - start) as usize..(extent.end - start) as usize;
+            let mut check = ExtentCheck::new(&self.segment_id(segment), extent);
+            let checked = bytes.get(range).ok_or(()).and_then(|bytes| {
+                let fed = check.feed(bytes).and_then(|()| check.finish());
+                fed.map_err(|damage| shell.world.note(format_args!("{} {segment}: {damage}", self.name)))
+            });
+            if checked.is_err() && !shell.settings.makes(Mistake::ChecksumsUnchecked) {
+                if extent.start == start {
+                    return Err(ReadFailed::Damaged { segment });
+                }
+                (end, is_damaged) = (extent.start, true);
+                break;
             }
         }
+        bytes.truncate((end.min(readable_end) - start) as usize);
+        Ok(Stretch { bytes, end, is_damaged })
+    }
+
+    pub fn segment_id(&self, base_offset: Offset) -> SegmentId {
+        SegmentId { partition: self.id, base_offset }
+    }
+
+    async fn extents(
+        &self,
+        shell: &Shell,
+        segment: Offset,
+        position: u64,
+        size_max: u64,
+    ) -> Result<Vec<Extent>, ReadFailed> {
+        let active = {
+            let log = self.log.borrow();
+            let is_active = log.active().base_offset == segment;
+            is_active.then(|| log.active_checksums().extents(position, size_max))
+        };
+        if let Some(extents) = active {
+            return Ok(extents);
+        }
+        let extent = self.log.borrow().closed_extent(segment).ok_or(ReadFailed::OutOfRange)?;
+        let unwritten = self.unwritten.borrow().get(&segment).map(|sums| sums.extents(position, size_max));
+        if let Some(extents) = unwritten {
+            return Ok(extents);
+        }
+        let id = self.segment_id(segment);
+        let file = shell.disk.read_file(&self.path(segment, SegmentFile::Checksums)).await;
+        let checksums = match file.ok().and_then(|file| SegmentChecksums::decode(id, extent.size, &file).ok())
+        {
+            Some(checksums) => checksums,
+            None => self.rebuild_checksums(shell, &extent).await?,
+        };
+        Ok(checksums.extents(position, size_max))
+    }
+
+    /// Kept only where all of the segment can be believed.
+    async fn rebuild_checksums(
+        &self,
+        shell: &Shell,
+        extent: &SegmentExtent,
+    ) -> Result<SegmentChecksums, ReadFailed> {
+        shell.world.count("recovery: checksums rebuilt");
+        let segment = extent.base_offset;
+        let bytes = self.bytes(shell, segment, 0, extent.size).await?;
+        let (epochs, epoch_max) = {
+            let log = self.log.borrow();
+            (log.epochs().clone(), log.leader_epoch())
+        };
+        let mut rebuild = ChecksumRebuild::new(self.segment_id(segment), *extent, epochs, epoch_max);
+        rebuild.feed(&bytes);
+        let Rebuilt { checksums, damage } = rebuild.finish();
+        if let Some(damage) = damage {
+            shell.world.note(format_args!("{} {segment} of {}: {damage}", self.name, extent.size));
+        }
+        let _turn = self.replacing.take().await;
+        if damage.is_none() && self.log.borrow().closed_extent(segment) == Some(*extent) {
+            let path = self.path(segment, SegmentFile::Checksums);
+            let _ = shell.disk.replace_file(&path, &checksums.encode()).await;
+        }
+        Ok(checksums)
     }
 
     async fn start_position(
@@ -142,10 +263,17 @@ impl Replica {
     ) -> Result<SegmentIndex, ReadFailed> {
         shell.world.count("recovery: index rebuilt");
         let segment = extent.base_offset;
-        let bytes = self.bytes(shell, segment, 0, extent.size).await?;
         let mut index = SegmentIndex::new(segment, interval);
         let mut scan = RecoveryScan::new(closed_scan(segment));
-        scan.feed(&bytes, &mut |_: &BatchView<'_>, stored: &StoredBatch| index.observe(stored));
+        let mut position = 0;
+        while position < extent.size {
+            let stretch = self.verified(shell, segment, position, READ_SIZE, extent.size).await?;
+            if stretch.is_damaged {
+                return Err(ReadFailed::Damaged { segment });
+            }
+            scan.feed(&stretch.bytes, &mut |_: &BatchView<'_>, stored: &StoredBatch| index.observe(stored));
+            position = stretch.end;
+        }
         match scan.finish() {
             found if found.file_position_end == extent.size && found.tail == Tail::Clean => Ok(index),
             _ => Err(ReadFailed::Damaged { segment }),
@@ -173,7 +301,7 @@ impl Replica {
         }
     }
 
-    /// Bytes of a segment, from memory or disk.
+    /// Bytes of a segment, from memory or disk, as they are.
     async fn bytes(
         &self,
         shell: &Shell,

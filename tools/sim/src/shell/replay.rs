@@ -368,7 +368,7 @@ impl Segments<'_> {
                 }
                 self.shell.world.count("segment: closed by replay");
                 file.truncate(size).await?;
-                for derived in [SegmentFile::OffsetIndex, SegmentFile::TimeIndex] {
+                for derived in SegmentFile::DERIVED {
                     let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
                     disk.remove_if_present(&format!("{directory}/{}", derived.name(segment))).await?;
                 }

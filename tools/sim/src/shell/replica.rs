@@ -6,6 +6,7 @@ use crate::shell::{NO_SPACE_RETRY, Shell};
 use crate::world::{Micros, Signal, Turn};
 use futures::future::try_join_all;
 use odradek::codec::record_batch::{BatchView, assign_offset};
+use odradek::log::checksums::SegmentChecksums;
 use odradek::log::commit::ParkedAcks;
 use odradek::log::epochs::LEADER_EPOCH_CHECKPOINT;
 use odradek::log::index::SegmentIndex;
@@ -110,6 +111,8 @@ pub struct Replica {
     preparing: Cell<bool>,
     no_space_since: Cell<Option<Micros>>,
     rolled: RefCell<VecDeque<Rolled>>,
+    /// Checksums of closed segments whose companion is not written yet.
+    pub unwritten: RefCell<BTreeMap<Offset, SegmentChecksums>>,
     finishing: Turn,
     pub replacing: Turn,
     sealed_place: Cell<Place>,
@@ -159,6 +162,7 @@ impl Replica {
             preparing: Cell::new(false),
             no_space_since: Cell::new(None),
             rolled: RefCell::default(),
+            unwritten: RefCell::default(),
             finishing: Turn::default(),
             replacing: Turn::default(),
             sealed_place,
@@ -277,7 +281,9 @@ impl Replica {
 
     fn roll(&self, log: &mut PartitionLog, now: Timestamp) {
         let snapshot = log.producers.encode_snapshot();
-        self.rolled.borrow_mut().push_back(Rolled { closed: log.roll(now), snapshot });
+        let closed = log.roll(now);
+        self.unwritten.borrow_mut().insert(closed.info.base_offset, closed.checksums.clone());
+        self.rolled.borrow_mut().push_back(Rolled { closed, snapshot });
     }
 
     fn park(&self, target: &AckTarget, base_offset: Offset, end: Offset) {
@@ -480,6 +486,7 @@ impl Replica {
         let files = [
             (self.path(base, SegmentFile::OffsetIndex), rolled.closed.index.encode_offset_index()),
             (self.path(base, SegmentFile::TimeIndex), rolled.closed.index.encode_time_index()),
+            (self.path(base, SegmentFile::Checksums), rolled.closed.checksums.encode()),
             (self.path(next, SegmentFile::ProducerSnapshot), rolled.snapshot),
         ];
         for (path, bytes) in files {
@@ -496,6 +503,7 @@ impl Replica {
             Err(error) if error.is_full() => {}
             other => other?,
         }
+        self.unwritten.borrow_mut().remove(&base);
         let spare = self.segments.borrow_mut().adopted.remove(&next).expect("adopted at the roll");
         self.name_segment(shell, &spare, next).await?;
         let mut segments = self.segments.borrow_mut();

@@ -129,7 +129,14 @@ pub fn is_derived(path: &str) -> bool {
     is_checkpoint(path)
         || is_final_state(path)
         || path == CLEAN_STOP_FILE
-        || [".index", ".timeindex", ".snapshot", "leader-epoch-checkpoint", "cleaner-offset-checkpoint"]
+        || [
+            ".index",
+            ".timeindex",
+            ".checksums",
+            ".snapshot",
+            "leader-epoch-checkpoint",
+            "cleaner-offset-checkpoint",
+        ]
             .iter()
             .any(|suffix| name.ends_with(suffix))
 }
