@@ -2,20 +2,16 @@
 //!
 //! | file | bits flipped, or cut short, or gone | what may follow |
 //! |---|---|---|
-//! | indexes, producer snapshots, leader epochs, checkpoints, the clean mark | any | nothing: built again |
+//! | indexes, checksums, producer snapshots, leader epochs, checkpoints, the clean mark | any | nothing: built again |
 //! | active segment, below the recovery point, after a kill | below it | its partition is offline |
 //! | the same with a journal | | offline, or the journal had it too |
 //! | active segment beyond that point | | its end is cut, with a warning; or offline |
-//! | closed segment, or any after a clean stop | | not scanned at a start: an error when it is read |
+//! | closed segment, or any after a clean stop | any bit | not scanned at a start: an error when it is read |
 //! | journal, after a kill | flipped | any partitions are offline, the others are whole but for the last blocks, whose flush no later block states |
 //! | the same | cut short | partitions are offline, the others are whole; a journal of one file without its first block is an empty one |
 //! | journal, after a clean stop | cut short | nothing: its segments have it all |
 //! | metadata, `meta.properties` | flipped | no start, with a sentence that names the file; or nothing |
 //! | `partition.metadata` | any | its partition is offline, or nothing |
-//!
-//! Not flipped: the leader epoch of a batch, which no checksum covers (there is no companion file yet);
-//! for the same reason its base offset where a start does not scan: a reader is then given records at
-//! offsets that are not theirs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,10 +23,11 @@ use odradek_powerloss::random::Random;
 
 use crate::broker::TOPIC;
 
-/// Where a batch states its length, the bytes before its end are counted from, and its leader epoch.
+/// Where a batch states its length, the bytes before its end are counted from, and its header ends that no
+/// CRC covers.
 const LENGTH_AT: usize = 8;
 const LENGTH_FROM: usize = 12;
-const EPOCH: std::ops::Range<usize> = 12..16;
+const CRC_AT: usize = 17;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
@@ -120,8 +117,7 @@ pub fn damage(data_dirs: &[PathBuf], ended: Ended, random: &mut Random) -> anyho
         let partition = partition_of(&file);
         let damaged = match kind {
             Kind::Derived | Kind::Checkpoint | Kind::PartitionMetadata => any(&bytes, used, random),
-            Kind::ClosedSegment => segment(&bytes, false, random),
-            Kind::ActiveSegment => segment(&bytes, !ended.clean, random),
+            Kind::ClosedSegment | Kind::ActiveSegment => segment(&bytes, random),
             Kind::Journal => flip_or_cut(&bytes, used, random),
             Kind::Metadata | Kind::Identity => Some(flip(&bytes, 0..used, random)),
         };
@@ -195,17 +191,16 @@ fn flip(bytes: &[u8], within: std::ops::Range<usize>, random: &mut Random) -> Da
     Damaged { bytes: Some(bytes), first: at, how: format!("bit {bit} of byte {at} flipped") }
 }
 
-/// A bit of a batch, or everything from some byte on. `scanned`: base offsets are checked at the start.
-fn segment(bytes: &[u8], scanned: bool, random: &mut Random) -> Option<Damaged> {
+/// A bit of a batch, or everything from some byte on.
+fn segment(bytes: &[u8], random: &mut Random) -> Option<Damaged> {
     let batches = batches(bytes);
     let last = batches.last()?.end;
     if random.one_in(4) {
         return Some(cut(bytes, random.below(last as u64) as usize));
     }
     let batch = batches[random.below(batches.len() as u64) as usize].clone();
-    let checked = if scanned { 0 } else { LENGTH_AT };
-    let parts = [batch.start + checked..batch.start + EPOCH.start, batch.start + EPOCH.end..batch.end];
-    // The header is a small part of a batch, and the more interesting one.
+    let parts = [batch.start..batch.start + CRC_AT, batch.start + CRC_AT..batch.end];
+    // What no CRC covers is a small part of a batch, and the more interesting one.
     let part = usize::from(!random.one_in(4));
     Some(flip(bytes, parts[part].clone(), random))
 }
@@ -216,7 +211,7 @@ fn batches(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
     let mut at = 0;
     while let Some(length) = bytes.get(at + LENGTH_AT..).and_then(|rest| rest.first_chunk::<4>()) {
         let end = at + LENGTH_FROM + u32::from_be_bytes(*length) as usize;
-        if end > bytes.len() || end <= at + EPOCH.end {
+        if end > bytes.len() || end <= at + CRC_AT {
             break;
         }
         found.push(at..end);
@@ -239,7 +234,8 @@ fn files_of(data: &Path, kind: Kind) -> anyhow::Result<Vec<PathBuf>> {
             Kind::Derived if is_partition => {
                 let names = ["leader-epoch-checkpoint"];
                 let derived = within.iter().filter(|file| {
-                    is(file, &["index", "timeindex", "snapshot"]) || names.contains(&file_name(file).as_str())
+                    is(file, &["index", "timeindex", "checksums", "snapshot"])
+                        || names.contains(&file_name(file).as_str())
                 });
                 found.extend(derived.cloned());
             }
@@ -307,21 +303,20 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_is_damaged_inside_its_batches_and_not_in_their_epochs() {
+    fn a_segment_is_damaged_inside_its_batches_and_in_every_part_of_them() {
         let mut bytes = [batch(100), batch(61)].concat();
         bytes.resize(4096, 0);
         assert_eq!(batches(&bytes), [0..100, 100..161]);
+        let mut parts = [0; 5];
         for seed in 0..500 {
-            let scanned = seed % 2 == 0;
-            let damaged = segment(&bytes, scanned, &mut Random::new(seed)).expect("it has batches");
+            let damaged = segment(&bytes, &mut Random::new(seed)).expect("it has batches");
             assert!(damaged.first < 161);
             let new = damaged.bytes.expect("it stays");
             assert!(new != bytes);
-            let in_epoch = [0, 100].iter().any(|start| EPOCH.contains(&damaged.first.wrapping_sub(*start)));
-            let in_offset = [0, 100].iter().any(|start| damaged.first.wrapping_sub(*start) < LENGTH_AT);
-            let unseen = in_epoch || (in_offset && !scanned);
-            assert!(!unseen || new.len() < bytes.len(), "seed {seed}: {}", damaged.how);
+            let within = damaged.first % 100;
+            parts[[8, 12, 16, 17].iter().filter(|end| within >= **end).count()] += 1;
         }
+        assert!(parts.iter().all(|count| *count > 0), "{parts:?}");
     }
 
     #[test]
