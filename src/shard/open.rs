@@ -362,7 +362,8 @@ async fn load_clean(
     if index.max_timestamp().is_none() && point.file_position > 0 {
         return None; // No entry at all is what a truncated time index looks like.
     }
-    let checksums = match take(SegmentFile::Checksums) {
+    // They have one of their own.
+    let checksums = match listing.clean.remove(&SegmentFile::Checksums) {
         Some(checksums) => checksums,
         None => read_file(request.directory.join(SegmentFile::Checksums.name(active_base))).await?,
     };

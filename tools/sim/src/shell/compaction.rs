@@ -227,7 +227,11 @@ async fn read_segment(
         shell.world.note(format_args!("{whole} bytes of batches in {} of {}", bytes.len(), info.size));
         return Err(damaged(info));
     }
-    Ok(bytes)
+    let is_as_written = replica.is_as_written(shell, segment, &bytes).await;
+    if !goes_on() {
+        return Err(Failed::Superseded);
+    }
+    if is_as_written.map_err(Failed::Unreadable)? { Ok(bytes) } else { Err(damaged(info)) }
 }
 
 fn batches(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -280,7 +284,7 @@ async fn write_group(
         file.truncate(0).await.map_err(writing)?;
         file
     };
-    let mut out = CompactedSegment::new(&first.info, interval);
+    let mut out = CompactedSegment::new(replica.id, &first.info, interval);
     let mut written = 0;
     for (at, segment) in group.iter().enumerate() {
         let bytes = read_segment(shell, replica, &segment.info).await?;
@@ -312,6 +316,7 @@ async fn write_group(
     for (file, bytes) in [
         (SegmentFile::OffsetIndex, out.index().encode_offset_index()),
         (SegmentFile::TimeIndex, out.index().encode_time_index()),
+        (SegmentFile::Checksums, out.checksums().encode()),
     ] {
         shell.disk.replace_file(&path(file), &bytes).await.map_err(writing)?;
     }

@@ -1,7 +1,6 @@
 //! Opens a partition's log: at once after a clean stop, by a scan of its active segment otherwise.
 
 use crate::disk::{DiskError, DiskResult};
-use crate::faults::OpKind;
 use crate::metadata::TopicKind;
 use crate::settings::Mistake;
 use crate::shell::Shell;
@@ -279,8 +278,10 @@ fn load_state(shell: &Shell, request: &OpenRequest, base: Offset, size: u64) -> 
     }
     let producers = Producers::decode_snapshot(&state.producers, now).ok()?;
     let epochs = LeaderEpochs::decode(std::str::from_utf8(&state.epochs).ok()?).ok()?;
+    let checksums = SegmentChecksums::decode(request.segment(base), extent.size, &state.checksums).ok()?;
     shell.world.count("recovery: from the final state");
-    Some(Found { active, index, producers, epochs, log_end: point.flushed_end })
+    let (carry, log_end) = (state.carry.clone(), point.flushed_end);
+    Some(Found { active, index, checksums, producers, epochs, log_end, carry })
 }
 
 /// After a clean stop: the checkpoint and the files beside the segment say it all. `None` when

@@ -145,6 +145,22 @@ impl Replica {
         Ok(Stretch { bytes, end, is_damaged })
     }
 
+    /// Whether the bytes of a whole segment are what was written.
+    pub async fn is_as_written(
+        &self,
+        shell: &Shell,
+        segment: Offset,
+        bytes: &[u8],
+    ) -> Result<bool, ReadFailed> {
+        let extents = self.extents(shell, segment, 0, u64::MAX).await?;
+        let is_checked = !shell.settings.makes(Mistake::ChecksumsUnchecked);
+        Ok(extents.into_iter().filter(|_| is_checked).all(|extent| {
+            let range = extent.start as usize..extent.end as usize;
+            let mut check = ExtentCheck::new(&self.segment_id(segment), extent);
+            bytes.get(range).is_some_and(|bytes| check.feed(bytes).is_ok() && check.finish().is_ok())
+        }))
+    }
+
     pub fn segment_id(&self, base_offset: Offset) -> SegmentId {
         SegmentId { partition: self.id, base_offset }
     }

@@ -137,6 +137,6 @@ pub fn is_derived(path: &str) -> bool {
             "leader-epoch-checkpoint",
             "cleaner-offset-checkpoint",
         ]
-            .iter()
-            .any(|suffix| name.ends_with(suffix))
+        .iter()
+        .any(|suffix| name.ends_with(suffix))
 }
