@@ -269,7 +269,7 @@ fn small_files_are_shown_whole_or_not_at_all() {
         expect![[r#"
             file: final-state.2 kind: final state
             partitions: 1
-            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 segment: 10 logEnd: 20 firstTimestamp: none offsetIndexSize: 0 timeIndexSize: 0 checksumsSize: 0 producersSize: 0 epochsSize: 0 lastBlockSize: 30
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 segment: 10 logEnd: 20 firstTimestamp: none offsetIndexSize: 0 timeIndexSize: 0 checksumsSize: 0 producersSize: 0 epochsSize: 0 lastBlockSize: 30 filesChecksum: none
         "#]],
     );
     shown(

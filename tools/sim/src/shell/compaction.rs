@@ -7,6 +7,7 @@ use crate::shell::reading::ReadFailed;
 use crate::shell::replica::Replica;
 use crate::world::Turn;
 use odradek::codec::record_batch::{BatchView, batch_size};
+use odradek::log::checksums::SegmentChecksums;
 use odradek::log::compaction::checkpoint::{CLEANER_CHECKPOINT_FILE, decode, encode};
 use odradek::log::compaction::filter::{BatchFacts, BatchFilter, FilterOptions};
 use odradek::log::compaction::keys::{KeyWalk, MapProgress};
@@ -273,7 +274,7 @@ async fn write_group(
     replica: &Rc<Replica>,
     group: &[SegmentToClean],
     filter: &mut BatchFilter,
-) -> Result<(SegmentInfo, OpenFile), Failed> {
+) -> Result<(SegmentInfo, SegmentChecksums, OpenFile), Failed> {
     let interval = replica.log.borrow().config.index_interval_bytes;
     let first = group.first().expect("no group is empty");
     let base = first.info.base_offset;
@@ -320,7 +321,7 @@ async fn write_group(
     ] {
         shell.disk.replace_file(&path(file), &bytes).await.map_err(writing)?;
     }
-    Ok((*out.info(), file))
+    Ok((*out.info(), out.checksums().clone(), file))
 }
 
 /// Puts a compacted segment, whole and flushed, in the place of those it was made from.
@@ -329,7 +330,7 @@ async fn swap(
     replica: &Rc<Replica>,
     replaced: &[Offset],
     end: Offset,
-    (compacted, file): (SegmentInfo, OpenFile),
+    (compacted, checksums, file): (SegmentInfo, SegmentChecksums, OpenFile),
 ) -> Result<(), Failed> {
     let base = compacted.base_offset;
     let _turn = replica.replacing.take().await;
@@ -349,11 +350,14 @@ async fn swap(
     // From here on the new segment is the log's. Reads that began before look again.
     replica.log.borrow_mut().replace_segments(replaced, compacted);
     *replica.swapped.borrow_mut() = Some((base, file));
+    // Until its companion has its name: the name may still be that of the segment before.
+    replica.unwritten.borrow_mut().insert(base, checksums);
     replica.generation.set(replica.generation.get() + 1);
     replica.tail.borrow_mut().drop_before(end);
     let completed = carry_out(shell, &replica.name, &replace_steps(base, &replaced[1..])).await;
     let completed = completed.map_err(Failed::Disk)?;
     replica.swapped.borrow_mut().take();
+    replica.unwritten.borrow_mut().remove(&base);
     replica.generation.set(replica.generation.get() + 1);
     for path in completed {
         let _ = shell.disk.remove_if_present(&path).await;

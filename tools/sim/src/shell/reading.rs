@@ -59,7 +59,9 @@ impl Replica {
             log.locate(offset).ok_or(ReadFailed::OutOfRange)?
         };
         let mut start = self.start_position(shell, segment, offset).await?;
-        if let Some(read) = self.read_tail(shell, segment, start..end, offset) {
+        if start < end
+            && let Some(read) = self.read_tail(shell, segment, start..end, offset)
+        {
             return read;
         }
         let mut is_believed = start == 0 || self.log.borrow().active().base_offset == segment;
