@@ -8,16 +8,14 @@
 //! | [`api`] | one thin handler per API key |
 //! | [`mesh`], [`message`] | shards talk |
 //! | [`stores`] | one store per log directory, and what they share |
-//! | [`store`], [`replica`], [`tail`], [`segments`], [`reader`], [`window`], [`open`], [`survey`] | partitions: append, commit, read, recover |
-//! | [`store`], [`replica`], [`tail`], [`segments`], [`open`] | partitions: append, commit, recover |
-//! | [`reader`], [`catch_up`], [`read_ahead`], [`segment_index`], [`window`] | reads: from the tail, or in turns from disk |
+//! | [`store`], [`replica`], [`tail`], [`segments`], [`open`], [`survey`] | partitions: append, commit, recover |
+//! | [`reader`], [`verified`], [`segment_checksums`], [`catch_up`], [`read_ahead`], [`segment_index`] | reads: from the tail, or in turns from disk, held against checksums |
 //! | [`controller`] | metadata changes, on shard 0 |
 //! | [`partitions`], [`background`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; a clean stop |
 //! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
 //! | [`disk`], [`open_files`], [`replacing`], [`clock`] | the seams to files and time |
 //! | [`fetch_sessions`], [`watches`] | what consumers have said, and what parked fetches wait for |
-//! | [`event`], [`memory`], [`step`], [`walk`] | wake-ups and budgets within a core; how long its tasks hold it |
-//! | [`event`], [`memory`], [`step`], [`look_inside`] | wake-ups and budgets within a core; how long its tasks hold it; batches looked into without holding it |
+//! | [`event`], [`memory`], [`step`], [`walk`], [`look_inside`] | wake-ups and budgets within a core; how long its tasks hold it; batches looked into without holding it |
 //!
 //! Nothing here is shared between cores but messages: no lock, no atomic.
 
