@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Buf;
 use odradek_test_harness::kafka_protocol::messages::{
-    ApiVersionsRequest, ApiVersionsResponse, FindCoordinatorRequest, MetadataRequest,
+    ApiVersionsRequest, ApiVersionsResponse, HeartbeatRequest, MetadataRequest,
 };
 use odradek_test_harness::kafka_protocol::protocol::{Decodable, StrBytes};
 use odradek_test_harness::{Broker, Connection, Routing, frame};
@@ -70,7 +70,7 @@ fn unknown_version_of_api_versions_is_answered_in_version_0() {
 #[test]
 fn requests_that_are_not_offered_close_their_connection() {
     let broker = Broker::start(Routing::Node);
-    let coordinator = frame(3, 1, &FindCoordinatorRequest::default());
+    let heartbeat = frame(3, 1, &HeartbeatRequest::default());
     let mut old_produce =
         frame(3, 1, &odradek_test_harness::kafka_protocol::messages::ProduceRequest::default());
     old_produce[6..8].copy_from_slice(&2i16.to_be_bytes());
@@ -79,7 +79,7 @@ fn requests_that_are_not_offered_close_their_connection() {
     let mut unknown_api = frame(12, 1, &MetadataRequest::default());
     unknown_api[4..6].copy_from_slice(&999i16.to_be_bytes());
     for (what, request) in [
-        ("FindCoordinator", coordinator),
+        ("Heartbeat", heartbeat),
         ("Produce 2", old_produce),
         ("Metadata 13", new_metadata),
         ("API 999", unknown_api),

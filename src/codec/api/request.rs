@@ -6,8 +6,8 @@ use bytes::{Buf, Bytes};
 use kafka_protocol::messages::{
     ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
     DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, FetchRequest,
-    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-    OffsetForLeaderEpochRequest,
+    FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest,
+    MetadataRequest, OffsetForLeaderEpochRequest,
 };
 use kafka_protocol::protocol::Decodable;
 
@@ -21,6 +21,7 @@ pub enum Request {
     Fetch(FetchRequest),
     ListOffsets(ListOffsetsRequest),
     Metadata(MetadataRequest),
+    FindCoordinator(FindCoordinatorRequest),
     ApiVersions(ApiVersionsRequest),
     CreateTopics(CreateTopicsRequest),
     DeleteTopics(DeleteTopicsRequest),
@@ -71,6 +72,7 @@ fn decode_walked(api_key: ApiKey, version: i16, body: &mut Bytes) -> Result<Opti
         ApiKey::Fetch => Request::Fetch(decode(version, body)?),
         ApiKey::ListOffsets => Request::ListOffsets(decode(version, body)?),
         ApiKey::Metadata => Request::Metadata(decode(version, body)?),
+        ApiKey::FindCoordinator => Request::FindCoordinator(decode(version, body)?),
         ApiKey::ApiVersions => Request::ApiVersions(decode(version, body)?),
         ApiKey::CreateTopics => Request::CreateTopics(decode(version, body)?),
         ApiKey::DeleteTopics => Request::DeleteTopics(decode(version, body)?),

@@ -76,6 +76,7 @@ pub(super) fn schema(api_key: ApiKey) -> Option<&'static Structure> {
         ApiKey::Fetch => &FETCH,
         ApiKey::ListOffsets => &LIST_OFFSETS,
         ApiKey::Metadata => &METADATA,
+        ApiKey::FindCoordinator => &FIND_COORDINATOR,
         ApiKey::ApiVersions => &API_VERSIONS,
         ApiKey::CreateTopics => &CREATE_TOPICS,
         ApiKey::DeleteTopics => &DELETE_TOPICS,
@@ -139,6 +140,12 @@ static METADATA: Structure = structure(&[
 ]);
 static METADATA_TOPIC: Structure =
     structure(&[field("topic_id", UUID).from(10), field("name", STR).nullable_from(10)]);
+
+static FIND_COORDINATOR: Structure = structure(&[
+    field("key", STR).to(3),
+    field("key_type", I8).from(1),
+    field("coordinator_keys", Kind::Array(&STR)).from(4),
+]);
 
 static API_VERSIONS: Structure =
     structure(&[field("client_software_name", STR).from(3), field("client_software_version", STR).from(3)]);

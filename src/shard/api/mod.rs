@@ -7,6 +7,7 @@ mod by_owner;
 mod cluster_admin;
 pub(super) mod delete_records;
 pub(super) mod fetch;
+mod find_coordinator;
 mod init_producer_id;
 pub(super) mod list_offsets;
 pub(super) mod offset_for_leader_epoch;
@@ -116,6 +117,9 @@ async fn answer(
         Request::ApiVersions(request) => context.encode(&api_versions(&request, context.version)),
         Request::Metadata(request) => {
             context.encode(&topics::metadata(shard, request, context.version).await)
+        }
+        Request::FindCoordinator(request) => {
+            context.encode(&find_coordinator::answer(&request, context.version))
         }
         Request::CreateTopics(request) => context.encode(&topics::create(shard, request).await),
         Request::DeleteTopics(request) => {

@@ -160,14 +160,6 @@ impl Kind {
         }
     }
 
-    /// True if the client sends batches uncompressed that it was told to compress with that codec.
-    ///
-    /// librdkafka takes a broker without FindCoordinator, which comes with consumer groups, for one
-    /// from before LZ4 (`rdkafka_feature.c`).
-    pub fn leaves_uncompressed(self, codec: Codec) -> bool {
-        matches!(self, Kind::Kcat | Kind::Confluent | Kind::Rdkafka) && codec == Codec::Lz4
-    }
-
     pub fn abilities(self) -> Abilities {
         match self {
             // Its timestamps are the time of sending. A key or value of no bytes is null to it, or

@@ -90,8 +90,7 @@ fn write_and_read(
 ) -> Answer<()> {
     let (sent, placed) = write(client, kind, topic, codec, idempotence, codec as u64)?;
     check_listing(&client.metadata(topic)?, topic, broker)?;
-    let stored = if kind.leaves_uncompressed(codec) { Codec::None } else { codec };
-    check_stored(broker, topic, stored, idempotence)?;
+    check_stored(broker, topic, codec, idempotence)?;
     for partition in 0..PARTITIONS as i32 {
         let read = read_from_start(client, topic, partition, &sent, &placed)?;
         // One partition, another one for every codec: each of these is a connection of its own.

@@ -22,8 +22,8 @@ use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProdu
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
     DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, FetchRequest,
-    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-    OffsetForLeaderEpochRequest, ProduceRequest,
+    FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest,
+    MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
@@ -34,6 +34,7 @@ pub fn samples(api_key: ApiKey, version: i16, records: &Bytes) -> [Bytes; 2] {
         ApiKey::Fetch => both(version, fetch(version)),
         ApiKey::ListOffsets => both(version, list_offsets(version)),
         ApiKey::Metadata => both(version, metadata(version)),
+        ApiKey::FindCoordinator => both(version, find_coordinator(version)),
         ApiKey::ApiVersions => both(version, api_versions(version)),
         ApiKey::CreateTopics => both(version, create_topics()),
         ApiKey::DeleteTopics => both(version, delete_topics(version)),
@@ -168,6 +169,19 @@ fn delete_topics(version: i16) -> DeleteTopicsRequest {
     let by_name = DeleteTopicState::default().with_name(Some(text("orders")));
     let by_id = DeleteTopicState::default().with_topic_id(uuid::Uuid::from_u128(7));
     request.with_topics(vec![by_name, by_id])
+}
+
+fn find_coordinator(version: i16) -> FindCoordinatorRequest {
+    let mut request = FindCoordinatorRequest::default();
+    if version >= 1 {
+        request.key_type = 1;
+    }
+    if version >= 4 {
+        request.coordinator_keys = vec![text("billing"), text("shipping")];
+    } else {
+        request.key = text("billing");
+    }
+    request
 }
 
 fn delete_records() -> DeleteRecordsRequest {

@@ -237,6 +237,7 @@ fn encode(request: &Request, version: i16) -> Bytes {
         Request::Fetch(request) => request.encode(&mut body, version),
         Request::ListOffsets(request) => request.encode(&mut body, version),
         Request::Metadata(request) => request.encode(&mut body, version),
+        Request::FindCoordinator(request) => request.encode(&mut body, version),
         Request::ApiVersions(request) => request.encode(&mut body, version),
         Request::CreateTopics(request) => request.encode(&mut body, version),
         Request::DeleteTopics(request) => request.encode(&mut body, version),
