@@ -9,7 +9,6 @@ use crate::shell::start::is_derived;
 use crate::world::World;
 use odradek::log::data_dir::is_checkpoint;
 use odradek::log::journal::replay::Replay;
-use odradek::types::ShardId;
 
 /// Damages one file, of a kind drawn first so that the few journals are hit as often as the many
 /// segments.
@@ -112,9 +111,9 @@ fn blame(world: &World, disk: &Disk, model: &mut Model, ledger: &Ledger, path: &
         }
         Some(1) => {
             world.count("damage: of a journal");
-            let (directory, name) = path.split_once('/').expect("a journal is a directory");
+            let (directory, _) = path.split_once('/').expect("a journal is a directory");
             let is_tail = match parse_journal_directory(directory) {
-                Some(shard) => !is_flushed(disk, ledger, shard, directory, name, at as u64),
+                Some(_) => !is_flushed(disk, ledger, directory, path, at as u64),
                 None => false, // One that is kept.
             };
             model.hit_all(Damaged { journal: true, journal_tail: is_tail, ..Damaged::default() });
@@ -129,8 +128,8 @@ fn blame(world: &World, disk: &Disk, model: &mut Model, ledger: &Ledger, path: &
 }
 
 /// Whether what is left of the journal says that the block had been flushed, also once the power is gone.
-fn is_flushed(disk: &Disk, ledger: &Ledger, shard: ShardId, directory: &str, name: &str, at: u64) -> bool {
-    let Some(sequence) = parse_journal_file(name).and_then(|file| ledger.block_at(shard, file, at)) else {
+fn is_flushed(disk: &Disk, ledger: &Ledger, directory: &str, path: &str, at: u64) -> bool {
+    let Some(sequence) = disk.node(path).and_then(|file| ledger.block_at(file, at)) else {
         return false; // Nothing that anybody needs.
     };
     let mut replay = Replay::default();

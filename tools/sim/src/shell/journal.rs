@@ -193,17 +193,17 @@ impl Shell {
             "block {} at {} of file {}, needed {}",
             sequence.0, place.header.position, place.file.0, place.header.needed.0
         ));
-        if place.header.position == 0 && self.ledger.borrow().has_blocks_in(self.shard, place.file) {
+        let file = self.journal_files.borrow()[place.file.0 as usize].clone();
+        if place.header.position == 0 && self.ledger.borrow().has_blocks_in(file.node) {
             self.world.count("journal: file used again");
         }
-        self.ledger.borrow_mut().issued(place, bytes.len());
+        self.ledger.borrow_mut().issued(file.node, place, bytes.len());
         let across_gap = self.settings.makes(Mistake::AcknowledgedAcrossGap);
         if across_gap {
             self.commit.borrow_mut().block_written(sequence);
         }
         let shell = self.clone();
         self.world.spawn(async move {
-            let file = shell.journal_files.borrow()[place.file.0 as usize].clone();
             match file.write(place.header.position, &bytes).await {
                 Ok(()) => {
                     if !across_gap {

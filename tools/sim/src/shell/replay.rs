@@ -93,7 +93,6 @@ pub async fn replay(shells: &[Rc<Shell>], points: &mut Points, clean: bool) -> D
                 let replayed = replayed_journal_directory(shard);
                 // At once: half a journal would look like one that has lost something.
                 disk.rename(name, &replayed).await?;
-                shell.ledger.borrow_mut().forget(shard);
                 done.push(replayed);
             }
             After::Resume(head) => {
@@ -156,7 +155,6 @@ async fn put_aside(
     }
     let number = (1..).find(|number| !disk.exists(&damaged_journal_directory(shard, *number)));
     let aside = damaged_journal_directory(shard, number.expect("some number is free"));
-    shell.ledger.borrow_mut().forget(shard);
     disk.rename(directory, &aside).await
 }
 
@@ -183,8 +181,8 @@ async fn write_checkpoints(shells: &[Rc<Shell>], points: &Points) -> DiskResult<
 async fn write_mark(shell: &Shell, directory: &str, mark: &BlockPlace) -> DiskResult<()> {
     let mut block = vec![0; block_size(0, 0)];
     BlockWriter::new(&mut block, 0).finish(&mark.header);
-    shell.ledger.borrow_mut().issued(*mark, block.len());
     let file = shell.disk.open(&format!("{directory}/{}", journal_file(mark.file)), false).await?;
+    shell.ledger.borrow_mut().issued(file.node, *mark, block.len());
     file.write(mark.header.position, &block).await?;
     shell.flush_file(&file).await?;
     shell.disk.remove_if_present(&format!("{directory}/{MAKING}")).await
@@ -265,7 +263,8 @@ async fn judge(
         redoing.look_ahead(&view, replay.is_flushed(sequence));
     }
     for (sequence, FoundBlock { file, position, size }) in replay.blocks() {
-        shell.ledger.borrow().check_believed(world, sequence, (shard, file, position));
+        let node = shell.disk.node(&format!("{directory}/{}", journal_file(file)));
+        shell.ledger.borrow().check_believed(world, sequence, node.expect("it was read"), position);
         let bytes = read_at(&files[&file], position, size);
         let view = BlockView::decode(&bytes, position).expect("it was whole a moment ago");
         let mut redo = Vec::new();
