@@ -401,6 +401,9 @@ fn remove_in_place(directory: &Path) -> io::Result<()> {
 ///
 /// Only what the metadata knows as deleted goes: were the metadata ever lost or rolled back, the
 /// records would still be there.
+///
+/// Errors: also when a directory does not tell whose it is. It may be one that has to go, and one that
+/// is taken for missing would be made anew.
 pub fn remove_orphans(
     data_dir: &Path,
     image: &Image,
@@ -414,7 +417,7 @@ pub fn remove_orphans(
         let path = match name {
             DirectoryName::Deleted { .. } => entry.path(),
             DirectoryName::Live { topic, partition } => {
-                let text = read_metadata_file(&entry.path()).ok().flatten().unwrap_or_default();
+                let text = read_metadata_file(&entry.path())?.unwrap_or_default();
                 let Ok(id) = ownership::decode(&text) else { continue };
                 if deleted.contains(&id) && image.topic(id).is_none() {
                     match give_up(&entry.path())? {
@@ -655,5 +658,14 @@ mod tests {
         let mut left: Vec<String> = left.map(|name| name.into_string().unwrap()).collect();
         left.sort();
         assert_eq!(left, ["half-made-0", "stray-0"]);
+    }
+
+    /// What cannot be read may be a deleted topic's: it would stay, and nobody would come back to it.
+    #[test]
+    fn directory_whose_owner_cannot_be_read_is_not_passed_over() {
+        let data_dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(data_dir.path().join("old-0").join(PARTITION_METADATA)).unwrap();
+        let error = remove_orphans(data_dir.path(), &Image::default(), &BTreeSet::new()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
     }
 }

@@ -1,6 +1,6 @@
 //! A topic is deleted, and directories of topics that were.
 
-use crate::disk::DiskResult;
+use crate::disk::{DiskError, DiskResult};
 use crate::shell::Shell;
 use crate::shell::replica::Replica;
 use odradek::log::journal::block::{Change, Entry};
@@ -72,8 +72,10 @@ pub async fn remove_orphans(shell: &Shell) -> DiskResult<()> {
         let path = match DirectoryName::parse(&name) {
             Some(DirectoryName::Deleted { .. }) => name,
             Some(DirectoryName::Live { .. }) => {
-                let text = shell.disk.read_file(&format!("{name}/{PARTITION_METADATA}")).await;
-                let text = text.ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+                let text = match shell.disk.read_file(&format!("{name}/{PARTITION_METADATA}")).await {
+                    Err(DiskError::NotFound) => String::new(),
+                    read => String::from_utf8(read?).unwrap_or_default(),
+                };
                 let Ok(topic) = ownership::decode(&text) else { continue };
                 if !shell.metadata.borrow().deleted.contains(&topic) {
                     continue;
