@@ -256,6 +256,8 @@ pub struct GroupCommit {
     direct_size: u64,
     journal: Option<JournalRing>,
     changes: Changes,
+    /// Of what lies below it, a block shall state that it is flushed once it is.
+    state_through: BlockSequence,
     partitions: Vec<Progress>,
     free: Vec<Slot>,
     /// Partitions with appended bytes that nothing was asked to write, oldest first.
@@ -762,6 +764,28 @@ impl GroupCommit {
         Some(mark)
     }
 
+    /// Whatever the journal holds now is stated to be flushed, if need be by a block without entries, so that
+    /// damage to it is not taken for a torn tail. Asked for now and then: appends that go on state it anyway.
+    pub fn state_flushed(&mut self) {
+        let end = self.journal.as_ref().map_or(BlockSequence(0), JournalRing::entries_end);
+        self.state_through = self.state_through.max(end);
+    }
+
+    /// A block without entries that has to be written since nothing else states the last flush.
+    pub fn next_statement(&mut self) -> Option<BlockPlace> {
+        let journal = self.journal.as_mut().filter(|_| !self.failed)?;
+        if !journal.needs_statement(self.state_through) {
+            return None;
+        }
+        let place = journal.reserve_statement();
+        match place {
+            Some(_) => self.blocks_in_flight += 1,
+            // Without a change that waits for it, it can come later.
+            None => self.journal_blocked |= self.changes.are_waiting_for_statement(),
+        }
+        place
+    }
+
     /// A block of the journal is written whole.
     pub fn block_written(&mut self, sequence: BlockSequence) {
         self.blocks_in_flight -= 1;
@@ -790,11 +814,12 @@ impl GroupCommit {
     pub fn journal_flushed(&mut self, flush: &JournalFlush, advances: &mut Vec<Advance>) {
         let journal = self.journal.as_mut().expect("it was flushed");
         journal.flushed(flush);
+        let stated = journal.stated();
         self.journal_blocked = false;
         if self.failed {
             return;
         }
-        self.changes.flushed(flush.through);
+        self.changes.stated(stated);
         while self.ticks.front().is_some_and(|tick| tick.through <= flush.through) {
             let tick = self.ticks.pop_front().expect("looked at above");
             for (slot, from, to) in tick.entries {

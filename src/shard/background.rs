@@ -244,6 +244,7 @@ pub async fn drop_segments(store: &Store, replica: &Rc<Replica>) {
 pub async fn write_checkpoint(shard: &Rc<Shard>, store: &Rc<Store>) -> io::Result<()> {
     // What is written later is read later: a log start never moves back on disk.
     let _turn = store.checkpoint_turn.acquire_permit(1).await?;
+    store.state_flushed();
     let seen = store.changes_seen();
     let mut has_log_starts = true;
     // Taken first: one that is opened while the walk goes on is in at least one of the two.

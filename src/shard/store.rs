@@ -355,7 +355,8 @@ impl Store {
             }
         }
         let mark = self.commit.borrow_mut().next_mark();
-        if let Some(place) = mark {
+        let statement = self.commit.borrow_mut().next_statement();
+        for place in mark.into_iter().chain(statement) {
             self.write_block(journal, place, &PackedBlock::default(), &[]);
         }
         let flush = self.commit.borrow_mut().next_journal_flush();

@@ -2,11 +2,16 @@
 //! replaced segments.
 //!
 //! ```text
-//! log_changes ─► waiting ─► a block of their own ─► the journal's next flush ─► are_flushed
+//! log_changes ─► waiting ─► a block of their own ─► the journal's next flush
+//!                                                └─► a later block that states this flush, flushed ─► are_settled
 //! ```
 //!
-//! They share the flush with the ticks, and stand behind everything of their partitions that was handed
-//! to one before. Whoever logs a change waits for its flush and carries it out then, never before.
+//! They share the flushes with the ticks, and stand behind everything of their partitions that was handed
+//! to one before. Whoever logs a change waits until it is settled and carries it out then, never before.
+//!
+//! Its own flush is not enough: were its block damaged and no later one stated that it had been flushed, a
+//! start would take it for a torn tail, and redo what stands before it in files that the change has
+//! replaced since.
 //!
 //! Absent: bounds. Each caller has one request at a time and waits for it.
 
@@ -33,14 +38,18 @@ pub(super) struct Changes {
     issued: VecDeque<(BlockSequence, ChangeTicket)>,
     logged: u64,
     taken: u64,
-    flushed: u64,
+    settled: u64,
 }
 
 impl Changes {
-    pub(super) fn flushed(&mut self, through: BlockSequence) {
+    pub(super) fn stated(&mut self, through: BlockSequence) {
         while let Some((_, ticket)) = self.issued.pop_front_if(|(block, _)| *block < through) {
-            self.flushed = ticket.0;
+            self.settled = ticket.0;
         }
+    }
+
+    pub(super) fn are_waiting_for_statement(&self) -> bool {
+        !self.issued.is_empty()
     }
 }
 
@@ -82,14 +91,15 @@ impl GroupCommit {
             return None;
         };
         self.blocks_in_flight += 1;
+        self.state_through = place.header.sequence.next();
         self.changes.taken += count as u64;
         self.changes.issued.push_back((place.header.sequence, ChangeTicket(self.changes.taken)));
         Some((place, self.changes.waiting.drain(..count).collect()))
     }
 
-    /// Whether what was logged is on stable storage.
-    pub fn are_flushed(&self, ticket: ChangeTicket) -> bool {
-        ticket.0 <= self.changes.flushed
+    /// Whether what was logged is on stable storage, and something else there says so.
+    pub fn are_settled(&self, ticket: ChangeTicket) -> bool {
+        ticket.0 <= self.changes.settled
     }
 
     /// Log starts that were logged before now stand in the checkpoint that is begun now.
@@ -109,13 +119,14 @@ impl GroupCommit {
 mod tests {
     use super::*;
     use crate::log::journal::block::FileEpoch;
+    use crate::log::journal::pack::pack;
     use crate::log::journal::ring::{JournalRing, RingLimits};
     use crate::types::{LeaderEpoch, Offset, PartitionIndex, ShardId, TopicId, TopicPartition, Uuid};
 
     const BLOCK: u64 = 4096;
 
     #[test]
-    fn changes_are_flushed_with_the_block_that_holds_them() {
+    fn changes_are_settled_once_a_block_behind_them_states_their_flush() {
         let mut commit = commit();
         let first = commit.log_changes([deleted(), deleted()]).unwrap();
         let (place, entries) = commit.next_change_block().unwrap();
@@ -123,16 +134,43 @@ mod tests {
         assert_eq!(commit.next_change_block(), None);
         let second = commit.log_changes([deleted()]).unwrap();
         commit.block_written(place.header.sequence);
+        assert_eq!(commit.next_statement(), None, "there is nothing to state yet");
         let flush = commit.next_journal_flush().unwrap();
         let (later, _) = commit.next_change_block().unwrap();
-        assert!(!commit.are_flushed(first));
         commit.journal_flushed(&flush, &mut Vec::new());
-        assert!(commit.are_flushed(first));
-        assert!(!commit.are_flushed(second), "its block was not written when the flush began");
+        assert!(!commit.are_settled(first), "the later block was issued before that flush was over");
+        let statement = commit.next_statement().unwrap();
+        assert_eq!(statement.header.flushed, place.header.sequence.next());
+        assert_eq!(commit.next_statement(), None);
         commit.block_written(later.header.sequence);
-        let flush = commit.next_journal_flush().unwrap();
-        commit.journal_flushed(&flush, &mut Vec::new());
-        assert!(commit.are_flushed(second));
+        commit.block_written(statement.header.sequence);
+        flush_journal(&mut commit);
+        assert!(commit.are_settled(first));
+        assert!(!commit.are_settled(second));
+        let statement = commit.next_statement().unwrap();
+        commit.block_written(statement.header.sequence);
+        flush_journal(&mut commit);
+        assert!(commit.are_settled(second));
+        assert_eq!(commit.next_statement(), None);
+    }
+
+    /// The statement is one of the appends' blocks where there are any.
+    #[test]
+    fn changes_are_settled_by_what_is_appended_behind_their_flush() {
+        let mut commit = commit();
+        let slot = commit.open(Offset::ZERO);
+        let ticket = commit.log_changes([deleted()]).unwrap();
+        let (place, _) = commit.next_change_block().unwrap();
+        commit.block_written(place.header.sequence);
+        flush_journal(&mut commit);
+        commit.appended(slot, Offset::new(1).unwrap(), 100);
+        let plan = commit.next_tick().unwrap();
+        let blocks = pack([100].into_iter());
+        let places = commit.begin_tick(&plan, &[0], &blocks).unwrap();
+        assert_eq!(commit.next_statement(), None);
+        commit.block_written(places[0].header.sequence);
+        flush_journal(&mut commit);
+        assert!(commit.are_settled(ticket));
     }
 
     #[test]
@@ -153,29 +191,32 @@ mod tests {
             assert_eq!(block_size(entries.len(), 0) as u64, BLOCK);
             commit.block_written(place.header.sequence);
         }
-        let flush = commit.next_journal_flush().unwrap();
-        commit.journal_flushed(&flush, &mut Vec::new());
-        assert!(commit.are_flushed(ticket));
+        flush_journal(&mut commit);
+        let statement = commit.next_statement().unwrap();
+        commit.block_written(statement.header.sequence);
+        flush_journal(&mut commit);
+        assert!(commit.are_settled(ticket));
     }
 
-    /// Two files of one block and a mark each: they go round only as checkpoints take the log starts.
+    /// Two files of two blocks and a mark each: they go round only as checkpoints take the log starts.
     #[test]
     fn log_starts_wait_for_a_checkpoint_where_there_is_no_room() {
-        let mut commit = commit_of(2);
+        let mut commit = commit_of(3);
         let log_start = Change::LogStart { start: Offset::ZERO, epoch: LeaderEpoch(0) };
         let pass = |commit: &mut GroupCommit| {
             let ticket = commit.log_changes([Entry { change: log_start, ..deleted() }]).unwrap();
             for _ in 0..4 {
                 make_files(commit);
                 let blocks = commit.next_change_block().map(|(place, _)| place).into_iter();
-                for place in blocks.chain(commit.next_mark()).collect::<Vec<_>>() {
+                let statements = commit.next_statement().into_iter();
+                for place in blocks.chain(statements).chain(commit.next_mark()).collect::<Vec<_>>() {
                     commit.block_written(place.header.sequence);
                 }
                 if let Some(flush) = commit.next_journal_flush() {
                     commit.journal_flushed(&flush, &mut Vec::new());
                 }
             }
-            commit.are_flushed(ticket)
+            commit.are_settled(ticket)
         };
         assert!(pass(&mut commit));
         assert!(pass(&mut commit));
@@ -183,6 +224,11 @@ mod tests {
         let seen = commit.changes_seen().unwrap();
         commit.checkpointed(seen);
         assert!(pass(&mut commit));
+    }
+
+    fn flush_journal(commit: &mut GroupCommit) {
+        let flush = commit.next_journal_flush().unwrap();
+        commit.journal_flushed(&flush, &mut Vec::new());
     }
 
     fn commit() -> GroupCommit {

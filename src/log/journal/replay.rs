@@ -19,7 +19,9 @@
 //! | the one of the highest number is gone; no file is left | not told |
 //!
 //! `flushed` and `needed` are the highest that any whole block states. The last flush before the
-//! crash is stated nowhere; a damaged block of that one flush cannot be told from a torn write.
+//! crash may be stated nowhere; a damaged block of that one flush cannot be told from a torn write. A
+//! change that was carried out is never among them (`log::commit::changes`), nor is what was flushed
+//! before the last checkpoint.
 
 use crate::log::journal::block::{BlockError, BlockHeader, BlockSequence, BlockView, FileEpoch, stated_size};
 use crate::log::journal::ring::{BlockPlace, FileIndex, RingLimits};

@@ -11,6 +11,8 @@
 //!   by what it says of log starts until a checkpoint says the same.
 //! - Files are freed oldest first, and only once a *flushed* block states a `needed` past them: a
 //!   start that finds the first block of a new use torn must not miss what stood there before.
+//! - Which blocks are flushed is stated by later blocks. Where there is none and somebody asks for it,
+//!   a block without entries states it.
 //! - The last disk block of every file is kept for a block without entries. When no file is free and
 //!   nothing else can be written, it states `needed`, so that the ring never blocks itself.
 
@@ -86,12 +88,14 @@ impl FileState {
 #[derive(Debug)]
 struct Issued {
     file: FileIndex,
+    /// What its header says.
+    flushed: BlockSequence,
     needed: BlockSequence,
     written: bool,
 }
 
 /// Lives: one per shard with a journal.
-/// Invariant: needed_flushed ≤ needed ≤ next, flushed ≤ next.
+/// Invariant: needed_flushed ≤ needed ≤ next, stated ≤ flushed ≤ next.
 #[derive(Debug)]
 pub struct JournalRing {
     shard: ShardId,
@@ -111,6 +115,10 @@ pub struct JournalRing {
     flush_in_flight: bool,
     /// The highest `needed` that a flushed block states.
     needed_flushed: BlockSequence,
+    /// The highest `flushed` that a flushed block states: damage below it is never taken for a torn tail.
+    stated: BlockSequence,
+    /// Behind the last block that has entries.
+    entries_end: BlockSequence,
 }
 
 impl JournalRing {
@@ -132,6 +140,8 @@ impl JournalRing {
             flushed: next,
             flush_in_flight: false,
             needed_flushed: next,
+            stated: next,
+            entries_end: next,
         }
     }
 
@@ -219,7 +229,9 @@ impl JournalRing {
             assert!(*reached <= pin.bytes, "a partition went backwards in the journal");
             *reached = pin.bytes;
         }
-        Some(self.place(file, size))
+        let place = self.place(file, size);
+        self.entries_end = self.next;
+        Some(place)
     }
 
     /// The place of a block that says where logs begin: it is needed until a checkpoint was written.
@@ -270,7 +282,7 @@ impl JournalRing {
             needed,
             file_size: self.limits.file_size,
         };
-        self.issued.push_back(Issued { file, needed, written: false });
+        self.issued.push_back(Issued { file, flushed: self.flushed, needed, written: false });
         self.position += size;
         self.next = self.next.next();
         BlockPlace { file, header }
@@ -290,6 +302,32 @@ impl JournalRing {
             return None;
         }
         Some(self.place(current, MARK_SIZE))
+    }
+
+    /// Behind the last block with entries.
+    pub fn entries_end(&self) -> BlockSequence {
+        self.entries_end
+    }
+
+    /// Everything in blocks below it is flushed, and a block that says so is flushed too.
+    pub fn stated(&self) -> BlockSequence {
+        self.stated
+    }
+
+    /// Whether a block without entries has to state what was flushed: of what lies below `wanted` some is,
+    /// and no block that was issued says it.
+    pub fn needs_statement(&self, wanted: BlockSequence) -> bool {
+        let issued = self.issued.back().map_or(self.stated, |issued| issued.flushed);
+        issued < wanted.min(self.entries_end).min(self.flushed)
+    }
+
+    /// The place of such a block. `None` when no file has room.
+    pub fn reserve_statement(&mut self) -> Option<BlockPlace> {
+        if self.room() < MARK_SIZE {
+            self.begin_file()?;
+        }
+        let file = *self.used.back().expect("something was flushed");
+        Some(self.place(file, MARK_SIZE))
     }
 
     /// Everything in blocks below it is flushed in its segments.
@@ -346,6 +384,7 @@ impl JournalRing {
             assert!(issued.written);
             assert!(self.needed_flushed <= issued.needed, "`needed` moved back");
             self.needed_flushed = issued.needed;
+            self.stated = issued.flushed;
             self.flushed = self.flushed.next();
         }
         self.free_files();
@@ -470,6 +509,41 @@ mod tests {
         let flush = ring.next_flush().unwrap();
         ring.flushed(&flush);
         assert_eq!(reserve(&mut ring, 9, 1).unwrap().file, FileIndex(0));
+    }
+
+    #[test]
+    fn last_flush_is_stated_by_a_block_of_its_own_where_no_other_comes() {
+        let mut ring = ring(4, 2);
+        let place = reserve(&mut ring, 7, 100).unwrap();
+        let wanted = ring.entries_end();
+        assert!(!ring.needs_statement(wanted), "it is not flushed yet");
+        flush(&mut ring, place);
+        assert!(!ring.needs_statement(place.header.sequence), "nobody asks for it");
+        assert!(ring.needs_statement(wanted));
+        let statement = ring.reserve_statement().unwrap();
+        assert_eq!((statement.header.flushed, statement.header.position), (wanted, BLOCK));
+        assert!(!ring.needs_statement(wanted), "once");
+        assert_eq!(ring.stated(), place.header.sequence, "the statement is not flushed yet");
+        flush(&mut ring, statement);
+        assert_eq!(ring.stated(), wanted);
+        assert!(!ring.needs_statement(ring.entries_end()), "it has no entries itself");
+        commit(&mut ring, 7, 200);
+        let later = reserve(&mut ring, 7, 300).unwrap();
+        assert!(!ring.needs_statement(later.header.sequence), "this one says it");
+    }
+
+    #[test]
+    fn statement_takes_no_block_that_is_kept_for_a_mark() {
+        let mut ring = ring(2, 2);
+        commit(&mut ring, 7, 100);
+        let statement = ring.reserve_statement().unwrap();
+        assert_eq!((statement.file, statement.header.position), (FileIndex(1), 0));
+        flush(&mut ring, statement);
+        assert_eq!(ring.reserve_statement(), None);
+        ring.written_out(Slot(7), 100);
+        let mark = ring.next_mark().unwrap();
+        flush(&mut ring, mark);
+        assert!(ring.reserve_statement().is_some());
     }
 
     #[test]
@@ -600,6 +674,10 @@ mod tests {
 
     fn commit(ring: &mut JournalRing, slot: u32, bytes: u64) {
         let place = reserve(ring, slot, bytes).unwrap();
+        flush(ring, place);
+    }
+
+    fn flush(ring: &mut JournalRing, place: BlockPlace) {
         ring.wrote(place.header.sequence);
         let flush = ring.next_flush().unwrap();
         ring.flushed(&flush);

@@ -21,7 +21,7 @@ pub enum Logged {
 }
 
 impl Store {
-    /// Logs changes of partitions and waits for their flush. Whoever is told that they are flushed
+    /// Logs changes of partitions and waits until they are settled. Whoever is told that they are flushed
     /// carries them out.
     pub async fn log_changes(self: &Rc<Self>, changes: Vec<Entry>) -> Logged {
         let ticket = self.commit.borrow_mut().log_changes(changes);
@@ -31,11 +31,17 @@ impl Store {
             if self.is_offline() {
                 return Logged::Failed;
             }
-            if self.commit.borrow().are_flushed(ticket) {
+            if self.commit.borrow().are_settled(ticket) {
                 return Logged::Flushed;
             }
             self.drained.notified().await;
         }
+    }
+
+    /// Whatever was flushed is stated in the journal, soon.
+    pub fn state_flushed(self: &Rc<Self>) {
+        self.commit.borrow_mut().state_flushed();
+        self.pump();
     }
 
     /// Before the log starts of a checkpoint are looked at.

@@ -59,6 +59,7 @@ pub const EXPECTED: &[&str] = &[
     "journal: block replayed",
     "journal: file used again",
     "journal: mark without entries",
+    "journal: flush stated without entries",
     "segment: closed by replay",
     "journal: change logged",
     "journal: gone on with",

@@ -17,6 +17,7 @@ use std::rc::Rc;
 /// Writes down how far each partition is flushed.
 pub async fn write_checkpoint(shell: &Rc<Shell>) -> DiskResult<()> {
     let _turn = shell.checkpoint_turn.take().await;
+    shell.state_flushed();
     let seen = shell.changes_seen();
     let mut has_log_starts = true;
     let mut points: BTreeMap<TopicPartition, PartitionPoint> = BTreeMap::new();

@@ -78,7 +78,7 @@ impl Shell {
         Ok(())
     }
 
-    /// Logs changes of partitions and waits for their flush. Whoever is told that they are flushed
+    /// Logs changes of partitions and waits until they are settled. Whoever is told that they are flushed
     /// carries them out.
     pub async fn log_changes(self: &Rc<Self>, changes: Vec<Entry>) -> Logged {
         let ticket = self.commit.borrow_mut().log_changes(changes);
@@ -89,11 +89,17 @@ impl Shell {
             if self.is_offline() {
                 return Logged::Failed;
             }
-            if self.commit.borrow().are_flushed(ticket) {
+            if self.commit.borrow().are_settled(ticket) {
                 return Logged::Flushed;
             }
             self.drained.notified().await;
         }
+    }
+
+    /// Whatever was flushed is stated in the journal, soon.
+    pub fn state_flushed(self: &Rc<Self>) {
+        self.commit.borrow_mut().state_flushed();
+        self.pump();
     }
 
     /// Before the log starts of a checkpoint are looked at.
@@ -131,6 +137,11 @@ impl Shell {
         let mark = self.commit.borrow_mut().next_mark();
         if let Some(place) = mark {
             self.world.count("journal: mark without entries");
+            self.write_block(place, &PackedBlock::default(), &[]);
+        }
+        let statement = self.commit.borrow_mut().next_statement();
+        if let Some(place) = statement {
+            self.world.count("journal: flush stated without entries");
             self.write_block(place, &PackedBlock::default(), &[]);
         }
         let flush = self.commit.borrow_mut().next_journal_flush();
