@@ -98,7 +98,7 @@ pub fn replay(
             ));
             continue;
         }
-        if !is_usable && let Some(lost) = read_lost(directory) {
+        if !is_usable && let Some(lost) = read_lost(directory)? {
             let known = lost.into_iter().filter(|id| start.image.partition(*id).is_some());
             replayed.corrupt.extend(known);
             continue;
@@ -172,9 +172,16 @@ fn put_aside(
     std::fs::rename(directory, aside(number))
 }
 
-/// What an earlier start has found a journal to have lost; `None` where it could not say.
-fn read_lost(directory: &Path) -> Option<BTreeSet<TopicPartition>> {
-    lost::decode(&std::fs::read_to_string(directory.join(LOST_PARTITIONS_FILE)).ok()?)
+/// What an earlier start has found a journal to have lost; `None` where it could not say. One that cannot be
+/// read now is another matter: partitions that have lost nothing would be offline for it.
+fn read_lost(directory: &Path) -> io::Result<Option<BTreeSet<TopicPartition>>> {
+    match std::fs::read_to_string(directory.join(LOST_PARTITIONS_FILE)) {
+        Ok(text) => Ok(lost::decode(&text)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Log starts stand nowhere but in the journals, until now.
@@ -423,6 +430,20 @@ mod tests {
     use super::*;
     use crate::cluster::image::tests::{image_of, node};
     use crate::config::Routing;
+
+    #[test]
+    fn what_a_journal_has_lost_is_read_or_the_start_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(LOST_PARTITIONS_FILE);
+        assert_eq!(read_lost(directory.path()).unwrap(), None);
+        replace_file(&path, b"nobody knows").unwrap();
+        assert_eq!(read_lost(directory.path()).unwrap(), None);
+        replace_file(&path, lost::encode(&BTreeSet::new()).as_bytes()).unwrap();
+        assert_eq!(read_lost(directory.path()).unwrap(), Some(BTreeSet::new()));
+        remove_if_present(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(read_lost(directory.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+    }
 
     /// A start was interrupted while it removed a journal that it had replayed: what is left must not be
     /// judged, as it would have lost its first blocks.

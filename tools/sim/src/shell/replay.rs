@@ -4,7 +4,7 @@
 //! Every block that is believed is held against the ledger of those that were issued: a block in the
 //! wrong place or of an earlier use of its file must never be among them.
 
-use crate::disk::{DiskResult, OpenFile};
+use crate::disk::{DiskError, DiskResult, OpenFile};
 use crate::settings::Mistake;
 use crate::shell::Shell;
 use crate::shell::journal::{
@@ -130,8 +130,11 @@ async fn take_lost(
     replayed: &mut Replayed,
 ) -> DiskResult<()> {
     let shell = &shells[0];
-    let text = shell.disk.read_file(&format!("{directory}/{LOST_PARTITIONS_FILE}")).await.ok();
-    let lost = text.and_then(|bytes| lost::decode(std::str::from_utf8(&bytes).ok()?));
+    let lost = match shell.disk.read_file(&format!("{directory}/{LOST_PARTITIONS_FILE}")).await {
+        Ok(bytes) => std::str::from_utf8(&bytes).ok().and_then(lost::decode),
+        Err(DiskError::NotFound) => None,
+        Err(error) => return Err(error),
+    };
     let lost = lost.unwrap_or_else(|| partitions_of(shells, shard));
     let known = shell.metadata.borrow();
     replayed.corrupt.extend(lost.into_iter().filter(|id| known.partitions.contains_key(id)));
@@ -415,7 +418,7 @@ impl Segments<'_> {
         let disk = &self.shell.disk;
         let text = match disk.read_file(&format!("{directory}/{PARTITION_METADATA}")).await {
             Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
-            Err(crate::disk::DiskError::NotFound) => return Ok(None),
+            Err(DiskError::NotFound) => return Ok(None),
             Err(error) => return Err(error),
         };
         if ownership::decode(&text).ok() != Some(partition.topic) {
