@@ -2,7 +2,8 @@
 //! behind everybody's back.
 
 use crate::disk::{Disk, SECTOR};
-use crate::model::{Damaged, Ledger, Model};
+use crate::ledger::Ledger;
+use crate::model::{Damaged, Model};
 use crate::random::Random;
 use crate::shell::journal::{parse_journal_directory, parse_journal_file};
 use crate::shell::start::is_derived;

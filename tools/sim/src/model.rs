@@ -16,7 +16,6 @@
 //! | the high watermark does not go back, the log start does not go back | 6 |
 //! | healthy partitions are served | 10 |
 //! | what is read is what was written, whatever became of the disk | 2, 9 |
-//! | blocks that are believed are those of this use | 9 |
 //! | closed segments hold batches and nothing else | |
 //! | no more is lost than `flush.messages` allows | |
 //! | deleted topics do not come back | 9 |
@@ -24,15 +23,12 @@
 //! A compacted log keeps the last record of every key; what is read of it is held against the records, and
 //! where a batch is gone the reader goes on behind the gap.
 
-use crate::disk::directory::NodeId;
 use crate::metadata::TopicKind;
 use crate::shell::replica::Replica;
 use crate::world::World;
 use odradek::codec::record_batch::BatchView;
 use odradek::codec::records::Records;
 use odradek::log::durability::Durability;
-use odradek::log::journal::block::BlockSequence;
-use odradek::log::journal::ring::BlockPlace;
 use odradek::types::{Offset, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -369,84 +365,4 @@ fn records_of(batch: &BatchView<'_>) -> Vec<(u64, KeyValue)> {
     records
         .map(|record| (base + record.offset_delta as u64, (owned(record.key), owned(record.value))))
         .collect()
-}
-
-/// Every block of the journals that was issued, by the file and the position it was issued for. A file is
-/// known by its identity: its name may go to another one, or come back when the power is lost.
-#[derive(Debug, Default)]
-pub struct Ledger {
-    blocks: BTreeMap<(NodeId, u64), (BlockSequence, usize)>,
-}
-
-impl Ledger {
-    /// What lay at its place is no block any more, as little of it as it may cover.
-    pub fn issued(&mut self, file: NodeId, place: BlockPlace, size: usize) {
-        let (from, to) = (place.header.position, place.header.position + size as u64);
-        self.blocks.retain(|(of, at), (_, size)| *of != file || *at >= to || at + *size as u64 <= from);
-        self.blocks.insert((file, from), (place.header.sequence, size));
-    }
-
-    pub fn has_blocks_in(&self, file: NodeId) -> bool {
-        self.blocks.range((file, 0)..=(file, u64::MAX)).next().is_some()
-    }
-
-    /// The block that holds this byte.
-    pub fn block_at(&self, file: NodeId, byte: u64) -> Option<BlockSequence> {
-        let ((_, at), (sequence, size)) = self.blocks.range((file, 0)..=(file, byte)).next_back()?;
-        (byte < at + *size as u64).then_some(*sequence)
-    }
-
-    pub fn check_believed(&self, world: &World, sequence: BlockSequence, file: NodeId, position: u64) {
-        let known = self.blocks.get(&(file, position)).map(|(sequence, _)| *sequence);
-        if known != Some(sequence) {
-            world.finding(
-                "blocks that are believed are those of this use",
-                format_args!("block {} at {position} of {file:?}, issued: {known:?}", sequence.0),
-            );
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use odradek::log::journal::block::{BlockHeader, FileEpoch};
-    use odradek::log::journal::ring::FileIndex;
-    use odradek::types::ShardId;
-
-    #[test]
-    fn what_an_earlier_use_of_a_file_left_under_a_larger_block_is_no_block() {
-        let mut ledger = Ledger::default();
-        for (sequence, position, size) in [(7, 0, 4096), (8, 4096, 8192), (9, 12288, 4096)] {
-            ledger.issued(NodeId(1), place(sequence, position), size);
-        }
-        ledger.issued(NodeId(1), place(50, 0), 8192);
-        let at = |byte| ledger.block_at(NodeId(1), byte).map(|sequence| sequence.0);
-        assert_eq!([at(0), at(5000), at(8192), at(12288)], [Some(50), Some(50), None, Some(9)]);
-    }
-
-    #[test]
-    fn a_file_is_not_the_one_that_had_its_name_before() {
-        let mut ledger = Ledger::default();
-        ledger.issued(NodeId(1), place(7, 0), 4096);
-        assert!(ledger.has_blocks_in(NodeId(1)));
-        assert!(!ledger.has_blocks_in(NodeId(2)));
-        ledger.issued(NodeId(2), place(1, 0), 4096);
-        assert_eq!(ledger.block_at(NodeId(1), 0), Some(BlockSequence(7)));
-        assert_eq!(ledger.block_at(NodeId(2), 0), Some(BlockSequence(1)));
-    }
-
-    fn place(sequence: u64, position: u64) -> BlockPlace {
-        let sequence = BlockSequence(sequence);
-        let header = BlockHeader {
-            shard: ShardId(0),
-            epoch: FileEpoch(1),
-            position,
-            sequence,
-            flushed: sequence,
-            needed: sequence,
-            file_size: 0,
-        };
-        BlockPlace { file: FileIndex(0), header }
-    }
 }

@@ -27,8 +27,9 @@ pub mod start;
 pub mod tail;
 
 use crate::disk::{Disk, DiskResult, OpenFile};
+use crate::ledger::Ledger;
 use crate::metadata::Metadata;
-use crate::model::{Ledger, Model};
+use crate::model::Model;
 use crate::settings::{Mistake, Settings};
 use crate::shell::compaction::Cleaned;
 use crate::shell::replica::Replica;

@@ -1,0 +1,91 @@
+//! Which blocks of the journals were issued, and where: what a start believes is held against it.
+//!
+//! | check | SAFETY |
+//! |---|---|
+//! | blocks that are believed are those of this use | 9 |
+
+use crate::disk::directory::NodeId;
+use crate::world::World;
+use odradek::log::journal::block::BlockSequence;
+use odradek::log::journal::ring::BlockPlace;
+use std::collections::BTreeMap;
+
+/// Every block of the journals that was issued, by the file and the position it was issued for. A file is
+/// known by its identity: its name may go to another one, or come back when the power is lost.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    blocks: BTreeMap<(NodeId, u64), (BlockSequence, usize)>,
+}
+
+impl Ledger {
+    /// What lay at its place is no block any more, as little of it as it may cover.
+    pub fn issued(&mut self, file: NodeId, place: BlockPlace, size: usize) {
+        let (from, to) = (place.header.position, place.header.position + size as u64);
+        self.blocks.retain(|(of, at), (_, size)| *of != file || *at >= to || at + *size as u64 <= from);
+        self.blocks.insert((file, from), (place.header.sequence, size));
+    }
+
+    pub fn has_blocks_in(&self, file: NodeId) -> bool {
+        self.blocks.range((file, 0)..=(file, u64::MAX)).next().is_some()
+    }
+
+    /// The block that holds this byte.
+    pub fn block_at(&self, file: NodeId, byte: u64) -> Option<BlockSequence> {
+        let ((_, at), (sequence, size)) = self.blocks.range((file, 0)..=(file, byte)).next_back()?;
+        (byte < at + *size as u64).then_some(*sequence)
+    }
+
+    pub fn check_believed(&self, world: &World, sequence: BlockSequence, file: NodeId, position: u64) {
+        let known = self.blocks.get(&(file, position)).map(|(sequence, _)| *sequence);
+        if known != Some(sequence) {
+            world.finding(
+                "blocks that are believed are those of this use",
+                format_args!("block {} at {position} of {file:?}, issued: {known:?}", sequence.0),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use odradek::log::journal::block::{BlockHeader, FileEpoch};
+    use odradek::log::journal::ring::FileIndex;
+    use odradek::types::ShardId;
+
+    #[test]
+    fn what_an_earlier_use_of_a_file_left_under_a_larger_block_is_no_block() {
+        let mut ledger = Ledger::default();
+        for (sequence, position, size) in [(7, 0, 4096), (8, 4096, 8192), (9, 12288, 4096)] {
+            ledger.issued(NodeId(1), place(sequence, position), size);
+        }
+        ledger.issued(NodeId(1), place(50, 0), 8192);
+        let at = |byte| ledger.block_at(NodeId(1), byte).map(|sequence| sequence.0);
+        assert_eq!([at(0), at(5000), at(8192), at(12288)], [Some(50), Some(50), None, Some(9)]);
+    }
+
+    #[test]
+    fn a_file_is_not_the_one_that_had_its_name_before() {
+        let mut ledger = Ledger::default();
+        ledger.issued(NodeId(1), place(7, 0), 4096);
+        assert!(ledger.has_blocks_in(NodeId(1)));
+        assert!(!ledger.has_blocks_in(NodeId(2)));
+        ledger.issued(NodeId(2), place(1, 0), 4096);
+        assert_eq!(ledger.block_at(NodeId(1), 0), Some(BlockSequence(7)));
+        assert_eq!(ledger.block_at(NodeId(2), 0), Some(BlockSequence(1)));
+    }
+
+    fn place(sequence: u64, position: u64) -> BlockPlace {
+        let sequence = BlockSequence(sequence);
+        let header = BlockHeader {
+            shard: ShardId(0),
+            epoch: FileEpoch(1),
+            position,
+            sequence,
+            flushed: sequence,
+            needed: sequence,
+            file_size: 0,
+        };
+        BlockPlace { file: FileIndex(0), header }
+    }
+}
