@@ -2,18 +2,15 @@
 //! behind everybody's back.
 
 use crate::disk::{Disk, SECTOR};
-use crate::ledger::Ledger;
 use crate::model::{Damaged, Model};
 use crate::random::Random;
-use crate::shell::journal::{parse_journal_directory, parse_journal_file};
 use crate::shell::start::is_derived;
 use crate::world::World;
 use odradek::log::data_dir::is_checkpoint;
-use odradek::log::journal::replay::Replay;
 
 /// Damages one file, of a kind drawn first so that the few journals are hit as often as the many
 /// segments.
-pub fn inflict(world: &World, disk: &Disk, model: &mut Model, ledger: &Ledger, dice: &mut Random) {
+pub fn inflict(world: &World, disk: &Disk, model: &mut Model, dice: &mut Random) {
     let paths = candidates(disk);
     let kind = dice.below(3);
     let of_kind: Vec<&String> = paths.iter().filter(|path| kind_of(path) == Some(kind)).collect();
@@ -29,7 +26,7 @@ pub fn inflict(world: &World, disk: &Disk, model: &mut Model, ledger: &Ledger, d
     change(world, disk, &path, at, &bytes, dice);
     world.count("damage");
     world.note(format_args!("damage at {at} of {path}"));
-    blame(world, disk, model, ledger, &path, at);
+    blame(world, model, &path);
 }
 
 fn candidates(disk: &Disk) -> Vec<String> {
@@ -102,7 +99,7 @@ fn change(world: &World, disk: &Disk, path: &str, at: usize, bytes: &[u8], dice:
 }
 
 /// Notes what the damage may cost; whatever else is lost is a finding.
-fn blame(world: &World, disk: &Disk, model: &mut Model, ledger: &Ledger, path: &str, at: usize) {
+fn blame(world: &World, model: &mut Model, path: &str) {
     match kind_of(path) {
         Some(0) => {
             world.count("damage: of a segment");
@@ -112,12 +109,7 @@ fn blame(world: &World, disk: &Disk, model: &mut Model, ledger: &Ledger, path: &
         }
         Some(1) => {
             world.count("damage: of a journal");
-            let (directory, _) = path.split_once('/').expect("a journal is a directory");
-            let is_tail = match parse_journal_directory(directory) {
-                Some(_) => !is_flushed(disk, ledger, directory, path, at as u64),
-                None => false, // One that is kept.
-            };
-            model.hit_all(Damaged { journal: true, journal_tail: is_tail, ..Damaged::default() });
+            model.hit_all(Damaged { journal: true, ..Damaged::default() });
         }
         _ => {
             world.count("damage: of a derived file");
@@ -126,22 +118,4 @@ fn blame(world: &World, disk: &Disk, model: &mut Model, ledger: &Ledger, path: &
             }
         }
     }
-}
-
-/// Whether what is left of the journal says that the block had been flushed, also once the power is gone.
-fn is_flushed(disk: &Disk, ledger: &Ledger, directory: &str, path: &str, at: u64) -> bool {
-    let Some(sequence) = disk.node(path).and_then(|file| ledger.block_at(file, at)) else {
-        return false; // Nothing that anybody needs.
-    };
-    let mut replay = Replay::default();
-    for (name, _) in disk.names(directory).unwrap_or_default() {
-        let Some(file) = parse_journal_file(&name) else { continue };
-        let bytes = disk.peek_durable(&format!("{directory}/{name}")).unwrap_or_default();
-        let read = |position: u64, size: usize| {
-            let from = (position as usize).min(bytes.len());
-            Ok::<_, std::convert::Infallible>(bytes[from..bytes.len().min(from + size)].to_vec())
-        };
-        let Ok(_) = replay.scan_file(file, bytes.len() as u64, read);
-    }
-    replay.is_flushed(sequence)
 }

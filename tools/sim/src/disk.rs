@@ -286,15 +286,6 @@ impl Disk {
         }
     }
 
-    /// What a loss of power would surely leave of it.
-    pub fn peek_durable(&self, path: &str) -> Option<Vec<u8>> {
-        let state = self.state.borrow();
-        match state.nodes.get(&state.find(path)?)? {
-            Node::File(file) => Some(file.durable().to_vec()),
-            Node::Directory(_) => None,
-        }
-    }
-
     pub fn node(&self, path: &str) -> Option<NodeId> {
         self.state.borrow().find(path)
     }

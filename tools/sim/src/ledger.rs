@@ -29,14 +29,12 @@ impl Ledger {
         self.blocks.range((file, 0)..=(file, u64::MAX)).next().is_some()
     }
 
-    /// The block that holds this byte.
-    pub fn block_at(&self, file: NodeId, byte: u64) -> Option<BlockSequence> {
-        let ((_, at), (sequence, size)) = self.blocks.range((file, 0)..=(file, byte)).next_back()?;
-        (byte < at + *size as u64).then_some(*sequence)
+    fn issued_at(&self, file: NodeId, position: u64) -> Option<BlockSequence> {
+        self.blocks.get(&(file, position)).map(|(sequence, _)| *sequence)
     }
 
     pub fn check_believed(&self, world: &World, sequence: BlockSequence, file: NodeId, position: u64) {
-        let known = self.blocks.get(&(file, position)).map(|(sequence, _)| *sequence);
+        let known = self.issued_at(file, position);
         if known != Some(sequence) {
             world.finding(
                 "blocks that are believed are those of this use",
@@ -60,8 +58,8 @@ mod tests {
             ledger.issued(NodeId(1), place(sequence, position), size);
         }
         ledger.issued(NodeId(1), place(50, 0), 8192);
-        let at = |byte| ledger.block_at(NodeId(1), byte).map(|sequence| sequence.0);
-        assert_eq!([at(0), at(5000), at(8192), at(12288)], [Some(50), Some(50), None, Some(9)]);
+        let at = |position| ledger.issued_at(NodeId(1), position).map(|sequence| sequence.0);
+        assert_eq!([at(0), at(4096), at(8192), at(12288)], [Some(50), None, None, Some(9)]);
     }
 
     #[test]
@@ -71,8 +69,8 @@ mod tests {
         assert!(ledger.has_blocks_in(NodeId(1)));
         assert!(!ledger.has_blocks_in(NodeId(2)));
         ledger.issued(NodeId(2), place(1, 0), 4096);
-        assert_eq!(ledger.block_at(NodeId(1), 0), Some(BlockSequence(7)));
-        assert_eq!(ledger.block_at(NodeId(2), 0), Some(BlockSequence(1)));
+        assert_eq!(ledger.issued_at(NodeId(1), 0), Some(BlockSequence(7)));
+        assert_eq!(ledger.issued_at(NodeId(2), 0), Some(BlockSequence(1)));
     }
 
     fn place(sequence: u64, position: u64) -> BlockPlace {

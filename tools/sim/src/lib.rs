@@ -6,7 +6,7 @@
 //! | [`disk`], [`faults`] | files that forget what was not flushed; what goes wrong |
 //! | [`shell`] | carries out what `odradek::log` decides, as `odradek::shard` does |
 //! | [`metadata`], [`node`] | which partitions there are, on which of the shards of a run |
-//! | [`model`], [`ledger`] | what is expected of partitions and of journals, and the checks |
+//! | [`model`], [`ledger`], [`remains`] | what is expected of partitions and of journals, and the checks |
 //! | [`workload`], [`damage`], [`run`] | who uses the broker, what happens between its runs, one seed |
 //! | [`settings`] | what differs between seeds, and the mistakes for the tests that must find them |
 //! | [`report`] | how often what happened |
@@ -21,6 +21,7 @@ pub mod metadata;
 pub mod model;
 pub mod node;
 pub mod random;
+pub mod remains;
 pub mod report;
 pub mod run;
 pub mod settings;

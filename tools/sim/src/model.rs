@@ -23,7 +23,9 @@
 //! A compacted log keeps the last record of every key; what is read of it is held against the records, and
 //! where a batch is gone the reader goes on behind the gap.
 
+use crate::disk::Disk;
 use crate::metadata::TopicKind;
+use crate::remains::{self, Remains};
 use crate::shell::replica::Replica;
 use crate::world::World;
 use odradek::codec::record_batch::BatchView;
@@ -49,11 +51,9 @@ pub struct Written {
 pub struct Damaged {
     /// A segment of this partition was hit.
     pub segment: bool,
-    /// Its journal was hit: it may stay offline.
+    /// A journal was hit: it may stay offline. What nothing says of that it had been flushed may be taken for
+    /// a torn tail; everything else has to be there ([`remains`](crate::remains)).
     pub journal: bool,
-    /// The journal was hit where nothing says that it had been flushed: what lies there may be taken for a
-    /// torn tail.
-    pub journal_tail: bool,
     /// The checkpoint was hit, which has the log start.
     pub checkpoint: bool,
 }
@@ -68,8 +68,12 @@ pub struct PartitionModel {
     /// Where each value of an idempotent producer is.
     places: BTreeMap<u64, u64>,
     pub high_watermark: u64,
-    /// As a completed checkpoint has it.
+    /// Under a completed flush of its segments.
+    stored: u64,
+    /// As a completed checkpoint or a journal has it.
     pub log_start: u64,
+    /// As a completed checkpoint has it.
+    log_start_checkpointed: u64,
     pub damaged: Damaged,
     /// Damage, or a loss of power where that may be, has cost acknowledged records: their producers do not
     /// know of it.
@@ -100,8 +104,21 @@ impl PartitionModel {
 #[derive(Debug, Default)]
 pub struct Model {
     pub partitions: BTreeMap<TopicPartition, PartitionModel>,
-    /// Journals or the checkpoint were hit, and no start has seen it yet: who comes meanwhile is hit too.
+    /// Journals or the checkpoint were hit, and no start has come to serving that saw it: who comes
+    /// meanwhile is hit too.
+    unserved: Damaged,
+    /// The same, since the last start was begun.
     unseen: Damaged,
+    /// What the journals had when it was.
+    remains: BTreeMap<TopicPartition, Remains>,
+}
+
+impl Damaged {
+    fn add(&mut self, hit: Damaged) {
+        self.segment |= hit.segment;
+        self.journal |= hit.journal;
+        self.checkpoint |= hit.checkpoint;
+    }
 }
 
 /// The value that a batch was made with: its payload begins with it, or its first record's value does.
@@ -115,22 +132,33 @@ fn value_of(kind: &TopicKind, batch: &BatchView<'_>) -> u64 {
 
 impl Model {
     pub fn add(&mut self, id: TopicPartition, partition: PartitionModel) {
-        self.partitions.insert(id, PartitionModel { damaged: self.unseen, ..partition });
+        let mut damaged = self.unserved;
+        damaged.add(self.unseen);
+        self.partitions.insert(id, PartitionModel { damaged, ..partition });
     }
 
     /// Journals or the checkpoint are not what was written.
     pub fn hit_all(&mut self, hit: Damaged) {
         let damaged = self.partitions.values_mut().map(|partition| &mut partition.damaged);
-        for damaged in damaged.chain([&mut self.unseen]) {
-            damaged.journal |= hit.journal;
-            damaged.journal_tail |= hit.journal_tail;
-            damaged.checkpoint |= hit.checkpoint;
-        }
+        damaged.chain([&mut self.unseen]).for_each(|damaged| damaged.add(hit));
     }
 
-    /// A start came to serving.
+    /// A start begins. It sees what was hit before.
+    pub fn starting(&mut self, disk: &Disk) {
+        self.unserved.add(std::mem::take(&mut self.unseen));
+        self.remains = if self.unserved.journal { remains::of_journals(disk) } else { BTreeMap::new() };
+    }
+
+    /// It came to serving.
     pub fn started(&mut self) {
-        self.unseen = Damaged::default();
+        self.unserved = Damaged::default();
+    }
+
+    /// Everything below `end` is flushed in the segments.
+    pub fn stored(&mut self, id: &TopicPartition, end: Offset) {
+        if let Some(partition) = self.partitions.get_mut(id) {
+            partition.stored = partition.stored.max(end.get());
+        }
     }
 
     /// A batch got its offsets.
@@ -201,6 +229,14 @@ impl Model {
     }
 
     /// A completed checkpoint has this log start.
+    pub fn checkpointed(&mut self, id: &TopicPartition, start: Offset) {
+        if let Some(partition) = self.partitions.get_mut(id) {
+            partition.log_start_checkpointed = partition.log_start_checkpointed.max(start.get());
+        }
+        self.log_start_kept(id, start);
+    }
+
+    /// This log start was told, or is about to be: it does not move back any more.
     pub fn log_start_kept(&mut self, id: &TopicPartition, start: Offset) {
         if let Some(partition) = self.partitions.get_mut(id) {
             partition.log_start = partition.log_start.max(start.get());
@@ -290,13 +326,15 @@ impl Model {
     /// A start has opened the partition.
     pub fn recovered(&mut self, world: &World, id: &TopicPartition, replica: &Replica) {
         let unseen = self.unseen;
+        let remains = self.remains.get(id).copied().unwrap_or_default();
         let Some(partition) = self.partitions.get_mut(id) else { return };
         let log = replica.log.borrow();
         let (start, end) = (log.log_start().get(), log.log_end().get());
         let name = &partition.name;
         world.note(format_args!("recovered {name} {start}..{end}"));
+        let damaged = partition.damaged;
+        let is_torn = damaged.journal && !partition.offline && partition.stored.max(remains.end) <= end;
         if end < partition.high_watermark {
-            let damaged = partition.damaged;
             let lost = partition.high_watermark - end;
             if partition.kind.is_flushed_late() && partition.power_was_lost {
                 world.count("recovery: acknowledged records lost with the power, as their topic allows");
@@ -304,14 +342,14 @@ impl Model {
                 if let Durability::Write(bounds) = partition.kind.durability
                     && lost >= bounds.records_max
                     && !damaged.segment
-                    && !damaged.journal_tail
+                    && !is_torn
                 {
                     world.finding(
                         "no more is lost than flush.messages allows",
                         format_args!("{name}: {lost} of {}", bounds.records_max),
                     );
                 }
-            } else if damaged.segment || (damaged.journal_tail && !partition.offline) {
+            } else if damaged.segment || is_torn {
                 world.count("recovery: damage taken for a torn tail");
                 partition.has_lost = true;
             } else {
@@ -322,12 +360,13 @@ impl Model {
                 );
             }
         }
-        let damaged = partition.damaged;
-        if start < partition.log_start && !damaged.checkpoint && !damaged.journal_tail {
+        let is_torn = damaged.journal && partition.log_start_checkpointed.max(remains.log_start) <= start;
+        if start < partition.log_start && !damaged.checkpoint && !is_torn {
             let from = partition.log_start;
             world.finding("the log start does not go back", format_args!("{name} {start}, was {from}"));
         }
-        partition.log_start = start;
+        (partition.log_start, partition.log_start_checkpointed) = (start, start);
+        partition.stored = end;
         let whole =
             partition.batches.last_key_value().is_none_or(|(base, last)| *base >= end || last.end <= end);
         if !whole {

@@ -3,6 +3,7 @@
 
 use crate::damage;
 use crate::disk::Disk;
+use crate::disk::directory::NodeId;
 use crate::faults::FaultPlan;
 use crate::model::Damaged;
 use crate::node::{Node, Users, make_partition};
@@ -10,7 +11,7 @@ use crate::random::Random;
 use crate::report::Counts;
 use crate::settings::{Mistake, Settings};
 use crate::shell::Surroundings;
-use crate::shell::journal::parse_damaged_directory;
+use crate::shell::journal::{parse_damaged_directory, parse_journal_directory};
 use crate::shell::open::OpenFailed;
 use crate::shell::start::{Started, finish, start};
 use crate::workload;
@@ -218,6 +219,7 @@ impl Seed {
         if self.around.metadata.borrow_mut().rehome(self.shard_count) {
             self.world.count("partitions moved to other cores");
         }
+        self.around.model.borrow_mut().starting(&self.disk);
         let pause = self.dice.between(200, 20_000);
         let node = Node::new(&self.around, self.shard_count, self.users.clone(), pause);
         let started: Rc<RefCell<Option<Result<Started, crate::disk::DiskError>>>> = Rc::default();
@@ -426,8 +428,8 @@ impl Seed {
         // Nothing else finds out who does not look.
         let unseen = self.settings.makes(Mistake::ChecksumsUnchecked);
         if (self.settings.mistake.is_none() || unseen) && self.dice.one_in(4) {
-            let (mut model, ledger) = (self.around.model.borrow_mut(), self.around.ledger.borrow());
-            damage::inflict(&self.world, &self.disk, &mut model, &ledger, &mut self.dice);
+            let mut model = self.around.model.borrow_mut();
+            damage::inflict(&self.world, &self.disk, &mut model, &mut self.dice);
         }
         if self.has_served && self.dice.one_in(2) {
             self.replace_lost_partitions();
@@ -457,12 +459,19 @@ impl Seed {
                 known |= hit;
             }
             if !known {
-                // A journal, or the checkpoint: anything may be missing from it.
-                let hit =
-                    Damaged { journal: true, journal_tail: true, checkpoint: true, ..Damaged::default() };
-                model.hit_all(hit);
+                let journal = self.is_of_a_journal(astray.file);
+                model.hit_all(Damaged { journal, checkpoint: !journal, ..Damaged::default() });
             }
         }
+    }
+
+    fn is_of_a_journal(&self, file: NodeId) -> bool {
+        let names = self.disk.names("").unwrap_or_default().into_iter().map(|(name, _)| name);
+        let mut journals = names.filter(|name| parse_journal_directory(name).is_some());
+        journals.any(|directory| {
+            let files = self.disk.names(&directory).unwrap_or_default();
+            files.iter().any(|(name, _)| self.disk.node(&format!("{directory}/{name}")) == Some(file))
+        })
     }
 
     /// An operator gives up what is offline for good and removes the journals that were kept.

@@ -361,6 +361,7 @@ impl Shell {
         for stored in stored {
             if let Some(replica) = slot(stored.slot) {
                 replica.stored(stored.stored_end);
+                self.model.borrow_mut().stored(&replica.id, stored.stored_end);
             }
         }
         self.drained.notify();

@@ -82,11 +82,6 @@ impl FileState {
         self.view[from..to].to_vec()
     }
 
-    /// What a loss of power would leave, without the dice.
-    pub fn durable(&self) -> &[u8] {
-        &self.durable
-    }
-
     /// Issues an operation. `false` when it overlaps a write that is in flight: two writes to one place
     /// have no order.
     pub fn begin(&mut self, op: Op) -> (u64, bool) {

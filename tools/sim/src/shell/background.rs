@@ -38,7 +38,7 @@ pub async fn write_checkpoint(shell: &Rc<Shell>) -> DiskResult<()> {
     shell.disk.replace_file(&checkpoint_name(shell.shard), &bytes).await?;
     shell.world.count("checkpoint");
     for (id, start) in starts {
-        shell.model.borrow_mut().log_start_kept(&id, start);
+        shell.model.borrow_mut().checkpointed(&id, start);
     }
     if let Some(seen) = seen.filter(|_| has_log_starts) {
         shell.checkpointed(seen);

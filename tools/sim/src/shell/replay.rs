@@ -81,6 +81,9 @@ pub async fn replay(shells: &[Rc<Shell>], points: &mut Points, clean: bool) -> D
         retire.push((shard, name, after));
     }
     segments.flush().await?;
+    for (id, reached) in &replayed.settled.reached {
+        shell.model.borrow_mut().stored(id, reached.end);
+    }
     if !clean && !retire.is_empty() {
         replayed.settled.apply(points);
         write_checkpoints(shells, points).await?;
@@ -175,7 +178,7 @@ async fn write_checkpoints(shells: &[Rc<Shell>], points: &Points) -> DiskResult<
         let bytes = Checkpoint { shard, generation, points }.encode();
         shells[0].disk.replace_file(&checkpoint_name(shard), &bytes).await?;
         for (id, start) in starts {
-            shells[0].model.borrow_mut().log_start_kept(&id, start);
+            shells[0].model.borrow_mut().checkpointed(&id, start);
         }
     }
     Ok(())
