@@ -43,6 +43,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::log::partition::PartitionLog;
 use crate::log::recovery::RecoveryPoint;
 use crate::types::limits::SHARDS_MAX;
 use crate::types::{Offset, PartitionIndex, ShardId, TopicId, TopicPartition, Uuid};
@@ -79,6 +80,18 @@ pub struct PartitionPoint {
 }
 
 impl PartitionPoint {
+    /// What a checkpoint that is begun now says of a log that is to begin at `log_start`. It never begins
+    /// behind its end.
+    pub fn of(log: &PartitionLog, log_start: Offset) -> PartitionPoint {
+        let place = log.stored_place();
+        PartitionPoint {
+            log_start: log_start.min(log.stored_end()),
+            flushed_end: log.stored_end(),
+            segment_base: place.segment,
+            file_position: place.file_position,
+        }
+    }
+
     /// What the scan of the segment at `segment_base` goes by. `None` for segments before it (their
     /// end is their length) and after it (nothing in them is known to be flushed).
     pub fn recovery_point(&self, segment_base: Offset) -> Option<RecoveryPoint> {

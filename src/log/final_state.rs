@@ -25,6 +25,7 @@
 //! make the file larger than [`FILE_SIZE_MAX`], has files beside its active segment instead. Their formats
 //! are Kafka's and have no checksum; a start believes them by the one that stands here.
 
+use crate::log::partition::PartitionLog;
 use crate::types::{Offset, PartitionIndex, Timestamp, TopicId, TopicPartition, Uuid};
 use std::collections::BTreeMap;
 
@@ -57,6 +58,25 @@ pub struct PartitionState {
     pub carry: Vec<u8>,
     /// Of the files beside the active segment, where those have it; then all of the above are empty.
     pub files_checksum: Option<u32>,
+}
+
+impl PartitionState {
+    /// A log of which everything is stored; `carry` is what its tail has behind the last whole block.
+    pub fn of(log: &PartitionLog, carry: Vec<u8>) -> PartitionState {
+        let index = log.active_index();
+        PartitionState {
+            active: log.active().base_offset,
+            log_end: log.high_watermark(),
+            first_timestamp: log.active().first_timestamp,
+            offset_index: index.encode_offset_index(),
+            time_index: index.encode_time_index(),
+            checksums: log.active_checksums().encode(),
+            producers: log.producers.encode_snapshot(),
+            epochs: log.epochs().encode().into_bytes(),
+            carry,
+            files_checksum: None,
+        }
+    }
 }
 
 /// CRC-32 (`crc32fast`) of offset index, time index, producer snapshot and leader epochs, each behind its

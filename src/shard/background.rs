@@ -252,7 +252,7 @@ pub async fn write_checkpoint(shard: &Rc<Shard>, store: &Rc<Store>) -> io::Resul
     let mut points = Vec::with_capacity(store.replica_count());
     let mut walk = Walk::new(store);
     while let Some(replica) = walk.next().await {
-        let point = point_of(&replica);
+        let point = PartitionPoint::of(&replica.log.borrow(), replica.log_start_decided());
         if point.log_start < replica.log_start_decided() {
             has_log_starts = false; // The next one has it: a point does not begin behind its end.
             store.request_write_out(replica.slot);
@@ -274,17 +274,6 @@ pub async fn write_checkpoint(shard: &Rc<Shard>, store: &Rc<Store>) -> io::Resul
         store.checkpointed(seen);
     }
     Ok(())
-}
-
-fn point_of(replica: &Replica) -> PartitionPoint {
-    let log = replica.log.borrow();
-    let place = log.stored_place();
-    PartitionPoint {
-        log_start: replica.log_start_decided().min(log.stored_end()),
-        flushed_end: log.stored_end(),
-        segment_base: place.segment,
-        file_position: place.file_position,
-    }
 }
 
 impl Shard {

@@ -46,20 +46,7 @@ pub async fn write_final_state(shard: &Rc<Shard>, store: &Rc<Store>) -> io::Resu
 }
 
 pub fn state_of(replica: &Replica) -> PartitionState {
-    let log = replica.log.borrow();
-    let index = log.active_index();
-    PartitionState {
-        active: log.active().base_offset,
-        log_end: log.high_watermark(),
-        first_timestamp: log.active().first_timestamp,
-        offset_index: index.encode_offset_index(),
-        time_index: index.encode_time_index(),
-        checksums: log.active_checksums().encode(),
-        producers: log.producers.encode_snapshot(),
-        epochs: log.epochs().encode().into_bytes(),
-        carry: replica.tail().last_partial_block(),
-        files_checksum: None,
-    }
+    PartitionState::of(&replica.log.borrow(), replica.tail().last_partial_block())
 }
 
 fn files_of(replica: &Replica, state: PartitionState) -> [Replacement; 5] {

@@ -23,7 +23,7 @@ pub async fn write_checkpoint(shell: &Rc<Shell>) -> DiskResult<()> {
     let mut points: BTreeMap<TopicPartition, PartitionPoint> = BTreeMap::new();
     points.extend(shell.unavailable.borrow().iter().filter_map(|(id, point)| Some((*id, (*point)?))));
     for replica in shell.all_replicas() {
-        let point = point_of(&replica);
+        let point = PartitionPoint::of(&replica.log.borrow(), replica.log_start_decided());
         if point.log_start < replica.log_start_decided() {
             has_log_starts = false; // The next one has it: a point does not begin behind its end.
             shell.request_write_out(replica.slot);
@@ -44,17 +44,6 @@ pub async fn write_checkpoint(shell: &Rc<Shell>) -> DiskResult<()> {
         shell.checkpointed(seen);
     }
     Ok(())
-}
-
-fn point_of(replica: &Replica) -> PartitionPoint {
-    let log = replica.log.borrow();
-    let place = log.stored_place();
-    PartitionPoint {
-        log_start: replica.log_start_decided().min(log.stored_end()),
-        flushed_end: log.stored_end(),
-        segment_base: place.segment,
-        file_position: place.file_position,
-    }
 }
 
 pub async fn retain(shell: &Rc<Shell>, replica: &Rc<Replica>) {
@@ -229,18 +218,5 @@ pub async fn write_final_state(shell: &Rc<Shell>) -> DiskResult<()> {
 }
 
 fn state_of(replica: &Replica) -> PartitionState {
-    let log = replica.log.borrow();
-    let index = log.active_index();
-    PartitionState {
-        active: log.active().base_offset,
-        log_end: log.high_watermark(),
-        first_timestamp: log.active().first_timestamp,
-        offset_index: index.encode_offset_index(),
-        time_index: index.encode_time_index(),
-        checksums: log.active_checksums().encode(),
-        producers: log.producers.encode_snapshot(),
-        epochs: log.epochs().encode().into_bytes(),
-        carry: replica.tail.borrow().last_partial_block(),
-        files_checksum: None,
-    }
+    PartitionState::of(&replica.log.borrow(), replica.tail.borrow().last_partial_block())
 }
