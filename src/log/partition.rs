@@ -384,6 +384,13 @@ impl PartitionLog {
         (0..self.closed.len()).take_while(|at| next_base(*at) <= self.log_start).count()
     }
 
+    /// Forgets those of them that are final; the caller removes their files. One that begins at `written`
+    /// or later may still be written to: its roll is not finished on disk, and it goes next time.
+    pub fn drop_final_segments(&mut self, written: Offset) -> Vec<SegmentInfo> {
+        let final_count = self.closed.partition_point(|segment| segment.base_offset < written);
+        self.drop_segments(self.droppable_segments().min(final_count))
+    }
+
     /// Forgets the `count` oldest closed segments; the caller removes their files.
     pub fn drop_segments(&mut self, count: usize) -> Vec<SegmentInfo> {
         self.closed.drain(..count).collect()

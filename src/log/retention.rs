@@ -11,6 +11,7 @@
 //! log start never passes it. The active segment can go by size or age too, when it holds anything;
 //! it is rolled first, so that there always is one.
 
+use crate::log::partition::PartitionLog;
 use crate::log::segment::SegmentInfo;
 use crate::types::{Offset, Timestamp};
 
@@ -52,10 +53,26 @@ pub struct RetentionPlan {
     pub log_start: Offset,
 }
 
+/// What of this log may go now. What is in the journal only has no segment to delete yet.
+pub fn plan_for(log: &PartitionLog, now: Timestamp) -> RetentionPlan {
+    let segments: Vec<SegmentInfo> = log.closed().iter().chain([log.active()]).copied().collect();
+    let bounds = RetentionBounds {
+        log_start: log.log_start().min(log.stored_end()),
+        high_watermark: log.stored_end(),
+        log_end: log.log_end(),
+    };
+    let limits = RetentionLimits {
+        delete: log.config.cleanup.delete,
+        retention_ms: log.config.retention_ms,
+        retention_bytes: log.config.retention_bytes,
+    };
+    plan_retention(&segments, &bounds, &limits, now)
+}
+
 /// `segments` are all of the log, oldest first, the active one last.
 ///
 /// Shape: O(n) in the segments; called every `log.retention.check.interval.ms`.
-pub fn plan_retention(
+fn plan_retention(
     segments: &[SegmentInfo],
     bounds: &RetentionBounds,
     limits: &RetentionLimits,

@@ -4,8 +4,7 @@
 
 use crate::log::checkpoint::{Checkpoint, PartitionPoint};
 use crate::log::data_dir::checkpoint_name;
-use crate::log::retention::{RetentionBounds, RetentionLimits, plan_retention};
-use crate::log::segment::SegmentInfo;
+use crate::log::retention::plan_for;
 use crate::metrics::{MemoryKind, ShardMetrics};
 use crate::shard::Shard;
 use crate::shard::compaction;
@@ -156,23 +155,7 @@ async fn retain_one(shard: &Rc<Shard>, store: &Rc<Store>, replica: &Rc<Replica>)
     {
         tracing::warn!(%error, "a segment's age is its file's: it cannot be read through");
     }
-    let plan = |now| {
-        let log = replica.log.borrow();
-        let segments: Vec<SegmentInfo> = log.closed().iter().chain([log.active()]).copied().collect();
-        let bounds = RetentionBounds {
-            log_start: log.log_start().min(log.stored_end()),
-            // What is in the journal only has no segment to delete yet.
-            high_watermark: log.stored_end(),
-            log_end: log.log_end(),
-        };
-        let limits = RetentionLimits {
-            delete: log.config.cleanup.delete,
-            retention_ms: log.config.retention_ms,
-            retention_bytes: log.config.retention_bytes,
-        };
-        plan_retention(&segments, &bounds, &limits, now)
-    };
-    let mut due = plan(shard.clock.wall());
+    let mut due = plan_for(&replica.log.borrow(), shard.clock.wall());
     if due.delete.is_empty() {
         return;
     }
@@ -219,14 +202,7 @@ async fn retain_one(shard: &Rc<Shard>, store: &Rc<Store>, replica: &Rc<Replica>)
 /// Removes the segments that lie wholly below the log start.
 pub async fn drop_segments(store: &Store, replica: &Rc<Replica>) {
     let Ok(_turn) = replica.replacing.acquire_permit(1).await else { return };
-    let dropped = {
-        let mut log = replica.log.borrow_mut();
-        // A segment whose roll is not finished on disk may still be written to: it goes next time.
-        let written = replica.segments.written();
-        let final_count = log.closed().partition_point(|segment| segment.base_offset < written);
-        let count = log.droppable_segments().min(final_count);
-        log.drop_segments(count)
-    };
+    let dropped = replica.log.borrow_mut().drop_final_segments(replica.segments.written());
     if dropped.is_empty() {
         return;
     }

@@ -8,8 +8,8 @@ use odradek::log::checkpoint::{Checkpoint, PartitionPoint};
 use odradek::log::data_dir::{checkpoint_name, final_state_name};
 use odradek::log::epochs::LEADER_EPOCH_CHECKPOINT;
 use odradek::log::final_state::{FinalStateWriter, PartitionState};
-use odradek::log::retention::{RetentionBounds, RetentionLimits, plan_retention};
-use odradek::log::segment::{SegmentFile, SegmentInfo};
+use odradek::log::retention::plan_for;
+use odradek::log::segment::SegmentFile;
 use odradek::types::{Offset, Timestamp, TopicPartition};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -52,21 +52,7 @@ pub async fn retain(shell: &Rc<Shell>, replica: &Rc<Replica>) {
         return;
     }
     let now = Timestamp(shell.world.wall_ms());
-    let mut due = {
-        let log = replica.log.borrow();
-        let segments: Vec<SegmentInfo> = log.closed().iter().chain([log.active()]).copied().collect();
-        let bounds = RetentionBounds {
-            log_start: log.log_start().min(log.stored_end()),
-            high_watermark: log.stored_end(),
-            log_end: log.log_end(),
-        };
-        let limits = RetentionLimits {
-            delete: log.config.cleanup.delete,
-            retention_ms: log.config.retention_ms,
-            retention_bytes: log.config.retention_bytes,
-        };
-        plan_retention(&segments, &bounds, &limits, now)
-    };
+    let mut due = plan_for(&replica.log.borrow(), now);
     if due.delete.is_empty() {
         return;
     }
@@ -147,13 +133,7 @@ pub async fn delete_records(shell: &Rc<Shell>, replica: &Rc<Replica>, to: Offset
 /// Removes the segments that lie wholly below the log start.
 async fn drop_segments(shell: &Rc<Shell>, replica: &Rc<Replica>) {
     let _turn = replica.replacing.take().await;
-    let dropped = {
-        let mut log = replica.log.borrow_mut();
-        let written = replica.segments.borrow().written;
-        let final_count = log.closed().partition_point(|segment| segment.base_offset < written);
-        let count = log.droppable_segments().min(final_count);
-        log.drop_segments(count)
-    };
+    let dropped = replica.log.borrow_mut().drop_final_segments(replica.segments.borrow().written);
     if dropped.is_empty() {
         return;
     }
