@@ -70,6 +70,9 @@ const COUNTERS: &[(&str, &str, Read)] = &[
     ("connections_failed", "Client connections closed for a failure, most often theirs", |m| {
         m.connections_failed
     }),
+    ("receive_evictions", "Client connections closed for receive memory held without progress", |m| {
+        m.receive_evictions
+    }),
     ("memory_waits", "Times that reading requests had to wait for memory", |m| m.memory_waits),
     ("dma_buffer_fallbacks", "Write buffers that came from the heap, not from the registered pool", |m| {
         m.dma_buffer_fallbacks

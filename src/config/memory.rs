@@ -6,7 +6,7 @@
 //!          '--- registered with the ring -'
 //! ```
 
-use crate::types::limits::RECEIVE_BUFFER_SIZE;
+use crate::types::limits::{RECEIVE_BUFFER_SIZE, RECEIVE_RESERVE_SHARE};
 
 /// How a shard's share of `--memory` is divided.
 #[derive(Clone, Debug)]
@@ -44,15 +44,21 @@ const RINGS_LOCKED_SIZE: u64 = 2 << 20;
 const _: () = assert!(TAIL_SIZE_MAX + READ_SIZE_MAX <= 1 << 30);
 
 impl MemoryPlan {
-    /// The largest request that can be received while nothing else is. One receive buffer is not part
-    /// of it, so that its end and the next request's beginning find room as well.
+    /// Of the memory for requests being received, what is kept for those that one buffer holds.
+    pub fn receive_reserve(receive: usize) -> usize {
+        (receive / RECEIVE_RESERVE_SHARE).max(RECEIVE_BUFFER_SIZE)
+    }
+
+    /// The largest request that can be received while nothing else is.
     pub fn request_size_max(&self) -> usize {
-        self.receive.saturating_sub(RECEIVE_BUFFER_SIZE)
+        self.receive.saturating_sub(MemoryPlan::receive_reserve(self.receive))
     }
 
     /// The budget of a shard from which on a request of that size can be received.
     pub fn budget_for_request(size: usize) -> u64 {
-        (size as u64 + RECEIVE_BUFFER_SIZE as u64) * RECEIVE_SHARE as u64
+        const SHARE: u64 = RECEIVE_RESERVE_SHARE as u64;
+        let receive = (size as u64 * SHARE).div_ceil(SHARE - 1);
+        receive.max(size as u64 + RECEIVE_BUFFER_SIZE as u64) * RECEIVE_SHARE as u64
     }
 
     /// Size of the pool of I/O buffers that an executor registers with its rings, pinned at start.
@@ -92,8 +98,15 @@ mod tests {
             assert!(plan.unflushed <= plan.tail);
             assert!(plan.registered() <= 768 << 20);
         }
-        let budget = MemoryPlan::budget_for_request(100 << 20);
-        assert_eq!(MemoryPlan::new(budget as usize).request_size_max(), 100 << 20);
         assert_eq!(MemoryPlan::new(100 << 30).locked(), 3 * (768 << 20) + (2 << 20));
+    }
+
+    #[test]
+    fn the_budget_for_a_request_is_the_smallest_that_takes_it() {
+        for size in [1 << 10, 1 << 20, 2_000_000, 100 << 20] {
+            let budget = MemoryPlan::budget_for_request(size) as usize;
+            assert!(MemoryPlan::new(budget).request_size_max() >= size, "{size}");
+            assert!(MemoryPlan::new(budget - 4 * RECEIVE_SHARE).request_size_max() < size, "{size}");
+        }
     }
 }

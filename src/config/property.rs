@@ -267,7 +267,7 @@ pub const PROPERTIES: &[Property] = &[
     property!(Kafka "socket.request.max.bytes", Int "SIZE",
         Derived("104857600, or what a core's share of the memory can take in if that is less"),
         |config, text| size(&mut config.socket_request_max_bytes, text, 1024..=INT_MAX),
-        "Largest request. It has to fit into the eighth of a core's memory that is for receiving."),
+        "Largest request. It has to fit into seven eighths of what a core has for receiving, an eighth of its memory."),
     property!(Kafka "max.connections", Int "N", Text("20000"),
         |config, text| {
             config.max_connections = value::integer(text, 1..=i32::MAX as i64)? as usize;

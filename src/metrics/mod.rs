@@ -189,6 +189,8 @@ pub struct ShardMetrics {
     /// Closed with a reason that is not idleness or a stop: what the client sent or failed to do, most
     /// often. One for each warning of it in the log.
     pub connections_failed: u64,
+    /// Of those, the ones that held receive memory without progress while it was short.
+    pub receive_evictions: u64,
     /// Gauge: Fetch requests that wait for data or their deadline.
     pub fetches_parked: u64,
     /// Gauge: partitions owned by the shard.
@@ -257,6 +259,7 @@ impl ShardMetrics {
             connections_accepted: 0,
             connections_refused: 0,
             connections_failed: 0,
+            receive_evictions: 0,
             fetches_parked: 0,
             partitions: 0,
             partitions_offline: 0,

@@ -16,7 +16,6 @@ use crate::shard::store::Store;
 use crate::shard::store::changes::Logged;
 use crate::shard::walk::Walk;
 use crate::types::ShardId;
-use crate::types::limits::RECEIVE_BUFFER_SIZE;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,10 +28,6 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Between two looks at idle connections.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How long half a request may rest while receive memory is short. A client that sends needs
-/// milliseconds between two reads; the longest pauses of a healthy network stay below.
-const STALLED_MAX: Duration = Duration::from_secs(10);
 
 /// Between two looks at deleted files that are due; well below `file.delete.delay.ms` as it is used.
 const REMOVAL_INTERVAL: Duration = Duration::from_millis(500);
@@ -73,14 +68,10 @@ pub fn start(shard: &Rc<Shard>, queue: glommio::TaskQueueHandle) {
     spawn_every(shard, queue, PRODUCER_CHECK_INTERVAL, |shard| async move {
         expire_producers(&shard).await;
     });
-    let idle_max = shard.config.connections_max_idle;
-    let interval = IDLE_CHECK_INTERVAL.min(idle_max.unwrap_or(IDLE_CHECK_INTERVAL));
-    spawn_every(shard, queue, interval, move |shard| async move {
-        if let Some(idle_max) = idle_max {
-            close_idle(&shard, idle_max);
-        }
-        close_stalled(&shard);
-    });
+    if let Some(idle_max) = shard.config.connections_max_idle {
+        let interval = IDLE_CHECK_INTERVAL.min(idle_max);
+        spawn_every(shard, queue, interval, move |shard| async move { close_idle(&shard, idle_max) });
+    }
 }
 
 fn spawn_every<F: Future<Output = ()> + 'static>(
@@ -108,21 +99,6 @@ fn close_idle(shard: &Shard, idle_max: Duration) {
     for connection in shard.connections() {
         if connection.idle_since().is_some_and(|since| now.since(since) >= idle_max) {
             connection.close(&CloseReason::Idle);
-        }
-    }
-}
-
-/// While receive memory is short, half a request that does not go on costs its own connection, not
-/// those that wait for a buffer.
-fn close_stalled(shard: &Shard) {
-    if shard.receive_memory.has_room(RECEIVE_BUFFER_SIZE) {
-        return;
-    }
-    let now = shard.clock.mono();
-    for connection in shard.connections() {
-        let waited = connection.stalled_since().map_or(Duration::ZERO, |since| now.since(since));
-        if waited >= STALLED_MAX {
-            connection.close(&CloseReason::Stalled { waited });
         }
     }
 }

@@ -21,11 +21,11 @@ use crate::metrics::ShardMetrics;
 use crate::shard::Shard;
 use crate::shard::api::{self, RequestContext};
 use crate::shard::event::{Broadcast, Signal};
-use crate::shard::receive::{Growth, ReceiveCharge};
+use crate::shard::receive::{Growth, Holder, HolderState, ReceiveBuffer, Received, slowest};
 use crate::shard::response::{Response, WriteCursor};
 use crate::types::limits::{
     CONNECTION_INFLIGHT_BYTES_MAX, CONNECTION_REQUESTS_MAX, CONNECTION_RESPONSE_BYTES_MAX,
-    RECEIVE_BUFFER_SIZE, SOCKET_SLICES_MAX, SOCKET_WRITE_SIZE_MAX,
+    RECEIVE_RELIEF_INTERVAL, RECEIVE_STARVED_MAX, SOCKET_SLICES_MAX, SOCKET_WRITE_SIZE_MAX,
 };
 use crate::types::{Mono, ShardId};
 use futures::future::select;
@@ -72,8 +72,8 @@ pub enum CloseReason {
     NoReceiveMemory { size: usize, waited: Duration },
     #[error("idle for longer than connections.max.idle.ms")]
     Idle,
-    #[error("no byte of an unfinished request came within {waited:?}, and receive memory is short")]
-    Stalled { waited: Duration },
+    #[error("no progress for {waited:?} with {held} bytes of receive memory, which is short")]
+    HoldsReceiveMemory { held: usize, waited: Duration },
     #[error("the broker is stopping")]
     Stopping,
     #[error("socket: {0}")]
@@ -126,8 +126,10 @@ pub struct Connection {
     closed: Cell<bool>,
     /// When the socket last took or gave a byte.
     last_active: Cell<Mono>,
-    /// A frame is received in part.
-    holds_buffer: Cell<bool>,
+    /// What has come of the next request while more is waited for.
+    receive: RefCell<Option<ReceiveBuffer>>,
+    /// What it holds of receive memory while it waits for something else than its socket.
+    held: Cell<Option<Holder>>,
     /// Parked fetches, to be woken when the connection ends. Bounded by its requests in flight.
     parked: RefCell<Vec<Weak<Signal>>>,
     /// The shard's.
@@ -173,7 +175,8 @@ impl Connection {
             fetching_bytes: Cell::new(0),
             closed: Cell::new(false),
             last_active: Cell::new(now),
-            holds_buffer: Cell::new(false),
+            receive: RefCell::default(),
+            held: Cell::new(None),
             parked: RefCell::default(),
             metrics,
         })
@@ -248,9 +251,18 @@ impl Connection {
         (!waits).then(|| self.last_active.get())
     }
 
-    /// The same for a client that has sent half a frame: it holds receive memory.
-    pub fn stalled_since(&self) -> Option<Mono> {
-        self.idle_since().filter(|_| self.holds_buffer.get())
+    /// What it holds of receive memory, unless it is being served with it.
+    fn holder(&self) -> Option<Holder> {
+        if let Some(buffer) = &*self.receive.borrow() {
+            let state = HolderState::Client { since: buffer.step_since() };
+            return Some(Holder { held: buffer.size(), state });
+        }
+        let holder = self.held.get()?;
+        match holder.state {
+            // It waits until its client takes answers, and not for those that are being made.
+            HolderState::Client { .. } => self.idle_since().map(|_| holder),
+            HolderState::Growing { .. } => Some(holder),
+        }
     }
 
     /// Requests are being served, or their answers have not left.
@@ -318,6 +330,7 @@ impl Connection {
 pub async fn serve(shard: Rc<Shard>, connection: Rc<Connection>) {
     let writer = shard.spawn(write_answers(shard.clone(), connection.clone()));
     let result = read_requests(&shard, &connection).await;
+    connection.receive.take();
     match result {
         Ok(()) => connection.shutdown(),
         Err(reason) => connection.close(&reason),
@@ -326,49 +339,23 @@ pub async fn serve(shard: Rc<Shard>, connection: Rc<Connection>) {
     shard.connection_ended(&connection);
 }
 
-/// A receive buffer and how much of it is filled.
-struct Receive {
-    bytes: Vec<u8>,
-    start: usize,
-    end: usize,
-    charge: ReceiveCharge,
-}
-
 async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<(), CloseReason> {
-    let mut receive: Option<Receive> = None;
     loop {
-        while connection.must_wait() && !connection.is_closed() {
-            connection.drained.notified().await;
-        }
-        shard.wait_for_room().await;
-        if connection.is_closed() {
-            return Ok(());
-        }
-        let received = poll_read(shard, connection, &mut receive).await?;
-        if received == 0 {
+        if !may_go_on(shard, connection, 0).await || !poll_read(shard, connection).await? {
             return Ok(());
         }
         connection.last_active.set(shard.clock.mono());
-        let buffer = receive.as_mut().expect("bytes were received into it");
-        buffer.end += received;
+        let mut buffer = connection.receive.borrow_mut().take().expect("bytes were received into it");
         loop {
-            let filled = &buffer.bytes[buffer.start..buffer.end];
-            match frame::next_frame(filled, shard.config.socket_request_max_bytes)? {
-                frame::Frame::Complete { body } => {
-                    let frame = buffer.start + body.start..buffer.start + body.end;
-                    buffer.start += body.end;
-                    dispatch(shard, connection, &mut buffer.bytes[frame]).await?;
-                    while connection.must_wait() && !connection.is_closed() {
-                        shard.stores.pump();
-                        connection.drained.notified().await;
-                    }
-                    shard.wait_for_room().await;
-                    if connection.is_closed() {
+            match buffer.next(shard.config.socket_request_max_bytes)? {
+                Received::Request(frame) => {
+                    dispatch(shard, connection, buffer.bytes_mut(frame)).await?;
+                    if !may_go_on(shard, connection, buffer.size()).await {
                         return Ok(());
                     }
                 }
-                frame::Frame::Need { size } => {
-                    if !make_room(shard, connection, buffer, size).await? {
+                Received::Part { needed } => {
+                    if !buffer.is_empty() && !make_room(shard, connection, &mut buffer, needed).await? {
                         return Ok(());
                     }
                     break;
@@ -376,58 +363,80 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result
             }
         }
         shard.stores.pump();
-        if buffer.start == buffer.end {
-            connection.holds_buffer.set(false);
-            shard.return_receive_buffer(receive.take().map(|receive| receive.bytes));
+        if buffer.is_empty() {
+            shard.return_receive_buffer(buffer.into_bytes());
+        } else {
+            *connection.receive.borrow_mut() = Some(buffer);
         }
         // Between two reads every other connection of the core gets its turn.
         glommio::executor().yield_now().await;
     }
 }
 
+/// Waits while too much is in flight. `held`: bytes of the receive buffer that waits with it. False if the
+/// connection ended meanwhile.
+async fn may_go_on(shard: &Rc<Shard>, connection: &Connection, held: usize) -> bool {
+    if connection.must_wait() {
+        let state = HolderState::Client { since: shard.clock.mono() };
+        connection.held.set((held > 0).then_some(Holder { held, state }));
+        while connection.must_wait() && !connection.is_closed() {
+            shard.stores.pump();
+            connection.drained.notified().await;
+        }
+        connection.held.set(None);
+    }
+    shard.wait_for_room().await;
+    !connection.is_closed()
+}
+
 /// Reads into the connection's buffer, or into one of the pool's that it gives back at once when the
-/// socket has nothing: a silent connection holds none.
-async fn poll_read(
-    shard: &Rc<Shard>,
-    connection: &Rc<Connection>,
-    receive: &mut Option<Receive>,
-) -> Result<usize, CloseReason> {
-    let mut waited = false;
+/// socket has nothing: a silent connection holds none. False at the end of the connection.
+async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<bool, CloseReason> {
+    let mut waiting_since: Option<Mono> = None;
     loop {
         let polled = poll_fn(|cx| {
             let mut stream = connection.stream.borrow_mut();
-            if let Some(buffer) = receive {
-                let free = &mut buffer.bytes[buffer.end..];
-                return Pin::new(&mut *stream).poll_read(cx, free).map(Some);
+            let mut receive = connection.receive.borrow_mut();
+            if let Some(buffer) = &mut *receive {
+                let polled = Pin::new(&mut *stream).poll_read(cx, buffer.free());
+                if let Poll::Ready(Ok(size)) = polled {
+                    buffer.filled(size);
+                }
+                return polled.map(Some);
             }
             // Asked when the socket has news, not when the wait for it began: others may have taken
             // the room meanwhile.
-            if !shard.receive_memory.has_room(RECEIVE_BUFFER_SIZE) {
+            if !shard.receive_memory.has_first_buffer() {
                 return Poll::Ready(None);
             }
             let mut bytes = shard.take_receive_buffer();
             let polled = Pin::new(&mut *stream).poll_read(cx, &mut bytes);
             match polled {
                 Poll::Ready(Ok(size)) if size > 0 => {
-                    let charge = shard.receive_memory.take(bytes.len());
-                    *receive = Some(Receive { bytes, start: 0, end: 0, charge });
-                    connection.holds_buffer.set(true);
+                    let mut buffer = ReceiveBuffer::new(bytes, &shard.receive_memory, shard.clock.mono());
+                    buffer.filled(size);
+                    *receive = Some(buffer);
                 }
-                _ => shard.return_receive_buffer(Some(bytes)),
+                _ => shard.return_receive_buffer(bytes),
             }
             polled.map(Some)
         })
         .await;
         match polled {
-            None if connection.is_closed() => return Ok(0),
+            None if connection.is_closed() => return Ok(false),
             None => {
-                if !std::mem::replace(&mut waited, true) {
+                let now = shard.clock.mono();
+                if waiting_since.is_none() {
                     shard.metrics.borrow_mut().memory_waits += 1;
                 }
-                freed_or_closed(shard, connection).await;
+                let waited = now.since(*waiting_since.get_or_insert(now));
+                relieve(shard, waited >= RECEIVE_STARVED_MAX);
+                if !shard.receive_memory.has_first_buffer() {
+                    freed_or_closed(shard, connection, RECEIVE_RELIEF_INTERVAL).await;
+                }
             }
-            Some(Ok(size)) => return Ok(size),
-            Some(Err(error)) if connection.is_closed() || is_disconnect(&error) => return Ok(0),
+            Some(Ok(size)) => return Ok(size > 0),
+            Some(Err(error)) if connection.is_closed() || is_disconnect(&error) => return Ok(false),
             Some(Err(error)) => return Err(error.into()),
         }
     }
@@ -440,61 +449,83 @@ fn is_disconnect(error: &io::Error) -> bool {
     )
 }
 
-/// Waits until receive memory was given back or the connection has ended. It may also just return.
-async fn freed_or_closed(shard: &Shard, connection: &Connection) {
-    select(pin!(shard.receive_memory.freed.notified()), pin!(connection.drained.notified())).await;
+/// Waits until receive memory was given back, the connection has ended, or some time has gone by.
+async fn freed_or_closed(shard: &Shard, connection: &Connection, at_most: Duration) {
+    let (freed, closed) = (pin!(shard.receive_memory.freed.notified()), pin!(connection.drained.notified()));
+    select(pin!(glommio::timer::sleep(at_most)), select(freed, closed)).await;
 }
 
-/// Makes the buffer large enough for the frame that begins at its start. False if the connection ended
-/// meanwhile.
+/// Receive memory is short: takes back what is held without need, else closes who makes the least of it.
+/// `is_starved`: not even first buffers are left, for longer than a moment.
+fn relieve(shard: &Shard, is_starved: bool) {
+    let now = shard.clock.mono();
+    if !shard.receive_memory.begin_relief(now) {
+        return;
+    }
+    let connections = shard.connections();
+    let mut shrunk = false;
+    for connection in &connections {
+        let bytes = connection.receive.borrow_mut().as_mut().and_then(ReceiveBuffer::shrink);
+        if let Some(bytes) = bytes {
+            shard.return_receive_buffer(bytes);
+            shrunk = true;
+        }
+    }
+    if shrunk {
+        return;
+    }
+    let holders = connections.iter().map(|connection| connection.holder());
+    if let Some((at, holder, waited)) = slowest(holders, is_starved, now) {
+        shard.metrics.borrow_mut().receive_evictions += 1;
+        connections[at].close(&CloseReason::HoldsReceiveMemory { held: holder.held, waited });
+    }
+}
+
+/// Makes room for more of the frame that begins in the buffer. False if the connection ended meanwhile.
 async fn make_room(
     shard: &Rc<Shard>,
     connection: &Connection,
-    buffer: &mut Receive,
+    buffer: &mut ReceiveBuffer,
     needed: usize,
 ) -> Result<bool, CloseReason> {
-    let filled = buffer.end - buffer.start;
-    if buffer.start + needed <= buffer.bytes.len() && buffer.end < buffer.bytes.len() {
+    let asked = shard.clock.mono();
+    buffer.make_room(needed, asked);
+    let more = buffer.wants(needed);
+    if more == 0 {
         return Ok(true);
     }
-    if needed > buffer.bytes.len() {
-        let more = needed - buffer.bytes.len();
-        if !wait_to_grow(shard, connection, &buffer.charge, more).await? {
-            return Ok(false);
-        }
-        buffer.charge.grow(more);
-        let mut bytes = vec![0; needed];
-        bytes[..filled].copy_from_slice(&buffer.bytes[buffer.start..buffer.end]);
-        buffer.bytes = bytes;
-        (buffer.start, buffer.end) = (0, filled);
-        return Ok(true);
+    let left = needed - buffer.size();
+    let state = HolderState::Growing { since: asked, left };
+    connection.held.set(Some(Holder { held: buffer.size(), state }));
+    let may_grow = wait_to_grow(shard, connection, buffer, more, needed, asked).await;
+    connection.held.set(None);
+    if may_grow? {
+        buffer.grow(more, shard.clock.mono());
     }
-    buffer.bytes.copy_within(buffer.start..buffer.end, 0);
-    buffer.start = 0;
-    buffer.end = filled;
-    Ok(true)
+    Ok(!connection.is_closed())
 }
 
 /// Waits until `more` may be taken. False if the connection ended meanwhile.
 async fn wait_to_grow(
     shard: &Rc<Shard>,
     connection: &Connection,
-    held: &ReceiveCharge,
+    buffer: &mut ReceiveBuffer,
     more: usize,
+    needed: usize,
+    asked: Mono,
 ) -> Result<bool, CloseReason> {
-    let asked = shard.clock.mono();
     let mut counted = false;
     loop {
         let waited = shard.clock.mono().since(asked);
-        match held.may_grow(more, waited) {
+        match buffer.may_grow(more, needed, waited) {
             Growth::Now => return Ok(true),
             Growth::Refused => return Err(CloseReason::NoReceiveMemory { size: more, waited }),
             Growth::Wait(at_most) => {
                 if !std::mem::replace(&mut counted, true) {
                     shard.metrics.borrow_mut().memory_waits += 1;
                 }
-                let timer = pin!(glommio::timer::sleep(at_most));
-                select(timer, pin!(freed_or_closed(shard, connection))).await;
+                relieve(shard, false);
+                freed_or_closed(shard, connection, at_most.min(RECEIVE_RELIEF_INTERVAL)).await;
             }
         }
         if connection.is_closed() {

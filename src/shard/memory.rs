@@ -70,6 +70,12 @@ impl Charge {
         self.meter.used.set(self.meter.used.get() + more);
         self.size += more;
     }
+
+    pub fn shrink(&mut self, less: usize) {
+        assert!(less <= self.size, "more is given back than was taken");
+        self.meter.used.set(self.meter.used.get() - less);
+        self.size -= less;
+    }
 }
 
 impl Drop for Charge {

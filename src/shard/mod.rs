@@ -90,15 +90,12 @@ use crate::shard::receive::ReceiveMemory;
 use crate::shard::replica::{Replica, Watcher};
 use crate::shard::stores::Stores;
 use crate::shard::watches::{RemoteWatches, WatchKey};
-use crate::types::limits::{FETCH_SESSION_PARTITIONS_MAX, RECEIVE_BUFFER_SIZE};
+use crate::types::limits::{FETCH_SESSION_PARTITIONS_MAX, RECEIVE_BUFFER_SIZE, RECEIVE_BUFFERS_KEPT};
 use crate::types::{LogDirIndex, NodeId, ShardId, TopicPartition};
 use glommio::sync::Semaphore;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-
-/// Receive buffers kept for reuse; each read takes one.
-const RECEIVE_BUFFERS_KEPT: usize = 8;
 
 /// Lives: one per core, as long as the process.
 pub struct Shard {
@@ -248,12 +245,9 @@ impl Shard {
         kept.unwrap_or_else(|| vec![0; RECEIVE_BUFFER_SIZE])
     }
 
-    fn return_receive_buffer(&self, buffer: Option<Vec<u8>>) {
+    fn return_receive_buffer(&self, buffer: Vec<u8>) {
         let mut kept = self.receive_buffers.borrow_mut();
-        if let Some(buffer) = buffer
-            && buffer.len() == RECEIVE_BUFFER_SIZE
-            && kept.len() < RECEIVE_BUFFERS_KEPT
-        {
+        if buffer.len() == RECEIVE_BUFFER_SIZE && kept.len() < RECEIVE_BUFFERS_KEPT {
             kept.push(buffer);
         }
     }

@@ -4,6 +4,8 @@
 //! `config`; what stands here is the most that any configuration can ask for, or a size that the
 //! layout of buffers depends on.
 
+use std::time::Duration;
+
 /// Bytes. Every direct read and write is a multiple of this at a multiple of this; the largest
 /// sector size among the file systems and devices we support.
 pub const IO_ALIGNMENT: usize = 4096;
@@ -20,6 +22,34 @@ pub const CATCH_UP_TURN_SIZE_MAX: usize = 8 << 20;
 
 /// Bytes of one receive buffer. Many requests per read; still inside a core's L2 cache.
 pub const RECEIVE_BUFFER_SIZE: usize = 256 << 10;
+
+/// Receive buffers that a shard keeps for reuse; each read takes one.
+pub const RECEIVE_BUFFERS_KEPT: usize = 8;
+
+/// Bytes. A smaller read from a socket goes through a buffer of the runtime's own, and may still be under
+/// way when it is looked at again; no read that may be resumed with more room is that small.
+pub const SOCKET_READ_SIZE_MIN: usize = 8 << 10;
+
+/// One part of so many of a shard's receive memory is kept for first buffers, so that small requests are
+/// received whatever large ones hold.
+pub const RECEIVE_RESERVE_SHARE: usize = 8;
+
+/// How long a request that is larger than a receive buffer waits for more memory. Longer than
+/// [`RECEIVE_STEP_TIME_MAX`], so that slow ones go first.
+pub const RECEIVE_GROW_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// How long a request may take to fill the memory that it was given, while others wait for some. A client
+/// that sends needs milliseconds between two reads; the longest pauses of a healthy network stay below.
+pub const RECEIVE_STEP_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long requests wait for a first buffer before large ones that wait for more have to go.
+pub const RECEIVE_STARVED_MAX: Duration = Duration::from_secs(1);
+
+/// Between two looks of a waiting connection for some that hold receive memory and do not use it.
+pub const RECEIVE_RELIEF_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Between two such looks of a shard: each goes over all of its connections.
+pub const RECEIVE_RELIEF_PAUSE: Duration = Duration::from_millis(50);
 
 /// Bytes of one tail buffer: the largest piece of a partition's newest records that is kept
 /// together, written together and dropped together.
@@ -127,6 +157,8 @@ pub const OFFSET_MAP_SIZE_MIN: usize = 64 << 10;
 /// Bytes that compaction reads at once; more only where one batch is larger.
 pub const COMPACTION_READ_SIZE: usize = 256 << 10;
 
+const _: () = assert!(SOCKET_READ_SIZE_MIN * 4 <= RECEIVE_BUFFER_SIZE);
+const _: () = assert!(RECEIVE_GROW_WAIT_MAX.as_millis() > RECEIVE_STEP_TIME_MAX.as_millis());
 const _: () = assert!(OFFSET_MAP_SIZE_MIN <= OFFSET_MAP_SIZE_MAX);
 const _: () = assert!(COMPACTION_READ_SIZE.is_multiple_of(IO_ALIGNMENT));
 const _: () = assert!(COMPACTION_READ_SIZE <= IO_SIZE_MAX);

@@ -69,36 +69,96 @@ fn half_a_request_and_silence_hold_up_nobody() {
     }
 }
 
-/// All memory for receiving is held by requests of which half has come. Who comes then is not refused but
-/// waits, be it for a first buffer or for a larger one, and goes on with what others give back.
+/// Receive memory of one core with the least budget: an eighth of 64 MiB.
+const RECEIVE_MEMORY: u64 = 8 << 20;
+const RECEIVE_BUFFERS: usize = 32;
+
+fn with_little_receive_memory() -> Broker {
+    Broker::start_with(Options::new(Routing::Node).cores(1).memory("64MiB"))
+}
+
+/// A value of the first core.
+fn metric(broker: &Broker, name: &str) -> u64 {
+    let text = broker.admin_get("/metrics").1;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    value.unwrap_or_else(|| panic!("{name} is missing in\n{text}"))
+}
+
+fn receive_memory_held(broker: &Broker) -> u64 {
+    metric(broker, "odradek_memory_bytes{shard=\"0\",kind=\"receive\"}")
+}
+
+fn memory_waits(broker: &Broker) -> u64 {
+    metric(broker, "odradek_memory_waits_total{shard=\"0\"}")
+}
+
+/// A produce request of some 200 KB: a receive buffer holds it, and most of the buffer is needed.
+fn filling_request() -> Vec<u8> {
+    let batch = Batch::of(&[vec![1; 200_000]], now_ms());
+    frame(Client::PRODUCE_VERSION, 1, &Client::produce_request("large", 0, batch.bytes()))
+}
+
+/// What they announce and do not send is no memory, however many they are and however slowly they go on.
 #[test]
-fn whoever_waits_for_receive_memory_is_served_once_there_is_some() {
-    const BUFFERS: usize = 32; // The eighth of 64 MiB, at 256 KiB each.
-    let options = Options::new(Routing::Node).cores(1).memory("64MiB");
-    let mut broker = Broker::start_with(options);
+fn requests_that_hardly_come_leave_receive_memory_to_others() {
+    let mut broker = with_little_receive_memory();
     let mut client = Client::connect(&broker);
     client.create_topic("large", 1, &[]);
-    let metric = |name: &str| {
-        let text = broker.admin_get("/metrics").1;
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
-        value.unwrap_or_else(|| panic!("{name} is missing in\n{text}"))
-    };
-    let held = || metric("odradek_memory_bytes{shard=\"0\",kind=\"receive\"}");
-    let waits = || metric("odradek_memory_waits_total{shard=\"0\"}");
+    let started = std::time::Instant::now();
+    let mut large: Vec<Connection> = [5_000_000i32, 3_000_000].map(|size| announce(&broker, size)).into();
     let request = frame(9, 1, &MetadataRequest::default());
     let (first_half, second_half) = request.split_at(request.len() / 2);
-    let mut half: Vec<Connection> = (0..BUFFERS).map(|_| Connection::open(broker.port())).collect();
+    let mut half: Vec<Connection> =
+        (0..4 * RECEIVE_BUFFERS).map(|_| Connection::open(broker.port())).collect();
     for connection in &mut half {
         connection.send_bytes(first_half).expect("the broker reads");
     }
-    wait_for("all receive memory to be held", || (held() == (BUFFERS as u64) << 18).then_some(()));
-    assert_eq!(waits(), 0);
+    for number in 0..20 {
+        large.iter_mut().for_each(|connection| connection.send_bytes(&[0]).expect("the broker reads"));
+        client.produce("large", 0, &Batch::of(&[vec![1; 900_000]], now_ms()));
+        let mut late = Connection::open(broker.port());
+        late.call(0, &ApiVersionsRequest::default());
+        assert!(receive_memory_held(&broker) < RECEIVE_MEMORY, "round {number}");
+    }
+    assert!(started.elapsed() < SOON, "nobody waited for them");
+    for connection in &mut half {
+        connection.send_bytes(second_half).expect("the broker reads");
+        connection.receive_frame().expect("it is answered");
+    }
+    assert_eq!(metric(&broker, "odradek_receive_evictions_total{shard=\"0\"}"), 0);
+    broker.stop();
+}
+
+/// The prefix of a frame and no more.
+fn announce(broker: &Broker, size: i32) -> Connection {
+    let mut connection = Connection::open(broker.port());
+    connection.send_bytes(&size.to_be_bytes()).expect("the broker reads");
+    connection
+}
+
+/// All memory for receiving is held by requests of which most has come. Who comes then is not refused but
+/// waits, be it for a first buffer or for a larger one, and goes on with what others give back.
+#[test]
+fn whoever_waits_for_receive_memory_is_served_once_there_is_some() {
+    let mut broker = with_little_receive_memory();
+    let mut client = Client::connect(&broker);
+    client.create_topic("large", 1, &[]);
+    let request = filling_request();
+    let (first_part, last_part) = request.split_at(150_000);
+    let mut half: Vec<Connection> = (0..RECEIVE_BUFFERS).map(|_| Connection::open(broker.port())).collect();
+    for connection in &mut half {
+        connection.send_bytes(first_part).expect("the broker reads");
+    }
+    wait_for("all receive memory to be held", || {
+        (receive_memory_held(&broker) == RECEIVE_MEMORY).then_some(())
+    });
+    assert_eq!(memory_waits(&broker), 0);
     let mut late = Connection::open(broker.port());
     late.send(0, &ApiVersionsRequest::default()).expect("the system takes it");
-    wait_for("a connection that waits", || (waits() == 1).then_some(()));
+    wait_for("a connection that waits", || (memory_waits(&broker) == 1).then_some(()));
 
-    let mut finish = |connection: &mut Connection| {
-        connection.send_bytes(second_half).expect("the broker reads");
+    let finish = |connection: &mut Connection| {
+        connection.send_bytes(last_part).expect("the broker reads");
         connection.receive_frame().expect("it is answered");
     };
     finish(&mut half[0]);
@@ -108,12 +168,47 @@ fn whoever_waits_for_receive_memory_is_served_once_there_is_some() {
     let mut large = Connection::open(broker.port());
     let produce = Client::produce_request("large", 0, batch.bytes());
     large.send(Client::PRODUCE_VERSION, &produce).expect("the system takes it");
-    wait_for("a request that waits to grow", || (waits() == 2).then_some(()));
-    half.iter_mut().skip(1).take(3).for_each(&mut finish);
+    wait_for("a request that waits to grow", || (memory_waits(&broker) >= 2).then_some(()));
+    half.iter_mut().skip(1).for_each(finish);
     let produced = large.receive::<ProduceRequest>(Client::PRODUCE_VERSION).expect("it is answered");
     assert_eq!(Client::partition_answer(&produced).error_code, 0);
-    half.iter_mut().skip(4).for_each(finish);
-    wait_for("all of it to be given back", || (held() == 0).then_some(()));
+    wait_for("all of it to be given back", || (receive_memory_held(&broker) == 0).then_some(()));
+    broker.stop();
+}
+
+/// A byte now and then is no progress.
+#[test]
+fn who_holds_receive_memory_and_hardly_goes_on_has_to_go() {
+    const BYTE_INTERVAL: Duration = Duration::from_millis(500);
+    let mut broker = with_little_receive_memory();
+    let mut client = Client::connect(&broker);
+    client.create_topic("large", 1, &[]);
+    let request = filling_request();
+    let mut slow: Vec<Connection> = (0..RECEIVE_BUFFERS).map(|_| Connection::open(broker.port())).collect();
+    for connection in &mut slow {
+        connection.send_bytes(&request[..150_000]).expect("the broker reads");
+    }
+    wait_for("all receive memory to be held", || {
+        (receive_memory_held(&broker) == RECEIVE_MEMORY).then_some(())
+    });
+    let (served, is_served) = std::sync::mpsc::channel();
+    let port = broker.port();
+    let late = std::thread::spawn(move || {
+        let mut late = Connection::open(port);
+        late.call(0, &ApiVersionsRequest::default());
+        let _ = served.send(());
+    });
+    let mut sent = 0;
+    while is_served.recv_timeout(BYTE_INTERVAL).is_err() {
+        sent += 1;
+        assert!(sent < 100, "it is not served");
+        for connection in &mut slow {
+            let _ = connection.send_bytes(&request[150_000 + sent..][..1]);
+        }
+    }
+    late.join().expect("it was served");
+    assert!(metric(&broker, "odradek_receive_evictions_total{shard=\"0\"}") > 0);
+    assert!(broker.log().contains("bytes of receive memory, which is short"), "the reason is logged");
     broker.stop();
 }
 
