@@ -10,7 +10,8 @@
 //!
 //! Two tasks a connection, neither ever cancelled in a read: one reads and dispatches, one writes.
 //! A connection ends by shutting its socket down, which both notice. What breaks the protocol closes
-//! this connection with a logged reason and nothing else.
+//! this connection with a logged reason and nothing else. When the broker stops, nothing more is read,
+//! what was read is answered, and the client gets to see the end of its answers.
 
 use crate::codec::api::produce::ProduceError;
 use crate::codec::api::request::RequestError;
@@ -25,7 +26,7 @@ use crate::shard::receive::{Growth, Holder, HolderState, ReceiveBuffer, Received
 use crate::shard::response::{Response, WriteCursor};
 use crate::types::limits::{
     CONNECTION_INFLIGHT_BYTES_MAX, CONNECTION_REQUESTS_MAX, CONNECTION_RESPONSE_BYTES_MAX,
-    RECEIVE_RELIEF_INTERVAL, RECEIVE_STARVED_MAX, SOCKET_SLICES_MAX, SOCKET_WRITE_SIZE_MAX,
+    RECEIVE_RELIEF_INTERVAL, RECEIVE_STARVED_MAX, SOCKET_SLICES_MAX, SOCKET_WRITE_SIZE_MAX, STOP_LINGER_MAX,
 };
 use crate::types::{Mono, ShardId};
 use futures::future::select;
@@ -38,7 +39,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 /// Which address a client came in by.
@@ -118,7 +119,10 @@ pub struct Connection {
     stream: RefCell<TcpStream>,
     answers: RefCell<Answers>,
     writer: Signal,
+    /// Wakes its reader where it waits for anything but the socket.
     drained: Signal,
+    /// Wakes it where it waits for the socket.
+    reader: RefCell<Option<Waker>>,
     /// Signalled when answers have left, for fetches that wait for room.
     answers_left: Broadcast,
     /// What fetches in progress may come to.
@@ -171,6 +175,7 @@ impl Connection {
             answers: RefCell::default(),
             writer: Signal::default(),
             drained: Signal::default(),
+            reader: RefCell::default(),
             answers_left: Broadcast::default(),
             fetching_bytes: Cell::new(0),
             closed: Cell::new(false),
@@ -232,6 +237,29 @@ impl Connection {
         }
     }
 
+    /// The broker stops: the reader looks at once.
+    pub fn begin_stop(&self) {
+        self.drained.notify();
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// Its reader is about to wait for the socket.
+    fn keep_reader(&self, waker: &Waker) {
+        let mut kept = self.reader.borrow_mut();
+        if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
+            *kept = Some(waker.clone());
+        }
+    }
+
+    /// The client sees the end behind what was written; it may still send.
+    fn end_writing(&self) {
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&*self.stream.borrow());
+        // SAFETY: the descriptor belongs to `stream`, which lives as long as `self`.
+        unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+    }
+
     /// `signal` is notified when the connection ends.
     pub fn wake_at_close(&self, signal: &Rc<Signal>) {
         let mut parked = self.parked.borrow_mut();
@@ -266,7 +294,7 @@ impl Connection {
     }
 
     /// Requests are being served, or their answers have not left.
-    pub fn is_busy(&self) -> bool {
+    fn is_busy(&self) -> bool {
         let answers = self.answers.borrow();
         !answers.queue.is_empty() || answers.response_bytes > 0
     }
@@ -332,11 +360,42 @@ pub async fn serve(shard: Rc<Shard>, connection: Rc<Connection>) {
     let result = read_requests(&shard, &connection).await;
     connection.receive.take();
     match result {
+        Ok(()) if shard.is_stopping() => {
+            finish_answers(&shard, &connection).await;
+            connection.close(&CloseReason::Stopping);
+        }
         Ok(()) => connection.shutdown(),
         Err(reason) => connection.close(&reason),
     }
     writer.await;
     shard.connection_ended(&connection);
+}
+
+/// Waits until everything that was taken is answered, and lets the client have the answers: a socket that
+/// is closed with unread bytes in it takes back what the client has not received yet.
+async fn finish_answers(shard: &Rc<Shard>, connection: &Connection) {
+    while connection.is_busy() && !connection.is_closed() {
+        shard.stores.pump();
+        connection.drained.notified().await;
+    }
+    let is_quiet = shard.clock.mono().since(connection.last_active.get()) >= STOP_LINGER_MAX;
+    if is_quiet || connection.is_closed() {
+        return;
+    }
+    connection.end_writing();
+    let dropped = poll_fn(|cx| {
+        let mut bytes = shard.take_receive_buffer();
+        let polled = Pin::new(&mut *connection.stream.borrow_mut()).poll_read(cx, &mut bytes);
+        shard.return_receive_buffer(bytes);
+        match polled {
+            Poll::Ready(Ok(size)) if size > 0 => {
+                cx.waker().wake_by_ref(); // The others have their turn first.
+                Poll::Pending
+            }
+            polled => polled.map(drop),
+        }
+    });
+    select(pin!(glommio::timer::sleep(STOP_LINGER_MAX)), pin!(dropped)).await;
 }
 
 async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<(), CloseReason> {
@@ -390,17 +449,23 @@ async fn may_go_on(shard: &Rc<Shard>, connection: &Connection, held: usize) -> b
 }
 
 /// Reads into the connection's buffer, or into one of the pool's that it gives back at once when the
-/// socket has nothing: a silent connection holds none. False at the end of the connection.
+/// socket has nothing: a silent connection holds none. False at the end of the connection, and once the
+/// broker stops.
 async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<bool, CloseReason> {
     let mut waiting_since: Option<Mono> = None;
     loop {
         let polled = poll_fn(|cx| {
+            if shard.is_stopping() {
+                return Poll::Ready(Some(Ok(0)));
+            }
             let mut stream = connection.stream.borrow_mut();
             let mut receive = connection.receive.borrow_mut();
             if let Some(buffer) = &mut *receive {
                 let polled = Pin::new(&mut *stream).poll_read(cx, buffer.free());
-                if let Poll::Ready(Ok(size)) = polled {
-                    buffer.filled(size);
+                match polled {
+                    Poll::Ready(Ok(size)) => buffer.filled(size),
+                    Poll::Ready(Err(_)) => {}
+                    Poll::Pending => connection.keep_reader(cx.waker()),
                 }
                 return polled.map(Some);
             }
@@ -418,6 +483,9 @@ async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<boo
                     *receive = Some(buffer);
                 }
                 _ => shard.return_receive_buffer(bytes),
+            }
+            if polled.is_pending() {
+                connection.keep_reader(cx.waker());
             }
             polled.map(Some)
         })
@@ -499,10 +567,11 @@ async fn make_room(
     connection.held.set(Some(Holder { held: buffer.size(), state }));
     let may_grow = wait_to_grow(shard, connection, buffer, more, needed, asked).await;
     connection.held.set(None);
-    if may_grow? {
+    let may_grow = may_grow?;
+    if may_grow {
         buffer.grow(more, shard.clock.mono());
     }
-    Ok(!connection.is_closed())
+    Ok(may_grow)
 }
 
 /// Waits until `more` may be taken. False if the connection ended meanwhile.
@@ -528,7 +597,7 @@ async fn wait_to_grow(
                 freed_or_closed(shard, connection, at_most.min(RECEIVE_RELIEF_INTERVAL)).await;
             }
         }
-        if connection.is_closed() {
+        if connection.is_closed() || shard.is_stopping() {
             return Ok(false);
         }
     }

@@ -567,12 +567,8 @@ async fn accept(shard: Rc<Shard>, listening: TcpListener, listener: Listener) {
 async fn drain(shard: &Rc<Shard>) {
     shard.begin_stop();
     let begun = shard.clock.mono();
-    while shard.clock.mono().since(begun) < STOP_GRACE {
+    while shard.connection_count() > 0 && shard.clock.mono().since(begun) < STOP_GRACE {
         shard.stores.pump();
-        let busy = shard.connections().iter().any(|connection| connection.is_busy());
-        if !busy {
-            break;
-        }
         glommio::timer::sleep(Duration::from_millis(5)).await;
     }
     shard.close_connections(&CloseReason::Stopping);

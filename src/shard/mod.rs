@@ -228,7 +228,7 @@ impl Shard {
     /// Waits while the shard has more unflushed bytes than it may. What was appended meanwhile is
     /// issued first.
     pub async fn wait_for_room(&self) {
-        let must_wait = || self.stores.is_full() && !self.stopping.get();
+        let must_wait = || self.stores.is_full();
         if must_wait() {
             self.metrics.borrow_mut().memory_waits += 1;
         }
@@ -307,11 +307,11 @@ impl Shard {
         self.connections.borrow().values().cloned().collect()
     }
 
-    /// No new requests: connections end once what is in flight has been answered.
+    /// No new requests: connections end by themselves once what they have read has been answered.
     fn begin_stop(&self) {
         self.stopping.set(true);
         self.wakes.borrow().values().for_each(|signal| signal.notify());
-        self.drained.notify_all();
+        self.connections().iter().for_each(|connection| connection.begin_stop());
     }
 
     fn close_connections(&self, reason: &CloseReason) {

@@ -87,6 +87,9 @@ pub const FETCH_SESSION_PARTITIONS_MAX: usize = 100_000;
 /// Bytes of one write to a socket: what it copies holds the core, some 0.1 ms.
 pub const SOCKET_WRITE_SIZE_MAX: usize = 1 << 20;
 
+/// How long a stop waits for a client that has its answers to notice the end of its connection.
+pub const STOP_LINGER_MAX: Duration = Duration::from_secs(1);
+
 /// Slices of one vectored write to a socket (Linux `UIO_MAXIOV` is 1024).
 pub const SOCKET_SLICES_MAX: usize = 512;
 

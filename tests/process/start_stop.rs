@@ -5,7 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use odradek_test_harness::{Batch, Broker, Client, Options, Routing, binary};
+use odradek_test_harness::kafka_protocol::messages::ProduceRequest;
+use odradek_test_harness::{Batch, Broker, Client, Connection, Options, Routing, binary};
 
 use crate::now_ms;
 
@@ -111,6 +112,52 @@ fn stop_under_load_keeps_what_was_acknowledged() {
         for (offset, value) in acknowledged {
             assert_eq!(read[offset as usize].value, value.as_bytes(), "offset {offset}");
         }
+    }
+}
+
+/// Clients that always have sixteen requests under way, of one record each. Behind the signal none is taken
+/// from a socket any more; each that was taken is answered, whatever else was sent; and it is over soon.
+#[test]
+fn stop_under_pipelined_load_answers_what_it_took_and_takes_no_more() {
+    const IN_FLIGHT: usize = 16;
+    const STOP_TIME_MAX: Duration = Duration::from_millis(2500);
+    for routing in Routing::BOTH {
+        let mut broker = Broker::start(routing);
+        Client::connect(&broker).create_topic("load", 4, &[]);
+        let writers: Vec<_> = (0..4)
+            .map(|partition| {
+                let mut client = Client::connect(&broker);
+                std::thread::spawn(move || {
+                    let leader = client.to_leader("load", partition);
+                    let send = |leader: &mut Connection, number: usize| {
+                        let batch = Batch::of(&[format!("value {number}")], now_ms()).bytes();
+                        let request = Client::produce_request("load", partition, batch);
+                        leader.send(Client::PRODUCE_VERSION, &request).is_ok()
+                    };
+                    (0..IN_FLIGHT).for_each(|number| assert!(send(leader, number)));
+                    let mut acknowledged = 0;
+                    while let Ok(response) = leader.receive::<ProduceRequest>(Client::PRODUCE_VERSION) {
+                        assert_eq!(Client::partition_answer(&response).error_code, 0);
+                        acknowledged += 1;
+                        send(leader, acknowledged + IN_FLIGHT); // In vain, once it has ended.
+                    }
+                    acknowledged
+                })
+            })
+            .collect();
+        let mut watcher = Client::connect(&broker);
+        odradek_test_harness::wait_for("records", || {
+            (0..4).all(|partition| watcher.list_offset("load", partition, -1) >= 100).then_some(())
+        });
+        let start = Instant::now();
+        broker.stop();
+        assert!(start.elapsed() < STOP_TIME_MAX, "stopping took {:?}", start.elapsed());
+        let acknowledged: Vec<usize> =
+            writers.into_iter().map(|writer| writer.join().expect("it ends")).collect();
+        broker.start_again();
+        let mut client = Client::connect(&broker);
+        let kept: Vec<usize> = (0..4).map(|partition| client.read_all("load", partition).len()).collect();
+        assert_eq!(kept, acknowledged, "what was taken was answered");
     }
 }
 
