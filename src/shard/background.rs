@@ -16,6 +16,7 @@ use crate::shard::store::Store;
 use crate::shard::store::changes::Logged;
 use crate::shard::walk::Walk;
 use crate::types::ShardId;
+use crate::types::limits::{RESPONSE_SIZE_FLOOR, RESPONSE_TAKE_TIME_MAX};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -68,10 +69,14 @@ pub fn start(shard: &Rc<Shard>, queue: glommio::TaskQueueHandle) {
     spawn_every(shard, queue, PRODUCER_CHECK_INTERVAL, |shard| async move {
         expire_producers(&shard).await;
     });
-    if let Some(idle_max) = shard.config.connections_max_idle {
-        let interval = IDLE_CHECK_INTERVAL.min(idle_max);
-        spawn_every(shard, queue, interval, move |shard| async move { close_idle(&shard, idle_max) });
-    }
+    let idle_max = shard.config.connections_max_idle;
+    let interval = IDLE_CHECK_INTERVAL.min(idle_max.unwrap_or(IDLE_CHECK_INTERVAL));
+    spawn_every(shard, queue, interval, move |shard| async move {
+        if let Some(idle_max) = idle_max {
+            close_idle(&shard, idle_max);
+        }
+        close_untaken(&shard);
+    });
 }
 
 fn spawn_every<F: Future<Output = ()> + 'static>(
@@ -99,6 +104,21 @@ fn close_idle(shard: &Shard, idle_max: Duration) {
     for connection in shard.connections() {
         if connection.idle_since().is_some_and(|since| now.since(since) >= idle_max) {
             connection.close(&CloseReason::Idle);
+        }
+    }
+}
+
+/// While memory for answers is short, those that nobody takes cost their own connection.
+fn close_untaken(shard: &Shard) {
+    let now = shard.clock.mono();
+    for connection in shard.connections() {
+        if !shard.response_memory.is_over() {
+            return;
+        }
+        let held = connection.response_bytes();
+        let waited = connection.idle_since().map_or(Duration::ZERO, |since| now.since(since));
+        if held > RESPONSE_SIZE_FLOOR && waited >= RESPONSE_TAKE_TIME_MAX {
+            connection.close(&CloseReason::HoldsAnswers { held, waited });
         }
     }
 }
@@ -242,7 +262,6 @@ impl Shard {
         metrics.memory_set(MemoryKind::Tail, shared.tail_memory.used());
         metrics.memory_set(MemoryKind::ReadAhead, shared.catch_up.used());
         metrics.memory_set(MemoryKind::Mesh, self.forward_memory.used());
-        let responses = self.connections().iter().map(|connection| connection.response_bytes()).sum();
-        metrics.memory_set(MemoryKind::Response, responses);
+        metrics.memory_set(MemoryKind::Response, self.response_memory.used());
     }
 }

@@ -22,11 +22,13 @@ use crate::metrics::ShardMetrics;
 use crate::shard::Shard;
 use crate::shard::api::{self, RequestContext};
 use crate::shard::event::{Broadcast, Signal};
+use crate::shard::memory::{Charge, Meter};
 use crate::shard::receive::{Growth, Holder, HolderState, ReceiveBuffer, Received, slowest};
 use crate::shard::response::{Response, WriteCursor};
 use crate::types::limits::{
     CONNECTION_INFLIGHT_BYTES_MAX, CONNECTION_REQUESTS_MAX, CONNECTION_RESPONSE_BYTES_MAX,
-    RECEIVE_RELIEF_INTERVAL, RECEIVE_STARVED_MAX, SOCKET_SLICES_MAX, SOCKET_WRITE_SIZE_MAX, STOP_LINGER_MAX,
+    RECEIVE_RELIEF_INTERVAL, RECEIVE_STARVED_MAX, RESPONSE_SIZE_FLOOR, SOCKET_SLICES_MAX,
+    SOCKET_WRITE_SIZE_MAX, STOP_LINGER_MAX,
 };
 use crate::types::{Mono, ShardId};
 use futures::future::select;
@@ -75,6 +77,8 @@ pub enum CloseReason {
     Idle,
     #[error("no progress for {waited:?} with {held} bytes of receive memory, which is short")]
     HoldsReceiveMemory { held: usize, waited: Duration },
+    #[error("{held} bytes of answers were not taken for {waited:?}, and memory for them is short")]
+    HoldsAnswers { held: usize, waited: Duration },
     #[error("the broker is stopping")]
     Stopping,
     #[error("socket: {0}")]
@@ -127,6 +131,8 @@ pub struct Connection {
     answers_left: Broadcast,
     /// What fetches in progress may come to.
     fetching_bytes: Cell<usize>,
+    /// The same of all other answers that are being made.
+    making_bytes: Cell<usize>,
     closed: Cell<bool>,
     /// When the socket last took or gave a byte.
     last_active: Cell<Mono>,
@@ -138,6 +144,7 @@ pub struct Connection {
     parked: RefCell<Vec<Weak<Signal>>>,
     /// The shard's.
     metrics: Rc<RefCell<ShardMetrics>>,
+    response_memory: Rc<Meter>,
 }
 
 /// What an answer in progress may take of its connection's memory.
@@ -154,6 +161,20 @@ impl Drop for AnswerRoom<'_> {
     }
 }
 
+/// An answer that is being made and is not a fetch's.
+pub struct MakingAnswer {
+    connection: Rc<Connection>,
+    charge: Charge,
+}
+
+impl Drop for MakingAnswer {
+    fn drop(&mut self) {
+        let making = &self.connection.making_bytes;
+        making.set(making.get() - self.charge.size());
+        self.connection.drained.notify();
+    }
+}
+
 /// The place of one request's answer among its connection's answers.
 #[derive(Clone, Copy, Debug)]
 pub struct AnswerTicket(u64);
@@ -166,6 +187,7 @@ impl Connection {
         listener: Listener,
         now: Mono,
         metrics: Rc<RefCell<ShardMetrics>>,
+        response_memory: Rc<Meter>,
     ) -> Rc<Connection> {
         Rc::new(Connection {
             id,
@@ -178,12 +200,14 @@ impl Connection {
             reader: RefCell::default(),
             answers_left: Broadcast::default(),
             fetching_bytes: Cell::new(0),
+            making_bytes: Cell::new(0),
             closed: Cell::new(false),
             last_active: Cell::new(now),
             receive: RefCell::default(),
             held: Cell::new(None),
             parked: RefCell::default(),
             metrics,
+            response_memory,
         })
     }
 
@@ -196,8 +220,9 @@ impl Connection {
     }
 
     /// Puts an answer in its place; `None` when the request has none. It leaves once all before it
-    /// have.
+    /// have, and is on the shard's account until then.
     pub fn complete(&self, ticket: AnswerTicket, response: Option<Response>) {
+        let response = response.map(|response| response.charge_to(&self.response_memory));
         let mut answers = self.answers.borrow_mut();
         let at = (ticket.0 - answers.first) as usize;
         answers.response_bytes += response.as_ref().map_or(0, Response::size);
@@ -304,11 +329,21 @@ impl Connection {
         self.answers.borrow().response_bytes
     }
 
+    /// Its next request has to wait for its answers. While those of all connections are more than the
+    /// shard may hold, each still has a little, which it gets on with.
     fn must_wait(&self) -> bool {
         let answers = self.answers.borrow();
+        let held = answers.response_bytes + self.making_bytes.get();
         answers.queue.len() >= CONNECTION_REQUESTS_MAX
             || answers.inflight_bytes >= CONNECTION_INFLIGHT_BYTES_MAX
-            || answers.response_bytes >= CONNECTION_RESPONSE_BYTES_MAX
+            || held >= CONNECTION_RESPONSE_BYTES_MAX
+            || held >= RESPONSE_SIZE_FLOOR && self.response_memory.is_over()
+    }
+
+    /// An answer of some `size` bytes is being made; it counts until what is returned is dropped.
+    pub fn making_answer(self: &Rc<Self>, size: usize) -> MakingAnswer {
+        self.making_bytes.set(self.making_bytes.get() + size);
+        MakingAnswer { connection: self.clone(), charge: self.response_memory.charge(size) }
     }
 
     /// Waits while answers hold as much memory as they may, those of fetches in progress included,
@@ -412,6 +447,8 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result
                     if !may_go_on(shard, connection, buffer.size()).await {
                         return Ok(());
                     }
+                    // A buffer may hold thousands of them.
+                    glommio::executor().yield_if_needed().await;
                 }
                 Received::Part { needed } => {
                     if !buffer.is_empty() && !make_room(shard, connection, &mut buffer, needed).await? {

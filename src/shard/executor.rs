@@ -557,7 +557,8 @@ async fn accept(shard: Rc<Shard>, listening: TcpListener, listener: Listener) {
         }
         let (Ok(peer), Ok(())) = (stream.peer_addr(), stream.set_nodelay(true)) else { continue };
         let connection = shard.connection_started(|id| {
-            Connection::new(id, stream, peer, listener, shard.clock.mono(), shard.metrics.clone())
+            let (now, metrics) = (shard.clock.mono(), shard.metrics.clone());
+            Connection::new(id, stream, peer, listener, now, metrics, shard.response_memory.clone())
         });
         shard.spawn(serve(shard.clone(), connection));
     }

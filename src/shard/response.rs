@@ -66,14 +66,14 @@ pub struct Response {
     pieces: Vec<Piece>,
     size: usize,
     /// What it pins of the shard's memory, until it has left.
-    _charge: Option<Charge>,
+    charge: Option<Charge>,
     is_from_disk: bool,
 }
 
 impl Response {
     pub fn new(head: Vec<u8>) -> Response {
         let size = head.len();
-        Response { head, pieces: vec![Piece::Head(0..size)], size, _charge: None, is_from_disk: false }
+        Response { head, pieces: vec![Piece::Head(0..size)], size, charge: None, is_from_disk: false }
     }
 
     /// `splices`: positions in `head`, ascending, with the slices that go there.
@@ -92,13 +92,15 @@ impl Response {
         if from < head.len() {
             pieces.push(Piece::Head(from..head.len()));
         }
-        Response { head, pieces, size, _charge: None, is_from_disk: false }
+        Response { head, pieces, size, charge: None, is_from_disk: false }
     }
 
-    /// Counts what it pins until it is dropped: its bytes, and of what was read from disk the buffers
-    /// that they lie in.
+    /// Counts what it pins until it is dropped, once: its bytes, and of what was read from disk the
+    /// buffers that they lie in.
     pub fn charge_to(mut self, meter: &Rc<Meter>) -> Response {
-        self._charge = Some(meter.charge(self.pinned_size()));
+        if self.charge.is_none() {
+            self.charge = Some(meter.charge(self.pinned_size()));
+        }
         self
     }
 

@@ -71,6 +71,14 @@ pub const CONNECTION_INFLIGHT_BYTES_MAX: usize = 64 << 20;
 /// served further.
 pub const CONNECTION_RESPONSE_BYTES_MAX: usize = 64 << 20;
 
+/// Bytes of answers that a connection may have under way however short memory is, those of records in a
+/// fetch among them: a thousand readers that take nothing hold a quarter of a gigabyte, those that do
+/// still read at full speed.
+pub const RESPONSE_SIZE_FLOOR: usize = 256 << 10;
+
+/// How long a client may leave more than that untaken while memory for answers is short.
+pub const RESPONSE_TAKE_TIME_MAX: Duration = Duration::from_secs(10);
+
 /// Fetch requests of one shard that wait for data or their deadline.
 pub const PARKED_FETCHES_MAX: usize = 65_536;
 

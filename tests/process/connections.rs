@@ -263,6 +263,42 @@ fn a_reader_that_never_reads_is_not_buffered_without_bound() {
     }
 }
 
+/// A request of thirty bytes is answered with hundreds of thousands: who does not take them is not served
+/// further, and others are.
+#[test]
+fn answers_that_are_larger_than_their_requests_are_bounded_as_well() {
+    const TOPICS: usize = 4;
+    const PARTITIONS: i32 = 800;
+    const ANSWER_SIZE_MIN: usize = 80_000;
+    /// What one connection may hold, the last answer included, and as much again for what they were made of.
+    const GROWTH_MAX: u64 = 2 * (64 << 20) + (32 << 20);
+    let options = Options::new(Routing::Node).cores(1).memory("1GiB");
+    let broker = Broker::start_with(options);
+    let mut client = Client::connect(&broker);
+    for number in 0..TOPICS {
+        client.create_topic(&format!("wide-{number}"), PARTITIONS, &[]);
+    }
+    let request = frame(9, 1, &MetadataRequest::default().with_topics(None));
+    let before = broker.resident_bytes();
+    let mut greedy = Connection::open(broker.port());
+    greedy.send_bytes(&request.repeat(3_000)).expect("the broker reads");
+    let held = || metric(&broker, "odradek_memory_bytes{shard=\"0\",kind=\"response\"}");
+    wait_for("as many answers as it may have", || (held() >= 60 << 20).then_some(()));
+    for _ in 0..20 {
+        let mut other = Connection::open(broker.port());
+        other.call(0, &ApiVersionsRequest::default());
+        let held = held();
+        assert!(held <= (64 << 20) + (2 << 20), "{held} bytes are held");
+    }
+    let grown = broker.resident_bytes().saturating_sub(before);
+    assert!(grown < GROWTH_MAX, "it grew by {} MiB", grown >> 20);
+    // Taken, the next ones come.
+    for _ in 0..1_100 {
+        let answer = greedy.receive_frame().expect("it is answered");
+        assert!(answer.len() > ANSWER_SIZE_MIN, "{}", answer.len());
+    }
+}
+
 /// They need not spread evenly: all of them may reach one core.
 #[test]
 fn connections_are_bounded_over_the_whole_node() {

@@ -77,7 +77,8 @@ enum NotDescribed {
     ResourceType(i8),
 }
 
-/// Answers DescribeConfigs 1 to 4.
+/// Answers DescribeConfigs 1 to 4. Every resource once, however often it was asked for: what is said of one
+/// is hundreds of times the bytes that name it.
 pub fn describe_configs(view: ConfigView<'_>, request: &DescribeConfigsRequest) -> DescribeConfigsResponse {
     let describe = |resource: &DescribeConfigsResource| {
         let result = DescribeConfigsResult::default()
@@ -90,7 +91,10 @@ pub fn describe_configs(view: ConfigView<'_>, request: &DescribeConfigsRequest) 
                 .with_error_message(wire_text::error_message(&reason)),
         }
     };
-    DescribeConfigsResponse::default().with_results(request.resources.iter().map(describe).collect())
+    let mut named = BTreeSet::new();
+    let each = request.resources.iter();
+    let once = each.filter(|resource| named.insert((resource.resource_type, &resource.resource_name)));
+    DescribeConfigsResponse::default().with_results(once.map(describe).collect())
 }
 
 impl ConfigSource {
@@ -370,5 +374,23 @@ mod tests {
             assert_eq!(ErrorCode::from_wire(result.error_code), Some(code));
             assert!(result.error_message.is_some());
         }
+    }
+
+    #[test]
+    fn a_resource_is_described_once_however_often_it_is_named() {
+        let image = image_of(&[node(1, 2, Routing::Core)]);
+        let brokers = Brokers::new(&image, NodeId(1));
+        let view = ConfigView {
+            image: &image,
+            brokers: &brokers,
+            defaults: &TopicDefaults::default(),
+            node: NodeId(1),
+            broker_properties: &[],
+        };
+        let named = ["a", "b", "a", "a"].map(|name| resource(TOPIC, name, None));
+        let request = DescribeConfigsRequest::default().with_resources(named.to_vec());
+        let described = describe_configs(view, &request).results;
+        let names: Vec<&str> = described.iter().map(|result| result.resource_name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
     }
 }

@@ -24,7 +24,7 @@ use crate::shard::message::{Message, ReadItem, ReadOutcome, ReadRequest, Reply, 
 use crate::shard::reader::{ReadBytes, ReadFailed};
 use crate::shard::replica::{Replica, Watcher};
 use crate::shard::response::{Response, Slice};
-use crate::types::limits::PARKED_FETCHES_MAX;
+use crate::types::limits::{PARKED_FETCHES_MAX, RESPONSE_SIZE_FLOOR};
 use crate::types::{LeaderEpoch, Mono, Offset, PartitionIndex, ShardId, TopicPartition};
 use futures::future::{Either, join_all, select};
 use kafka_protocol::messages::FetchRequest;
@@ -32,10 +32,6 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
-
-/// Bytes of records that a fetch gets however short memory is: a thousand readers that take nothing
-/// hold a quarter of a gigabyte, those that do still read at full speed.
-const RESPONSE_SIZE_FLOOR: usize = 256 << 10;
 
 /// One partition of the answer.
 #[derive(Default)]

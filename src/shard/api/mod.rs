@@ -24,7 +24,9 @@ use crate::codec::frame::RequestHeader;
 use crate::shard::Shard;
 use crate::shard::conn::{AnswerTicket, CloseReason, Connection};
 use crate::shard::response::Response;
+use crate::types::TopicId;
 use bytes::Bytes;
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
 use kafka_protocol::protocol::Encodable;
 use std::rc::Rc;
@@ -80,6 +82,11 @@ pub async fn dispatch(
     }
     let request = decode_request(api_key, version, Bytes::copy_from_slice(body))?;
     let (serving, connection) = (shard.clone(), connection.clone());
+    // A fetch waits for its room by itself: others go on beside it.
+    let making = match &request {
+        Request::Fetch(_) => None,
+        request => Some(connection.making_answer(answer_size(shard, request, body.len()))),
+    };
     shard.spawn(async move {
         let _room = match &request {
             Request::Fetch(request) => {
@@ -92,8 +99,37 @@ pub async fn dispatch(
             Ok(response) => connection.complete(ticket, Some(response)),
             Err(error) => connection.close(&CloseReason::Encode(error)),
         }
+        drop(making); // The answer counts itself now.
     });
+    // One of a connection, then one of each other.
+    glommio::executor().yield_now().await;
     Ok(())
+}
+
+/// About how many bytes an answer takes; what it says of partitions and settings is many times its
+/// request.
+fn answer_size(shard: &Shard, request: &Request, request_size: usize) -> usize {
+    const PARTITION: usize = 40;
+    const TOPIC: usize = 300;
+    const CONFIGS: usize = 8 << 10;
+    let of_request = 2 * request_size + 1024;
+    match request {
+        Request::Metadata(request) => {
+            let image = shard.image.borrow();
+            let size = |partitions: usize| TOPIC + partitions * PARTITION;
+            let all = || image.topics().map(|topic| size(topic.partitions.len())).sum::<usize>();
+            let named = |topics: &[MetadataRequestTopic]| {
+                let known = topics.iter().map(|topic| match &topic.name {
+                    Some(name) => image.topic_named(name.as_str()),
+                    None => image.topic(TopicId(topic.topic_id)),
+                });
+                known.map(|topic| size(topic.map_or(0, |topic| topic.partitions.len()))).sum::<usize>()
+            };
+            of_request + request.topics.as_deref().filter(|topics| !topics.is_empty()).map_or_else(all, named)
+        }
+        Request::DescribeConfigs(request) => of_request + request.resources.len() * CONFIGS,
+        _ => of_request,
+    }
 }
 
 async fn answer(
