@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use bytes::Bytes;
-use odradek::codec::api::request::decode_request;
+use odradek::codec::api::request::{check_request, decode_request};
 use odradek::codec::api::versions::ApiKey;
 use odradek::types::limits::{REQUEST_ELEMENTS_MAX, REQUEST_TAGGED_FIELDS_MAX};
 use proptest::collection::vec;
@@ -88,6 +88,8 @@ fn the_largest_requests_stay_within_the_bound() {
     let bound = REQUEST_ELEMENTS_MAX * ELEMENT_SIZE_MAX + REQUEST_TAGGED_FIELDS_MAX * TAGGED_FIELD_SIZE_MAX;
     let allocated = allocated(ApiKey::CreateTopics, 5, &body);
     assert!(allocated < bound, "{allocated} bytes, {bound} are allowed");
+    let counted = check_request(ApiKey::CreateTopics, 5, &body).expect("it was decoded").memory_size();
+    assert!(allocated <= counted, "{allocated} bytes, {counted} are counted");
 }
 
 proptest! {
@@ -97,6 +99,10 @@ proptest! {
     fn any_bytes_allocate_in_proportion(at in 0..decodable().len(), body in vec(any::<u8>(), 0..200)) {
         let (api_key, version) = decodable()[at];
         let bound = body.len() * ELEMENT_SIZE_MAX + (16 << 10);
-        prop_assert!(allocated(api_key, version, &body) < bound);
+        let allocated = allocated(api_key, version, &body);
+        prop_assert!(allocated < bound);
+        if let Ok(checked) = check_request(api_key, version, &body) {
+            prop_assert!(allocated <= checked.memory_size() + 512, "{} are counted", checked.memory_size());
+        }
     }
 }

@@ -2,8 +2,8 @@
 //! it, the shards allot by it.
 //!
 //! ```text
-//! budget   |--- tail 3/8 ---|- read 1/8 -|- receive 1/8 -|- response 1/8 -|--- the rest 2/8 ---|
-//!          '--- registered with the ring -'
+//! budget   |-- tail 3/8 --|- read 1/8 -|- receive 1/8 -|- response 1/8 -|forward|requests|- the rest 1/8 -|
+//!          '--- registered with the ring -'                                1/16    1/16
 //! ```
 
 use crate::types::limits::{RECEIVE_BUFFER_SIZE, RECEIVE_RESERVE_SHARE};
@@ -20,8 +20,12 @@ pub struct MemoryPlan {
     /// Blocks read from disk for readers behind the tail, until their answer is made, and ahead of them;
     /// who finds it spent waits for a turn (`log::read_turns`).
     pub read: usize,
-    /// Answers waiting for their sockets, beyond what they pin of the above.
+    /// Answers being made or waiting for their sockets, beyond what they pin of the above.
     pub response: usize,
+    /// Batches on their way to other shards.
+    pub forward: usize,
+    /// Requests other than Produce, decoded and not answered.
+    pub requests: usize,
 }
 
 /// One part of so many of a shard's budget is for requests being received.
@@ -73,7 +77,7 @@ impl MemoryPlan {
         self.registered() as u64 * RINGS_PER_EXECUTOR + RINGS_LOCKED_SIZE
     }
 
-    /// Divides a shard's budget. A quarter is left to everything that is not a buffer.
+    /// Divides a shard's budget. An eighth is left to everything that is not a buffer.
     pub fn new(budget: usize) -> MemoryPlan {
         let tail = (budget * 3 / 8).min(TAIL_SIZE_MAX);
         MemoryPlan {
@@ -82,6 +86,8 @@ impl MemoryPlan {
             receive: budget / RECEIVE_SHARE,
             read: (budget / 8).min(READ_SIZE_MAX),
             response: budget / 8,
+            forward: budget / 16,
+            requests: budget / 16,
         }
     }
 }
@@ -94,7 +100,8 @@ mod tests {
     fn the_parts_fit_into_the_budget_and_the_pool_into_one_registration() {
         for budget in [64 << 20, 1 << 30, 100 << 30] {
             let plan = MemoryPlan::new(budget);
-            assert!(plan.tail + plan.read + plan.receive + plan.response <= budget / 4 * 3);
+            let answers = plan.response + plan.forward + plan.requests;
+            assert!(plan.tail + plan.read + plan.receive + answers <= budget / 8 * 7);
             assert!(plan.unflushed <= plan.tail);
             assert!(plan.registered() <= 768 << 20);
         }

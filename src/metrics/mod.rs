@@ -120,15 +120,18 @@ pub enum MemoryKind {
     Response,
     /// Payloads on their way to other shards.
     Mesh,
+    /// Decoded requests, and what they ask for until it is answered.
+    Requests,
 }
 
 impl MemoryKind {
-    pub const ALL: [MemoryKind; 5] = [
+    pub const ALL: [MemoryKind; 6] = [
         MemoryKind::Receive,
         MemoryKind::Tail,
         MemoryKind::ReadAhead,
         MemoryKind::Response,
         MemoryKind::Mesh,
+        MemoryKind::Requests,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -138,6 +141,7 @@ impl MemoryKind {
             MemoryKind::ReadAhead => "read_ahead",
             MemoryKind::Response => "response",
             MemoryKind::Mesh => "mesh",
+            MemoryKind::Requests => "requests",
         }
     }
 }

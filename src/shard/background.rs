@@ -262,6 +262,7 @@ impl Shard {
         metrics.memory_set(MemoryKind::Tail, shared.tail_memory.used());
         metrics.memory_set(MemoryKind::ReadAhead, shared.catch_up.used());
         metrics.memory_set(MemoryKind::Mesh, self.forward_memory.used());
+        metrics.memory_set(MemoryKind::Requests, self.request_memory.used());
         metrics.memory_set(MemoryKind::Response, self.response_memory.used());
     }
 }

@@ -142,6 +142,8 @@ pub struct Connection {
     held: Cell<Option<Holder>>,
     /// Parked fetches, to be woken when the connection ends. Bounded by its requests in flight.
     parked: RefCell<Vec<Weak<Signal>>>,
+    /// Requests that are on the account of the shard's memory for them.
+    pub requests_counted: Rc<Cell<usize>>,
     /// The shard's.
     metrics: Rc<RefCell<ShardMetrics>>,
     response_memory: Rc<Meter>,
@@ -206,6 +208,7 @@ impl Connection {
             receive: RefCell::default(),
             held: Cell::new(None),
             parked: RefCell::default(),
+            requests_counted: Rc::default(),
             metrics,
             response_memory,
         })
@@ -344,6 +347,11 @@ impl Connection {
     pub fn making_answer(self: &Rc<Self>, size: usize) -> MakingAnswer {
         self.making_bytes.set(self.making_bytes.get() + size);
         MakingAnswer { connection: self.clone(), charge: self.response_memory.charge(size) }
+    }
+
+    /// Resolves once answers have left or the connection has ended.
+    pub async fn answered_or_ended(&self) {
+        self.answers_left.notified().await;
     }
 
     /// Waits while answers hold as much memory as they may, those of fetches in progress included,

@@ -4,7 +4,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | [`executor`], [`nudge`] | starts and stops the shards of a node; interrupts sleeps that last too long |
-//! | [`conn`], [`connection_share`], [`receive`], [`response`] | a client connection: how many, frames in, the memory they take, answers out in order |
+//! | [`conn`], [`connection_share`], [`receive`], [`request_memory`], [`response`] | a client connection: how many, frames in, the memory they take, answers out in order |
 //! | [`api`] | one thin handler per API key |
 //! | [`mesh`], [`message`] | shards talk |
 //! | [`stores`] | one store per log directory, and what they share |
@@ -53,6 +53,7 @@ mod reindex;
 mod replacing;
 mod replay;
 mod replica;
+mod request_memory;
 mod response;
 mod segment_checksums;
 mod segment_index;
@@ -88,6 +89,7 @@ use crate::shard::mesh::Mesh;
 use crate::shard::message::{Message, Reply, Request};
 use crate::shard::receive::ReceiveMemory;
 use crate::shard::replica::{Replica, Watcher};
+use crate::shard::request_memory::RequestMemory;
 use crate::shard::stores::Stores;
 use crate::shard::watches::{RemoteWatches, WatchKey};
 use crate::types::limits::{FETCH_SESSION_PARTITIONS_MAX, RECEIVE_BUFFER_SIZE, RECEIVE_BUFFERS_KEPT};
@@ -125,7 +127,9 @@ pub struct Shard {
     /// Batches copied for other shards and not yet answered by them.
     pub forward_memory: Rc<Meter>,
     pub forward_freed: Broadcast,
-    /// Fetches that are being read and answers that wait for their sockets.
+    /// Requests that are decoded and not answered, Produce aside.
+    pub request_memory: RequestMemory,
+    /// Answers that are being made or wait for their sockets.
     pub response_memory: Rc<Meter>,
     receive_buffers: RefCell<Vec<Vec<u8>>>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
@@ -193,7 +197,8 @@ impl Shard {
             topic_defaults: parts.topic_defaults,
             controller: OnceCell::new(),
             receive_memory: ReceiveMemory::new(parts.memory.receive),
-            forward_memory: Meter::new(parts.memory.receive),
+            forward_memory: Meter::new(parts.memory.forward),
+            request_memory: RequestMemory::new(parts.memory.requests),
             forward_freed: Broadcast::default(),
             response_memory: Meter::new(parts.memory.response),
             receive_buffers: RefCell::default(),
@@ -310,7 +315,7 @@ impl Shard {
     /// No new requests: connections end by themselves once what they have read has been answered.
     fn begin_stop(&self) {
         self.stopping.set(true);
-        self.wakes.borrow().values().for_each(|signal| signal.notify());
+        self.hurry_fetches();
         self.connections().iter().for_each(|connection| connection.begin_stop());
     }
 
@@ -342,6 +347,11 @@ impl Shard {
                 replica.unwatch(key.number());
             }
         }
+    }
+
+    /// Fetches that wait for data are answered with what there is.
+    fn hurry_fetches(&self) {
+        self.wakes.borrow().values().for_each(|signal| signal.notify());
     }
 
     /// A partition that a fetch of this shard watches has news.

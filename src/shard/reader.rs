@@ -25,15 +25,13 @@ use crate::shard::segment_index::Indexes;
 use crate::shard::store::Store;
 use crate::shard::verified::Stretch;
 use crate::types::Offset;
+use crate::types::limits::READ_CURSORS_MAX;
 use glommio::io::ReadResult;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
-
-/// Places where readers stopped, per partition: a consumer goes on where it was.
-const CURSORS_MAX: usize = 16;
 
 /// Why a read cannot be answered.
 #[derive(Debug, thiserror::Error)]
@@ -271,7 +269,7 @@ impl Replica {
         if cursors.contains(&cursor) {
             return;
         }
-        if cursors.len() >= CURSORS_MAX {
+        if cursors.len() >= READ_CURSORS_MAX {
             cursors.pop_front();
         }
         cursors.push_back(cursor);

@@ -546,7 +546,7 @@ fn store(recorder: Recorder, tail: usize) -> Rc<Store> {
 }
 
 fn store_on(sync_fs: SyncFs, recorder: Recorder, tail: usize) -> Rc<Store> {
-    let memory = MemoryPlan { tail, unflushed: tail, receive: 0, read: 1 << 20, response: 0 };
+    let memory = MemoryPlan { tail, unflushed: tail, read: 1 << 20, ..MemoryPlan::new(0) };
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
     let shared = Shared::new(Clock::new(), metrics, &memory, 1);
     Store::new(&shared, store_dir(), Disk::new(sync_fs, recorder), None)

@@ -20,6 +20,9 @@ pub const CATCH_UP_READS_IN_FLIGHT_MAX: usize = 8;
 /// Bytes that one fetch reads from disk before the next one has its turn; a single batch may be larger.
 pub const CATCH_UP_TURN_SIZE_MAX: usize = 8 << 20;
 
+/// Places where readers of one partition stopped that are remembered: a consumer goes on where it was.
+pub const READ_CURSORS_MAX: usize = 16;
+
 /// Bytes of one receive buffer. Many requests per read; still inside a core's L2 cache.
 pub const RECEIVE_BUFFER_SIZE: usize = 256 << 10;
 
@@ -112,6 +115,16 @@ pub const LOG_DIRS_MAX: usize = 100;
 /// bytes once decoded, from as little as three on the wire, so this bounds a request's memory to
 /// 30 MB beside its own bytes (measured). No single client uses a quarter of a million partitions.
 pub const REQUEST_ELEMENTS_MAX: usize = 1 << 18;
+
+/// Bytes that one of them is counted with while its request is served: the largest structure of a request.
+pub const REQUEST_ELEMENT_SIZE: usize = 128;
+
+/// The same of a tagged field, with its map.
+pub const REQUEST_TAGGED_FIELD_SIZE: usize = 1 << 10;
+
+/// Bytes of a decoded request that is served however much memory others take, if its connection has no
+/// other: a client that asks for a little is never held up by those that ask for much.
+pub const REQUEST_MEMORY_FLOOR: usize = 64 << 10;
 
 /// Tagged fields of one request. Those we do not know are kept in a map of half a kilobyte per
 /// structure; no client in use sends any in the versions we serve.

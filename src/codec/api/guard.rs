@@ -21,7 +21,16 @@ pub enum WalkError {
     TooManyTaggedFields,
 }
 
-/// Walks a request and returns its size. O(bytes); recursion goes as deep as the descriptions, three
+/// What a walk has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Walked {
+    /// Bytes of the request.
+    pub size: usize,
+    pub elements: usize,
+    pub tagged_fields: usize,
+}
+
+/// Walks a request. O(bytes); recursion goes as deep as the descriptions, three
 /// structures.
 ///
 /// Bytes behind it are left alone, as Kafka does: librdkafka sends three of them with Metadata 9 and
@@ -31,11 +40,12 @@ pub(super) fn walk(
     version: i16,
     encoding: Encoding,
     body: &[u8],
-) -> Result<usize, WalkError> {
+) -> Result<Walked, WalkError> {
     let reader = Reader::new(body, encoding);
     let mut walk = Walk { reader, version, elements: 0, tagged_fields: 0 };
     walk.structure(structure)?;
-    Ok(body.len() - walk.reader.remaining())
+    let size = body.len() - walk.reader.remaining();
+    Ok(Walked { size, elements: walk.elements, tagged_fields: walk.tagged_fields })
 }
 
 struct Walk<'a> {

@@ -11,9 +11,10 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::Decodable;
 
-use crate::codec::api::guard::{WalkError, walk};
+use crate::codec::api::guard::{WalkError, Walked, walk};
 use crate::codec::api::schema::schema;
 use crate::codec::api::versions::{Admission, ApiKey};
+use crate::types::limits::{REQUEST_ELEMENT_SIZE, REQUEST_TAGGED_FIELD_SIZE};
 
 /// A decoded request. Its strings are slices of the body, which lives as long as they do.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,20 +47,53 @@ pub enum RequestError {
     Refused { api_key: ApiKey, version: i16, reason: String },
 }
 
-/// Decodes a request body; bytes behind the request are ignored. Memory: the decoded elements only, within the bound of
-/// [`REQUEST_ELEMENTS_MAX`](crate::types::limits::REQUEST_ELEMENTS_MAX).
-pub fn decode_request(api_key: ApiKey, version: i16, body: Bytes) -> Result<Request, RequestError> {
+/// A request body that may be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked {
+    api_key: ApiKey,
+    version: i16,
+    walked: Walked,
+}
+
+impl Checked {
+    /// Bytes of the request; those behind it are ignored.
+    pub fn size(&self) -> usize {
+        self.walked.size
+    }
+
+    /// Bytes that the request takes once decoded, those of its body among them; an upper bound.
+    pub fn memory_size(&self) -> usize {
+        self.walked.size
+            + self.walked.elements * REQUEST_ELEMENT_SIZE
+            + self.walked.tagged_fields * REQUEST_TAGGED_FIELD_SIZE
+    }
+}
+
+/// Checks a request body before it is copied or decoded. Takes no memory.
+pub fn check_request(api_key: ApiKey, version: i16, body: &[u8]) -> Result<Checked, RequestError> {
     let unserved = RequestError::Unserved { api_key, version };
     if api_key.admit(version) != Admission::Serve {
         return Err(unserved);
     }
     let Some(schema) = schema(api_key) else { return Err(unserved) };
     let malformed = |error| RequestError::Malformed { api_key, version, error };
-    let size = walk(schema, version, api_key.encoding(version), &body).map_err(malformed)?;
-    let mut body = body.slice(..size);
+    let walked = walk(schema, version, api_key.encoding(version), body).map_err(malformed)?;
+    Ok(Checked { api_key, version, walked })
+}
+
+/// Checks and decodes a request body. Memory: the decoded elements only, within the bound of
+/// [`REQUEST_ELEMENTS_MAX`](crate::types::limits::REQUEST_ELEMENTS_MAX).
+pub fn decode_request(api_key: ApiKey, version: i16, body: Bytes) -> Result<Request, RequestError> {
+    decode_checked(check_request(api_key, version, &body)?, body)
+}
+
+/// Decodes the body that was checked, or a copy of it.
+pub fn decode_checked(checked: Checked, body: Bytes) -> Result<Request, RequestError> {
+    let Checked { api_key, version, walked } = checked;
+    let mut body = body.slice(..walked.size);
     let decoded = decode_walked(api_key, version, &mut body);
     let refused = |reason| RequestError::Refused { api_key, version, reason };
-    let request = decoded.map_err(refused)?.ok_or(unserved)?;
+    let request = decoded.map_err(refused)?.ok_or(RequestError::Unserved { api_key, version })?;
     match body.remaining() {
         0 => Ok(request),
         left => Err(refused(format!("{left} bytes were left over"))),

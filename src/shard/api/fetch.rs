@@ -200,8 +200,7 @@ async fn read_until_enough(
         let reading = shard.response_memory.charge(bytes_max.min(asked));
         let may_park = shard.clock.mono() < deadline
             && !targets.is_empty()
-            && !shard.is_stopping()
-            && !connection.is_closed()
+            && !is_hurried(shard, connection)
             && (parking.is_some() || shard.parked_fetches.get() < PARKED_FETCHES_MAX);
         if parking.is_none() && may_park && has_remote(shard, targets) {
             parking = Some(Parking::new(shard, connection, remote_owners(shard, targets)));
@@ -226,7 +225,7 @@ async fn read_until_enough(
         if watch_local(shard, parking, targets, &outcomes) {
             continue; // Something was flushed between the read and now.
         }
-        if connection.is_closed() || shard.is_stopping() {
+        if is_hurried(shard, connection) {
             continue; // Before there was a signal to tell.
         }
         let wait = deadline.since(shard.clock.mono());
@@ -236,6 +235,11 @@ async fn read_until_enough(
             continue; // The deadline: one last look.
         }
     }
+}
+
+/// Nobody is to wait for data any more.
+fn is_hurried(shard: &Shard, connection: &Connection) -> bool {
+    shard.is_stopping() || connection.is_closed() || shard.request_memory.is_short()
 }
 
 fn remote_owners(shard: &Shard, targets: &[Target]) -> Vec<ShardId> {

@@ -14,7 +14,7 @@ pub(super) mod offset_for_leader_epoch;
 pub(super) mod produce;
 mod topics;
 
-use crate::codec::api::request::{Request, decode_request};
+use crate::codec::api::request::{Request, check_request, decode_checked};
 use crate::codec::api::response::{EncodeError, write_response};
 use crate::codec::api::versions::{
     Admission, ApiKey, api_versions_fallback, api_versions_response, is_client_software,
@@ -23,12 +23,15 @@ use crate::codec::error_code::ErrorCode;
 use crate::codec::frame::RequestHeader;
 use crate::shard::Shard;
 use crate::shard::conn::{AnswerTicket, CloseReason, Connection};
+use crate::shard::request_memory::RequestCharge;
 use crate::shard::response::Response;
 use crate::types::TopicId;
 use bytes::Bytes;
+use futures::future::select;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
 use kafka_protocol::protocol::Encodable;
+use std::pin::pin;
 use std::rc::Rc;
 
 /// What an answer needs of its request.
@@ -80,7 +83,9 @@ pub async fn dispatch(
     if api_key == ApiKey::Produce {
         return produce::handle(shard, connection, ticket, context, body).await;
     }
-    let request = decode_request(api_key, version, Bytes::copy_from_slice(body))?;
+    let checked = check_request(api_key, version, body)?;
+    let Some(memory) = take_memory(shard, connection, checked.memory_size()).await else { return Ok(()) };
+    let request = decode_checked(checked, Bytes::copy_from_slice(&body[..checked.size()]))?;
     let (serving, connection) = (shard.clone(), connection.clone());
     // A fetch waits for its room by itself: others go on beside it.
     let making = match &request {
@@ -99,11 +104,28 @@ pub async fn dispatch(
             Ok(response) => connection.complete(ticket, Some(response)),
             Err(error) => connection.close(&CloseReason::Encode(error)),
         }
-        drop(making); // The answer counts itself now.
+        drop((making, memory)); // The answer counts itself now.
     });
     // One of a connection, then one of each other.
     glommio::executor().yield_now().await;
     Ok(())
+}
+
+/// Waits until a request may be decoded. `None` if its connection ended meanwhile.
+async fn take_memory(shard: &Shard, connection: &Connection, size: usize) -> Option<RequestCharge> {
+    let mut has_waited = false;
+    while !connection.is_closed() {
+        if let Some(memory) = shard.request_memory.try_take(size, &connection.requests_counted) {
+            return Some(memory);
+        }
+        if !std::mem::replace(&mut has_waited, true) {
+            shard.metrics.borrow_mut().memory_waits += 1;
+        }
+        let (freed, ended) = (pin!(shard.request_memory.freed()), pin!(connection.answered_or_ended()));
+        shard.hurry_fetches();
+        select(freed, ended).await;
+    }
+    None
 }
 
 /// About how many bytes an answer takes; what it says of partitions and settings is many times its
@@ -125,7 +147,9 @@ fn answer_size(shard: &Shard, request: &Request, request_size: usize) -> usize {
                 });
                 known.map(|topic| size(topic.map_or(0, |topic| topic.partitions.len()))).sum::<usize>()
             };
-            of_request + request.topics.as_deref().filter(|topics| !topics.is_empty()).map_or_else(all, named)
+            // Each topic is described once.
+            let is_few = |topics: &&[_]| !topics.is_empty() && topics.len() <= image.topics().len();
+            of_request + request.topics.as_deref().filter(is_few).map_or_else(all, named)
         }
         Request::DescribeConfigs(request) => of_request + request.resources.len() * CONFIGS,
         _ => of_request,

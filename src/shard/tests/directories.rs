@@ -5,7 +5,7 @@ use crate::shard::stores::Stores;
 
 /// Two stores of a shard, each with a directory of its own.
 fn stores(tail: usize, directories: [&Path; 2]) -> Stores {
-    let memory = MemoryPlan { tail, unflushed: tail, receive: 0, read: 1 << 20, response: 0 };
+    let memory = MemoryPlan { tail, unflushed: tail, read: 1 << 20, ..MemoryPlan::new(0) };
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
     let shared = Shared::new(Clock::new(), metrics, &memory, 2);
     let disk = Disk::new(SyncFs::Metadata, None);
