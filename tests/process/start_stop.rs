@@ -1,7 +1,7 @@
 //! Starting, being refused to start, stopping.
 
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -186,6 +186,44 @@ fn topics_and_their_settings_survive_a_restart() {
             assert_eq!(refused, Err(odradek_test_harness::kafka_protocol::ResponseError::MessageTooLarge));
         }
     }
+}
+
+/// SIGINT is a clean stop too. What is logged on the way is in the format that was asked for, wherever it
+/// goes.
+#[test]
+fn sigint_stops_cleanly_and_every_line_of_the_log_is_in_its_format() {
+    for format in ["json", "human"] {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory below target");
+        let mut broker = Command::new(binary())
+            .args(["start", "--listen", "127.0.0.1:0", "--admin-listen", "none", "--cores", "1"])
+            .args(["--memory", "512MiB", "--log-format", format, "--data-dir"])
+            .arg(directory.path().join("data"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it can be run");
+        let mut ready = String::new();
+        let stdout = broker.stdout.take().expect("it is piped");
+        BufReader::new(stdout).read_line(&mut ready).expect("it is text");
+        assert!(ready.starts_with("odradek ready: "), "{ready}");
+        // SAFETY: kill takes no pointers; the process is our child and was not waited for.
+        unsafe { libc::kill(broker.id() as libc::pid_t, libc::SIGINT) };
+        let mut log = String::new();
+        broker.stderr.take().expect("it is piped").read_to_string(&mut log).expect("it is text");
+        assert!(broker.wait().expect("it is our child").success(), "{log}");
+        assert!(log.contains("SIGINT"), "it says why it stops: {log}");
+        assert!(log.contains("stopped cleanly"), "{log}");
+        for line in log.lines() {
+            assert_eq!(is_log_object(line), format == "json", "{format}: {line}");
+        }
+    }
+}
+
+/// An object on one line, with the fields that every entry has.
+fn is_log_object(line: &str) -> bool {
+    let fields = ["\"timestamp\":\"", "\"level\":\"", "\"message\":\"", "\"target\":\""];
+    line.starts_with('{') && line.ends_with('}') && fields.iter().all(|field| line.contains(field))
 }
 
 /// The disk that the log goes to is full, say: lines are lost, and nothing else.
