@@ -58,7 +58,8 @@ mod tests {
                 assert!(response.coordinators.iter().all(|one| one.error_code == 35));
             } else {
                 assert_eq!(response.error_code, 35);
-                assert_eq!(response.error_message.is_some(), version >= MESSAGE_FROM);
+                let message = response.error_message.unwrap_or_default();
+                assert_eq!(&*message == NO_GROUPS, version >= MESSAGE_FROM);
             }
         }
     }
