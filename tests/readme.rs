@@ -85,7 +85,7 @@ fn flags_are_known() {
         "tools/crash-test/src/main.rs",
         "tools/sim/src/main.rs",
     ];
-    const OF_CARGO: [&str; 3] = ["--release", "--package", "--features"];
+    const OF_CARGO: [&str; 4] = ["--release", "--package", "--features", "--workspace"];
     let sources: String = SOURCES.iter().map(|path| read(path)).collect();
     let settings: BTreeSet<&str> = PROPERTIES.iter().map(|property| property.name).collect();
     let is_known = |flag: &str| {
