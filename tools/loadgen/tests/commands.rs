@@ -4,9 +4,13 @@ mod fake_broker;
 
 use clap::Parser;
 use fake_broker::{FakeBroker, Mischief};
+use odradek_loadgen::cluster::Leader;
+use odradek_loadgen::consume::message::Isolation;
+use odradek_loadgen::consume::worker::Position;
 use odradek_loadgen::flags::{Cli, Command};
 use odradek_loadgen::verify;
 
+const CORRUPT_MESSAGE: i16 = 2;
 const NOT_LEADER_OR_FOLLOWER: i16 = 6;
 const MESSAGE_TOO_LARGE: i16 = 10;
 
@@ -152,6 +156,43 @@ fn what_a_broker_lacks_is_named() {
     .err()
     .unwrap();
     assert!(format!("{error:#}").contains("InitProducerId"), "{error:#}");
+}
+
+#[test]
+fn a_consumer_that_waits_in_vain_names_what_it_was_refused() {
+    use odradek_loadgen::consume::run::{ConsumeConfig, run};
+    use odradek_loadgen::consume::worker::Discard;
+    use odradek_loadgen::produce::run::Templates;
+    let broker = FakeBroker::start(1, &[]);
+    let (config, shape) = produce_config(&broker, "--record-size 50 --records 1000 --batch-bytes 1000");
+    odradek_loadgen::produce::run::run(&config, move |thread| Templates::new(&shape, thread), |_, _| {})
+        .unwrap();
+    broker.refuse_fetches(CORRUPT_MESSAGE);
+    let line = format!(
+        "odradek-loadgen consume --brokers {} --topic t --quiet --records 1000 --partition-fetch-bytes 2000 \
+            --idle-timeout 500ms",
+        broker.address()
+    );
+    let Command::Consume(flags) = Cli::try_parse_from(line.split_whitespace()).unwrap().command else {
+        unreachable!("the line says consume")
+    };
+    let config = ConsumeConfig {
+        bootstrap: flags.common.bootstrap(),
+        setup: flags.fetch.setup("t", Isolation::ReadUncommitted),
+        positions: vec![Position::from(0, 0)],
+        more_readers: Vec::new(),
+        leaders: vec![Leader { broker_id: 0, address: broker.address(), partitions: vec![0] }],
+        records: flags.records,
+        duration: None,
+        idle_timeout: flags.fetch.idle_timeout,
+        check_crc: true,
+        connections: 1,
+        threads: flags.common.threads(),
+    };
+    let consumed = run(&config, |_| Discard, |_, _| {}).unwrap();
+    assert!((1..1000).contains(&consumed.stats.records), "{}", consumed.stats.records);
+    let problems = consumed.problems.join("\n");
+    assert!(problems.contains("partition 0 answers CorruptMessage (2)"), "{problems}");
 }
 
 fn produce_config(

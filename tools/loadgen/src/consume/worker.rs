@@ -82,6 +82,10 @@ pub enum ConsumeError {
     Call(#[from] CallError),
     #[error("nothing arrived for {} s", .0.as_secs())]
     Idle(Duration),
+    /// Asking again was to help, and has not.
+    #[error("nothing arrived for {} s; partition {partition} answers {}",
+        waited.as_secs(), crate::cluster::error_name(*code))]
+    Refused { waited: Duration, partition: i32, code: i16 },
     #[error("partition {partition}: {}", crate::cluster::error_name(*code))]
     Partition { partition: i32, code: i16 },
     #[error("partition {partition}, after offset {offset}: {error}")]
@@ -136,6 +140,8 @@ pub struct ConsumeWorker<S> {
     version: i16,
     /// A fatal error found while reading an answer.
     failed: Option<ConsumeError>,
+    /// The last partition that was refused since records arrived, and with what.
+    refused: Option<(i32, i16)>,
     /// Ask the metadata again before going on.
     moved: bool,
 }
@@ -169,6 +175,7 @@ impl<S: Sink + 'static> ConsumeWorker<S> {
             in_flight: VecDeque::new(),
             version: 0,
             failed: None,
+            refused: None,
             moved: false,
         }
     }
@@ -220,7 +227,11 @@ impl<S: Sink + 'static> ConsumeWorker<S> {
     fn check_timeouts(&mut self, now: Mono) -> io::Result<()> {
         let last = Mono(self.plan.goal.last_record.load(Ordering::Relaxed));
         if now.since(last) > self.plan.idle_timeout {
-            self.failed = Some(ConsumeError::Idle(self.plan.idle_timeout));
+            let waited = self.plan.idle_timeout;
+            self.failed = Some(match self.refused {
+                Some((partition, code)) => ConsumeError::Refused { waited, partition, code },
+                None => ConsumeError::Idle(waited),
+            });
             return Err(io::ErrorKind::TimedOut.into());
         }
         let wait = Duration::from_millis(self.plan.setup.wait_max_ms.max(0) as u64) + REQUEST_TIMEOUT;
@@ -305,6 +316,7 @@ impl<S: Sink + 'static> ConsumeWorker<S> {
             if code == OFFSET_OUT_OF_RANGE || !is_retriable(code) {
                 self.failed.get_or_insert(ConsumeError::Partition { partition: answer.partition, code });
             }
+            self.refused = Some((answer.partition, code));
             self.moved = true;
             return;
         }
@@ -354,6 +366,7 @@ impl<S: Sink + 'static> ConsumeWorker<S> {
             }
         }
         if records > 0 {
+            self.refused = None;
             let mut stats = self.stats.borrow_mut();
             stats.records += records;
             stats.bytes += bytes;

@@ -60,6 +60,8 @@ struct Shared {
     batches_seen: u64,
     next_producer_id: i64,
     versions: BTreeMap<i16, (i16, i16)>,
+    /// What fetches behind offset 0 are answered; 0 for nothing unusual.
+    fetch_error: i16,
 }
 
 /// Lives: for one test; its threads end with their connections.
@@ -81,6 +83,7 @@ impl FakeBroker {
             batches_seen: 0,
             next_producer_id: 1000,
             versions: SUPPORTED.into_iter().map(|(key, min, max)| (key, (min, max))).collect(),
+            fetch_error: 0,
         }));
         let of_thread = shared.clone();
         std::thread::spawn(move || {
@@ -99,6 +102,11 @@ impl FakeBroker {
             0.. => shared.versions.get_mut(&api_key).unwrap().1 = max,
             _ => drop(shared.versions.remove(&api_key)),
         }
+    }
+
+    /// All but what begins at offset 0 cannot be fetched any more.
+    pub fn refuse_fetches(&self, code: i16) {
+        self.shared.lock().unwrap().fetch_error = code;
     }
 
     pub fn address(&self) -> String {
@@ -313,6 +321,10 @@ fn is_empty(response: &FetchResponse) -> bool {
 fn fetch(state: &MutexGuard<'_, Shared>, request: &FetchRequest) -> FetchResponse {
     let partitions = request.topics[0].partitions.iter().map(|wanted| {
         let log = &state.logs[&wanted.partition];
+        if state.fetch_error != 0 && wanted.fetch_offset > 0 {
+            let refused = PartitionData::default().with_partition_index(wanted.partition);
+            return refused.with_error_code(state.fetch_error).with_records(None);
+        }
         let mut records = Vec::new();
         for bytes in &log.batches {
             let end = BatchView::split_first(bytes).unwrap().0.end_offset().to_wire();
