@@ -226,6 +226,27 @@ mod tests {
         assert!(pass(&mut commit));
     }
 
+    /// There is no space for the second file, and the change may be what makes some.
+    #[test]
+    fn change_in_the_last_place_of_the_only_file_is_settled() {
+        let limits = RingLimits { file_size: 2 * BLOCK, file_count_max: 2 };
+        let ring = JournalRing::new(ShardId(0), limits, BlockSequence(1), FileEpoch(0));
+        let mut commit = GroupCommit::new(Some(ring), u64::MAX);
+        let file = commit.next_journal_file().unwrap();
+        commit.journal_file_made(file, true);
+        let ticket = commit.log_changes([deleted()]).unwrap();
+        for _ in 0..2 {
+            let block = commit.next_change_block().map(|(place, _)| place);
+            let places = block.into_iter().chain(commit.next_mark()).chain(commit.next_statement());
+            places.for_each(|place| commit.block_written(place.header.sequence));
+            flush_journal(&mut commit);
+            if let Some(file) = commit.next_journal_file() {
+                commit.journal_file_made(file, false);
+            }
+        }
+        assert!(commit.are_settled(ticket));
+    }
+
     fn flush_journal(commit: &mut GroupCommit) {
         let flush = commit.next_journal_flush().unwrap();
         commit.journal_flushed(&flush, &mut Vec::new());

@@ -14,7 +14,8 @@
 //! - Which blocks are flushed is stated by later blocks. Where there is none and somebody asks for it,
 //!   a block without entries states it.
 //! - The last disk block of every file is kept for a block without entries. When no file is free and
-//!   nothing else can be written, it states `needed`, so that the ring never blocks itself.
+//!   nothing else can be written, it states `needed`, so that the ring never blocks itself. In the only file
+//!   there is it states the last flush.
 
 use crate::log::journal::block::{BlockHeader, BlockSequence, FileEpoch};
 use crate::log::plan::Slot;
@@ -323,11 +324,19 @@ impl JournalRing {
 
     /// The place of such a block. `None` when no file has room.
     pub fn reserve_statement(&mut self) -> Option<BlockPlace> {
-        if self.room() < MARK_SIZE {
+        if self.room() < MARK_SIZE && !self.last_block_is_spare() {
             self.begin_file()?;
         }
         let file = *self.used.back().expect("something was flushed");
         Some(self.place(file, MARK_SIZE))
+    }
+
+    /// Whether the block that is kept for a mark may state the last flush: the only file is never freed by a
+    /// mark of its own, and where there is no space for another one, a change that waits for the statement may
+    /// be what makes some. Nothing else is left to be stated later: no block behind it has a place in the file.
+    fn last_block_is_spare(&self) -> bool {
+        let is_only = self.used.len() == 1 && self.free.is_empty();
+        is_only && self.entries_end <= self.flushed && self.position + MARK_SIZE <= self.limits.file_size
     }
 
     /// Everything in blocks below it is flushed in its segments.
@@ -544,6 +553,40 @@ mod tests {
         let mark = ring.next_mark().unwrap();
         flush(&mut ring, mark);
         assert!(ring.reserve_statement().is_some());
+    }
+
+    /// The second file finds no space, and what waits for the statement may make some.
+    #[test]
+    fn statement_takes_the_last_block_of_the_only_file_once_it_says_everything() {
+        let limits = RingLimits { file_size: 3 * BLOCK, file_count_max: 2 };
+        let mut ring = JournalRing::new(ShardId(0), limits, BlockSequence(1), FileEpoch(0));
+        let file = ring.next_file().unwrap();
+        ring.file_made(file);
+        let places = [1, 2].map(|bytes| reserve(&mut ring, 7, bytes).unwrap());
+        assert_eq!(ring.next_file(), Some(FileIndex(1)), "it is asked for");
+        flush(&mut ring, places[0]);
+        let wanted = ring.entries_end();
+        assert!(ring.needs_statement(wanted));
+        assert_eq!(ring.reserve_statement(), None, "of the second block nothing could be stated any more");
+        flush(&mut ring, places[1]);
+        let statement = ring.reserve_statement().unwrap();
+        assert_eq!((statement.file, statement.header.position), (file, 2 * BLOCK));
+        flush(&mut ring, statement);
+        assert_eq!(ring.stated(), wanted);
+        assert!(!ring.needs_statement(wanted));
+        assert_eq!(reserve(&mut ring, 7, 3), None);
+        assert_eq!(ring.next_mark(), None);
+        // There is space again, and the ring goes round as ever.
+        ring.file_made(FileIndex(1));
+        for (bytes, file) in [(3, 1), (4, 1), (5, 0), (6, 0), (7, 1)] {
+            ring.written_out(Slot(7), bytes - 1);
+            if let Some(mark) = ring.next_mark() {
+                flush(&mut ring, mark);
+            }
+            let place = reserve(&mut ring, 7, bytes).unwrap();
+            assert_eq!(place.file, FileIndex(file), "{bytes}");
+            flush(&mut ring, place);
+        }
     }
 
     #[test]
