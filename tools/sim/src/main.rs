@@ -55,7 +55,7 @@ struct StorageFlags {
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
     /// Make a mistake on purpose: flush-left-out, recycled-before-stored, acknowledged-across-gap,
-    /// log-start-moved-back, stale-block-accepted, checksums-unchecked.
+    /// log-start-moved-back, stale-block-accepted, checksums-unchecked, lost-journal-served.
     #[arg(long, value_parser = parse_mistake)]
     mistake: Option<Mistake>,
 }

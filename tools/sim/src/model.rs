@@ -15,6 +15,7 @@
 //! | reads move forward | 5 |
 //! | the high watermark does not go back, the log start does not go back | 6 |
 //! | healthy partitions are served | 10 |
+//! | partitions of a lost journal are offline | 1 |
 //! | what is read is what was written, whatever became of the disk | 2, 9 |
 //! | closed segments hold batches and nothing else | |
 //! | no more is lost than `flush.messages` allows | |
@@ -24,8 +25,8 @@
 //! where a batch is gone the reader goes on behind the gap.
 
 use crate::disk::Disk;
-use crate::metadata::TopicKind;
-use crate::remains::{self, Remains};
+use crate::metadata::{Metadata, TopicKind};
+use crate::remains::Journals;
 use crate::shell::replica::Replica;
 use crate::world::World;
 use odradek::codec::record_batch::BatchView;
@@ -109,8 +110,8 @@ pub struct Model {
     unserved: Damaged,
     /// The same, since the last start was begun.
     unseen: Damaged,
-    /// What the journals had when it was.
-    remains: BTreeMap<TopicPartition, Remains>,
+    /// What they had when it was.
+    pub journals: Journals,
 }
 
 impl Damaged {
@@ -144,9 +145,9 @@ impl Model {
     }
 
     /// A start begins. It sees what was hit before.
-    pub fn starting(&mut self, disk: &Disk) {
+    pub fn starting(&mut self, disk: &Disk, metadata: &Metadata, shard_count: u16) {
         self.unserved.add(std::mem::take(&mut self.unseen));
-        self.remains = if self.unserved.journal { remains::of_journals(disk) } else { BTreeMap::new() };
+        self.journals.starting(disk, metadata, shard_count, self.unserved.journal);
     }
 
     /// It came to serving.
@@ -326,14 +327,18 @@ impl Model {
     /// A start has opened the partition.
     pub fn recovered(&mut self, world: &World, id: &TopicPartition, replica: &Replica) {
         let unseen = self.unseen;
-        let remains = self.remains.get(id).copied().unwrap_or_default();
+        let (remains, is_lost) = (self.journals.remains(id), self.journals.have_lost(id));
         let Some(partition) = self.partitions.get_mut(id) else { return };
         let log = replica.log.borrow();
         let (start, end) = (log.log_start().get(), log.log_end().get());
         let name = &partition.name;
         world.note(format_args!("recovered {name} {start}..{end}"));
+        if is_lost {
+            world.finding("partitions of a lost journal are offline", format_args!("{name} is served"));
+        }
         let damaged = partition.damaged;
-        let is_torn = damaged.journal && !partition.offline && partition.stored.max(remains.end) <= end;
+        let may_be_torn = damaged.journal && !is_lost;
+        let is_torn = may_be_torn && !partition.offline && partition.stored.max(remains.end) <= end;
         if end < partition.high_watermark {
             let lost = partition.high_watermark - end;
             if partition.kind.is_flushed_late() && partition.power_was_lost {
@@ -360,7 +365,7 @@ impl Model {
                 );
             }
         }
-        let is_torn = damaged.journal && partition.log_start_checkpointed.max(remains.log_start) <= start;
+        let is_torn = may_be_torn && partition.log_start_checkpointed.max(remains.log_start) <= start;
         if start < partition.log_start && !damaged.checkpoint && !is_torn {
             let from = partition.log_start;
             world.finding("the log start does not go back", format_args!("{name} {start}, was {from}"));

@@ -4,14 +4,21 @@
 //! Told from the bytes themselves, once all damage is done and before the start reads them: what was
 //! flushed and stated has to be there, or its partitions offline; of the rest, everything before the first
 //! block that does not hold.
+//!
+//! | journal | its partitions |
+//! |---|---|
+//! | one that has lost something, and does not say of whom | all offline |
+//! | any other | end and begin as far as it has them, or are offline |
+//! | put aside by this start or an earlier one | what held for it then holds for as long as it is kept |
 
 use crate::disk::Disk;
-use crate::shell::journal::{parse_journal_directory, parse_journal_file};
+use crate::metadata::Metadata;
+use crate::shell::journal::{parse_damaged_directory, parse_journal_directory, parse_journal_file};
 use odradek::log::journal::block::{BlockView, Change};
 use odradek::log::journal::replay::{FoundBlock, Replay};
 use odradek::log::journal::ring::FileIndex;
-use odradek::types::TopicPartition;
-use std::collections::BTreeMap;
+use odradek::types::{ShardId, TopicPartition};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What they have of one log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,15 +29,73 @@ pub struct Remains {
     pub log_start: u64,
 }
 
-/// What all journals have, but for those that have lost something and say so.
-pub fn of_journals(disk: &Disk) -> BTreeMap<TopicPartition, Remains> {
-    let mut found = BTreeMap::new();
-    for (directory, _) in disk.names("").unwrap_or_default() {
-        if parse_journal_directory(&directory).is_some() {
-            look_through(&read_files(disk, &directory), &mut found);
+/// What one journal has.
+#[derive(Clone, Debug, Default)]
+struct Journal {
+    remains: BTreeMap<TopicPartition, Remains>,
+    /// Those that may have been in it, where it has lost something.
+    lost: BTreeSet<TopicPartition>,
+}
+
+/// Lives: one per seed; it outlives every crash.
+#[derive(Debug, Default)]
+pub struct Journals {
+    /// As the last start found them.
+    found: BTreeMap<ShardId, Journal>,
+    /// By directory, as the start found them that has put them aside.
+    aside: BTreeMap<String, Journal>,
+}
+
+impl Journals {
+    /// A start begins that has so many shards. Journals that nothing has hit are not looked through.
+    pub fn starting(&mut self, disk: &Disk, metadata: &Metadata, shard_count: u16, are_hit: bool) {
+        let names: BTreeSet<String> =
+            disk.names("").unwrap_or_default().into_iter().map(|(name, _)| name).collect();
+        self.aside.retain(|name, _| names.contains(name));
+        for name in &names {
+            if let Some(shard) = parse_damaged_directory(name)
+                && !self.aside.contains_key(name)
+            {
+                self.aside.insert(name.clone(), self.found.get(&shard).cloned().unwrap_or_default());
+            }
+        }
+        self.found.clear();
+        for name in names.iter().filter(|_| are_hit) {
+            let Some(shard) = parse_journal_directory(name) else { continue };
+            // The last start with as many cores left its partitions to it; those of a core that is no more have
+            // other owners by now.
+            let is_gone = shard.0 >= shard_count;
+            let owned = metadata.partitions.iter().filter(|(_, known)| is_gone || known.owner == shard);
+            let journal = look_through(&read_files(disk, name), || owned.map(|(id, _)| *id).collect());
+            self.found.insert(shard, journal);
         }
     }
-    found
+
+    /// It comes after a clean stop, and needs nothing that is in the journals.
+    pub fn are_not_needed(&mut self) {
+        self.found.clear();
+    }
+
+    /// What was put aside there does not tell any more whose it is.
+    pub fn forget_aside(&mut self, directory: &str) {
+        self.aside.insert(directory.to_owned(), Journal::default());
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Journal> {
+        self.found.values().chain(self.aside.values())
+    }
+
+    pub fn have_lost(&self, id: &TopicPartition) -> bool {
+        self.all().any(|journal| journal.lost.contains(id))
+    }
+
+    pub fn remains(&self, id: &TopicPartition) -> Remains {
+        let of_all = self.all().filter_map(|journal| journal.remains.get(id));
+        of_all.fold(Remains::default(), |one, other| Remains {
+            end: one.end.max(other.end),
+            log_start: one.log_start.max(other.log_start),
+        })
+    }
 }
 
 type Files = BTreeMap<FileIndex, Vec<u8>>;
@@ -44,7 +109,8 @@ fn read_files(disk: &Disk, directory: &str) -> Files {
     files.collect()
 }
 
-fn look_through(files: &Files, found: &mut BTreeMap<TopicPartition, Remains>) {
+fn look_through(files: &Files, owned: impl FnOnce() -> BTreeSet<TopicPartition>) -> Journal {
+    let mut journal = Journal::default();
     let mut replay = Replay::default();
     for (file, bytes) in files {
         let read = |position: u64, size: usize| {
@@ -54,17 +120,18 @@ fn look_through(files: &Files, found: &mut BTreeMap<TopicPartition, Remains>) {
         let Ok(_) = replay.scan_file(*file, bytes.len() as u64, read);
     }
     if replay.verdict().is_lost() {
-        return;
+        journal.lost = owned();
+        return journal;
     }
     for (sequence, FoundBlock { file, position, size }) in replay.blocks() {
         let bytes = &files[&file][position as usize..][..size];
         let view = BlockView::decode(bytes, position).expect("it was whole a moment ago");
         let holds = view.entries().all(|(_, bytes)| bytes.is_some());
         if !holds && !replay.is_flushed(sequence) {
-            return;
+            break;
         }
         for (entry, _) in view.entries() {
-            let remains: &mut Remains = found.entry(entry.partition).or_default();
+            let remains: &mut Remains = journal.remains.entry(entry.partition).or_default();
             match entry.change {
                 Change::Bytes { end, .. } => remains.end = remains.end.max(end.get()),
                 Change::LogStart { start, .. } => remains.log_start = remains.log_start.max(start.get()),
@@ -76,4 +143,5 @@ fn look_through(files: &Files, found: &mut BTreeMap<TopicPartition, Remains>) {
             }
         }
     }
+    journal
 }

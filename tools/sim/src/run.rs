@@ -219,7 +219,9 @@ impl Seed {
         if self.around.metadata.borrow_mut().rehome(self.shard_count) {
             self.world.count("partitions moved to other cores");
         }
-        self.around.model.borrow_mut().starting(&self.disk);
+        let metadata = self.around.metadata.borrow();
+        self.around.model.borrow_mut().starting(&self.disk, &metadata, self.shard_count);
+        drop(metadata);
         let pause = self.dice.between(200, 20_000);
         let node = Node::new(&self.around, self.shard_count, self.users.clone(), pause);
         let started: Rc<RefCell<Option<Result<Started, crate::disk::DiskError>>>> = Rc::default();
@@ -425,9 +427,7 @@ impl Seed {
 
     /// Between two runs: what went astray is damage, more of it, and maybe an operator.
     fn after_stop(&mut self) {
-        // Nothing else finds out who does not look.
-        let unseen = self.settings.makes(Mistake::ChecksumsUnchecked);
-        if (self.settings.mistake.is_none() || unseen) && self.dice.one_in(4) {
+        if self.settings.mistake.is_none_or(Mistake::needs_damage) && self.dice.one_in(4) {
             let mut model = self.around.model.borrow_mut();
             damage::inflict(&self.world, &self.disk, &mut model, &mut self.dice);
         }
@@ -459,17 +459,21 @@ impl Seed {
                 known |= hit;
             }
             if !known {
-                let journal = self.is_of_a_journal(astray.file);
+                let directory = self.journal_directory_of(astray.file);
+                let journal = directory.as_ref().is_some_and(|name| parse_journal_directory(name).is_some());
+                directory.iter().for_each(|name| model.journals.forget_aside(name));
                 model.hit_all(Damaged { journal, checkpoint: !journal, ..Damaged::default() });
             }
         }
     }
 
-    fn is_of_a_journal(&self, file: NodeId) -> bool {
+    /// Of a journal, or of one that was put aside.
+    fn journal_directory_of(&self, file: NodeId) -> Option<String> {
         let names = self.disk.names("").unwrap_or_default().into_iter().map(|(name, _)| name);
-        let mut journals = names.filter(|name| parse_journal_directory(name).is_some());
-        journals.any(|directory| {
-            let files = self.disk.names(&directory).unwrap_or_default();
+        let is_journal =
+            |name: &str| parse_journal_directory(name).or_else(|| parse_damaged_directory(name)).is_some();
+        names.filter(|name| is_journal(name)).find(|directory| {
+            let files = self.disk.names(directory).unwrap_or_default();
             files.iter().any(|(name, _)| self.disk.node(&format!("{directory}/{name}")) == Some(file))
         })
     }

@@ -23,17 +23,32 @@ pub enum Mistake {
     StaleBlockAccepted,
     /// What was read from disk is not held against its checksums.
     ChecksumsUnchecked,
+    /// The partitions of a journal that has lost something are served, with what the segments have.
+    LostJournalServed,
 }
 
 impl Mistake {
-    pub const ALL: [Mistake; 6] = [
+    pub const ALL: [Mistake; 7] = [
         Mistake::FlushLeftOut,
         Mistake::RecycledBeforeStored,
         Mistake::AcknowledgedAcrossGap,
         Mistake::LogStartMovedBack,
         Mistake::StaleBlockAccepted,
         Mistake::ChecksumsUnchecked,
+        Mistake::LostJournalServed,
     ];
+
+    /// Only damage to files shows it.
+    pub const fn needs_damage(self) -> bool {
+        match self {
+            Mistake::ChecksumsUnchecked | Mistake::LostJournalServed => true,
+            Mistake::FlushLeftOut
+            | Mistake::RecycledBeforeStored
+            | Mistake::AcknowledgedAcrossGap
+            | Mistake::LogStartMovedBack
+            | Mistake::StaleBlockAccepted => false,
+        }
+    }
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -43,6 +58,7 @@ impl Mistake {
             Mistake::LogStartMovedBack => "log-start-moved-back",
             Mistake::StaleBlockAccepted => "stale-block-accepted",
             Mistake::ChecksumsUnchecked => "checksums-unchecked",
+            Mistake::LostJournalServed => "lost-journal-served",
         }
     }
 
@@ -55,6 +71,7 @@ impl Mistake {
             Mistake::LogStartMovedBack => "the log start does not go back",
             Mistake::StaleBlockAccepted => "blocks that are believed are those of this use",
             Mistake::ChecksumsUnchecked => "what is read is what was written",
+            Mistake::LostJournalServed => "partitions of a lost journal are offline",
         }
     }
 }

@@ -78,6 +78,11 @@ fn a_read_that_is_not_checked_is_found() {
     found(Mistake::ChecksumsUnchecked);
 }
 
+#[test]
+fn partitions_of_a_lost_journal_that_are_served_are_found() {
+    found(Mistake::LostJournalServed);
+}
+
 fn found(mistake: Mistake) {
     let check = mistake.check();
     for seed in 0..MISTAKE_SEEDS {

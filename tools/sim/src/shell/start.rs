@@ -41,6 +41,9 @@ pub async fn start(shells: &[Rc<Shell>]) -> DiskResult<Started> {
         Err(DiskError::NotFound) => false,
         Err(error) => return Err(error),
     };
+    if clean {
+        main.model.borrow_mut().journals.are_not_needed();
+    }
     let mut states = take_final_states(main, &names, clean).await?;
     shells.iter().for_each(|shell| shell.generation.set(first_generation(&checkpoints)));
     let mut points = merge(&checkpoints);
