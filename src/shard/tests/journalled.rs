@@ -6,9 +6,10 @@ use crate::cluster::image::tests::{add_topic, image_of, node, topic_id};
 use crate::config::Routing;
 use crate::log::checkpoint::Checkpoint;
 use crate::log::data_dir::checkpoint_name;
-use crate::log::journal::block::BlockHeader;
+use crate::log::journal::block::{BlockHeader, BlockView};
 use crate::log::journal::lost::LOST_PARTITIONS_FILE;
-use crate::log::journal::ring::{JournalHead, RingLimits};
+use crate::log::journal::replay::{FoundBlock, Replay};
+use crate::log::journal::ring::{FileIndex, JournalHead, RingLimits};
 use crate::log::ownership::{self, PARTITION_METADATA};
 use crate::shard::journal::Journal;
 use crate::shard::journal_replay::{Keep, ReplayStart, replay};
@@ -182,6 +183,37 @@ fn log_start_survives_a_crash_and_the_next_one() {
     });
 }
 
+/// Damage to what a change has acted on, or to the last flush before a pause, is then no torn tail.
+#[test]
+fn flush_of_a_change_and_the_last_one_before_a_pause_are_stated() {
+    on_executor(async {
+        let directory = directory();
+        claimed(directory.path());
+        let store = journalled_after(directory.path(), 16 << 20, None).await;
+        let replica = open_partition(&store, directory.path(), 0, 1 << 20).await;
+        has_room(&store).await;
+        let acks = Acks::new(None);
+        append(&store, &replica, &acks, &mut batch(1, None, &[7; 500])).await;
+        acks.all_arrived(&store).await;
+        next_file_is_made(directory.path()).await;
+        assert_eq!(unstated_blocks(directory.path()), 1);
+        let change = replica.decide_log_start(offset(1));
+        assert_eq!(store.log_changes(vec![change]).await, Logged::Flushed);
+        assert_eq!(unstated_blocks(directory.path()), 0, "the change is carried out now");
+        append(&store, &replica, &acks, &mut batch(1, None, &[8; 500])).await;
+        acks.all_arrived(&store).await;
+        assert_eq!(unstated_blocks(directory.path()), 1);
+        store.state_flushed();
+        for _ in 0..10_000 {
+            if unstated_blocks(directory.path()) == 0 {
+                return;
+            }
+            glommio::timer::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        panic!("nothing states the last flush");
+    });
+}
+
 /// Records were acknowledged that only the journal has, and a part of it is gone: nothing tells how much
 /// of it was needed, at this start or at the next.
 #[test]
@@ -284,6 +316,26 @@ pub(super) async fn next_file_is_made(data_dir: &Path) {
         glommio::timer::sleep(std::time::Duration::from_millis(1)).await;
     }
     panic!("the second file was not made");
+}
+
+/// Blocks with entries whose damage a start would take for a torn tail.
+fn unstated_blocks(data_dir: &Path) -> usize {
+    let files = ["00000000.journal", "00000001.journal"].map(|name| data_dir.join("journal.0").join(name));
+    let files = files.map(|path| std_read(&path));
+    let mut found = Replay::default();
+    for (file, bytes) in files.iter().enumerate() {
+        let read = |position: u64, size: usize| {
+            let rest = &bytes[position as usize..];
+            Ok::<_, std::convert::Infallible>(rest[..size.min(rest.len())].to_vec())
+        };
+        let Ok(_) = found.scan_file(FileIndex(file as u32), bytes.len() as u64, read);
+    }
+    let has_entries = |block: &FoundBlock| {
+        let bytes = &files[block.file.0 as usize][block.position as usize..][..block.size];
+        BlockView::decode(bytes, block.position).unwrap().entries().next().is_some()
+    };
+    let unstated = found.blocks().filter(|(sequence, _)| !found.is_flushed(*sequence));
+    unstated.filter(|(_, block)| has_entries(block)).count()
 }
 
 fn inode(data_dir: &Path, name: &str) -> u64 {
