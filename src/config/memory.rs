@@ -48,7 +48,7 @@ const RINGS_LOCKED_SIZE: u64 = 2 << 20;
 const _: () = assert!(TAIL_SIZE_MAX + READ_SIZE_MAX <= 1 << 30);
 
 impl MemoryPlan {
-    /// Of the memory for requests being received, what is kept for those that one buffer holds.
+    /// Of the memory for requests being received, what large ones leave to those that one buffer holds.
     pub fn receive_reserve(receive: usize) -> usize {
         (receive / RECEIVE_RESERVE_SHARE).max(RECEIVE_BUFFER_SIZE)
     }

@@ -27,7 +27,7 @@ use crate::shard::receive::{Growth, Holder, HolderState, ReceiveBuffer, Received
 use crate::shard::response::{Response, WriteCursor};
 use crate::types::limits::{
     CONNECTION_INFLIGHT_BYTES_MAX, CONNECTION_REQUESTS_MAX, CONNECTION_RESPONSE_BYTES_MAX,
-    RECEIVE_RELIEF_INTERVAL, RECEIVE_STARVED_MAX, RESPONSE_SIZE_FLOOR, SOCKET_SLICES_MAX,
+    RECEIVE_BUFFER_SIZE, RECEIVE_RELIEF_INTERVAL, RESPONSE_SIZE_FLOOR, SOCKET_SLICES_MAX,
     SOCKET_WRITE_SIZE_MAX, STOP_LINGER_MAX,
 };
 use crate::types::{Mono, ShardId};
@@ -309,6 +309,9 @@ impl Connection {
 
     /// What it holds of receive memory, unless it is being served with it.
     fn holder(&self) -> Option<Holder> {
+        if self.is_closed() {
+            return None; // It is about to give it back.
+        }
         if let Some(buffer) = &*self.receive.borrow() {
             let state = HolderState::Client { since: buffer.step_since() };
             return Some(Holder { held: buffer.size(), state });
@@ -497,7 +500,7 @@ async fn may_go_on(shard: &Rc<Shard>, connection: &Connection, held: usize) -> b
 /// socket has nothing: a silent connection holds none. False at the end of the connection, and once the
 /// broker stops.
 async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<bool, CloseReason> {
-    let mut waiting_since: Option<Mono> = None;
+    let mut counted = false;
     loop {
         let polled = poll_fn(|cx| {
             if shard.is_stopping() {
@@ -515,8 +518,8 @@ async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<boo
                 return polled.map(Some);
             }
             // Asked when the socket has news, not when the wait for it began: others may have taken
-            // the room meanwhile.
-            if !shard.receive_memory.has_first_buffer() {
+            // the room meanwhile. Who has nothing to read waits for nobody's room.
+            if !shard.receive_memory.has_first_buffer() && has_bytes(&stream) {
                 return Poll::Ready(None);
             }
             let mut bytes = shard.take_receive_buffer();
@@ -538,12 +541,10 @@ async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<boo
         match polled {
             None if connection.is_closed() => return Ok(false),
             None => {
-                let now = shard.clock.mono();
-                if waiting_since.is_none() {
+                if !std::mem::replace(&mut counted, true) {
                     shard.metrics.borrow_mut().memory_waits += 1;
                 }
-                let waited = now.since(*waiting_since.get_or_insert(now));
-                relieve(shard, waited >= RECEIVE_STARVED_MAX);
+                relieve(shard, RECEIVE_BUFFER_SIZE);
                 if !shard.receive_memory.has_first_buffer() {
                     freed_or_closed(shard, connection, RECEIVE_RELIEF_INTERVAL).await;
                 }
@@ -553,6 +554,16 @@ async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<boo
             Some(Err(error)) => return Err(error.into()),
         }
     }
+}
+
+/// Whether a read would find some, or the end of the stream.
+fn has_bytes(stream: &TcpStream) -> bool {
+    let fd = std::os::fd::AsRawFd::as_raw_fd(stream);
+    let mut byte = 0u8;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: the descriptor belongs to `stream`, and one byte is what there is room for.
+    let found = unsafe { libc::recv(fd, (&raw mut byte).cast(), 1, flags) };
+    found >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock
 }
 
 fn is_disconnect(error: &io::Error) -> bool {
@@ -568,9 +579,9 @@ async fn freed_or_closed(shard: &Shard, connection: &Connection, at_most: Durati
     select(pin!(glommio::timer::sleep(at_most)), select(freed, closed)).await;
 }
 
-/// Receive memory is short: takes back what is held without need, else closes who makes the least of it.
-/// `is_starved`: not even first buffers are left, for longer than a moment.
-fn relieve(shard: &Shard, is_starved: bool) {
+/// Receive memory is short by some `wanted` bytes: takes back what is held without need, else closes those
+/// that make the least of it.
+fn relieve(shard: &Shard, wanted: usize) {
     let now = shard.clock.mono();
     if !shard.receive_memory.begin_relief(now) {
         return;
@@ -588,7 +599,7 @@ fn relieve(shard: &Shard, is_starved: bool) {
         return;
     }
     let holders = connections.iter().map(|connection| connection.holder());
-    if let Some((at, holder, waited)) = slowest(holders, is_starved, now) {
+    for (at, holder, waited) in slowest(holders, shard.receive_memory.is_stuck(), wanted, now) {
         shard.metrics.borrow_mut().receive_evictions += 1;
         connections[at].close(&CloseReason::HoldsReceiveMemory { held: holder.held, waited });
     }
@@ -630,15 +641,16 @@ async fn wait_to_grow(
 ) -> Result<bool, CloseReason> {
     let mut counted = false;
     loop {
-        let waited = shard.clock.mono().since(asked);
-        match buffer.may_grow(more, needed, waited) {
+        let now = shard.clock.mono();
+        let waited = now.since(asked);
+        match buffer.may_grow(more, needed, now) {
             Growth::Now => return Ok(true),
             Growth::Refused => return Err(CloseReason::NoReceiveMemory { size: more, waited }),
             Growth::Wait(at_most) => {
                 if !std::mem::replace(&mut counted, true) {
                     shard.metrics.borrow_mut().memory_waits += 1;
                 }
-                relieve(shard, false);
+                relieve(shard, more);
                 freed_or_closed(shard, connection, at_most.min(RECEIVE_RELIEF_INTERVAL)).await;
             }
         }

@@ -6,15 +6,20 @@
 //! a larger request     gets twice as much whenever what it has is full: nothing for what it announces
 //! executed             gives everything back, and all that wait look again
 //!
-//! limit  |--- requests of any size ---------------------------|-- first buffers only --|
+//! limit  |--- requests of any size ---------------------------|------- reserve -------|
+//!                  first buffers go on while large ones hold this:          ^
+//!                  the large one nearest to its end goes on while first buffers hold all before it
 //! ```
 //!
-//! There is no queue: whoever finds room takes it. Large requests get more only while all of them could
-//! still come to their end, one after the other, so that none waits for another that waits for it.
+//! There is no queue: whoever finds room takes it. A request is among the large ones as soon as its prefix
+//! is there, and these get more only while all of them could still come to their end, one after the other,
+//! so that none waits for another that waits for it. First buffers are what such requests begin with: no
+//! more are given out than leave the large ones their ends.
 //!
 //! While somebody waits, what others hold is looked at: a buffer that is hardly filled becomes a small
 //! one, and whoever has made no step for [`RECEIVE_STEP_TIME_MAX`] loses its connection, the largest
-//! holder first. A request that waits for [`RECEIVE_GROW_WAIT_MAX`] costs its own connection.
+//! holder first. A request that waits for [`RECEIVE_GROW_WAIT_MAX`] while no other large one came to its
+//! end costs its own connection.
 
 use crate::codec::frame::{self, Frame, FrameError};
 use crate::config::memory::MemoryPlan;
@@ -22,8 +27,8 @@ use crate::shard::event::Broadcast;
 use crate::shard::memory::{Charge, Meter};
 use crate::types::Mono;
 use crate::types::limits::{
-    RECEIVE_BUFFER_SIZE, RECEIVE_GROW_WAIT_MAX, RECEIVE_RELIEF_PAUSE, RECEIVE_STARVED_MAX,
-    RECEIVE_STEP_TIME_MAX, SOCKET_READ_SIZE_MIN,
+    RECEIVE_BUFFER_SIZE, RECEIVE_GROW_WAIT_MAX, RECEIVE_RELIEF_PAUSE, RECEIVE_STEP_TIME_MAX,
+    SOCKET_READ_SIZE_MIN,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -41,7 +46,7 @@ pub enum Growth {
     Refused,
 }
 
-/// A request that does not fit its buffer.
+/// A request that its first buffer does not hold; one that is there needs no more, and gives all back.
 #[derive(Clone, Copy, Debug)]
 struct Growing {
     held: usize,
@@ -58,13 +63,15 @@ impl Growing {
 /// Lives: one per shard.
 pub struct ReceiveMemory {
     meter: Rc<Meter>,
-    /// Bytes that only first buffers take.
+    /// Bytes that large requests leave to first buffers, and first buffers to the nearest of these.
     reserve: usize,
     /// Notified whenever some of it was given back.
     pub freed: Broadcast,
-    /// Requests larger than their buffers. Ordered, so that runs repeat.
+    /// Requests larger than their first buffers. Ordered, so that runs repeat.
     growing: RefCell<BTreeMap<u64, Growing>>,
     next_growing: Cell<u64>,
+    /// How many of them have come to their end.
+    finished: Cell<u64>,
     /// When holders were last looked at.
     relieved: Cell<Option<Mono>>,
 }
@@ -75,6 +82,8 @@ pub struct ReceiveCharge {
     charge: Option<Charge>,
     /// Its place among those that grow.
     growing: Option<u64>,
+    /// Since when it waits for more, and how many others had come to their end then.
+    waiting: Option<(Mono, u64)>,
     memory: Rc<ReceiveMemory>,
 }
 
@@ -86,6 +95,7 @@ impl ReceiveMemory {
             freed: Broadcast::default(),
             growing: RefCell::default(),
             next_growing: Cell::new(0),
+            finished: Cell::new(0),
             relieved: Cell::new(None),
         })
     }
@@ -94,14 +104,42 @@ impl ReceiveMemory {
         self.meter.used()
     }
 
-    /// Whether there is a first buffer for one more connection.
+    /// Whether there is a first buffer for one more connection. Whatever the requests in first buffers
+    /// turn out to be, the reserve is left to finish one of them; those that are known to be large can
+    /// all be finished beside one more of them and a small one, and the nearest of them can be at once if it
+    /// is not larger than half of the memory.
     pub fn has_first_buffer(&self) -> bool {
+        let growing = self.growing.borrow();
+        let first = self.first_buffers(&growing) + RECEIVE_BUFFER_SIZE;
+        let limit = self.meter.limit();
+        let unfinished: usize =
+            growing.values().filter(|growing| growing.left() > 0).map(|growing| growing.held).sum();
+        let kept = nearest(&growing).map_or(0, |(_, left)| left.min(limit / 2));
         self.meter.has_room(RECEIVE_BUFFER_SIZE)
+            && first <= limit - self.reserve
+            && unfinished + first + kept <= limit
+            && can_all_finish(growing.values().copied(), limit, 2 * RECEIVE_BUFFER_SIZE)
+    }
+
+    /// Bytes of those buffers whose requests are not known to be larger.
+    fn first_buffers(&self, growing: &BTreeMap<u64, Growing>) -> usize {
+        self.meter.used() - growing.values().map(|growing| growing.held).sum::<usize>()
+    }
+
+    /// The large requests wait for each other and nothing else: first buffers that were given out before
+    /// have all turned into them.
+    pub fn is_stuck(&self) -> bool {
+        !can_all_finish(self.growing.borrow().values().copied(), self.meter.limit(), RECEIVE_BUFFER_SIZE)
     }
 
     /// Counts `size`, whether there is room or not: the caller has asked.
     pub fn take(self: &Rc<Self>, size: usize) -> ReceiveCharge {
-        ReceiveCharge { charge: Some(self.meter.charge(size)), growing: None, memory: self.clone() }
+        ReceiveCharge {
+            charge: Some(self.meter.charge(size)),
+            growing: None,
+            waiting: None,
+            memory: self.clone(),
+        }
     }
 
     /// Whether it is time to look at the holders again; the caller then does.
@@ -113,54 +151,65 @@ impl ReceiveMemory {
         is_due
     }
 
-    /// The request nearest to its end may take half of the reserve; one that a first buffer would hold
-    /// may take all of it.
+    /// The request nearest to its end gets more while all of it fits beside the first buffers that there
+    /// are, or one. The others leave these the reserve, and each other their ends; one that a first buffer
+    /// would hold leaves no reserve.
     fn may_hold_more(&self, id: u64, more: usize) -> bool {
         let growing = self.growing.borrow();
-        let own = &growing[&id];
-        let is_nearest = || growing.values().all(|other| own.left() <= other.left());
+        let own = growing[&id];
+        let first = self.first_buffers(&growing);
         let limit = self.meter.limit();
-        let limit = if own.needed <= RECEIVE_BUFFER_SIZE {
-            limit
-        } else if is_nearest() {
-            limit - self.reserve / 2
-        } else {
-            limit - self.reserve
-        };
-        self.meter.used() + more <= limit && self.can_all_finish(&growing, id, more)
-    }
-
-    /// Whether an order is left in which every request can be received whole: the nearest to its end
-    /// first, which gives back what it held (Dijkstra's banker, for one resource). What is not in
-    /// `growing` comes to its end by itself. O(n log n) for n such requests, at each step of one.
-    fn can_all_finish(&self, growing: &BTreeMap<u64, Growing>, id: u64, more: usize) -> bool {
+        if nearest(&growing).is_some_and(|(nearest, _)| nearest == id) {
+            let held: usize = growing.values().map(|growing| growing.held).sum();
+            return held + own.left() + first.max(RECEIVE_BUFFER_SIZE) <= limit;
+        }
+        let reserve = if own.needed <= RECEIVE_BUFFER_SIZE { 0 } else { self.reserve };
         let after = growing.iter().map(|(other, growing)| {
             let held = growing.held + if *other == id { more } else { 0 };
             Growing { held, ..*growing }
         });
-        let mut after: Vec<Growing> = after.collect();
-        let held: usize = after.iter().map(|growing| growing.held).sum();
-        let mut free = self.meter.limit().saturating_sub(held);
-        after.sort_unstable_by_key(Growing::left);
-        after.iter().all(|growing| {
-            let fits = growing.left() <= free;
-            free += growing.held;
-            fits
-        })
+        can_all_finish(after, limit, first.max(reserve))
     }
 }
 
+/// The request that needs the least to come to its end, and how much; of two the older.
+fn nearest(growing: &BTreeMap<u64, Growing>) -> Option<(u64, usize)> {
+    let unfinished = growing.iter().map(|(id, growing)| (*id, growing.left())).filter(|(_, left)| *left > 0);
+    unfinished.min_by_key(|(_, left)| *left)
+}
+
+/// Whether an order is left in which every request can be received whole: the nearest to its end first,
+/// which gives back what it held (Dijkstra's banker, for one resource). `others`: bytes that are held
+/// beside them. O(n log n) for n such requests, at each step of one and for each first buffer.
+fn can_all_finish(growing: impl Iterator<Item = Growing>, limit: usize, others: usize) -> bool {
+    let mut growing: Vec<Growing> = growing.collect();
+    let held: usize = growing.iter().map(|growing| growing.held).sum();
+    let Some(mut free) = limit.checked_sub(held + others) else { return false };
+    growing.sort_unstable_by_key(Growing::left);
+    growing.iter().all(|growing| {
+        let fits = growing.left() <= free;
+        free += growing.held;
+        fits
+    })
+}
+
 impl ReceiveCharge {
-    /// Whether a request of `needed` bytes may get `more` now, having waited for it for `waited`.
-    fn may_grow(&mut self, more: usize, needed: usize, waited: Duration) -> Growth {
-        let memory = &self.memory;
-        if needed > memory.meter.limit() - memory.reserve / 2 {
+    /// Whether a request of `needed` bytes may get `more` now. It waits for as long as others come to
+    /// their end meanwhile.
+    fn may_grow(&mut self, more: usize, needed: usize, now: Mono) -> Growth {
+        if needed > self.memory.meter.limit() - self.memory.reserve {
             return Growth::Refused;
         }
         let id = self.needs(needed);
         if self.memory.may_hold_more(id, more) {
-            Growth::Now
-        } else if waited >= RECEIVE_GROW_WAIT_MAX {
+            self.waiting = None;
+            return Growth::Now;
+        }
+        let finished = self.memory.finished.get();
+        let waiting = self.waiting.filter(|(_, seen)| *seen == finished);
+        let (since, _) = *self.waiting.insert(waiting.unwrap_or((now, finished)));
+        let waited = now.since(since);
+        if waited >= RECEIVE_GROW_WAIT_MAX {
             Growth::Refused
         } else {
             Growth::Wait(RECEIVE_GROW_WAIT_MAX - waited)
@@ -195,10 +244,17 @@ impl ReceiveCharge {
         self.memory.freed.notify_all();
     }
 
-    /// Its request is there; what follows in the buffer is another one.
+    /// Its request is there; what follows in the buffer is another one. A buffer that was made for the one
+    /// request holds nothing else, and is given back.
     fn settle(&mut self) {
-        if let Some(id) = self.growing.take() {
+        let Some(id) = self.growing else { return };
+        self.memory.finished.set(self.memory.finished.get() + 1);
+        let held = self.charge.as_ref().map_or(0, Charge::size);
+        if held > RECEIVE_BUFFER_SIZE {
+            self.needs(held);
+        } else {
             self.memory.growing.borrow_mut().remove(&id);
+            self.growing = None;
         }
     }
 
@@ -209,7 +265,9 @@ impl ReceiveCharge {
 
 impl Drop for ReceiveCharge {
     fn drop(&mut self) {
-        self.settle();
+        if let Some(id) = self.growing.take() {
+            self.memory.growing.borrow_mut().remove(&id);
+        }
         self.charge = None; // Before anybody looks.
         self.memory.freed.notify_all();
     }
@@ -299,6 +357,9 @@ impl ReceiveBuffer {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
+        if needed > self.bytes.len() {
+            self.charge.needs(needed); // Before it has to grow, so that the others leave it room.
+        }
     }
 
     /// What it needs beyond its size to read on: nothing while there is room, then as much again, up to
@@ -312,8 +373,8 @@ impl ReceiveBuffer {
     }
 
     /// Whether a request of `needed` bytes may grow by `more`.
-    pub fn may_grow(&mut self, more: usize, needed: usize, waited: Duration) -> Growth {
-        self.charge.may_grow(more, needed, waited)
+    pub fn may_grow(&mut self, more: usize, needed: usize, now: Mono) -> Growth {
+        self.charge.may_grow(more, needed, now)
     }
 
     /// Amortised over all steps each byte is copied once.
@@ -376,26 +437,40 @@ pub enum HolderState {
     Growing { since: Mono, left: usize },
 }
 
-/// Who has to go, of those that hold receive memory while another waits for some: of the clients that
-/// made no step for too long the largest holder. `is_starved`: not even first buffers are left, for longer
-/// than a moment; then also a large request that waits itself, the one with the most to come first.
-/// Returns its place and since when it made no step.
+/// Who has to go, of those that hold receive memory while another waits for `wanted` bytes: of the clients
+/// that made no step for too long the largest holders, until they cover it. `is_stuck`: large requests wait
+/// for each other and nothing else; then the one with the most to come has to go. Returns their places and
+/// how long each made no step.
 pub fn slowest(
     holders: impl Iterator<Item = Option<Holder>>,
-    is_starved: bool,
+    is_stuck: bool,
+    wanted: usize,
     now: Mono,
-) -> Option<(usize, Holder, Duration)> {
-    let judged = holders.enumerate().filter_map(|(at, holder)| {
-        let holder = holder?;
-        let (rank, since, size_max) = match holder.state {
-            HolderState::Client { since } => ((1, holder.held), since, RECEIVE_STEP_TIME_MAX),
-            HolderState::Growing { since, left } if is_starved => ((0, left), since, RECEIVE_STARVED_MAX),
-            HolderState::Growing { .. } => return None,
-        };
-        let waited = now.since(since);
-        (waited >= size_max).then_some((rank, (at, holder, waited)))
+) -> Vec<(usize, Holder, Duration)> {
+    let mut overdue = Vec::new();
+    let mut growing = Vec::new();
+    for (at, holder) in holders.enumerate() {
+        let Some(holder) = holder else { continue };
+        match holder.state {
+            HolderState::Client { since } if now.since(since) >= RECEIVE_STEP_TIME_MAX => {
+                overdue.push((at, holder, now.since(since)));
+            }
+            HolderState::Client { .. } => {}
+            HolderState::Growing { since, left } => growing.push((left, (at, holder, now.since(since)))),
+        }
+    }
+    if overdue.is_empty() && is_stuck {
+        let most = growing.into_iter().max_by_key(|(left, _)| *left);
+        return most.map(|(_, found)| found).into_iter().collect();
+    }
+    overdue.sort_by_key(|(_, holder, _)| std::cmp::Reverse(holder.held));
+    let mut freed = 0;
+    overdue.retain(|(_, holder, _)| {
+        let is_needed = freed < wanted;
+        freed += if is_needed { holder.held } else { 0 };
+        is_needed
     });
-    judged.max_by_key(|(rank, _)| *rank).map(|(_, found)| found)
+    overdue
 }
 
 #[cfg(test)]

@@ -33,20 +33,17 @@ pub const RECEIVE_BUFFERS_KEPT: usize = 8;
 /// way when it is looked at again; no read that may be resumed with more room is that small.
 pub const SOCKET_READ_SIZE_MIN: usize = 8 << 10;
 
-/// One part of so many of a shard's receive memory is kept for first buffers, so that small requests are
-/// received whatever large ones hold.
+/// One part of so many of a shard's receive memory is left to first buffers by large requests, so that small
+/// ones are received whatever they hold, and by first buffers to the large request nearest to its end.
 pub const RECEIVE_RESERVE_SHARE: usize = 8;
 
-/// How long a request that is larger than a receive buffer waits for more memory. Longer than
-/// [`RECEIVE_STEP_TIME_MAX`], so that slow ones go first.
+/// How long a request that is larger than a receive buffer waits for more memory while no other one comes
+/// to its end. Longer than [`RECEIVE_STEP_TIME_MAX`], so that slow ones go first.
 pub const RECEIVE_GROW_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// How long a request may take to fill the memory that it was given, while others wait for some. A client
 /// that sends needs milliseconds between two reads; the longest pauses of a healthy network stay below.
 pub const RECEIVE_STEP_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// How long requests wait for a first buffer before large ones that wait for more have to go.
-pub const RECEIVE_STARVED_MAX: Duration = Duration::from_secs(1);
 
 /// Between two looks of a waiting connection for some that hold receive memory and do not use it.
 pub const RECEIVE_RELIEF_INTERVAL: Duration = Duration::from_millis(500);

@@ -5,7 +5,6 @@ const MIB: usize = 1 << 20;
 const KIB: usize = 1 << 10;
 const LIMIT: usize = 64 * MIB; // 8 of them for first buffers.
 const START: Mono = Mono(0);
-const NOT_YET: Duration = Duration::ZERO;
 
 fn seconds(count: u64) -> Mono {
     START.after(Duration::from_secs(count))
@@ -36,7 +35,7 @@ fn go_on(buffer: &mut ReceiveBuffer, needed: usize) -> bool {
             Received::Part { needed } => {
                 buffer.make_room(needed, START);
                 let more = buffer.wants(needed);
-                if more > 0 && buffer.may_grow(more, needed, NOT_YET) != Growth::Now {
+                if more > 0 && buffer.may_grow(more, needed, START) != Growth::Now {
                     return false;
                 }
                 buffer.grow(more, START);
@@ -56,7 +55,7 @@ fn what_is_announced_costs_nothing_until_it_comes() {
         let Received::Part { needed } = large.next(usize::MAX).unwrap() else { break };
         large.make_room(needed, START);
         let more = large.wants(needed);
-        assert!(more == 0 || large.may_grow(more, needed, NOT_YET) == Growth::Now);
+        assert!(more == 0 || large.may_grow(more, needed, START) == Growth::Now);
         if more > 0 {
             large.grow(more, START);
         }
@@ -149,7 +148,7 @@ fn half_requests_shrink_to_what_has_come_and_can_all_be_finished() {
         receive(&mut part, 200_000, 10);
         half.push(part);
     }
-    assert_eq!(half.len(), LIMIT / RECEIVE_BUFFER_SIZE);
+    assert_eq!(half.len(), (LIMIT - LIMIT / 8) / RECEIVE_BUFFER_SIZE, "all but the reserve");
     let freed = half.iter_mut().filter_map(ReceiveBuffer::shrink).count();
     assert_eq!(freed, half.len());
     assert!(memory.used() <= half.len() * 9 * KIB, "{}", memory.used());
@@ -174,20 +173,100 @@ fn a_buffer_that_is_needed_does_not_shrink() {
     assert_eq!(shrunk.end - shrunk.start, 10);
 }
 
+/// Every one of many clients has sent the first part of its request before any of them goes on.
 #[test]
-fn a_wait_ends() {
+fn first_buffers_leave_large_requests_their_end() {
+    for (limit, needed) in
+        [(8 * MIB, MIB), (LIMIT, MIB), (LIMIT, 8 * MIB), (8 * MIB, 5 * MIB), (8 * MIB, 7 * MIB)]
+    {
+        let memory = ReceiveMemory::new(limit);
+        let mut waiting: Vec<ReceiveBuffer> = Vec::new();
+        while memory.has_first_buffer() {
+            let mut first = buffer(&memory);
+            // Of those that the reserve finishes, no prefix is read before all have come.
+            if needed > limit / 8 {
+                receive(&mut first, needed, usize::MAX);
+                first.make_room(needed, START);
+            }
+            waiting.push(first);
+        }
+        assert!(waiting.len() > 1);
+        while !waiting.is_empty() {
+            let before = waiting.len();
+            waiting.retain_mut(|request| !go_on(request, needed));
+            assert!(waiting.len() < before, "{before} requests of {needed} bytes wait in {limit}");
+            assert!(!memory.is_stuck());
+            // A small client takes whatever first buffer it finds.
+            let small: Vec<ReceiveBuffer> =
+                std::iter::from_fn(|| memory.has_first_buffer().then(|| buffer(&memory))).collect();
+            waiting.retain_mut(|request| !go_on(request, needed));
+            drop(small);
+        }
+        assert_eq!(memory.used(), 0);
+    }
+}
+
+/// Small requests that come and go without end hold all first buffers there are.
+#[test]
+fn a_large_request_goes_on_beside_any_number_of_small_ones() {
+    let memory = ReceiveMemory::new(8 * MIB);
+    let mut small: Vec<ReceiveBuffer> =
+        std::iter::from_fn(|| memory.has_first_buffer().then(|| buffer(&memory))).collect();
+    let mut large = small.pop().expect("there is room for one");
+    assert!(go_on(&mut large, MIB));
+    drop(large);
+    let mut larger = small.pop().expect("there is room for one");
+    assert!(!go_on(&mut larger, 2 * MIB));
+    while !go_on(&mut larger, 2 * MIB) {
+        small.pop().expect("it goes on before the last of them has gone");
+        if memory.has_first_buffer() {
+            small.push(buffer(&memory));
+        }
+    }
+    assert!(small.len() > 20);
+}
+
+/// First buffers are given out before it is known what comes.
+#[test]
+fn who_has_the_most_to_come_goes_only_if_nobody_could_come_to_an_end() {
+    let memory = ReceiveMemory::new(8 * MIB);
+    let mut waiting: Vec<ReceiveBuffer> =
+        std::iter::from_fn(|| memory.has_first_buffer().then(|| buffer(&memory))).collect();
+    assert!(!memory.is_stuck());
+    assert!(waiting.iter_mut().all(|request| !go_on(request, 3 * MIB)));
+    assert!(memory.is_stuck());
+    while memory.is_stuck() {
+        waiting.pop();
+    }
+    while !waiting.is_empty() {
+        let before = waiting.len();
+        waiting.retain_mut(|request| !go_on(request, 3 * MIB));
+        assert!(waiting.len() < before);
+    }
+}
+
+#[test]
+fn a_wait_ends_once_nobody_comes_to_an_end() {
     let memory = ReceiveMemory::new(LIMIT);
-    let _others = memory.take(LIMIT - RECEIVE_BUFFER_SIZE);
+    let others = memory.take(LIMIT - RECEIVE_BUFFER_SIZE);
     let mut large = memory.take(RECEIVE_BUFFER_SIZE);
     let moment = Duration::from_millis(1);
-    assert_eq!(large.may_grow(1, MIB, RECEIVE_GROW_WAIT_MAX - moment), Growth::Wait(moment));
-    assert_eq!(large.may_grow(1, MIB, RECEIVE_GROW_WAIT_MAX), Growth::Refused);
-    assert_eq!(large.may_grow(1, LIMIT, NOT_YET), Growth::Refused, "it would wait for nothing");
+    let last = START.after(RECEIVE_GROW_WAIT_MAX - moment);
+    assert_eq!(large.may_grow(1, MIB, START), Growth::Wait(RECEIVE_GROW_WAIT_MAX));
+    assert_eq!(large.may_grow(1, MIB, last), Growth::Wait(moment));
+    let mut other = memory.take(1);
+    other.needs(MIB);
+    other.settle();
+    assert_eq!(large.may_grow(1, MIB, last), Growth::Wait(RECEIVE_GROW_WAIT_MAX));
+    assert_eq!(large.may_grow(1, MIB, last.after(RECEIVE_GROW_WAIT_MAX)), Growth::Refused);
+    drop((others, other));
+    assert_eq!(large.may_grow(1, LIMIT, last), Growth::Refused, "it would wait for nothing");
+    assert_eq!(large.may_grow(1, MIB, last), Growth::Now);
 }
 
 #[test]
 fn whoever_waits_is_woken_by_what_is_given_back_and_not_before() {
-    let memory = ReceiveMemory::new(2 * RECEIVE_BUFFER_SIZE);
+    let memory = ReceiveMemory::new(3 * RECEIVE_BUFFER_SIZE);
     let mut first = buffer(&memory);
     let second = buffer(&memory);
     let mut freed = Box::pin(memory.freed.notified());
@@ -227,18 +306,21 @@ fn a_step_is_a_new_request_or_more_room_and_not_a_byte() {
 }
 
 #[test]
-fn the_largest_of_those_that_make_no_step_goes_first() {
+fn the_largest_of_those_that_make_no_step_go_until_there_is_room() {
     let client = |held, since| Some(Holder { held, state: HolderState::Client { since: seconds(since) } });
     let growing =
         |left, since| Some(Holder { held: MIB, state: HolderState::Growing { since: seconds(since), left } });
-    let goes = |holders: &[Option<Holder>], is_starved| {
-        slowest(holders.iter().copied(), is_starved, seconds(20)).map(|(at, ..)| at)
+    let go = |holders: &[Option<Holder>], is_stuck, wanted| -> Vec<usize> {
+        let going = slowest(holders.iter().copied(), is_stuck, wanted, seconds(20));
+        going.into_iter().map(|(at, ..)| at).collect()
     };
     let holders = [client(10, 0), None, client(30, 9), client(20, 10), client(40, 11), growing(50, 0)];
-    assert_eq!(goes(&holders, false), Some(2));
-    assert_eq!(goes(&holders, true), Some(2), "who is slow goes before who waits");
-    let waiting = [client(40, 11), growing(50, 20), growing(30, 18), growing(40, 19), growing(45, 20)];
-    assert_eq!(goes(&waiting, false), None, "they wait for us");
-    assert_eq!(goes(&waiting, true), Some(3), "the one with the most to come");
-    assert_eq!(goes(&[], true), None);
+    assert_eq!(go(&holders, false, 1), [2]);
+    assert_eq!(go(&holders, false, 31), [2, 3], "as many as cover it");
+    assert_eq!(go(&holders, false, MIB), [2, 3, 0]);
+    assert_eq!(go(&holders, true, 1), [2], "who is slow goes before who waits");
+    let waiting = [client(40, 11), growing(50, 20), growing(30, 0)];
+    assert!(go(&waiting, false, MIB).is_empty(), "they wait for us");
+    assert_eq!(go(&waiting, true, MIB), [1], "the one with the most to come");
+    assert!(go(&[], true, 1).is_empty());
 }
