@@ -11,12 +11,12 @@ use crate::shard::compaction;
 use crate::shard::conn::CloseReason;
 use crate::shard::disk::{blocking, is_full_disk, replace_file};
 use crate::shard::replica::Replica;
+use crate::shard::response::{Untaken, untaken_too_long};
 use crate::shard::step::timed;
 use crate::shard::store::Store;
 use crate::shard::store::changes::Logged;
 use crate::shard::walk::Walk;
 use crate::types::ShardId;
-use crate::types::limits::{RESPONSE_SIZE_FLOOR, RESPONSE_TAKE_TIME_MAX};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -110,16 +110,20 @@ fn close_idle(shard: &Shard, idle_max: Duration) {
 
 /// While memory for answers is short, those that nobody takes cost their own connection.
 fn close_untaken(shard: &Shard) {
+    let excess = shard.response_memory.excess();
+    if excess == 0 {
+        return;
+    }
     let now = shard.clock.mono();
-    for connection in shard.connections() {
-        if !shard.response_memory.is_over() {
-            return;
-        }
-        let held = connection.response_bytes();
-        let waited = connection.idle_since().map_or(Duration::ZERO, |since| now.since(since));
-        if held > RESPONSE_SIZE_FLOOR && waited >= RESPONSE_TAKE_TIME_MAX {
-            connection.close(&CloseReason::HoldsAnswers { held, waited });
-        }
+    let connections = shard.connections();
+    let untaken = connections.iter().map(|connection| Untaken {
+        held: connection.response_bytes(),
+        waited: connection.idle_since().map_or(Duration::ZERO, |since| now.since(since)),
+    });
+    let untaken: Vec<Untaken> = untaken.collect();
+    for at in untaken_too_long(&untaken, excess) {
+        let Untaken { held, waited } = untaken[at];
+        connections[at].close(&CloseReason::HoldsAnswers { held, waited });
     }
 }
 

@@ -21,10 +21,10 @@ use crate::codec::frame::{self, FrameError, HeaderError};
 use crate::metrics::ShardMetrics;
 use crate::shard::Shard;
 use crate::shard::api::{self, RequestContext};
-use crate::shard::event::{Broadcast, Signal};
-use crate::shard::memory::{Charge, Meter};
+use crate::shard::event::Signal;
+use crate::shard::memory::Charge;
 use crate::shard::receive::{Growth, Holder, HolderState, ReceiveBuffer, Received, slowest};
-use crate::shard::response::{Response, WriteCursor};
+use crate::shard::response::{Response, ResponseMemory, WriteCursor};
 use crate::types::limits::{
     CONNECTION_INFLIGHT_BYTES_MAX, CONNECTION_REQUESTS_MAX, CONNECTION_RESPONSE_BYTES_MAX,
     RECEIVE_BUFFER_SIZE, RECEIVE_RELIEF_INTERVAL, RESPONSE_SIZE_FLOOR, SOCKET_SLICES_MAX,
@@ -113,6 +113,16 @@ struct Answers {
     queue: VecDeque<Pending>,
     inflight_bytes: usize,
     response_bytes: usize,
+    /// The socket is given some that are in the queue no more.
+    is_writing: bool,
+}
+
+impl Answers {
+    /// The client has taken all that there is, and a request of its waits for us.
+    fn wait_for_us(&self) -> bool {
+        let front = self.queue.front();
+        !self.is_writing && front.is_some_and(|front| matches!(front.answer, Answer::Waiting))
+    }
 }
 
 /// Lives: on one shard, from accept to close. Handlers keep it alive until their answer is in.
@@ -127,8 +137,6 @@ pub struct Connection {
     drained: Signal,
     /// Wakes it where it waits for the socket.
     reader: RefCell<Option<Waker>>,
-    /// Signalled when answers have left, for fetches that wait for room.
-    answers_left: Broadcast,
     /// What fetches in progress may come to.
     fetching_bytes: Cell<usize>,
     /// The same of all other answers that are being made.
@@ -146,20 +154,20 @@ pub struct Connection {
     pub requests_counted: Rc<Cell<usize>>,
     /// The shard's.
     metrics: Rc<RefCell<ShardMetrics>>,
-    response_memory: Rc<Meter>,
+    response_memory: Rc<ResponseMemory>,
 }
 
-/// What an answer in progress may take of its connection's memory.
-pub struct AnswerRoom<'a> {
-    connection: &'a Connection,
+/// What the answer to a fetch in progress may take of its connection's memory.
+pub struct FetchingAnswer {
+    connection: Rc<Connection>,
     size: usize,
 }
 
-impl Drop for AnswerRoom<'_> {
+impl Drop for FetchingAnswer {
     fn drop(&mut self) {
         let fetching = &self.connection.fetching_bytes;
         fetching.set(fetching.get() - self.size);
-        self.connection.answers_left.notify_all();
+        self.connection.drained.notify();
     }
 }
 
@@ -189,7 +197,7 @@ impl Connection {
         listener: Listener,
         now: Mono,
         metrics: Rc<RefCell<ShardMetrics>>,
-        response_memory: Rc<Meter>,
+        response_memory: Rc<ResponseMemory>,
     ) -> Rc<Connection> {
         Rc::new(Connection {
             id,
@@ -200,7 +208,6 @@ impl Connection {
             writer: Signal::default(),
             drained: Signal::default(),
             reader: RefCell::default(),
-            answers_left: Broadcast::default(),
             fetching_bytes: Cell::new(0),
             making_bytes: Cell::new(0),
             closed: Cell::new(false),
@@ -259,7 +266,6 @@ impl Connection {
         unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
         self.writer.notify();
         self.drained.notify();
-        self.answers_left.notify_all();
         for signal in self.parked.take().iter().filter_map(Weak::upgrade) {
             signal.notify();
         }
@@ -302,9 +308,7 @@ impl Connection {
     /// Since when the client has neither sent a byte nor taken one, while it was its turn: no request
     /// waits for us.
     pub fn idle_since(&self) -> Option<Mono> {
-        let answers = self.answers.borrow();
-        let waits = answers.queue.front().is_some_and(|front| matches!(front.answer, Answer::Waiting));
-        (!waits).then(|| self.last_active.get())
+        (!self.answers.borrow().wait_for_us()).then(|| self.last_active.get())
     }
 
     /// What it holds of receive memory, unless it is being served with it.
@@ -312,16 +316,19 @@ impl Connection {
         if self.is_closed() {
             return None; // It is about to give it back.
         }
-        if let Some(buffer) = &*self.receive.borrow() {
+        let Some(Holder { held, state }) = self.held.get() else {
+            let receive = self.receive.borrow();
+            let buffer = receive.as_ref()?;
             let state = HolderState::Client { since: buffer.step_since() };
             return Some(Holder { held: buffer.size(), state });
-        }
-        let holder = self.held.get()?;
-        match holder.state {
-            // It waits until its client takes answers, and not for those that are being made.
-            HolderState::Client { .. } => self.idle_since().map(|_| holder),
-            HolderState::Growing { .. } => Some(holder),
-        }
+        };
+        let state = match state {
+            // It waits until its client takes answers, and not for those that are being made. Each byte
+            // that it takes is a step.
+            HolderState::Client { since } => HolderState::Client { since: since.max(self.idle_since()?) },
+            growing @ HolderState::Growing { .. } => growing,
+        };
+        Some(Holder { held, state })
     }
 
     /// Requests are being served, or their answers have not left.
@@ -343,7 +350,7 @@ impl Connection {
         answers.queue.len() >= CONNECTION_REQUESTS_MAX
             || answers.inflight_bytes >= CONNECTION_INFLIGHT_BYTES_MAX
             || held >= CONNECTION_RESPONSE_BYTES_MAX
-            || held >= RESPONSE_SIZE_FLOOR && self.response_memory.is_over()
+            || held >= RESPONSE_SIZE_FLOOR && self.response_memory.excess() > 0
     }
 
     /// An answer of some `size` bytes is being made; it counts until what is returned is dropped.
@@ -352,25 +359,24 @@ impl Connection {
         MakingAnswer { connection: self.clone(), charge: self.response_memory.charge(size) }
     }
 
-    /// Resolves once answers have left or the connection has ended.
-    pub async fn answered_or_ended(&self) {
-        self.answers_left.notified().await;
+    /// The same of a fetch, which may come to `size` bytes and does not count for the shard yet.
+    pub fn fetching_answer(self: &Rc<Self>, size: usize) -> FetchingAnswer {
+        self.fetching_bytes.set(self.fetching_bytes.get() + size);
+        FetchingAnswer { connection: self.clone(), size }
     }
 
-    /// Waits while answers hold as much memory as they may, those of fetches in progress included,
-    /// unless this one is the next to leave: a small request for a large answer is read long before
-    /// its turn. The answer may take `size` bytes; hold what is returned until it is in its place.
-    pub async fn room_for_answer(&self, ticket: AnswerTicket, size: usize) -> AnswerRoom<'_> {
-        let is_over = || {
-            let answers = self.answers.borrow();
-            let held = answers.response_bytes + self.fetching_bytes.get();
-            held >= CONNECTION_RESPONSE_BYTES_MAX && ticket.0 > answers.first
-        };
-        while is_over() && !self.is_closed() {
-            self.answers_left.notified().await;
-        }
-        self.fetching_bytes.set(self.fetching_bytes.get() + size);
-        AnswerRoom { connection: self, size }
+    /// A fetch has to wait while answers hold as much memory as they may, those of fetches in progress
+    /// included, unless it is the next to leave: a small request for a large answer is read long before
+    /// its turn.
+    fn fetch_must_wait(&self) -> bool {
+        let answers = self.answers.borrow();
+        let held = answers.response_bytes + self.fetching_bytes.get();
+        held >= CONNECTION_RESPONSE_BYTES_MAX && !answers.queue.is_empty()
+    }
+
+    /// For its reader: resolves once there may be room for its next request, or the connection has ended.
+    pub async fn drained_or_ended(&self) {
+        self.drained.notified().await;
     }
 
     /// The answers at the front that are ready, in order.
@@ -397,6 +403,7 @@ impl Connection {
                 now.since(pending.received),
             );
         }
+        answers.is_writing = !out.is_empty();
     }
 }
 
@@ -446,7 +453,8 @@ async fn finish_answers(shard: &Rc<Shard>, connection: &Connection) {
 
 async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<(), CloseReason> {
     loop {
-        if !may_go_on(shard, connection, 0).await || !poll_read(shard, connection).await? {
+        let held = connection.receive.borrow().as_ref().map_or(0, ReceiveBuffer::size);
+        if !may_go_on(shard, connection, held).await || !poll_read(shard, connection).await? {
             return Ok(());
         }
         connection.last_active.set(shard.clock.mono());
@@ -454,7 +462,11 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result
         loop {
             match buffer.next(shard.config.socket_request_max_bytes)? {
                 Received::Request(frame) => {
-                    dispatch(shard, connection, buffer.bytes_mut(frame)).await?;
+                    let held = buffer.size();
+                    dispatch(shard, connection, buffer.bytes_mut(frame), held).await?;
+                    if buffer.is_empty() {
+                        break; // Given back before anything is waited for.
+                    }
                     if !may_go_on(shard, connection, buffer.size()).await {
                         return Ok(());
                     }
@@ -483,17 +495,27 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result
 /// Waits while too much is in flight. `held`: bytes of the receive buffer that waits with it. False if the
 /// connection ended meanwhile.
 async fn may_go_on(shard: &Rc<Shard>, connection: &Connection, held: usize) -> bool {
-    if connection.must_wait() {
-        let state = HolderState::Client { since: shard.clock.mono() };
-        connection.held.set((held > 0).then_some(Holder { held, state }));
-        while connection.must_wait() && !connection.is_closed() {
-            shard.stores.pump();
-            connection.drained.notified().await;
-        }
-        connection.held.set(None);
-    }
+    wait_while(shard, connection, held, Connection::must_wait).await;
     shard.wait_for_room().await;
     !connection.is_closed()
+}
+
+async fn wait_while(
+    shard: &Rc<Shard>,
+    connection: &Connection,
+    held: usize,
+    must_wait: fn(&Connection) -> bool,
+) {
+    if !must_wait(connection) {
+        return;
+    }
+    let state = HolderState::Client { since: shard.clock.mono() };
+    connection.held.set((held > 0).then_some(Holder { held, state }));
+    while must_wait(connection) && !connection.is_closed() {
+        shard.stores.pump();
+        connection.drained.notified().await;
+    }
+    connection.held.set(None);
 }
 
 /// Reads into the connection's buffer, or into one of the pool's that it gives back at once when the
@@ -660,16 +682,22 @@ async fn wait_to_grow(
     }
 }
 
+/// `held`: bytes of the receive buffer that the frame is in.
 async fn dispatch(
     shard: &Rc<Shard>,
     connection: &Rc<Connection>,
     frame: &mut [u8],
+    held: usize,
 ) -> Result<(), CloseReason> {
     let size = frame.len();
     let (header, body) = frame::parse_request_header(frame)?;
     let context = RequestContext::new(&header);
     let body_start = size - body.len();
     shard.metrics.borrow_mut().request_received(context.api_key.to_wire(), size);
+    if context.api_key == ApiKey::Fetch {
+        // Before it takes memory: it may be for as long as its client likes.
+        wait_while(shard, connection, held, Connection::fetch_must_wait).await;
+    }
     let ticket = connection.begin(context.api_key, size, shard.clock.mono());
     api::dispatch(shard, connection, ticket, context, &mut frame[body_start..]).await
 }
@@ -697,10 +725,12 @@ async fn write_answers(shard: Rc<Shard>, connection: Rc<Connection>) {
             return;
         }
         let sent: usize = responses.iter().map(Response::size).sum();
-        connection.answers.borrow_mut().response_bytes -= sent;
         responses.clear();
+        let mut answers = connection.answers.borrow_mut();
+        answers.response_bytes -= sent;
+        answers.is_writing = false;
+        drop(answers);
         connection.drained.notify();
-        connection.answers_left.notify_all();
     }
 }
 
@@ -745,4 +775,27 @@ async fn write_all(shard: &Shard, connection: &Connection, responses: &[Response
 /// Closes a socket that is one too many, before it costs anything.
 pub async fn refuse(stream: TcpStream) {
     let _ = stream.shutdown(Shutdown::Both).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(answer: Answer) -> Pending {
+        Pending { answer, request_size: 1, api_key: ApiKey::Fetch, received: Mono(0) }
+    }
+
+    /// It left the queue when the socket was given it.
+    #[test]
+    fn an_answer_that_is_not_taken_waits_for_the_client_whatever_is_behind_it() {
+        let mut answers = Answers::default();
+        assert!(!answers.wait_for_us(), "there is no request");
+        answers.queue.push_back(pending(Answer::Waiting));
+        assert!(answers.wait_for_us(), "a parked fetch");
+        answers.is_writing = true;
+        assert!(!answers.wait_for_us());
+        answers.queue.push_front(pending(Answer::Ready(Response::new(vec![0]))));
+        answers.is_writing = false;
+        assert!(!answers.wait_for_us());
+    }
 }

@@ -89,7 +89,8 @@ use crate::shard::mesh::Mesh;
 use crate::shard::message::{Message, Reply, Request};
 use crate::shard::receive::ReceiveMemory;
 use crate::shard::replica::{Replica, Watcher};
-use crate::shard::request_memory::RequestMemory;
+use crate::shard::request_memory::{RequestMemory, oldest_covering};
+use crate::shard::response::ResponseMemory;
 use crate::shard::stores::Stores;
 use crate::shard::watches::{RemoteWatches, WatchKey};
 use crate::types::limits::{FETCH_SESSION_PARTITIONS_MAX, RECEIVE_BUFFER_SIZE, RECEIVE_BUFFERS_KEPT};
@@ -130,7 +131,7 @@ pub struct Shard {
     /// Requests that are decoded and not answered, Produce aside.
     pub request_memory: RequestMemory,
     /// Answers that are being made or wait for their sockets.
-    pub response_memory: Rc<Meter>,
+    pub response_memory: Rc<ResponseMemory>,
     receive_buffers: RefCell<Vec<Vec<u8>>>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     next_connection: Cell<u64>,
@@ -145,8 +146,17 @@ pub struct Shard {
     /// Partitions are opened and deleted by one task at a time.
     changing_partitions: Semaphore,
     stopping: Cell<bool>,
-    /// Wakes fetches parked on this shard whose data is elsewhere.
-    wakes: RefCell<BTreeMap<u64, Rc<event::Signal>>>,
+    /// Fetches of this shard that wait for data, the oldest first.
+    wakes: RefCell<BTreeMap<u64, Parked>>,
+}
+
+/// A fetch that waits for data.
+struct Parked {
+    signal: Rc<event::Signal>,
+    /// Bytes of request memory that it holds.
+    memory_size: usize,
+    /// It is not to wait any longer.
+    is_hurried: Rc<Cell<bool>>,
 }
 
 /// What a shard is made of.
@@ -200,7 +210,7 @@ impl Shard {
             forward_memory: Meter::new(parts.memory.forward),
             request_memory: RequestMemory::new(parts.memory.requests),
             forward_freed: Broadcast::default(),
-            response_memory: Meter::new(parts.memory.response),
+            response_memory: ResponseMemory::new(parts.memory.response),
             receive_buffers: RefCell::default(),
             connections: RefCell::default(),
             next_connection: Cell::new(1),
@@ -351,13 +361,28 @@ impl Shard {
 
     /// Fetches that wait for data are answered with what there is.
     fn hurry_fetches(&self) {
-        self.wakes.borrow().values().for_each(|signal| signal.notify());
+        self.wakes.borrow().values().for_each(Parked::hurry);
+    }
+
+    /// The same of the oldest of them, as far as other requests wait for their memory.
+    fn hurry_oldest_fetches(&self) {
+        let parked = self.wakes.borrow();
+        let sizes = parked.values().map(|parked| parked.memory_size);
+        let count = oldest_covering(sizes, self.request_memory.missing());
+        parked.values().take(count).for_each(Parked::hurry);
     }
 
     /// A partition that a fetch of this shard watches has news.
     fn wake(&self, watch: u64) {
-        if let Some(signal) = self.wakes.borrow().get(&watch) {
-            signal.notify();
+        if let Some(parked) = self.wakes.borrow().get(&watch) {
+            parked.signal.notify();
         }
+    }
+}
+
+impl Parked {
+    fn hurry(&self) {
+        self.is_hurried.set(true);
+        self.signal.notify();
     }
 }

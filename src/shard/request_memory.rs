@@ -3,7 +3,8 @@
 //! A few bytes on the wire may be a hundred once decoded, so a request is counted by what a walk over it has
 //! found before it is copied. There is no queue: whoever finds room takes it. One that is larger than all of
 //! the memory is served alone; a small one of a connection that has no other is always served. While one
-//! waits, no fetch stays parked: it might, for as long as its client likes.
+//! waits, the oldest fetches that are parked are answered, as many as it takes: they might stay for as long as
+//! their clients like. Nothing else that holds some waits for a client.
 
 use crate::shard::event::Broadcast;
 use crate::shard::memory::{Charge, Meter};
@@ -15,7 +16,8 @@ use std::rc::Rc;
 pub struct RequestMemory {
     meter: Rc<Meter>,
     freed: Rc<Broadcast>,
-    waiting: Cell<usize>,
+    /// Bytes in all that are waited for.
+    wanted: Cell<usize>,
 }
 
 /// What one request holds of it, until dropped.
@@ -28,16 +30,17 @@ pub struct RequestCharge {
 
 impl RequestMemory {
     pub fn new(limit: usize) -> RequestMemory {
-        RequestMemory { meter: Meter::new(limit), freed: Rc::default(), waiting: Cell::new(0) }
+        RequestMemory { meter: Meter::new(limit), freed: Rc::default(), wanted: Cell::new(0) }
     }
 
     pub fn used(&self) -> usize {
         self.meter.used()
     }
 
-    /// Somebody waits for some.
-    pub fn is_short(&self) -> bool {
-        self.waiting.get() > 0
+    /// How much has to be given back for those that wait.
+    pub fn missing(&self) -> usize {
+        let (used, wanted) = (self.meter.used(), self.wanted.get());
+        if wanted == 0 { 0 } else { (used + wanted).saturating_sub(self.meter.limit()).min(used) }
     }
 
     /// `of_connection`: how many requests of its connection are counted.
@@ -54,25 +57,43 @@ impl RequestMemory {
         })
     }
 
+    /// Says that a request waits for `size`, until what is returned is dropped.
+    pub fn want(&self, size: usize) -> Wanted<'_> {
+        self.wanted.set(self.wanted.get() + size);
+        Wanted { wanted: &self.wanted, size }
+    }
+
     /// Resolves once some was given back.
     pub async fn freed(&self) {
-        let _waiting = Waiting::new(&self.waiting);
         self.freed.notified().await;
     }
 }
 
-struct Waiting<'a>(&'a Cell<usize>);
-
-impl Waiting<'_> {
-    fn new(count: &Cell<usize>) -> Waiting<'_> {
-        count.set(count.get() + 1);
-        Waiting(count)
+impl RequestCharge {
+    pub fn size(&self) -> usize {
+        self.charge.as_ref().map_or(0, Charge::size)
     }
 }
 
-impl Drop for Waiting<'_> {
+/// How many of the parked fetches, the oldest first, hold what is missing.
+pub fn oldest_covering(sizes: impl Iterator<Item = usize>, missing: usize) -> usize {
+    let mut held = 0;
+    let needed = sizes.take_while(|size| {
+        let is_needed = held < missing;
+        held += size;
+        is_needed
+    });
+    needed.count()
+}
+
+pub struct Wanted<'a> {
+    wanted: &'a Cell<usize>,
+    size: usize,
+}
+
+impl Drop for Wanted<'_> {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.wanted.set(self.wanted.get() - self.size);
     }
 }
 
@@ -117,16 +138,30 @@ mod tests {
     }
 
     #[test]
-    fn it_is_short_while_somebody_waits() {
+    fn what_is_missing_is_what_those_need_that_wait() {
         let memory = RequestMemory::new(LIMIT);
-        let held = memory.try_take(LIMIT, &Rc::default());
+        let held = memory.try_take(LIMIT - 10, &Rc::default());
+        assert_eq!(memory.missing(), 0, "nobody waits");
+        let small = memory.want(30);
+        assert_eq!(memory.missing(), 20);
+        let large = memory.want(2 * LIMIT);
+        assert_eq!(memory.missing(), LIMIT - 10, "one that is larger than all is served alone");
+        drop(large);
+        assert_eq!(memory.missing(), 20);
         let mut freed = Box::pin(memory.freed());
-        assert!(!memory.is_short());
         assert!(freed.as_mut().now_or_never().is_none());
-        assert!(memory.is_short());
         drop(held);
         assert!(freed.as_mut().now_or_never().is_some());
-        drop(freed);
-        assert!(!memory.is_short());
+        drop(small);
+        assert_eq!(memory.missing(), 0);
+    }
+
+    #[test]
+    fn of_many_parked_fetches_only_as_many_end_as_it_takes() {
+        let parked = || std::iter::repeat_n(10, 300);
+        assert_eq!(oldest_covering(parked(), 0), 0);
+        assert_eq!(oldest_covering(parked(), 1), 1);
+        assert_eq!(oldest_covering(parked(), 25), 3);
+        assert_eq!(oldest_covering(parked(), 1 << 20), 300);
     }
 }

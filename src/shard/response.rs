@@ -2,11 +2,78 @@
 
 use crate::shard::memory::{Charge, Meter};
 use crate::shard::tail::TailSlice;
+use crate::types::limits::{RESPONSE_SIZE_FLOOR, RESPONSE_TAKE_TIME_MAX};
 use bytes::Bytes;
 use glommio::io::ReadResult;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
+
+/// Memory for answers: those that are there, and what fetches in progress may come to. Both keep a fetch
+/// small; only the first is held up by clients that do not take it.
+///
+/// Lives: one per shard.
+pub struct ResponseMemory {
+    answers: Rc<Meter>,
+    fetching: Rc<Meter>,
+}
+
+impl ResponseMemory {
+    pub fn new(limit: usize) -> Rc<ResponseMemory> {
+        Rc::new(ResponseMemory { answers: Meter::new(limit), fetching: Meter::new(limit) })
+    }
+
+    pub fn used(&self) -> usize {
+        self.answers.used() + self.fetching.used()
+    }
+
+    /// By how much the answers are more than there may be.
+    pub fn excess(&self) -> usize {
+        self.answers.used().saturating_sub(self.answers.limit())
+    }
+
+    /// What an answer may hold now. Past the budget (slow readers hold the rest) answers become small, so
+    /// that everybody goes on.
+    pub fn room(&self) -> usize {
+        self.answers.limit().saturating_sub(self.used()).max(RESPONSE_SIZE_FLOOR)
+    }
+
+    /// Counts an answer that is there or is being made.
+    pub fn charge(&self, size: usize) -> Charge {
+        self.answers.charge(size)
+    }
+
+    /// Counts what a fetch may find.
+    pub fn reserve(&self, size: usize) -> Charge {
+        self.fetching.charge(size)
+    }
+}
+
+/// Answers of one connection that its client does not take.
+#[derive(Clone, Copy, Debug)]
+pub struct Untaken {
+    pub held: usize,
+    pub waited: Duration,
+}
+
+/// Whose answers have to go, the most first, until an `excess` of the shard's memory for them is covered.
+/// Those of the others are nearly taken, or small. Returns their places.
+pub fn untaken_too_long(untaken: &[Untaken], excess: usize) -> Vec<usize> {
+    let is_long = |at: &usize| {
+        let Untaken { held, waited } = untaken[*at];
+        held > RESPONSE_SIZE_FLOOR && waited >= RESPONSE_TAKE_TIME_MAX
+    };
+    let mut places: Vec<usize> = (0..untaken.len()).filter(is_long).collect();
+    places.sort_by_key(|at| std::cmp::Reverse(untaken[*at].held));
+    let mut freed = 0;
+    places.retain(|at| {
+        let is_needed = freed < excess;
+        freed += if is_needed { untaken[*at].held } else { 0 };
+        is_needed
+    });
+    places
+}
 
 /// Record bytes from wherever they are.
 #[derive(Clone)]
@@ -97,9 +164,9 @@ impl Response {
 
     /// Counts what it pins until it is dropped, once: its bytes, and of what was read from disk the
     /// buffers that they lie in.
-    pub fn charge_to(mut self, meter: &Rc<Meter>) -> Response {
+    pub fn charge_to(mut self, memory: &ResponseMemory) -> Response {
         if self.charge.is_none() {
-            self.charge = Some(meter.charge(self.pinned_size()));
+            self.charge = Some(memory.charge(self.pinned_size()));
         }
         self
     }
@@ -211,6 +278,34 @@ impl WriteCursor {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_fetches_may_find_makes_answers_small_and_is_no_excess() {
+        let limit = 4 * RESPONSE_SIZE_FLOOR;
+        let memory = ResponseMemory::new(limit);
+        let reserved = memory.reserve(2 * limit);
+        assert_eq!((memory.room(), memory.excess(), memory.used()), (RESPONSE_SIZE_FLOOR, 0, 2 * limit));
+        drop(reserved);
+        assert_eq!(memory.room(), limit);
+        let answer = memory.charge(limit + 1);
+        assert_eq!((memory.room(), memory.excess()), (RESPONSE_SIZE_FLOOR, 1));
+        drop(answer);
+        assert_eq!((memory.excess(), memory.used()), (0, 0));
+    }
+
+    #[test]
+    fn the_most_that_is_not_taken_goes_first_and_no_more_than_has_to() {
+        const FLOOR: usize = RESPONSE_SIZE_FLOOR;
+        let long = RESPONSE_TAKE_TIME_MAX;
+        let short = long - Duration::from_millis(1);
+        let untaken = [(3 * FLOOR, long), (FLOOR, long), (9 * FLOOR, short), (5 * FLOOR, long)];
+        let untaken = untaken.map(|(held, waited)| Untaken { held, waited });
+        assert_eq!(untaken_too_long(&untaken, 1), [3]);
+        assert_eq!(untaken_too_long(&untaken, 5 * FLOOR), [3]);
+        assert_eq!(untaken_too_long(&untaken, 5 * FLOOR + 1), [3, 0]);
+        assert_eq!(untaken_too_long(&untaken, 100 * FLOOR), [3, 0], "small ones and quick ones stay");
+        assert!(untaken_too_long(&untaken, 0).is_empty());
+    }
 
     proptest! {
         #[test]

@@ -13,7 +13,6 @@ use crate::codec::api::leader_hint::CurrentLeader;
 use crate::codec::api::response::EncodeError;
 use crate::codec::error_code::ErrorCode;
 use crate::log::read_turns::ReaderId;
-use crate::shard::Shard;
 use crate::shard::api::RequestContext;
 use crate::shard::api::produce::is_served_here;
 use crate::shard::catch_up::Reading;
@@ -24,10 +23,12 @@ use crate::shard::message::{Message, ReadItem, ReadOutcome, ReadRequest, Reply, 
 use crate::shard::reader::{ReadBytes, ReadFailed};
 use crate::shard::replica::{Replica, Watcher};
 use crate::shard::response::{Response, Slice};
-use crate::types::limits::{PARKED_FETCHES_MAX, RESPONSE_SIZE_FLOOR};
+use crate::shard::{Parked, Shard};
+use crate::types::limits::PARKED_FETCHES_MAX;
 use crate::types::{LeaderEpoch, Mono, Offset, PartitionIndex, ShardId, TopicPartition};
 use futures::future::{Either, join_all, select};
 use kafka_protocol::messages::FetchRequest;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::Rc;
@@ -50,11 +51,21 @@ enum Target {
     Owned(ShardId, TopicPartition, Offset),
 }
 
+/// When a fetch is answered.
+struct FetchBounds {
+    bytes_min: usize,
+    bytes_max: usize,
+    deadline: Mono,
+    /// What it holds of the memory for requests while it waits.
+    memory_size: usize,
+}
+
 pub async fn answer(
     shard: &Rc<Shard>,
     connection: &Rc<Connection>,
     context: RequestContext,
     request: FetchRequest,
+    memory_size: usize,
 ) -> Result<Response, EncodeError> {
     let deadline = shard.clock.mono().after(Duration::from_millis(request.max_wait_ms.max(0) as u64));
     let bytes_min = request.min_bytes.max(0) as usize;
@@ -69,21 +80,14 @@ pub async fn answer(
     };
     let targets: Vec<Target> =
         partitions.iter().map(|partition| target(shard, connection, partition)).collect();
-    let outcomes =
-        read_until_enough(shard, connection, &partitions, &targets, bytes_min, bytes_max, deadline).await;
+    let bounds = FetchBounds { bytes_min, bytes_max, deadline, memory_size };
+    let outcomes = read_until_enough(shard, connection, &partitions, &targets, bounds).await;
     Ok(respond(shard, &context, scope, &partitions, outcomes).charge_to(&shard.response_memory))
 }
 
 /// Bytes of records that the answer may hold; one batch that is larger is the exception.
 pub fn answer_size_max(shard: &Shard, request: &FetchRequest) -> usize {
     (request.max_bytes.max(0) as usize).min(shard.config.fetch_max_bytes)
-}
-
-/// What an answer may hold now. Past the shard's budget (slow readers hold the rest) answers become
-/// small, so that everybody goes on.
-fn response_room(shard: &Shard) -> usize {
-    let free = shard.response_memory.limit().saturating_sub(shard.response_memory.used());
-    free.max(RESPONSE_SIZE_FLOOR)
 }
 
 fn begin_session(
@@ -151,19 +155,22 @@ struct Parking {
     shard: Rc<Shard>,
     watch: u64,
     signal: Rc<Signal>,
+    is_hurried: Rc<Cell<bool>>,
     local: Vec<Rc<Replica>>,
     remote: Vec<ShardId>,
 }
 
 impl Parking {
-    fn new(shard: &Rc<Shard>, connection: &Connection, remote: Vec<ShardId>) -> Parking {
+    fn new(shard: &Rc<Shard>, connection: &Connection, memory_size: usize, remote: Vec<ShardId>) -> Parking {
         let watch = shard.next_watch.get();
         shard.next_watch.set(watch + 1);
         let signal = Rc::new(Signal::default());
         connection.wake_at_close(&signal);
-        shard.wakes.borrow_mut().insert(watch, signal.clone());
+        let is_hurried = Rc::<Cell<bool>>::default();
+        let parked = Parked { signal: signal.clone(), memory_size, is_hurried: is_hurried.clone() };
+        shard.wakes.borrow_mut().insert(watch, parked);
         shard.parked_fetches.set(shard.parked_fetches.get() + 1);
-        Parking { shard: shard.clone(), watch, signal, local: Vec::new(), remote }
+        Parking { shard: shard.clone(), watch, signal, is_hurried, local: Vec::new(), remote }
     }
 }
 
@@ -186,24 +193,23 @@ async fn read_until_enough(
     connection: &Rc<Connection>,
     partitions: &[FetchPartition],
     targets: &[Target],
-    bytes_min: usize,
-    bytes_max: usize,
-    deadline: Mono,
+    bounds: FetchBounds,
 ) -> Vec<Outcome> {
+    let FetchBounds { bytes_min, bytes_max, deadline, memory_size } = bounds;
     let mut parking: Option<Parking> = None;
     // Kafka, too, waits for no more than the answer may hold; here each core has a share of it.
     let owners = remote_owners(shard, targets).len() + 1;
     let asked = partitions.iter().fold(0usize, |sum, partition| sum.saturating_add(partition.bytes_max));
     loop {
-        let bytes_max = bytes_max.min(response_room(shard));
+        let bytes_max = bytes_max.min(shard.response_memory.room());
         let bytes_min = bytes_min.min(bytes_max / owners);
-        let reading = shard.response_memory.charge(bytes_max.min(asked));
+        let reading = shard.response_memory.reserve(bytes_max.min(asked));
         let may_park = shard.clock.mono() < deadline
             && !targets.is_empty()
-            && !is_hurried(shard, connection)
+            && !is_hurried(shard, connection, parking.as_ref())
             && (parking.is_some() || shard.parked_fetches.get() < PARKED_FETCHES_MAX);
         if parking.is_none() && may_park && has_remote(shard, targets) {
-            parking = Some(Parking::new(shard, connection, remote_owners(shard, targets)));
+            parking = Some(Parking::new(shard, connection, memory_size, remote_owners(shard, targets)));
         }
         let watch = parking.as_ref().filter(|_| may_park).map(|parking| parking.watch);
         let outcomes = read_all(shard, connection, partitions, targets, bytes_min, bytes_max, watch).await;
@@ -221,11 +227,12 @@ async fn read_until_enough(
             }
             continue;
         }
-        let parking = parking.get_or_insert_with(|| Parking::new(shard, connection, Vec::new()));
+        let parking = parking.get_or_insert_with(|| Parking::new(shard, connection, memory_size, Vec::new()));
         if watch_local(shard, parking, targets, &outcomes) {
             continue; // Something was flushed between the read and now.
         }
-        if is_hurried(shard, connection) {
+        shard.hurry_oldest_fetches(); // Who waits may have found no fetch parked.
+        if is_hurried(shard, connection, Some(parking)) {
             continue; // Before there was a signal to tell.
         }
         let wait = deadline.since(shard.clock.mono());
@@ -237,9 +244,10 @@ async fn read_until_enough(
     }
 }
 
-/// Nobody is to wait for data any more.
-fn is_hurried(shard: &Shard, connection: &Connection) -> bool {
-    shard.is_stopping() || connection.is_closed() || shard.request_memory.is_short()
+/// It is not to wait for data any more.
+fn is_hurried(shard: &Shard, connection: &Connection, parking: Option<&Parking>) -> bool {
+    let is_hurried = parking.is_some_and(|parking| parking.is_hurried.get());
+    is_hurried || shard.is_stopping() || connection.is_closed()
 }
 
 fn remote_owners(shard: &Shard, targets: &[Target]) -> Vec<ShardId> {

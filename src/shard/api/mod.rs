@@ -22,7 +22,7 @@ use crate::codec::api::versions::{
 use crate::codec::error_code::ErrorCode;
 use crate::codec::frame::RequestHeader;
 use crate::shard::Shard;
-use crate::shard::conn::{AnswerTicket, CloseReason, Connection};
+use crate::shard::conn::{AnswerTicket, CloseReason, Connection, FetchingAnswer, MakingAnswer};
 use crate::shard::request_memory::RequestCharge;
 use crate::shard::response::Response;
 use crate::types::TopicId;
@@ -87,20 +87,14 @@ pub async fn dispatch(
     let Some(memory) = take_memory(shard, connection, checked.memory_size()).await else { return Ok(()) };
     let request = decode_checked(checked, Bytes::copy_from_slice(&body[..checked.size()]))?;
     let (serving, connection) = (shard.clone(), connection.clone());
-    // A fetch waits for its room by itself: others go on beside it.
     let making = match &request {
-        Request::Fetch(_) => None,
-        request => Some(connection.making_answer(answer_size(shard, request, body.len()))),
+        Request::Fetch(request) => {
+            Making::Fetch(connection.fetching_answer(fetch::answer_size_max(shard, request)))
+        }
+        request => Making::Other(connection.making_answer(answer_size(shard, request, body.len()))),
     };
     shard.spawn(async move {
-        let _room = match &request {
-            Request::Fetch(request) => {
-                let size = fetch::answer_size_max(&serving, request);
-                Some(connection.room_for_answer(ticket, size).await)
-            }
-            _ => None,
-        };
-        match answer(&serving, &connection, context, request).await {
+        match answer(&serving, &connection, context, request, memory.size()).await {
             Ok(response) => connection.complete(ticket, Some(response)),
             Err(error) => connection.close(&CloseReason::Encode(error)),
         }
@@ -109,6 +103,12 @@ pub async fn dispatch(
     // One of a connection, then one of each other.
     glommio::executor().yield_now().await;
     Ok(())
+}
+
+/// An answer that is being made, as it counts for its connection.
+enum Making {
+    Fetch(#[expect(dead_code, reason = "counts until it is dropped")] FetchingAnswer),
+    Other(#[expect(dead_code, reason = "counts until it is dropped")] MakingAnswer),
 }
 
 /// Waits until a request may be decoded. `None` if its connection ended meanwhile.
@@ -121,8 +121,10 @@ async fn take_memory(shard: &Shard, connection: &Connection, size: usize) -> Opt
         if !std::mem::replace(&mut has_waited, true) {
             shard.metrics.borrow_mut().memory_waits += 1;
         }
-        let (freed, ended) = (pin!(shard.request_memory.freed()), pin!(connection.answered_or_ended()));
-        shard.hurry_fetches();
+        let _wanted = shard.request_memory.want(size);
+        shard.hurry_oldest_fetches();
+        shard.stores.pump();
+        let (freed, ended) = (pin!(shard.request_memory.freed()), pin!(connection.drained_or_ended()));
         select(freed, ended).await;
     }
     None
@@ -161,9 +163,10 @@ async fn answer(
     connection: &Rc<Connection>,
     context: RequestContext,
     request: Request,
+    memory_size: usize,
 ) -> Result<Response, EncodeError> {
     match request {
-        Request::Fetch(request) => fetch::answer(shard, connection, context, request).await,
+        Request::Fetch(request) => fetch::answer(shard, connection, context, request, memory_size).await,
         Request::ListOffsets(request) => {
             context.encode(&list_offsets::answer(shard, connection, request, context.version).await)
         }
