@@ -143,7 +143,7 @@ fn announce(broker: &Broker, size: i32) -> Connection {
 fn whoever_waits_for_receive_memory_is_served_once_there_is_some() {
     let mut broker = with_little_receive_memory();
     let mut client = Client::connect(&broker);
-    client.create_topic("large", 1, &[]);
+    client.create_topic("large", 1, &[("max.message.bytes", "3000000")]);
     let request = filling_request();
     let (first_part, last_part) = request.split_at(150_000);
     let mut half: Vec<Connection> = (0..RECEIVE_BUFFERS).map(|_| Connection::open(broker.port())).collect();
@@ -165,7 +165,7 @@ fn whoever_waits_for_receive_memory_is_served_once_there_is_some() {
     finish(&mut half[0]);
     late.receive::<ApiVersionsRequest>(0).expect("it is answered");
     // Its first buffer finds room, the rest of it does not.
-    let batch = Batch::of(&[vec![1; 900_000]], now_ms());
+    let batch = Batch::of(&[vec![1; 2_500_000]], now_ms());
     let mut large = Connection::open(broker.port());
     let produce = Client::produce_request("large", 0, batch.bytes());
     large.send(Client::PRODUCE_VERSION, &produce).expect("the system takes it");
