@@ -18,12 +18,14 @@ fn ranges(response: &ApiVersionsResponse) -> BTreeMap<i16, (i16, i16)> {
 
 #[test]
 fn every_port_advertises_the_same_and_nothing_else() {
-    // API key, lowest and highest version. Consumer groups and transactions are not there yet.
+    // API key, lowest and highest version. Of consumer groups and transactions there is only the API
+    // that says so.
     let expected = BTreeMap::from([
         (0, (0, 11)),
         (1, (4, 12)),
         (2, (1, 7)),
         (3, (0, 12)),
+        (10, (0, 6)),
         (18, (0, 4)),
         (19, (2, 7)),
         (20, (1, 6)),
