@@ -1,8 +1,9 @@
 //! FindCoordinator (key 10): there are no consumer groups and no transactions yet, and so no
 //! coordinators. Why it is answered all the same is told beside the version table.
 //!
-//! The error is one that ends the attempt: after `COORDINATOR_NOT_AVAILABLE` clients would ask again
-//! for ever. Versions from 4 on ask for many keys at once (KIP-699).
+//! The error is one after which clients ask again, without a word to whoever assigns partitions:
+//! librdkafka wants a group's name even where none is used, looks for its coordinator, and would hand any
+//! other error to the application. Versions from 4 on ask for many keys at once (KIP-699).
 
 use crate::codec::error_code::ErrorCode;
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
@@ -17,7 +18,7 @@ const MESSAGE_FROM: i16 = 1;
 const NOBODY: BrokerId = BrokerId(-1);
 
 pub fn answer(request: &FindCoordinatorRequest, version: i16) -> FindCoordinatorResponse {
-    let error = ErrorCode::UnsupportedVersion.code();
+    let error = ErrorCode::CoordinatorNotAvailable.code();
     let message = || Some(StrBytes::from_static_str(NO_GROUPS));
     if version >= KEYS_FROM {
         let none = |key: &StrBytes| {
@@ -55,9 +56,9 @@ mod tests {
             if version >= KEYS_FROM {
                 let answered: Vec<_> = response.coordinators.iter().map(|one| one.key.clone()).collect();
                 assert_eq!(answered, keys);
-                assert!(response.coordinators.iter().all(|one| one.error_code == 35));
+                assert!(response.coordinators.iter().all(|one| one.error_code == 15));
             } else {
-                assert_eq!(response.error_code, 35);
+                assert_eq!(response.error_code, 15);
                 let message = response.error_message.unwrap_or_default();
                 assert_eq!(&*message == NO_GROUPS, version >= MESSAGE_FROM);
             }
