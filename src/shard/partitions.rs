@@ -664,7 +664,8 @@ mod tests {
     #[test]
     fn directory_whose_owner_cannot_be_read_is_not_passed_over() {
         let data_dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(data_dir.path().join("old-0").join(PARTITION_METADATA)).unwrap();
+        std::fs::create_dir(data_dir.path().join("old-0")).unwrap();
+        std::fs::create_dir(data_dir.path().join("old-0").join(PARTITION_METADATA)).unwrap();
         let error = remove_orphans(data_dir.path(), &Image::default(), &BTreeSet::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
     }
