@@ -402,8 +402,8 @@ fn remove_in_place(directory: &Path) -> io::Result<()> {
 /// Only what the metadata knows as deleted goes: were the metadata ever lost or rolled back, the
 /// records would still be there.
 ///
-/// Errors: also when a directory does not tell whose it is. It may be one that has to go, and one that
-/// is taken for missing would be made anew.
+/// Errors: also when a directory that no topic has now does not tell whose it is, as it may be one that has
+/// to go. One that bears the name of a partition there is costs that partition only: opening it will say so.
 pub fn remove_orphans(
     data_dir: &Path,
     image: &Image,
@@ -417,7 +417,15 @@ pub fn remove_orphans(
         let path = match name {
             DirectoryName::Deleted { .. } => entry.path(),
             DirectoryName::Live { topic, partition } => {
-                let text = read_metadata_file(&entry.path())?.unwrap_or_default();
+                let text = match read_metadata_file(&entry.path()) {
+                    Ok(text) => text.unwrap_or_default(),
+                    Err(error) if has_partition(image, &topic, partition) => {
+                        let directory = entry.path();
+                        tracing::warn!(directory = %directory.display(), %error, "a directory does not tell whose it is");
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
                 let Ok(id) = ownership::decode(&text) else { continue };
                 if deleted.contains(&id) && image.topic(id).is_none() {
                     match give_up(&entry.path())? {
@@ -442,6 +450,10 @@ pub fn remove_orphans(
         std::fs::remove_dir_all(path)?;
     }
     Ok(held)
+}
+
+fn has_partition(image: &Image, topic: &str, partition: PartitionIndex) -> bool {
+    image.topic_named(topic).is_some_and(|found| partition.index() < found.partitions.len())
 }
 
 /// Applies committed metadata: the image first, then what it means for this shard's partitions.
@@ -597,6 +609,8 @@ pub fn topic_defaults(config: &crate::config::Config) -> Result<TopicDefaults, S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::image::tests::{add_topic, image_of, node};
+    use crate::config::Routing;
 
     #[test]
     fn data_of_others_is_put_aside_or_left_alone() {
@@ -668,5 +682,13 @@ mod tests {
         std::fs::create_dir(data_dir.path().join("old-0").join(PARTITION_METADATA)).unwrap();
         let error = remove_orphans(data_dir.path(), &Image::default(), &BTreeSet::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
+        // Of a partition there is, it keeps nobody else from being served.
+        let mut image = image_of(&[node(1, 1, Routing::Node)]);
+        add_topic(&mut image, 1, "old", &[0]);
+        add_topic(&mut image, 2, "new", &[0]);
+        let new = image.topic_id("new").unwrap();
+        take_directory(&data_dir.path().join("new-0"), new).unwrap();
+        let held = remove_orphans(data_dir.path(), &image, &BTreeSet::new()).unwrap();
+        assert_eq!(held.iter().map(|held| held.topic).collect::<Vec<_>>(), [new]);
     }
 }
