@@ -46,6 +46,8 @@ pub struct Redoing {
     superseded: Supersession,
     looked_to_the_end: bool,
     corrupt: BTreeSet<TopicPartition>,
+    /// Segments below the log start with damaged bytes.
+    unmissed: BTreeSet<(TopicPartition, Offset)>,
     ended: bool,
     /// The log end that each partition reaches.
     ends: BTreeMap<TopicPartition, Offset>,
@@ -91,18 +93,19 @@ impl Redoing {
             Change::Bytes { place, end, size, .. } => {
                 let position = place.file_position;
                 let position_end = position.saturating_add(size.into());
-                let until = match self.superseded.fate(at, partition, place.segment) {
+                let fate = self.superseded.fate(at, partition, place.segment);
+                let until = match fate {
                     Fate::Gone => position,
                     Fate::UpTo(until) => until.min(position_end),
-                    Fate::Whole => position_end,
+                    Fate::BelowLogStart | Fate::Whole => position_end,
                 };
                 self.reaches(partition, end);
                 // What is not wanted any more cannot be missed either.
-                if until <= position || self.corrupt.contains(&partition) {
-                    return; // Behind the damage, what follows would leave a gap.
+                if until <= position || self.is_behind_damage(partition, place.segment) {
+                    return; // What follows would leave a gap.
                 }
                 let Some(bytes) = bytes else {
-                    self.corrupt.insert(partition);
+                    self.damaged(partition, place.segment, fate);
                     return;
                 };
                 if until == position_end && self.ends[&partition] == end {
@@ -113,8 +116,9 @@ impl Redoing {
                 redo.push(Redo::Write { partition, segment: place.segment, file_position: position, bytes });
             }
             Change::Closed { segment, size, .. } => {
-                let is_wanted = self.superseded.fate(at, partition, segment) == Fate::Whole;
-                if is_wanted && !self.corrupt.contains(&partition) {
+                let fate = self.superseded.fate(at, partition, segment);
+                let is_wanted = matches!(fate, Fate::Whole | Fate::BelowLogStart);
+                if is_wanted && !self.is_behind_damage(partition, segment) {
                     redo.push(Redo::Cut { partition, segment, size });
                 }
             }
@@ -140,6 +144,17 @@ impl Redoing {
             Change::Cut { place, end, .. } => {
                 self.ends_at(partition, place, end);
             }
+        }
+    }
+
+    fn is_behind_damage(&self, partition: TopicPartition, segment: Offset) -> bool {
+        self.corrupt.contains(&partition) || self.unmissed.contains(&(partition, segment))
+    }
+
+    fn damaged(&mut self, partition: TopicPartition, segment: Offset, fate: Fate) {
+        match fate {
+            Fate::BelowLogStart => drop(self.unmissed.insert((partition, segment))),
+            Fate::Whole | Fate::UpTo(_) | Fate::Gone => drop(self.corrupt.insert(partition)),
         }
     }
 

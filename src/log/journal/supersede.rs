@@ -3,13 +3,15 @@
 //!
 //! | later entry | earlier bytes of the partition |
 //! |---|---|
-//! | log start moved to `start` | of segments that end at or below it: gone |
+//! | log start moved to `start` | of segments that end at or below it: written where their file may still be, never missed |
 //! | segments replaced | of these segments: gone; what took their place holds what is left |
 //! | log is being cut, was cut | behind the cut: gone |
 //! | partition deleted | gone |
 //!
 //! Bytes are a range of a file and nothing says which version of the file they belong to; so an entry
-//! is redone as if the log had always looked as it does in the end, never to be undone later.
+//! is redone as if the log had always looked as it does in the end, never to be undone later. Below the log
+//! start it is redone all the same: until a segment is final it stays, and what producers sent last may stand
+//! nowhere but in it.
 
 use crate::log::journal::block::{BlockSequence, Change};
 use crate::log::partition::Place;
@@ -26,6 +28,8 @@ pub enum Fate {
     Whole,
     /// Bytes before this file position.
     UpTo(u64),
+    /// All of it while its file is there; nobody misses it.
+    BelowLogStart,
     Gone,
 }
 
@@ -85,16 +89,16 @@ impl Supersession {
     /// What is left of the part of a segment that the entry at `at` speaks of.
     pub fn fate(&self, at: EntryAt, partition: TopicPartition, segment: Offset) -> Fate {
         let Some(later) = self.partitions.get(&partition) else { return Fate::Whole };
-        let is_dropped = later.dropped.is_some_and(|(when, first)| at < when && segment < first);
+        let is_below = later.dropped.is_some_and(|(when, first)| at < when && segment < first);
         let is_replaced =
             |(when, from, to): &(EntryAt, Offset, Offset)| at < *when && *from <= segment && segment < *to;
-        if later.deleted.is_some_and(|when| at < when) || is_dropped || later.replaced.iter().any(is_replaced)
-        {
+        if later.deleted.is_some_and(|when| at < when) || later.replaced.iter().any(is_replaced) {
             return Fate::Gone;
         }
         match later.cuts.iter().find(|(when, _)| at < *when) {
             Some((_, place)) if place.segment < segment => Fate::Gone,
             Some((_, place)) if place.segment == segment => Fate::UpTo(place.file_position),
+            Some(_) | None if is_below => Fate::BelowLogStart,
             Some(_) | None => Fate::Whole,
         }
     }

@@ -141,21 +141,41 @@ fn damage_in_bytes_that_are_not_wanted_is_none() {
     }
 }
 
+/// Its file may still be there, and only its last batches say what producers sent last: the next segment
+/// has them once it has its name.
 #[test]
-fn segment_below_the_log_start_is_not_written_to() {
-    let mut log = Log::default();
-    let mut moments = Vec::new();
-    for step in [Step::Append(6), Step::Roll, Step::Append(2), Step::LogStart(255)] {
-        log.step(&step, &mut moments);
-    }
+fn segment_below_the_log_start_is_written_while_it_is_there() {
+    let log = deleted_up_to_its_end();
     let mut redoing = Redoing::default();
-    let is_first = |redo: &Redo<'_>| match *redo {
-        Redo::Write { segment, .. } | Redo::Cut { segment, .. } => segment == Offset::ZERO,
-        Redo::Truncate { .. } | Redo::Delete { .. } => false,
-    };
-    assert!(!replay(&log.journal, &mut redoing).iter().any(is_first));
-    assert!(replay(&log.journal[..3], &mut Redoing::default()).iter().any(is_first));
-    assert_eq!(redoing.ends()[&id(0)], offset(8));
+    let redo = replay(&log.journal, &mut redoing);
+    let mut files = Files::from([(0, log.segments[&0][..2].to_vec())]);
+    redo.iter().for_each(|redo| carry_out(redo, &mut files, log.start));
+    assert_eq!(files, log.segments);
+    assert_eq!((redoing.ends()[&id(0)], redoing.log_starts()[&id(0)]), (offset(8), offset(8)));
+    // Gone, with a later one there.
+    let mut files = Files::from([(6, Vec::new())]);
+    redo.iter().for_each(|redo| carry_out(redo, &mut files, log.start));
+    assert_eq!(files, Files::from([(6, log.segments[&6].clone())]));
+}
+
+#[test]
+fn damage_below_the_log_start_costs_its_segment_only() {
+    let mut log = deleted_up_to_its_end();
+    *log.journal[0].iter_mut().rfind(|byte| **byte != 0).unwrap() ^= 1;
+    let mut redoing = Redoing::default();
+    let redo = replay(&log.journal, &mut redoing);
+    let is_second = |redo: &Redo<'_>| matches!(*redo, Redo::Write { segment, .. } if segment == offset(6));
+    assert!(redo.iter().all(is_second), "{redo:?}");
+    assert_eq!((redo.len(), redoing.corrupt().len()), (1, 0));
+}
+
+/// Two segments, and the log start behind both.
+fn deleted_up_to_its_end() -> Log {
+    let mut log = Log::default();
+    for step in [Step::Append(6), Step::Roll, Step::Append(2), Step::LogStart(255)] {
+        log.step(&step, &mut Vec::new());
+    }
+    log
 }
 
 fn step() -> impl Strategy<Value = Step> {
