@@ -138,6 +138,14 @@ pub fn replay(
     Ok(replayed)
 }
 
+/// Flushes a journal as it was found, names included. What a crash of the process has left may be in no
+/// flush, and a loss of power after the start has acted on it must not take it back: segments would be
+/// without their end, files that are gone on with without their names.
+fn settle(directory: &Path, files: &BTreeMap<FileIndex, File>) -> io::Result<()> {
+    files.values().try_for_each(File::sync_all)?;
+    sync_directory(directory)
+}
+
 fn find_journals(data_dir: &Path) -> io::Result<Vec<(ShardId, Condition, PathBuf)>> {
     let mut journals = Vec::new();
     for entry in std::fs::read_dir(data_dir)? {
@@ -154,8 +162,7 @@ fn find_journals(data_dir: &Path) -> io::Result<Vec<(ShardId, Condition, PathBuf
     Ok(journals)
 }
 
-/// A journal that has lost something is kept under another name. Flushed first: what says that it was
-/// lost may be in blocks that no flush has covered, and every later start judges it anew.
+/// A journal that has lost something is kept under another name.
 #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
 fn put_aside(
     data_dir: &Path,
@@ -165,9 +172,6 @@ fn put_aside(
 ) -> io::Result<()> {
     replace_file(&directory.join(LOST_PARTITIONS_FILE), lost::encode(lost).as_bytes())?;
     let aside = |number: u32| data_dir.join(journal::damaged_directory_name(shard, number));
-    for file in open_files(directory)?.values() {
-        file.sync_all()?;
-    }
     let number = (1..).find(|number| !aside(*number).exists()).expect("some number is free");
     std::fs::rename(directory, aside(number))
 }
@@ -236,6 +240,7 @@ impl ReplayStart<'_> {
     /// Where a journal goes on that is not read through.
     fn mark_unread(&self, shard: ShardId, directory: &Path) -> io::Result<Option<JournalHead>> {
         let files = open_files(directory)?;
+        settle(directory, &files)?;
         let Some(file_count) = self.kept_files(shard, &files)? else { return Ok(None) };
         let file_size = files[&FileIndex(0)].metadata()?.len();
         let mut headers = Vec::new();
@@ -271,6 +276,7 @@ fn judge(
     replayed: &mut Replayed,
 ) -> io::Result<After> {
     let files = open_files(directory)?;
+    settle(directory, &files)?;
     let mut replay = Replay::default();
     for (index, file) in &files {
         let size = file.metadata()?.len();
