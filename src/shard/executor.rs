@@ -33,7 +33,7 @@ use crate::shard::message::Message;
 use crate::shard::metadata_log::{MetadataLog, MetadataLogError, Replayed};
 use crate::shard::nudge::Nudger;
 use crate::shard::partitions::{self, LastStop};
-use crate::shard::recover::{self, Recovered};
+use crate::shard::recover::{self, Images, Recovered};
 use crate::shard::step::timed;
 use crate::shard::store::{Store, StoreDir};
 use crate::shard::stores::{Shared, Stores};
@@ -222,8 +222,8 @@ struct Opened {
     recovered: Vec<Recovered>,
 }
 
-/// Reads the metadata, finds out which log directories there are and what they hold, states both in the
-/// metadata, and recovers each directory. `held` gets the locks of new ones.
+/// Reads the metadata, finds out which log directories there are and what they hold, recovers each of them,
+/// and states in the metadata what this node is now. `held` gets the locks of new ones.
 fn open_log_dirs(
     config: &Config,
     preflight: &Preflight,
@@ -231,25 +231,27 @@ fn open_log_dirs(
     held: &mut Vec<preflight::LogDir>,
 ) -> Result<Opened, StartError> {
     let on_disk = |source| StartError::Disk { path: config.metadata_dir().to_owned(), source };
-    let Replayed { mut log, mut image, deleted } = MetadataLog::open(config.metadata_dir())?;
-    let mut log_dirs = LogDirs::settle(config, preflight, &image, held)?;
-    let found = recover::find_partitions(&mut log_dirs, &image, &deleted).map_err(on_disk)?;
+    let Replayed { mut log, image: before, deleted } = MetadataLog::open(config.metadata_dir())?;
+    let mut log_dirs = LogDirs::settle(config, preflight, &before, held)?;
+    let found = recover::find_partitions(&mut log_dirs, &before, &deleted).map_err(on_disk)?;
     let name = |id: &TopicPartition| {
-        let topic = image.topic(id.topic).map_or("", |topic| &topic.name);
+        let topic = before.topic(id.topic).map_or("", |topic| &topic.name);
         directory_name(topic, id.partition)
     };
     let located = log_dirs.locate(&found, name)?;
-    node.log_directories = log_dirs.registered(&image, node.id);
+    node.log_directories = log_dirs.registered(&before, node.id);
     let by_id = located.iter().filter_map(|(partition, dir)| Some((*partition, log_dirs.id(*dir)?)));
-    let records = register(&image, &node, &by_id.collect(), Uuid::new_v4())?;
-    if !records.is_empty() {
-        log.append_in_parts(&records)?;
-        for record in &records {
-            image.apply(record).map_err(|error| StartError::Inapplicable(error.to_string()))?;
-        }
+    let records = register(&before, &node, &by_id.collect(), Uuid::new_v4())?;
+    let mut image = before.clone();
+    for record in &records {
+        image.apply(record).map_err(|error| StartError::Inapplicable(error.to_string()))?;
     }
     log_dirs.note_misplaced(&image, node.id, &located);
-    let mut recovered = recover::recover(config, &image, &mut log_dirs).map_err(on_disk)?;
+    let images = Images { before: &before, image: &image };
+    let mut recovered = recover::recover(config, images, &mut log_dirs).map_err(on_disk)?;
+    if !records.is_empty() {
+        log.append_in_parts(&records)?;
+    }
     log_dirs.report(&image, node.id);
     let recovered = log_dirs.iter().map(|(dir, _)| recovered.remove(&dir).unwrap_or_default()).collect();
     Ok(Opened { node, log, image, log_dirs, recovered })

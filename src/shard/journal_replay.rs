@@ -60,6 +60,8 @@ pub struct Replayed {
 pub struct ReplayStart<'a> {
     pub data_dir: &'a Path,
     pub image: &'a Image,
+    /// As it was before this start stated its cores: whose partitions the shards of before had.
+    pub before: &'a Image,
     pub node: NodeId,
     /// Whether a replica is in this log directory.
     pub is_here: &'a dyn Fn(&Replica) -> bool,
@@ -226,13 +228,17 @@ impl ReplayStart<'_> {
         Ok(files_of(&sizes, &limits).filter(|_| shard.index() < shard_count))
     }
 
-    /// The partitions that a shard's journal may hold something of. Those of a core that is no more have
-    /// other owners by now, and nothing says which they were.
+    /// The partitions that a shard's journal may hold something of. Those of a core that was no more then
+    /// have other owners, and nothing says which they were.
     fn partitions_of(&self, shard: ShardId) -> BTreeSet<TopicPartition> {
-        let is_gone = self.keep.is_some_and(|keep| shard.index() >= keep.shard_count);
+        let cores = self.before.node(self.node).map_or(0, |node| node.cores);
+        let is_owner = |id| {
+            let replica = self.before.partition(id).and_then(|state| state.replica_on(self.node));
+            replica.is_some_and(|replica| replica.owner == shard)
+        };
         let may_be = |(id, state): (TopicPartition, &PartitionState)| -> Option<TopicPartition> {
-            let is_its = |replica: &Replica| (is_gone || replica.owner == shard) && (self.is_here)(replica);
-            state.replicas.iter().any(is_its).then_some(id)
+            let is_here = state.replicas.iter().any(|replica| (self.is_here)(replica));
+            (is_here && (shard.0 >= cores || is_owner(id))).then_some(id)
         };
         self.image.partitions().filter_map(may_be).collect()
     }
@@ -463,6 +469,7 @@ mod tests {
         let start = |clean| ReplayStart {
             data_dir: data_dir.path(),
             image: &image,
+            before: &image,
             node: NodeId(1),
             is_here: &|_| true,
             clean,

@@ -37,14 +37,22 @@ pub fn find_partitions(
     of_each(dirs, |_, dir| remove_orphans(&dir.path, image, deleted))
 }
 
-/// Brings the logs in every directory up to date with its journals.
+/// The metadata of before this start stated anything, and as it is to become.
+#[derive(Clone, Copy)]
+pub struct Images<'a> {
+    pub before: &'a Image,
+    pub image: &'a Image,
+}
+
+/// Brings the logs in every directory up to date with its journals. Before the metadata states the cores of
+/// this start: a journal that has lost something is put aside with its partitions while they are its own.
 pub fn recover(
     config: &Config,
-    image: &Image,
+    images: Images<'_>,
     dirs: &mut LogDirs,
 ) -> io::Result<BTreeMap<LogDirIndex, Recovered>> {
     let homes = dirs.clone();
-    of_each(dirs, |index, dir| recover_one(config, image, &homes, index, dir))
+    of_each(dirs, |index, dir| recover_one(config, images, &homes, index, dir))
 }
 
 /// Does it in every directory that is online, and takes those offline where it fails.
@@ -77,7 +85,7 @@ fn of_each<T: Send>(
 
 fn recover_one(
     config: &Config,
-    image: &Image,
+    images: Images<'_>,
     homes: &LogDirs,
     index: LogDirIndex,
     dir: &LogDir,
@@ -86,7 +94,8 @@ fn recover_one(
     let limits = RingLimits { file_size: config.journal_file_size, file_count_max: config.journal_files };
     let start = ReplayStart {
         data_dir: &dir.path,
-        image,
+        image: images.image,
+        before: images.before,
         node: config.node_id,
         is_here: &|replica| homes.home(replica) == Some(index),
         clean: last.clean,

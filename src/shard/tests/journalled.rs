@@ -266,10 +266,31 @@ fn journal_that_was_cut_short_keeps_its_partitions_offline() {
     });
 }
 
+/// A start with fewer cores finds that one of before has lost its journal, and ends before it serves: the next
+/// one, with as many cores as before, knows whose it was.
+#[test]
+fn lost_journal_was_of_the_partitions_that_its_core_had_before() {
+    let directory = directory();
+    std::fs::create_dir(directory.path().join("journal.1")).unwrap();
+    std::fs::File::create_new(directory.path().join("journal.1/00000001.journal")).unwrap();
+    let owned_by = |cores, owners: &[u16]| {
+        let mut image = image_of(&[node(1, cores, Routing::Node)]);
+        add_topic(&mut image, 1, "t", owners);
+        image
+    };
+    let (before, image) = (owned_by(2, &[1, 0]), owned_by(1, &[0, 0]));
+    let lost = BTreeSet::from([request(directory.path(), 0, 1).id]);
+    let fewer = ReplayStart { before: &before, ..start(directory.path(), &image, false) };
+    assert_eq!(replay(&fewer, &mut BTreeMap::new()).unwrap().corrupt, lost);
+    let again = replay(&start(directory.path(), &before, false), &mut BTreeMap::new()).unwrap();
+    assert_eq!(again.corrupt, lost);
+}
+
 pub(super) fn start<'a>(data_dir: &'a Path, image: &'a Image, clean: bool) -> ReplayStart<'a> {
     ReplayStart {
         data_dir,
         image,
+        before: image,
         node: NodeId(1),
         is_here: &|_| true,
         clean,

@@ -66,6 +66,8 @@ impl Known {
 pub struct Metadata {
     pub partitions: BTreeMap<TopicPartition, Known>,
     pub deleted: BTreeSet<TopicId>,
+    /// Of the last start that stated them.
+    pub cores: u16,
     made: u64,
 }
 
@@ -87,14 +89,23 @@ impl Metadata {
         self.partitions.remove(id)
     }
 
-    /// The partitions of cores that are no more get others. Whether there were any.
-    pub fn rehome(&mut self, shard_count: u16) -> bool {
+    /// Who owns what with so many cores: the partitions of those that are no more have others.
+    pub fn owners_with(&self, shard_count: u16) -> BTreeMap<TopicPartition, ShardId> {
+        let owner = |(at, (id, known)): (usize, (&TopicPartition, &Known))| {
+            let is_gone = known.owner.0 >= shard_count;
+            (*id, if is_gone { ShardId(at as u16 % shard_count) } else { known.owner })
+        };
+        self.partitions.iter().enumerate().map(owner).collect()
+    }
+
+    /// A start states its cores. Whether partitions got other owners.
+    pub fn state_cores(&mut self, shard_count: u16) -> bool {
+        self.cores = shard_count;
         let mut moved = false;
-        for (at, known) in self.partitions.values_mut().enumerate() {
-            if known.owner.0 >= shard_count {
-                known.owner = ShardId(at as u16 % shard_count);
-                moved = true;
-            }
+        for (id, owner) in self.owners_with(shard_count) {
+            let known = self.partitions.get_mut(&id).expect("it was there a moment ago");
+            moved |= known.owner != owner;
+            known.owner = owner;
         }
         moved
     }

@@ -145,9 +145,9 @@ impl Model {
     }
 
     /// A start begins. It sees what was hit before.
-    pub fn starting(&mut self, disk: &Disk, metadata: &Metadata, shard_count: u16) {
+    pub fn starting(&mut self, disk: &Disk, metadata: &Metadata) {
         self.unserved.add(std::mem::take(&mut self.unseen));
-        self.journals.starting(disk, metadata, shard_count, self.unserved.journal);
+        self.journals.starting(disk, metadata, self.unserved.journal);
     }
 
     /// It came to serving.

@@ -47,8 +47,8 @@ pub struct Journals {
 }
 
 impl Journals {
-    /// A start begins that has so many shards. Journals that nothing has hit are not looked through.
-    pub fn starting(&mut self, disk: &Disk, metadata: &Metadata, shard_count: u16, are_hit: bool) {
+    /// A start begins. Journals that nothing has hit are not looked through.
+    pub fn starting(&mut self, disk: &Disk, metadata: &Metadata, are_hit: bool) {
         let names: BTreeSet<String> =
             disk.names("").unwrap_or_default().into_iter().map(|(name, _)| name).collect();
         self.aside.retain(|name, _| names.contains(name));
@@ -62,9 +62,8 @@ impl Journals {
         self.found.clear();
         for name in names.iter().filter(|_| are_hit) {
             let Some(shard) = parse_journal_directory(name) else { continue };
-            // The last start with as many cores left its partitions to it; those of a core that is no more have
-            // other owners by now.
-            let is_gone = shard.0 >= shard_count;
+            // Those of a core that was no more then have other owners.
+            let is_gone = shard.0 >= metadata.cores;
             let owned = metadata.partitions.iter().filter(|(_, known)| is_gone || known.owner == shard);
             let journal = look_through(&read_files(disk, name), || owned.map(|(id, _)| *id).collect());
             self.found.insert(shard, journal);

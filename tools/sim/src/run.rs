@@ -216,11 +216,8 @@ impl Seed {
         if self.dice.one_in(3) {
             self.shard_count = self.dice.between(1, self.settings.shards_max.into()) as u16;
         }
-        if self.around.metadata.borrow_mut().rehome(self.shard_count) {
-            self.world.count("partitions moved to other cores");
-        }
         let metadata = self.around.metadata.borrow();
-        self.around.model.borrow_mut().starting(&self.disk, &metadata, self.shard_count);
+        self.around.model.borrow_mut().starting(&self.disk, &metadata);
         drop(metadata);
         let pause = self.dice.between(200, 20_000);
         let node = Node::new(&self.around, self.shard_count, self.users.clone(), pause);

@@ -143,7 +143,7 @@ async fn take_lost(
         Err(DiskError::NotFound) => None,
         Err(error) => return Err(error),
     };
-    let lost = lost.unwrap_or_else(|| partitions_of(shells, shard));
+    let lost = lost.unwrap_or_else(|| partitions_of(shell, shard));
     if shell.settings.makes(Mistake::LostJournalServed) {
         return Ok(());
     }
@@ -169,9 +169,9 @@ async fn put_aside(
 /// Log starts stand nowhere but in the journals, until now.
 async fn write_checkpoints(shells: &[Rc<Shell>], points: &Points) -> DiskResult<()> {
     let mut by_owner: BTreeMap<ShardId, Points> = BTreeMap::new();
-    for (id, known) in &shells[0].metadata.borrow().partitions {
-        if let Some(point) = points.get(id) {
-            by_owner.entry(known.owner).or_default().insert(*id, *point);
+    for (id, owner) in shells[0].metadata.borrow().owners_with(shells.len() as u16) {
+        if let Some(point) = points.get(&id) {
+            by_owner.entry(owner).or_default().insert(id, *point);
         }
     }
     for (shard, points) in by_owner {
@@ -218,11 +218,11 @@ fn mark_unread(shells: &[Rc<Shell>], shard: ShardId, files: &Files) -> Option<Jo
     Some(JournalHead { mark: first_mark(shard, last, epoch, file_size), file_count })
 }
 
-/// The partitions that a shard's journal may hold something of. Those of a core that is no more have
-/// other owners by now, and nothing says which they were.
-fn partitions_of(shells: &[Rc<Shell>], shard: ShardId) -> BTreeSet<TopicPartition> {
-    let is_gone = shard.index() >= shells.len();
-    let metadata = shells[0].metadata.borrow();
+/// The partitions that a shard's journal may hold something of. Those of a core that was no more then have
+/// other owners, and nothing says which they were.
+fn partitions_of(shell: &Shell, shard: ShardId) -> BTreeSet<TopicPartition> {
+    let metadata = shell.metadata.borrow();
+    let is_gone = shard.0 >= metadata.cores;
     let may_be = metadata.partitions.iter().filter(|(_, known)| is_gone || known.owner == shard);
     may_be.map(|(id, _)| *id).collect()
 }
@@ -260,7 +260,7 @@ async fn judge(
     }
     if replay.verdict().is_lost() {
         // What the missing one said of the others is not known.
-        let lost = partitions_of(shells, shard);
+        let lost = partitions_of(shell, shard);
         if !shell.settings.makes(Mistake::LostJournalServed) {
             replayed.corrupt.extend(&lost);
         }

@@ -52,6 +52,9 @@ pub async fn start(shells: &[Rc<Shell>]) -> DiskResult<Started> {
         disk.remove_if_present(CLEAN_STOP_FILE).await?;
         disk.sync_directory("").await?;
     }
+    if main.metadata.borrow_mut().state_cores(shells.len() as u16) {
+        main.world.count("partitions moved to other cores");
+    }
     for shell in shells {
         shell.begin_journal(replayed.heads.get(&shell.shard).copied()).await?;
     }
