@@ -4,7 +4,7 @@ use super::*;
 use crate::log::durability::FlushBounds;
 use crate::log::journal::block::FileEpoch;
 use crate::log::journal::pack::pack;
-use crate::log::journal::ring::RingLimits;
+use crate::log::journal::ring::{JournalFlush, RingLimits};
 use crate::types::ShardId;
 use proptest::prelude::*;
 
