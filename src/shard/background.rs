@@ -216,10 +216,14 @@ pub async fn drop_segments(store: &Store, replica: &Rc<Replica>) {
     }
 }
 
-/// Writes down how far each partition of a log directory is flushed.
+/// Writes down how far each partition of a log directory is flushed. Not of one that is offline: whoever waited
+/// for a flush there waited in vain, and a log start that was not reached would be taken for one that was.
 pub async fn write_checkpoint(shard: &Rc<Shard>, store: &Rc<Store>) -> io::Result<()> {
     // What is written later is read later: a log start never moves back on disk.
     let _turn = store.checkpoint_turn.acquire_permit(1).await?;
+    if store.is_offline() {
+        return Err(io::Error::other("the log directory is offline"));
+    }
     store.state_flushed();
     let seen = store.changes_seen();
     let mut has_log_starts = true;

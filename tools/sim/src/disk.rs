@@ -31,6 +31,8 @@ pub enum DiskError {
     Io(OpKind),
     Full,
     NotFound,
+    /// Nothing was tried: an operation failed before.
+    Offline,
 }
 
 impl DiskError {

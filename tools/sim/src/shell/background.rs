@@ -1,6 +1,6 @@
 //! Checkpoints, retention, `DeleteRecords`, the final state of a clean stop.
 
-use crate::disk::DiskResult;
+use crate::disk::{DiskError, DiskResult};
 use crate::shell::Shell;
 use crate::shell::journal::Logged;
 use crate::shell::replica::Replica;
@@ -14,9 +14,13 @@ use odradek::types::{Offset, Timestamp, TopicPartition};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// Writes down how far each partition is flushed.
+/// Writes down how far each partition is flushed, unless the log directory is offline: whoever waited for a
+/// flush there waited in vain.
 pub async fn write_checkpoint(shell: &Rc<Shell>) -> DiskResult<()> {
     let _turn = shell.checkpoint_turn.take().await;
+    if shell.is_offline() {
+        return Err(DiskError::Offline);
+    }
     shell.state_flushed();
     let seen = shell.changes_seen();
     let mut has_log_starts = true;
@@ -158,7 +162,7 @@ async fn give_up(shell: &Rc<Shell>, replica: &Replica, base: Offset) -> DiskResu
             (replica.path(base, file), format!("{}/{}", replica.name, file.deleted_name(base)));
         match shell.disk.rename(&live, &deleted).await {
             Ok(()) => given_up.push(deleted),
-            Err(crate::disk::DiskError::NotFound) => {}
+            Err(DiskError::NotFound) => {}
             Err(error) if error.is_full() => shell.disk.remove_if_present(&live).await?,
             Err(error) => return Err(error),
         }
