@@ -17,6 +17,7 @@ use crate::shard::store::Store;
 use crate::shard::store::changes::Logged;
 use crate::shard::walk::Walk;
 use crate::types::ShardId;
+use crate::types::limits::RESPONSE_SIZE_FLOOR;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -109,13 +110,19 @@ fn close_idle(shard: &Shard, idle_max: Duration) {
 }
 
 /// While memory for answers is short, those that nobody takes cost their own connection.
-fn close_untaken(shard: &Shard) {
+pub fn close_untaken(shard: &Shard) {
     let excess = shard.response_memory.excess();
     if excess == 0 {
         return;
     }
     let now = shard.clock.mono();
     let connections = shard.connections();
+    for connection in &connections {
+        // A fetch that waits for data keeps the answers behind it.
+        if connection.response_bytes() > RESPONSE_SIZE_FLOOR {
+            connection.hurry_fetches();
+        }
+    }
     let untaken = connections.iter().map(|connection| Untaken {
         held: connection.response_bytes(),
         waited: connection.idle_since().map_or(Duration::ZERO, |since| now.since(since)),

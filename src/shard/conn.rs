@@ -19,16 +19,16 @@ use crate::codec::api::response::EncodeError;
 use crate::codec::api::versions::ApiKey;
 use crate::codec::frame::{self, FrameError, HeaderError};
 use crate::metrics::ShardMetrics;
-use crate::shard::Shard;
 use crate::shard::api::{self, RequestContext};
 use crate::shard::event::Signal;
 use crate::shard::memory::Charge;
 use crate::shard::receive::{Growth, Holder, HolderState, ReceiveBuffer, Received, slowest};
 use crate::shard::response::{Response, ResponseMemory, WriteCursor};
+use crate::shard::{Parked, Shard};
 use crate::types::limits::{
     CONNECTION_INFLIGHT_BYTES_MAX, CONNECTION_REQUESTS_MAX, CONNECTION_RESPONSE_BYTES_MAX,
-    RECEIVE_BUFFER_SIZE, RECEIVE_RELIEF_INTERVAL, RESPONSE_SIZE_FLOOR, SOCKET_SLICES_MAX,
-    SOCKET_WRITE_SIZE_MAX, STOP_LINGER_MAX,
+    PARKED_AHEAD_TIME_MAX, RECEIVE_BUFFER_SIZE, RECEIVE_RELIEF_INTERVAL, RESPONSE_SIZE_FLOOR,
+    SOCKET_SLICES_MAX, SOCKET_WRITE_SIZE_MAX, STOP_LINGER_MAX,
 };
 use crate::types::{Mono, ShardId};
 use futures::future::select;
@@ -148,8 +148,8 @@ pub struct Connection {
     receive: RefCell<Option<ReceiveBuffer>>,
     /// What it holds of receive memory while it waits for something else than its socket.
     held: Cell<Option<Holder>>,
-    /// Parked fetches, to be woken when the connection ends. Bounded by its requests in flight.
-    parked: RefCell<Vec<Weak<Signal>>>,
+    /// Its fetches that wait for data. Bounded by its requests in flight.
+    parked: RefCell<Vec<Weak<Parked>>>,
     /// Requests that are on the account of the shard's memory for them.
     pub requests_counted: Rc<Cell<usize>>,
     /// The shard's.
@@ -266,9 +266,7 @@ impl Connection {
         unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
         self.writer.notify();
         self.drained.notify();
-        for signal in self.parked.take().iter().filter_map(Weak::upgrade) {
-            signal.notify();
-        }
+        self.hurry_fetches();
     }
 
     /// The broker stops: the reader looks at once.
@@ -294,11 +292,16 @@ impl Connection {
         unsafe { libc::shutdown(fd, libc::SHUT_WR) };
     }
 
-    /// `signal` is notified when the connection ends.
-    pub fn wake_at_close(&self, signal: &Rc<Signal>) {
+    /// One of its fetches waits for data, but not for longer than the connection lasts.
+    pub(super) fn fetch_parked(&self, fetch: &Rc<Parked>) {
         let mut parked = self.parked.borrow_mut();
-        parked.retain(|signal| signal.strong_count() > 0);
-        parked.push(Rc::downgrade(signal));
+        parked.retain(|fetch| fetch.strong_count() > 0);
+        parked.push(Rc::downgrade(fetch));
+    }
+
+    /// Those that wait for data are answered with what there is.
+    pub fn hurry_fetches(&self) {
+        self.parked.borrow().iter().filter_map(Weak::upgrade).for_each(|fetch| fetch.hurry());
     }
 
     pub fn is_closed(&self) -> bool {
@@ -500,6 +503,8 @@ async fn may_go_on(shard: &Rc<Shard>, connection: &Connection, held: usize) -> b
     !connection.is_closed()
 }
 
+/// Waits for answers to leave. What is parked before them leaves soon: its client decides how long it
+/// would stay, and meanwhile holds receive memory and is not heard.
 async fn wait_while(
     shard: &Rc<Shard>,
     connection: &Connection,
@@ -511,9 +516,14 @@ async fn wait_while(
     }
     let state = HolderState::Client { since: shard.clock.mono() };
     connection.held.set((held > 0).then_some(Holder { held, state }));
+    let begun = shard.clock.mono();
     while must_wait(connection) && !connection.is_closed() {
         shard.stores.pump();
-        connection.drained.notified().await;
+        let drained = pin!(connection.drained.notified());
+        select(drained, pin!(glommio::timer::sleep(PARKED_AHEAD_TIME_MAX))).await;
+        if shard.clock.mono().since(begun) >= PARKED_AHEAD_TIME_MAX {
+            connection.hurry_fetches();
+        }
     }
     connection.held.set(None);
 }
@@ -566,7 +576,7 @@ async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<boo
                 if !std::mem::replace(&mut counted, true) {
                     shard.metrics.borrow_mut().memory_waits += 1;
                 }
-                relieve(shard, RECEIVE_BUFFER_SIZE);
+                relieve(shard, RECEIVE_BUFFER_SIZE, shard.clock.mono());
                 if !shard.receive_memory.has_first_buffer() {
                     freed_or_closed(shard, connection, RECEIVE_RELIEF_INTERVAL).await;
                 }
@@ -603,14 +613,16 @@ async fn freed_or_closed(shard: &Shard, connection: &Connection, at_most: Durati
 
 /// Receive memory is short by some `wanted` bytes: takes back what is held without need, else closes those
 /// that make the least of it.
-fn relieve(shard: &Shard, wanted: usize) {
-    let now = shard.clock.mono();
+fn relieve(shard: &Shard, wanted: usize, now: Mono) {
     if !shard.receive_memory.begin_relief(now) {
         return;
     }
     let connections = shard.connections();
     let mut shrunk = false;
     for connection in &connections {
+        if connection.held.get().is_some_and(|holder| matches!(holder.state, HolderState::Client { .. })) {
+            connection.hurry_fetches(); // It waits behind them with what it holds.
+        }
         let bytes = connection.receive.borrow_mut().as_mut().and_then(ReceiveBuffer::shrink);
         if let Some(bytes) = bytes {
             shard.return_receive_buffer(bytes);
@@ -672,7 +684,7 @@ async fn wait_to_grow(
                 if !std::mem::replace(&mut counted, true) {
                     shard.metrics.borrow_mut().memory_waits += 1;
                 }
-                relieve(shard, more);
+                relieve(shard, more, now);
                 freed_or_closed(shard, connection, at_most.min(RECEIVE_RELIEF_INTERVAL)).await;
             }
         }
@@ -778,24 +790,4 @@ pub async fn refuse(stream: TcpStream) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pending(answer: Answer) -> Pending {
-        Pending { answer, request_size: 1, api_key: ApiKey::Fetch, received: Mono(0) }
-    }
-
-    /// It left the queue when the socket was given it.
-    #[test]
-    fn an_answer_that_is_not_taken_waits_for_the_client_whatever_is_behind_it() {
-        let mut answers = Answers::default();
-        assert!(!answers.wait_for_us(), "there is no request");
-        answers.queue.push_back(pending(Answer::Waiting));
-        assert!(answers.wait_for_us(), "a parked fetch");
-        answers.is_writing = true;
-        assert!(!answers.wait_for_us());
-        answers.queue.push_front(pending(Answer::Ready(Response::new(vec![0]))));
-        answers.is_writing = false;
-        assert!(!answers.wait_for_us());
-    }
-}
+mod tests;

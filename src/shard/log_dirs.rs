@@ -88,6 +88,12 @@ impl LogDirs {
         Ok(LogDirs { dirs, misplaced: BTreeMap::new() })
     }
 
+    #[cfg(test)]
+    pub fn only(path: &Path) -> LogDirs {
+        let dir = LogDir { path: path.to_owned(), id: None, file_system: String::new(), offline: None };
+        LogDirs { dirs: vec![dir], misplaced: BTreeMap::new() }
+    }
+
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (LogDirIndex, &LogDir)> {
         self.dirs.iter().enumerate().map(|(at, dir)| (LogDirIndex(at as u16), dir))
     }

@@ -147,7 +147,7 @@ pub struct Shard {
     changing_partitions: Semaphore,
     stopping: Cell<bool>,
     /// Fetches of this shard that wait for data, the oldest first.
-    wakes: RefCell<BTreeMap<u64, Parked>>,
+    wakes: RefCell<BTreeMap<u64, Rc<Parked>>>,
 }
 
 /// A fetch that waits for data.
@@ -156,7 +156,7 @@ struct Parked {
     /// Bytes of request memory that it holds.
     memory_size: usize,
     /// It is not to wait any longer.
-    is_hurried: Rc<Cell<bool>>,
+    is_hurried: Cell<bool>,
 }
 
 /// What a shard is made of.
@@ -361,7 +361,7 @@ impl Shard {
 
     /// Fetches that wait for data are answered with what there is.
     fn hurry_fetches(&self) {
-        self.wakes.borrow().values().for_each(Parked::hurry);
+        self.wakes.borrow().values().for_each(|parked| parked.hurry());
     }
 
     /// The same of the oldest of them, as far as other requests wait for their memory.
@@ -369,7 +369,7 @@ impl Shard {
         let parked = self.wakes.borrow();
         let sizes = parked.values().map(|parked| parked.memory_size);
         let count = oldest_covering(sizes, self.request_memory.missing());
-        parked.values().take(count).for_each(Parked::hurry);
+        parked.values().take(count).for_each(|parked| parked.hurry());
     }
 
     /// A partition that a fetch of this shard watches has news.

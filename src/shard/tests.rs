@@ -506,7 +506,12 @@ async fn read_all(store: &Rc<Store>, replica: &Rc<Replica>, size_max: usize) -> 
     out
 }
 
-async fn open_partition(store: &Rc<Store>, directory: &Path, index: i32, segment: u64) -> Rc<Replica> {
+pub(super) async fn open_partition(
+    store: &Rc<Store>,
+    directory: &Path,
+    index: i32,
+    segment: u64,
+) -> Rc<Replica> {
     open(store, request(directory, index, segment)).await.unwrap()
 }
 
@@ -541,7 +546,7 @@ fn batch(record_count: u32, sequence: Option<i32>, payload: &[u8]) -> Vec<u8> {
     SampleBatch { record_count, producer, payload, ..Default::default() }.encode()
 }
 
-fn store(recorder: Recorder, tail: usize) -> Rc<Store> {
+pub(super) fn store(recorder: Recorder, tail: usize) -> Rc<Store> {
     store_on(SyncFs::Metadata, recorder, tail)
 }
 
@@ -612,7 +617,7 @@ fn std_write(path: &Path, bytes: &[u8]) {
     std::fs::write(path, bytes).unwrap();
 }
 
-fn directory() -> tempfile::TempDir {
+pub(super) fn directory() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
@@ -620,7 +625,7 @@ fn offset(value: u64) -> Offset {
     Offset::new(value).unwrap()
 }
 
-fn on_executor(test: impl Future<Output = ()>) {
+pub(super) fn on_executor(test: impl Future<Output = ()>) {
     let executor = glommio::LocalExecutorBuilder::default().make().expect("io_uring is available");
     executor.run(test);
 }

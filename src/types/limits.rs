@@ -82,6 +82,10 @@ pub const RESPONSE_TAKE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Fetch requests of one shard that wait for data or their deadline.
 pub const PARKED_FETCHES_MAX: usize = 65_536;
 
+/// How long a fetch waits for data while its connection is not read because of what is in flight: as long as
+/// consumers let one wait by default (Kafka `fetch.max.wait.ms`), so that most do not notice.
+pub const PARKED_AHEAD_TIME_MAX: Duration = Duration::from_millis(500);
+
 /// Messages in the queue from one shard to another. `try_send` fails past it and the sender parks.
 pub const MESH_QUEUE_LENGTH: usize = 1024;
 

@@ -17,7 +17,6 @@ use crate::shard::api::RequestContext;
 use crate::shard::api::produce::is_served_here;
 use crate::shard::catch_up::Reading;
 use crate::shard::conn::Connection;
-use crate::shard::event::Signal;
 use crate::shard::fetch_sessions::{FetchPartition, FetchScope, Told};
 use crate::shard::message::{Message, ReadItem, ReadOutcome, ReadRequest, Reply, Request};
 use crate::shard::reader::{ReadBytes, ReadFailed};
@@ -154,8 +153,7 @@ fn target(shard: &Shard, connection: &Connection, partition: &FetchPartition) ->
 struct Parking {
     shard: Rc<Shard>,
     watch: u64,
-    signal: Rc<Signal>,
-    is_hurried: Rc<Cell<bool>>,
+    parked: Rc<Parked>,
     local: Vec<Rc<Replica>>,
     remote: Vec<ShardId>,
 }
@@ -164,13 +162,11 @@ impl Parking {
     fn new(shard: &Rc<Shard>, connection: &Connection, memory_size: usize, remote: Vec<ShardId>) -> Parking {
         let watch = shard.next_watch.get();
         shard.next_watch.set(watch + 1);
-        let signal = Rc::new(Signal::default());
-        connection.wake_at_close(&signal);
-        let is_hurried = Rc::<Cell<bool>>::default();
-        let parked = Parked { signal: signal.clone(), memory_size, is_hurried: is_hurried.clone() };
-        shard.wakes.borrow_mut().insert(watch, parked);
+        let parked = Rc::new(Parked { signal: Rc::default(), memory_size, is_hurried: Cell::new(false) });
+        connection.fetch_parked(&parked);
+        shard.wakes.borrow_mut().insert(watch, parked.clone());
         shard.parked_fetches.set(shard.parked_fetches.get() + 1);
-        Parking { shard: shard.clone(), watch, signal, is_hurried, local: Vec::new(), remote }
+        Parking { shard: shard.clone(), watch, parked, local: Vec::new(), remote }
     }
 }
 
@@ -237,7 +233,7 @@ async fn read_until_enough(
         }
         let wait = deadline.since(shard.clock.mono());
         let timer = pin!(glommio::timer::sleep(wait));
-        let woken = pin!(parking.signal.notified());
+        let woken = pin!(parking.parked.signal.notified());
         if let Either::Left(_) = select(timer, woken).await {
             continue; // The deadline: one last look.
         }
@@ -246,7 +242,7 @@ async fn read_until_enough(
 
 /// It is not to wait for data any more.
 fn is_hurried(shard: &Shard, connection: &Connection, parking: Option<&Parking>) -> bool {
-    let is_hurried = parking.is_some_and(|parking| parking.is_hurried.get());
+    let is_hurried = parking.is_some_and(|parking| parking.parked.is_hurried.get());
     is_hurried || shard.is_stopping() || connection.is_closed()
 }
 
@@ -279,7 +275,7 @@ fn watch_local(shard: &Shard, parking: &mut Parking, targets: &[Target], outcome
             continue;
         };
         moved |= Some(replica.log.borrow().high_watermark()) != outcome.high_watermark;
-        replica.watch(parking.watch, Watcher::Local(parking.signal.clone()));
+        replica.watch(parking.watch, Watcher::Local(parking.parked.signal.clone()));
         parking.local.push(replica);
     }
     moved

@@ -1,0 +1,234 @@
+//! Connections over sockets of this machine, with the shard around them and one quiet partition.
+//!
+//! Where a test waits, it is for what the other side of its socket does.
+
+use super::*;
+use crate::cluster::image::tests::{add_topic, image_of, node};
+use crate::config::{Config, Machine, Routing};
+use crate::shard::background::close_untaken;
+use crate::shard::clock::Clock;
+use crate::shard::log_dirs::LogDirs;
+use crate::shard::mesh::Mesh;
+use crate::shard::message::Message;
+use crate::shard::partitions::topic_defaults;
+use crate::shard::stores::Stores;
+use crate::shard::tests::{directory, on_executor, open_partition, store};
+use crate::shard::{Parked, ShardParts};
+use crate::types::NodeId;
+use glommio::channels::channel_mesh::MeshBuilder;
+use glommio::net::TcpListener;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::{FetchRequest, TopicName};
+use kafka_protocol::protocol::{Encodable, StrBytes};
+use std::io::{Read, Write};
+
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn pending(answer: Answer) -> Pending {
+    Pending { answer, request_size: 1, api_key: ApiKey::Fetch, received: Mono(0) }
+}
+
+/// It left the queue when the socket was given it.
+#[test]
+fn an_answer_that_is_not_taken_waits_for_the_client_whatever_is_behind_it() {
+    let mut answers = Answers::default();
+    assert!(!answers.wait_for_us(), "there is no request");
+    answers.queue.push_back(pending(Answer::Waiting));
+    assert!(answers.wait_for_us(), "a parked fetch");
+    answers.is_writing = true;
+    assert!(!answers.wait_for_us());
+    answers.queue.push_front(pending(Answer::Ready(Response::new(vec![0]))));
+    answers.is_writing = false;
+    assert!(!answers.wait_for_us());
+}
+
+/// Two of them may come to more than a connection's answers may hold: the third is not read before.
+#[test]
+fn a_fetch_does_not_stay_parked_while_its_connection_is_not_read() {
+    on_executor(async {
+        let place = Place::new().await;
+        let (mut client, connection) = place.connect().await;
+        for _ in 0..3 {
+            client.send(&fetch(50 << 20)).await;
+        }
+        client.receive().await.expect("the first makes room for the third");
+        wait_until(|| connection.fetching_bytes.get() == 50 << 20).await;
+        drop(client);
+        wait_until(|| place.shard.connection_count() == 0).await;
+    });
+}
+
+#[test]
+fn a_fetch_stays_parked_while_small_requests_come_behind_it() {
+    on_executor(async {
+        let place = Place::new().await;
+        let (mut client, connection) = place.connect().await;
+        for _ in 0..3 {
+            client.send(&fetch(1 << 20)).await;
+        }
+        wait_until(|| place.shard.parked_fetches.get() == 3 && connection.reader.borrow().is_some()).await;
+        assert!(connection.held.get().is_none(), "it waits for its socket");
+        assert!(place.shard.wakes.borrow().values().all(|fetch| !fetch.is_hurried.get()));
+    });
+}
+
+#[test]
+fn a_fetch_that_holds_up_a_request_is_answered_at_once_while_receive_memory_is_short() {
+    on_executor(async {
+        let place = Place::new().await;
+        let (_client, connection) = place.connect().await;
+        let parked = Rc::new(Parked { signal: Rc::default(), memory_size: 0, is_hurried: Cell::new(false) });
+        connection.fetch_parked(&parked);
+        let relieve_at = |second| relieve(&place.shard, 1, Mono(0).after(Duration::from_secs(second)));
+        relieve_at(1);
+        assert!(!parked.is_hurried.get(), "it holds up nothing");
+        let state = HolderState::Client { since: Mono(0) };
+        connection.held.set(Some(Holder { held: 1, state }));
+        relieve_at(2);
+        assert!(parked.is_hurried.get());
+    });
+}
+
+/// It is not the client's turn before it is answered.
+#[test]
+fn a_fetch_does_not_stay_parked_before_answers_that_memory_is_short_for() {
+    on_executor(async {
+        let place = Place::new().await;
+        let (_client, connection) = place.connect().await;
+        let parked = Rc::new(Parked { signal: Rc::default(), memory_size: 0, is_hurried: Cell::new(false) });
+        connection.fetch_parked(&parked);
+        connection.begin(ApiKey::Fetch, 1, Mono(0));
+        let behind = connection.begin(ApiKey::Metadata, 1, Mono(0));
+        connection.complete(behind, Some(Response::new(vec![0; RESPONSE_SIZE_FLOOR + 1])));
+        close_untaken(&place.shard);
+        assert!(!parked.is_hurried.get(), "there is memory");
+        let memory = &place.shard.response_memory;
+        let _others = memory.charge(memory.room() + 1);
+        close_untaken(&place.shard);
+        assert!(parked.is_hurried.get());
+    });
+}
+
+/// A shard, and where it listens.
+struct Place {
+    shard: Rc<Shard>,
+    listener: TcpListener,
+    _directory: tempfile::TempDir,
+}
+
+impl Place {
+    /// With the least memory that a core may have.
+    async fn new() -> Place {
+        let machine = Machine { cpus_allowed: vec![0], memory_bytes: 128 << 20 };
+        let config = Config::defaults(&machine).expect("it is enough");
+        let directory = directory();
+        let store = store(None, config.memory_plan().tail);
+        open_partition(&store, directory.path(), 0, 1 << 20).await;
+        let mut image = image_of(&[node(1, 1, Routing::Node)]);
+        add_topic(&mut image, 1, "t", &[0]);
+        let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
+        let mesh = MeshBuilder::<Message, _>::full(1, 16).join().await;
+        let (senders, _) = mesh.expect("it is the only one");
+        let shard = Shard::new(ShardParts {
+            id: ShardId(0),
+            node: NodeId(1),
+            clock: Clock::new(),
+            metrics: metrics.clone(),
+            stores: Stores::new(vec![store]),
+            log_dirs: Rc::new(LogDirs::only(directory.path())),
+            mesh: Mesh::new(senders, metrics),
+            image,
+            topic_defaults: topic_defaults(&config).expect("they are the defaults"),
+            memory: config.memory_plan(),
+            config: Rc::new(config),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        Place { shard, listener, _directory: directory }
+    }
+
+    async fn connect(&self) -> (Client, Rc<Connection>) {
+        let address = self.listener.local_addr().expect("it is bound");
+        let client = std::net::TcpStream::connect(address).expect("it listens");
+        client.set_nonblocking(true).expect("it is a socket");
+        let stream = self.listener.accept().await.expect("a client has connected");
+        let peer = stream.peer_addr().expect("it is connected");
+        let connection = self.shard.connection_started(|id| {
+            let (now, metrics) = (self.shard.clock.mono(), self.shard.metrics.clone());
+            let memory = self.shard.response_memory.clone();
+            Connection::new(id, stream, peer, Listener::Base, now, metrics, memory)
+        });
+        self.shard.spawn(serve(self.shard.clone(), connection.clone()));
+        (Client(client), connection)
+    }
+}
+
+/// The other side of a connection.
+struct Client(std::net::TcpStream);
+
+impl Client {
+    async fn send(&mut self, frame: &[u8]) {
+        let mut sent = 0;
+        while sent < frame.len() {
+            match self.0.write(&frame[sent..]) {
+                Ok(size) => sent += size,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => a_moment().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// The next bytes; `None` at the end, or when none come.
+    async fn receive(&mut self) -> Option<usize> {
+        let clock = Clock::new();
+        let begun = clock.mono();
+        let mut bytes = vec![0; 64 << 10];
+        while clock.mono().since(begun) < PATIENCE {
+            match self.0.read(&mut bytes) {
+                Ok(size) => return (size > 0).then_some(size),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => a_moment().await,
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+}
+
+async fn wait_until(mut is_so: impl FnMut() -> bool) {
+    let clock = Clock::new();
+    let begun = clock.mono();
+    while !is_so() {
+        assert!(clock.mono().since(begun) < PATIENCE, "it does not come to that");
+        a_moment().await;
+    }
+}
+
+async fn a_moment() {
+    glommio::timer::sleep(Duration::from_millis(1)).await;
+}
+
+/// A request, with its prefix.
+fn frame(api_key: ApiKey, version: i16, body: &[u8]) -> Vec<u8> {
+    let mut frame = ((10 + body.len()) as u32).to_be_bytes().to_vec();
+    frame.extend(api_key.to_wire().to_be_bytes());
+    frame.extend(version.to_be_bytes());
+    frame.extend([0, 0, 0, 1, 0xff, 0xff]);
+    frame.extend(body);
+    frame
+}
+
+/// Of the quiet partition, for as long as it takes.
+fn fetch(bytes_max: i32) -> Vec<u8> {
+    let partition = FetchPartition::default().with_partition_max_bytes(bytes_max);
+    let topic = FetchTopic::default()
+        .with_topic(TopicName(StrBytes::from_static_str("t")))
+        .with_partitions(vec![partition]);
+    let request = FetchRequest::default()
+        .with_max_wait_ms(i32::MAX)
+        .with_min_bytes(1)
+        .with_max_bytes(bytes_max)
+        .with_topics(vec![topic]);
+    let mut body = Vec::new();
+    request.encode(&mut body, 11).expect("a version that we serve");
+    frame(ApiKey::Fetch, 11, &body)
+}
