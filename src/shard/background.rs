@@ -8,7 +8,7 @@ use crate::log::retention::plan_for;
 use crate::metrics::{MemoryKind, ShardMetrics};
 use crate::shard::Shard;
 use crate::shard::compaction;
-use crate::shard::conn::CloseReason;
+use crate::shard::conn::{CloseReason, Connection};
 use crate::shard::disk::{blocking, is_full_disk, replace_file};
 use crate::shard::replica::Replica;
 use crate::shard::response::{Untaken, untaken_too_long};
@@ -16,8 +16,8 @@ use crate::shard::step::timed;
 use crate::shard::store::Store;
 use crate::shard::store::changes::Logged;
 use crate::shard::walk::Walk;
-use crate::types::ShardId;
 use crate::types::limits::RESPONSE_SIZE_FLOOR;
+use crate::types::{Mono, ShardId};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -76,7 +76,7 @@ pub fn start(shard: &Rc<Shard>, queue: glommio::TaskQueueHandle) {
         if let Some(idle_max) = idle_max {
             close_idle(&shard, idle_max);
         }
-        close_untaken(&shard);
+        close_untaken(&shard, shard.clock.mono());
     });
 }
 
@@ -109,29 +109,31 @@ fn close_idle(shard: &Shard, idle_max: Duration) {
     }
 }
 
-/// While memory for answers is short, those that nobody takes cost their own connection.
-pub fn close_untaken(shard: &Shard) {
-    let excess = shard.response_memory.excess();
-    if excess == 0 {
-        return;
-    }
-    let now = shard.clock.mono();
+/// While memory for answers is short, or they keep the tail short, those that nobody takes cost their own
+/// connection.
+pub fn close_untaken(shard: &Shard, now: Mono) {
     let connections = shard.connections();
-    for connection in &connections {
-        // A fetch that waits for data keeps the answers behind it.
-        if connection.response_bytes() > RESPONSE_SIZE_FLOOR {
-            connection.hurry_fetches();
+    let close = |excess: usize, held: fn(&Connection) -> usize, reason: fn(Untaken) -> CloseReason| {
+        if excess == 0 {
+            return;
         }
-    }
-    let untaken = connections.iter().map(|connection| Untaken {
-        held: connection.response_bytes(),
-        waited: connection.idle_since().map_or(Duration::ZERO, |since| now.since(since)),
-    });
-    let untaken: Vec<Untaken> = untaken.collect();
-    for at in untaken_too_long(&untaken, excess) {
-        let Untaken { held, waited } = untaken[at];
-        connections[at].close(&CloseReason::HoldsAnswers { held, waited });
-    }
+        for connection in connections.iter().filter(|connection| held(connection) > RESPONSE_SIZE_FLOOR) {
+            connection.hurry_fetches(); // One that waits for data keeps the answers behind it.
+        }
+        let untaken = connections.iter().map(|connection| Untaken {
+            held: held(connection),
+            waited: connection.idle_since().map_or(Duration::ZERO, |since| now.since(since)),
+        });
+        let untaken: Vec<Untaken> = untaken.collect();
+        for at in untaken_too_long(&untaken, excess) {
+            connections[at].close(&reason(untaken[at]));
+        }
+    };
+    let of_answers = |Untaken { held, waited }| CloseReason::HoldsAnswers { held, waited };
+    close(shard.response_memory.excess(), Connection::response_bytes, of_answers);
+    let tail = shard.stores.for_reading();
+    let of_tail = |Untaken { held, waited }| CloseReason::HoldsTail { held, waited };
+    close(tail.eviction.excess(&tail.tail_memory), Connection::pinned_tail, of_tail);
 }
 
 async fn expire_producers(shard: &Rc<Shard>) {

@@ -79,6 +79,8 @@ pub enum CloseReason {
     HoldsReceiveMemory { held: usize, waited: Duration },
     #[error("{held} bytes of answers were not taken for {waited:?}, and memory for them is short")]
     HoldsAnswers { held: usize, waited: Duration },
+    #[error("answers that keep {held} bytes of the newest records were not taken for {waited:?}")]
+    HoldsTail { held: usize, waited: Duration },
     #[error("the broker is stopping")]
     Stopping,
     #[error("socket: {0}")]
@@ -113,6 +115,8 @@ struct Answers {
     queue: VecDeque<Pending>,
     inflight_bytes: usize,
     response_bytes: usize,
+    /// Bytes of tail buffers that answers keep.
+    pinned_tail: usize,
     /// The socket is given some that are in the queue no more.
     is_writing: bool,
 }
@@ -236,6 +240,7 @@ impl Connection {
         let mut answers = self.answers.borrow_mut();
         let at = (ticket.0 - answers.first) as usize;
         answers.response_bytes += response.as_ref().map_or(0, Response::size);
+        answers.pinned_tail += response.as_ref().map_or(0, Response::pinned_tail);
         let pending = &mut answers.queue[at];
         debug_assert!(matches!(pending.answer, Answer::Waiting), "a request was answered twice");
         pending.answer = response.map_or(Answer::Nothing, Answer::Ready);
@@ -343,6 +348,11 @@ impl Connection {
     /// Bytes of answers that the socket has not taken yet.
     pub fn response_bytes(&self) -> usize {
         self.answers.borrow().response_bytes
+    }
+
+    /// Bytes of tail buffers that they keep.
+    pub fn pinned_tail(&self) -> usize {
+        self.answers.borrow().pinned_tail
     }
 
     /// Its next request has to wait for its answers. While those of all connections are more than the
@@ -737,9 +747,11 @@ async fn write_answers(shard: Rc<Shard>, connection: Rc<Connection>) {
             return;
         }
         let sent: usize = responses.iter().map(Response::size).sum();
+        let unpinned: usize = responses.iter().map(Response::pinned_tail).sum();
         responses.clear();
         let mut answers = connection.answers.borrow_mut();
         answers.response_bytes -= sent;
+        answers.pinned_tail -= unpinned;
         answers.is_writing = false;
         drop(answers);
         connection.drained.notify();

@@ -1,7 +1,11 @@
-//! An answer as pieces: encoded bytes, and slices of stored buffers that are never copied.
+//! An answer as pieces: encoded bytes, and slices of stored buffers.
+//!
+//! A slice keeps the whole buffer that it lies in. One that is a small part of a tail buffer is copied instead
+//! ([`TAIL_PIECE_SIZE_MIN`](crate::types::limits::TAIL_PIECE_SIZE_MIN)); of larger ones what they keep is known
+//! ([`Response::pinned_tail`]), and answers that nobody takes go when the tail is short.
 
 use crate::shard::memory::{Charge, Meter};
-use crate::shard::tail::TailSlice;
+use crate::shard::tail::{TailBlock, TailSlice};
 use crate::types::limits::{RESPONSE_SIZE_FLOOR, RESPONSE_TAKE_TIME_MAX};
 use bytes::Bytes;
 use glommio::io::ReadResult;
@@ -119,6 +123,16 @@ impl Slice {
             Slice::Shared(bytes) => Slice::Shared(bytes.slice(part)),
         }
     }
+
+    /// In memory of its own if it would keep much more than its bytes.
+    fn unpinned(self) -> Slice {
+        match self {
+            Slice::Tail(slice) if slice.is_small_part() => {
+                Slice::Shared(Bytes::copy_from_slice(slice.bytes()))
+            }
+            slice => slice,
+        }
+    }
 }
 
 enum Piece {
@@ -132,6 +146,7 @@ pub struct Response {
     head: Vec<u8>,
     pieces: Vec<Piece>,
     size: usize,
+    pinned_tail: usize,
     /// What it pins of the shard's memory, until it has left.
     charge: Option<Charge>,
     is_from_disk: bool,
@@ -139,27 +154,33 @@ pub struct Response {
 
 impl Response {
     pub fn new(head: Vec<u8>) -> Response {
-        let size = head.len();
-        Response { head, pieces: vec![Piece::Head(0..size)], size, charge: None, is_from_disk: false }
+        Response::spliced(head, Vec::new())
     }
 
     /// `splices`: positions in `head`, ascending, with the slices that go there.
     pub fn spliced(head: Vec<u8>, splices: Vec<(usize, Vec<Slice>)>) -> Response {
         let mut pieces = Vec::with_capacity(splices.len() * 3 + 1);
         let mut size = head.len();
+        let mut pinned_tail = 0;
+        let mut last: Option<Rc<TailBlock>> = None;
         let mut from = 0;
         for (at, slices) in splices {
             pieces.push(Piece::Head(from..at));
             from = at;
             for slice in slices {
                 size += slice.len();
+                let slice = slice.unpinned();
+                if let Slice::Tail(TailSlice { block, .. }) = &slice {
+                    let is_same = last.replace(block.clone()).is_some_and(|last| Rc::ptr_eq(&last, block));
+                    pinned_tail += if is_same { 0 } else { block.buffer.len() };
+                }
                 pieces.push(Piece::Slice(slice));
             }
         }
         if from < head.len() {
             pieces.push(Piece::Head(from..head.len()));
         }
-        Response { head, pieces, size, charge: None, is_from_disk: false }
+        Response { head, pieces, size, pinned_tail, charge: None, is_from_disk: false }
     }
 
     /// Counts what it pins until it is dropped, once: its bytes, and of what was read from disk the
@@ -182,6 +203,11 @@ impl Response {
             Piece::Head(range) => range.len(),
         };
         self.pieces.iter().map(of_piece).sum()
+    }
+
+    /// Bytes of tail buffers that it keeps; one that several answers keep counts in each.
+    pub fn pinned_tail(&self) -> usize {
+        self.pinned_tail
     }
 
     /// Says whether it has bytes that were read from disk, here or on another shard.
@@ -277,6 +303,9 @@ impl WriteCursor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::tail::Tail;
+    use crate::types::Offset;
+    use crate::types::limits::{TAIL_BUFFER_SIZE_MAX, TAIL_PIECE_SIZE_MIN};
     use proptest::prelude::*;
 
     #[test]
@@ -305,6 +334,38 @@ mod tests {
         assert_eq!(untaken_too_long(&untaken, 5 * FLOOR + 1), [3, 0]);
         assert_eq!(untaken_too_long(&untaken, 100 * FLOOR), [3, 0], "small ones and quick ones stay");
         assert!(untaken_too_long(&untaken, 0).is_empty());
+    }
+
+    #[test]
+    fn a_small_part_of_a_tail_buffer_is_copied_and_a_large_one_keeps_it() {
+        let executor = glommio::LocalExecutorBuilder::default().make().expect("io_uring is available");
+        executor.run(async {
+            const BLOCK: usize = TAIL_BUFFER_SIZE_MAX;
+            let bytes: Vec<u8> = (0..BLOCK).map(|at| (at % 251) as u8).collect();
+            // Of one block: its size, the slice's, and whether it is copied.
+            let cases = [
+                (BLOCK, 1, true),
+                (BLOCK, TAIL_PIECE_SIZE_MIN - 1, true),
+                (BLOCK, TAIL_PIECE_SIZE_MIN, false),
+                (BLOCK, BLOCK, false),
+                (16 << 10, (2 << 10) - 1, true),
+                (16 << 10, 2 << 10, false),
+            ];
+            for (block, size, is_copied) in cases {
+                let meter = Meter::new(usize::MAX);
+                let mut tail = Tail::new(Offset::ZERO, 0, Vec::new());
+                tail.append(&bytes[..block], &meter);
+                let slices = tail.slices(Offset::ZERO, 0..size as u64).expect("it is in memory");
+                let slices = slices.into_iter().map(Slice::Tail).collect();
+                let response = Response::spliced(vec![0; 10], vec![(5, slices)]);
+                drop(tail);
+                let pinned = if is_copied { 0 } else { block };
+                assert_eq!((meter.used(), response.pinned_tail()), (pinned, pinned), "{size} of {block}");
+                assert_eq!((response.piece(1), response.size()), (&bytes[..size], 10 + size));
+                drop(response);
+                assert_eq!(meter.used(), 0);
+            }
+        });
     }
 
     proptest! {

@@ -22,7 +22,7 @@ use crate::shard::replica::Replica;
 use crate::shard::store::Store;
 use crate::types::limits::TAIL_BUFFER_SIZE_MAX;
 use crate::types::{LogDirIndex, TopicPartition};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -73,30 +73,44 @@ impl Shared {
 /// Replicas with tail blocks that are flushed in their segments, in the order in which they became so, one
 /// entry per block: room is made without a look at those that have to stay, however many there are.
 #[derive(Default)]
-pub struct Eviction(RefCell<VecDeque<Rc<Replica>>>);
+pub struct Eviction {
+    queue: RefCell<VecDeque<Rc<Replica>>>,
+    /// An append has found nothing to make room with.
+    found_nothing: Cell<bool>,
+}
 
 impl Eviction {
     /// Frees memory for another block, oldest first. What is not flushed stays. Amortised O(1).
     pub fn make_room(&self, memory: &Meter) {
         while !memory.has_room(TAIL_BUFFER_SIZE_MAX) {
-            let Some(replica) = self.0.borrow_mut().pop_front() else { return };
+            let Some(replica) = self.queue.borrow_mut().pop_front() else {
+                return self.found_nothing.set(true);
+            };
             replica.evict_oldest();
         }
     }
 
+    /// By how much the tail is more than it may be, if nothing was left to make room with since the last time
+    /// that this was asked: what is not flushed holds it, or answers do.
+    pub fn excess(&self, memory: &Meter) -> usize {
+        let was_spent = self.found_nothing.replace(false) || self.is_empty();
+        let wanted = memory.used() + TAIL_BUFFER_SIZE_MAX;
+        if was_spent { wanted.saturating_sub(memory.limit()) } else { 0 }
+    }
+
     /// Little is left that could make room.
     pub fn is_short(&self) -> bool {
-        self.0.borrow().len() < EVICTABLE_MIN
+        self.queue.borrow().len() < EVICTABLE_MIN
     }
 
     /// Nothing can make room.
     pub fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
+        self.queue.borrow().is_empty()
     }
 
     /// `count` more blocks of a replica may go.
     pub fn blocks_stored(&self, replica: &Rc<Replica>, count: usize) {
-        let mut queue = self.0.borrow_mut();
+        let mut queue = self.queue.borrow_mut();
         for _ in 0..count {
             queue.push_back(replica.clone());
         }
@@ -104,7 +118,7 @@ impl Eviction {
 
     /// `count` blocks of a replica that might have gone this way are gone. O(n), for retention.
     pub fn blocks_dropped(&self, replica: &Replica, mut count: usize) {
-        self.0.borrow_mut().retain(|entry| {
+        self.queue.borrow_mut().retain(|entry| {
             let drops = std::ptr::eq(&raw const **entry, replica) && count > 0;
             count -= usize::from(drops);
             !drops
@@ -113,7 +127,7 @@ impl Eviction {
 
     /// Nothing of the replica is kept any more.
     pub fn forget(&self, replica: &Replica) {
-        self.0.borrow_mut().retain(|entry| !std::ptr::eq(&raw const **entry, replica));
+        self.queue.borrow_mut().retain(|entry| !std::ptr::eq(&raw const **entry, replica));
     }
 }
 

@@ -17,7 +17,9 @@ use crate::log::plan::{align_down, align_up};
 use crate::shard::disk::{BufferOrigin, allocate};
 use crate::shard::memory::{Charge, Meter};
 use crate::types::Offset;
-use crate::types::limits::{TAIL_BUFFER_SIZE_MAX, TAIL_BUFFER_SIZE_MIN};
+use crate::types::limits::{
+    TAIL_BUFFER_SIZE_MAX, TAIL_BUFFER_SIZE_MIN, TAIL_PIECE_SHARE_MIN, TAIL_PIECE_SIZE_MIN,
+};
 use glommio::io::DmaBuffer;
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -71,6 +73,12 @@ pub struct TailSlice {
 impl TailSlice {
     pub fn bytes(&self) -> &[u8] {
         &self.block.buffer.as_bytes()[self.range.clone()]
+    }
+
+    /// It keeps far more memory than it is worth.
+    pub fn is_small_part(&self) -> bool {
+        let size = self.range.len();
+        size < TAIL_PIECE_SIZE_MIN && size < self.block.buffer.len() / TAIL_PIECE_SHARE_MIN
     }
 }
 

@@ -11,10 +11,13 @@ use crate::shard::log_dirs::LogDirs;
 use crate::shard::mesh::Mesh;
 use crate::shard::message::Message;
 use crate::shard::partitions::topic_defaults;
+use crate::shard::response::Slice;
 use crate::shard::stores::Stores;
+use crate::shard::tail::Tail;
 use crate::shard::tests::{directory, on_executor, open_partition, store};
 use crate::shard::{Parked, ShardParts};
-use crate::types::NodeId;
+use crate::types::limits::{RESPONSE_TAKE_TIME_MAX, TAIL_BUFFER_SIZE_MAX};
+use crate::types::{NodeId, Offset};
 use glommio::channels::channel_mesh::MeshBuilder;
 use glommio::net::TcpListener;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
@@ -101,12 +104,42 @@ fn a_fetch_does_not_stay_parked_before_answers_that_memory_is_short_for() {
         connection.begin(ApiKey::Fetch, 1, Mono(0));
         let behind = connection.begin(ApiKey::Metadata, 1, Mono(0));
         connection.complete(behind, Some(Response::new(vec![0; RESPONSE_SIZE_FLOOR + 1])));
-        close_untaken(&place.shard);
+        close_untaken(&place.shard, place.shard.clock.mono());
         assert!(!parked.is_hurried.get(), "there is memory");
         let memory = &place.shard.response_memory;
         let _others = memory.charge(memory.room() + 1);
-        close_untaken(&place.shard);
+        close_untaken(&place.shard, place.shard.clock.mono());
         assert!(parked.is_hurried.get());
+    });
+}
+
+/// The socket takes what it can, and the client nothing of it.
+#[test]
+fn answers_that_nobody_takes_do_not_keep_the_tail() {
+    on_executor(async {
+        let place = Place::new().await;
+        let (_client, connection) = place.connect().await;
+        let memory = place.shard.stores.for_reading().tail_memory.clone();
+        let mut tail = Tail::new(Offset::ZERO, 0, Vec::new());
+        tail.append(&vec![0; TAIL_BUFFER_SIZE_MAX], &memory);
+        let newest = tail.slices(Offset::ZERO, 0..TAIL_BUFFER_SIZE_MAX as u64);
+        let newest = newest.and_then(|mut slices| slices.pop()).expect("one block has it");
+        drop(tail);
+        let answer = Response::spliced(vec![0; 12], vec![(12, vec![Slice::Tail(newest); 7])]);
+        let ticket = connection.begin(ApiKey::Fetch, 1, Mono(0));
+        connection.complete(ticket, Some(answer));
+        assert_eq!(place.shard.response_memory.excess(), 0);
+        a_moment().await;
+        let begun = place.shard.clock.mono();
+        let look = |at: Duration| close_untaken(&place.shard, begun.after(at));
+        look(2 * RESPONSE_TAKE_TIME_MAX);
+        assert!(!connection.is_closed(), "there is room for others");
+        let others = memory.charge(memory.limit() - memory.used());
+        look(RESPONSE_TAKE_TIME_MAX / 2);
+        assert!(!connection.is_closed());
+        look(2 * RESPONSE_TAKE_TIME_MAX);
+        assert!(connection.is_closed());
+        wait_until(|| memory.used() == others.size()).await;
     });
 }
 
