@@ -17,12 +17,12 @@ use crate::codec::api::produce::ProduceError;
 use crate::codec::api::request::RequestError;
 use crate::codec::api::response::EncodeError;
 use crate::codec::api::versions::ApiKey;
-use crate::codec::frame::{self, FrameError, HeaderError};
+use crate::codec::frame::{self, FRAME_PREFIX_SIZE, Frame, FrameError, HeaderError};
 use crate::metrics::ShardMetrics;
 use crate::shard::api::{self, RequestContext};
 use crate::shard::event::Signal;
 use crate::shard::memory::Charge;
-use crate::shard::receive::{Growth, Holder, HolderState, ReceiveBuffer, Received, slowest};
+use crate::shard::receive::{Growth, Holder, HolderState, ReceiveBuffer, ReceiveMemory, Received, slowest};
 use crate::shard::response::{Response, ResponseMemory, WriteCursor};
 use crate::shard::{Parked, Shard};
 use crate::types::limits::{
@@ -561,7 +561,7 @@ async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<boo
             }
             // Asked when the socket has news, not when the wait for it began: others may have taken
             // the room meanwhile. Who has nothing to read waits for nobody's room.
-            if !shard.receive_memory.has_first_buffer() && has_bytes(&stream) {
+            if !may_begin(&shard.receive_memory, &stream) {
                 return Poll::Ready(None);
             }
             let mut bytes = shard.take_receive_buffer();
@@ -587,7 +587,7 @@ async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<boo
                     shard.metrics.borrow_mut().memory_waits += 1;
                 }
                 relieve(shard, RECEIVE_BUFFER_SIZE, shard.clock.mono());
-                if !shard.receive_memory.has_first_buffer() {
+                if !may_begin(&shard.receive_memory, &connection.stream.borrow()) {
                     freed_or_closed(shard, connection, RECEIVE_RELIEF_INTERVAL).await;
                 }
             }
@@ -598,14 +598,40 @@ async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<boo
     }
 }
 
-/// Whether a read would find some, or the end of the stream.
-fn has_bytes(stream: &TcpStream) -> bool {
+/// Whether a connection without a buffer may take one, or needs none: its socket has nothing.
+fn may_begin(memory: &ReceiveMemory, stream: &TcpStream) -> bool {
+    memory.has_first_buffer()
+        || match look_ahead(stream) {
+            Ahead::Nothing => true,
+            Ahead::Small => memory.has_small_buffer(),
+            Ahead::Unknown => false,
+        }
+}
+
+/// What a read would find.
+enum Ahead {
+    Nothing,
+    /// A request that a first buffer holds, or the end of the connection.
+    Small,
+    /// Any other, or not even its prefix.
+    Unknown,
+}
+
+fn look_ahead(stream: &TcpStream) -> Ahead {
     let fd = std::os::fd::AsRawFd::as_raw_fd(stream);
-    let mut byte = 0u8;
+    let mut prefix = [0u8; FRAME_PREFIX_SIZE];
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-    // SAFETY: the descriptor belongs to `stream`, and one byte is what there is room for.
-    let found = unsafe { libc::recv(fd, (&raw mut byte).cast(), 1, flags) };
-    found >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock
+    // SAFETY: the descriptor belongs to `stream`, and `prefix` has room for what is asked for.
+    let found = unsafe { libc::recv(fd, (&raw mut prefix).cast(), prefix.len(), flags) };
+    match found {
+        ..0 if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock => Ahead::Nothing,
+        ..=0 => Ahead::Small,
+        1..4 => Ahead::Unknown,
+        4.. => match frame::next_frame(&prefix, usize::MAX) {
+            Ok(Frame::Need { size }) if size > RECEIVE_BUFFER_SIZE => Ahead::Unknown,
+            _ => Ahead::Small, // What is no request ends its connection.
+        },
+    }
 }
 
 fn is_disconnect(error: &io::Error) -> bool {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! silent connection    holds nothing
-//! first bytes          take one receive buffer; while none fits, the socket is not read
+//! first bytes          take one receive buffer; while none fits, the socket is not read, but looked at:
+//!                      a request that one holds finds one whatever large ones have announced
 //! a larger request     gets twice as much whenever what it has is full: nothing for what it announces
 //! executed             gives everything back, and all that wait look again
 //!
@@ -52,6 +53,8 @@ struct Growing {
     held: usize,
     /// In all.
     needed: usize,
+    /// It has asked for more and got none.
+    is_waiting: bool,
 }
 
 impl Growing {
@@ -110,15 +113,30 @@ impl ReceiveMemory {
     /// is not larger than half of the memory.
     pub fn has_first_buffer(&self) -> bool {
         let growing = self.growing.borrow();
-        let first = self.first_buffers(&growing) + RECEIVE_BUFFER_SIZE;
+        self.has_room_beside(&growing)
+            && can_all_finish(growing.values().copied(), self.meter.limit(), 2 * RECEIVE_BUFFER_SIZE)
+    }
+
+    /// The same of one whose request is known to be small: it gives the buffer back whatever the large ones
+    /// have announced, and is not kept out by what they do not send. While the nearest of them waits for
+    /// such buffers, they are given out one at a time, beside which it goes on.
+    pub fn has_small_buffer(&self) -> bool {
+        let growing = self.growing.borrow();
+        let nearest_waits = nearest(&growing).is_some_and(|(id, _)| growing[&id].is_waiting);
+        self.has_room_beside(&growing) && (!nearest_waits || self.first_buffers(&growing) == 0)
+    }
+
+    /// Whether one more first buffer leaves the reserve, and the nearest large request its end or half of the
+    /// memory.
+    fn has_room_beside(&self, growing: &BTreeMap<u64, Growing>) -> bool {
+        let first = self.first_buffers(growing) + RECEIVE_BUFFER_SIZE;
         let limit = self.meter.limit();
         let unfinished: usize =
             growing.values().filter(|growing| growing.left() > 0).map(|growing| growing.held).sum();
-        let kept = nearest(&growing).map_or(0, |(_, left)| left.min(limit / 2));
+        let kept = nearest(growing).map_or(0, |(_, left)| left.min(limit / 2));
         self.meter.has_room(RECEIVE_BUFFER_SIZE)
             && first <= limit - self.reserve
             && unfinished + first + kept <= limit
-            && can_all_finish(growing.values().copied(), limit, 2 * RECEIVE_BUFFER_SIZE)
     }
 
     /// Bytes of those buffers whose requests are not known to be larger.
@@ -205,6 +223,9 @@ impl ReceiveCharge {
             self.waiting = None;
             return Growth::Now;
         }
+        if let Some(growing) = self.memory.growing.borrow_mut().get_mut(&id) {
+            growing.is_waiting = true;
+        }
         let finished = self.memory.finished.get();
         let waiting = self.waiting.filter(|(_, seen)| *seen == finished);
         let (since, _) = *self.waiting.insert(waiting.unwrap_or((now, finished)));
@@ -225,7 +246,7 @@ impl ReceiveCharge {
             id
         });
         let held = self.charge.as_ref().map_or(0, Charge::size);
-        memory.growing.borrow_mut().insert(id, Growing { held, needed });
+        memory.growing.borrow_mut().insert(id, Growing { held, needed, is_waiting: false });
         id
     }
 

@@ -113,6 +113,25 @@ fn a_fetch_does_not_stay_parked_before_answers_that_memory_is_short_for() {
     });
 }
 
+#[test]
+fn a_small_request_is_served_beside_large_ones_that_do_not_come() {
+    on_executor(async {
+        let place = Place::new().await;
+        let mut announced = Vec::new();
+        for _ in 0..4 {
+            let (mut client, connection) = place.connect().await;
+            client.send(&(7i32 << 20).saturating_sub(4).to_be_bytes()).await;
+            client.send(&[0; 65 << 10]).await;
+            wait_until(|| connection.receive.borrow().is_some()).await;
+            announced.push(client);
+        }
+        let (mut client, _) = place.connect().await;
+        client.send(&frame(ApiKey::ApiVersions, 0, &[])).await;
+        client.receive().await.expect("it is answered");
+        assert_eq!(place.shard.metrics.borrow().receive_evictions, 0);
+    });
+}
+
 /// The socket takes what it can, and the client nothing of it.
 #[test]
 fn answers_that_nobody_takes_do_not_keep_the_tail() {

@@ -138,6 +138,32 @@ fn small_requests_find_room_whatever_large_ones_hold() {
     }
 }
 
+/// What they do not send keeps nobody out; what they send waits for small ones, and not for long.
+#[test]
+fn small_requests_find_room_whatever_large_ones_announce() {
+    let memory = ReceiveMemory::new(8 * MIB);
+    let mut large: Vec<ReceiveBuffer> = Vec::new();
+    while memory.has_first_buffer() {
+        let mut announced = buffer(&memory);
+        receive(&mut announced, 7 * MIB, 65 * KIB);
+        announced.make_room(7 * MIB, START);
+        large.push(announced);
+    }
+    assert_eq!(large.len(), 4);
+    let small = || memory.has_small_buffer().then(|| buffer(&memory));
+    let mut held: Vec<ReceiveBuffer> = std::iter::from_fn(small).collect();
+    assert!(held.len() > 10);
+    // Once the nearest has come as far as it may it waits for them: no more are given out.
+    assert!(!go_on(&mut large[0], 7 * MIB));
+    held.truncate(2);
+    assert!(small().is_none());
+    assert!(!go_on(&mut large[0], 7 * MIB));
+    held.clear();
+    let _one = small().expect("it goes on beside one");
+    assert!(small().is_none());
+    assert!(go_on(&mut large[0], 7 * MIB));
+}
+
 /// Many connections have sent the first bytes of a request each and do not go on.
 #[test]
 fn half_requests_shrink_to_what_has_come_and_can_all_be_finished() {
