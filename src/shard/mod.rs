@@ -153,7 +153,7 @@ pub struct Shard {
 /// A fetch that waits for data.
 struct Parked {
     signal: Rc<event::Signal>,
-    /// Bytes of request memory that it holds.
+    /// Bytes of request memory that it holds and others may wait for.
     memory_size: usize,
     /// It is not to wait any longer.
     is_hurried: Cell<bool>,
@@ -366,10 +366,10 @@ impl Shard {
 
     /// The same of the oldest of them, as far as other requests wait for their memory.
     fn hurry_oldest_fetches(&self) {
+        let missing = self.request_memory.missing();
         let parked = self.wakes.borrow();
-        let sizes = parked.values().map(|parked| parked.memory_size);
-        let count = oldest_covering(sizes, self.request_memory.missing());
-        parked.values().take(count).for_each(|parked| parked.hurry());
+        let covering = oldest_covering(parked.values(), |parked| parked.memory_size, missing);
+        covering.for_each(|parked| parked.hurry());
     }
 
     /// A partition that a fetch of this shard watches has news.

@@ -2,9 +2,12 @@
 //!
 //! A few bytes on the wire may be a hundred once decoded, so a request is counted by what a walk over it has
 //! found before it is copied. There is no queue: whoever finds room takes it. One that is larger than all of
-//! the memory is served alone; a small one of a connection that has no other is always served. While one
-//! waits, the oldest fetches that are parked are answered, as many as it takes: they might stay for as long as
-//! their clients like. Nothing else that holds some waits for a client.
+//! the memory is served when no other holds any of it. While one waits, the oldest parked fetches that hold
+//! some are answered, as many as it takes: they might stay for as long as their clients like. Nothing else that
+//! holds some waits for a client.
+//!
+//! A small request of a connection that has no other is always served. It is counted beside the limit: nobody
+//! waits for such to end, since there is no end of them.
 
 use crate::shard::event::Broadcast;
 use crate::shard::memory::{Charge, Meter};
@@ -15,6 +18,8 @@ use std::rc::Rc;
 /// Lives: one per shard.
 pub struct RequestMemory {
     meter: Rc<Meter>,
+    /// Small requests, for which nobody waits. At most one of each connection.
+    small: Rc<Meter>,
     freed: Rc<Broadcast>,
     /// Bytes in all that are waited for.
     wanted: Cell<usize>,
@@ -24,17 +29,23 @@ pub struct RequestMemory {
 pub struct RequestCharge {
     /// `None` only while it is dropped.
     charge: Option<Charge>,
+    is_small: bool,
     of_connection: Rc<Cell<usize>>,
     freed: Rc<Broadcast>,
 }
 
 impl RequestMemory {
     pub fn new(limit: usize) -> RequestMemory {
-        RequestMemory { meter: Meter::new(limit), freed: Rc::default(), wanted: Cell::new(0) }
+        RequestMemory {
+            meter: Meter::new(limit),
+            small: Meter::new(usize::MAX),
+            freed: Rc::default(),
+            wanted: Cell::new(0),
+        }
     }
 
     pub fn used(&self) -> usize {
-        self.meter.used()
+        self.meter.used() + self.small.used()
     }
 
     /// How much has to be given back for those that wait.
@@ -51,7 +62,8 @@ impl RequestMemory {
         }
         of_connection.set(of_connection.get() + 1);
         Some(RequestCharge {
-            charge: Some(self.meter.charge(size)),
+            charge: Some(if is_small { self.small.charge(size) } else { self.meter.charge(size) }),
+            is_small,
             of_connection: of_connection.clone(),
             freed: self.freed.clone(),
         })
@@ -70,20 +82,26 @@ impl RequestMemory {
 }
 
 impl RequestCharge {
+    /// Bytes that others may wait for.
     pub fn size(&self) -> usize {
-        self.charge.as_ref().map_or(0, Charge::size)
+        if self.is_small { 0 } else { self.charge.as_ref().map_or(0, Charge::size) }
     }
 }
 
-/// How many of the parked fetches, the oldest first, hold what is missing.
-pub fn oldest_covering(sizes: impl Iterator<Item = usize>, missing: usize) -> usize {
+/// Those of the parked fetches, the oldest first, that hold what is missing.
+pub fn oldest_covering<T>(
+    parked: impl Iterator<Item = T>,
+    size: impl Fn(&T) -> usize,
+    missing: usize,
+) -> impl Iterator<Item = T> {
     let mut held = 0;
-    let needed = sizes.take_while(|size| {
-        let is_needed = held < missing;
-        held += size;
-        is_needed
-    });
-    needed.count()
+    parked.map(move |parked| (size(&parked), parked)).filter(|(size, _)| *size > 0).map_while(
+        move |(size, parked)| {
+            let is_needed = held < missing;
+            held += size;
+            is_needed.then_some(parked)
+        },
+    )
 }
 
 pub struct Wanted<'a> {
@@ -137,6 +155,20 @@ mod tests {
         assert!(memory.try_take(2 * LIMIT, &Rc::default()).is_some());
     }
 
+    /// There is always some small request.
+    #[test]
+    fn nobody_waits_for_small_requests() {
+        let memory = RequestMemory::new(LIMIT);
+        let small = memory.try_take(REQUEST_MEMORY_FLOOR, &Rc::default()).expect("it is served");
+        let wanted = memory.want(2 * LIMIT);
+        assert_eq!((memory.missing(), small.size()), (0, 0), "no fetch ends for nothing");
+        drop(wanted);
+        let large = memory.try_take(2 * LIMIT, &Rc::default()).expect("it is alone but for small ones");
+        assert_eq!(memory.used(), 2 * LIMIT + REQUEST_MEMORY_FLOOR);
+        let _wanted = memory.want(2 * LIMIT);
+        assert_eq!((memory.missing(), large.size()), (2 * LIMIT, 2 * LIMIT));
+    }
+
     #[test]
     fn what_is_missing_is_what_those_need_that_wait() {
         let memory = RequestMemory::new(LIMIT);
@@ -158,10 +190,13 @@ mod tests {
 
     #[test]
     fn of_many_parked_fetches_only_as_many_end_as_it_takes() {
-        let parked = || std::iter::repeat_n(10, 300);
-        assert_eq!(oldest_covering(parked(), 0), 0);
-        assert_eq!(oldest_covering(parked(), 1), 1);
-        assert_eq!(oldest_covering(parked(), 25), 3);
-        assert_eq!(oldest_covering(parked(), 1 << 20), 300);
+        let covering = |sizes: &[usize], missing| -> Vec<usize> {
+            oldest_covering(0..sizes.len(), |at| sizes[*at], missing).collect()
+        };
+        assert!(covering(&[10; 300], 0).is_empty());
+        assert_eq!(covering(&[10; 300], 1), [0]);
+        assert_eq!(covering(&[10; 300], 25), [0, 1, 2]);
+        assert_eq!(covering(&[10; 300], 1 << 20).len(), 300);
+        assert_eq!(covering(&[0, 10, 0, 10, 10], 15), [1, 3], "only those that hold some");
     }
 }
