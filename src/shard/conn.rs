@@ -509,7 +509,6 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result
 /// connection ended meanwhile.
 async fn may_go_on(shard: &Rc<Shard>, connection: &Connection, held: usize) -> bool {
     wait_while(shard, connection, held, Connection::must_wait).await;
-    shard.wait_for_room().await;
     !connection.is_closed()
 }
 
@@ -828,4 +827,4 @@ pub async fn refuse(stream: TcpStream) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -63,7 +63,6 @@ async fn run_lane(shard: Rc<Shard>, peer: ShardId, lane: Rc<ProduceLane>) {
             lane.filled.notified().await;
             continue;
         };
-        shard.wait_for_room().await;
         let mesh = shard.mesh.clone();
         let done = Box::new(move |outcomes| {
             mesh.post(peer, Message::Reply { id, reply: Reply::Produce(outcomes) });

@@ -91,6 +91,7 @@ use crate::shard::receive::ReceiveMemory;
 use crate::shard::replica::{Replica, Watcher};
 use crate::shard::request_memory::{RequestMemory, oldest_covering};
 use crate::shard::response::ResponseMemory;
+use crate::shard::store::Store;
 use crate::shard::stores::Stores;
 use crate::shard::watches::{RemoteWatches, WatchKey};
 use crate::types::limits::{FETCH_SESSION_PARTITIONS_MAX, RECEIVE_BUFFER_SIZE, RECEIVE_BUFFERS_KEPT};
@@ -240,10 +241,10 @@ impl Shard {
         image.partition(*partition)?.replica_on(self.node).map(|replica| replica.owner)
     }
 
-    /// Waits while the shard has more unflushed bytes than it may. What was appended meanwhile is
-    /// issued first.
-    pub async fn wait_for_room(&self) {
-        let must_wait = || self.stores.is_full();
+    /// Waits while a store has more unflushed bytes than it may. What was appended meanwhile, there and
+    /// elsewhere, is issued first.
+    pub async fn wait_for_room(&self, store: &Store) {
+        let must_wait = || store.is_full();
         if must_wait() {
             self.metrics.borrow_mut().memory_waits += 1;
         }

@@ -245,8 +245,11 @@ impl Store {
     }
 
     /// Too much is appended and not flushed, or not in its segments while the memory for it is spent:
-    /// sockets are not read until [`drained`](Self::drained).
+    /// nothing more is appended until [`drained`](Self::drained).
     pub fn is_full(&self) -> bool {
+        if self.is_offline() {
+            return false; // It refuses.
+        }
         let commit = self.commit.borrow();
         let unstored = commit.unstored_bytes();
         // Many partitions spend it in buffers that are hardly filled.

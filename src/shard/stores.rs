@@ -182,9 +182,4 @@ impl Stores {
     pub fn pump(&self) {
         self.iter().for_each(|store| store.pump());
     }
-
-    /// One of those that take appends has as much as it may: sockets are not read.
-    pub fn is_full(&self) -> bool {
-        self.iter().any(|store| !store.is_offline() && store.is_full())
-    }
 }

@@ -178,7 +178,8 @@ pub fn is_served_here(shard: &Shard, connection: &Connection, owner: ShardId) ->
     }
 }
 
-/// Appends one batch on its owner shard, waiting for disk space if need be.
+/// Appends one batch on its owner shard, waiting if need be: for its log directory to flush what it has, and
+/// for disk space. Who reads, or writes elsewhere, does not wait with it.
 pub async fn append(
     shard: &Rc<Shard>,
     target: &Rc<dyn AckTarget>,
@@ -197,6 +198,7 @@ pub async fn append(
         return target.acknowledged(index, refused);
     }
     let store = shard.stores.of(&replica);
+    shard.wait_for_room(store).await;
     loop {
         match replica.append(store, batch, target, index) {
             Ok(Appended::Parked) => return,

@@ -24,9 +24,16 @@ use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::{FetchRequest, TopicName};
 use kafka_protocol::protocol::{Encodable, StrBytes};
 use std::io::{Read, Write};
+use std::path::Path;
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Of one core, with twice the least memory that this may have: a broker takes half.
+fn config() -> Config {
+    let machine = Machine { cpus_allowed: vec![0], memory_bytes: 128 << 20 };
+    Config::defaults(&machine).expect("it is enough")
+}
 
 fn pending(answer: Answer) -> Pending {
     Pending { answer, request_size: 1, api_key: ApiKey::Fetch, received: Mono(0) }
@@ -162,6 +169,30 @@ fn answers_that_nobody_takes_do_not_keep_the_tail() {
     });
 }
 
+/// A shard of a node that sets nothing, with the least memory, and with these stores. Its topic is `t`, with
+/// a partition per owner.
+pub async fn shard_of(stores: Stores, directory: &Path, owners: &[u16]) -> Rc<Shard> {
+    let config = config();
+    let mut image = image_of(&[node(1, 1, Routing::Node)]);
+    add_topic(&mut image, 1, "t", owners);
+    let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
+    let mesh = MeshBuilder::<Message, _>::full(1, 16).join().await;
+    let (senders, _) = mesh.expect("it is the only one");
+    Shard::new(ShardParts {
+        id: ShardId(0),
+        node: NodeId(1),
+        clock: Clock::new(),
+        metrics: metrics.clone(),
+        stores,
+        log_dirs: Rc::new(LogDirs::only(directory)),
+        mesh: Mesh::new(senders, metrics),
+        image,
+        topic_defaults: topic_defaults(&config).expect("they are the defaults"),
+        memory: config.memory_plan(),
+        config: Rc::new(config),
+    })
+}
+
 /// A shard, and where it listens.
 struct Place {
     shard: Rc<Shard>,
@@ -170,31 +201,11 @@ struct Place {
 }
 
 impl Place {
-    /// With the least memory that a core may have.
     async fn new() -> Place {
-        let machine = Machine { cpus_allowed: vec![0], memory_bytes: 128 << 20 };
-        let config = Config::defaults(&machine).expect("it is enough");
         let directory = directory();
-        let store = store(None, config.memory_plan().tail);
+        let store = store(None, config().memory_plan().tail);
         open_partition(&store, directory.path(), 0, 1 << 20).await;
-        let mut image = image_of(&[node(1, 1, Routing::Node)]);
-        add_topic(&mut image, 1, "t", &[0]);
-        let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
-        let mesh = MeshBuilder::<Message, _>::full(1, 16).join().await;
-        let (senders, _) = mesh.expect("it is the only one");
-        let shard = Shard::new(ShardParts {
-            id: ShardId(0),
-            node: NodeId(1),
-            clock: Clock::new(),
-            metrics: metrics.clone(),
-            stores: Stores::new(vec![store]),
-            log_dirs: Rc::new(LogDirs::only(directory.path())),
-            mesh: Mesh::new(senders, metrics),
-            image,
-            topic_defaults: topic_defaults(&config).expect("they are the defaults"),
-            memory: config.memory_plan(),
-            config: Rc::new(config),
-        });
+        let shard = shard_of(Stores::new(vec![store]), directory.path(), &[0]).await;
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         Place { shard, listener, _directory: directory }
     }

@@ -1,7 +1,11 @@
 //! Several log directories on one shard.
 
 use super::*;
+use crate::shard::api::produce;
+use crate::shard::conn::tests::shard_of;
 use crate::shard::stores::Stores;
+use futures::FutureExt;
+use std::pin::pin;
 
 /// Two stores of a shard, each with a directory of its own.
 fn stores(tail: usize, directories: [&Path; 2]) -> Stores {
@@ -75,6 +79,39 @@ fn failed_directory_refuses_and_the_other_goes_on() {
         assert_eq!(read_all(stores.for_reading(), &replicas[1], 1 << 20).await.len(), flushed.len());
         append(stores.of(&replicas[0]), &replicas[0], &acks, &mut flushed.clone()).await;
         acks.all_arrived(stores.of(&replicas[0])).await;
-        assert!(!stores.is_full());
+        assert!(stores.iter().all(|store| !store.is_full()));
+    });
+}
+
+#[test]
+fn who_appends_to_a_full_directory_waits_and_nobody_else() {
+    on_executor(async {
+        let directories = [directory(), directory()];
+        let stores = stores(8 << 20, [directories[0].path(), directories[1].path()]);
+        let acks = Acks::new(None);
+        let mut replicas = Vec::new();
+        for (index, (store, directory)) in (0..).zip(stores.iter().zip(&directories)) {
+            let replica = open_partition(store, directory.path(), index, 1 << 20).await;
+            append(store, &replica, &acks, &mut batch(1, None, b"the first")).await;
+            acks.all_arrived(store).await;
+            replicas.push(replica);
+        }
+        let memory = stores.for_reading().tail_memory.clone();
+        let shard = shard_of(stores, directories[0].path(), &[0, 0]).await;
+        // What is not in its segment fills the second one while memory is spent.
+        append(shard.stores.of(&replicas[1]), &replicas[1], &acks, &mut batch(1, None, b"x")).await;
+        let spent = memory.charge(memory.limit());
+        shard.stores.for_reading().eviction.make_room(&memory);
+        let is_full: Vec<bool> = shard.stores.iter().map(|store| store.is_full()).collect();
+        assert_eq!(is_full, [false, true]);
+        let target: Rc<dyn AckTarget> = acks.clone();
+        let mut batches = [batch(1, None, b"y"), batch(1, None, b"y")];
+        let [first, second] = &mut batches;
+        let of_first = produce::append(&shard, &target, 10, &replicas[0].id, first);
+        assert!(of_first.now_or_never().is_some());
+        let mut of_second = pin!(produce::append(&shard, &target, 11, &replicas[1].id, second));
+        assert!((&mut of_second).now_or_never().is_none());
+        drop(spent);
+        of_second.await;
     });
 }
