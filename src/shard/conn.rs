@@ -585,10 +585,8 @@ async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<boo
                 if !std::mem::replace(&mut counted, true) {
                     shard.metrics.borrow_mut().memory_waits += 1;
                 }
-                relieve(shard, RECEIVE_BUFFER_SIZE, shard.clock.mono());
-                if !may_begin(&shard.receive_memory, &connection.stream.borrow()) {
-                    freed_or_closed(shard, connection, RECEIVE_RELIEF_INTERVAL).await;
-                }
+                let wanted = RECEIVE_BUFFER_SIZE;
+                relieved_or_closed(shard, connection, wanted, RECEIVE_RELIEF_INTERVAL).await;
             }
             Some(Ok(size)) => return Ok(size > 0),
             Some(Err(error)) if connection.is_closed() || is_disconnect(&error) => return Ok(false),
@@ -640,9 +638,12 @@ fn is_disconnect(error: &io::Error) -> bool {
     )
 }
 
-/// Waits until receive memory was given back, the connection has ended, or some time has gone by.
-async fn freed_or_closed(shard: &Shard, connection: &Connection, at_most: Duration) {
-    let (freed, closed) = (pin!(shard.receive_memory.freed.notified()), pin!(connection.drained.notified()));
+/// Sees to it that receive memory of `wanted` bytes becomes free, and waits until some was given back, the
+/// connection has ended, or some time has gone by.
+async fn relieved_or_closed(shard: &Shard, connection: &Connection, wanted: usize, at_most: Duration) {
+    let freed = shard.receive_memory.freed.notified(); // Before anything is given back.
+    relieve(shard, wanted, shard.clock.mono());
+    let closed = pin!(connection.drained.notified());
     select(pin!(glommio::timer::sleep(at_most)), select(freed, closed)).await;
 }
 
@@ -719,8 +720,7 @@ async fn wait_to_grow(
                 if !std::mem::replace(&mut counted, true) {
                     shard.metrics.borrow_mut().memory_waits += 1;
                 }
-                relieve(shard, more, now);
-                freed_or_closed(shard, connection, at_most.min(RECEIVE_RELIEF_INTERVAL)).await;
+                relieved_or_closed(shard, connection, more, at_most.min(RECEIVE_RELIEF_INTERVAL)).await;
             }
         }
         if connection.is_closed() || shard.is_stopping() {

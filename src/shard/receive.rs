@@ -68,7 +68,7 @@ pub struct ReceiveMemory {
     meter: Rc<Meter>,
     /// Bytes that large requests leave to first buffers, and first buffers to the nearest of these.
     reserve: usize,
-    /// Notified whenever some of it was given back.
+    /// Notified whenever some of it was given back, or is not needed any more.
     pub freed: Broadcast,
     /// Requests larger than their first buffers. Ordered, so that runs repeat.
     growing: RefCell<BTreeMap<u64, Growing>>,
@@ -277,6 +277,7 @@ impl ReceiveCharge {
             self.memory.growing.borrow_mut().remove(&id);
             self.growing = None;
         }
+        self.memory.freed.notify_all(); // What it left to its end is others' now.
     }
 
     fn charge_mut(&mut self) -> &mut Charge {

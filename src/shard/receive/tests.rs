@@ -309,6 +309,20 @@ fn whoever_waits_is_woken_by_what_is_given_back_and_not_before() {
 }
 
 #[test]
+fn whoever_waits_is_woken_when_a_large_request_comes_to_its_end() {
+    let memory = ReceiveMemory::new(LIMIT);
+    for needed in [RECEIVE_BUFFER_SIZE - KIB, MIB] {
+        let mut large = buffer(&memory);
+        receive(&mut large, needed, 10);
+        large.shrink().expect("it is hardly filled");
+        let mut freed = memory.freed.notified();
+        assert!((&mut freed).now_or_never().is_none());
+        assert!(go_on(&mut large, needed));
+        assert!(freed.now_or_never().is_some());
+    }
+}
+
+#[test]
 fn a_step_is_a_new_request_or_more_room_and_not_a_byte() {
     let memory = ReceiveMemory::new(LIMIT);
     let mut slow = buffer(&memory);
