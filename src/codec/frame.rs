@@ -25,9 +25,7 @@ use std::ops::Range;
 
 use crate::codec::api::versions::ApiKey;
 use crate::codec::wire::{Encoding, Reader, WireError, Writer};
-
-/// Bytes of the length in front of every frame.
-pub const FRAME_PREFIX_SIZE: usize = 4;
+pub use crate::types::limits::FRAME_PREFIX_SIZE;
 
 /// Bytes of the smallest request: a header version 1 with a null client id, and no body.
 pub const REQUEST_SIZE_MIN: usize = 10;

@@ -6,7 +6,7 @@
 //!          '--- registered with the ring -'                                1/16    1/16
 //! ```
 
-use crate::types::limits::{RECEIVE_BUFFER_SIZE, RECEIVE_RESERVE_SHARE};
+use crate::types::limits::{FRAME_PREFIX_SIZE, RECEIVE_BUFFER_SIZE, RECEIVE_RESERVE_SHARE};
 
 /// How a shard's share of `--memory` is divided.
 #[derive(Clone, Debug)]
@@ -53,16 +53,17 @@ impl MemoryPlan {
         (receive / RECEIVE_RESERVE_SHARE).max(RECEIVE_BUFFER_SIZE)
     }
 
-    /// The largest request that can be received while nothing else is.
+    /// The largest request that can be received while nothing else is; its prefix takes room as well.
     pub fn request_size_max(&self) -> usize {
-        self.receive.saturating_sub(MemoryPlan::receive_reserve(self.receive))
+        self.receive.saturating_sub(MemoryPlan::receive_reserve(self.receive) + FRAME_PREFIX_SIZE)
     }
 
     /// The budget of a shard from which on a request of that size can be received.
     pub fn budget_for_request(size: usize) -> u64 {
         const SHARE: u64 = RECEIVE_RESERVE_SHARE as u64;
-        let receive = (size as u64 * SHARE).div_ceil(SHARE - 1);
-        receive.max(size as u64 + RECEIVE_BUFFER_SIZE as u64) * RECEIVE_SHARE as u64
+        let size = (size + FRAME_PREFIX_SIZE) as u64;
+        let receive = (size * SHARE).div_ceil(SHARE - 1);
+        receive.max(size + RECEIVE_BUFFER_SIZE as u64) * RECEIVE_SHARE as u64
     }
 
     /// Size of the pool of I/O buffers that an executor registers with its rings, pinned at start.

@@ -17,7 +17,7 @@ use crate::codec::api::produce::ProduceError;
 use crate::codec::api::request::RequestError;
 use crate::codec::api::response::EncodeError;
 use crate::codec::api::versions::ApiKey;
-use crate::codec::frame::{self, FRAME_PREFIX_SIZE, Frame, FrameError, HeaderError};
+use crate::codec::frame::{self, Frame, FrameError, HeaderError};
 use crate::metrics::ShardMetrics;
 use crate::shard::api::{self, RequestContext};
 use crate::shard::event::Signal;
@@ -26,7 +26,7 @@ use crate::shard::receive::{Growth, Holder, HolderState, ReceiveBuffer, ReceiveM
 use crate::shard::response::{Response, ResponseMemory, WriteCursor};
 use crate::shard::{Parked, Shard};
 use crate::types::limits::{
-    CONNECTION_INFLIGHT_BYTES_MAX, CONNECTION_REQUESTS_MAX, CONNECTION_RESPONSE_BYTES_MAX,
+    CONNECTION_INFLIGHT_BYTES_MAX, CONNECTION_REQUESTS_MAX, CONNECTION_RESPONSE_BYTES_MAX, FRAME_PREFIX_SIZE,
     PARKED_AHEAD_TIME_MAX, RECEIVE_BUFFER_SIZE, RECEIVE_RELIEF_INTERVAL, RESPONSE_SIZE_FLOOR,
     SOCKET_SLICES_MAX, SOCKET_WRITE_SIZE_MAX, STOP_LINGER_MAX,
 };

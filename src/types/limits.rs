@@ -23,6 +23,9 @@ pub const CATCH_UP_TURN_SIZE_MAX: usize = 8 << 20;
 /// Places where readers of one partition stopped that are remembered: a consumer goes on where it was.
 pub const READ_CURSORS_MAX: usize = 16;
 
+/// Bytes of the length in front of every frame.
+pub const FRAME_PREFIX_SIZE: usize = 4;
+
 /// Bytes of one receive buffer. Many requests per read; still inside a core's L2 cache.
 pub const RECEIVE_BUFFER_SIZE: usize = 256 << 10;
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::types::limits::FRAME_PREFIX_SIZE;
 use futures::FutureExt;
 
 const MIB: usize = 1 << 20;
@@ -97,6 +98,18 @@ fn a_request_of_one_buffer_is_never_copied_but_from_its_end_to_its_start() {
     }
     assert_eq!((usual.bytes.as_ptr(), memory.used()), (at, RECEIVE_BUFFER_SIZE));
     assert!(moves <= taken / 3, "{moves} moves for {taken} requests");
+}
+
+#[test]
+fn the_largest_request_that_a_configuration_takes_is_received() {
+    for budget in [64 * MIB, 100 * MIB, 1024 * MIB] {
+        let plan = MemoryPlan::new(budget);
+        let size_max = plan.request_size_max();
+        let memory = ReceiveMemory::new(plan.receive);
+        assert!(go_on(&mut buffer(&memory), FRAME_PREFIX_SIZE + size_max));
+        let mut larger = memory.take(RECEIVE_BUFFER_SIZE);
+        assert_eq!(larger.may_grow(1, FRAME_PREFIX_SIZE + size_max + 1, START), Growth::Refused);
+    }
 }
 
 /// Both hold more than the half: neither could come to its end if both got what they ask for.
