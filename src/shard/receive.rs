@@ -113,7 +113,8 @@ impl ReceiveMemory {
     /// is not larger than half of the memory.
     pub fn has_first_buffer(&self) -> bool {
         let growing = self.growing.borrow();
-        self.has_room_beside(&growing)
+        // All of them may turn out to be large, and the nearest leaves room for a small one.
+        self.has_room_beside(&growing, RECEIVE_BUFFER_SIZE)
             && can_all_finish(growing.values().copied(), self.meter.limit(), 2 * RECEIVE_BUFFER_SIZE)
     }
 
@@ -123,17 +124,17 @@ impl ReceiveMemory {
     pub fn has_small_buffer(&self) -> bool {
         let growing = self.growing.borrow();
         let nearest_waits = nearest(&growing).is_some_and(|(id, _)| growing[&id].is_waiting);
-        self.has_room_beside(&growing) && (!nearest_waits || self.first_buffers(&growing) == 0)
+        self.has_room_beside(&growing, 0) && (!nearest_waits || self.first_buffers(&growing) == 0)
     }
 
     /// Whether one more first buffer leaves the reserve, and the nearest large request its end or half of the
-    /// memory.
-    fn has_room_beside(&self, growing: &BTreeMap<u64, Growing>) -> bool {
+    /// memory, with some to spare.
+    fn has_room_beside(&self, growing: &BTreeMap<u64, Growing>, spare: usize) -> bool {
         let first = self.first_buffers(growing) + RECEIVE_BUFFER_SIZE;
         let limit = self.meter.limit();
         let unfinished: usize =
             growing.values().filter(|growing| growing.left() > 0).map(|growing| growing.held).sum();
-        let kept = nearest(growing).map_or(0, |(_, left)| left.min(limit / 2));
+        let kept = nearest(growing).map_or(0, |(_, left)| left.min(limit / 2) + spare);
         self.meter.has_room(RECEIVE_BUFFER_SIZE)
             && first <= limit - self.reserve
             && unfinished + first + kept <= limit

@@ -245,6 +245,24 @@ fn first_buffers_leave_large_requests_their_end() {
     }
 }
 
+/// It is known to be large before any of them, and they before it comes to its end.
+#[test]
+fn the_nearest_comes_to_its_end_whatever_first_buffers_turn_out_to_be() {
+    for (limit, needed) in [(8 * MIB, MIB), (8 * MIB, 4 * MIB), (LIMIT, 20 * MIB), (LIMIT, 32 * MIB)] {
+        let memory = ReceiveMemory::new(limit);
+        let mut nearest = buffer(&memory);
+        receive(&mut nearest, needed, usize::MAX);
+        nearest.make_room(needed, START);
+        let mut others: Vec<ReceiveBuffer> =
+            std::iter::from_fn(|| memory.has_first_buffer().then(|| buffer(&memory))).collect();
+        for other in &mut others {
+            receive(other, limit / 8 * 7, usize::MAX);
+            other.make_room(limit / 8 * 7, START);
+        }
+        assert!(go_on(&mut nearest, needed), "{needed} bytes in {limit}, {} others", others.len());
+    }
+}
+
 /// Small requests that come and go without end hold all first buffers there are.
 #[test]
 fn a_large_request_goes_on_beside_any_number_of_small_ones() {
