@@ -14,6 +14,7 @@ pub(super) mod offset_for_leader_epoch;
 pub(super) mod produce;
 mod topics;
 
+use crate::cluster::image::Image;
 use crate::codec::api::request::{Request, check_request, decode_checked};
 use crate::codec::api::response::{EncodeError, write_response};
 use crate::codec::api::versions::{
@@ -31,6 +32,7 @@ use futures::future::select;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
 use kafka_protocol::protocol::Encodable;
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::rc::Rc;
 
@@ -85,13 +87,17 @@ pub async fn dispatch(
     }
     let checked = check_request(api_key, version, body)?;
     let Some(memory) = take_memory(shard, connection, checked.memory_size()).await else { return Ok(()) };
-    let request = decode_checked(checked, Bytes::copy_from_slice(&body[..checked.size()]))?;
+    let request_size = checked.size(); // What is behind it is ignored.
+    let request = decode_checked(checked, Bytes::copy_from_slice(&body[..request_size]))?;
     let (serving, connection) = (shard.clone(), connection.clone());
     let making = match &request {
         Request::Fetch(request) => {
             Making::Fetch(connection.fetching_answer(fetch::answer_size_max(shard, request)))
         }
-        request => Making::Other(connection.making_answer(answer_size(shard, request, body.len()))),
+        request => {
+            let size = answer_size(&shard.image.borrow(), request, request_size);
+            Making::Other(connection.making_answer(size))
+        }
     };
     shard.spawn(async move {
         match answer(&serving, &connection, context, request, memory.size()).await {
@@ -132,14 +138,14 @@ async fn take_memory(shard: &Shard, connection: &Connection, size: usize) -> Opt
 
 /// About how many bytes an answer takes; what it says of partitions and settings is many times its
 /// request.
-fn answer_size(shard: &Shard, request: &Request, request_size: usize) -> usize {
+fn answer_size(image: &Image, request: &Request, request_size: usize) -> usize {
     const PARTITION: usize = 40;
     const TOPIC: usize = 300;
     const CONFIGS: usize = 8 << 10;
+    const REFUSAL: usize = 200;
     let of_request = 2 * request_size + 1024;
     match request {
         Request::Metadata(request) => {
-            let image = shard.image.borrow();
             let size = |partitions: usize| TOPIC + partitions * PARTITION;
             let all = || image.topics().map(|topic| size(topic.partitions.len())).sum::<usize>();
             let named = |topics: &[MetadataRequestTopic]| {
@@ -153,7 +159,12 @@ fn answer_size(shard: &Shard, request: &Request, request_size: usize) -> usize {
             let is_few = |topics: &&[_]| !topics.is_empty() && topics.len() <= image.topics().len();
             of_request + request.topics.as_deref().filter(is_few).map_or_else(all, named)
         }
-        Request::DescribeConfigs(request) => of_request + request.resources.len() * CONFIGS,
+        Request::DescribeConfigs(request) => {
+            let named = request.resources.iter().map(|named| (named.resource_type, &named.resource_name));
+            let count = named.collect::<BTreeSet<_>>().len(); // Each is described once.
+            let brokers: usize = image.nodes().map(|node| 1 + usize::from(node.cores)).sum();
+            of_request + count * REFUSAL + count.min(image.topics().len() + brokers) * CONFIGS
+        }
         _ => of_request,
     }
 }
@@ -210,4 +221,32 @@ fn api_versions(request: &ApiVersionsRequest, version: i16) -> ApiVersionsRespon
         return ApiVersionsResponse::default().with_error_code(ErrorCode::InvalidRequest.code());
     }
     api_versions_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::image::tests::{add_topic, image_of, node};
+    use crate::config::Routing;
+    use kafka_protocol::messages::DescribeConfigsRequest;
+    use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+
+    #[test]
+    fn settings_count_once_for_what_has_any() {
+        let mut image = image_of(&[node(1, 1, Routing::Node)]);
+        add_topic(&mut image, 1, "t", &[0]);
+        let size = |names: Vec<String>| {
+            let resource = |name: String| {
+                DescribeConfigsResource::default().with_resource_type(2).with_resource_name(name.into())
+            };
+            let resources = names.into_iter().map(resource).collect();
+            let request = DescribeConfigsRequest::default().with_resources(resources);
+            answer_size(&image, &Request::DescribeConfigs(request), 100)
+        };
+        let one = size(vec!["t".to_owned()]);
+        assert!(one > 8 << 10);
+        assert_eq!(size(vec!["t".to_owned(); 10_000]), one);
+        let unknown = size((0..10_000).map(|number| number.to_string()).collect());
+        assert!(unknown < one + 10_000 * 400, "{unknown}");
+    }
 }
