@@ -112,28 +112,49 @@ fn close_idle(shard: &Shard, idle_max: Duration) {
 /// While memory for answers is short, or they keep the tail short, those that nobody takes cost their own
 /// connection.
 pub fn close_untaken(shard: &Shard, now: Mono) {
-    let connections = shard.connections();
-    let close = |excess: usize, held: fn(&Connection) -> usize, reason: fn(Untaken) -> CloseReason| {
-        if excess == 0 {
-            return;
-        }
-        for connection in connections.iter().filter(|connection| held(connection) > RESPONSE_SIZE_FLOOR) {
-            connection.hurry_fetches(); // One that waits for data keeps the answers behind it.
-        }
-        let untaken = connections.iter().map(|connection| Untaken {
-            held: held(connection),
-            waited: connection.idle_since().map_or(Duration::ZERO, |since| now.since(since)),
-        });
-        let untaken: Vec<Untaken> = untaken.collect();
-        for at in untaken_too_long(&untaken, excess) {
-            connections[at].close(&reason(untaken[at]));
-        }
-    };
-    let of_answers = |Untaken { held, waited }| CloseReason::HoldsAnswers { held, waited };
-    close(shard.response_memory.excess(), Connection::response_bytes, of_answers);
+    let excess = shard.response_memory.excess();
+    hurry_before_answers(shard, excess, Connection::response_bytes);
+    let excess = shard.answers_short.lasting(excess, now);
+    close_most_untaken(shard, excess, now, Connection::response_bytes, |Untaken { held, waited }| {
+        CloseReason::HoldsAnswers { held, waited }
+    });
     let tail = shard.stores.for_reading();
-    let of_tail = |Untaken { held, waited }| CloseReason::HoldsTail { held, waited };
-    close(tail.eviction.excess(&tail.tail_memory), Connection::pinned_tail, of_tail);
+    let excess = tail.eviction.excess(&tail.tail_memory);
+    hurry_before_answers(shard, excess, Connection::pinned_tail);
+    let excess = shard.tail_short.lasting(excess, now);
+    close_most_untaken(shard, excess, now, Connection::pinned_tail, |Untaken { held, waited }| {
+        CloseReason::HoldsTail { held, waited }
+    });
+}
+
+/// A fetch that waits for data keeps the answers behind it, which it is not the client's turn to take.
+fn hurry_before_answers(shard: &Shard, excess: usize, held: fn(&Connection) -> usize) {
+    if excess > 0 {
+        let connections = shard.connections();
+        let holding = connections.iter().filter(|connection| held(connection) > RESPONSE_SIZE_FLOOR);
+        holding.for_each(|connection| connection.hurry_fetches());
+    }
+}
+
+fn close_most_untaken(
+    shard: &Shard,
+    excess: usize,
+    now: Mono,
+    held: fn(&Connection) -> usize,
+    reason: fn(Untaken) -> CloseReason,
+) {
+    if excess == 0 {
+        return;
+    }
+    let connections = shard.connections();
+    let untaken = connections.iter().map(|connection| Untaken {
+        held: held(connection),
+        waited: connection.idle_since().map_or(Duration::ZERO, |since| now.since(since)),
+    });
+    let untaken: Vec<Untaken> = untaken.collect();
+    for at in untaken_too_long(&untaken, excess) {
+        connections[at].close(&reason(untaken[at]));
+    }
 }
 
 async fn expire_producers(shard: &Rc<Shard>) {

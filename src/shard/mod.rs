@@ -90,7 +90,7 @@ use crate::shard::message::{Message, Reply, Request};
 use crate::shard::receive::ReceiveMemory;
 use crate::shard::replica::{Replica, Watcher};
 use crate::shard::request_memory::{RequestMemory, oldest_covering};
-use crate::shard::response::ResponseMemory;
+use crate::shard::response::{ResponseMemory, Shortage};
 use crate::shard::store::Store;
 use crate::shard::stores::Stores;
 use crate::shard::watches::{RemoteWatches, WatchKey};
@@ -133,6 +133,10 @@ pub struct Shard {
     pub request_memory: RequestMemory,
     /// Answers that are being made or wait for their sockets.
     pub response_memory: Rc<ResponseMemory>,
+    /// They are too many.
+    answers_short: Shortage,
+    /// They keep too much of the newest records' memory.
+    tail_short: Shortage,
     receive_buffers: RefCell<Vec<Vec<u8>>>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     next_connection: Cell<u64>,
@@ -212,6 +216,8 @@ impl Shard {
             request_memory: RequestMemory::new(parts.memory.requests),
             forward_freed: Broadcast::default(),
             response_memory: ResponseMemory::new(parts.memory.response),
+            answers_short: Shortage::default(),
+            tail_short: Shortage::default(),
             receive_buffers: RefCell::default(),
             connections: RefCell::default(),
             next_connection: Cell::new(1),

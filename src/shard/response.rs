@@ -6,9 +6,11 @@
 
 use crate::shard::memory::{Charge, Meter};
 use crate::shard::tail::{TailBlock, TailSlice};
-use crate::types::limits::{RESPONSE_SIZE_FLOOR, RESPONSE_TAKE_TIME_MAX};
+use crate::types::Mono;
+use crate::types::limits::{RESPONSE_SHARE, RESPONSE_SIZE_FLOOR, RESPONSE_TAKE_TIME_MAX};
 use bytes::Bytes;
 use glommio::io::ReadResult;
+use std::cell::Cell;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::rc::Rc;
@@ -37,10 +39,11 @@ impl ResponseMemory {
         self.answers.used().saturating_sub(self.answers.limit())
     }
 
-    /// What an answer may hold now. Past the budget (slow readers hold the rest) answers become small, so
-    /// that everybody goes on.
+    /// What an answer may hold now: its share of the budget, or what is left of it. Past the budget (slow
+    /// readers hold the rest) answers become small, so that everybody goes on.
     pub fn room(&self) -> usize {
-        self.answers.limit().saturating_sub(self.used()).max(RESPONSE_SIZE_FLOOR)
+        let limit = self.answers.limit();
+        limit.saturating_sub(self.used()).min(limit / RESPONSE_SHARE).max(RESPONSE_SIZE_FLOOR)
     }
 
     /// Counts an answer that is there or is being made.
@@ -51,6 +54,20 @@ impl ResponseMemory {
     /// Counts what a fetch may find.
     pub fn reserve(&self, size: usize) -> Charge {
         self.fetching.charge(size)
+    }
+}
+
+/// Since when some memory is short, as far as was looked.
+#[derive(Debug, Default)]
+pub struct Shortage(Cell<Option<Mono>>);
+
+impl Shortage {
+    /// Takes note of an excess; it counts once every look has found one for long enough.
+    pub fn lasting(&self, excess: usize, now: Mono) -> usize {
+        let since = (excess > 0).then(|| self.0.get().unwrap_or(now));
+        self.0.set(since);
+        let lasts = since.is_some_and(|since| now.since(since) >= RESPONSE_TAKE_TIME_MAX);
+        if lasts { excess } else { 0 }
     }
 }
 
@@ -310,16 +327,27 @@ mod tests {
 
     #[test]
     fn what_fetches_may_find_makes_answers_small_and_is_no_excess() {
-        let limit = 4 * RESPONSE_SIZE_FLOOR;
+        let limit = 16 * RESPONSE_SIZE_FLOOR;
         let memory = ResponseMemory::new(limit);
         let reserved = memory.reserve(2 * limit);
         assert_eq!((memory.room(), memory.excess(), memory.used()), (RESPONSE_SIZE_FLOOR, 0, 2 * limit));
         drop(reserved);
-        assert_eq!(memory.room(), limit);
+        assert_eq!(memory.room(), limit / RESPONSE_SHARE, "the others get as much");
+        let most = memory.charge(limit - limit / RESPONSE_SHARE + 1);
+        assert_eq!(memory.room(), limit / RESPONSE_SHARE - 1);
+        drop(most);
         let answer = memory.charge(limit + 1);
         assert_eq!((memory.room(), memory.excess()), (RESPONSE_SIZE_FLOOR, 1));
         drop(answer);
         assert_eq!((memory.excess(), memory.used()), (0, 0));
+    }
+
+    #[test]
+    fn a_shortage_counts_once_every_look_has_found_it_for_long_enough() {
+        let shortage = Shortage::default();
+        let look = |excess, second| shortage.lasting(excess, Mono(0).after(Duration::from_secs(second)));
+        assert_eq!([look(3, 50), look(4, 55), look(5, 60), look(6, 65)], [0, 0, 5, 6]);
+        assert_eq!([look(0, 70), look(7, 75)], [0, 0]);
     }
 
     #[test]

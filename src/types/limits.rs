@@ -87,7 +87,12 @@ pub const TAIL_PIECE_SIZE_MIN: usize = 32 << 10;
 /// See [`TAIL_PIECE_SIZE_MIN`].
 pub const TAIL_PIECE_SHARE_MIN: usize = 8;
 
-/// How long a client may leave more than that untaken while memory for answers is short.
+/// One part of so many of a shard's memory for answers is the most that one fetch may ask for, beyond the one
+/// batch that it always gets: one client does not make the answers of all others small.
+pub const RESPONSE_SHARE: usize = 8;
+
+/// How long a client may leave more than [`RESPONSE_SIZE_FLOOR`] untaken while memory for answers is short, and
+/// for how long it has to be: a consumer that works on what it has does not read its socket meanwhile.
 pub const RESPONSE_TAKE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Fetch requests of one shard that wait for data or their deadline.
