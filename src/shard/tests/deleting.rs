@@ -1,8 +1,10 @@
 //! Segments that go while others read them, and what is left of them on disk.
 
 use super::*;
-use crate::shard::background::drop_segments;
+use crate::shard::background::{drop_segments, write_checkpoint};
+use crate::shard::conn::tests::shard_of;
 use crate::shard::reader::ReadFailed;
+use crate::shard::stores::Stores;
 use std::time::Duration;
 
 /// The deletion comes at every point at which a read waits, with and without the segment's file and
@@ -116,4 +118,18 @@ fn names(directory: &tempfile::TempDir, suffix: &str) -> Vec<String> {
     let files = std::fs::read_dir(directory.path().join("t-0")).unwrap();
     let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.ends_with(suffix)).collect()
+}
+
+/// Whoever waited for a flush before it, as a log start without a journal does, waited in vain.
+#[test]
+fn an_offline_directory_gets_no_checkpoint() {
+    on_executor(async {
+        let directory = directory();
+        let store = store_without_tail();
+        open_partition(&store, directory.path(), 0, 3_000).await;
+        let shard = shard_of(Stores::new(vec![store.clone()]), directory.path(), &[0]).await;
+        store.fail("a test's disk");
+        let written = write_checkpoint(&shard, &store).await;
+        assert!(written.is_err_and(|error| error.to_string().contains("offline")));
+    });
 }
