@@ -560,14 +560,16 @@ async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<boo
             }
             // Asked when the socket has news, not when the wait for it began: others may have taken
             // the room meanwhile. Who has nothing to read waits for nobody's room.
-            if !may_begin(&shard.receive_memory, &stream) {
+            let Some(size_max) = may_begin(&shard.receive_memory, &stream) else {
                 return Poll::Ready(None);
-            }
+            };
             let mut bytes = shard.take_receive_buffer();
-            let polled = Pin::new(&mut *stream).poll_read(cx, &mut bytes);
+            let polled =
+                Pin::new(&mut *stream).poll_read(cx, &mut bytes[..size_max.min(RECEIVE_BUFFER_SIZE)]);
             match polled {
                 Poll::Ready(Ok(size)) if size > 0 => {
-                    let mut buffer = ReceiveBuffer::new(bytes, &shard.receive_memory, shard.clock.mono());
+                    let mut buffer = ReceiveBuffer::new(bytes, &shard.receive_memory, shard.clock.mono())
+                        .of_one_request(size_max);
                     buffer.filled(size);
                     *receive = Some(buffer);
                 }
@@ -595,21 +597,27 @@ async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<boo
     }
 }
 
-/// Whether a connection without a buffer may take one, or needs none: its socket has nothing.
-fn may_begin(memory: &ReceiveMemory, stream: &TcpStream) -> bool {
-    memory.has_first_buffer()
-        || match look_ahead(stream) {
-            Ahead::Nothing => true,
-            Ahead::Small => memory.has_small_buffer(),
-            Ahead::Unknown => false,
-        }
+/// How much a connection without a buffer may read into one; `None` while it may have none. Where only a small
+/// request lets it have one that is all of it, as what follows may be large. It needs none while its socket
+/// has nothing.
+fn may_begin(memory: &ReceiveMemory, stream: &TcpStream) -> Option<usize> {
+    if memory.has_first_buffer() {
+        return Some(usize::MAX);
+    }
+    match look_ahead(stream) {
+        Ahead::Nothing => Some(usize::MAX),
+        Ahead::Small { size } => memory.has_small_buffer().then_some(size),
+        Ahead::Unknown => None,
+    }
 }
 
 /// What a read would find.
 enum Ahead {
     Nothing,
-    /// A request that a first buffer holds, or the end of the connection.
-    Small,
+    /// A request that a first buffer holds, with its prefix; or what ends the connection.
+    Small {
+        size: usize,
+    },
     /// Any other, or not even its prefix.
     Unknown,
 }
@@ -622,11 +630,12 @@ fn look_ahead(stream: &TcpStream) -> Ahead {
     let found = unsafe { libc::recv(fd, (&raw mut prefix).cast(), prefix.len(), flags) };
     match found {
         ..0 if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock => Ahead::Nothing,
-        ..=0 => Ahead::Small,
+        ..=0 => Ahead::Small { size: FRAME_PREFIX_SIZE },
         1..4 => Ahead::Unknown,
         4.. => match frame::next_frame(&prefix, usize::MAX) {
             Ok(Frame::Need { size }) if size > RECEIVE_BUFFER_SIZE => Ahead::Unknown,
-            _ => Ahead::Small, // What is no request ends its connection.
+            Ok(Frame::Need { size }) => Ahead::Small { size },
+            _ => Ahead::Small { size: FRAME_PREFIX_SIZE }, // An empty one, or what is none.
         },
     }
 }

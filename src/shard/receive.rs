@@ -315,6 +315,8 @@ pub struct ReceiveBuffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
+    /// Nothing is received beyond it.
+    read_end: usize,
     charge: ReceiveCharge,
     /// When the request at its start made its last step: it began, or got more room.
     step_since: Mono,
@@ -326,7 +328,13 @@ impl ReceiveBuffer {
     /// Nothing is received yet.
     pub fn new(bytes: Vec<u8>, memory: &Rc<ReceiveMemory>, now: Mono) -> ReceiveBuffer {
         let charge = memory.take(bytes.len());
-        ReceiveBuffer { bytes, start: 0, end: 0, charge, step_since: now, is_new_request: false }
+        let read_end = usize::MAX;
+        ReceiveBuffer { bytes, start: 0, end: 0, read_end, charge, step_since: now, is_new_request: false }
+    }
+
+    /// Takes no more than the first request, which has so many bytes.
+    pub fn of_one_request(self, size: usize) -> ReceiveBuffer {
+        ReceiveBuffer { read_end: size, ..self }
     }
 
     pub fn size(&self) -> usize {
@@ -342,7 +350,8 @@ impl ReceiveBuffer {
     }
 
     pub fn free(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.end..]
+        let read_end = self.read_end.min(self.bytes.len());
+        &mut self.bytes[self.end..read_end]
     }
 
     /// The socket has filled so much of the free part.
@@ -362,6 +371,7 @@ impl ReceiveBuffer {
             Frame::Complete { body } => {
                 self.start = start + body.end;
                 self.is_new_request = true;
+                self.read_end = usize::MAX;
                 self.charge.settle();
                 Ok(Received::Request(start + body.start..start + body.end))
             }

@@ -131,9 +131,16 @@ fn a_small_request_is_served_beside_large_ones_that_do_not_come() {
             wait_until(|| connection.receive.borrow().is_some()).await;
             announced.push(client);
         }
-        let (mut client, _) = place.connect().await;
-        client.send(&frame(ApiKey::ApiVersions, 0, &[])).await;
+        let (mut client, connection) = place.connect().await;
+        let small = frame(ApiKey::ApiVersions, 0, &[]);
+        let large = [&((7i32 << 20) - 4).to_be_bytes()[..], &[0; 65 << 10]].concat();
+        client.send(&small[..6]).await;
+        wait_until(|| connection.receive.borrow().is_some()).await;
+        client.send(&[&small[6..], &large].concat()).await;
         client.receive().await.expect("it is answered");
+        a_moment().await;
+        assert!(connection.receive.borrow().is_none(), "what is behind it waits in the socket");
+        assert!(!connection.is_closed());
         assert_eq!(place.shard.metrics.borrow().receive_evictions, 0);
     });
 }
