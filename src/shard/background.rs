@@ -119,7 +119,9 @@ pub fn close_untaken(shard: &Shard, now: Mono) {
         CloseReason::HoldsAnswers { held, waited }
     });
     let tail = shard.stores.for_reading();
-    let excess = tail.eviction.excess(&tail.tail_memory);
+    let unstored: u64 = shard.stores.iter().map(|store| store.unstored_bytes()).sum();
+    let waits_for_disk = unstored > tail.tail_memory.limit() as u64 / 2;
+    let excess = if waits_for_disk { 0 } else { tail.eviction.excess(&tail.tail_memory) };
     hurry_before_answers(shard, excess, Connection::pinned_tail);
     let excess = shard.tail_short.lasting(excess, now);
     close_most_untaken(shard, excess, now, Connection::pinned_tail, |Untaken { held, waited }| {
