@@ -446,6 +446,7 @@ impl Seed {
         self.world.count("damage");
         let mut model = self.around.model.borrow_mut();
         for astray in astray {
+            self.around.ledger.borrow_mut().went_astray(astray.file, astray.meant.0);
             let mut known = false;
             for partition in model.partitions.values_mut() {
                 let names = self.disk.names(&partition.name).unwrap_or_default();

@@ -76,6 +76,8 @@ pub struct Shell {
     pub generation: Cell<CheckpointGeneration>,
     checkpoint_turn: Turn,
     retaining: Turn,
+    /// The shard's helper thread, for what two tasks may write at a time: files beside a segment.
+    helper: Turn,
     /// After every flush: unflushed bytes have become fewer.
     pub drained: Signal,
     offline: RefCell<Option<String>>,
@@ -104,6 +106,7 @@ impl Shell {
             generation: Cell::default(),
             checkpoint_turn: Turn::default(),
             retaining: Turn::default(),
+            helper: Turn::default(),
             drained: Signal::default(),
             offline: RefCell::new(None),
             closed: Cell::new(false),

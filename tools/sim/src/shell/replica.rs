@@ -489,6 +489,7 @@ impl Replica {
             (self.path(base, SegmentFile::Checksums), rolled.closed.checksums.encode()),
             (self.path(next, SegmentFile::ProducerSnapshot), rolled.snapshot),
         ];
+        let helper = shell.helper.take().await;
         for (path, bytes) in files {
             match shell.disk.replace_file(&path, &bytes).await {
                 Err(error) if error.is_full() => {
@@ -503,6 +504,7 @@ impl Replica {
             Err(error) if error.is_full() => {}
             other => other?,
         }
+        drop(helper);
         self.unwritten.borrow_mut().remove(&base);
         let spare = self.segments.borrow_mut().adopted.remove(&next).expect("adopted at the roll");
         self.name_segment(shell, &spare, next).await?;
@@ -597,6 +599,7 @@ impl Replica {
 
     pub async fn write_index(&self, shell: &Shell, index: &SegmentIndex) -> DiskResult<()> {
         let Some(_names) = self.hold_names() else { return Ok(()) };
+        let _helper = shell.helper.take().await;
         let base = index.base_offset();
         let offsets = self.path(base, SegmentFile::OffsetIndex);
         shell.disk.replace_file(&offsets, &index.encode_offset_index()).await?;
