@@ -113,8 +113,10 @@ pub fn replay(
         }
     }
     segments.flush(start.sync_fs)?;
-    if !start.clean && !retire.is_empty() {
+    if !start.clean {
         replayed.settled.apply(points);
+    }
+    if !start.clean || start.moves_partitions() {
         write_checkpoints(start, points)?;
     }
     let mut done = Vec::new();
@@ -150,6 +152,7 @@ fn settle(directory: &Path, files: &BTreeMap<FileIndex, File>) -> io::Result<()>
 
 fn find_journals(data_dir: &Path) -> io::Result<Vec<(ShardId, Condition, PathBuf)>> {
     let mut journals = Vec::new();
+    let mut replayed = Vec::new();
     for entry in std::fs::read_dir(data_dir)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -157,8 +160,12 @@ fn find_journals(data_dir: &Path) -> io::Result<Vec<(ShardId, Condition, PathBuf
         if let Some((shard, condition)) = journal::parse_directory_name(name) {
             journals.push((shard, condition, entry.path()));
         } else if journal::is_replayed_directory(name) {
-            std::fs::remove_dir_all(entry.path())?; // What an interrupted start has left.
+            replayed.push(entry.path()); // What an interrupted start has left.
         }
+    }
+    if !replayed.is_empty() {
+        sync_directory(data_dir)?; // Half of one must not be back under the name of a live one.
+        replayed.into_iter().try_for_each(std::fs::remove_dir_all)?;
     }
     journals.sort();
     Ok(journals)
@@ -190,7 +197,8 @@ fn read_lost(directory: &Path) -> io::Result<Option<BTreeSet<TopicPartition>>> {
     }
 }
 
-/// Log starts stand nowhere but in the journals, until now.
+/// Log starts stand nowhere but in the journals, until now; and of a partition that has another owner, in the
+/// checkpoint of a shard that may write the next one without it.
 fn write_checkpoints(
     start: &ReplayStart<'_>,
     points: &BTreeMap<TopicPartition, PartitionPoint>,
@@ -218,6 +226,12 @@ fn write_mark(directory: &Path, mark: &BlockPlace) -> io::Result<()> {
 }
 
 impl ReplayStart<'_> {
+    /// Some partition has another owner from now on.
+    fn moves_partitions(&self) -> bool {
+        let owner = |state: &PartitionState| state.replica_on(self.node).map(|replica| replica.owner);
+        self.image.partitions().any(|(id, state)| self.before.partition(id).and_then(owner) != owner(state))
+    }
+
     /// How many files a journal has, if they are those of this configuration.
     fn kept_files(&self, shard: ShardId, files: &BTreeMap<FileIndex, File>) -> io::Result<Option<u32>> {
         let Some(Keep { limits, shard_count }) = self.keep else { return Ok(None) };
@@ -229,12 +243,13 @@ impl ReplayStart<'_> {
     }
 
     /// The partitions that a shard's journal may hold something of. Those of a core that was no more then
-    /// have other owners, and nothing says which they were.
+    /// have other owners, and so have those that were moved while this directory was missing: nothing says
+    /// which they had.
     fn partitions_of(&self, shard: ShardId) -> BTreeSet<TopicPartition> {
         let cores = self.before.node(self.node).map_or(0, |node| node.cores);
         let is_owner = |id| {
             let replica = self.before.partition(id).and_then(|state| state.replica_on(self.node));
-            replica.is_some_and(|replica| replica.owner == shard)
+            replica.is_some_and(|replica| replica.owner == shard || replica.ownership_epoch.0 > 0)
         };
         let may_be = |(id, state): (TopicPartition, &PartitionState)| -> Option<TopicPartition> {
             let is_here = state.replicas.iter().any(|replica| (self.is_here)(replica));

@@ -23,8 +23,9 @@ use std::collections::{BTreeMap, BTreeSet};
 pub enum Redo<'a> {
     /// Write these bytes at this place of the segment's file.
     Write { partition: TopicPartition, segment: Offset, file_position: u64, bytes: &'a [u8] },
-    /// The segment's file is cut to its exact size: another one follows it.
-    Cut { partition: TopicPartition, segment: Offset, size: u64 },
+    /// The segment's file is cut to its exact size: another one follows it. One that is shorter has lost
+    /// something, which matters where it `is_missed`.
+    Cut { partition: TopicPartition, segment: Offset, size: u64, is_missed: bool },
     /// The log ends at `place`: its segment is the last one, and cut there.
     Truncate { partition: TopicPartition, place: Place },
     /// The partition was deleted: nothing of it is opened again.
@@ -105,7 +106,11 @@ impl Redoing {
                     return; // What follows would leave a gap.
                 }
                 let Some(bytes) = bytes else {
-                    self.damaged(partition, place.segment, fate);
+                    if self.superseded.is_below_log_start(at, partition, place.segment) {
+                        self.unmissed.insert((partition, place.segment));
+                    } else {
+                        self.corrupt.insert(partition);
+                    }
                     return;
                 };
                 if until == position_end && self.ends[&partition] == end {
@@ -119,7 +124,7 @@ impl Redoing {
                 let fate = self.superseded.fate(at, partition, segment);
                 let is_wanted = matches!(fate, Fate::Whole | Fate::BelowLogStart);
                 if is_wanted && !self.is_behind_damage(partition, segment) {
-                    redo.push(Redo::Cut { partition, segment, size });
+                    redo.push(Redo::Cut { partition, segment, size, is_missed: fate == Fate::Whole });
                 }
             }
             Change::LogStart { start, .. } => {
@@ -149,13 +154,6 @@ impl Redoing {
 
     fn is_behind_damage(&self, partition: TopicPartition, segment: Offset) -> bool {
         self.corrupt.contains(&partition) || self.unmissed.contains(&(partition, segment))
-    }
-
-    fn damaged(&mut self, partition: TopicPartition, segment: Offset, fate: Fate) {
-        match fate {
-            Fate::BelowLogStart => drop(self.unmissed.insert((partition, segment))),
-            Fate::Whole | Fate::UpTo(_) | Fate::Gone => drop(self.corrupt.insert(partition)),
-        }
     }
 
     /// The log went on to `end`; parts of a range that goes on in the next block do not say it.

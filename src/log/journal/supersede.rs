@@ -89,7 +89,6 @@ impl Supersession {
     /// What is left of the part of a segment that the entry at `at` speaks of.
     pub fn fate(&self, at: EntryAt, partition: TopicPartition, segment: Offset) -> Fate {
         let Some(later) = self.partitions.get(&partition) else { return Fate::Whole };
-        let is_below = later.dropped.is_some_and(|(when, first)| at < when && segment < first);
         let is_replaced =
             |(when, from, to): &(EntryAt, Offset, Offset)| at < *when && *from <= segment && segment < *to;
         if later.deleted.is_some_and(|when| at < when) || later.replaced.iter().any(is_replaced) {
@@ -98,9 +97,14 @@ impl Supersession {
         match later.cuts.iter().find(|(when, _)| at < *when) {
             Some((_, place)) if place.segment < segment => Fate::Gone,
             Some((_, place)) if place.segment == segment => Fate::UpTo(place.file_position),
-            Some(_) | None if is_below => Fate::BelowLogStart,
+            Some(_) | None if later.is_below_log_start(at, segment) => Fate::BelowLogStart,
             Some(_) | None => Fate::Whole,
         }
+    }
+
+    /// Whether nobody reads the segment any more that the entry at `at` speaks of.
+    pub fn is_below_log_start(&self, at: EntryAt, partition: TopicPartition, segment: Offset) -> bool {
+        self.partitions.get(&partition).is_some_and(|later| later.is_below_log_start(at, segment))
     }
 
     /// Whether the files were cut as the entry at `at` says: the log may have grown since.
@@ -111,6 +115,10 @@ impl Supersession {
 }
 
 impl Later {
+    fn is_below_log_start(&self, at: EntryAt, segment: Offset) -> bool {
+        self.dropped.is_some_and(|(when, first)| at < when && segment < first)
+    }
+
     fn cut(&mut self, at: EntryAt, place: Place) {
         while self.cuts.last().is_some_and(|(_, last)| place <= *last) {
             self.cuts.pop();

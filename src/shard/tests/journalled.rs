@@ -3,8 +3,9 @@
 use super::*;
 use crate::cluster::image::Image;
 use crate::cluster::image::tests::{add_topic, image_of, node, topic_id};
+use crate::cluster::registration::register;
 use crate::config::Routing;
-use crate::log::checkpoint::Checkpoint;
+use crate::log::checkpoint::{Checkpoint, PartitionPoint};
 use crate::log::data_dir::checkpoint_name;
 use crate::log::journal::block::{BlockHeader, BlockView};
 use crate::log::journal::lost::LOST_PARTITIONS_FILE;
@@ -14,7 +15,7 @@ use crate::log::ownership::{self, PARTITION_METADATA};
 use crate::shard::journal::Journal;
 use crate::shard::journal_replay::{Keep, ReplayStart, replay};
 use crate::shard::store::changes::Logged;
-use crate::types::{NodeId, ShardId};
+use crate::types::{NodeId, ShardId, Uuid};
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
@@ -284,6 +285,53 @@ fn lost_journal_was_of_the_partitions_that_its_core_had_before() {
     assert_eq!(replay(&fewer, &mut BTreeMap::new()).unwrap().corrupt, lost);
     let again = replay(&start(directory.path(), &before, false), &mut BTreeMap::new()).unwrap();
     assert_eq!(again.corrupt, lost);
+}
+
+/// Its directory was missing while a start with fewer cores moved what the core had, and while one with as many
+/// as before followed.
+#[test]
+fn lost_journal_may_be_of_partitions_that_were_moved_since() {
+    let directory = directory();
+    std::fs::create_dir(directory.path().join("journal.1")).unwrap();
+    std::fs::File::create_new(directory.path().join("journal.1/00000001.journal")).unwrap();
+    let mut image = image_of(&[node(1, 2, Routing::Node)]);
+    add_topic(&mut image, 1, "t", &[1, 0]);
+    for cores in [1, 2] {
+        let node = node(1, cores, Routing::Node);
+        for record in register(&image, &node, &BTreeMap::new(), Uuid::nil()).unwrap() {
+            image.apply(&record).unwrap();
+        }
+    }
+    let replayed = replay(&start(directory.path(), &image, false), &mut BTreeMap::new()).unwrap();
+    assert_eq!(replayed.corrupt, BTreeSet::from([request(directory.path(), 0, 1).id]));
+}
+
+/// Without a journal too, as the shard that had it may write its next checkpoint before the one that has it.
+#[test]
+fn partition_that_moves_to_another_core_keeps_its_recovery_point() {
+    for (clean, moves) in [(false, false), (true, true), (true, false)] {
+        let directory = directory();
+        let owned_by = |owner| {
+            let mut image = image_of(&[node(1, 2, Routing::Node)]);
+            add_topic(&mut image, 1, "t", &[owner]);
+            image
+        };
+        let (before, image) = (owned_by(u16::from(moves)), owned_by(0));
+        let id = request(directory.path(), 0, 1).id;
+        let point = PartitionPoint {
+            log_start: offset(3),
+            flushed_end: offset(9),
+            segment_base: offset(3),
+            file_position: 700,
+        };
+        let mut points = BTreeMap::from([(id, point)]);
+        let moving = ReplayStart { before: &before, ..start(directory.path(), &image, clean) };
+        replay(&moving, &mut points).unwrap();
+        let written = std::fs::read(directory.path().join(checkpoint_name(ShardId(0))));
+        let points = written.ok().map(|bytes| Checkpoint::decode(&bytes).unwrap().points);
+        let expected = (!clean || moves).then(|| BTreeMap::from([(id, point)]));
+        assert_eq!(points, expected, "{clean}, {moves}");
+    }
 }
 
 pub(super) fn start<'a>(data_dir: &'a Path, image: &'a Image, clean: bool) -> ReplayStart<'a> {

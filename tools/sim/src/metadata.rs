@@ -98,6 +98,11 @@ impl Metadata {
         self.partitions.iter().enumerate().map(owner).collect()
     }
 
+    /// Whether somebody gets another owner with so many cores.
+    pub fn moves_partitions(&self, shard_count: u16) -> bool {
+        self.owners_with(shard_count).iter().any(|(id, owner)| self.partitions[id].owner != *owner)
+    }
+
     /// A start states its cores. Whether partitions got other owners.
     pub fn state_cores(&mut self, shard_count: u16) -> bool {
         self.cores = shard_count;

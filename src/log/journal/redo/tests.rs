@@ -151,6 +151,8 @@ fn segment_below_the_log_start_is_written_while_it_is_there() {
     let mut files = Files::from([(0, log.segments[&0][..2].to_vec())]);
     redo.iter().for_each(|redo| carry_out(redo, &mut files, log.start));
     assert_eq!(files, log.segments);
+    let is_missed = |redo: &Redo<'_>| matches!(redo, Redo::Cut { is_missed: true, .. });
+    assert!(!redo.iter().any(is_missed), "a file that is shorter is nobody's loss");
     assert_eq!((redoing.ends()[&id(0)], redoing.log_starts()[&id(0)]), (offset(8), offset(8)));
     // Gone, with a later one there.
     let mut files = Files::from([(6, Vec::new())]);

@@ -58,6 +58,9 @@ pub async fn replay(shells: &[Rc<Shell>], points: &mut Points, clean: bool) -> D
     let mut replayed = Replayed::default();
     let names: Vec<String> = disk.list("").await?.into_iter().map(|(name, _)| name).collect();
     let mut segments = Segments { shell, known: BTreeMap::new(), touched: BTreeMap::new() };
+    if names.iter().any(|name| name.ends_with(".replayed")) {
+        disk.sync_directory("").await?;
+    }
     for name in &names {
         if let Some(shard) = parse_damaged_directory(name) {
             take_lost(shells, shard, name, &mut replayed).await?;
@@ -84,8 +87,10 @@ pub async fn replay(shells: &[Rc<Shell>], points: &mut Points, clean: bool) -> D
     for (id, reached) in &replayed.settled.reached {
         shell.model.borrow_mut().stored(id, reached.end);
     }
-    if !clean && !retire.is_empty() {
+    if !clean {
         replayed.settled.apply(points);
+    }
+    if !clean || shell.metadata.borrow().moves_partitions(shells.len() as u16) {
         write_checkpoints(shells, points).await?;
     }
     let mut done = Vec::new();
@@ -364,13 +369,16 @@ impl Segments<'_> {
                 file.write(file_position, bytes).await?;
                 self.touched.insert(path, file);
             }
-            Redo::Cut { partition, segment, size } => {
+            Redo::Cut { partition, segment, size, is_missed } => {
                 let Some(path) = self.path(partition, segment).await? else { return Ok(()) };
                 if !disk.exists(&path) {
                     return Ok(());
                 }
                 let file = disk.open(&path, true).await?;
                 if file.size() < size {
+                    if !is_missed {
+                        return Ok(());
+                    }
                     self.shell.world.note(format_args!("{path} is shorter than {size}"));
                     corrupt.insert(partition);
                     return Ok(());
