@@ -327,6 +327,7 @@ fn partition_that_moves_to_another_core_keeps_its_recovery_point() {
         let mut points = BTreeMap::from([(id, point)]);
         let moving = ReplayStart { before: &before, ..start(directory.path(), &image, clean) };
         replay(&moving, &mut points).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "a test looks at a file")]
         let written = std::fs::read(directory.path().join(checkpoint_name(ShardId(0))));
         let points = written.ok().map(|bytes| Checkpoint::decode(&bytes).unwrap().points);
         let expected = (!clean || moves).then(|| BTreeMap::from([(id, point)]));
