@@ -219,6 +219,7 @@ impl Replica {
         let _turn = self.replacing.take().await;
         if damage.is_none() && self.log.borrow().closed_extent(segment) == Some(*extent) {
             let path = self.path(segment, SegmentFile::Checksums);
+            let _helper = shell.helper.take().await;
             let _ = shell.disk.replace_file(&path, &checksums.encode()).await;
         }
         Ok(checksums)
