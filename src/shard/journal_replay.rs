@@ -247,13 +247,13 @@ impl ReplayStart<'_> {
     /// which they had.
     fn partitions_of(&self, shard: ShardId) -> BTreeSet<TopicPartition> {
         let cores = self.before.node(self.node).map_or(0, |node| node.cores);
-        let is_owner = |id| {
+        let may_have_owned = |id| {
             let replica = self.before.partition(id).and_then(|state| state.replica_on(self.node));
             replica.is_some_and(|replica| replica.owner == shard || replica.ownership_epoch.0 > 0)
         };
         let may_be = |(id, state): (TopicPartition, &PartitionState)| -> Option<TopicPartition> {
             let is_here = state.replicas.iter().any(|replica| (self.is_here)(replica));
-            (is_here && (shard.0 >= cores || is_owner(id))).then_some(id)
+            (is_here && (shard.0 >= cores || may_have_owned(id))).then_some(id)
         };
         self.image.partitions().filter_map(may_be).collect()
     }
