@@ -81,9 +81,10 @@ impl Shard {
 }
 
 impl Store {
-    /// Starts a task of this store's shard.
+    /// Starts a task of this store, with the share of commits whoever asks for it.
     pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> JoinHandle<T> {
-        glommio::spawn_local(timed(&self.clock, &self.metrics, future)).detach()
+        let task = timed(&self.clock, &self.metrics, future);
+        glommio::spawn_local_into(task, self.queue).expect("the queue lives as long as the executor").detach()
     }
 }
 

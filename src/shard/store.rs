@@ -32,6 +32,7 @@ use crate::shard::tail::TailBlock;
 use crate::types::limits::TAIL_BUFFER_SIZE_MAX;
 use crate::types::{LogDirIndex, Mono, Offset, ShardId, TopicPartition};
 use futures::stream::{self, TryStreamExt};
+use glommio::TaskQueueHandle;
 use glommio::io::DmaBuffer;
 use glommio::sync::Semaphore;
 use std::cell::{Cell, RefCell};
@@ -89,6 +90,8 @@ pub struct Store {
     pub clock: Clock,
     pub disk: Disk,
     pub metrics: Rc<RefCell<ShardMetrics>>,
+    /// Of all that acknowledgements wait for. What asks for a commit may have a smaller share.
+    pub queue: TaskQueueHandle,
     pub tail_memory: Rc<Meter>,
     pub catch_up: Rc<CatchUp>,
     journal: Option<Rc<Journal>>,
@@ -127,6 +130,7 @@ impl Store {
             clock,
             disk,
             metrics,
+            queue: glommio::executor().current_task_queue(),
             tail_memory,
             catch_up,
             commit: RefCell::new(GroupCommit::new(ring, shared.unstored_max)),

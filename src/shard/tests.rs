@@ -37,6 +37,7 @@ use crate::types::{
     LeaderEpoch, LogDirIndex, Offset, PartitionIndex, ProducerEpoch, ProducerId, Sequence, TopicId,
     TopicPartition, Uuid,
 };
+use glommio::{Latency, Shares, TaskQueueHandle};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -94,6 +95,40 @@ fn acknowledgements_follow_flushes(sync_fs: SyncFs) -> Vec<DiskEvent> {
         assert_eq!(acks.arrived.borrow().len(), 200);
     });
     recorded.take()
+}
+
+/// A checkpoint or a retention pass asks for commits too, with a twentieth of the share: the writes, the
+/// flush and the acknowledgements that follow are not for its queue.
+#[test]
+fn a_commit_that_background_work_asks_for_keeps_its_own_share() {
+    struct Queues(RefCell<Vec<TaskQueueHandle>>, Signal);
+    impl AckTarget for Queues {
+        fn acknowledged(&self, _: u32, _: ProduceOutcome) {
+            self.0.borrow_mut().push(glommio::executor().current_task_queue());
+            self.1.notify();
+        }
+    }
+    on_executor(async {
+        let directory = directory();
+        let store = store(None, 64 << 20);
+        let replica = open_partition(&store, directory.path(), 0, 1 << 20).await;
+        // The first append makes the file; only what comes behind it is at hand at once.
+        let acks = Acks::new(None);
+        append(&store, &replica, &acks, &mut batch(1, None, &[1; 100])).await;
+        acks.all_arrived(&store).await;
+        let own = glommio::executor().current_task_queue();
+        let queue = glommio::executor().create_task_queue(Shares::Static(50), Latency::NotImportant, "side");
+        let queues = Rc::new(Queues(RefCell::default(), Signal::default()));
+        let target: Rc<dyn AckTarget> = queues.clone();
+        let mut bytes = batch(1, None, &[2; 100]);
+        assert!(matches!(replica.append(&store, &mut bytes, &target, 0), Ok(Appended::Parked)));
+        let asking = store.clone();
+        glommio::spawn_local_into(async move { asking.pump() }, queue).unwrap().await;
+        while queues.0.borrow().is_empty() {
+            queues.1.notified().await;
+        }
+        assert_eq!(*queues.0.borrow(), [own]);
+    });
 }
 
 /// With a tail budget far below what is written, blocks of a partition are evicted by its own
