@@ -7,7 +7,8 @@
 //! | what goes wrong | what follows |
 //! |---|---|
 //! | a segment cannot be read, or a batch in it is damaged | that partition is not compacted any more, and says so |
-//! | no space for the compacted segment | it is given up; tried again after `log.cleaner.backoff.ms` |
+//! | no space for the compacted segment | it is given up; tried again after `log.cleaner.backoff.ms`, the other logs meanwhile |
+//! | no space for its name, once it is the log's | it is read under the name it has, and gets its own after that time |
 //! | another write, a flush or a rename fails | the log directory goes offline |
 //! | retention or a deletion takes what is being compacted | it is given up |
 
@@ -74,7 +75,7 @@ pub fn start(shard: &Rc<Shard>) {
     let looped = async move {
         loop {
             glommio::timer::sleep(running.config.log_cleaner_backoff).await;
-            while !running.is_stopping() && cleaner.clean_dirtiest().await {}
+            cleaner.clean_all(|| !running.is_stopping()).await;
             if running.is_stopping() {
                 return;
             }
@@ -122,11 +123,46 @@ impl Cleaner {
         &self.stores[replica.dir.index()]
     }
 
+    /// Passes over the logs that are due, the dirtiest first, while `goes_on`. One that does not get on
+    /// waits for the next round: the others do not wait for it.
+    pub async fn clean_all(&self, goes_on: impl Fn() -> bool) {
+        let mut passed_over = BTreeSet::new();
+        self.finish_swaps(&mut passed_over).await;
+        while goes_on() {
+            let Some(dirty) = self.dirtiest(&passed_over).await else { return };
+            if !self.clean(&dirty).await {
+                passed_over.insert(dirty.replica.id);
+            }
+        }
+    }
+
     /// One pass over the dirtiest log that is due. Whether there was one, and it got on.
+    #[cfg(test)]
     pub async fn clean_dirtiest(&self) -> bool {
-        let Some(dirty) = self.dirtiest().await else { return false };
+        match self.dirtiest(&BTreeSet::new()).await {
+            Some(dirty) => self.clean(&dirty).await,
+            None => false,
+        }
+    }
+
+    /// Compacted segments that found no space for their names get them. `unfinished`: those that still do
+    /// not.
+    async fn finish_swaps(&self, unfinished: &mut BTreeSet<TopicPartition>) {
+        for replica in self.stores.iter().flat_map(|store| store.replicas()) {
+            if replica.segments.unfinished_swap().is_none() || self.store(&replica).is_offline() {
+                continue;
+            }
+            if let Err(failed) = self.finish_swap(&replica).await {
+                self.failed(&replica, failed);
+                unfinished.insert(replica.id);
+            }
+        }
+    }
+
+    /// One pass. Whether it got on.
+    async fn clean(&self, dirty: &Dirty) -> bool {
         let directory = dirty.replica.directory.display().to_string();
-        match self.pass(&dirty).await {
+        match self.pass(dirty).await {
             Ok(done) => {
                 tracing::info!(
                     directory, first_dirty = %done.first_dirty, bytes_in = done.counts.bytes_read,
@@ -136,27 +172,34 @@ impl Cleaner {
                 self.write_checkpoint(&dirty.replica, done.first_dirty).await
                     && done.first_dirty > dirty.cleanable.first_dirty
             }
-            Err(Failed::Superseded) => false,
-            Err(Failed::NoSpace(error)) => {
-                tracing::warn!(directory, %error, "no space for a compacted segment; it is tried again");
-                false
-            }
-            Err(failed @ (Failed::Unreadable { .. } | Failed::DoesNotFit { .. })) => {
-                tracing::error!(directory, error = %failed, "a log cannot be compacted: it stays as it is");
-                let mut uncleanable = self.uncleanable.borrow_mut();
-                uncleanable.insert(dirty.replica.id);
-                self.metrics.borrow_mut().partitions_uncleanable = uncleanable.len() as u64;
-                false
-            }
-            Err(Failed::Disk(error)) => {
-                self.store(&dirty.replica).fail(&format!("compacting {directory}: {error}"));
+            Err(failed) => {
+                self.failed(&dirty.replica, failed);
                 false
             }
         }
     }
 
-    /// Looks at every compacted log.
-    async fn dirtiest(&self) -> Option<Dirty> {
+    fn failed(&self, replica: &Rc<Replica>, failed: Failed) {
+        let directory = replica.directory.display().to_string();
+        match failed {
+            Failed::Superseded => {}
+            Failed::NoSpace(error) => {
+                tracing::warn!(directory, %error, "no space for a compacted segment; it is tried again");
+            }
+            Failed::Unreadable { .. } | Failed::DoesNotFit { .. } => {
+                tracing::error!(directory, error = %failed, "a log cannot be compacted: it stays as it is");
+                let mut uncleanable = self.uncleanable.borrow_mut();
+                uncleanable.insert(replica.id);
+                self.metrics.borrow_mut().partitions_uncleanable = uncleanable.len() as u64;
+            }
+            Failed::Disk(error) => {
+                self.store(replica).fail(&format!("compacting {directory}: {error}"));
+            }
+        }
+    }
+
+    /// Looks at every compacted log but those that were passed over.
+    async fn dirtiest(&self, passed_over: &BTreeSet<TopicPartition>) -> Option<Dirty> {
         let replicas: Vec<_> = self.stores.iter().flat_map(|store| store.replicas()).collect();
         let here: BTreeSet<TopicPartition> = replicas.iter().map(|replica| replica.id).collect();
         self.checkpoints.borrow_mut().retain(|id, _| here.contains(id));
@@ -167,6 +210,9 @@ impl Cleaner {
             let Some(limits) = replica.log.borrow().config.cleanup.compact else { continue };
             let is_offline = self.store(&replica).is_offline();
             if is_offline || replica.is_deleted() || self.uncleanable.borrow().contains(&replica.id) {
+                continue;
+            }
+            if passed_over.contains(&replica.id) {
                 continue;
             }
             let checkpoint = self.checkpoint(&replica).await;

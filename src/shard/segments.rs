@@ -13,9 +13,11 @@
 //! the old segment as the last one, whole.
 
 use crate::log::checksums::SegmentChecksums;
+use crate::log::compaction::swap::{SwapStep, abandon_steps};
 use crate::log::index::SegmentIndex;
 use crate::log::partition::ClosedSegment;
 use crate::log::segment::SegmentFile;
+use crate::shard::compaction::swap::{CarriedOut, carry_out};
 use crate::shard::disk::{
     Disk, DiskFile, blocking, is_full_disk, remove_if_present, replace_file, sync_directory, unless_full,
 };
@@ -73,7 +75,16 @@ pub struct Segments {
     /// of a closed one.
     sizes: Semaphore,
     /// A compacted segment that has not got its name yet.
-    swapped: RefCell<Option<(Offset, Rc<DiskFile>)>>,
+    swapped: RefCell<Option<Swapped>>,
+}
+
+/// A compacted segment that is the log's, under another name than its own.
+#[derive(Debug)]
+struct Swapped {
+    base: Offset,
+    file: Rc<DiskFile>,
+    /// What is left to be done; nothing is under way.
+    rest: Vec<SwapStep>,
 }
 
 impl Segments {
@@ -340,8 +351,8 @@ impl Segments {
             return handle.file.if_open();
         }
         let swapped = self.swapped.borrow();
-        if let Some((_, file)) = swapped.as_ref().filter(|(base, _)| *base == segment) {
-            return Some(file.clone());
+        if let Some(swapped) = swapped.as_ref().filter(|swapped| swapped.base == segment) {
+            return Some(swapped.file.clone());
         }
         let readers = self.readers.borrow();
         readers.iter().find(|(base, _)| *base == segment).and_then(|(_, file)| file.if_open())
@@ -357,17 +368,32 @@ impl Segments {
         Ok(self.names.acquire_permit(1).await?)
     }
 
-    /// Reads of the first of `replaced` go to `file` from now on, whatever its name. Under
-    /// [`hold_names`](Self::hold_names).
-    pub fn swap_reader(&self, replaced: &[Offset], file: Rc<DiskFile>) {
+    /// Reads of the first of `replaced` go to `file` from now on, whatever its name, which it gets by the
+    /// steps of `rest`. Under [`hold_names`](Self::hold_names).
+    pub fn swap_reader(&self, replaced: &[Offset], file: Rc<DiskFile>, rest: Vec<SwapStep>) {
+        assert!(self.swapped.borrow().is_none(), "one swap is finished before the next");
         self.readers.borrow_mut().retain(|(base, _)| !replaced.contains(base));
-        *self.swapped.borrow_mut() = Some((replaced[0], file));
+        *self.swapped.borrow_mut() = Some(Swapped { base: replaced[0], file, rest });
     }
 
-    /// The swapped file has its name.
-    /// Readers open it anew by that.
-    pub fn swap_named(&self) {
-        self.swapped.borrow_mut().take();
+    /// The compacted segment that has not got its name yet.
+    pub fn unfinished_swap(&self) -> Option<Offset> {
+        self.swapped.borrow().as_ref().map(|swapped| swapped.base)
+    }
+
+    /// Goes on with what is left of a swap; readers open the file anew by its name then. What finds no
+    /// space stays to be done. Under [`hold_names`](Self::hold_names).
+    pub async fn finish_swap(&self) -> CarriedOut {
+        let rest = self.swapped.borrow().as_ref().map_or(Vec::new(), |swapped| swapped.rest.clone());
+        let directory = self.directory.clone();
+        let carried = blocking(move || carry_out(&directory, &rest)).await;
+        match &carried.stopped {
+            None => *self.swapped.borrow_mut() = None,
+            Some(_) => {
+                self.swapped.borrow_mut().as_mut().expect("it has steps left").rest = carried.rest.clone();
+            }
+        }
+        carried
     }
 
     fn remember_reader(&self, segment: Offset, file: Rc<PooledFile>) {
@@ -386,9 +412,14 @@ impl Segments {
         let _names = self.names.acquire_permit(1).await?;
         self.first.set(first);
         self.readers.borrow_mut().retain(|(base, _)| *base >= first);
+        let swapped = self.swapped.borrow_mut().take_if(|swapped| segments.contains(&swapped.base));
+        let abandoned = swapped.map(|swapped| abandon_steps(&swapped.rest));
         let directory = self.directory.clone();
         blocking(move || {
             let mut given_up = Vec::with_capacity(segments.len());
+            if let Some(steps) = abandoned {
+                given_up.push(carry_out(&directory, &steps).whole()?);
+            }
             for base in segments {
                 let mut files = Vec::with_capacity(SegmentFile::ALL.len());
                 for file in SegmentFile::ALL {

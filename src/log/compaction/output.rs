@@ -61,6 +61,10 @@ impl CompactedSegment {
         &self.index
     }
 
+    pub fn into_checksums(self) -> SegmentChecksums {
+        self.checksums
+    }
+
     pub fn checksums(&self) -> &SegmentChecksums {
         &self.checksums
     }

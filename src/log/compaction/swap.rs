@@ -14,6 +14,8 @@
 //! `file.delete.delay.ms`, or by the next start. A start that finds `B.log.swap` goes on at 3, where it
 //! removes the others at once; without it, everything that ends in `.cleaned` or `.swap` is removed. Which others are replaced
 //! is told by where the new segment ends: its last batch is always kept, if need be without records.
+//! On a full disk, steps before the decision are undone; those behind it are gone on with once there is
+//! space, each only once: repeated from the start, 3 would give up what 5 has put in place.
 //! The names are Kafka's (`LocalLog.replaceSegments`), and its loader completes a swap of ours.
 
 use crate::log::segment::{CLEANED_SUFFIX, FileName, SWAP_SUFFIX, SegmentFile};
@@ -98,10 +100,26 @@ fn name_steps(base: Offset) -> Vec<SwapStep> {
     steps
 }
 
-/// What a compaction that was given up leaves.
+/// What a compaction that was given up before it was decided leaves.
 pub fn discard_steps(base: Offset) -> Vec<SwapStep> {
-    let remove = |file: SegmentFile| SwapStep::Remove { name: cleaned_name(file, base) };
-    [SegmentFile::Log].into_iter().chain(DERIVED).map(remove).collect()
+    let cleaned = [SegmentFile::Log].into_iter().chain(DERIVED).map(|file| cleaned_name(file, base));
+    let swapped = DERIVED.into_iter().map(|file| swap_name(file, base));
+    cleaned.chain(swapped).map(|name| SwapStep::Remove { name }).collect()
+}
+
+/// Whether a swap stands, when `rest` is what is left of its steps.
+pub fn is_decided(base: Offset, rest: &[SwapStep]) -> bool {
+    let cleaned = cleaned_name(SegmentFile::Log, base);
+    !rest.iter().any(|step| matches!(step, SwapStep::Rename { from, .. } if *from == cleaned))
+}
+
+/// What is done instead of the rest of a decided swap when its segment is deleted before it has its name.
+pub fn abandon_steps(rest: &[SwapStep]) -> Vec<SwapStep> {
+    let abandon = |step: &SwapStep| match step {
+        SwapStep::Rename { from, .. } => SwapStep::Remove { name: from.clone() },
+        SwapStep::Remove { .. } | SwapStep::GiveUp { .. } | SwapStep::SyncDirectory => step.clone(),
+    };
+    rest.iter().map(abandon).collect()
 }
 
 /// What a directory's names say about compactions that a crash interrupted.
@@ -191,6 +209,41 @@ mod tests {
                 assert_eq!(names, if is_decided { after.clone() } else { before.clone() }, "{crash} {again}");
             }
         }
+    }
+
+    /// Where a step finds no space, what came before it is undone, or the rest follows later: a deletion
+    /// or a start in between finds the one or the other.
+    #[test]
+    fn a_swap_that_finds_no_space_is_undone_or_gone_on_with() {
+        let before: BTreeSet<String> = files(&[0, 10, 20, 30]);
+        let after: BTreeSet<String> = files(&[0, 10, 30]);
+        let cleaned = SegmentFile::ALL.into_iter().filter(|file| *file != SegmentFile::ProducerSnapshot);
+        let start: BTreeSet<String> =
+            before.iter().cloned().chain(cleaned.map(|file| cleaned_name(file, offset(10)))).collect();
+        let mut steps = decide_steps(offset(10));
+        steps.extend(replace_steps(offset(10), &[offset(20)]));
+        let live = |names: &BTreeSet<String>| -> BTreeSet<String> {
+            names.iter().filter(|name| !name.ends_with(".deleted")).cloned().collect()
+        };
+        let mut undone = 0;
+        for full in 0..steps.len() {
+            let mut names = start.clone();
+            let (done, rest) = steps.split_at(full);
+            done.iter().for_each(|step| apply(&mut names, step));
+            if !is_decided(offset(10), rest) {
+                discard_steps(offset(10)).iter().for_each(|step| apply(&mut names, step));
+                assert_eq!(names, before, "{full}");
+                undone += 1;
+                continue;
+            }
+            let mut deleted = names.clone();
+            rest.iter().for_each(|step| apply(&mut names, step));
+            assert_eq!(live(&names), after, "{full}");
+            abandon_steps(rest).iter().for_each(|step| apply(&mut deleted, step));
+            deleted.retain(|name| !name.starts_with("00000000000000000010"));
+            assert_eq!(live(&deleted), files(&[0, 30]), "{full}");
+        }
+        assert_eq!(undone, decide_steps(offset(10)).len() - 1);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::log::compaction::offset_map::HashSeed;
 use crate::log::compaction::output::{CompactedSegment, OutputError};
 use crate::log::compaction::payload::PayloadError;
 use crate::log::compaction::plan::{GroupLimits, SegmentToClean, end_of, group_segments};
-use crate::log::compaction::swap::{decide_steps, discard_steps, replace_steps};
+use crate::log::compaction::swap::{decide_steps, discard_steps, is_decided, replace_steps};
 use crate::log::journal::block::{Change, Entry};
 use crate::log::producers::LastRecord;
 use crate::log::segment::SegmentInfo;
@@ -161,7 +161,7 @@ impl Cleaner {
         let replaced: Vec<Offset> = group.iter().map(|segment| segment.info.base_offset).collect();
         let swapped = match written {
             Ok((filter, segment, file)) => {
-                let swapped = self.swap(replica, &replaced, last.end_offset, *segment.info(), file).await;
+                let swapped = self.swap(replica, &replaced, last.end_offset, segment, file).await;
                 swapped.map(|()| filter)
             }
             Err(failed) => Err(failed),
@@ -172,7 +172,7 @@ impl Cleaner {
         {
             let directory = replica.directory.clone();
             // What stays is removed by the next pass or start.
-            let _ = blocking(move || carry_out(&directory, &discard_steps(base))).await;
+            let _ = blocking(move || carry_out(&directory, &discard_steps(base))).await.whole();
         }
         swapped
     }
@@ -216,19 +216,23 @@ impl Cleaner {
         Ok((filter, segment, file))
     }
 
-    /// Puts a compacted segment, whole and flushed, in the place of those it was made from.
+    /// Puts a compacted segment, whole and flushed, in the place of those it was made from. Once that is
+    /// decided it is done, even where the disk is too full for all of its steps: the rest follows.
     async fn swap(
         &self,
         replica: &Rc<Replica>,
         replaced: &[Offset],
         end: Offset,
-        compacted: SegmentInfo,
+        compacted: CompactedSegment,
         file: Rc<DiskFile>,
     ) -> Result<(), Failed> {
-        let base = compacted.base_offset;
+        let base = compacted.info().base_offset;
         let _turn = replica.replacing.acquire_permit(1).await.map_err(|_| Failed::Superseded)?;
         if !replica.log.borrow().holds_segments(replaced) || self.store(replica).is_offline() {
             return Err(Failed::Superseded);
+        }
+        if replica.segments.unfinished_swap().is_some() {
+            return Err(Failed::NoSpace(io::ErrorKind::StorageFull.into()));
         }
         // A replay must not write into what takes their place; all of them are flushed.
         let epoch = replica.log.borrow().leader_epoch();
@@ -241,22 +245,51 @@ impl Cleaner {
         let _names = replica.hold_names().ok_or(Failed::Superseded)?;
         let directory = replica.directory.clone();
         let decided = blocking(move || carry_out(&directory, &decide_steps(base))).await;
-        decided.map_err(Failed::Disk)?;
+        if let Some(error) = decided.stopped
+            && !(is_full_disk(&error) && is_decided(base, &decided.rest))
+        {
+            return Err(Failed::writing(error));
+        }
 
         // From here on the new segment is the log's. Reads that began before look again.
         let _paths = replica.segments.hold_names().await.map_err(Failed::Disk)?;
-        replica.log.borrow_mut().replace_segments(replaced, compacted);
-        replica.segments.swap_reader(replaced, file);
+        replica.log.borrow_mut().replace_segments(replaced, *compacted.info());
+        let mut rest = decided.rest;
+        rest.extend(replace_steps(base, &replaced[1..]));
+        replica.segments.swap_reader(replaced, file, rest);
         replica.reads.forget();
+        // Until its companion has its name: that may still be of the segment before.
+        replica.reads.checksums.closed(compacted.into_checksums());
         replica.drop_tail_before(self.store(replica), end);
+        match self.finish_swap_of(replica).await {
+            Err(Failed::NoSpace(error)) => {
+                let directory = replica.directory.display();
+                tracing::warn!(%directory, segment = %base, %error, "no space for a compacted segment's name; it is given later");
+                Ok(())
+            }
+            finished => finished,
+        }
+    }
 
-        let directory = replica.directory.clone();
-        let others = replaced[1..].to_vec();
-        let completed = blocking(move || carry_out(&directory, &replace_steps(base, &others))).await;
-        let given_up = completed.map_err(Failed::Disk)?;
-        replica.segments.swap_named();
+    /// Gives a compacted segment its name if it found no space for that before. Until then no other one
+    /// takes its place in the log.
+    pub(super) async fn finish_swap(&self, replica: &Rc<Replica>) -> Result<(), Failed> {
+        let _turn = replica.replacing.acquire_permit(1).await.map_err(|_| Failed::Superseded)?;
+        let _names = replica.hold_names().ok_or(Failed::Superseded)?;
+        let _paths = replica.segments.hold_names().await.map_err(Failed::Disk)?;
+        self.finish_swap_of(replica).await
+    }
+
+    /// The caller keeps all names where they are.
+    async fn finish_swap_of(&self, replica: &Rc<Replica>) -> Result<(), Failed> {
+        let Some(base) = replica.segments.unfinished_swap() else { return Ok(()) };
+        let carried = replica.segments.finish_swap().await;
         let delay = replica.log.borrow().config.file_delete_delay;
-        self.store(replica).remove_later(Removal::Files(given_up), delay);
+        self.store(replica).remove_later(Removal::Files(carried.given_up), delay);
+        if let Some(error) = carried.stopped {
+            return Err(Failed::writing(error));
+        }
+        replica.reads.checksums.written(base);
         Ok(())
     }
 

@@ -11,28 +11,76 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Takes steps one after the other. Returns the files that were given up, under the names that they wait
-/// under.
-#[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
-pub fn carry_out(directory: &Path, steps: &[SwapStep]) -> io::Result<Vec<PathBuf>> {
+/// How far steps came.
+#[derive(Debug)]
+pub struct CarriedOut {
+    /// Files that were given up, under the names that they wait under.
+    pub given_up: Vec<PathBuf>,
+    /// Why it ends before the first step of `rest`.
+    pub stopped: Option<io::Error>,
+    pub rest: Vec<SwapStep>,
+}
+
+impl CarriedOut {
+    /// The files that were given up, if all was done.
+    pub fn whole(self) -> io::Result<Vec<PathBuf>> {
+        self.stopped.map_or(Ok(self.given_up), Err)
+    }
+}
+
+/// Takes steps one after the other, up to the first that fails.
+pub fn carry_out(directory: &Path, steps: &[SwapStep]) -> CarriedOut {
     let mut given_up = Vec::new();
-    let unless_gone = |result: io::Result<()>| match result {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    };
-    for step in steps {
-        match step {
-            SwapStep::Rename { from, to } => {
-                unless_gone(std::fs::rename(directory.join(from), directory.join(to)))?;
-            }
-            SwapStep::Remove { name } => unless_gone(std::fs::remove_file(directory.join(name)))?,
-            SwapStep::GiveUp { name, deleted } => {
-                given_up.extend(give_up(&directory.join(name), directory.join(deleted))?);
-            }
-            SwapStep::SyncDirectory => sync_directory(directory)?,
+    for (at, step) in steps.iter().enumerate() {
+        match take(directory, step) {
+            Ok(file) => given_up.extend(file),
+            Err(error) => return CarriedOut { given_up, stopped: Some(error), rest: steps[at..].to_vec() },
         }
     }
-    Ok(given_up)
+    CarriedOut { given_up, stopped: None, rest: Vec::new() }
+}
+
+#[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+fn take(directory: &Path, step: &SwapStep) -> io::Result<Option<PathBuf>> {
+    let unless_gone = |result: io::Result<()>| match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(None),
+    };
+    #[cfg(test)]
+    full::check(directory)?;
+    match step {
+        SwapStep::Rename { from, to } => {
+            unless_gone(std::fs::rename(directory.join(from), directory.join(to)))
+        }
+        SwapStep::Remove { name } => unless_gone(std::fs::remove_file(directory.join(name))),
+        SwapStep::GiveUp { name, deleted } => give_up(&directory.join(name), directory.join(deleted)),
+        SwapStep::SyncDirectory => sync_directory(directory).map(|()| None),
+    }
+}
+
+/// Directories in which a test lets steps find no space: no file system can be made to at a given one.
+#[cfg(test)]
+pub mod full {
+    use std::collections::BTreeMap;
+    use std::io;
+    use std::ops::Range;
+    use std::path::{Path, PathBuf};
+    use std::sync::Mutex;
+
+    static FULL: Mutex<BTreeMap<PathBuf, Range<usize>>> = Mutex::new(BTreeMap::new());
+
+    /// From now on, of the steps in `directory`, these are refused.
+    pub fn refuse(directory: &Path, steps: Range<usize>) {
+        FULL.lock().unwrap().insert(directory.to_owned(), steps);
+    }
+
+    pub(super) fn check(directory: &Path) -> io::Result<()> {
+        let mut full = FULL.lock().unwrap();
+        let Some(steps) = full.get_mut(directory) else { return Ok(()) };
+        let is_refused = steps.start == 0 && steps.end > 0;
+        *steps = steps.start.saturating_sub(1)..steps.end.saturating_sub(1);
+        if is_refused { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
 }
 
 /// Before a partition's directory is read: a swap that was decided is completed, one that was not is
@@ -49,7 +97,7 @@ pub fn complete_swaps(directory: &Path) -> io::Result<()> {
         ends.push(end_offset(&path)?);
         tracing::info!(directory = %directory.display(), segment = %base, "an interrupted compaction is completed");
     }
-    carry_out(directory, &found.steps(&ends)).map(|_| ())
+    carry_out(directory, &found.steps(&ends)).whole().map(drop)
 }
 
 /// The offset after the last batch of a file that was flushed before it got its name.

@@ -8,7 +8,7 @@ use crate::log::compaction::plan::CompactionLimits;
 use crate::log::compaction::swap::{SwapStep, cleaned_name, decide_steps, replace_steps};
 use crate::log::partition::Cleanup;
 use crate::log::segment::SegmentFile;
-use crate::shard::compaction::swap::carry_out;
+use crate::shard::compaction::swap::{carry_out, full};
 use crate::shard::compaction::{Cleaner, CleanerSettings};
 use crate::types::Timestamp;
 use std::collections::BTreeSet;
@@ -98,7 +98,7 @@ fn a_crash_at_any_step_leaves_the_old_segments_or_the_new_one() {
                 let bytes = std_read(&new.path().join("t-0").join(file.name(base)));
                 std_write(&partition.join(cleaned_name(file, base)), &bytes);
             }
-            carry_out(&partition, &steps[..crash]).unwrap();
+            carry_out(&partition, &steps[..crash]).whole().unwrap();
             let store = store(None, 8 << 20);
             let replica = open_compacted(&store, crashed.path(), 2_000).await;
             let left = found(&read_all(&store, &replica, 1 << 20).await);
@@ -114,6 +114,101 @@ fn a_crash_at_any_step_leaves_the_old_segments_or_the_new_one() {
             every_offset_is_answered(&store, &replica).await;
         }
         assert_eq!(outcomes.len(), 2, "both happen");
+    });
+}
+
+/// A disk that fills up at any step of the swap: the log holds what it held before or what the pass left,
+/// now and after a start; nothing is offline, and once there is space all names are what they should be.
+#[test]
+fn a_full_disk_at_any_step_takes_nothing_offline_and_loses_nothing() {
+    on_executor(async {
+        let old = directory();
+        let (before, replaced) = {
+            let store = store(None, 8 << 20);
+            let replica = open_compacted(&store, old.path(), 2_000).await;
+            fill(&store, &replica, 40).await;
+            let closed = replica.log.borrow().closed().len();
+            (found(&read_all(&store, &replica, 1 << 20).await), closed)
+        };
+        let mut outcomes = BTreeSet::new();
+        for (full_at, is_deleted) in (0..45).flat_map(|step| [(step, false), (step, true)]) {
+            let directory = directory();
+            let partition = directory.path().join("t-0");
+            copy(&old.path().join("t-0"), &partition);
+            let store = store(None, 8 << 20);
+            // Large segments: all the small ones become one.
+            let replica = open_compacted(&store, directory.path(), 1 << 20).await;
+            full::refuse(&partition, full_at..full_at + 1_000);
+            let cleaner = Cleaner::new(vec![store.clone()], SETTINGS);
+            cleaner.clean_all(|| true).await;
+            cleaner.clean_all(|| true).await; // There is still no space.
+            assert_eq!(store.offline_reason(), None, "step {full_at}");
+            let segments = replica.log.borrow().closed().len();
+            let is_new = segments == 1;
+            assert!(is_new || segments == replaced, "step {full_at}");
+            outcomes.insert((is_new, replica.segments.unfinished_swap().is_some()));
+            if is_new {
+                check_compacted(&store, &replica, &before).await;
+                assert_eq!(store.metrics.borrow().checksums_rebuilt, 0, "step {full_at}");
+            } else {
+                assert!(found(&read_all(&store, &replica, 1 << 20).await) == before, "step {full_at}");
+            }
+            // A start meanwhile.
+            let (again, copied) = (super::directory(), super::store(None, 8 << 20));
+            copy(&partition, &again.path().join("t-0"));
+            let started = open_compacted(&copied, again.path(), 1 << 20).await;
+            assert_eq!(started.log.borrow().closed().len(), segments, "step {full_at}");
+            every_offset_is_answered(&copied, &started).await;
+
+            full::refuse(&partition, 0..0);
+            if is_deleted && is_new {
+                let base = replica.log.borrow().closed()[0].base_offset;
+                let active = replica.log.borrow().active().base_offset;
+                replica.log.borrow_mut().advance_log_start(active);
+                replica.log.borrow_mut().drop_segments(1);
+                replica.reads.forget();
+                replica.remove_segments(&store, vec![base], active).await.unwrap();
+                assert_eq!(replica.segments.unfinished_swap(), None);
+                assert_eq!(names(directory.path(), ".log").len(), 1, "the active one, step {full_at}");
+            } else {
+                cleaner.clean_all(|| true).await;
+                assert_eq!(store.offline_reason(), None);
+                check_compacted(&store, &replica, &before).await;
+                assert_eq!(names(directory.path(), ".log").len(), 2, "step {full_at}");
+            }
+            for suffix in [".cleaned", ".swap"] {
+                assert_eq!(names(directory.path(), suffix), BTreeSet::new(), "step {full_at}");
+            }
+        }
+        let expected = [(false, false), (true, false), (true, true)];
+        assert_eq!(outcomes, BTreeSet::from(expected), "all happen");
+    });
+}
+
+/// A log that finds no space is dirtier than the other one, and stays so.
+#[test]
+fn a_log_that_finds_no_space_does_not_keep_the_others_waiting() {
+    on_executor(async {
+        let directory = directory();
+        let store = store(None, 8 << 20);
+        let mut replicas = Vec::new();
+        for partition in 0..2 {
+            let mut request = request(directory.path(), partition, 2_000);
+            request.config.cleanup = compacted();
+            replicas.push(open(&store, request).await.unwrap());
+        }
+        fill(&store, &replicas[0], 80).await;
+        fill(&store, &replicas[1], 40).await;
+        full::refuse(&directory.path().join("t-0"), 0..1_000);
+        let cleaner = Cleaner::new(vec![store.clone()], SETTINGS);
+        assert!(!cleaner.clean_dirtiest().await, "the one without space comes first");
+        assert_eq!(store.metrics.borrow().compactions, 0);
+        cleaner.clean_all(|| true).await;
+        assert!(store.metrics.borrow().compactions > 0, "the other one is compacted");
+        let removed = store.metrics.borrow().compacted_records_removed;
+        full::refuse(&directory.path().join("t-0"), 0..0);
+        cleaner.clean_all(|| true).await;
+        assert!(store.metrics.borrow().compacted_records_removed > removed, "its turn comes again");
     });
 }
 

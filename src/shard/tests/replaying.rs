@@ -67,7 +67,7 @@ fn compaction_that_was_killed_at_any_step_is_replayed() {
                 let bytes = std_read(&compacted_dir.path().join("t-0").join(file.name(base)));
                 std_write(&partition.join(cleaned_name(file, base)), &bytes);
             }
-            carry_out(&partition, &steps[..crash]).unwrap();
+            carry_out(&partition, &steps[..crash]).whole().unwrap();
             for again in 0..2 {
                 let mut points = BTreeMap::new();
                 let replayed = replay(&start(crashed.path(), &image, false), &mut points).unwrap();
