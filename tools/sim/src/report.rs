@@ -79,6 +79,7 @@ pub const EXPECTED: &[&str] = &[
     "compaction: in several passes",
     "compaction: given up",
     "compaction: no space",
+    "compaction: no space for a name",
     "recovery: swap completed",
     "recovery: swap undone",
     "topic deleted",

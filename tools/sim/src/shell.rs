@@ -26,7 +26,7 @@ pub mod replica;
 pub mod start;
 pub mod tail;
 
-use crate::disk::{Disk, DiskResult, OpenFile};
+use crate::disk::{Disk, DiskError, DiskResult, OpenFile};
 use crate::ledger::Ledger;
 use crate::metadata::Metadata;
 use crate::model::Model;
@@ -227,6 +227,15 @@ impl Shell {
         self.drained.notify();
     }
 
+    /// The same after an operation on the disk, which a want of space must not come to: what finds none is
+    /// refused, left out or tried again.
+    pub fn failed(&self, doing: std::fmt::Arguments<'_>, error: DiskError) {
+        if error.is_full() && !self.is_closed() {
+            self.world.finding("a full disk takes no log directory offline", doing);
+        }
+        self.fail(&format!("{doing}: {error:?}"));
+    }
+
     /// Issues every write and flush that is due. Called after appends, and whenever the disk has
     /// answered.
     pub fn pump(self: &Rc<Self>) {
@@ -289,13 +298,13 @@ impl Shell {
                 self.advance_written();
                 self.pump();
             }
-            Err(error) => self.fail(&format!("writing {}: {error:?}", replica.name)),
+            Err(error) => self.failed(format_args!("writing {}", replica.name), error),
         }
     }
 
     async fn flush(self: Rc<Self>, plan: FlushPlan) {
         if let Err(error) = self.flush_files(&plan).await {
-            return self.fail(&format!("flushing: {error:?}"));
+            return self.failed(format_args!("flushing"), error);
         }
         let mut advances: Vec<Advance> = Vec::new();
         let mut stored: Vec<Stored> = Vec::new();

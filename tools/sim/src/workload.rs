@@ -330,7 +330,7 @@ pub async fn tend(node: Rc<Node>) {
             }
             40..49 => {
                 for shell in &node.shells {
-                    while compaction::clean_dirtiest(shell).await {}
+                    compaction::clean_all(shell).await;
                 }
             }
             _ => node.recreate(&replica.id).await,

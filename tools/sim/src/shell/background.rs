@@ -2,6 +2,7 @@
 
 use crate::disk::{DiskError, DiskResult};
 use crate::shell::Shell;
+use crate::shell::compaction::abandon_swap;
 use crate::shell::journal::Logged;
 use crate::shell::replica::Replica;
 use odradek::log::checkpoint::{Checkpoint, PartitionPoint};
@@ -68,7 +69,7 @@ pub async fn retain(shell: &Rc<Shell>, replica: &Rc<Replica>) {
     if let Some(segment) = rolled
         && let Err(error) = replica.finish_rolls(shell, segment).await
     {
-        return shell.fail(&format!("rolling {}: {error:?}", replica.name));
+        return shell.failed(format_args!("rolling {}", replica.name), error);
     }
     if shell.is_closed() {
         return; // The final state has the log start as it is; a clean start looks for no other.
@@ -86,7 +87,7 @@ pub async fn retain(shell: &Rc<Shell>, replica: &Rc<Replica>) {
     };
     match durable {
         Err(error) if error.is_full() => shell.world.count("retention: no space for its log start"),
-        Err(error) => return shell.fail(&format!("writing the checkpoint: {error:?}")),
+        Err(error) => return shell.failed(format_args!("writing the checkpoint"), error),
         Ok(()) => shell.model.borrow_mut().log_start_kept(&replica.id, due.log_start),
     }
     replica.log.borrow_mut().advance_log_start(due.log_start);
@@ -121,7 +122,7 @@ pub async fn delete_records(shell: &Rc<Shell>, replica: &Rc<Replica>, to: Offset
             return false;
         }
         Err(error) => {
-            shell.fail(&format!("writing the checkpoint: {error:?}"));
+            shell.failed(format_args!("writing the checkpoint"), error);
             return false;
         }
         Ok(()) => {}
@@ -149,13 +150,14 @@ async fn drop_segments(shell: &Rc<Shell>, replica: &Rc<Replica>) {
     for segment in dropped {
         shell.world.note(format_args!("segment {} of {} goes", segment.base_offset, replica.name));
         if let Err(error) = give_up(shell, replica, segment.base_offset).await {
-            return shell.fail(&format!("removing segments of {}: {error:?}", replica.name));
+            return shell.failed(format_args!("removing segments of {}", replica.name), error);
         }
     }
 }
 
 /// Renames the files to their last names, then removes those.
 async fn give_up(shell: &Rc<Shell>, replica: &Replica, base: Offset) -> DiskResult<()> {
+    abandon_swap(shell, replica, base).await?;
     let mut given_up = Vec::new();
     for file in SegmentFile::ALL {
         let (live, deleted) =

@@ -15,7 +15,8 @@ use odradek::log::compaction::offset_map::HashSeed;
 use odradek::log::compaction::output::CompactedSegment;
 use odradek::log::compaction::plan::{Cleanable, GroupLimits, SegmentToClean, end_of, group_segments};
 use odradek::log::compaction::swap::{
-    Interrupted, SwapStep, cleaned_name, decide_steps, discard_steps, replace_steps,
+    Interrupted, SwapStep, abandon_steps, cleaned_name, decide_steps, discard_steps, is_decided,
+    replace_steps,
 };
 use odradek::log::journal::block::{Change, Entry};
 use odradek::log::read::Rope;
@@ -51,11 +52,29 @@ fn writing(error: DiskError) -> Failed {
     if error.is_full() { Failed::NoSpace } else { Failed::Disk(error) }
 }
 
-/// One pass over the dirtiest log that is due. Whether there was one, and it got on.
-pub async fn clean_dirtiest(shell: &Rc<Shell>) -> bool {
+/// Passes over the logs that are due, the dirtiest first. One that does not get on waits for the next
+/// round.
+pub async fn clean_all(shell: &Rc<Shell>) {
     let _turn = shell.cleaned.turn.take().await;
-    let Some((replica, cleanable)) = dirtiest(shell).await else { return false };
-    match pass(shell, &replica, &cleanable).await {
+    let mut passed_over = BTreeSet::new();
+    for replica in shell.all_replicas() {
+        if replica.swapped.borrow().is_some()
+            && let Err(failed) = finish_swap(shell, &replica).await
+        {
+            note_failed(shell, &replica, failed);
+            passed_over.insert(replica.id);
+        }
+    }
+    while let Some((replica, cleanable)) = dirtiest(shell, &passed_over).await {
+        if !clean(shell, &replica, &cleanable).await {
+            passed_over.insert(replica.id);
+        }
+    }
+}
+
+/// One pass. Whether it got on.
+async fn clean(shell: &Rc<Shell>, replica: &Rc<Replica>, cleanable: &Cleanable) -> bool {
+    match pass(shell, replica, cleanable).await {
         Ok(first_dirty) => {
             shell.world.count("compaction");
             if cleanable.first_dirty > Offset::ZERO && first_dirty < cleanable.first_uncleanable {
@@ -63,33 +82,36 @@ pub async fn clean_dirtiest(shell: &Rc<Shell>) -> bool {
             }
             shell.world.note(format_args!("compacted {} to {first_dirty}", replica.name));
             let gets_on = first_dirty > cleanable.first_dirty;
-            write_checkpoint(shell, &replica, first_dirty).await && gets_on
+            write_checkpoint(shell, replica, first_dirty).await && gets_on
         }
-        Err(Failed::Superseded) => {
-            shell.world.count("compaction: given up");
-            false
-        }
-        Err(Failed::NoSpace) => {
-            shell.world.count("compaction: no space");
-            false
-        }
-        Err(Failed::Unreadable(error)) => {
-            crate::workload::failed_read(shell, &replica.id, 0, error);
-            shell.cleaned.uncleanable.borrow_mut().insert(replica.id);
-            false
-        }
-        Err(Failed::Disk(error)) => {
-            shell.fail(&format!("compacting {}: {error:?}", replica.name));
+        Err(failed) => {
+            note_failed(shell, replica, failed);
             false
         }
     }
 }
 
-async fn dirtiest(shell: &Rc<Shell>) -> Option<(Rc<Replica>, Cleanable)> {
+fn note_failed(shell: &Rc<Shell>, replica: &Rc<Replica>, failed: Failed) {
+    match failed {
+        Failed::Superseded => shell.world.count("compaction: given up"),
+        Failed::NoSpace => shell.world.count("compaction: no space"),
+        Failed::Unreadable(error) => {
+            crate::workload::failed_read(shell, &replica.id, 0, error);
+            shell.cleaned.uncleanable.borrow_mut().insert(replica.id);
+        }
+        Failed::Disk(error) => shell.failed(format_args!("compacting {}", replica.name), error),
+    }
+}
+
+async fn dirtiest(
+    shell: &Rc<Shell>,
+    passed_over: &BTreeSet<TopicPartition>,
+) -> Option<(Rc<Replica>, Cleanable)> {
     let mut dirtiest: Option<(Rc<Replica>, Cleanable)> = None;
     for replica in shell.all_replicas() {
         let Some(limits) = replica.log.borrow().config.cleanup.compact else { continue };
-        if replica.is_deleted() || shell.cleaned.uncleanable.borrow().contains(&replica.id) {
+        let is_left = passed_over.contains(&replica.id);
+        if is_left || replica.is_deleted() || shell.cleaned.uncleanable.borrow().contains(&replica.id) {
             continue;
         }
         let checkpoint = checkpoint(shell, &replica).await;
@@ -264,7 +286,7 @@ async fn compact_group(
         && !shell.is_offline()
     {
         // What stays is removed by the next pass or start.
-        let _ = carry_out(shell, &replica.name, &discard_steps(base)).await;
+        let _ = carry_out(shell, &replica.name, &discard_steps(base)).await.whole();
     }
     swapped
 }
@@ -337,6 +359,9 @@ async fn swap(
     if !replica.log.borrow().holds_segments(replaced) || shell.is_offline() {
         return Err(Failed::Superseded);
     }
+    if replica.swapped.borrow().is_some() {
+        return Err(Failed::NoSpace);
+    }
     // A replay must not write into what takes their place; all of them are flushed.
     let epoch = replica.log.borrow().leader_epoch();
     let change = Change::Replaced { from: base, to: end, epoch };
@@ -344,49 +369,114 @@ async fn swap(
         return Err(Failed::Superseded);
     }
     let _names = replica.hold_names().ok_or(Failed::Superseded)?;
-    carry_out(shell, &replica.name, &decide_steps(base)).await.map_err(Failed::Disk)?;
+    let decided = carry_out(shell, &replica.name, &decide_steps(base)).await;
+    if let Some(error) = decided.stopped
+        && !(error.is_full() && is_decided(base, &decided.rest))
+    {
+        return Err(writing(error));
+    }
     shell.world.count("compaction: segments replaced");
     shell.world.note(format_args!("{}: {base}..{end} replaced", replica.name));
     // From here on the new segment is the log's. Reads that began before look again.
     replica.log.borrow_mut().replace_segments(replaced, compacted);
     *replica.swapped.borrow_mut() = Some((base, file));
+    let mut rest = decided.rest;
+    rest.extend(replace_steps(base, &replaced[1..]));
+    *replica.swap_rest.borrow_mut() = rest;
     // Until its companion has its name: the name may still be that of the segment before.
     replica.unwritten.borrow_mut().insert(base, checksums);
     replica.generation.set(replica.generation.get() + 1);
     replica.tail.borrow_mut().drop_before(end);
-    let completed = carry_out(shell, &replica.name, &replace_steps(base, &replaced[1..])).await;
-    let completed = completed.map_err(Failed::Disk)?;
+    match finish_swap_of(shell, replica).await {
+        Err(Failed::NoSpace) => {
+            shell.world.count("compaction: no space for a name");
+            Ok(())
+        }
+        finished => finished,
+    }
+}
+
+/// Gives a compacted segment its name if it found no space for that before.
+async fn finish_swap(shell: &Shell, replica: &Replica) -> Result<(), Failed> {
+    let _turn = replica.replacing.take().await;
+    let _names = replica.hold_names().ok_or(Failed::Superseded)?;
+    finish_swap_of(shell, replica).await
+}
+
+async fn finish_swap_of(shell: &Shell, replica: &Replica) -> Result<(), Failed> {
+    let Some(base) = replica.swapped.borrow().as_ref().map(|(base, _)| *base) else { return Ok(()) };
+    let rest = replica.swap_rest.take();
+    let carried = carry_out(shell, &replica.name, &rest).await;
+    if let Some(error) = carried.stopped {
+        *replica.swap_rest.borrow_mut() = carried.rest;
+        return Err(writing(error));
+    }
     replica.swapped.borrow_mut().take();
     replica.unwritten.borrow_mut().remove(&base);
     replica.generation.set(replica.generation.get() + 1);
-    for path in completed {
+    for path in carried.given_up {
         let _ = shell.disk.remove_if_present(&path).await;
     }
     Ok(())
 }
 
-/// Takes steps one after the other. Returns the files that were given up.
-async fn carry_out(shell: &Shell, directory: &str, steps: &[SwapStep]) -> DiskResult<Vec<String>> {
-    let disk = &shell.disk;
-    let path = |name: &String| format!("{directory}/{name}");
+/// The segment is deleted before it has its name. The caller holds the names.
+pub async fn abandon_swap(shell: &Shell, replica: &Replica, deleted: Offset) -> DiskResult<()> {
+    let swapped = replica.swapped.borrow_mut().take_if(|(base, _)| *base == deleted);
+    if swapped.is_none() {
+        return Ok(());
+    }
+    shell.world.count("compaction: deleted before it had its name");
+    let rest = replica.swap_rest.take();
+    replica.unwritten.borrow_mut().remove(&deleted);
+    carry_out(shell, &replica.name, &abandon_steps(&rest)).await.whole().map(drop)
+}
+
+/// How far steps came.
+struct CarriedOut {
+    given_up: Vec<String>,
+    /// Why it ends before the first step of `rest`.
+    stopped: Option<DiskError>,
+    rest: Vec<SwapStep>,
+}
+
+impl CarriedOut {
+    fn whole(self) -> DiskResult<Vec<String>> {
+        self.stopped.map_or(Ok(self.given_up), Err)
+    }
+}
+
+/// Takes steps one after the other, up to the first that fails.
+async fn carry_out(shell: &Shell, directory: &str, steps: &[SwapStep]) -> CarriedOut {
     let mut given_up = Vec::new();
-    for step in steps {
-        match step {
-            SwapStep::Rename { from, to } => match disk.rename(&path(from), &path(to)).await {
-                Err(DiskError::NotFound) => {}
-                other => other?,
-            },
-            SwapStep::Remove { name } => disk.remove_if_present(&path(name)).await?,
-            SwapStep::GiveUp { name, deleted } => match disk.rename(&path(name), &path(deleted)).await {
-                Ok(()) => given_up.push(path(deleted)),
-                Err(DiskError::NotFound) => {}
-                Err(error) if error.is_full() => disk.remove_if_present(&path(name)).await?,
-                Err(error) => return Err(error),
-            },
-            SwapStep::SyncDirectory => disk.sync_directory(directory).await?,
+    for (at, step) in steps.iter().enumerate() {
+        match take(shell, directory, step).await {
+            Ok(file) => given_up.extend(file),
+            Err(error) => return CarriedOut { given_up, stopped: Some(error), rest: steps[at..].to_vec() },
         }
     }
-    Ok(given_up)
+    CarriedOut { given_up, stopped: None, rest: Vec::new() }
+}
+
+/// Returns a file that was given up.
+async fn take(shell: &Shell, directory: &str, step: &SwapStep) -> DiskResult<Option<String>> {
+    let disk = &shell.disk;
+    let path = |name: &String| format!("{directory}/{name}");
+    match step {
+        SwapStep::Rename { from, to } => match disk.rename(&path(from), &path(to)).await {
+            Err(DiskError::NotFound) => {}
+            other => other?,
+        },
+        SwapStep::Remove { name } => disk.remove_if_present(&path(name)).await?,
+        SwapStep::GiveUp { name, deleted } => match disk.rename(&path(name), &path(deleted)).await {
+            Ok(()) => return Ok(Some(path(deleted))),
+            Err(DiskError::NotFound) => {}
+            Err(error) if error.is_full() => disk.remove_if_present(&path(name)).await?,
+            Err(error) => return Err(error),
+        },
+        SwapStep::SyncDirectory => disk.sync_directory(directory).await?,
+    }
+    Ok(None)
 }
 
 /// Before a partition's directory is read: a swap that was decided is completed, one that was not is
@@ -407,5 +497,5 @@ pub async fn complete_swaps(shell: &Shell, directory: &str) -> DiskResult<()> {
     if steps.iter().any(|step| matches!(step, SwapStep::Remove { name } if name.ends_with(".cleaned"))) {
         shell.world.count("recovery: swap undone");
     }
-    carry_out(shell, directory, &steps).await.map(drop)
+    carry_out(shell, directory, &steps).await.whole().map(drop)
 }

@@ -27,7 +27,7 @@ pub async fn delete(shell: &Rc<Shell>, id: &TopicPartition) {
     };
     match moved {
         Ok(deleted) => shell.world.spawn(release(shell.clone(), replica, deleted)),
-        Err(error) => shell.fail(&format!("deleting {}: {error:?}", replica.name)),
+        Err(error) => shell.failed(format_args!("deleting {}", replica.name), error),
     }
 }
 

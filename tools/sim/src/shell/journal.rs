@@ -223,7 +223,7 @@ impl Shell {
                     shell.advance_written();
                     shell.pump();
                 }
-                Err(error) => shell.fail(&format!("writing the journal: {error:?}")),
+                Err(error) => shell.failed(format_args!("writing the journal"), error),
             }
         });
     }
@@ -232,7 +232,7 @@ impl Shell {
         for file in &flush.files {
             let file = self.journal_files.borrow()[file.0 as usize].clone();
             if let Err(error) = self.flush_file(&file).await {
-                return self.fail(&format!("flushing the journal: {error:?}"));
+                return self.failed(format_args!("flushing the journal"), error);
             }
         }
         let mut advances: Vec<Advance> = Vec::new();
@@ -251,7 +251,7 @@ impl Shell {
                 self.world.sleep(NO_SPACE_RETRY).await;
                 self.commit.borrow_mut().journal_file_made(file, false);
             }
-            Err(error) => return self.fail(&format!("making a journal file: {error:?}")),
+            Err(error) => return self.failed(format_args!("making a journal file"), error),
         }
         self.pump();
     }

@@ -8,6 +8,7 @@ use futures::future::try_join_all;
 use odradek::codec::record_batch::{BatchView, assign_offset};
 use odradek::log::checksums::SegmentChecksums;
 use odradek::log::commit::ParkedAcks;
+use odradek::log::compaction::swap::SwapStep;
 use odradek::log::epochs::LEADER_EPOCH_CHECKPOINT;
 use odradek::log::index::SegmentIndex;
 use odradek::log::journal::block::{BlockWriter, Change, Entry};
@@ -122,6 +123,8 @@ pub struct Replica {
     sizes: Turn,
     /// A compacted segment that has not got its name yet.
     pub swapped: RefCell<Option<(Offset, OpenFile)>>,
+    /// The steps that give it one.
+    pub swap_rest: RefCell<Vec<SwapStep>>,
     deleted: Cell<bool>,
     /// Tasks that name files in the directory; a deletion moves it away only when there are none.
     naming: Cell<usize>,
@@ -169,6 +172,7 @@ impl Replica {
             generation: Cell::new(0),
             sizes: Turn::default(),
             swapped: RefCell::new(None),
+            swap_rest: RefCell::default(),
             deleted: Cell::new(false),
             naming: Cell::new(0),
             naming_ended: Signal::default(),
@@ -343,7 +347,7 @@ impl Replica {
             if error.is_full() {
                 self.no_space_since.set(Some(shell.world.now()));
             } else {
-                shell.fail(&format!("preparing space in {}: {error:?}", self.name));
+                shell.failed(format_args!("preparing space in {}", self.name), error);
             }
         }
         self.preparing.set(false);
