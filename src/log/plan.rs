@@ -27,6 +27,42 @@ pub const fn align_up(position: u64) -> u64 {
     (position + ALIGNMENT - 1) & !(ALIGNMENT - 1)
 }
 
+/// How far one write has come, which the disk may do in pieces.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteProgress {
+    /// Bytes; a whole number of blocks.
+    size: usize,
+    /// Bytes from its start that are written.
+    end: usize,
+}
+
+/// What to do when the disk has written a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteRest {
+    Nothing,
+    /// Write from this byte of it on: the block in which the piece ended is written again from its start.
+    From(usize),
+    /// It came no further than the piece before: written again, it would not end.
+    Stuck,
+}
+
+impl WriteProgress {
+    pub fn new(size: usize) -> WriteProgress {
+        WriteProgress { size, end: 0 }
+    }
+
+    /// A piece of `size` bytes from byte `from` on is written.
+    pub fn wrote(&mut self, from: usize, size: usize) -> WriteRest {
+        let end = from + size;
+        assert!(end <= self.size, "more was written than there is");
+        if end <= self.end && self.size > 0 {
+            return WriteRest::Stuck;
+        }
+        self.end = end;
+        if end == self.size { WriteRest::Nothing } else { WriteRest::From(end - end % IO_ALIGNMENT) }
+    }
+}
+
 /// One replica among those of its shard: an index into the shard's tables, reused after a topic
 /// was deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -167,6 +203,28 @@ mod tests {
             assert_eq!(method(unknown, FLUSH_FILES_MAX + 1), FlushMethod::Files, "{unknown}");
             assert_eq!(method(unknown, 10_000), FlushMethod::Files, "{unknown}");
         }
+    }
+
+    #[test]
+    fn rest_of_a_short_write_begins_with_the_block_that_it_ended_in() {
+        let mut progress = WriteProgress::new(16384);
+        assert_eq!(progress.wrote(0, 4096), WriteRest::From(4096));
+        assert_eq!(progress.wrote(4096, 5000), WriteRest::From(8192));
+        assert_eq!(progress.wrote(8192, 8192), WriteRest::Nothing);
+        assert_eq!(WriteProgress::new(4096).wrote(0, 4096), WriteRest::Nothing);
+    }
+
+    #[test]
+    fn short_write_that_comes_no_further_is_not_tried_for_ever() {
+        let mut progress = WriteProgress::new(8192);
+        assert_eq!(progress.wrote(0, 512), WriteRest::From(0));
+        assert_eq!(progress.wrote(0, 1024), WriteRest::From(0), "a sector more");
+        assert_eq!(progress.wrote(0, 1024), WriteRest::Stuck);
+        assert_eq!(WriteProgress::new(8192).wrote(0, 0), WriteRest::Stuck);
+        let mut progress = WriteProgress::new(8192);
+        assert_eq!(progress.wrote(0, 4608), WriteRest::From(4096));
+        assert_eq!(progress.wrote(4096, 512), WriteRest::Stuck);
+        assert_eq!(progress.wrote(4096, 0), WriteRest::Stuck);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! takes it offline, nothing is tried again. A [`Recorder`] sees each write and flush where it is
 //! issued and where it completes, so that a test can show that no acknowledgement is ahead of them.
 
-use crate::log::plan::SyncFs;
+use crate::log::plan::{SyncFs, WriteProgress, WriteRest};
 use crate::shard::open_files::OpenFiles;
 use crate::types::limits::{IO_ALIGNMENT, IO_SIZE_MAX, OPEN_FILES_MAX};
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
@@ -114,21 +114,20 @@ impl DiskFile {
         &self.path
     }
 
-    /// Writes the whole buffer; what a short write left is written again from where it stopped.
+    /// Writes the whole buffer; what a short write left is written again from where it stopped, as long as
+    /// that gets it further.
     pub async fn write(&self, buffer: Rc<DmaBuffer>, position: u64) -> io::Result<()> {
         assert!(buffer.len() <= IO_SIZE_MAX, "a write larger than IO_SIZE_MAX");
         assert!(position.is_multiple_of(IO_ALIGNMENT as u64), "an unaligned write");
-        let mut written = self.file.write_rc_at(buffer.clone(), position).await?;
-        while written < buffer.len() {
-            // A short write may end inside a block: that block is written again from its start.
-            let from = written - written % IO_ALIGNMENT;
-            let mut rest = glommio::allocate_dma_buffer(buffer.len() - from);
-            rest.as_bytes_mut().copy_from_slice(&buffer.as_bytes()[from..]);
-            let more = self.file.write_at(rest, position + from as u64).await?;
-            if more == 0 {
-                return Err(io::Error::from(io::ErrorKind::WriteZero));
-            }
-            written = from + more;
+        let mut progress = WriteProgress::new(buffer.len());
+        let mut rest = progress.wrote(0, self.file.write_rc_at(buffer.clone(), position).await?);
+        while let WriteRest::From(from) = rest {
+            let mut again = glommio::allocate_dma_buffer(buffer.len() - from);
+            again.as_bytes_mut().copy_from_slice(&buffer.as_bytes()[from..]);
+            rest = progress.wrote(from, self.file.write_at(again, position + from as u64).await?);
+        }
+        if rest == WriteRest::Stuck {
+            return Err(io::Error::from(io::ErrorKind::WriteZero));
         }
         self.record(|| DiskEvent::WriteCompleted { file: self.path.clone(), position, size: buffer.len() });
         Ok(())
