@@ -11,6 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::metrics::names::{api_name, error_name};
+use crate::metrics::recovery::RecoveryBranch;
 use crate::metrics::{Histogram, LogDirSnapshot, MemoryKind, ShardMetrics, ShardSnapshot};
 
 /// What the encoder writes is OpenMetrics, which Prometheus and its kin read.
@@ -188,6 +189,15 @@ impl Shards {
             for kind in MemoryKind::ALL {
                 let labels = [("shard", shard.as_str()), ("kind", kind.name())];
                 memory.encode_family(&labels)?.encode_gauge(&metrics.memory_bytes(kind))?;
+            }
+        }
+        let help = "What starts and reads found on disk and put right, cut or refused";
+        let mut recovery = encoder.encode_descriptor("recovery", help, None, MetricType::Counter)?;
+        for (shard, metrics) in self.shards() {
+            for branch in RecoveryBranch::ALL {
+                let labels = [("shard", shard.as_str()), ("branch", branch.name())];
+                let count = metrics.recovery.get(branch);
+                recovery.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
             }
         }
         type ReadLogDir = fn(&LogDirSnapshot) -> u64;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::metrics::recovery::RecoveryBranch;
 use crate::metrics::{
     LogDirSnapshot, MemoryKind, ShardMetrics, ShardSnapshot, SnapshotError, SnapshotSource,
 };
@@ -68,6 +69,8 @@ fn every_series_names_its_shard_and_histograms_are_cumulative() {
         "odradek_request_bytes_total{shard=\"0\",api=\"Produce\"} 300\n",
         "odradek_errors_total{shard=\"0\",api=\"Produce\",error=\"NOT_LEADER_OR_FOLLOWER\"} 1\n",
         "odradek_memory_bytes{shard=\"1\",kind=\"tail\"} 4096\n",
+        "odradek_recovery_total{shard=\"0\",branch=\"torn_tail_cut\"} 1\n",
+        "odradek_recovery_total{shard=\"1\",branch=\"torn_tail_cut\"} 0\n",
         "odradek_produced_records_total{shard=\"0\"} 10\n",
         "odradek_flush_latency_seconds_bucket{le=\"0.0001\",shard=\"0\"} 0\n",
         "odradek_flush_latency_seconds_bucket{le=\"0.0002\",shard=\"0\"} 1\n",
@@ -126,6 +129,7 @@ fn metrics(shard: u16) -> ShardMetrics {
         metrics.request_answered(0, 50, Duration::from_micros(700));
         metrics.error(0, 6);
         metrics.produced_records = 10;
+        metrics.recovery.count(RecoveryBranch::TornTailCut);
         for us in [200, 3_000, 10_000_000] {
             metrics.flush_latency_us.record(us);
         }

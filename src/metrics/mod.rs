@@ -6,6 +6,7 @@
 //! histogram, and one histogram per API that was ever asked for.
 
 pub mod names;
+pub mod recovery;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram as HdrHistogram;
 
+use crate::metrics::recovery::RecoveryCounts;
 use crate::types::ShardId;
 
 /// API keys counted apart; Kafka's go to 94. Larger ones share the last place.
@@ -180,6 +182,8 @@ pub struct ShardMetrics {
     pub read_corruption: u64,
     /// Closed segments that were read through because their checksums were missing or wrong.
     pub checksums_rebuilt: u64,
+    /// What starts and reads have put right or refused.
+    pub recovery: RecoveryCounts,
     /// Reads from disk that had to wait for their turn.
     pub catch_up_waits: u64,
     /// Gauge: those that wait now.
@@ -257,6 +261,7 @@ impl ShardMetrics {
             disk_read_bytes: 0,
             read_corruption: 0,
             checksums_rebuilt: 0,
+            recovery: RecoveryCounts::default(),
             catch_up_waits: 0,
             catch_up_waiting: 0,
             connections_open: 0,

@@ -19,6 +19,7 @@ use crate::log::data_dir::CLEAN_STOP_FILE;
 use crate::log::journal::ring::RingLimits;
 use crate::log::plan::SyncFs;
 use crate::log::segment::directory_name;
+use crate::metrics::recovery::RecoveryCounts;
 use crate::metrics::{ShardMetrics, ShardSnapshot, SnapshotError, SnapshotFuture, SnapshotSource};
 use crate::preflight::{self, Preflight, PreflightError};
 use crate::shard::clock::Clock;
@@ -120,6 +121,8 @@ struct Seed {
     log_dirs: Arc<LogDirs>,
     /// In the order of the log directories.
     recovered: Arc<[Recovered]>,
+    /// What was put right or refused before any shard ran: shard 0 counts it.
+    recovery: RecoveryCounts,
     base: SocketAddr,
     per_shard: Vec<SocketAddr>,
     /// Segment files that a shard keeps open.
@@ -143,7 +146,9 @@ pub fn run(
         log_directories: Vec::new(), // Those that turn out to be there.
     };
     let mut held = Vec::new();
-    let Opened { node, log, image, log_dirs, recovered } = open_log_dirs(config, preflight, node, &mut held)?;
+    let opened = open_log_dirs(config, preflight, node, &mut held)?;
+    let Opened { node, log, image, log_dirs, recovered, mut recovery } = opened;
+    recovered.iter().for_each(|recovered| recovery.add(&recovered.last.recovery));
     let log_dirs = Arc::new(log_dirs);
     let seed = Seed {
         config: Arc::new(config.clone()),
@@ -151,6 +156,7 @@ pub fn run(
         image,
         log_dirs: log_dirs.clone(),
         recovered: recovered.into(),
+        recovery,
         base: preflight.listeners.base,
         per_shard: preflight.listeners.per_shard.clone(),
         open_files_max: open_files_max(config, preflight.resources.open_files),
@@ -220,6 +226,8 @@ struct Opened {
     log_dirs: LogDirs,
     /// In their order; of those that cannot be used, nothing.
     recovered: Vec<Recovered>,
+    /// Of the metadata.
+    recovery: RecoveryCounts,
 }
 
 /// Reads the metadata, finds out which log directories there are and what they hold, recovers each of them,
@@ -231,7 +239,7 @@ fn open_log_dirs(
     held: &mut Vec<preflight::LogDir>,
 ) -> Result<Opened, StartError> {
     let on_disk = |source| StartError::Disk { path: config.metadata_dir().to_owned(), source };
-    let Replayed { mut log, image: before, deleted } = MetadataLog::open(config.metadata_dir())?;
+    let Replayed { mut log, image: before, deleted, recovery } = MetadataLog::open(config.metadata_dir())?;
     let mut log_dirs = LogDirs::settle(config, preflight, &before, held)?;
     let found = recover::find_partitions(&mut log_dirs, &before, &deleted).map_err(on_disk)?;
     let name = |id: &TopicPartition| {
@@ -254,7 +262,7 @@ fn open_log_dirs(
     }
     log_dirs.report(&image, node.id);
     let recovered = log_dirs.iter().map(|(dir, _)| recovered.remove(&dir).unwrap_or_default()).collect();
-    Ok(Opened { node, log, image, log_dirs, recovered })
+    Ok(Opened { node, log, image, log_dirs, recovered, recovery })
 }
 
 fn spawn_shards(
@@ -383,6 +391,9 @@ async fn run_shard(
     let id = ShardId(senders.peer_id() as u16);
     let defaults = partitions::topic_defaults(&seed.config).map_err(StartError::TopicDefaults)?;
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
+    if id == CONTROLLER_SHARD {
+        metrics.borrow_mut().recovery.add(&seed.recovery);
+    }
     let clock = Clock::new();
     let disk = Disk::new(SyncFs::Nothing, None).with_open_files_max(seed.open_files_max);
     let shared = Shared::new(clock.clone(), metrics.clone(), &memory, seed.log_dirs.iter().len());

@@ -6,6 +6,7 @@
 use crate::log::data_dir::{final_state_name, is_final_state};
 use crate::log::final_state::{self, FinalStateWriter, PartitionState};
 use crate::log::segment::SegmentFile;
+use crate::metrics::recovery::{RecoveryBranch, RecoveryCounts};
 use crate::shard::Shard;
 use crate::shard::background::write_checkpoint;
 use crate::shard::disk::{blocking, replace_file};
@@ -71,6 +72,7 @@ async fn write(store: &Store, files: Vec<Replacement>) -> io::Result<()> {
 pub fn take_final_states(
     data_dir: &Path,
     clean: bool,
+    recovery: &mut RecoveryCounts,
 ) -> io::Result<BTreeMap<TopicPartition, PartitionState>> {
     let mut states = BTreeMap::new();
     for entry in std::fs::read_dir(data_dir)? {
@@ -83,6 +85,7 @@ pub fn take_final_states(
                 Ok(found) => states.extend(found),
                 Err(error) => {
                     tracing::warn!(path = %entry.path().display(), %error, "a final state is unreadable; its partitions are scanned");
+                    recovery.count(RecoveryBranch::FinalStateUnreadable);
                 }
             }
         }

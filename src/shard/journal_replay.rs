@@ -31,6 +31,7 @@ use crate::log::journal::replay::{
 use crate::log::journal::ring::{BlockPlace, FileIndex, JournalHead, RingLimits};
 use crate::log::journal::settle::Settled;
 use crate::log::plan::SyncFs;
+use crate::metrics::recovery::{RecoveryBranch, RecoveryCounts};
 use crate::shard::disk::{remove_if_present, replace_file, sync_directory};
 use crate::shard::journal::{self, Condition};
 use crate::shard::journal_replay::segments::Segments;
@@ -53,6 +54,7 @@ pub struct Replayed {
     pub corrupt: BTreeSet<TopicPartition>,
     /// Journals that their shards go on with.
     pub heads: BTreeMap<ShardId, JournalHead>,
+    pub recovery: RecoveryCounts,
     settled: Settled,
 }
 
@@ -102,6 +104,12 @@ pub fn replay(
         }
         if !is_usable && let Some(lost) = read_lost(directory)? {
             let known = lost.into_iter().filter(|id| start.image.partition(*id).is_some());
+            let known: Vec<TopicPartition> = known.collect();
+            tracing::error!(
+                directory = %directory.display(), partitions = known.len(),
+                "a damaged journal is kept: the partitions that it has lost stay offline until it is removed"
+            );
+            replayed.recovery.count(RecoveryBranch::JournalKeptDamaged);
             replayed.corrupt.extend(known);
             continue;
         }
@@ -304,9 +312,12 @@ fn judge(
         let stop = replay.scan_file(*index, size, |position, size| read_at(file, position, size))?;
         if let Stop::Damaged(error) = stop {
             tracing::warn!(directory = %directory.display(), file = index.0, %error, "the journal has a block that does not hold");
+            replayed.recovery.count(RecoveryBranch::JournalBlockDamaged);
         }
     }
-    report(&replay, directory);
+    if let Some(branch) = report(&replay, directory) {
+        replayed.recovery.count(branch);
+    }
     let mut lost = BTreeSet::new();
     if replay.verdict().is_lost() {
         lost = start.partitions_of(shard);
@@ -329,6 +340,7 @@ fn judge(
     }
     for partition in redoing.corrupt() {
         tracing::error!(?partition, "committed bytes of a partition are damaged in the journal");
+        replayed.recovery.count(RecoveryBranch::JournalEntryDamaged);
     }
     tracing::info!(
         directory = %directory.display(), blocks = count, partitions = redoing.ends().len(),
@@ -352,32 +364,36 @@ fn judge(
     Ok(head.map_or(After::Remove, After::Resume))
 }
 
-fn report(replay: &Replay, directory: &Path) {
+fn report(replay: &Replay, directory: &Path) -> Option<RecoveryBranch> {
     match replay.verdict() {
-        Verdict::Whole => {}
+        Verdict::Whole => None,
         Verdict::BeyondGap { first } => {
             tracing::warn!(
                 directory = %directory.display(), block = first.0,
                 "whole blocks lie beyond a gap in the journal: an interrupted write, they are not replayed"
             );
+            Some(RecoveryBranch::JournalBlockBeyondGap)
         }
         Verdict::Corrupt { missing } => {
             tracing::error!(
                 directory = %directory.display(), block = missing.0,
                 "a block of the journal that was flushed is damaged or gone: the core's partitions stay offline"
             );
+            Some(RecoveryBranch::JournalBlockGone)
         }
         Verdict::FileCut { file, size, made } => {
             tracing::error!(
                 directory = %directory.display(), file = file.0, size, made,
                 "a file of the journal is shorter than it was made: the core's partitions stay offline"
             );
+            Some(RecoveryBranch::JournalFileCut)
         }
         Verdict::FileGone { file } => {
             tracing::error!(
                 directory = %directory.display(), file = file.0,
                 "a file of the journal is gone: the core's partitions stay offline"
             );
+            Some(RecoveryBranch::JournalFileGone)
         }
     }
 }

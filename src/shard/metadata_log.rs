@@ -7,6 +7,7 @@
 use crate::cluster::image::{Image, Inapplicable};
 use crate::cluster::log_entry::{EncodeError, EntrySequence, Verdict, encode_entry, encode_snapshot, scan};
 use crate::cluster::record::Record;
+use crate::metrics::recovery::{RecoveryBranch, RecoveryCounts};
 use crate::shard::disk::{replace_file, sync_directory, unless_full};
 use crate::types::TopicId;
 use std::collections::BTreeSet;
@@ -59,6 +60,7 @@ pub struct Replayed {
     pub image: Image,
     /// Topics that the log says were deleted; forgotten once a snapshot has replaced it.
     pub deleted: BTreeSet<TopicId>,
+    pub recovery: RecoveryCounts,
 }
 
 /// Lives: on shard 0. Its calls block: they run on the main thread at start, then on the helper.
@@ -86,10 +88,12 @@ impl MetadataLog {
             Err(error) => return Err(failed(error)),
         };
         let found = scan(&bytes);
+        let mut recovery = RecoveryCounts::default();
         match &found.verdict {
             Verdict::Clean => {}
             Verdict::TornTail { damage } => {
                 tracing::warn!(path = %path.display(), %damage, "a torn metadata entry was cut; it was never answered");
+                recovery.count(RecoveryBranch::MetadataEntryTorn);
             }
             Verdict::Corrupt { damage } => {
                 return Err(MetadataLogError::Damaged { path, reason: damage.to_string() });
@@ -120,7 +124,7 @@ impl MetadataLog {
         file.flush().and_then(|()| file.sync_all()).map_err(failed)?;
         sync_directory(&directory).map_err(failed)?;
         let end = file.metadata().map_err(failed)?.len();
-        Ok(Replayed { log: MetadataLog { path, file, end, next }, image, deleted })
+        Ok(Replayed { log: MetadataLog { path, file, end, next }, image, deleted, recovery })
     }
 
     /// Writes one change and flushes it. After an error that

@@ -18,6 +18,7 @@ use crate::log::producers::{AcceptedBatch, Producers};
 use crate::log::read::Rope;
 use crate::log::recovery::{OffsetGaps, Progress, Recovered, RecoveryScan, ScanOptions, Tail as Verdict};
 use crate::log::segment::{SegmentFile, SegmentInfo, StoredBatch};
+use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::disk::{DiskFile, blocking, is_full_disk, sync_directory};
 use crate::shard::replay::producers_before;
 use crate::shard::replica::Replica;
@@ -122,7 +123,8 @@ pub async fn read(
         Some((base, (size, modified))) => (*base, Some((*size, *modified))),
         None => (request.first_segment(), None),
     };
-    let epochs = read_epochs(&listing, &request.directory);
+    listing.recovery.iter().for_each(|branch| store.recovered(*branch));
+    let epochs = read_epochs(store, &listing, &request.directory);
     let closed = closed_segments(&listing, &request, active_base).await.map_err(failed)?;
     let segments = Segments::new(request.directory.clone(), active_base);
     if listing.is_new || (active_file.is_some() && request.clean) {
@@ -147,17 +149,25 @@ pub async fn read(
         let file = store.disk.create(&segments.path(active_base, SegmentFile::Log)).await.map_err(failed)?;
         let clean = load_clean(store, &request, &mut listing, &file, active_base, size).await;
         let found = match clean {
-            Some((found, bytes)) => {
+            Ok((found, bytes)) => {
                 carry = bytes;
                 found
             }
-            None => {
+            Err(reason) => {
+                if request.clean {
+                    tracing::warn!(
+                        directory = %directory.display(), segment = %active_base, reason,
+                        "what a clean stop has left of a partition cannot be used: its active segment is scanned"
+                    );
+                    store.recovered(RecoveryBranch::CleanStateUnusable);
+                }
                 let bases: Vec<Offset> = listing.logs.range(..active_base).map(|(base, _)| *base).collect();
                 let producers = producers_before(store, &request, &bases, active_base);
                 let producers = producers.await.map_err(failed)?;
                 unflushed = Some(file.clone());
                 let found = scan(store, &request, &file, active_base, size, producers, epochs).await?;
                 carry = read_carry(store, &file, &found.checksums).await.map_err(|reason| {
+                    store.recovered(RecoveryBranch::SegmentDamaged);
                     let directory = request.directory.clone();
                     let file_position = align_down(found.active.size);
                     OpenFailed::Corrupt { directory, segment: active_base, file_position, reason }
@@ -169,11 +179,16 @@ pub async fn read(
             (found.active, found.index, found.checksums, found.producers, found.epochs, found.log_end);
         active.modified_at = modified;
     }
-    check_complete(&request, active_base, log_end, active.size)?;
+    check_complete(store, &request, active_base, log_end, active.size)?;
     remove_snapshots(request.directory.clone(), listing.snapshots).await.map_err(failed)?;
     let oldest = closed.front().map_or(active_base, |segment| segment.base_offset);
     let log_start = find_log_start(request.point.map(|point| point.log_start), oldest, log_end);
     if log_start.is_by_names {
+        tracing::warn!(
+            directory = %directory.display(), log_start = %log_start.offset,
+            "only the names of the segments say where a log begins, as after retention on a full disk"
+        );
+        store.recovered(RecoveryBranch::LogStartByNames);
         let path = request.directory.clone();
         blocking(move || sync_directory(&path)).await.map_err(failed)?;
     }
@@ -216,10 +231,11 @@ fn jitter_seed(id: &TopicPartition) -> u64 {
     high ^ low.rotate_left(32) ^ id.partition.index() as u64
 }
 
-fn read_epochs(listing: &Listing, directory: &Path) -> LeaderEpochs {
+fn read_epochs(store: &Store, listing: &Listing, directory: &Path) -> LeaderEpochs {
     let Some(text) = &listing.epochs else { return LeaderEpochs::default() };
     LeaderEpochs::decode(text).unwrap_or_else(|error| {
         tracing::warn!(directory = %directory.display(), %error, "leader epochs are rebuilt from the active segment");
+        store.recovered(RecoveryBranch::EpochsRebuilt);
         LeaderEpochs::default()
     })
 }
@@ -326,9 +342,9 @@ fn load_state(
     Some((Found { active, index, checksums, producers, epochs, log_end }, state.carry.clone()))
 }
 
-/// After a clean stop: the checkpoint and the files beside the segment say it all. `None` when
-/// something is missing, which costs a scan and nothing else. With the bytes between the last block
-/// boundary and the end.
+/// After a clean stop: the checkpoint and the files beside the segment say it all. With the
+/// bytes between the last block boundary and the end. Errors: what is missing or wrong, which costs a scan
+/// and nothing else.
 async fn load_clean(
     store: &Rc<Store>,
     request: &OpenRequest,
@@ -336,10 +352,11 @@ async fn load_clean(
     file: &Rc<DiskFile>,
     active_base: Offset,
     file_size: u64,
-) -> Option<(Found, Vec<u8>)> {
-    let point = request.clean_point().filter(|point| point.segment_base == active_base)?;
+) -> Result<(Found, Vec<u8>), String> {
+    let point = request.clean_point().filter(|point| point.segment_base == active_base);
+    let point = point.ok_or("the checkpoint does not have it")?;
     if file_size < point.file_position {
-        return None;
+        return Err("the file is shorter than the log".to_owned());
     }
     let extent =
         SegmentExtent { base_offset: active_base, end_offset: point.flushed_end, size: point.file_position };
@@ -348,40 +365,51 @@ async fn load_clean(
         let base = if file == SegmentFile::ProducerSnapshot { point.flushed_end } else { active_base };
         files.push(match listing.clean.remove(&file) {
             Some(bytes) => bytes,
-            None => read_file(request.directory.join(file.name(base))).await?,
+            None => {
+                let name = file.name(base);
+                let bytes = read_file(request.directory.join(&name)).await;
+                bytes.ok_or_else(|| format!("{name} is missing"))?
+            }
         });
     }
-    let epochs = listing.epochs.as_ref()?;
+    let epochs = listing.epochs.as_ref().ok_or("its leader epochs are missing")?;
     // Their formats have no checksums, and nothing else would find a flipped bit in them.
     let checksum = request.state.as_ref().and_then(|state| state.files_checksum);
     if checksum != Some(files_checksum([&files[0], &files[1], &files[2], epochs.as_bytes()])) {
-        return None;
+        return Err("the files beside it are not those of the stop".to_owned());
     }
     let interval = request.config.index_interval_bytes;
-    let index = SegmentIndex::decode(&extent, interval, &files[0], &files[1]).ok()?;
+    let index = SegmentIndex::decode(&extent, interval, &files[0], &files[1]);
+    let index = index.map_err(|error| error.to_string())?;
     if index.max_timestamp().is_none() && point.file_position > 0 {
-        return None; // No entry at all is what a truncated time index looks like.
+        return Err("the time index is empty".to_owned()); // What a truncated one looks like.
     }
     // They have one of their own.
     let checksums = match listing.clean.remove(&SegmentFile::Checksums) {
         Some(checksums) => checksums,
-        None => read_file(request.directory.join(SegmentFile::Checksums.name(active_base))).await?,
+        None => {
+            let bytes = read_file(request.directory.join(SegmentFile::Checksums.name(active_base))).await;
+            bytes.ok_or("its checksums are missing")?
+        }
     };
-    let checksums = SegmentChecksums::decode(request.segment(active_base), extent.size, &checksums).ok()?;
-    let producers = Producers::decode_snapshot(&files[2], store.clock.wall()).ok()?;
-    let epochs = LeaderEpochs::decode(epochs).ok()?;
+    let checksums = SegmentChecksums::decode(request.segment(active_base), extent.size, &checksums);
+    let checksums = checksums.map_err(|error| error.to_string())?;
+    let producers = Producers::decode_snapshot(&files[2], store.clock.wall());
+    let producers = producers.map_err(|error| error.to_string())?;
+    let epochs = LeaderEpochs::decode(epochs).map_err(|error| error.to_string())?;
     let mut active = SegmentInfo::empty(active_base, store.clock.wall());
     active.size = point.file_position;
     if let Some(max) = index.max_timestamp() {
         active.max_timestamp = max.timestamp;
     }
     if point.file_position > 0 {
-        let block = file.read(0, IO_ALIGNMENT).await.ok()?;
-        let first = Rope::new(&[&block]).batches(0).next()?.max_timestamp;
+        let block = file.read(0, IO_ALIGNMENT).await.map_err(|error| error.to_string())?;
+        let first = Rope::new(&[&block]).batches(0).next().ok_or("its first batch is damaged")?;
+        let first = first.max_timestamp;
         active.first_timestamp = (first.0 >= 0).then_some(first);
     }
-    let carry = read_carry(store, file, &checksums).await.ok()?;
-    Some((Found { active, index, checksums, producers, epochs, log_end: point.flushed_end }, carry))
+    let carry = read_carry(store, file, &checksums).await?;
+    Ok((Found { active, index, checksums, producers, epochs, log_end: point.flushed_end }, carry))
 }
 
 /// After an unclean stop: every batch is checked, and the file is cut where they end.
@@ -429,8 +457,8 @@ async fn scan(
         glommio::executor().yield_if_needed().await;
     }
     let recovered = scan.finish();
-    report(request, active_base, &recovered)?;
-    check_complete(request, active_base, recovered.log_end, recovered.file_position_end)?;
+    report(store, request, active_base, &recovered)?;
+    check_complete(store, request, active_base, recovered.log_end, recovered.file_position_end)?;
     let end = recovered.file_position_end;
     if recovered.tail != Verdict::Clean || file.has_data_from(align_up(end)).await.map_err(failed)? {
         file.truncate(end).await.map_err(failed)?;
@@ -462,6 +490,7 @@ impl Found {
 /// Whatever segment the checkpoint names: below its flushed end nothing may be missing. Segments that
 /// are gone as whole files are found here.
 fn check_complete(
+    store: &Store,
     request: &OpenRequest,
     segment: Offset,
     log_end: Offset,
@@ -469,17 +498,25 @@ fn check_complete(
 ) -> Result<(), OpenFailed> {
     let flushed_end = request.point.map(|point| point.flushed_end).max(request.journal_end);
     match flushed_end {
-        Some(flushed_end) if log_end < flushed_end => Err(OpenFailed::Corrupt {
-            directory: request.directory.clone(),
-            segment,
-            file_position,
-            reason: format!("the log ends at {log_end}, flushed were {flushed_end}"),
-        }),
+        Some(flushed_end) if log_end < flushed_end => {
+            store.recovered(RecoveryBranch::LogShort);
+            Err(OpenFailed::Corrupt {
+                directory: request.directory.clone(),
+                segment,
+                file_position,
+                reason: format!("the log ends at {log_end}, flushed were {flushed_end}"),
+            })
+        }
         _ => Ok(()),
     }
 }
 
-fn report(request: &OpenRequest, segment: Offset, recovered: &Recovered) -> Result<(), OpenFailed> {
+fn report(
+    store: &Store,
+    request: &OpenRequest,
+    segment: Offset,
+    recovered: &Recovered,
+) -> Result<(), OpenFailed> {
     let directory = request.directory.display();
     match &recovered.tail {
         Verdict::Clean => {
@@ -490,8 +527,10 @@ fn report(request: &OpenRequest, segment: Offset, recovered: &Recovered) -> Resu
                 %directory, %segment, file_position, %damage, log_end = %recovered.log_end,
                 "recovered: a torn tail was cut, beyond the last flush that a checkpoint has noted"
             );
+            store.recovered(RecoveryBranch::TornTailCut);
         }
         Verdict::Corrupt { file_position, damage } => {
+            store.recovered(RecoveryBranch::SegmentDamaged);
             return Err(OpenFailed::Corrupt {
                 directory: request.directory.clone(),
                 segment,

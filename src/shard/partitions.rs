@@ -17,6 +17,7 @@ use crate::log::ownership::{self, Claim, PARTITION_METADATA, claim};
 use crate::log::partition::{Cleanup, LogConfig};
 use crate::log::plan::SyncFs;
 use crate::log::segment::{DirectoryName, deleted_directory_name, directory_name, stray_directory_name};
+use crate::metrics::recovery::{RecoveryBranch, RecoveryCounts};
 use crate::shard::disk::{DiskFile, blocking, is_full_disk, replace_file, sync_directory};
 use crate::shard::journal_replay::Replayed;
 use crate::shard::open::{OpenFailed, OpenRequest, read};
@@ -57,6 +58,8 @@ pub struct LastStop {
     /// Of the partitions that a clean stop has left no files of.
     pub states: BTreeMap<TopicPartition, PartitionState>,
     pub journal: Replayed,
+    /// What was put right or refused before any shard ran.
+    pub recovery: RecoveryCounts,
 }
 
 /// Opens every partition of this shard, those of all log directories side by side. Those that fail are
@@ -186,8 +189,12 @@ async fn open_batch(
             Ok(Survey::Free | Survey::Claimed) => claim_listing(shard, &request).await,
             Err(source) => Err(OpenFailed::Disk { directory: directory.clone(), source }),
         };
+        if let Err(OpenFailed::Foreign { .. }) = &listing {
+            store.recovered(RecoveryBranch::DirectoryForeign);
+        }
         let opening = match listing {
             Ok(_) if last.journal.corrupt.contains(&id) => {
+                store.recovered(RecoveryBranch::JournalPartitionOffline);
                 Err(OpenFailed::JournalCorrupt { directory: directory.clone() })
             }
             Ok(listing) => read(store, request, listing).await,
@@ -313,25 +320,31 @@ fn open_requests(
 /// What is in a directory that first has to become this topic's.
 async fn claim_listing(shard: &Shard, request: &OpenRequest) -> Result<Listing, OpenFailed> {
     let is_known = |topic| shard.image.borrow().topic(topic).is_some();
-    claim_directory(&request.directory, request.id.topic, is_known).await?;
+    if claim_directory(&request.directory, request.id.topic, is_known).await?.is_some() {
+        shard.stores.for_reading().recovered(RecoveryBranch::DirectoryPutAside);
+    }
     let failed = |source| OpenFailed::Disk { directory: request.directory.clone(), source };
     let (path, clean) = (request.directory.clone(), request.clean_point());
     blocking(move || list(&path, clean.as_ref())).await.map_err(failed)
 }
 
-/// Makes sure that the directory is this topic's, as `log::ownership` decides.
+/// Makes sure that the directory is this topic's, as `log::ownership` decides. Returns where what was in the
+/// way has gone.
 async fn claim_directory(
     directory: &Path,
     topic: TopicId,
     is_known: impl Fn(TopicId) -> bool,
-) -> Result<(), OpenFailed> {
+) -> Result<Option<PathBuf>, OpenFailed> {
     let failed = |source| OpenFailed::Disk { directory: directory.to_owned(), source };
     let path = directory.to_owned();
     let text = blocking(move || read_metadata_file(&path)).await.map_err(failed)?;
     let path = directory.to_owned();
     match claim(text.as_deref(), topic, is_known) {
-        Claim::Open => Ok(()),
-        Claim::Take => blocking(move || take_directory(&path, topic)).await.map_err(failed),
+        Claim::Open => Ok(None),
+        Claim::Take => {
+            blocking(move || take_directory(&path, topic)).await.map_err(failed)?;
+            Ok(None)
+        }
         Claim::PutAside { other } => {
             let aside = blocking(move || {
                 let aside = move_away(&path, stray_directory_name)?;
@@ -342,7 +355,7 @@ async fn claim_directory(
                 directory = %directory.display(), moved_to = %aside.display(), topic_id = %uuid_text(other.0),
                 "a directory of a topic that nobody knows was put aside; it is never removed by the broker"
             );
-            Ok(())
+            Ok(Some(aside))
         }
         Claim::Refuse(source) => Err(OpenFailed::Foreign { directory: directory.to_owned(), source }),
     }

@@ -10,6 +10,7 @@ use crate::log::checkpoint::{Checkpoint, CheckpointGeneration, CleanStop, first_
 use crate::log::data_dir::{CLEAN_STOP_FILE, is_checkpoint};
 use crate::log::journal::ring::RingLimits;
 use crate::log::plan::SyncFs;
+use crate::metrics::recovery::{RecoveryBranch, RecoveryCounts};
 use crate::shard::disk::sync_directory;
 use crate::shard::final_state::take_final_states;
 use crate::shard::journal_replay::{self, Keep, ReplayStart};
@@ -104,14 +105,16 @@ fn recover_one(
         keep: config.journal.then_some(Keep { limits, shard_count: config.cores }),
     };
     last.journal = journal_replay::replay(&start, &mut last.points)?;
+    last.recovery.add(&last.journal.recovery);
     remove_clean_mark(&dir.path)?;
     Ok(Recovered { last, generation })
 }
 
 /// Reads what the last run left.
 #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
-fn read_last_stop(data_dir: &Path) -> io::Result<(LastStop, CheckpointGeneration)> {
+pub(super) fn read_last_stop(data_dir: &Path) -> io::Result<(LastStop, CheckpointGeneration)> {
     let mut checkpoints: Vec<Checkpoint> = Vec::new();
+    let mut recovery = RecoveryCounts::default();
     for entry in std::fs::read_dir(data_dir)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -122,6 +125,7 @@ fn read_last_stop(data_dir: &Path) -> io::Result<(LastStop, CheckpointGeneration
             Ok(checkpoint) => checkpoints.push(checkpoint),
             Err(error) => {
                 tracing::warn!(path = %entry.path().display(), %error, "a checkpoint is unreadable; its partitions are scanned");
+                recovery.count(RecoveryBranch::CheckpointUnreadable);
             }
         }
     }
@@ -131,7 +135,7 @@ fn read_last_stop(data_dir: &Path) -> io::Result<(LastStop, CheckpointGeneration
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(error),
     };
-    let states = take_final_states(data_dir, clean)?;
+    let states = take_final_states(data_dir, clean, &mut recovery)?;
     let generation = first_generation(&checkpoints);
     tracing::info!(
         directory = %data_dir.display(), clean,
@@ -143,7 +147,8 @@ fn read_last_stop(data_dir: &Path) -> io::Result<(LastStop, CheckpointGeneration
             "no clean stop: active segments are scanned"
         }
     );
-    Ok((LastStop { points: merge(&checkpoints), clean, states, ..LastStop::default() }, generation))
+    let points = merge(&checkpoints);
+    Ok((LastStop { points, clean, states, recovery, ..LastStop::default() }, generation))
 }
 
 /// From now on a stop is unclean. The journals have been marked: what a clean stop made superfluous in

@@ -5,6 +5,7 @@
 //! retention would take the file's modification time for its age. It is not done at the start
 //! itself, which does not wait for reading closed segments.
 
+use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::catch_up::{Hold, Reading};
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
@@ -33,6 +34,7 @@ impl Replica {
             directory = %self.directory.display(), %segment,
             "the index files of a segment were missing or wrong: they are built again from its batches"
         );
+        store.recovered(RecoveryBranch::IndexRebuilt);
         let (extent, interval) = self.closed_extent(segment)?;
         let rebuilt = self.rebuild_index(&mut Hold::new(&Reading::own(store)), &extent, interval).await;
         let turn = self.replacing.acquire_permit(1).await;

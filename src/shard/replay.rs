@@ -17,6 +17,7 @@ use crate::log::checksums::walk::DamageAt;
 use crate::log::producers::{AcceptedBatch, Producers};
 use crate::log::recovery::{OffsetGaps, Progress, RecoveryScan, ScanOptions, Tail};
 use crate::log::segment::SegmentFile;
+use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::disk::{blocking, replace_file};
 use crate::shard::open::{BATCH_SIZE_MAX, OpenRequest};
 use crate::shard::store::Store;
@@ -47,6 +48,7 @@ pub async fn producers_before(
         directory = %request.directory.display(), segment = %active, reason, segments = replayed.len(),
         "the producer snapshot cannot be used: the producers are built again from the segments before it"
     );
+    store.recovered(RecoveryBranch::ProducersRebuilt);
     for base in replayed {
         replay(store, request, *base, &mut producers, now).await?;
     }

@@ -4,6 +4,7 @@
 use crate::log::index::{SegmentExtent, SegmentIndex};
 use crate::log::read::{BatchPlace, Rope};
 use crate::log::segment::{SegmentFile, StoredBatch};
+use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::catch_up::Hold;
 use crate::shard::disk::blocking;
 use crate::shard::reader::ReadFailed;
@@ -102,6 +103,7 @@ impl Replica {
             Ok(index) => Ok(index),
             Err(reason) => {
                 tracing::warn!(directory = %self.directory.display(), %segment, reason, "index is rebuilt");
+                hold.store().recovered(RecoveryBranch::IndexRebuilt);
                 self.rebuild_index(hold, &extent, interval).await
             }
         }
@@ -116,6 +118,7 @@ impl Replica {
     ) -> Result<Rc<SegmentIndex>, ReadFailed> {
         let directory = self.directory.display();
         tracing::warn!(%directory, %segment, "an index entry leads to no batch: the index is rebuilt");
+        hold.store().recovered(RecoveryBranch::IndexRebuilt);
         let generation = self.reads.generation();
         let (extent, interval) = self.closed_extent(segment)?;
         let index = Rc::new(self.rebuild_index(hold, &extent, interval).await?);

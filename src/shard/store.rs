@@ -19,6 +19,7 @@ use crate::log::journal::pack::{PackedBlock, pack};
 use crate::log::journal::ring::{BlockPlace, FileIndex, JournalFlush, JournalRing};
 use crate::log::plan::{FILE_FLUSHES_IN_FLIGHT_MAX, FlushMethod, FlushPlan, Slot, TickPlan, WritePlan};
 use crate::log::removal::Removals;
+use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::catch_up::CatchUp;
 use crate::shard::clock::Clock;
 use crate::shard::disk::{Disk, allocate, blocking, is_full_disk, remove_if_present};
@@ -152,6 +153,11 @@ impl Store {
         });
         store.catch_up.serves(&store);
         store
+    }
+
+    /// Counts what was found on disk and put right, or refused.
+    pub fn recovered(&self, branch: RecoveryBranch) {
+        self.metrics.borrow_mut().recovery.count(branch);
     }
 
     /// How the other shards are told that the directory has failed.

@@ -5,6 +5,7 @@ use crate::log::checkpoint::PartitionPoint;
 use crate::log::ownership::{self, PARTITION_METADATA};
 use crate::log::plan::SyncFs;
 use crate::log::segment::{FileName, SegmentFile};
+use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::compaction::swap::complete_swaps;
 use crate::shard::disk::sync_directory;
 use crate::shard::replacing::{Replacement, replace_files};
@@ -28,6 +29,8 @@ pub struct Listing {
     pub snapshots: Vec<Offset>,
     /// Small files of the clean stop that the checkpoint confirms.
     pub clean: BTreeMap<SegmentFile, Vec<u8>>,
+    /// What was put right before it was listed.
+    pub recovery: Vec<RecoveryBranch>,
     /// The directory is new, and the file of its first segment was made with it.
     pub is_new: bool,
 }
@@ -116,8 +119,7 @@ pub fn list(directory: &Path, clean: Option<&PartitionPoint>) -> io::Result<List
         sync_directory(directory.parent().unwrap_or(Path::new("/")))?;
         return Ok(Listing::default());
     }
-    complete_swaps(directory)?;
-    let mut listing = Listing::default();
+    let mut listing = Listing { recovery: complete_swaps(directory)?, ..Listing::default() };
     // Those of no segment are removed: one was rebuilt while its segment was deleted.
     let mut indexes: Vec<(Offset, PathBuf)> = Vec::new();
     for entry in std::fs::read_dir(directory)? {

@@ -9,6 +9,7 @@ mod deleting;
 mod directories;
 mod durability;
 mod journalled;
+mod recovering;
 mod reopening;
 mod replaying;
 mod verifying;

@@ -160,6 +160,11 @@ impl Interrupted {
         &self.decided
     }
 
+    /// Whether there are files of swaps that were not decided.
+    pub fn leaves_undecided(&self) -> bool {
+        !self.leftover.is_empty()
+    }
+
     /// Name of a decided swap's log file.
     pub fn log_name(base: Offset) -> String {
         swap_name(SegmentFile::Log, base)

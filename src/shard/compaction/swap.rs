@@ -4,6 +4,7 @@
 use crate::codec::record_batch::BATCH_HEADER_SIZE;
 use crate::log::compaction::swap::{Interrupted, SwapStep};
 use crate::log::read::Rope;
+use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::disk::sync_directory;
 use crate::shard::segments::give_up;
 use crate::types::Offset;
@@ -58,6 +59,47 @@ fn take(directory: &Path, step: &SwapStep) -> io::Result<Option<PathBuf>> {
     }
 }
 
+/// Before a partition's directory is read: a swap that was decided is completed, one that was not is
+/// undone.
+pub fn complete_swaps(directory: &Path) -> io::Result<Vec<RecoveryBranch>> {
+    let mut taken = Vec::new();
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        names.extend(entry?.file_name().into_string());
+    }
+    let found = Interrupted::find(names.iter().map(String::as_str));
+    let mut ends = Vec::with_capacity(found.decided().len());
+    for base in found.decided() {
+        let path = directory.join(Interrupted::log_name(*base));
+        ends.push(end_offset(&path)?);
+        tracing::info!(directory = %directory.display(), segment = %base, "an interrupted compaction is completed");
+        taken.push(RecoveryBranch::SwapCompleted);
+    }
+    if found.leaves_undecided() {
+        tracing::info!(directory = %directory.display(), "an interrupted compaction is undone: the log is as it was");
+        taken.push(RecoveryBranch::SwapUndone);
+    }
+    carry_out(directory, &found.steps(&ends)).whole().map(|_| taken)
+}
+
+/// The offset after the last batch of a file that was flushed before it got its name.
+fn end_offset(path: &Path) -> io::Result<Offset> {
+    #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+    let file = std::fs::File::open(path)?;
+    let size = file.metadata()?.len();
+    let (mut position, mut end) = (0, None);
+    while position < size {
+        let mut header = [0; BATCH_HEADER_SIZE];
+        file.read_exact_at(&mut header, position)?;
+        let batch = Rope::new(&[&header]).batches(0).next();
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{}: damaged", path.display()));
+        let batch = batch.ok_or_else(damaged)?;
+        position += batch.size as u64;
+        end = Some(batch.end_offset);
+    }
+    end.filter(|_| position == size).ok_or(io::ErrorKind::UnexpectedEof.into())
+}
+
 /// Directories in which a test lets steps find no space: no file system can be made to at a given one.
 #[cfg(test)]
 pub mod full {
@@ -81,39 +123,4 @@ pub mod full {
         *steps = steps.start.saturating_sub(1)..steps.end.saturating_sub(1);
         if is_refused { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
-}
-
-/// Before a partition's directory is read: a swap that was decided is completed, one that was not is
-/// undone.
-pub fn complete_swaps(directory: &Path) -> io::Result<()> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
-        names.extend(entry?.file_name().into_string());
-    }
-    let found = Interrupted::find(names.iter().map(String::as_str));
-    let mut ends = Vec::with_capacity(found.decided().len());
-    for base in found.decided() {
-        let path = directory.join(Interrupted::log_name(*base));
-        ends.push(end_offset(&path)?);
-        tracing::info!(directory = %directory.display(), segment = %base, "an interrupted compaction is completed");
-    }
-    carry_out(directory, &found.steps(&ends)).whole().map(drop)
-}
-
-/// The offset after the last batch of a file that was flushed before it got its name.
-fn end_offset(path: &Path) -> io::Result<Offset> {
-    #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
-    let file = std::fs::File::open(path)?;
-    let size = file.metadata()?.len();
-    let (mut position, mut end) = (0, None);
-    while position < size {
-        let mut header = [0; BATCH_HEADER_SIZE];
-        file.read_exact_at(&mut header, position)?;
-        let batch = Rope::new(&[&header]).batches(0).next();
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{}: damaged", path.display()));
-        let batch = batch.ok_or_else(damaged)?;
-        position += batch.size as u64;
-        end = Some(batch.end_offset);
-    }
-    end.filter(|_| position == size).ok_or(io::ErrorKind::UnexpectedEof.into())
 }

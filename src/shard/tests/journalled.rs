@@ -12,6 +12,7 @@ use crate::log::journal::lost::LOST_PARTITIONS_FILE;
 use crate::log::journal::replay::{FoundBlock, Replay};
 use crate::log::journal::ring::{FileIndex, JournalHead, RingLimits};
 use crate::log::ownership::{self, PARTITION_METADATA};
+use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::journal::Journal;
 use crate::shard::journal_replay::{Keep, ReplayStart, replay};
 use crate::shard::store::changes::Logged;
@@ -245,6 +246,12 @@ fn journal_that_was_cut_short_keeps_its_partitions_offline() {
             let mut image = image;
             for start_number in 0..2u128 {
                 let replayed = replay(&start(directory.path(), &image, false), &mut BTreeMap::new()).unwrap();
+                let branch = match (start_number, rest) {
+                    (0, Some(_)) => RecoveryBranch::JournalFileCut,
+                    (0, None) => RecoveryBranch::JournalFileGone,
+                    _ => RecoveryBranch::JournalKeptDamaged,
+                };
+                assert_eq!(replayed.recovery.taken().collect::<Vec<_>>(), [(branch, 1)], "{rest:?}");
                 assert_eq!(
                     replayed.corrupt,
                     BTreeSet::from([request(directory.path(), 0, 1).id]),

@@ -1,0 +1,332 @@
+//! Every branch of recovery: a directory as that one finds it, what the start makes of it, and that it is
+//! counted. What each leaves of the log is also told elsewhere, in more detail.
+
+use super::journalled::{claimed, has_room, journalled_after, next_file_is_made, start};
+use super::*;
+use crate::cluster::image::tests::topic_id;
+use crate::log::compaction::swap::{Interrupted, cleaned_name};
+use crate::log::data_dir::{checkpoint_name, final_state_name};
+use crate::log::journal::block::{BlockHeader, BlockSequence, BlockWriter, FileEpoch};
+use crate::log::ownership::{self, PARTITION_METADATA};
+use crate::metrics::recovery::{RecoveryBranch, RecoveryCounts};
+use crate::shard::conn::tests::shard_of;
+use crate::shard::final_state::take_final_states;
+use crate::shard::journal_replay::{Replayed, replay};
+use crate::shard::metadata_log::MetadataLog;
+use crate::shard::partitions::{LastStop, open_all};
+use crate::shard::recover::read_last_stop;
+use crate::shard::segments::EPOCHS_FILE;
+use crate::shard::stores::Stores;
+use crate::types::ShardId;
+use std::collections::BTreeSet;
+
+/// What a start makes of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Everything is there.
+    Whole,
+    /// Its first segment is not.
+    Shorter,
+    Offline,
+}
+
+/// One way to find a partition.
+struct Case {
+    branch: RecoveryBranch,
+    outcome: Outcome,
+    /// Given its directory and the base offsets of its segments.
+    damage: fn(&Path, &[Offset]),
+    /// Given what the last run knew.
+    ask: fn(&mut OpenRequest, PartitionPoint),
+}
+
+fn as_it_is(_: &mut OpenRequest, _: PartitionPoint) {}
+
+fn untouched(_: &Path, _: &[Offset]) {}
+
+const PARTITIONS: &[Case] = &[
+    Case {
+        branch: RecoveryBranch::TornTailCut,
+        outcome: Outcome::Whole,
+        damage: |directory, _| tear(&newest_log(directory.parent().unwrap()), &[7; 600]),
+        ask: as_it_is,
+    },
+    Case {
+        branch: RecoveryBranch::SegmentDamaged,
+        outcome: Outcome::Offline,
+        damage: |directory, _| flip(&newest_log(directory.parent().unwrap()), 100),
+        ask: |request, point| request.point = Some(point),
+    },
+    Case {
+        branch: RecoveryBranch::LogShort,
+        outcome: Outcome::Offline,
+        damage: untouched,
+        ask: |request, point| request.journal_end = point.flushed_end.advance(1),
+    },
+    Case {
+        branch: RecoveryBranch::CleanStateUnusable,
+        outcome: Outcome::Whole,
+        damage: untouched,
+        ask: |request, point| (request.point, request.clean) = (Some(point), true),
+    },
+    Case {
+        branch: RecoveryBranch::LogStartByNames,
+        outcome: Outcome::Shorter,
+        damage: |directory, bases| remove(&directory.join(SegmentFile::Log.name(bases[0]))),
+        ask: as_it_is,
+    },
+    Case {
+        branch: RecoveryBranch::IndexRebuilt,
+        outcome: Outcome::Whole,
+        damage: |directory, bases| remove(&directory.join(SegmentFile::TimeIndex.name(bases[1]))),
+        ask: as_it_is,
+    },
+    Case {
+        branch: RecoveryBranch::ProducersRebuilt,
+        outcome: Outcome::Whole,
+        damage: |directory, bases| {
+            remove(&directory.join(SegmentFile::ProducerSnapshot.name(*bases.last().unwrap())));
+        },
+        ask: as_it_is,
+    },
+    Case {
+        branch: RecoveryBranch::EpochsRebuilt,
+        outcome: Outcome::Whole,
+        damage: |directory, _| std_write(&directory.join(EPOCHS_FILE), b"no epochs"),
+        ask: as_it_is,
+    },
+    Case {
+        branch: RecoveryBranch::SwapCompleted,
+        outcome: Outcome::Whole,
+        damage: |directory, bases| {
+            rename(
+                &directory.join(SegmentFile::Log.name(bases[1])),
+                &directory.join(Interrupted::log_name(bases[1])),
+            );
+        },
+        ask: as_it_is,
+    },
+    Case {
+        branch: RecoveryBranch::SwapUndone,
+        outcome: Outcome::Whole,
+        damage: |directory, bases| {
+            std_write(&directory.join(cleaned_name(SegmentFile::Log, bases[1])), b"half of it");
+        },
+        ask: as_it_is,
+    },
+];
+
+#[test]
+fn every_way_to_find_a_partition_is_put_right_and_counted() {
+    on_executor(async {
+        for case in PARTITIONS {
+            let directory = directory();
+            let (point, bases, written) = {
+                let store = store(None, 8 << 20);
+                let replica = open_partition(&store, directory.path(), 0, 1_500).await;
+                let acks = Acks::new(None);
+                for sequence in 0..11 {
+                    append(&store, &replica, &acks, &mut batch(1, Some(sequence), &[7; 500])).await;
+                }
+                acks.all_arrived(&store).await;
+                let log = replica.log.borrow();
+                let segments = log.closed().iter().chain([log.active()]);
+                let bases: Vec<Offset> = segments.map(|segment| segment.base_offset).collect();
+                (point_of(&replica), bases, log.log_end())
+            };
+            assert!(bases.len() > 3);
+            (case.damage)(&directory.path().join("t-0"), &bases);
+            let branch = case.branch;
+            let mut request = request(directory.path(), 0, 1_500);
+            (case.ask)(&mut request, point);
+            let store = store(None, 8 << 20);
+            match open(&store, request).await {
+                Err(OpenFailed::Corrupt { .. }) => assert_eq!(case.outcome, Outcome::Offline, "{branch:?}"),
+                Err(error) => panic!("{branch:?}: {error}"),
+                Ok(replica) => {
+                    replica.index_timestamps(&store).await.unwrap();
+                    let log = replica.log.borrow();
+                    let first = if case.outcome == Outcome::Shorter { bases[1] } else { Offset::ZERO };
+                    assert_ne!(case.outcome, Outcome::Offline, "{branch:?}");
+                    assert_eq!((log.log_start(), log.log_end()), (first, written), "{branch:?}");
+                }
+            }
+            assert_eq!(taken(&store.metrics.borrow().recovery), [(branch, 1)]);
+        }
+    });
+}
+
+/// What a whole partition counts: nothing.
+#[test]
+fn an_unclean_stop_that_has_lost_nothing_counts_no_branch() {
+    on_executor(async {
+        let directory = directory();
+        for _ in 0..2 {
+            let store = store(None, 8 << 20);
+            let replica = open_partition(&store, directory.path(), 0, 1_500).await;
+            let acks = Acks::new(None);
+            for _ in 0..8 {
+                append(&store, &replica, &acks, &mut batch(1, None, &[7; 500])).await;
+            }
+            acks.all_arrived(&store).await;
+            assert_eq!(store.metrics.borrow().recovery, RecoveryCounts::default());
+        }
+    });
+}
+
+#[test]
+fn directories_that_are_not_the_partitions_are_counted() {
+    on_executor(async {
+        let id = request(Path::new(""), 0, 1).id;
+        let mut lost = Replayed::default();
+        lost.corrupt.insert(id);
+        let unknown = ownership::encode(TopicId(Uuid::from_u128(77)));
+        let cases = [
+            (RecoveryBranch::DirectoryPutAside, unknown, Replayed::default(), true),
+            (RecoveryBranch::DirectoryForeign, "nobody's".to_owned(), Replayed::default(), false),
+            (RecoveryBranch::JournalPartitionOffline, ownership::encode(topic_id(1)), lost, false),
+        ];
+        for (branch, owner, journal, is_served) in cases {
+            let directory = directory();
+            claimed(directory.path());
+            std_write(&directory.path().join("t-0").join(PARTITION_METADATA), owner.as_bytes());
+            let store = store_at(directory.path());
+            let shard = shard_of(Stores::new(vec![store.clone()]), directory.path(), &[0]).await;
+            let last = LastStop { journal, ..LastStop::default() };
+            open_all(&shard, &[&last]).await;
+            assert_eq!(store.find(&id).is_some(), is_served, "{branch:?}");
+            assert_eq!(taken(&store.metrics.borrow().recovery), [(branch, 1)]);
+        }
+    });
+}
+
+#[test]
+fn small_files_that_cannot_be_read_are_counted() {
+    let directory = directory();
+    std_write(&directory.path().join(checkpoint_name(ShardId(0))), b"damaged");
+    let (last, _) = read_last_stop(directory.path()).unwrap();
+    assert!(last.points.is_empty() && !last.clean);
+    assert_eq!(taken(&last.recovery), [(RecoveryBranch::CheckpointUnreadable, 1)]);
+
+    std_write(&directory.path().join(final_state_name(ShardId(0))), b"damaged");
+    let mut recovery = RecoveryCounts::default();
+    assert!(take_final_states(directory.path(), true, &mut recovery).unwrap().is_empty());
+    assert_eq!(taken(&recovery), [(RecoveryBranch::FinalStateUnreadable, 1)]);
+
+    let mut log = MetadataLog::open(directory.path()).unwrap().log;
+    let records = claimed(directory.path()).snapshot();
+    log.append(&records).unwrap();
+    let path = directory.path().join("metadata/00000000000000000000.log");
+    let whole = std_read(&path);
+    log.append(&records).unwrap();
+    drop(log);
+    let torn = std_read(&path);
+    std_write(&path, &torn[..whole.len() + 20]);
+    let found = MetadataLog::open(directory.path()).unwrap();
+    assert_eq!(taken(&found.recovery), [(RecoveryBranch::MetadataEntryTorn, 1)]);
+    assert!(std_read(&path) == whole, "the torn one is cut");
+    assert!(MetadataLog::open(directory.path()).unwrap().recovery == RecoveryCounts::default());
+}
+
+/// Blocks of a journal's only file, by sequence: up to which one each states flushes, or whether it is
+/// damaged.
+#[test]
+fn every_verdict_on_a_journal_is_counted() {
+    #[derive(Clone, Copy)]
+    enum Block {
+        States(u64),
+        Damaged,
+        Missing,
+    }
+    use Block::{Damaged, Missing, States};
+    let cases: &[(&[Block], &[RecoveryBranch], bool)] = &[
+        (&[States(1), States(2), States(3)], &[], true),
+        (&[States(1), States(2), Damaged], &[RecoveryBranch::JournalBlockDamaged], true),
+        (&[States(1), Missing, States(2)], &[RecoveryBranch::JournalBlockBeyondGap], true),
+        (&[States(1), Missing, States(3)], &[RecoveryBranch::JournalBlockGone], false),
+        (
+            &[States(1), Damaged, States(3)],
+            &[RecoveryBranch::JournalBlockDamaged, RecoveryBranch::JournalBlockGone],
+            false,
+        ),
+    ];
+    const BLOCK: usize = 4096;
+    for (at, (blocks, expected, is_whole)) in cases.iter().enumerate() {
+        let directory = directory();
+        let image = claimed(directory.path());
+        let mut bytes = vec![0; 16 * BLOCK];
+        for (at, block) in blocks.iter().enumerate() {
+            let flushed = match block {
+                States(flushed) => *flushed,
+                Damaged => 1,
+                Missing => continue,
+            };
+            let header = BlockHeader {
+                shard: ShardId(0),
+                epoch: FileEpoch(1),
+                position: (at * BLOCK) as u64,
+                sequence: BlockSequence(at as u64 + 1),
+                flushed: BlockSequence(flushed),
+                needed: BlockSequence(1),
+                file_size: bytes.len() as u64,
+            };
+            let out = &mut bytes[at * BLOCK..(at + 1) * BLOCK];
+            BlockWriter::new(out, 0).finish(&header);
+            out[41] ^= u8::from(matches!(block, Damaged));
+        }
+        let journal = directory.path().join("journal.0");
+        std::fs::create_dir(&journal).unwrap();
+        std_write(&journal.join("00000000.journal"), &bytes);
+        let replayed = replay(&start(directory.path(), &image, false), &mut BTreeMap::new()).unwrap();
+        let counted: Vec<RecoveryBranch> = replayed.recovery.taken().map(|(branch, _)| branch).collect();
+        assert_eq!(counted, *expected, "{at}");
+        assert_eq!(replayed.corrupt.is_empty(), *is_whole, "{at}");
+    }
+}
+
+#[test]
+fn damage_to_committed_bytes_in_a_journal_is_counted() {
+    on_executor(async {
+        let directory = directory();
+        let image = claimed(directory.path());
+        {
+            let store = journalled_after(directory.path(), 16 << 20, None).await;
+            let replica = open_partition(&store, directory.path(), 0, 1 << 20).await;
+            has_room(&store).await;
+            let acks = Acks::new(None);
+            for value in 0..3 {
+                append(&store, &replica, &acks, &mut batch(1, None, &[value + 0x51; 500])).await;
+                acks.all_arrived(&store).await;
+            }
+            next_file_is_made(directory.path()).await;
+        }
+        let path = directory.path().join("journal.0/00000000.journal");
+        let first = std_read(&path).windows(100).position(|bytes| bytes == [0x51; 100]).unwrap();
+        flip(&path, first);
+        let replayed = replay(&start(directory.path(), &image, false), &mut BTreeMap::new()).unwrap();
+        assert_eq!(replayed.corrupt, BTreeSet::from([request(directory.path(), 0, 1).id]));
+        assert_eq!(taken(&replayed.recovery), [(RecoveryBranch::JournalEntryDamaged, 1)]);
+    });
+}
+
+fn taken(counts: &RecoveryCounts) -> Vec<(RecoveryBranch, u64)> {
+    counts.taken().collect()
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = std_read(path);
+    bytes[at] ^= 1;
+    std_write(path, &bytes);
+}
+
+fn store_at(path: &Path) -> Rc<Store> {
+    let memory = MemoryPlan { tail: 8 << 20, unflushed: 8 << 20, read: 1 << 20, ..MemoryPlan::new(0) };
+    let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
+    let dir = StoreDir {
+        index: LogDirIndex::METADATA,
+        path: path.to_owned(),
+        generation: CheckpointGeneration::default(),
+    };
+    let shared = Shared::new(Clock::new(), metrics, &memory, 1);
+    Store::new(&shared, dir, Disk::new(SyncFs::Metadata, None), None)
+}
