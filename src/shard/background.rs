@@ -9,7 +9,7 @@ use crate::metrics::{MemoryKind, ShardMetrics};
 use crate::shard::Shard;
 use crate::shard::compaction;
 use crate::shard::conn::{CloseReason, Connection};
-use crate::shard::disk::{blocking, is_full_disk, replace_file};
+use crate::shard::disk::{blocking, is_full_disk, replace_file, unless_full};
 use crate::shard::replica::Replica;
 use crate::shard::response::{Untaken, untaken_too_long};
 use crate::shard::step::timed;
@@ -56,9 +56,7 @@ pub fn start(shard: &Rc<Shard>, queue: glommio::TaskQueueHandle) {
             if store.is_offline() {
                 continue; // Nothing is written to it any more.
             }
-            if let Err(error) = write_checkpoint(&shard, store).await {
-                tracing::warn!(directory = %store.path.display(), %error, "the checkpoint was not written; the next start scans more");
-            }
+            keep_checkpoint(&shard, store).await;
         }
     });
     spawn_every(shard, queue, REMOVAL_INTERVAL, |shard| async move {
@@ -245,6 +243,19 @@ pub async fn drop_segments(store: &Store, replica: &Rc<Replica>) {
     let bases = dropped.iter().map(|segment| segment.base_offset).collect();
     if let Err(error) = replica.remove_segments(store, bases, first).await {
         store.fail(&format!("removing segments of {}: {error}", replica.directory.display()));
+    }
+}
+
+/// Writes the next checkpoint; without space, later. Any other failure is final, also of a flush of its name:
+/// what a journal has of log starts is let go once a checkpoint has them.
+pub async fn keep_checkpoint(shard: &Rc<Shard>, store: &Rc<Store>) {
+    match unless_full(write_checkpoint(shard, store).await) {
+        Ok(None) => {}
+        Ok(Some(error)) => {
+            let directory = store.path.display();
+            tracing::warn!(%directory, %error, "no space for the checkpoint; the next start takes more damage for a torn tail");
+        }
+        Err(error) => store.fail(&format!("writing the checkpoint: {error}")),
     }
 }
 

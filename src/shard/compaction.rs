@@ -247,15 +247,18 @@ impl Cleaner {
         read
     }
 
-    /// Whether it was written; without it, the next start compacts once more what is clean.
+    /// Whether the partition is still there; without it, the next start compacts once more what is clean.
     async fn write_checkpoint(&self, replica: &Rc<Replica>, first_dirty: Offset) -> bool {
         self.checkpoints.borrow_mut().insert(replica.id, Some(first_dirty));
         let Some(_names) = replica.hold_names() else { return false };
         let text = encode(&replica.topic_name, replica.id.partition, first_dirty);
         let path = replica.directory.join(CLEANER_CHECKPOINT_FILE);
-        if let Err(error) = blocking(move || replace_file(&path, text.as_bytes())).await {
-            tracing::warn!(directory = %replica.directory.display(), %error, "the cleaner checkpoint was not written");
-        }
+        let written = blocking(move || replace_file(&path, text.as_bytes())).await;
+        self.store(replica).derived_written(
+            &replica.directory,
+            written,
+            "no space for the cleaner checkpoint",
+        );
         true
     }
 

@@ -205,6 +205,11 @@ async fn open_batch(
     let read: Vec<_> = stream::iter(read).buffer_unordered(OPEN_CONCURRENCY).collect().await;
     let files = read.iter().filter_map(|(_, _, opening)| opening.as_ref().ok()?.unflushed.clone());
     let flushed = flush_together(store, files.collect()).await;
+    if let Err(error) = &flushed
+        && !is_full_disk(error)
+    {
+        store.fail(&format!("flushing what a start has found: {error}"));
+    }
     let mut pace = Pace::new(&shard.clock);
     let mut opened = Vec::with_capacity(read.len());
     for (id, directory, opening) in read {

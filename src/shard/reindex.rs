@@ -45,12 +45,9 @@ impl Replica {
         let index = rebuilt?;
         let max = index.max_timestamp().map_or(Timestamp::NONE, |max| max.timestamp);
         self.log.borrow_mut().indexed(segment, max);
-        if let Err(error) = self.write_index(&index).await {
-            tracing::warn!(
-                directory = %self.directory.display(), %segment, %error,
-                "rebuilt index files were not written; the next start builds them again"
-            );
-        }
+        let written = self.write_index(&index).await;
+        let left_out = "no space for rebuilt index files; the next start builds them again";
+        store.derived_written(&self.directory, written, left_out);
         Ok(())
     }
 }

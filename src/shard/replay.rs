@@ -52,7 +52,7 @@ pub async fn producers_before(
     for base in replayed {
         replay(store, request, *base, &mut producers, now).await?;
     }
-    keep_snapshot(request, active, &producers).await;
+    keep_snapshot(store, request, active, &producers).await;
     Ok(producers)
 }
 
@@ -150,10 +150,9 @@ async fn read_companion(request: &OpenRequest, base: Offset, size: u64) -> Optio
 }
 
 /// So that the next unclean start need not replay again.
-async fn keep_snapshot(request: &OpenRequest, base: Offset, producers: &Producers) {
+async fn keep_snapshot(store: &Store, request: &OpenRequest, base: Offset, producers: &Producers) {
     let path = request.directory.join(SegmentFile::ProducerSnapshot.name(base));
     let bytes = producers.encode_snapshot();
-    if let Err(error) = blocking(move || replace_file(&path, &bytes)).await {
-        tracing::warn!(directory = %request.directory.display(), %error, "the producer snapshot was not written");
-    }
+    let written = blocking(move || replace_file(&path, &bytes)).await;
+    store.derived_written(&request.directory, written, "no space for the producer snapshot");
 }

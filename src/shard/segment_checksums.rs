@@ -11,6 +11,7 @@ use crate::shard::disk::blocking;
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
 use crate::shard::step::Pace;
+use crate::shard::store::Store;
 use crate::shard::verified::CHECK_STEP_SIZE;
 use crate::types::Offset;
 use crate::types::limits::IO_SIZE_MAX;
@@ -195,7 +196,7 @@ impl Replica {
             // A companion says nothing of zeros behind the last batch: it would not be this file's.
             None if checksums.end() < extent.size => {}
             None => self
-                .keep_companion(&checksums, extent)
+                .keep_companion(hold.store(), &checksums, extent)
                 .await
                 .map_err(|source| ReadFailed::Disk { segment, source })?,
             // Its reads are refused, and tell it.
@@ -208,19 +209,21 @@ impl Replica {
         Ok(Known { checksums, damage })
     }
 
-    async fn keep_companion(&self, checksums: &SegmentChecksums, extent: SegmentExtent) -> io::Result<()> {
+    async fn keep_companion(
+        &self,
+        store: &Store,
+        checksums: &SegmentChecksums,
+        extent: SegmentExtent,
+    ) -> io::Result<()> {
         let segment = extent.base_offset;
         let _turn = self.replacing.acquire_permit(1).await?;
         if self.log.borrow().closed_extent(segment) != Some(extent) {
             return Ok(()); // Deleted or compacted meanwhile.
         }
         let Some(_names) = self.hold_names() else { return Ok(()) };
-        if let Err(error) = self.segments.write_checksums(checksums).await {
-            tracing::warn!(
-                directory = %self.directory.display(), %segment, %error,
-                "rebuilt checksums were not written; the next start builds them again"
-            );
-        }
+        let written = self.segments.write_checksums(checksums).await;
+        let left_out = "no space for rebuilt checksums; the next start builds them again";
+        store.derived_written(&self.directory, written, left_out);
         Ok(())
     }
 }

@@ -126,9 +126,8 @@ impl Replica {
         let _turn = turn.map_err(|error| ReadFailed::Disk { segment, source: error.into() })?;
         if generation == self.reads.generation() && self.log.borrow().closed_extent(segment) == Some(extent) {
             self.reads.indexes.keep(index.clone());
-            if let Err(error) = self.write_index(&index).await {
-                tracing::warn!(%directory, %segment, %error, "the rebuilt index was not written");
-            }
+            let written = self.write_index(&index).await;
+            hold.store().derived_written(&self.directory, written, "no space for a rebuilt index");
         }
         Ok(index)
     }

@@ -22,7 +22,7 @@ use crate::log::removal::Removals;
 use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::catch_up::CatchUp;
 use crate::shard::clock::Clock;
-use crate::shard::disk::{Disk, allocate, blocking, is_full_disk, remove_if_present};
+use crate::shard::disk::{Disk, allocate, blocking, is_full_disk, remove_if_present, unless_full};
 use crate::shard::event::Broadcast;
 use crate::shard::journal::Journal;
 use crate::shard::memory::Meter;
@@ -40,7 +40,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::Bound;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -158,6 +158,17 @@ impl Store {
     /// Counts what was found on disk and put right, or refused.
     pub fn recovered(&self, branch: RecoveryBranch) {
         self.metrics.borrow_mut().recovery.count(branch);
+    }
+
+    /// What became of a file that can be built again. Without space it is left out, `left_out` says so. Any
+    /// other failure is final, as everywhere: a flush of a file or of its directory that fails says so once,
+    /// and the next one, of a segment's name perhaps, would be believed although nothing of it is on disk.
+    pub fn derived_written(&self, path: &Path, written: io::Result<()>, left_out: &'static str) {
+        match unless_full(written) {
+            Ok(None) => {}
+            Ok(Some(error)) => tracing::warn!(directory = %path.display(), %error, "{left_out}"),
+            Err(error) => self.fail(&format!("writing beside the segments of {}: {error}", path.display())),
+        }
     }
 
     /// How the other shards are told that the directory has failed.

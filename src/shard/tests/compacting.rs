@@ -4,6 +4,7 @@ use super::*;
 use crate::codec::compression::{compress, decompress};
 use crate::codec::record_batch::{BatchHeader, Compression, write_batch};
 use crate::codec::records::{NewRecord, Records, write_record};
+use crate::log::compaction::checkpoint::CLEANER_CHECKPOINT_FILE;
 use crate::log::compaction::plan::CompactionLimits;
 use crate::log::compaction::swap::{SwapStep, cleaned_name, decide_steps, replace_steps};
 use crate::log::partition::Cleanup;
@@ -209,6 +210,21 @@ fn a_log_that_finds_no_space_does_not_keep_the_others_waiting() {
         full::refuse(&directory.path().join("t-0"), 0..0);
         cleaner.clean_all(|| true).await;
         assert!(store.metrics.borrow().compacted_records_removed > removed, "its turn comes again");
+    });
+}
+
+#[test]
+fn a_cleaner_checkpoint_that_cannot_be_written_takes_the_directory_offline() {
+    on_executor(async {
+        let directory = directory();
+        let store = store(None, 8 << 20);
+        let replica = open_compacted(&store, directory.path(), 2_000).await;
+        fill(&store, &replica, 40).await;
+        let path = directory.path().join("t-0").join(CLEANER_CHECKPOINT_FILE);
+        std::fs::create_dir(&path).unwrap();
+        std::fs::create_dir(path.join("in the way")).unwrap();
+        Cleaner::new(vec![store.clone()], SETTINGS).clean_all(|| true).await;
+        assert!(store.is_offline());
     });
 }
 

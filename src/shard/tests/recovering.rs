@@ -9,6 +9,7 @@ use crate::log::data_dir::{checkpoint_name, final_state_name};
 use crate::log::journal::block::{BlockHeader, BlockSequence, BlockWriter, FileEpoch};
 use crate::log::ownership::{self, PARTITION_METADATA};
 use crate::metrics::recovery::{RecoveryBranch, RecoveryCounts};
+use crate::shard::background::keep_checkpoint;
 use crate::shard::conn::tests::shard_of;
 use crate::shard::final_state::take_final_states;
 use crate::shard::journal_replay::{Replayed, replay};
@@ -306,6 +307,58 @@ fn damage_to_committed_bytes_in_a_journal_is_counted() {
         let replayed = replay(&start(directory.path(), &image, false), &mut BTreeMap::new()).unwrap();
         assert_eq!(replayed.corrupt, BTreeSet::from([request(directory.path(), 0, 1).id]));
         assert_eq!(taken(&replayed.recovery), [(RecoveryBranch::JournalEntryDamaged, 1)]);
+    });
+}
+
+/// A failed write beside the segments is one of the disk: the next flush of their directory would not be
+/// believed rightly.
+#[test]
+fn a_file_beside_a_segment_that_cannot_be_written_takes_the_directory_offline() {
+    on_executor(async {
+        for file in [SegmentFile::TimeIndex, SegmentFile::Checksums, SegmentFile::ProducerSnapshot] {
+            let directory = directory();
+            let bases: Vec<Offset> = {
+                let store = store(None, 8 << 20);
+                let replica = open_partition(&store, directory.path(), 0, 1_500).await;
+                let acks = Acks::new(None);
+                for _ in 0..8 {
+                    append(&store, &replica, &acks, &mut batch(1, None, &[7; 500])).await;
+                }
+                acks.all_arrived(&store).await;
+                let log = replica.log.borrow();
+                log.closed().iter().chain([log.active()]).map(|segment| segment.base_offset).collect()
+            };
+            let is_snapshot = file == SegmentFile::ProducerSnapshot;
+            let base = if is_snapshot { *bases.last().unwrap() } else { bases[0] };
+            // A directory in the place of the name.
+            let path = directory.path().join("t-0").join(file.name(base));
+            remove(&path);
+            std::fs::create_dir(&path).unwrap();
+            std::fs::create_dir(path.join("in the way")).unwrap();
+            let store = store(None, 8 << 20);
+            let replica = open_partition(&store, directory.path(), 0, 1_500).await;
+            replica.index_timestamps(&store).await.unwrap();
+            assert!(!read_all(&store, &replica, 1 << 20).await.is_empty(), "reads go on");
+            assert!(store.is_offline(), "{file:?}");
+        }
+    });
+}
+
+#[test]
+fn checkpoint_that_cannot_be_written_takes_the_directory_offline() {
+    on_executor(async {
+        for is_blocked in [false, true] {
+            let directory = directory();
+            if is_blocked {
+                let path = directory.path().join(checkpoint_name(ShardId(0)));
+                std::fs::create_dir(&path).unwrap();
+                std::fs::create_dir(path.join("in the way")).unwrap();
+            }
+            let store = store_at(directory.path());
+            let shard = shard_of(Stores::new(vec![store.clone()]), directory.path(), &[0]).await;
+            keep_checkpoint(&shard, &store).await;
+            assert_eq!(store.is_offline(), is_blocked);
+        }
     });
 }
 
