@@ -100,27 +100,32 @@ fn end_offset(path: &Path) -> io::Result<Offset> {
     end.filter(|_| position == size).ok_or(io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Directories in which a test lets steps find no space: no file system can be made to at a given one.
+/// Steps that a test lets find no space: no file system can be made to at a given one. Which, a file in the
+/// directory says.
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "runs on the helper thread, in tests")]
 pub mod full {
-    use std::collections::BTreeMap;
     use std::io;
     use std::ops::Range;
-    use std::path::{Path, PathBuf};
-    use std::sync::Mutex;
+    use std::path::Path;
 
-    static FULL: Mutex<BTreeMap<PathBuf, Range<usize>>> = Mutex::new(BTreeMap::new());
+    const REFUSED_STEPS: &str = "refused-steps";
 
-    /// From now on, of the steps in `directory`, these are refused.
+    /// From now on, of the steps in `directory`, these are refused; all may go on when there are none.
     pub fn refuse(directory: &Path, steps: Range<usize>) {
-        FULL.lock().unwrap().insert(directory.to_owned(), steps);
+        let path = directory.join(REFUSED_STEPS);
+        if steps.is_empty() {
+            std::fs::remove_file(path).unwrap();
+        } else {
+            std::fs::write(path, format!("{} {}", steps.start, steps.end)).unwrap();
+        }
     }
 
     pub(super) fn check(directory: &Path) -> io::Result<()> {
-        let mut full = FULL.lock().unwrap();
-        let Some(steps) = full.get_mut(directory) else { return Ok(()) };
-        let is_refused = steps.start == 0 && steps.end > 0;
-        *steps = steps.start.saturating_sub(1)..steps.end.saturating_sub(1);
-        if is_refused { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        let Ok(text) = std::fs::read_to_string(directory.join(REFUSED_STEPS)) else { return Ok(()) };
+        let (start, end) = text.split_once(' ').unwrap();
+        let (start, end): (usize, usize) = (start.parse().unwrap(), end.parse().unwrap());
+        refuse(directory, start.saturating_sub(1)..end - 1);
+        if start == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 }

@@ -157,6 +157,7 @@ fn a_full_disk_at_any_step_takes_nothing_offline_and_loses_nothing() {
             // A start meanwhile.
             let (again, copied) = (super::directory(), super::store(None, 8 << 20));
             copy(&partition, &again.path().join("t-0"));
+            full::refuse(&again.path().join("t-0"), 0..0);
             let started = open_compacted(&copied, again.path(), 1 << 20).await;
             assert_eq!(started.log.borrow().closed().len(), segments, "step {full_at}");
             every_offset_is_answered(&copied, &started).await;
