@@ -49,6 +49,8 @@ pub struct Config {
     /// Bytes, a multiple of the disk's block.
     pub journal_file_size: u64,
     pub journal_files: u32,
+    /// What appends leave of each log directory's file system.
+    pub storage_min_free_bytes: u64,
     /// Segment files kept open, of the whole node.
     pub open_files: usize,
     pub rack: Option<String>,

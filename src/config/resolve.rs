@@ -374,6 +374,7 @@ fn blank() -> Config {
         journal: false,
         journal_file_size: 0,
         journal_files: 0,
+        storage_min_free_bytes: 0,
         open_files: 0,
         unsafe_buffered_io: false,
         auto_create_topics_enable: false,

@@ -63,6 +63,12 @@ impl WriteProgress {
     }
 }
 
+/// Whether so many more bytes may be reserved for appends on a file system that has `free` left: of those,
+/// `min_free` are for what makes room again, which appends come before. `None`: it does not say.
+pub fn may_reserve(free: Option<u64>, more: u64, min_free: u64) -> bool {
+    free.is_none_or(|free| free.saturating_sub(more) >= min_free)
+}
+
 /// One replica among those of its shard: an index into the shard's tables, reused after a topic
 /// was deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -225,6 +231,14 @@ mod tests {
         assert_eq!(progress.wrote(0, 4608), WriteRest::From(4096));
         assert_eq!(progress.wrote(4096, 512), WriteRest::Stuck);
         assert_eq!(progress.wrote(4096, 0), WriteRest::Stuck);
+    }
+
+    #[test]
+    fn appends_leave_what_is_to_be_left() {
+        assert!(may_reserve(Some(100), 36, 64));
+        assert!(!may_reserve(Some(100), 37, 64));
+        assert!(!may_reserve(Some(10), 100, 64), "less is left than is asked for");
+        assert!(may_reserve(None, u64::MAX, 64));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! takes it offline, nothing is tried again. A [`Recorder`] sees each write and flush where it is
 //! issued and where it completes, so that a test can show that no acknowledgement is ahead of them.
 
-use crate::log::plan::{SyncFs, WriteProgress, WriteRest};
+use crate::log::plan::{SyncFs, WriteProgress, WriteRest, may_reserve};
 use crate::shard::open_files::OpenFiles;
 use crate::types::limits::{IO_ALIGNMENT, IO_SIZE_MAX, OPEN_FILES_MAX};
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
@@ -40,11 +40,18 @@ pub struct Disk {
     recorder: Recorder,
     sync_fs: SyncFs,
     open_files: Rc<OpenFiles>,
+    /// Bytes that reservations leave free.
+    min_free: u64,
 }
 
 impl Disk {
     pub fn new(sync_fs: SyncFs, recorder: Recorder) -> Disk {
-        Disk { recorder, sync_fs, open_files: Rc::new(OpenFiles::new(OPEN_FILES_MAX)) }
+        Disk { recorder, sync_fs, open_files: Rc::new(OpenFiles::new(OPEN_FILES_MAX)), min_free: 0 }
+    }
+
+    /// Reserves nothing of the last `min_free` bytes of a file system.
+    pub fn with_min_free(self, min_free: u64) -> Disk {
+        Disk { min_free, ..self }
     }
 
     /// Keeps no more segments open.
@@ -82,6 +89,24 @@ impl Disk {
     pub async fn open_for_reading(&self, path: &Path) -> io::Result<Rc<DiskFile>> {
         let file = OpenOptions::new().read(true).dma_open(path).await?;
         Ok(Rc::new(DiskFile { file, path: path.to_owned(), recorder: self.recorder.clone() }))
+    }
+
+    /// Reserves a file's first `size` bytes, which read as zeros where nothing was written; it has
+    /// `allocated` of them. There is no space for it either where too little would be left.
+    ///
+    /// The file system is asked each time, on the helper thread: a reservation goes through the kernel's
+    /// workers anyhow, and space that was there a moment ago may be somebody else's.
+    pub async fn allocate(&self, file: &DiskFile, size: u64, allocated: u64) -> io::Result<()> {
+        if self.min_free > 0 {
+            let fd = file.as_raw_fd();
+            // SAFETY: `file` is borrowed until the call returns, and keeps its descriptor open.
+            let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+            let free = blocking(move || free_space(&borrowed)).await?;
+            if !may_reserve(free, size.saturating_sub(allocated), self.min_free) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
+        Ok(file.file.pre_allocate(size, false).await?)
     }
 
     /// One flush for the whole file system that `file` is on. Not for [`SyncFs::Nothing`].
@@ -147,11 +172,6 @@ impl DiskFile {
     /// Up to `size` bytes from `position`, both aligned; fewer at the end of the file.
     pub async fn read(&self, position: u64, size: usize) -> io::Result<ReadResult> {
         Ok(self.file.read_at_aligned(position, size).await?)
-    }
-
-    /// Reserves the file's first `size` bytes, which read as zeros where nothing was written.
-    pub async fn allocate(&self, size: u64) -> io::Result<()> {
-        Ok(self.file.pre_allocate(size, false).await?)
     }
 
     pub async fn truncate(&self, size: u64) -> io::Result<()> {
@@ -245,6 +265,16 @@ pub fn sync_file_system(file: &impl AsRawFd) -> io::Result<()> {
     check(unsafe { libc::syncfs(file.as_raw_fd()) })
 }
 
+/// Bytes that are free for us on the file system of `file`; `None` where it does not say. Blocks.
+fn free_space(file: &impl AsRawFd) -> io::Result<Option<u64>> {
+    let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: fstatvfs takes any open descriptor and fills in `found`, which lives until it returns.
+    check(unsafe { libc::fstatvfs(file.as_raw_fd(), found.as_mut_ptr()) })?;
+    // SAFETY: it has succeeded.
+    let found = unsafe { found.assume_init() };
+    Ok((found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize)))
+}
+
 /// Makes a created, renamed or removed name survive a crash.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
@@ -330,6 +360,21 @@ mod tests {
         for code in [libc::EIO, libc::EROFS, libc::ENOENT] {
             assert!(unless_full(Err(io::Error::from_raw_os_error(code))).is_err());
         }
+    }
+
+    #[test]
+    fn reservation_that_would_leave_too_little_finds_no_space() {
+        glommio::LocalExecutorBuilder::default().make().expect("io_uring is available").run(async {
+            let directory = tempfile::tempdir().unwrap();
+            let disk = Disk::new(SyncFs::Nothing, None);
+            let file = disk.create(&directory.path().join("file")).await.unwrap();
+            let free = free_space(&*file).unwrap().unwrap();
+            let full = disk.clone().with_min_free(free * 2).allocate(&file, 1 << 20, 0).await;
+            assert!(is_full_disk(&full.unwrap_err()));
+            assert_eq!(file.size().await.unwrap(), 0);
+            disk.clone().with_min_free(free / 2).allocate(&file, 1 << 20, 0).await.unwrap();
+            assert_eq!(file.size().await.unwrap(), 1 << 20);
+        });
     }
 
     #[test]

@@ -396,6 +396,7 @@ async fn run_shard(
     }
     let clock = Clock::new();
     let disk = Disk::new(SyncFs::Nothing, None).with_open_files_max(seed.open_files_max);
+    let disk = disk.with_min_free(seed.config.storage_min_free_bytes);
     let shared = Shared::new(clock.clone(), metrics.clone(), &memory, seed.log_dirs.iter().len());
     let mut stores = Vec::with_capacity(seed.log_dirs.iter().len());
     for (index, dir) in seed.log_dirs.iter() {

@@ -119,7 +119,7 @@ impl Journal {
         .await?;
         let (path, making) = (self.directory.join(file_name(file)), self.directory.join(MAKING));
         let made = self.disk.create(&making).await?;
-        made.allocate(self.limits.file_size).await?;
+        self.disk.allocate(&made, self.limits.file_size, made.size().await?).await?;
         let mut position = 0;
         while position < self.limits.file_size {
             let size = (self.limits.file_size - position).min(IO_SIZE_MAX as u64);

@@ -173,7 +173,8 @@ impl Segments {
         let _sizes = self.hold_sizes().await?;
         // One that was rolled meanwhile gets nothing: it is cut to its length, or was.
         if handle.allocated.get() < size && self.active.get() == segment {
-            self.file(disk, &handle).await?.allocate(size).await?;
+            let file = self.file(disk, &handle).await?;
+            disk.allocate(&file, size, handle.allocated.get()).await?;
             handle.allocated.set(size);
         }
         Ok(())
@@ -196,7 +197,7 @@ impl Segments {
         let mut result = Ok(());
         if handle.allocated.get() < size {
             result = match self.file(disk, &handle).await {
-                Ok(file) => file.allocate(size).await,
+                Ok(file) => disk.allocate(&file, size, handle.allocated.get()).await,
                 Err(error) => Err(error),
             };
             if result.is_ok() {

@@ -4,8 +4,13 @@
 use std::path::Path;
 
 use odradek_test_harness::kafka_protocol::ResponseError;
-use odradek_test_harness::kafka_protocol::messages::CreateTopicsRequest;
 use odradek_test_harness::kafka_protocol::messages::create_topics_request::CreatableTopic;
+use odradek_test_harness::kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
+use odradek_test_harness::kafka_protocol::messages::{
+    CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+};
 use odradek_test_harness::{
     Batch, BatchProducer, Broker, Client, Options, Routing, SmallDisk, topic_name, wait_for,
 };
@@ -18,7 +23,7 @@ const VALUE_SIZE: usize = 104_700;
 #[test]
 fn full_disk_refuses_what_needs_space_and_recovers_by_itself() {
     for routing in Routing::BOTH {
-        let Some(disk) = SmallDisk::mount(96 << 20) else { return };
+        let Some(disk) = SmallDisk::mount(160 << 20) else { return };
         let options = Options::new(routing).data_dir(disk.path().join("data"));
         let mut broker = Broker::start_with(options);
         let mut client = Client::connect(&broker);
@@ -81,6 +86,67 @@ fn full_disk_refuses_what_needs_space_and_recovers_by_itself() {
         }
         broker.stop();
     }
+}
+
+/// Appends leave some space: what makes room is written there, and they go on once it has.
+#[test]
+fn disk_that_appends_have_filled_has_room_for_what_makes_room() {
+    for (has_journal, deletes_topic) in [(true, false), (false, false), (false, true)] {
+        let Some(disk) = SmallDisk::mount(144 << 20) else { return };
+        let options = Options::new(Routing::Node).data_dir(disk.path().join("data")).small_journal();
+        let options = options.set("log.segment.delete.delay.ms", "100");
+        let mut broker = Broker::start_with(if has_journal { options } else { options.without_journal() });
+        let mut client = Client::connect(&broker);
+        client.create_topic("full", 2, &[("segment.bytes", "4194304")]);
+        client.create_topic("other", 2, &[]);
+        assert_eq!(client.produce("other", 1, &Batch::of(&["there"], now_ms())), 0);
+        let mut producer = client.init_producer();
+        let refused = loop {
+            if let Err(error) = produce(&mut client, &mut producer) {
+                break error;
+            }
+        };
+        assert_eq!(refused, ResponseError::KafkaStorageError);
+        let stored = i64::from(producer.sequence);
+        assert!(stored > 100, "{stored} fit");
+        let free = disk.free();
+        assert!(free >= 48 << 20, "{free} bytes are left");
+        // Not for a moment only.
+        assert_eq!(produce(&mut client, &mut producer), Err(ResponseError::KafkaStorageError));
+        assert_eq!(client.read_all("full", 1).len() as i64, stored, "fetches go on");
+        if deletes_topic {
+            assert_eq!(delete(&mut client, "full"), None);
+            let welcome = || {
+                let batch = Batch::of(&[vec![1; VALUE_SIZE]], now_ms());
+                client.produce_bytes("other", 0, batch.bytes()).ok()
+            };
+            wait_for("space", welcome);
+        } else {
+            assert_eq!(delete_before(&mut client, "full", stored - 5), Ok(stored - 5));
+            wait_for("space", || produce(&mut client, &mut producer).ok().filter(|offset| *offset == stored));
+            assert_eq!(client.list_offset("full", 1, -2), stored - 5);
+        }
+        assert_eq!(delete(&mut client, "other"), None);
+        let log = broker.log();
+        assert!(!log.contains("the log directory is offline"), "{log}");
+        broker.stop();
+    }
+}
+
+fn delete(client: &mut Client, topic: &str) -> Option<ResponseError> {
+    let request =
+        DeleteTopicsRequest::default().with_timeout_ms(10_000).with_topic_names(vec![topic_name(topic)]);
+    ResponseError::try_from_code(client.bootstrap().call(5, &request).responses[0].error_code)
+}
+
+/// The new log start.
+fn delete_before(client: &mut Client, topic: &str, offset: i64) -> Result<i64, ResponseError> {
+    let partition = DeleteRecordsPartition::default().with_partition_index(1).with_offset(offset);
+    let topics =
+        vec![DeleteRecordsTopic::default().with_name(topic_name(topic)).with_partitions(vec![partition])];
+    let request = DeleteRecordsRequest::default().with_timeout_ms(10_000).with_topics(topics);
+    let answer = &client.to_leader(topic, 1).call(1, &request).topics[0].partitions[0];
+    ResponseError::try_from_code(answer.error_code).map_or(Ok(answer.low_watermark), Err)
 }
 
 /// Timestamp of the record at an offset.

@@ -49,6 +49,18 @@ impl SmallDisk {
         self.directory.path().join("mounted")
     }
 
+    /// Bytes that are left.
+    pub fn free(&self) -> u64 {
+        let root = File::open(self.path()).expect("it is mounted");
+        let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+        // SAFETY: fstatvfs takes any open descriptor and fills in `found`, which lives until it returns.
+        let result = unsafe { libc::fstatvfs(root.as_raw_fd(), found.as_mut_ptr()) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+        // SAFETY: it has succeeded.
+        let found = unsafe { found.assume_init() };
+        found.f_bavail * found.f_frsize
+    }
+
     /// Takes every block that is left.
     pub fn fill(&self) {
         let filler = OpenOptions::new().create(true).append(true).open(self.filler());
