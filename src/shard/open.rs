@@ -360,6 +360,9 @@ async fn load_clean(
     }
     let extent =
         SegmentExtent { base_offset: active_base, end_offset: point.flushed_end, size: point.file_position };
+    let state = request.state.as_ref().ok_or("the final state does not have it")?;
+    // Their formats have no checksums, and nothing else would find a flipped bit in them.
+    let checksum = state.files_checksum.ok_or("what the final state has of it does not fit its segment")?;
     let mut files = Vec::with_capacity(3);
     for file in [SegmentFile::OffsetIndex, SegmentFile::TimeIndex, SegmentFile::ProducerSnapshot] {
         let base = if file == SegmentFile::ProducerSnapshot { point.flushed_end } else { active_base };
@@ -373,9 +376,7 @@ async fn load_clean(
         });
     }
     let epochs = listing.epochs.as_ref().ok_or("its leader epochs are missing")?;
-    // Their formats have no checksums, and nothing else would find a flipped bit in them.
-    let checksum = request.state.as_ref().and_then(|state| state.files_checksum);
-    if checksum != Some(files_checksum([&files[0], &files[1], &files[2], epochs.as_bytes()])) {
+    if checksum != files_checksum([&files[0], &files[1], &files[2], epochs.as_bytes()]) {
         return Err("the files beside it are not those of the stop".to_owned());
     }
     let interval = request.config.index_interval_bytes;
