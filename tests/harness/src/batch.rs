@@ -19,7 +19,8 @@ const NOBODY: BatchProducer = BatchProducer { id: -1, epoch: -1, sequence: -1 };
 /// A batch to be sent.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    values: Vec<Bytes>,
+    /// `None`: null, which deletes its key in a compacted topic.
+    values: Vec<Option<Bytes>>,
     /// As many as values, or none.
     keys: Vec<Bytes>,
     timestamp: i64,
@@ -30,7 +31,7 @@ pub struct Batch {
 impl Batch {
     /// One record per value, uncompressed, all of the same time.
     pub fn of<V: AsRef<[u8]>>(values: &[V], timestamp: i64) -> Batch {
-        let values = values.iter().map(|value| Bytes::copy_from_slice(value.as_ref())).collect();
+        let values = values.iter().map(|value| Some(Bytes::copy_from_slice(value.as_ref()))).collect();
         Batch { values, keys: Vec::new(), timestamp, producer: NOBODY, codec: 0 }
     }
 
@@ -38,6 +39,12 @@ impl Batch {
     pub fn keyed<K: AsRef<[u8]>>(mut self, keys: &[K]) -> Batch {
         assert_eq!(keys.len(), self.values.len());
         self.keys = keys.iter().map(|key| Bytes::copy_from_slice(key.as_ref())).collect();
+        self
+    }
+
+    /// That record's value is null.
+    pub fn null_at(mut self, index: usize) -> Batch {
+        self.values[index] = None;
         self
     }
 
@@ -65,7 +72,7 @@ impl Batch {
         summed.put_i32(self.producer.sequence);
         summed.put_i32(count);
         for (index, value) in self.values.iter().enumerate() {
-            put_record(&mut summed, index as i64, self.keys.get(index), value);
+            put_record(&mut summed, index as i64, self.keys.get(index), value.as_ref());
         }
         let mut batch = BytesMut::new();
         batch.put_i64(0); // Base offset.
@@ -78,20 +85,20 @@ impl Batch {
     }
 }
 
-fn put_record(out: &mut BytesMut, offset_delta: i64, key: Option<&Bytes>, value: &[u8]) {
+fn put_record(out: &mut BytesMut, offset_delta: i64, key: Option<&Bytes>, value: Option<&Bytes>) {
     let mut record = BytesMut::new();
     record.put_u8(0); // Attributes.
     put_varint(&mut record, 0); // Timestamp delta.
     put_varint(&mut record, offset_delta);
-    match key {
-        Some(key) => {
-            put_varint(&mut record, key.len() as i64);
-            record.put_slice(key);
+    for field in [key, value] {
+        match field {
+            Some(bytes) => {
+                put_varint(&mut record, bytes.len() as i64);
+                record.put_slice(bytes);
+            }
+            None => put_varint(&mut record, -1), // Null.
         }
-        None => put_varint(&mut record, -1), // Null.
     }
-    put_varint(&mut record, value.len() as i64);
-    record.put_slice(value);
     put_varint(&mut record, 0); // Headers.
     put_varint(out, record.len() as i64);
     out.put_slice(&record);

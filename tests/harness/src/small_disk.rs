@@ -1,19 +1,21 @@
-//! A file system of a test's own, small enough to be filled: ext4 in a file, mounted by `mount -o
-//! loop`, which takes root and a kernel that allows it.
+//! A file system of a test's own, small enough to be filled: ext4 in a file ([`Image`]), which takes root
+//! and a kernel that allows it.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use tempfile::TempDir;
 
 use crate::broker::temporary_directory;
+use crate::image::{FileSystem, Image};
 
 /// Mounted while it lives. Whoever uses files on it is dropped first.
 pub struct SmallDisk {
-    directory: TempDir,
+    /// Dropped, and by that unmounted, before its directory.
+    image: Image,
+    _directory: TempDir,
 }
 
 impl SmallDisk {
@@ -35,18 +37,15 @@ impl SmallDisk {
     }
 
     fn try_mount(size: u64) -> Result<SmallDisk, String> {
-        let disk = SmallDisk { directory: temporary_directory("disk-") };
-        let image = disk.directory.path().join("image");
-        File::create(&image).and_then(|file| file.set_len(size)).map_err(|error| error.to_string())?;
-        std::fs::create_dir(disk.path()).map_err(|error| error.to_string())?;
-        run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image))?;
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(disk.path()))?;
-        Ok(disk)
+        let directory = temporary_directory("disk-");
+        let (file, at) = (directory.path().join("image"), directory.path().join("mounted"));
+        let image = Image::make(&file, &at, FileSystem::Ext4, size).map_err(|error| error.to_string())?;
+        Ok(SmallDisk { image, _directory: directory })
     }
 
     /// Where it is mounted.
     pub fn path(&self) -> PathBuf {
-        self.directory.path().join("mounted")
+        self.image.path().to_path_buf()
     }
 
     /// Bytes that are left.
@@ -89,13 +88,12 @@ impl SmallDisk {
 
     /// As if the disk were not there: its place is an empty directory. Nobody may use files on it.
     pub fn unmount(&self) {
-        run(Command::new("umount").arg(self.path())).expect("nobody uses it");
+        self.image.unmount().expect("nobody uses it");
     }
 
     /// The disk is back, repaired.
     pub fn mount_again(&self) {
-        let image = self.directory.path().join("image");
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(self.path())).expect("as before");
+        self.image.mount().expect("as before");
     }
 
     /// Gives the blocks of [`SmallDisk::fill`] back.
@@ -105,32 +103,5 @@ impl SmallDisk {
 
     fn filler(&self) -> PathBuf {
         self.path().join("filler")
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        if !is_mounted(&self.path()) {
-            return;
-        }
-        if let Err(error) = run(Command::new("umount").arg(self.path())) {
-            eprintln!("{error}: it is unmounted once nobody uses it");
-            let _ = run(Command::new("umount").arg("--lazy").arg(self.path()));
-        }
-    }
-}
-
-fn is_mounted(path: &Path) -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    mounts.lines().any(|line| line.split(' ').nth(1).is_some_and(|at| Path::new(at) == path))
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| format!("{:?}: {error}", command.get_program()))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(format!("{:?}: {}", command.get_program(), said.trim()))
     }
 }
