@@ -6,15 +6,25 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use odradek_powerloss::process::{Process, wait_for};
+use odradek_powerloss::random::Random;
 
 use crate::rounds::{Failed, Options};
 
 pub const TOPIC: &str = "crash";
 pub const PARTITIONS: i32 = 8;
+
+/// Small and eager, so that seconds of load see everything.
+const BUSY: [&str; 5] = [
+    "journal-file-size=4MiB",
+    "journal-files=4",
+    "log.cleaner.backoff.ms=50",
+    "log.retention.check.interval.ms=200",
+    "log.segment.delete.delay.ms=100",
+];
 
 const START_PATIENCE: Duration = Duration::from_secs(60);
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -25,9 +35,14 @@ const READ_PATIENCE: Duration = Duration::from_secs(300);
 /// A directory with the broker's data, its log, and what the load generator knows.
 pub struct World<'a> {
     options: &'a Options,
+    /// Logs, and what the load generator knows.
     pub directory: PathBuf,
+    /// Holds the log directories; the same, or on a file system of its own.
+    pub data: PathBuf,
     pub journal: bool,
     broker: Option<Broker>,
+    /// What the last whole start took.
+    start_time: Duration,
 }
 
 struct Broker {
@@ -36,6 +51,25 @@ struct Broker {
     admin: u16,
     /// Bytes of the log that earlier runs wrote.
     log_start: usize,
+}
+
+/// On its way to serve.
+struct Spawned {
+    process: Process,
+    ready: PathBuf,
+    admin: u16,
+    log_start: usize,
+}
+
+/// What came of a start that was to be killed.
+pub enum Interruption {
+    Killed {
+        after: Duration,
+    },
+    /// It served already.
+    TooLate,
+    /// It ended by itself, with these last words.
+    Ended(String),
 }
 
 /// What came of a start.
@@ -55,8 +89,10 @@ pub struct Verdict {
 impl<'a> World<'a> {
     pub fn new(options: &'a Options, name: &str, journal: bool) -> anyhow::Result<World<'a>> {
         let directory = options.directory.join(name);
+        let data = options.data.join(name);
         fs::create_dir_all(&directory)?;
-        Ok(World { options, directory, journal, broker: None })
+        fs::create_dir_all(&data)?;
+        Ok(World { options, directory, data, journal, broker: None, start_time: Duration::from_millis(100) })
     }
 
     /// Its log directories; the first one has the metadata.
@@ -65,10 +101,47 @@ impl<'a> World<'a> {
             0 => "data".to_owned(),
             _ => format!("data-{}", number + 1),
         };
-        (0..self.options.log_dirs).map(|number| self.directory.join(name(number))).collect()
+        (0..self.options.log_dirs).map(|number| self.data.join(name(number))).collect()
     }
 
     pub fn start(&mut self) -> Result<Started, Failed> {
+        let begun = Instant::now();
+        let Spawned { mut process, ready, admin, log_start } = self.spawn()?;
+        let started = wait_for(START_PATIENCE, || match ready_address(&ready) {
+            Some(address) => Some(Ok(address)),
+            None => process.ended().map(Err),
+        })?;
+        match started {
+            Some(Ok(address)) => {
+                self.start_time = begun.elapsed();
+                self.broker = Some(Broker { process, address, admin, log_start });
+                Ok(Started::Serving)
+            }
+            Some(Err(_)) => {
+                let said = self.log_since(log_start)?;
+                Ok(Started::Refused(said.lines().last().unwrap_or_default().to_owned()))
+            }
+            None => Err(anyhow::anyhow!("the broker is not ready after {START_PATIENCE:?}").into()),
+        }
+    }
+
+    /// A start that is killed at some moment before it should be done.
+    pub fn start_and_kill(&mut self, random: &mut Random) -> Result<Interruption, Failed> {
+        let after = Duration::from_micros(random.below(self.start_time.as_micros() as u64));
+        let Spawned { mut process, ready, log_start, .. } = self.spawn()?;
+        let ended = wait_for(after, || process.ended())?;
+        process.kill();
+        process.join();
+        Ok(match ended {
+            Some(_) => {
+                Interruption::Ended(self.log_since(log_start)?.lines().last().unwrap_or_default().to_owned())
+            }
+            None if ready_address(&ready).is_some() => Interruption::TooLate,
+            None => Interruption::Killed { after },
+        })
+    }
+
+    fn spawn(&self) -> Result<Spawned, Failed> {
         let (ready, log) = (self.directory.join("ready"), self.directory.join("broker.log"));
         let log_start = fs::read(&log).map_or(0, |bytes| bytes.len());
         let admin = free_port().context("no free port")?;
@@ -79,9 +152,8 @@ impl<'a> World<'a> {
         }
         command.args(["--listen", "127.0.0.1:0", "--cores", "2", "--memory", "512MiB"]);
         command.args(["--log-format", "json", "--admin-listen", &format!("127.0.0.1:{admin}")]);
-        for setting in [&format!("journal={}", self.journal), "journal-file-size=4MiB", "journal-files=4"] {
-            command.args(["--set", setting]);
-        }
+        command.args(["--set", &format!("journal={}", self.journal)]);
+        command.args(BUSY.iter().flat_map(|setting| ["--set", setting]));
         command.args(self.options.settings.iter().flat_map(|setting| ["--set", setting]));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("ODRADEK_") {
@@ -91,22 +163,8 @@ impl<'a> World<'a> {
         let log = OpenOptions::new().create(true).append(true).open(log).context("the log")?;
         let ready_file = File::create(&ready).context("the ready line")?;
         command.stdin(Stdio::null()).stdout(ready_file).stderr(log);
-        let mut process = Process::spawn(&mut command).context("the broker cannot be run")?;
-        let started = wait_for(START_PATIENCE, || match ready_address(&ready) {
-            Some(address) => Some(Ok(address)),
-            None => process.ended().map(Err),
-        })?;
-        match started {
-            Some(Ok(address)) => {
-                self.broker = Some(Broker { process, address, admin, log_start });
-                Ok(Started::Serving)
-            }
-            Some(Err(_)) => {
-                let said = self.log_since(log_start)?;
-                Ok(Started::Refused(said.lines().last().unwrap_or_default().to_owned()))
-            }
-            None => Err(anyhow::anyhow!("the broker is not ready after {START_PATIENCE:?}").into()),
-        }
+        let process = Process::spawn(&mut command).context("the broker cannot be run")?;
+        Ok(Spawned { process, ready, admin, log_start })
     }
 
     fn running(&self) -> &Broker {
@@ -124,6 +182,25 @@ impl<'a> World<'a> {
         broker.process.terminate();
         let ended = wait_for(STOP_PATIENCE, || broker.process.ended())?;
         Ok(ended.context("the broker does not stop")?)
+    }
+
+    /// A stop that is killed. Its status, if it was faster.
+    pub fn stop_and_kill(&mut self, after: Duration) -> Result<Option<ExitStatus>, Failed> {
+        let mut broker = self.broker.take().expect("it runs");
+        broker.process.terminate();
+        let ended = wait_for(after, || broker.process.ended())?;
+        broker.process.kill();
+        broker.process.join();
+        Ok(ended)
+    }
+
+    pub fn address(&self) -> &str {
+        &self.running().address
+    }
+
+    /// How it ended, if it was not told to.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.broker.as_mut().expect("it runs").process.ended()
     }
 
     /// Lines that the broker has logged since its start.
@@ -227,7 +304,11 @@ impl<'a> World<'a> {
         if self.broker.is_some() {
             self.kill();
         }
-        Ok(fs::remove_dir_all(&self.directory)?)
+        fs::remove_dir_all(&self.data)?;
+        match self.directory.exists() {
+            true => Ok(fs::remove_dir_all(&self.directory)?),
+            false => Ok(()), // The same.
+        }
     }
 }
 

@@ -2,17 +2,25 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use odradek_powerloss::process::{Interrupted, wait_for};
 use odradek_powerloss::random::Random;
 
-use crate::broker::{PARTITIONS, Started, Verdict, World, named};
+use crate::broker::{Interruption, PARTITIONS, Started, Verdict, World, named};
+use crate::changes::{Changes, Met, Shared, What};
 use crate::damage::{Damage, Ended, Expected, damage};
 
 /// Kills on one data directory, so that reading everything back stays short.
 const SERIES: u32 = 10;
+
+/// Within this a stop is killed: some of it, or all.
+const STOP_TIME: Duration = Duration::from_millis(400);
+
+/// Starts that are killed one after the other, at most.
+const STARTS_KILLED_MAX: u64 = 3;
 
 /// What no damage may lead to: the load generator's words.
 const NEVER: [&str; 4] = ["invented", "altered", "duplicated", "reordered"];
@@ -23,6 +31,8 @@ pub struct Options {
     pub load_generator: PathBuf,
     /// Holds everything that is to be looked at after a violation.
     pub directory: PathBuf,
+    /// Holds the log directories: the same, or on a file system of its own.
+    pub data: PathBuf,
     pub kills: u32,
     pub damages: u32,
     pub seed: u64,
@@ -44,14 +54,14 @@ pub enum Failed {
     Other(#[from] anyhow::Error),
 }
 
-/// Runs all rounds and tells a line after each.
-pub fn run(options: &Options, tell: &mut dyn FnMut(&str)) -> Result<(), Failed> {
+/// Runs all rounds and tells a line after each. What the kills have met is counted.
+pub fn run(options: &Options, met: &Arc<Met>, tell: &mut dyn FnMut(&str)) -> Result<(), Failed> {
     std::fs::create_dir_all(&options.directory).context("the directory")?;
     for (at, journal) in [false, true].into_iter().enumerate() {
         // The first half without a journal, of an odd number one more.
         let share = |count: u32| if journal { count / 2 } else { count.div_ceil(2) };
         let mut random = Random::of(options.seed, at as u64);
-        kills(options, journal, share(options.kills), &mut random, tell)?;
+        kills(options, journal, share(options.kills), met, &mut random, tell)?;
         for round in 1..=share(options.damages) {
             // Every round has its own dice: it can be looked at alone.
             let mut random = Random::of(options.seed, u64::from(round) << 8 | at as u64);
@@ -71,6 +81,7 @@ fn kills(
     options: &Options,
     journal: bool,
     count: u32,
+    met: &Arc<Met>,
     random: &mut Random,
     tell: &mut dyn FnMut(&str),
 ) -> Result<(), Failed> {
@@ -78,25 +89,87 @@ fn kills(
     while done < count {
         let name = format!("kill-{}{}", if journal { "journal-" } else { "" }, done + 1);
         let mut world = World::new(options, &name, journal)?;
+        let shared = Shared::new(met.clone());
         start(&mut world, &name)?;
         for _ in 0..SERIES.min(count - done) {
             done += 1;
             let name = format!("kill-{}{done}", if journal { "journal-" } else { "" });
-            let after = Duration::from_millis(300 + random.below(2700));
-            let producer = world.produce(batch_bytes(random))?;
-            wait(after)?;
-            world.kill();
-            world.wait_for_producer(producer)?;
-            start(&mut world, &name)?;
-            let verdict = world.read(&all())?;
-            if !verdict.clean {
-                return Err(violation(&name, verdict.said));
-            }
-            tell(&format!("{name}: killed after {} ms: {}", after.as_millis(), last_line(&verdict)));
+            let line = kill_round(&mut world, &shared, &name, random)?;
+            tell(&format!("{name}: {line}"));
         }
         world.remove()?;
     }
     Ok(())
+}
+
+fn kill_round(
+    world: &mut World<'_>,
+    shared: &Shared,
+    name: &str,
+    random: &mut Random,
+) -> Result<String, Failed> {
+    let after = Duration::from_millis(300 + random.below(2700));
+    let producer = world.produce(batch_bytes(random))?;
+    let mut changes = Changes::start(shared, world.address(), random);
+    let failed = wait_for(after, || changes.failure())?;
+    if let Some(failed) = failed {
+        return Err(violation(name, format!("under load: {failed} (the broker: {:?})", world.ended())));
+    }
+    let mut story = end(world, shared, name, random)?;
+    story.push_str(&format!(" after {} ms", after.as_millis()));
+    if let Some(refused) = changes.join() {
+        return Err(violation(name, format!("{story}, before that: {refused}")));
+    }
+    world.wait_for_producer(producer)?;
+    if random.one_in(3) {
+        for _ in 0..1 + random.below(STARTS_KILLED_MAX) {
+            match world.start_and_kill(random)? {
+                Interruption::Killed { after } => {
+                    shared.met.add(What::KilledInStart, 1);
+                    story.push_str(&format!(", again {} ms into the start", after.as_millis()));
+                }
+                Interruption::TooLate => story.push_str(", again behind the start"),
+                Interruption::Ended(said) => {
+                    return Err(violation(name, format!("{story}, the broker did not start: {said}")));
+                }
+            }
+        }
+    }
+    start(world, name)?;
+    let wrong =
+        shared.judge(world.address()).map_err(|error| violation(name, format!("{story}: {error}")))?;
+    if !wrong.is_empty() {
+        return Err(violation(name, format!("{story}:\n{}", wrong.join("\n"))));
+    }
+    let verdict = world.read(&all())?;
+    if !verdict.clean {
+        return Err(violation(name, format!("{story}: {}", verdict.said)));
+    }
+    Ok(format!("{story}: {}", last_line(&verdict)))
+}
+
+/// Mostly by a kill; else by a stop, which is killed half of the time.
+fn end(world: &mut World<'_>, shared: &Shared, name: &str, random: &mut Random) -> Result<String, Failed> {
+    let ended = match random.below(6) {
+        0 => Some(world.stop()?),
+        1 => {
+            let after = random.below(STOP_TIME.as_millis() as u64);
+            let ended = world.stop_and_kill(Duration::from_millis(after))?;
+            if ended.is_none() {
+                shared.met.add(What::KilledInStop, 1);
+                return Ok(format!("killed {after} ms into a stop"));
+            }
+            ended
+        }
+        _ => {
+            world.kill();
+            return Ok("killed".to_owned());
+        }
+    };
+    match ended.filter(|status| !status.success()) {
+        None => Ok("stopped".to_owned()),
+        Some(status) => Err(violation(name, format!("the stop ended in {status}"))),
+    }
 }
 
 fn damage_round(options: &Options, name: &str, journal: bool, random: &mut Random) -> Result<String, Failed> {
@@ -115,7 +188,7 @@ fn damage_round(options: &Options, name: &str, journal: bool, random: &mut Rando
     }
     world.wait_for_producer(producer)?;
     let damage = damage(&world.data_dirs(), Ended { clean, journal }, random)?;
-    let file = damage.file.strip_prefix(&world.directory).unwrap_or(&damage.file).display().to_string();
+    let file = damage.file.strip_prefix(&world.data).unwrap_or(&damage.file).display().to_string();
     let ended = if clean { "stopped" } else { "killed" };
     let story = format!("{ended} after {} ms, {file}: {}", after.as_millis(), damage.how);
     let outcome = judge(&mut world, &damage).map_err(|failed| match failed {
