@@ -10,9 +10,10 @@ use clap::{Parser, Subcommand};
 use odradek_sim::report::Counts;
 use odradek_sim::run::{SeedOptions, run_seed};
 use odradek_sim::settings::Mistake;
+use std::cell::Cell;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Runs the engine's own decisions under simulated faults. The same seed always does the same.
 #[derive(Debug, Parser)]
@@ -45,6 +46,9 @@ struct StorageFlags {
     /// Only this one.
     #[arg(long)]
     seed: Option<u64>,
+    /// Seeds at a time; each does what it does alone.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
+    threads: u64,
     /// Print everything that happens. For one seed.
     #[arg(long)]
     trace: bool,
@@ -65,8 +69,13 @@ fn parse_mistake(name: &str) -> Result<Mistake, String> {
     found.ok_or_else(|| format!("{name} is no mistake"))
 }
 
-/// Which seed runs.
-static SEED: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    /// Which seed runs on this thread.
+    static SEED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Seeds between two times at which the sums are kept in their file.
+const SEEDS_PER_STATE: u64 = 100;
 
 /// In the state file: the seed to go on with, and the seeds run.
 const NEXT: &str = "next seed";
@@ -77,7 +86,7 @@ fn main() -> ExitCode {
     // A finding says what a broken assertion said; where a panic ends the process, nobody else can.
     std::panic::set_hook(Box::new(|panic| {
         if cfg!(panic = "abort") {
-            println!("seed {}: assertions hold: {panic}", SEED.load(Ordering::Relaxed));
+            println!("seed {}: assertions hold: {panic}", SEED.get());
         }
     }));
     let done = match &what {
@@ -95,7 +104,7 @@ fn main() -> ExitCode {
 
 fn run(flags: &StorageFlags) -> anyhow::Result<ExitCode> {
     if let Some(seed) = flags.seed {
-        SEED.store(seed, Ordering::Relaxed);
+        SEED.set(seed);
         let result = run_seed(SeedOptions { seed, mistake: flags.mistake, print: flags.trace });
         print!("{}", result.counts.table());
         println!("seed {seed}: {} lines of trace, checksum {:08x}", result.trace.0, result.trace.1);
@@ -107,26 +116,16 @@ fn run(flags: &StorageFlags) -> anyhow::Result<ExitCode> {
         None => Counts::default(),
     };
     let first = flags.first.unwrap_or(counts.get(NEXT));
+    let end = first + flags.seeds;
     let mut failed = 0;
-    for seed in first..first + flags.seeds {
-        SEED.store(seed, Ordering::Relaxed);
-        let result = run_seed(SeedOptions { seed, mistake: flags.mistake, print: false });
-        counts.sum(&result.counts);
-        counts.add(SEEDS, 1);
-        for finding in &result.findings {
-            failed += 1;
-            println!("seed {seed}: {finding}");
-        }
-        let next = (seed + 1).saturating_sub(counts.get(NEXT));
+    for first in (first..end).step_by(SEEDS_PER_STATE as usize) {
+        let seeds = first..end.min(first + SEEDS_PER_STATE);
+        failed += run_seeds(flags, seeds.clone(), &mut counts);
+        let next = seeds.end.saturating_sub(counts.get(NEXT));
         counts.add(NEXT, next);
-        if let Some(path) = &flags.state
-            && (seed + 1 - first).is_multiple_of(100)
-        {
+        if let Some(path) = &flags.state {
             write_state(path, &counts)?;
         }
-    }
-    if let Some(path) = &flags.state {
-        write_state(path, &counts)?;
     }
     print!("{}", counts.table());
     let seeds = counts.get(SEEDS).max(1);
@@ -144,6 +143,31 @@ fn run(flags: &StorageFlags) -> anyhow::Result<ExitCode> {
     }
     println!("{seeds} seeds without a finding");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs each of them, tells what is found, and sums up what was met. How many findings there were.
+fn run_seeds(flags: &StorageFlags, seeds: Range<u64>, counts: &mut Counts) -> u64 {
+    let share = |thread: u64| {
+        let (mut counts, mut failed) = (Counts::default(), 0);
+        for seed in (seeds.start + thread..seeds.end).step_by(flags.threads as usize) {
+            SEED.set(seed);
+            let result = run_seed(SeedOptions { seed, mistake: flags.mistake, print: false });
+            counts.sum(&result.counts);
+            counts.add(SEEDS, 1);
+            failed += result.findings.len() as u64;
+            result.findings.iter().for_each(|finding| println!("seed {seed}: {finding}"));
+        }
+        (counts, failed)
+    };
+    std::thread::scope(|scope| {
+        let share = &share;
+        let threads: Vec<_> = (0..flags.threads).map(|thread| scope.spawn(move || share(thread))).collect();
+        let shares = threads.into_iter().map(|thread| thread.join().expect("a seed tells its panics itself"));
+        shares.fold(0, |failed, (share, more)| {
+            counts.sum(&share);
+            failed + more
+        })
+    })
 }
 
 /// Each seed is a process of its own: a mistake may break an assertion, which ends it.
