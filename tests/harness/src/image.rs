@@ -68,18 +68,15 @@ impl Image {
     pub fn make(file: &Path, at: &Path, file_system: FileSystem, size: u64) -> io::Result<Image> {
         File::create(file)?.set_len(size)?;
         std::fs::create_dir_all(at)?;
+        // As the kernel lists it.
+        let image = Image { file: file.to_owned(), at: at.canonicalize()? };
         let device = LoopDevice::attach(file)?;
         run(file_system.make_command().arg(&device.path))?;
-        let image = Image::of(file, at);
         image.mount_device(&device)?;
         Ok(image)
     }
 
-    /// One that was made before; not mounted yet.
-    pub fn of(file: &Path, at: &Path) -> Image {
-        Image { file: file.to_owned(), at: at.to_owned() }
-    }
-
+    /// Once more, after it was unmounted.
     pub fn mount(&self) -> io::Result<()> {
         self.mount_device(&LoopDevice::attach(&self.file)?)
     }

@@ -20,7 +20,7 @@ pub use batch::{Batch, BatchProducer, legacy_message_set};
 pub use broker::{Broker, Options, Routing, binary};
 pub use client::{Client, ReadRecord, records_of, topic_name};
 pub use connection::{Connection, frame};
-pub use image::{FileSystem, Image};
+pub use image::{FileSystem, Image, SECTOR_SIZE};
 pub use kafka_protocol;
 pub use small_disk::SmallDisk;
 pub use wait::{PATIENCE, wait_for};
