@@ -1,8 +1,8 @@
 //! `odradek tune check`: this host's settings beside those that the broker runs best with.
 //!
 //! The settings are data (`tuning/settings.toml`, compiled in), so that the command, the drop-ins
-//! and the documentation cannot differ. It changes no setting; for the flush latency it writes for a
-//! second into a file without a name.
+//! and the documentation cannot differ. It changes no setting; for the least latency of an
+//! acknowledgement it writes for a second into a file without a name.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -74,7 +74,7 @@ enum Source {
     File,
     Cpu,
     Block,
-    Flush,
+    Acknowledgement,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +163,9 @@ impl Setting {
                 values.dedup();
                 Some(values.join(","))
             }
-            Source::Flush => super::bench::flush_us_p99(&host.data_dir).map(|us| us.to_string()),
+            Source::Acknowledgement => {
+                super::bench::acknowledgement_us_p99(&host.data_dir).map(|us| us.to_string())
+            }
             Source::Block => self.read_file(&host.block_device.as_ref()?.join(&self.path)),
         }
     }

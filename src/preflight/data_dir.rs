@@ -205,6 +205,11 @@ pub fn check_file_system(path: &Path, buffered_allowed: bool) -> Result<FileSyst
     Ok(FileSystem { name, direct_io: true, alignment })
 }
 
+/// Its name, as [`FileSystem::name`] has it.
+pub fn file_system_name(path: &Path) -> io::Result<String> {
+    Ok(judge(file_system_magic(path)?).0)
+}
+
 fn judge(magic: u32) -> (String, Verdict) {
     match FILE_SYSTEMS.iter().find(|(known, _, _)| *known == magic) {
         Some((_, name, verdict)) => (name.to_string(), *verdict),

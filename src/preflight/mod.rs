@@ -23,7 +23,7 @@ mod resources;
 
 use crate::config::{Config, HostPort};
 
-pub use data_dir::{DataDirError, DataDirLock, FileSystem, hold_for_reading};
+pub use data_dir::{DataDirError, DataDirLock, FileSystem, file_system_name, hold_for_reading};
 pub use identity::{Identity, IdentityError, directory_ids};
 pub use io_uring::{IoUringError, probe as probe_io_uring};
 pub use log_dirs::{LogDir, LogDirsError, OtherDir, adopt};

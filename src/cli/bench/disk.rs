@@ -5,8 +5,9 @@
 //! |---|---|---|
 //! | 0.2 | 1 MiB writes one after the other, several in flight | what write-out can reach |
 //! | 0.1 | the same as reads | what catch-up can reach |
-//! | 0.2 | 4 KiB write and `fdatasync`, over blocks that were written before | what a flush costs at best |
-//! | 0.2 | the same into preallocated space | what it costs where the file system has to note what was written |
+//! | 0.2 | 4 KiB write and `fdatasync`, over blocks that were written before | what the commit journal's flush costs |
+//! | 0.1 | the same into preallocated space of one file | what it costs where the file system has to note what was written: large appends, in their segment |
+//! | 0.1 | the same of several files, with one flush for all | large appends to several partitions at once |
 //! | 0.3 | write and `fdatasync` of 4 KiB to 1 MiB | what group commit gains |
 
 #![expect(clippy::disallowed_methods, reason = "a command of its own process that measures time")]
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use odradek::types::limits::{IO_ALIGNMENT, IO_SIZE_MAX};
 
-use super::figures::{Figures, FlushFigures, GroupCommit, Latency};
+use super::figures::{Figures, FlushFigures, FlushOfMany, GroupCommit, Latency};
 use super::scratch::{AlignedBuffer, ScratchFile};
 
 /// Bytes of the file that is written, read and overwritten. Past the write caches of small devices'
@@ -29,6 +30,12 @@ const FILE_SIZE: u64 = 256 << 20;
 /// Bytes of the preallocated space that flushes go into. 16,384 blocks: a disk that uses them up before
 /// its time has told enough.
 const FRESH_SIZE: u64 = 64 << 20;
+
+/// Segments that are flushed together. More than the broker flushes one by one, which is what matters.
+pub const FILES: usize = 8;
+
+/// Bytes of each of them.
+const FILE_OF_MANY_SIZE: u64 = 8 << 20;
 
 /// Bytes that are written whatever the time: the later measurements go round in them.
 const WRITTEN_MIN: u64 = 8 << 20;
@@ -51,11 +58,15 @@ const _: () = assert!(SHORT_SIZE.is_multiple_of(TRANSFER_SIZE));
 pub fn measure(directory: &Path, time: Duration) -> io::Result<Figures> {
     let file = ScratchFile::create(directory, FILE_SIZE)?;
     let fresh = ScratchFile::create(directory, FRESH_SIZE)?;
+    let many = (0..FILES).map(|_| ScratchFile::create(directory, FILE_OF_MANY_SIZE));
+    let many = many.collect::<io::Result<Vec<_>>>()?;
     let write = transfer(&file, Direction::Write { at_least: WRITTEN_MIN }, time.mul_f64(0.2))?;
     let written = write.bytes.min(FILE_SIZE);
     let read = transfer(&file, Direction::Read { below: written }, time.mul_f64(0.1))?;
     let overwrite = flushes(&file, Blocks::Written { below: written }, time.mul_f64(0.2))?;
-    let fresh = flushes(&fresh, Blocks::Fresh, time.mul_f64(0.2))?;
+    let fresh = flushes(&fresh, Blocks::Fresh, time.mul_f64(0.1))?;
+    let flush_of_many = FlushOfMany::on(file.sync_fs());
+    let many = flushes_of_many(&many, flush_of_many, time.mul_f64(0.1))?;
     let share = time.mul_f64(0.3) / GROUP_COMMIT_SIZES.len() as u32;
     let group_commits = GROUP_COMMIT_SIZES.into_iter().map(|size| group_commit(&file, size, written, share));
     Ok(Figures {
@@ -64,6 +75,8 @@ pub fn measure(directory: &Path, time: Duration) -> io::Result<Figures> {
         read_bytes_per_second: read.bytes_per_second(),
         overwrite,
         fresh,
+        many,
+        flush_of_many,
         group_commits: group_commits.collect::<io::Result<_>>()?,
     })
 }
@@ -141,7 +154,7 @@ enum Blocks {
 
 fn flushes(file: &ScratchFile, blocks: Blocks, time: Duration) -> io::Result<FlushFigures> {
     let buffer = AlignedBuffer::new(IO_ALIGNMENT);
-    let (mut writes, mut flushes, mut totals) = (histogram(), histogram(), histogram());
+    let mut figures = Histograms::new();
     let started = Instant::now();
     let mut at = 0;
     while at == 0 || started.elapsed() < time {
@@ -154,14 +167,54 @@ fn flushes(file: &ScratchFile, blocks: Blocks, time: Duration) -> io::Result<Flu
         file.write(buffer.bytes(), position)?;
         let written = Instant::now();
         file.flush()?;
-        let flushed = Instant::now();
-        record(&mut writes, written - begun);
-        record(&mut flushes, flushed - written);
-        record(&mut totals, flushed - begun);
+        figures.record(begun, written, Instant::now());
         at += IO_ALIGNMENT as u64;
     }
-    let [write, flush, total] = [writes, flushes, totals].map(|histogram| Latency::of(&histogram));
-    Ok(FlushFigures { write, flush, total })
+    Ok(figures.figures())
+}
+
+/// A block into each file, one after the other, then the flush; until there is no more.
+fn flushes_of_many(files: &[ScratchFile], flush: FlushOfMany, time: Duration) -> io::Result<FlushFigures> {
+    let buffer = AlignedBuffer::new(IO_ALIGNMENT);
+    let mut figures = Histograms::new();
+    let started = Instant::now();
+    let mut at = 0;
+    while at == 0 || started.elapsed() < time {
+        if at >= files[0].size() {
+            break;
+        }
+        let begun = Instant::now();
+        files.iter().try_for_each(|file| file.write(buffer.bytes(), at))?;
+        let written = Instant::now();
+        match flush {
+            FlushOfMany::FileSystem => files[0].flush_file_system()?,
+            FlushOfMany::EachFile => files.iter().try_for_each(ScratchFile::flush)?,
+        }
+        figures.record(begun, written, Instant::now());
+        at += IO_ALIGNMENT as u64;
+    }
+    Ok(figures.figures())
+}
+
+/// Of a write, of its flush, and of both.
+struct Histograms([Histogram<u64>; 3]);
+
+impl Histograms {
+    fn new() -> Histograms {
+        Histograms([histogram(), histogram(), histogram()])
+    }
+
+    fn record(&mut self, begun: Instant, written: Instant, flushed: Instant) {
+        let times = [written - begun, flushed - written, flushed - begun];
+        for (histogram, time) in self.0.iter_mut().zip(times) {
+            record(histogram, time);
+        }
+    }
+
+    fn figures(&self) -> FlushFigures {
+        let [write, flush, total] = self.0.each_ref().map(Latency::of);
+        FlushFigures { write, flush, total }
+    }
 }
 
 fn group_commit(file: &ScratchFile, size: usize, written: u64, time: Duration) -> io::Result<GroupCommit> {
@@ -210,6 +263,11 @@ mod tests {
         let fresh = ScratchFile::create(directory.path(), 8192).expect("direct I/O");
         let twice = flushes(&fresh, Blocks::Fresh, Duration::from_secs(5)).expect("it can be flushed");
         assert_eq!(twice.total.count, 2, "fresh space is used once");
+        let files = [0, 1].map(|_| ScratchFile::create(directory.path(), 8192).expect("direct I/O"));
+        for flush in [FlushOfMany::EachFile, FlushOfMany::FileSystem] {
+            let twice = flushes_of_many(&files, flush, Duration::from_secs(5)).expect("they can be flushed");
+            assert_eq!(twice.total.count, 2, "once for all of them");
+        }
         let commit = group_commit(&file, 64 << 10, 2 << 20, Duration::from_millis(5)).expect("flushed");
         assert!(commit.commits_per_second > 0.0);
     }

@@ -3,7 +3,11 @@
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
+use odradek::log::commit::DIRECT_SIZE;
+use odradek::log::plan::SyncFs;
+
 use super::super::table::Table;
+use super::disk::FILES;
 
 /// Percentiles of one kind of call.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,6 +60,30 @@ impl FlushFigures {
             "total": self.total.json(),
             "acknowledgement": predict(self).json(),
         })
+    }
+}
+
+/// How the broker flushes several segments at once on that file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushOfMany {
+    /// One `syncfs`, and what else it takes.
+    FileSystem,
+    EachFile,
+}
+
+impl FlushOfMany {
+    pub fn on(sync_fs: SyncFs) -> FlushOfMany {
+        match sync_fs {
+            SyncFs::Device | SyncFs::Metadata => FlushOfMany::FileSystem,
+            SyncFs::Nothing => FlushOfMany::EachFile,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            FlushOfMany::FileSystem => "one syncfs",
+            FlushOfMany::EachFile => "fdatasync of each",
+        }
     }
 }
 
@@ -116,10 +144,13 @@ pub struct Figures {
     pub directory: String,
     pub write_bytes_per_second: f64,
     pub read_bytes_per_second: f64,
-    /// Over blocks that were written before.
+    /// Over blocks that were written before: the commit journal, where small appends go.
     pub overwrite: FlushFigures,
-    /// Into space that was only preallocated: where this build's commits go.
+    /// Into space that was only preallocated: a segment, where large ones go.
     pub fresh: FlushFigures,
+    /// The same of [`FILES`] segments with one flush for all.
+    pub many: FlushFigures,
+    pub flush_of_many: FlushOfMany,
     pub group_commits: Vec<GroupCommit>,
 }
 
@@ -139,6 +170,9 @@ impl Figures {
             "read_bytes_per_second": self.read_bytes_per_second,
             "flush_overwriting": self.overwrite.json(),
             "flush_preallocated": self.fresh.json(),
+            "flush_many_preallocated": self.many.json(),
+            "many": { "files": FILES, "flush": self.flush_of_many.name() },
+            "acknowledgement": predict(&self.overwrite).json(),
             "group_commits": group_commits.collect::<Vec<_>>(),
         })
     }
@@ -150,19 +184,21 @@ impl Figures {
             self.write_bytes_per_second / 1e6,
             self.read_bytes_per_second / 1e6,
         );
-        let mut table = Table::new(&["4 KiB WRITE, THEN FDATASYNC", "COUNT", "P50", "P99", "P99.9", "MAX"]);
-        let rows = [
-            ("over written blocks: write", &self.overwrite.write),
-            ("over written blocks: flush", &self.overwrite.flush),
-            ("over written blocks: both", &self.overwrite.total),
-            ("into preallocated space: write", &self.fresh.write),
-            ("into preallocated space: flush", &self.fresh.flush),
-            ("into preallocated space: both", &self.fresh.total),
+        let many = format!("{FILES} segments, {}", self.flush_of_many.name());
+        let kinds = [
+            ("journal: over written blocks", &self.overwrite),
+            ("segment: preallocated", &self.fresh),
+            (&many, &self.many),
         ];
+        let mut table = Table::new(&["4 KiB WRITE, THEN FLUSH", "COUNT", "P50", "P99", "P99.9", "MAX"]);
+        let rows = kinds.iter().flat_map(|(kind, figures)| {
+            let parts = [("write", &figures.write), ("flush", &figures.flush), ("both", &figures.total)];
+            parts.map(|(part, latency)| (format!("{kind}: {part}"), latency))
+        });
         for (name, latency) in rows {
             let figures = [latency.p50_us, latency.p99_us, latency.p999_us, latency.max_us].map(milliseconds);
             let [p50, p99, p999, max] = &figures;
-            table.row(&[name, &latency.count.to_string(), p50, p99, p999, max]);
+            table.row(&[&name, &latency.count.to_string(), p50, p99, p999, max]);
         }
         text.push_str(&table.to_string());
         let mut table = Table::new(&["GROUP COMMIT", "PER SECOND", "MB/S", "P50", "P99"]);
@@ -177,11 +213,15 @@ impl Figures {
         }
         text.push_str(&format!("\n{table}\n"));
         text.push_str("An acknowledgement (acks=all, one node) takes at least, on this disk:\n");
-        text.push_str(&format!(
-            "  into preallocated segments, as this build commits: {}\n",
-            predict(&self.fresh).text()
-        ));
-        text.push_str(&format!("  over written blocks: {}\n", predict(&self.overwrite).text()));
+        let journaled = DIRECT_SIZE >> 10;
+        let kinds = [
+            (format!("through the journal, below {journaled} KiB of a partition"), &self.overwrite),
+            ("through a preallocated segment, above".to_owned(), &self.fresh),
+            (format!("through {many}"), &self.many),
+        ];
+        for (kind, figures) in kinds {
+            text.push_str(&format!("  {kind}: {}\n", predict(figures).text()));
+        }
         text
     }
 }
@@ -200,24 +240,30 @@ mod tests {
         expect![[r#"
             /srv/odradek: sequential write 2100 MB/s, read 3200 MB/s (direct, 1 MiB, 4 in flight)
 
-            4 KiB WRITE, THEN FDATASYNC     COUNT  P50      P99      P99.9    MAX
-            over written blocks: write      1000   0.02 ms  0.10 ms  0.20 ms  0.30 ms
-            over written blocks: flush      1000   0.10 ms  0.80 ms  1.60 ms  2.40 ms
-            over written blocks: both       1000   0.12 ms  0.90 ms  1.80 ms  2.70 ms
-            into preallocated space: write  1000   0.03 ms  0.20 ms  0.40 ms  0.60 ms
-            into preallocated space: flush  1000   0.40 ms  2.70 ms  5.40 ms  8.10 ms
-            into preallocated space: both   1000   0.42 ms  2.90 ms  5.80 ms  8.70 ms
+            4 KiB WRITE, THEN FLUSH              COUNT  P50      P99      P99.9    MAX
+            journal: over written blocks: write  1000   0.02 ms  0.10 ms  0.20 ms  0.30 ms
+            journal: over written blocks: flush  1000   0.10 ms  0.80 ms  1.60 ms  2.40 ms
+            journal: over written blocks: both   1000   0.12 ms  0.90 ms  1.80 ms  2.70 ms
+            segment: preallocated: write         1000   0.03 ms  0.20 ms  0.40 ms  0.60 ms
+            segment: preallocated: flush         1000   0.40 ms  2.70 ms  5.40 ms  8.10 ms
+            segment: preallocated: both          1000   0.42 ms  2.90 ms  5.80 ms  8.70 ms
+            8 segments, one syncfs: write        1000   0.20 ms  0.90 ms  1.80 ms  2.70 ms
+            8 segments, one syncfs: flush        1000   0.50 ms  3.00 ms  6.00 ms  9.00 ms
+            8 segments, one syncfs: both         1000   0.70 ms  3.80 ms  7.60 ms  11.40 ms
 
             GROUP COMMIT  PER SECOND  MB/S    P50      P99
             4 KiB         8000        32.8    0.12 ms  0.25 ms
             1024 KiB      1000        1048.6  1.00 ms  2.00 ms
 
             An acknowledgement (acks=all, one node) takes at least, on this disk:
-              into preallocated segments, as this build commits: 0.42 ms p50, 2.90 ms p99 on an idle disk; 0.62 ms p50, 5.60 ms p99 behind a flush
-              over written blocks: 0.12 ms p50, 0.90 ms p99 on an idle disk; 0.17 ms p50, 1.70 ms p99 behind a flush
+              through the journal, below 32 KiB of a partition: 0.12 ms p50, 0.90 ms p99 on an idle disk; 0.17 ms p50, 1.70 ms p99 behind a flush
+              through a preallocated segment, above: 0.42 ms p50, 2.90 ms p99 on an idle disk; 0.62 ms p50, 5.60 ms p99 behind a flush
+              through 8 segments, one syncfs: 0.70 ms p50, 3.80 ms p99 on an idle disk; 0.95 ms p50, 6.80 ms p99 behind a flush
         "#]].assert_eq(&figures().text());
         let json = figures().json();
         assert_eq!(json["flush_preallocated"]["acknowledgement"]["busy_p99_us"], 5600.0);
+        assert_eq!(json["acknowledgement"]["busy_p99_us"], 1700.0, "the journal's");
+        assert_eq!(json["many"]["flush"], "one syncfs");
         assert_eq!(json["group_commits"][1]["bytes_per_second"], 1_048_576_000.0);
     }
 
@@ -250,6 +296,12 @@ mod tests {
             read_bytes_per_second: 3.2e9,
             overwrite,
             fresh,
+            many: FlushFigures {
+                write: latency(200.0, 900.0),
+                flush: latency(500.0, 3000.0),
+                total: latency(700.0, 3800.0),
+            },
+            flush_of_many: FlushOfMany::FileSystem,
             group_commits: vec![commit(4096, 8000.0), commit(1 << 20, 1000.0)],
         }
     }

@@ -9,12 +9,15 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use odradek::log::plan::SyncFs;
+use odradek::preflight;
 use odradek::types::limits::IO_ALIGNMENT;
 
 #[derive(Debug)]
 pub struct ScratchFile {
     file: File,
     size: u64,
+    sync_fs: SyncFs,
 }
 
 impl ScratchFile {
@@ -33,7 +36,8 @@ impl ScratchFile {
         if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(ScratchFile { file, size })
+        let sync_fs = SyncFs::of(&preflight::file_system_name(directory)?);
+        Ok(ScratchFile { file, size, sync_fs })
     }
 
     pub fn size(&self) -> u64 {
@@ -51,6 +55,23 @@ impl ScratchFile {
     /// `fdatasync`.
     pub fn flush(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    /// One flush for everything on its file system, as the broker does it there.
+    pub fn flush_file_system(&self) -> io::Result<()> {
+        // SAFETY: syncfs takes any open descriptor; the file is open.
+        if unsafe { libc::syncfs(self.file.as_raw_fd()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        match self.sync_fs {
+            SyncFs::Metadata => self.flush(),
+            SyncFs::Device | SyncFs::Nothing => Ok(()),
+        }
+    }
+
+    /// What that promises.
+    pub fn sync_fs(&self) -> SyncFs {
+        self.sync_fs
     }
 }
 
