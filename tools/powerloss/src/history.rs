@@ -20,7 +20,7 @@ use std::ops::Range;
 
 use crate::random::Random;
 
-/// Bytes that a device writes whole or not at all.
+/// Bytes that any device writes whole or not at all. One with larger sectors writes more of them whole.
 pub const SECTOR_SIZE: u64 = 512;
 
 /// Bytes that one file may have unflushed; past it the oldest count as flushed, as a device writes
@@ -71,6 +71,8 @@ pub struct Cut {
     pub size: Option<u64>,
     pub sectors_unflushed: u64,
     pub sectors_dropped: u64,
+    /// Of [`SECTOR_SIZE`], in one of the device's.
+    sectors_per_piece: u64,
 }
 
 impl History {
@@ -110,9 +112,10 @@ impl History {
         }
     }
 
-    /// Throws the dice over every unflushed change.
-    pub fn cut(&self, random: &mut Random) -> Cut {
-        let mut cut = Cut::default();
+    /// Throws the dice over every unflushed change, of a device with sectors of so many bytes.
+    pub fn cut(&self, sector_size: u64, random: &mut Random) -> Cut {
+        assert!(sector_size.is_multiple_of(SECTOR_SIZE), "sectors of {sector_size} bytes");
+        let mut cut = Cut { sectors_per_piece: sector_size / SECTOR_SIZE, ..Cut::default() };
         let Some(first) = self.changes.front() else { return cut };
         let resized = |change: &&Change| change.size_before != change.size_after;
         let sizes = self.changes.iter().filter(resized).count() as u64;
@@ -168,12 +171,19 @@ impl Fate {
 impl Cut {
     fn undo(&mut self, change: &Change, fate: Fate, decided: &mut BTreeSet<u64>, random: &mut Random) {
         let first = change.position / SECTOR_SIZE;
+        let (mut piece, mut keeps_piece) = (None, false);
         for (sector, before) in (first..).zip(change.before.chunks(SECTOR_SIZE as usize)) {
             self.sectors_unflushed += u64::from(change.kind == Kind::Write);
             let kept = match fate {
                 Fate::Kept => true,
                 Fate::Dropped => false,
-                Fate::Torn => random.one_in(2),
+                Fate::Torn => {
+                    let of = Some(sector / self.sectors_per_piece);
+                    if piece != of {
+                        (piece, keeps_piece) = (of, random.one_in(2));
+                    }
+                    keeps_piece
+                }
             };
             if decided.contains(&sector) {
                 continue;
@@ -236,7 +246,11 @@ mod tests {
         }
 
         fn after_cut(&self, seed: u64) -> Vec<u8> {
-            let cut = self.history.cut(&mut Random::new(seed));
+            self.after_cut_of(SECTOR_SIZE, seed)
+        }
+
+        fn after_cut_of(&self, sector_size: u64, seed: u64) -> Vec<u8> {
+            let cut = self.history.cut(sector_size, &mut Random::new(seed));
             let mut bytes = self.bytes.clone();
             for (position, restored) in cut.restored {
                 let (start, end) = (position as usize, position as usize + restored.len());
@@ -246,6 +260,23 @@ mod tests {
             bytes.resize(cut.size.unwrap_or(self.bytes.len() as u64) as usize, 0);
             bytes
         }
+    }
+
+    #[test]
+    fn a_device_with_larger_sectors_keeps_each_whole_or_not_at_all() {
+        const LARGE: usize = 8 * SECTOR;
+        let mut file = Model::default();
+        file.write(0, &[1; 4 * LARGE]);
+        file.flush();
+        file.write(LARGE, &[2; 2 * LARGE]);
+        let mut seen = BTreeSet::new();
+        for seed in 0..200 {
+            let bytes = file.after_cut_of(LARGE as u64, seed);
+            let sectors: Vec<u8> = bytes.chunks(LARGE).map(|sector| sector[0]).collect();
+            assert!(bytes.chunks(LARGE).all(|sector| sector.iter().all(|byte| *byte == sector[0])));
+            seen.insert(sectors);
+        }
+        assert_eq!(seen.len(), 4, "every subset of two: {seen:?}");
     }
 
     #[test]

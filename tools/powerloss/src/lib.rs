@@ -10,6 +10,9 @@
 //!      with what was flushed, and a subset of what was not, in whole sectors of 512 bytes
 //! ```
 //!
+//! With `--fs` the mount holds one file, the disk, and the broker is on ext4 or XFS above it (`rounds`).
+//! The kernel waits for this program then: whoever stops it, stops every `sync` on the machine.
+//!
 //! | file | what it is |
 //! |---|---|
 //! | `history` | what one file looked like before each unflushed change, and what a cut leaves of it; pure |

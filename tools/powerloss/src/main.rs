@@ -16,6 +16,7 @@ use clap::Parser;
 use odradek_powerloss::mount::Mount;
 use odradek_powerloss::process::catch_interrupts;
 use odradek_powerloss::rounds::{self, Failed, Options};
+use odradek_test_harness::FileSystem;
 
 /// Runs the broker under load on a file system that forgets what was not flushed, cuts its power at
 /// random moments, and checks after each restart that every acknowledged record is there. Needs root
@@ -28,6 +29,10 @@ struct Flags {
     /// Of the dice: the moments and what is lost. Default: from the clock.
     #[arg(long)]
     seed: Option<u64>,
+    /// ext4 or xfs: the broker's files on such a file system, on a disk that forgets. Default: the file
+    /// system itself is one that forgets.
+    #[arg(long, value_name = "NAME")]
+    fs: Option<FileSystem>,
     /// Where a directory for the run is made. It goes when all was well.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -71,9 +76,11 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
             .join(format!("odradek-powerloss.{}", std::process::id())),
         rounds: flags.rounds,
         seed: flags.seed.unwrap_or(since_epoch.as_nanos() as u64),
+        file_system: flags.fs,
         settings: flags.set.clone(),
     };
-    println!("seed {}, in {}", options.seed, options.directory.display());
+    let on = flags.fs.map_or(String::new(), |file_system| format!(", the broker's files on {file_system}"));
+    println!("seed {}, in {}{on}", options.seed, options.directory.display());
     let result = rounds::run(&options, &mut |line| println!("{line}"));
     match result {
         Ok(()) => {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use fuser::{BackgroundSession, Config, MountOption};
 
 use crate::files::Files;
+use crate::history::SECTOR_SIZE;
 use crate::power::{Power, Shared, State};
 use crate::volume::{Counts, Loss, Volume};
 
@@ -26,11 +27,16 @@ pub struct Mount {
 impl Mount {
     /// Mounts `directory/tree` at `directory/mount`. Needs root and /dev/fuse.
     pub fn start(directory: &Path) -> io::Result<Mount> {
+        Mount::start_with_sectors(directory, SECTOR_SIZE)
+    }
+
+    /// The same on a device that writes so many bytes whole or not at all.
+    pub fn start_with_sectors(directory: &Path, sector_size: u64) -> io::Result<Mount> {
         let point = directory.join("mount");
         // What a run that was killed left behind.
         let _ = unmount(&point, libc::MNT_DETACH);
         std::fs::create_dir_all(&point)?;
-        let shared = Shared::new(Volume::open(directory)?);
+        let shared = Shared::new(Volume::open(directory, sector_size)?);
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("odradek-powerloss".into()), MountOption::RW];
         let files = Files::new(shared.clone(), directory);

@@ -7,6 +7,13 @@
 //! ```
 //! The first start on an empty disk is cut or killed in the same way, half of the time.
 //!
+//! With a file system of its own the data directory is on that, in a file of the one that forgets: what
+//! the kernel's file system flushes of its device is what stays, and a restart mounts what is left.
+//!
+//! ```text
+//! broker ──► ext4 or XFS ──► loop device ──► one file of ours: each write and each flush of the device
+//! ```
+//!
 //! After each round every acknowledged record is there once, in its order, unaltered, and nothing is
 //! that was never sent (`odradek-loadgen verify`); nothing that was read is gone; and the broker has
 //! started by itself. After [`SERIES`] rounds the data directory is emptied, so that reading everything
@@ -19,6 +26,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
+use odradek_test_harness::{FileSystem, Image, SECTOR_SIZE};
 
 use crate::mount::Mount;
 use crate::process::{Interrupted, Process, wait_for};
@@ -37,6 +45,9 @@ const START_OPERATIONS_MAX: u64 = 50;
 /// The same for a stop, with some files for each of the partitions.
 const STOP_OPERATIONS_MAX: u64 = 200;
 
+/// Bytes of a file system of its own, of which the ten rounds of a series use some hundred MB.
+const DISK_SIZE: u64 = 2 << 30;
+
 /// The load ends here if the chosen operation does not come.
 const LOAD_PATIENCE: Duration = Duration::from_secs(15);
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -52,6 +63,8 @@ pub struct Options {
     pub directory: PathBuf,
     pub rounds: u32,
     pub seed: u64,
+    /// Between the broker and what forgets.
+    pub file_system: Option<FileSystem>,
     /// Of the broker, as `NAME=VALUE`.
     pub settings: Vec<String>,
 }
@@ -100,6 +113,8 @@ struct Series<'a> {
     round: u32,
     /// Always there, but while the power is being cut.
     mount: Option<Mount>,
+    /// In a file of `mount`.
+    disk: Option<Image>,
     broker: Option<Broker>,
     /// Records that were read at the last end of a round; none of them may be gone later.
     records_read: u64,
@@ -112,11 +127,13 @@ struct Broker {
 
 impl<'a> Series<'a> {
     fn start(options: &'a Options, round: u32, random: &mut Random) -> Result<Series<'a>, Failed> {
-        let mount = Mount::start(&options.directory).context("the file system cannot be mounted")?;
-        let mut series = Series { options, round, mount: Some(mount), broker: None, records_read: 0 };
+        let mount = start_mount(options).context("the file system cannot be mounted")?;
+        let mut series =
+            Series { options, round, mount: Some(mount), disk: None, broker: None, records_read: 0 };
+        series.disk = options.file_system.map(|file_system| series.make_disk(file_system)).transpose()?;
         if random.one_in(2) {
             // As people do it: nobody flushes its name.
-            fs::create_dir(series.mount().path().join("data"))?;
+            fs::create_dir(series.data_path())?;
         }
         match random.below(4) {
             0 => drop(series.lose_power_at_start(random)?),
@@ -129,6 +146,21 @@ impl<'a> Series<'a> {
 
     fn mount(&self) -> &Mount {
         self.mount.as_ref().expect("it is mounted")
+    }
+
+    /// A disk that was formatted long ago.
+    fn make_disk(&self, file_system: FileSystem) -> Result<Image, Failed> {
+        let (file, at) = (self.mount().path().join("disk"), self.file("mounted"));
+        let disk = Image::make(&file, &at, file_system, DISK_SIZE)
+            .with_context(|| format!("{file_system} cannot be mounted"))?;
+        File::open(&file)?.sync_all()?;
+        File::open(self.mount().path())?.sync_all()?;
+        Ok(disk)
+    }
+
+    fn data_path(&self) -> PathBuf {
+        let disk = self.disk.as_ref().map(|disk| disk.path().to_owned());
+        disk.unwrap_or_else(|| self.mount().path()).join("data")
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -250,9 +282,16 @@ impl<'a> Series<'a> {
     /// The machine is gone; what is left of its disk is mounted again.
     fn cut(&mut self, seed: u64) -> Result<Loss, Failed> {
         self.kill_broker();
+        if let Some(disk) = &self.disk {
+            // Nothing that it still writes arrives: the power is off.
+            disk.unmount().context("the file system on the lost disk cannot be unmounted")?;
+        }
         let mount = self.mount.take().expect("it is mounted");
         let loss = mount.cut(seed).context("the power cannot be cut")?;
-        self.mount = Some(Mount::start(&self.options.directory).context("what is left cannot be mounted")?);
+        self.mount = Some(start_mount(self.options).context("what is left cannot be mounted")?);
+        if let Some(disk) = &self.disk {
+            disk.mount().context("the file system that is left cannot be mounted")?;
+        }
         Ok(loss)
     }
 
@@ -311,7 +350,7 @@ impl<'a> Series<'a> {
     fn spawn_broker(&self, ready: &Path) -> Result<Process, Failed> {
         let log = OpenOptions::new().create(true).append(true).open(self.file("broker.log"))?;
         let mut command = Command::new(&self.options.broker);
-        command.arg("start").arg("--data-dir").arg(self.mount().path().join("data"));
+        command.arg("start").arg("--data-dir").arg(self.data_path());
         command.args(["--listen", "127.0.0.1:0", "--admin-listen", "none", "--cores", "2"]);
         // Small files: this file system keeps them in memory, and they are used again soon.
         command.args(["--memory", "512MiB", "--set", "journal-file-size=8MiB"]);
@@ -401,6 +440,7 @@ impl<'a> Series<'a> {
     /// The series was clean: its files go.
     fn remove(mut self) -> Result<(), Failed> {
         self.kill_broker();
+        drop(self.disk.take());
         let mount = self.mount.take().expect("it is mounted");
         mount.unmount()?;
         fs::remove_dir_all(self.file("tree"))?;
@@ -421,9 +461,18 @@ impl Drop for Series<'_> {
             }
             broker.process.join();
         }
+        drop(self.disk.take());
         if let Some(mount) = self.mount.take() {
             let _ = mount.unmount();
         }
+    }
+}
+
+fn start_mount(options: &Options) -> io::Result<Mount> {
+    match options.file_system {
+        None => Mount::start(&options.directory),
+        // The loop device writes no smaller ones, and file systems count on them to be whole.
+        Some(_) => Mount::start_with_sectors(&options.directory, SECTOR_SIZE),
     }
 }
 

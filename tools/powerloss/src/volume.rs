@@ -72,11 +72,13 @@ pub struct Volume {
     next_inode: u64,
     made_at: SystemTime,
     counts: Counts,
+    /// Bytes that are written whole or not at all.
+    sector_size: u64,
 }
 
 impl Volume {
     /// Takes in `directory/tree`, made if it is not there. All of it counts as flushed.
-    pub fn open(directory: &Path) -> io::Result<Volume> {
+    pub fn open(directory: &Path, sector_size: u64) -> io::Result<Volume> {
         let mut volume = Volume {
             directory: directory.to_owned(),
             names: Names::default(),
@@ -84,6 +86,7 @@ impl Volume {
             next_inode: Inode::ROOT.0 + 1,
             made_at: SystemTime::now(),
             counts: Counts::default(),
+            sector_size,
         };
         let tree = volume.tree_path();
         fs::create_dir_all(&tree)?;
@@ -342,7 +345,7 @@ impl Volume {
         let (tree, names_dropped) = self.names.cut(&mut Random::of(seed, 0));
         let mut loss = Loss { names_unflushed, names_dropped, ..Loss::default() };
         for (inode, stored) in &mut self.files {
-            let cut = stored.history.cut(&mut Random::of(seed, inode.0));
+            let cut = stored.history.cut(self.sector_size, &mut Random::of(seed, inode.0));
             for (position, bytes) in &cut.restored {
                 stored.data.write_all_at(bytes, *position)?;
             }

@@ -34,6 +34,7 @@ fn run_rounds(settings: &[&str]) {
         rounds: 3,
         // Another each time: what happens depends on the machine's timing as much.
         seed: u64::from(std::process::id()),
+        file_system: None,
         settings: settings.iter().map(ToString::to_string).collect(),
     };
     println!("seed {}", options.seed);
