@@ -262,15 +262,25 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Reads some partitions back.
-    pub fn read(&self, partitions: &BTreeSet<i32>) -> Result<Verdict, Failed> {
+    /// Reads some partitions back, until they are whole or nothing comes for so long.
+    pub fn read(&self, partitions: &BTreeSet<i32>, patience: Duration) -> Result<Verdict, Failed> {
         if !self.state().exists() {
             // The broker was killed before the load generator had connected to it.
             return Ok(Verdict { clean: true, said: "nothing was sent".to_owned() });
         }
         let only: Vec<String> = partitions.iter().map(i32::to_string).collect();
         let only = only.join(",");
-        let phase = ["--phase", "read", "--only", &only, "--idle-timeout", "5s", "--delivery-timeout", "5s"];
+        let patience = format!("{}s", patience.as_secs());
+        let phase = [
+            "--phase",
+            "read",
+            "--only",
+            &only,
+            "--idle-timeout",
+            &patience,
+            "--delivery-timeout",
+            &patience,
+        ];
         let mut reader = self.verify("read.log", &phase)?;
         let ended = wait_for(READ_PATIENCE, || reader.ended())?;
         let said = fs::read_to_string(self.directory.join("read.log")).context("read.log")?;
