@@ -76,6 +76,13 @@ impl Image {
         Ok(image)
     }
 
+    /// Why there can be none here, if so, in a sentence. A kernel may still refuse the mount.
+    pub fn unavailable(file_system: FileSystem) -> Option<String> {
+        let made = run(file_system.make_command().arg("-V"));
+        let attached = made.and_then(|()| said(Command::new("losetup").arg("--find")));
+        attached.err().map(|error| format!("{file_system} in a file needs root and a loop device: {error}"))
+    }
+
     /// Once more, after it was unmounted.
     pub fn mount(&self) -> io::Result<()> {
         self.mount_device(&LoopDevice::attach(&self.file)?)

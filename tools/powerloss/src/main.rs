@@ -16,7 +16,7 @@ use clap::Parser;
 use odradek_powerloss::mount::Mount;
 use odradek_powerloss::process::catch_interrupts;
 use odradek_powerloss::rounds::{self, Failed, Options};
-use odradek_test_harness::FileSystem;
+use odradek_test_harness::{FileSystem, Image};
 
 /// Runs the broker under load on a file system that forgets what was not flushed, cuts its power at
 /// random moments, and checks after each restart that every acknowledged record is there. Needs root
@@ -59,7 +59,8 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
-    if let Some(reason) = Mount::unavailable() {
+    let unavailable = Mount::unavailable().or_else(|| flags.fs.and_then(Image::unavailable));
+    if let Some(reason) = unavailable {
         eprintln!("odradek-powerloss: {reason}");
         return Ok(ExitCode::from(3));
     }
