@@ -422,10 +422,11 @@ fn watch(changer: &mut Changer) -> Result<(), CallError> {
                 (promises.earliest(), promises.latest())
             };
             let (earliest, latest) = match changer.client.ends(topic, partition) {
-                Err(error) if error.is_no_leader() && !seen.contains(topic) => continue, // Not made yet.
+                // Not made yet: each partition has its own core, and its own time.
+                Err(error) if error.is_no_leader() && !seen.contains(&(topic, partition)) => continue,
                 ends => ends?,
             };
-            seen.insert(topic);
+            seen.insert((topic, partition));
             let mut ledger = changer.ledger();
             let wrong = ledger.partition(topic, partition).observed(then, earliest, latest);
             ledger
