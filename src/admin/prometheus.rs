@@ -23,6 +23,9 @@ const DURATION_BOUNDS_US: [u64; 20] = [
     200_000, 500_000, 1_000_000, 5_000_000,
 ];
 
+/// Microseconds: below and above the millisecond that no step of background work is to exceed.
+const STEP_BOUNDS_US: [u64; 9] = [250, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000];
+
 /// Bytes: from one sector to what many writes of the largest size make.
 const SIZE_BOUNDS: [u64; 9] =
     [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20, 256 << 20];
@@ -143,6 +146,14 @@ const DISTRIBUTIONS: &[Distribution] = &[
         bounds: &SIZE_BOUNDS,
         scale: 1.0,
         read: |metrics| &metrics.commit_bytes,
+    },
+    Distribution {
+        name: "step",
+        help: "Steps of one task of at least 100 microseconds, in which its shard did nothing else",
+        unit: Unit::Seconds,
+        bounds: &STEP_BOUNDS_US,
+        scale: MICROSECONDS,
+        read: |metrics| &metrics.step_us,
     },
 ];
 

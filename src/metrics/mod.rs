@@ -28,6 +28,9 @@ pub const ERROR_KINDS_MAX: usize = 1024;
 /// Longest duration told apart from longer ones.
 pub const DURATION_MAX: Duration = Duration::from_secs(60);
 
+/// A shorter step of a task is nobody's stall, and not worth recording.
+pub const STEP_RECORDED_MIN: Duration = Duration::from_micros(100);
+
 /// Largest commit told apart from larger ones. Unit: bytes.
 pub const COMMIT_SIZE_MAX: u64 = 1 << 30;
 
@@ -227,6 +230,8 @@ pub struct ShardMetrics {
     /// Longest step of one task since the start: from one wait of it to its next, in which the shard
     /// did nothing else. Microseconds.
     pub stall_us_max: u64,
+    /// The steps of [`STEP_RECORDED_MIN`] and more. Microseconds.
+    pub step_us: Histogram,
 
     /// Passes of compaction that came to their end.
     pub compactions: u64,
@@ -281,6 +286,7 @@ impl ShardMetrics {
             mesh_queue_full: 0,
             requests_forwarded: 0,
             stall_us_max: 0,
+            step_us: Histogram::durations(),
             compactions: 0,
             compacted_bytes_in: 0,
             compacted_bytes_out: 0,
@@ -338,8 +344,12 @@ impl ShardMetrics {
         self.memory_bytes[kind as usize]
     }
 
+    /// A task has held its shard for so long. O(1), and one comparison for most.
     pub fn stalled(&mut self, duration: Duration) {
         self.stall_us_max = self.stall_us_max.max(duration.as_micros().min(u64::MAX as u128) as u64);
+        if duration >= STEP_RECORDED_MIN {
+            self.step_us.record_duration(duration);
+        }
     }
 
     /// The API keys that were asked for, ascending.
@@ -409,6 +419,16 @@ mod tests {
         }
         let counts: Vec<_> = metrics.requests().map(|(api_key, request)| (api_key, request.count)).collect();
         assert_eq!(counts, [(0, 1), (1, 1), (127, 5)]);
+    }
+
+    #[test]
+    fn longest_step_is_known_and_short_ones_are_not_recorded() {
+        let mut metrics = ShardMetrics::new();
+        for step_us in [10, 99, 100, 900, 1100] {
+            metrics.stalled(Duration::from_micros(step_us));
+        }
+        assert_eq!(metrics.stall_us_max, 1100);
+        assert_eq!(metrics.step_us.cumulative(&[250, 1000, 2500]), [1, 2, 3]);
     }
 
     #[test]

@@ -104,6 +104,8 @@ fn failed_connections_messages_and_the_longest_step_are_counted() {
     for shard in ["shard=\"0\"", "shard=\"1\""] {
         let step = sum(&text, "odradek_stall_max_seconds", shard);
         assert!(step > 0.0 && step < 10.0, "{step} s");
+        let recorded = sum(&text, "odradek_step_seconds_count", shard);
+        assert!(recorded > 0.0 || step < 0.0001, "{recorded} steps, the longest of {step} s");
         // Metadata changes go from shard 0 to the other, their answers come back.
         assert!(sum(&text, "odradek_mesh_messages_sent_total", shard) > 0.0);
     }
