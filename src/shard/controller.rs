@@ -192,7 +192,8 @@ async fn commit(
     for to in (0..shard.mesh.shard_count()).map(|at| ShardId(at as u16)).filter(|to| *to != shard.id) {
         tickets.push(shard.mesh.ask(to, Request::Apply(records.clone())).await);
     }
-    partitions::apply(shard, &records).await;
+    let changes = partitions::apply(shard, &records);
+    partitions::carry_out(shard, changes).await;
     for ticket in tickets {
         shard.mesh.reply(ticket).await;
     }

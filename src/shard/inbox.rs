@@ -39,10 +39,15 @@ pub async fn serve_peer(shard: Rc<Shard>, peer: ShardId, receiver: ConnectedRece
             Message::Request { request: Request::Unwatch { watch }, .. } => {
                 shard.unwatch(WatchKey::new(peer, watch));
             }
-            // In the order committed: the next change is read only once this one is applied.
+            // In the order committed. What it means for partitions may take seconds: nothing that the
+            // peer says meanwhile waits for that.
             Message::Request { id, request: Request::Apply(records) } => {
-                partitions::apply(&shard, &records).await;
-                shard.mesh.post(peer, Message::Reply { id, reply: Reply::Applied });
+                let changes = partitions::apply(&shard, &records);
+                let asked = shard.clone();
+                shard.spawn(async move {
+                    partitions::carry_out(&asked, changes).await;
+                    asked.mesh.post(peer, Message::Reply { id, reply: Reply::Applied });
+                });
             }
             Message::Request { id, request } => {
                 let asked = shard.clone();

@@ -9,6 +9,7 @@ use crate::cluster::record::Record;
 use crate::config::TimestampType;
 use crate::config::topic::{TopicConfig, TopicDefaults};
 use crate::log::checkpoint::PartitionPoint;
+use crate::log::commit::changes::CHANGES_PER_BLOCK;
 use crate::log::compaction::plan::CompactionLimits;
 use crate::log::durability::Durability;
 use crate::log::final_state::PartitionState;
@@ -46,6 +47,10 @@ const OPEN_BATCHES: usize = 2;
 /// The same while the shard serves: a producer's flush waits for the file system to be done with the
 /// directories that were made before it.
 const CREATE_BATCH: usize = 16;
+
+/// Partitions that are deleted together: what the journal takes in one block, and one flush of the log
+/// directory for their last names.
+const DELETE_BATCH: usize = CHANGES_PER_BLOCK;
 
 /// Partitions of a batch whose files are read side by side.
 const OPEN_CONCURRENCY: usize = 32;
@@ -152,7 +157,7 @@ async fn open_some(
         let points = waiting.iter().filter_map(|id| Some((*id, *last.points.get(id)?))).collect();
         let last =
             LastStop { points, clean: last.clean, journal: last.journal.clone(), ..LastStop::default() };
-        glommio::spawn_local(open_once_there_is_space(shard.clone(), dir, waiting, last)).detach();
+        shard.spawn(open_once_there_is_space(shard.clone(), dir, waiting, last));
     }
 }
 
@@ -376,8 +381,18 @@ fn take_directory(directory: &Path, topic: TopicId) -> io::Result<()> {
 }
 
 /// Renames a partition's directory so that it is never opened again. Returns the new path.
-#[expect(clippy::disallowed_methods, reason = "runs on the helper thread or at start")]
 pub fn move_away(
+    directory: &Path,
+    new_name: impl Fn(&str, PartitionIndex, Uuid) -> String,
+) -> io::Result<PathBuf> {
+    let moved = rename_away(directory, new_name)?;
+    sync_directory(directory.parent().unwrap_or(Path::new("/")))?;
+    Ok(moved)
+}
+
+/// The same without the flush.
+#[expect(clippy::disallowed_methods, reason = "runs on the helper thread or at start")]
+fn rename_away(
     directory: &Path,
     new_name: impl Fn(&str, PartitionIndex, Uuid) -> String,
 ) -> io::Result<PathBuf> {
@@ -387,7 +402,6 @@ pub fn move_away(
     };
     let moved = directory.with_file_name(new_name(&topic, partition, Uuid::new_v4()));
     std::fs::rename(directory, &moved)?;
-    sync_directory(directory.parent().unwrap_or(Path::new("/")))?;
     Ok(moved)
 }
 
@@ -397,6 +411,24 @@ fn give_up(directory: &Path) -> io::Result<Option<PathBuf>> {
     match move_away(directory, deleted_directory_name) {
         Err(error) if is_full_disk(&error) => remove_in_place(directory).map(|()| None),
         moved => moved.map(Some),
+    }
+}
+
+/// The same for several of one log directory, with one flush for all.
+fn give_up_all(directories: &[PathBuf]) -> io::Result<Vec<Option<PathBuf>>> {
+    let mut given_up = Vec::with_capacity(directories.len());
+    for directory in directories {
+        let moved = match rename_away(directory, deleted_directory_name) {
+            Err(error) if is_full_disk(&error) => remove_in_place(directory).map(|()| None),
+            moved => moved.map(Some),
+        };
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", directory.display()));
+        given_up.push(moved.map_err(named)?);
+    }
+    match directories.first().and_then(|directory| directory.parent()) {
+        Some(log_directory) => sync_directory(log_directory).map(|()| given_up),
+        None => Ok(given_up),
     }
 }
 
@@ -474,105 +506,154 @@ fn has_partition(image: &Image, topic: &str, partition: PartitionIndex) -> bool 
     image.topic_named(topic).is_some_and(|found| partition.index() < found.partitions.len())
 }
 
-/// Applies committed metadata: the image first, then what it means for this shard's partitions.
-pub async fn apply(shard: &Rc<Shard>, records: &[Record]) {
-    let _turn = shard.changing_partitions.acquire_permit(1).await.expect("it is never closed");
-    let mut created = Vec::new();
-    let mut deleted = Vec::new();
-    let mut configured = Vec::new();
-    {
-        let mut image = shard.image.borrow_mut();
-        for record in records {
-            match record {
-                Record::TopicDeleted { topic } => deleted.push(*topic),
-                Record::TopicConfigSet { topic, .. } => configured.push(*topic),
-                Record::PartitionCreated { id, state }
-                    if state.replica_on(shard.node).is_some_and(|replica| replica.owner == shard.id) =>
-                {
-                    created.push(*id);
-                }
-                _ => {}
+/// What committed metadata mean for this shard's partitions.
+#[derive(Default)]
+pub struct Changes {
+    pub created: Vec<TopicPartition>,
+    pub deleted: Vec<TopicId>,
+    pub configured: Vec<TopicId>,
+}
+
+/// Applies committed metadata to the image, in the order committed. What follows is to be
+/// [carried out](carry_out) in the same order.
+pub fn apply(shard: &Shard, records: &[Record]) -> Changes {
+    let mut changes = Changes::default();
+    let mut image = shard.image.borrow_mut();
+    for record in records {
+        match record {
+            Record::TopicDeleted { topic } => changes.deleted.push(*topic),
+            Record::TopicConfigSet { topic, .. } => changes.configured.push(*topic),
+            Record::PartitionCreated { id, state }
+                if state.replica_on(shard.node).is_some_and(|replica| replica.owner == shard.id) =>
+            {
+                changes.created.push(*id);
             }
-            if let Err(error) = image.apply(record) {
-                // What the controller committed must apply everywhere alike.
-                panic!("committed metadata does not apply on shard {:?}: {error}", shard.id);
-            }
+            _ => {}
         }
-        *shard.brokers.borrow_mut() = crate::cluster::brokers::Brokers::new(&image, shard.node);
+        if let Err(error) = image.apply(record) {
+            // What the controller committed must apply everywhere alike.
+            panic!("committed metadata does not apply on shard {:?}: {error}", shard.id);
+        }
     }
-    for topic in deleted {
-        delete(shard, topic).await;
+    *shard.brokers.borrow_mut() = crate::cluster::brokers::Brokers::new(&image, shard.node);
+    changes
+}
+
+/// Opens, deletes and configures partitions. Whoever calls it next comes next.
+pub async fn carry_out(shard: &Rc<Shard>, changes: Changes) {
+    let _turn = shard.changing_partitions.acquire_permit(1).await.expect("it is never closed");
+    if !changes.deleted.is_empty() {
+        delete(shard, &changes.deleted).await;
     }
-    for topic in configured {
-        reconfigure(shard, topic);
+    for topic in changes.configured {
+        reconfigure(shard, topic).await;
     }
     let size = BatchSize { partitions: CREATE_BATCH, side_by_side: 1, gives_way: true };
-    let by_dir = by_directory(shard, created, |_, _| None);
+    let by_dir = by_directory(shard, changes.created, |_, _| None);
     let last = LastStop::default();
     join_all(by_dir.into_iter().map(|(dir, ids)| open_some(shard, dir, ids, &last, size))).await;
     count(shard);
 }
 
-fn reconfigure(shard: &Shard, topic: TopicId) {
-    let image = shard.image.borrow();
-    if image.topic(topic).is_none() {
-        return;
-    }
-    let config = log_config(shard, &image, topic);
-    for replica in shard.stores.replicas().iter().filter(|replica| replica.id.topic == topic) {
-        replica.configure(shard.stores.of(replica), config);
+async fn reconfigure(shard: &Shard, topic: TopicId) {
+    let config = {
+        let image = shard.image.borrow();
+        if image.topic(topic).is_none() {
+            return;
+        }
+        log_config(shard, &image, topic)
+    };
+    let mut pace = Pace::new(&shard.clock);
+    for store in shard.stores.iter() {
+        for replica in store.replicas_of(topic, usize::MAX) {
+            replica.configure(store, config);
+            pace.give_way().await;
+        }
     }
     shard.stores.pump(); // What an acknowledgement waits for may have changed.
 }
 
-async fn delete(shard: &Rc<Shard>, topic: TopicId) {
-    shard.unavailable.borrow_mut().retain(|id, _| id.topic != topic);
-    let replicas: Vec<Rc<Replica>> =
-        shard.stores.replicas().into_iter().filter(|replica| replica.id.topic == topic).collect();
-    for replica in &replicas {
-        shard.stores.of(replica).remove(&replica.id);
-        replica.mark_deleted();
+async fn delete(shard: &Rc<Shard>, topics: &[TopicId]) {
+    for topic in topics {
+        shard.unavailable.borrow_mut().retain(|id, _| id.topic != *topic);
     }
-    // Offline or not: the metadata says the same, and a start removes what is left here.
-    join_all(shard.stores.iter().map(|store| log_deletions(store, &replicas))).await;
-    for replica in replicas {
-        let store = shard.stores.of(&replica).clone();
-        let directory = replica.directory.clone();
-        replica.names_released().await;
-        // The name is free for a new topic before the answer leaves; the bytes go in the background.
-        let moved = blocking(move || give_up(&directory)).await;
-        let deleted = match moved {
-            Ok(deleted) => deleted,
-            Err(error) => {
-                store.fail(&format!("deleting {}: {error}", replica.directory.display()));
-                continue;
-            }
-        };
-        glommio::spawn_local(async move {
-            store.pump();
-            store.release_slot(replica.slot).await;
-            let delay = replica.log.borrow().config.file_delete_delay;
-            drop(replica);
-            if let Some(deleted) = deleted {
-                store.remove_later(Removal::Directory(deleted), delay);
-            }
-        })
-        .detach();
-    }
+    join_all(shard.stores.iter().map(|store| delete_in(shard, store, topics))).await;
     count(shard);
 }
 
-/// Says in the journal of a log directory which of its partitions are gone.
+/// Deletes the partitions of one log directory, a batch at a time; in between the disk is left to
+/// producers, as when they are made.
+async fn delete_in(shard: &Shard, store: &Rc<Store>, topics: &[TopicId]) {
+    let mut pace = Pace::new(&shard.clock);
+    let mut batch = Vec::new();
+    for topic in topics {
+        pace.give_way().await;
+        loop {
+            let found = store.replicas_of(*topic, DELETE_BATCH - batch.len());
+            if found.is_empty() {
+                break;
+            }
+            for replica in &found {
+                store.remove(&replica.id);
+                replica.mark_deleted();
+            }
+            batch.extend(found);
+            if batch.len() == DELETE_BATCH {
+                let begun = shard.clock.mono();
+                delete_batch(store, std::mem::take(&mut batch)).await;
+                glommio::timer::sleep(shard.clock.mono().since(begun)).await;
+            }
+        }
+    }
+    if !batch.is_empty() {
+        delete_batch(store, batch).await;
+    }
+}
+
+/// Deletes what can no longer be found. The names are free for new topics before this returns; the bytes
+/// go in the background.
+async fn delete_batch(store: &Rc<Store>, replicas: Vec<Rc<Replica>>) {
+    // Offline or not: the metadata says the same, and a start removes what is left here.
+    log_deletions(store, &replicas).await;
+    for replica in &replicas {
+        replica.names_released().await;
+    }
+    let directories: Vec<PathBuf> = replicas.iter().map(|replica| replica.directory.clone()).collect();
+    let given_up = match blocking(move || give_up_all(&directories)).await {
+        Ok(given_up) => given_up,
+        Err(error) => {
+            store.fail(&format!("deleting {error}"));
+            vec![None; replicas.len()]
+        }
+    };
+    store.spawn(release(store.clone(), replicas, given_up));
+}
+
+/// Gives the slots of deleted replicas free once nothing of them is in flight, and has their directories
+/// removed later.
+async fn release(store: Rc<Store>, replicas: Vec<Rc<Replica>>, given_up: Vec<Option<PathBuf>>) {
+    let unfinished = replicas.iter().filter(|replica| !store.is_idle(replica.slot));
+    unfinished.for_each(|replica| store.request_write_out(replica.slot)); // In the same rounds.
+    store.pump();
+    let mut pace = Pace::new(&store.clock);
+    for (replica, directory) in replicas.into_iter().zip(given_up) {
+        store.release_slot(replica.slot).await;
+        let delay = replica.log.borrow().config.file_delete_delay;
+        drop(replica);
+        if let Some(directory) = directory {
+            store.remove_later(Removal::Directory(directory), delay);
+        }
+        pace.give_way().await;
+    }
+}
+
+/// Says in the journal of a log directory that these partitions of it are gone.
 async fn log_deletions(store: &Rc<Store>, replicas: &[Rc<Replica>]) {
-    let here = replicas.iter().filter(|replica| replica.dir == store.dir);
-    let deleted = here.map(|replica| {
+    let deleted = replicas.iter().map(|replica| {
         let epoch = replica.log.borrow().leader_epoch();
         Entry { partition: replica.id, change: Change::Deleted { epoch } }
     });
-    let deleted: Vec<Entry> = deleted.collect();
-    if !deleted.is_empty() {
-        store.log_changes(deleted).await;
-    }
+    store.log_changes(deleted.collect()).await;
 }
 
 /// What a topic's properties mean for its logs.

@@ -31,7 +31,7 @@ use crate::shard::replica::{Replica, TickItem};
 use crate::shard::stores::{Eviction, Shared};
 use crate::shard::tail::TailBlock;
 use crate::types::limits::TAIL_BUFFER_SIZE_MAX;
-use crate::types::{LogDirIndex, Mono, Offset, ShardId, TopicPartition};
+use crate::types::{LogDirIndex, Mono, Offset, ShardId, TopicId, TopicPartition};
 use futures::stream::{self, TryStreamExt};
 use glommio::TaskQueueHandle;
 use glommio::io::DmaBuffer;
@@ -195,11 +195,18 @@ impl Store {
         self.replicas.borrow().values().cloned().collect()
     }
 
-    /// The first replicas behind `last`, in the order of their ids.
-    pub fn replicas_after(&self, last: Option<TopicPartition>, count: usize) -> VecDeque<Rc<Replica>> {
+    /// The first replicas from there on, in the order of their ids.
+    pub fn replicas_from(&self, from: Bound<TopicPartition>, count: usize) -> VecDeque<Rc<Replica>> {
         let replicas = self.replicas.borrow();
-        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
         replicas.range((from, Bound::Unbounded)).take(count).map(|(_, replica)| replica.clone()).collect()
+    }
+
+    /// The first replicas of a topic.
+    pub fn replicas_of(&self, topic: TopicId, count: usize) -> Vec<Rc<Replica>> {
+        let replicas = self.replicas.borrow();
+        let from = replicas.range(TopicPartition::first_of(topic)..);
+        let of_topic = from.take_while(|(id, _)| id.topic == topic).take(count);
+        of_topic.map(|(_, replica)| replica.clone()).collect()
     }
 
     pub fn replica_count(&self) -> usize {

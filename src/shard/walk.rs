@@ -5,6 +5,7 @@ use crate::shard::step::Pace;
 use crate::shard::store::Store;
 use crate::types::TopicPartition;
 use std::collections::VecDeque;
+use std::ops::Bound;
 use std::rc::Rc;
 
 /// Replicas looked up together.
@@ -15,22 +16,22 @@ const LOOK_AHEAD: usize = 64;
 pub struct Walk {
     store: Rc<Store>,
     pace: Pace,
-    last: Option<TopicPartition>,
+    from: Bound<TopicPartition>,
     ahead: VecDeque<Rc<Replica>>,
 }
 
 impl Walk {
     pub fn new(store: &Rc<Store>) -> Walk {
         let pace = Pace::new(&store.clock);
-        Walk { store: store.clone(), pace, last: None, ahead: VecDeque::new() }
+        Walk { store: store.clone(), pace, from: Bound::Unbounded, ahead: VecDeque::new() }
     }
 
     pub async fn next(&mut self) -> Option<Rc<Replica>> {
         self.pace.give_way().await;
         loop {
             if self.ahead.is_empty() {
-                self.ahead = self.store.replicas_after(self.last, LOOK_AHEAD);
-                self.last = Some(self.ahead.back()?.id);
+                self.ahead = self.store.replicas_from(self.from, LOOK_AHEAD);
+                self.from = Bound::Excluded(self.ahead.back()?.id);
             }
             let next = self.ahead.pop_front()?;
             if !next.is_deleted() {

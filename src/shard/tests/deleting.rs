@@ -3,6 +3,7 @@
 use super::*;
 use crate::shard::background::{drop_segments, write_checkpoint};
 use crate::shard::conn::tests::shard_of;
+use crate::shard::partitions::{Changes, carry_out};
 use crate::shard::reader::ReadFailed;
 use crate::shard::stores::Stores;
 use std::time::Duration;
@@ -131,5 +132,38 @@ fn an_offline_directory_gets_no_checkpoint() {
         store.fail("a test's disk");
         let written = write_checkpoint(&shard, &store).await;
         assert!(written.is_err_and(|error| error.to_string().contains("offline")));
+    });
+}
+
+/// More of them than are deleted together.
+#[test]
+fn a_deleted_topic_gives_up_all_its_directories_and_no_others() {
+    on_executor(async {
+        const COUNT: usize = 150;
+        let directory = directory();
+        let store = store_without_tail();
+        let acks = Acks::new(None);
+        for index in 0..COUNT {
+            let replica = open_partition(&store, directory.path(), index as i32, 1 << 20).await;
+            if index % 50 == 0 {
+                append(&store, &replica, &acks, &mut batch(1, None, b"x")).await;
+            }
+        }
+        let mut other = request(directory.path(), 0, 1 << 20);
+        other.id.topic = TopicId(Uuid::from_u128(2));
+        other.directory = directory.path().join("u-0");
+        let other = open(&store, other).await.unwrap();
+        let topic = store.replicas_of(TopicId(Uuid::from_u128(1)), 1)[0].id.topic;
+        let shard = shard_of(Stores::new(vec![store.clone()]), directory.path(), &[0]).await;
+        carry_out(&shard, Changes { deleted: vec![topic], ..Changes::default() }).await;
+        assert_eq!(store.replica_count(), 1);
+        assert!(!other.is_deleted());
+        let names = || {
+            let files = std::fs::read_dir(directory.path()).unwrap();
+            files.map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        };
+        assert_eq!(names().filter(|name| name.ends_with("-delete")).count(), COUNT);
+        assert!(names().any(|name| name == "u-0"));
+        assert_eq!(store.offline_reason(), None);
     });
 }
