@@ -9,7 +9,7 @@ use crate::metrics::{MemoryKind, ShardMetrics};
 use crate::shard::Shard;
 use crate::shard::compaction;
 use crate::shard::conn::{CloseReason, Connection};
-use crate::shard::disk::{blocking, is_full_disk, replace_file, unless_full};
+use crate::shard::disk::{is_full_disk, replace_file, unless_full};
 use crate::shard::replica::Replica;
 use crate::shard::response::{Untaken, untaken_too_long};
 use crate::shard::step::timed;
@@ -285,14 +285,14 @@ pub async fn write_checkpoint(shard: &Rc<Shard>, store: &Rc<Store>) -> io::Resul
     let generation = store.next_checkpoint_generation();
     let (shard_id, dir) = (shard.id, store.dir);
     let path = checkpoint_path(&store.path, shard.id);
-    blocking(move || {
+    let write = move || {
         let here = unavailable.into_iter().filter(|(_, unavailable)| unavailable.dir == Some(dir));
         let of_unavailable = here.filter_map(|(id, unavailable)| Some((id, unavailable.point?)));
         let points: BTreeMap<_, _> = of_unavailable.chain(points).collect();
         let bytes = Checkpoint { shard: shard_id, generation, points }.encode();
         replace_file(&path, &bytes)
-    })
-    .await?;
+    };
+    store.side_thread.run(write).await?;
     if let Some(seen) = seen.filter(|_| has_log_starts) {
         store.checkpointed(seen);
     }

@@ -2,7 +2,7 @@
 //! `log::compaction`; here it is read, written and put in place.
 //!
 //! Runs in a task queue of its own with few shares, a batch at a time. A large batch is decompressed
-//! on the helper thread, so that no step holds the core for long.
+//! on the side thread, so that no step holds the core for long.
 //!
 //! | what goes wrong | what follows |
 //! |---|---|
@@ -253,7 +253,7 @@ impl Cleaner {
         let Some(_names) = replica.hold_names() else { return false };
         let text = encode(&replica.topic_name, replica.id.partition, first_dirty);
         let path = replica.directory.join(CLEANER_CHECKPOINT_FILE);
-        let written = blocking(move || replace_file(&path, text.as_bytes())).await;
+        let written = self.store(replica).side_thread.run(move || replace_file(&path, text.as_bytes())).await;
         self.store(replica).derived_written(
             &replica.directory,
             written,

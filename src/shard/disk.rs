@@ -254,7 +254,8 @@ impl fmt::Write for TextHead {
     }
 }
 
-/// Runs a call that may block on this shard's helper thread.
+/// Runs a call that may block on the runtime's thread beside this shard, as flushes of a file system are. What
+/// takes long, and nobody's answer waits for, goes to the [side thread](crate::shard::side_thread) instead.
 pub async fn blocking<R: Send + 'static>(call: impl FnOnce() -> R + Send + 'static) -> R {
     glommio::executor().spawn_blocking(call).await
 }

@@ -14,6 +14,7 @@
 //! | [`partitions`], [`background`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; a clean stop |
 //! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
 //! | [`disk`], [`open_files`], [`replacing`], [`clock`] | the seams to files and time |
+//! | [`side_thread`] | a thread for long work that no request waits for |
 //! | [`fetch_sessions`], [`watches`] | what consumers have said, and what parked fetches wait for |
 //! | [`event`], [`memory`], [`step`], [`walk`], [`look_inside`] | wake-ups and budgets within a core; how long its tasks hold it; batches looked into without holding it |
 //!
@@ -58,6 +59,7 @@ mod response;
 mod segment_checksums;
 mod segment_index;
 mod segments;
+mod side_thread;
 mod step;
 mod store;
 mod stores;

@@ -22,12 +22,13 @@ use crate::log::removal::Removals;
 use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::catch_up::CatchUp;
 use crate::shard::clock::Clock;
-use crate::shard::disk::{Disk, allocate, blocking, is_full_disk, remove_if_present, unless_full};
+use crate::shard::disk::{Disk, allocate, is_full_disk, remove_if_present, unless_full};
 use crate::shard::event::Broadcast;
 use crate::shard::journal::Journal;
 use crate::shard::memory::Meter;
 use crate::shard::message::ProduceOutcome;
 use crate::shard::replica::{Replica, TickItem};
+use crate::shard::side_thread::SideThread;
 use crate::shard::stores::{Eviction, Shared};
 use crate::shard::tail::TailBlock;
 use crate::types::limits::TAIL_BUFFER_SIZE_MAX;
@@ -95,6 +96,7 @@ pub struct Store {
     pub queue: TaskQueueHandle,
     pub tail_memory: Rc<Meter>,
     pub catch_up: Rc<CatchUp>,
+    pub side_thread: Rc<SideThread>,
     journal: Option<Rc<Journal>>,
     commit: RefCell<GroupCommit>,
     slots: RefCell<Vec<Option<Rc<Replica>>>>,
@@ -124,7 +126,8 @@ impl Store {
             Some(head) => JournalRing::resume(journal.limits(), &head),
             None => JournalRing::new(*shard, journal.limits(), BlockSequence(1), FileEpoch(0)),
         });
-        let Shared { clock, metrics, tail_memory, catch_up, drained, eviction, .. } = shared.clone();
+        let Shared { clock, metrics, tail_memory, catch_up, side_thread, drained, eviction, .. } =
+            shared.clone();
         let store = Rc::new(Store {
             dir: dir.index,
             path: dir.path,
@@ -134,6 +137,7 @@ impl Store {
             queue: glommio::executor().current_task_queue(),
             tail_memory,
             catch_up,
+            side_thread,
             commit: RefCell::new(GroupCommit::new(ring, shared.unstored_max)),
             journal: journal.map(|(_, journal)| Rc::new(journal)),
             slots: RefCell::default(),
@@ -601,9 +605,28 @@ impl Store {
         loop {
             let next = self.removals.borrow_mut().take(self.clock.mono());
             let Some(removal) = next else { return };
-            if let Err(error) = blocking(move || removal.carry_out()).await {
+            if let Err(error) = self.carry_out(removal).await {
                 tracing::warn!(%error, "deleted data is removed at the next start");
             }
+        }
+    }
+
+    /// A file at a time, so that other work of the side thread's comes in between. What is gone already is none
+    /// of its business.
+    async fn carry_out(&self, removal: Removal) -> io::Result<()> {
+        let (files, directory) = match removal {
+            Removal::Files(files) => (files, None),
+            Removal::Directory(directory) => {
+                let listed = directory.clone();
+                (self.side_thread.run(move || files_in(&listed)).await?, Some(directory))
+            }
+        };
+        for file in files {
+            self.side_thread.run(move || remove_if_present(&file)).await?;
+        }
+        match directory {
+            Some(directory) => self.side_thread.run(move || remove_directory(&directory)).await,
+            None => Ok(()),
         }
     }
 
@@ -634,15 +657,17 @@ impl Store {
     }
 }
 
-impl Removal {
-    /// Blocks; what is gone already is none of its business.
-    fn carry_out(self) -> io::Result<()> {
-        match self {
-            Removal::Files(files) => files.iter().try_for_each(|file| remove_if_present(file)),
-            Removal::Directory(directory) => match std::fs::remove_dir_all(directory) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            },
-        }
+fn files_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    match std::fs::read_dir(directory) {
+        Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn remove_directory(directory: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }

@@ -19,6 +19,7 @@ use crate::shard::clock::Clock;
 use crate::shard::event::Broadcast;
 use crate::shard::memory::Meter;
 use crate::shard::replica::Replica;
+use crate::shard::side_thread::SideThread;
 use crate::shard::store::Store;
 use crate::types::limits::TAIL_BUFFER_SIZE_MAX;
 use crate::types::{LogDirIndex, TopicPartition};
@@ -42,6 +43,7 @@ pub struct Shared {
     /// Signalled after every flush of any: unflushed bytes have become fewer.
     pub drained: Rc<Broadcast>,
     pub eviction: Rc<Eviction>,
+    pub side_thread: Rc<SideThread>,
     /// Bytes that one store may have appended and not flushed.
     pub undurable_max: u64,
     /// Bytes that one store may have appended and not flushed in their segments.
@@ -59,6 +61,7 @@ impl Shared {
         let share = |bytes: usize| bytes as u64 / count as u64;
         Shared {
             catch_up: CatchUp::new(memory.read, clock.clone(), metrics.clone()),
+            side_thread: SideThread::start(&clock, &metrics),
             clock,
             metrics,
             tail_memory: Meter::new(memory.tail),

@@ -8,9 +8,10 @@ use crate::log::compaction::swap::cleaned_name;
 use crate::log::plan::{align_down, align_up};
 use crate::log::segment::{SegmentFile, SegmentInfo};
 use crate::shard::catch_up::{Hold, Reading};
-use crate::shard::disk::{Disk, DiskFile, allocate, blocking, replace_file};
+use crate::shard::disk::{Disk, DiskFile, allocate, replace_file};
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
+use crate::shard::side_thread::SideThread;
 use crate::shard::step::Pace;
 use crate::shard::store::Store;
 use crate::shard::verified::check_extents;
@@ -166,30 +167,29 @@ impl SegmentWriter {
     }
 
     /// Writes the rest, cuts the file to its length, and flushes it, its indexes and its checksums.
-    pub async fn finish(mut self, modified_at: Timestamp) -> io::Result<(CompactedSegment, Rc<DiskFile>)> {
+    pub async fn finish(
+        mut self,
+        side_thread: &SideThread,
+        modified_at: Timestamp,
+    ) -> io::Result<(CompactedSegment, Rc<DiskFile>)> {
         self.write_full().await?;
         if !self.pending.is_empty() {
             write(&self.file, &self.pending, self.position).await?;
         }
         self.file.truncate(self.segment.info().size).await?;
         self.file.flush().await?;
-        let base: Offset = self.segment.info().base_offset;
-        let offsets = self.segment.index().encode_offset_index();
-        let times = self.segment.index().encode_time_index();
-        let checksums = self.segment.checksums().encode();
-        let directory = self.directory;
+        let (directory, segment) = (self.directory, self.segment);
         let modified = UNIX_EPOCH + Duration::from_millis(modified_at.0.max(0) as u64);
-        blocking(move || {
-            let path = |file| directory.join(cleaned_name(file, base));
-            replace_file(&path(SegmentFile::OffsetIndex), &offsets)?;
-            replace_file(&path(SegmentFile::TimeIndex), &times)?;
-            replace_file(&path(SegmentFile::Checksums), &checksums)?;
+        let write = move || {
+            let path = |file| directory.join(cleaned_name(file, segment.info().base_offset));
+            replace_file(&path(SegmentFile::OffsetIndex), &segment.index().encode_offset_index())?;
+            replace_file(&path(SegmentFile::TimeIndex), &segment.index().encode_time_index())?;
+            replace_file(&path(SegmentFile::Checksums), &segment.checksums().encode())?;
             // The age of records without timestamps.
             let file = std::fs::File::options().write(true).open(path(SegmentFile::Log))?;
-            file.set_modified(modified)
-        })
-        .await?;
-        Ok((self.segment, self.file))
+            file.set_modified(modified).map(|()| segment)
+        };
+        Ok((side_thread.run(write).await?, self.file))
     }
 }
 

@@ -18,6 +18,7 @@ use crate::shard::compaction::{Cleaner, Dirty};
 use crate::shard::disk::{DiskFile, blocking, is_full_disk};
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
+use crate::shard::side_thread::SideThread;
 use crate::shard::store::Removal;
 use crate::shard::store::changes::Logged;
 use crate::types::{Offset, Timestamp, Uuid};
@@ -25,7 +26,7 @@ use std::io;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Bytes of a batch that is looked into in one turn of the core, some 100 µs. Larger ones go to the helper
+/// Bytes of a batch that is looked into in one turn of the core, some 100 µs. Larger ones go to the side
 /// thread, and so do compressed ones, whose size says nothing.
 const INLINE_SIZE_MAX: usize = 16 << 10;
 
@@ -87,7 +88,10 @@ impl Cleaner {
             rest = after;
             filter = self.compact_group(dirty, group, filter).await?;
         }
-        Ok(PassDone { first_dirty, counts: filter.counts() })
+        let counts = filter.counts();
+        // The map of keys is large: giving its memory back takes milliseconds.
+        self.store(&dirty.replica).side_thread.run(move || drop(filter)).await;
+        Ok(PassDone { first_dirty, counts })
     }
 
     /// The newest offset of every key of the dirty part, as far as they fit.
@@ -110,7 +114,8 @@ impl Cleaner {
                 self.pay(bytes.len() as u64).await;
                 for batch in batches {
                     let progress;
-                    (walk, bytes, progress) = take_keys(walk, bytes, batch).await;
+                    (walk, bytes, progress) =
+                        take_keys(&self.store(replica).side_thread, walk, bytes, batch).await;
                     match progress.map_err(|error| Failed::reading(segment, error))? {
                         MapProgress::More => {}
                         MapProgress::Full => return Ok(walk),
@@ -172,7 +177,8 @@ impl Cleaner {
         {
             let directory = replica.directory.clone();
             // What stays is removed by the next pass or start.
-            let _ = blocking(move || carry_out(&directory, &discard_steps(base))).await.whole();
+            let discard = move || carry_out(&directory, &discard_steps(base));
+            let _ = self.store(replica).side_thread.run(discard).await.whole();
         }
         swapped
     }
@@ -199,7 +205,8 @@ impl Cleaner {
                         ends_group: is_last && read + batch.end as u64 == segment.info.size,
                     };
                     let kept;
-                    (filter, bytes, kept) = take_batch(filter, bytes, batch, facts).await;
+                    (filter, bytes, kept) =
+                        take_batch(&self.store(replica).side_thread, filter, bytes, batch, facts).await;
                     let kept = kept.map_err(|error| Failed::reading(base, error))?;
                     let pushed = writer.push(&kept, segment.info.modified_at);
                     pushed.map_err(|reason| Failed::DoesNotFit { segment: base, reason })?;
@@ -212,7 +219,8 @@ impl Cleaner {
             modified_at = segment.info.modified_at;
         }
         let _names = replica.hold_names().ok_or(Failed::Superseded)?;
-        let (segment, file) = writer.finish(modified_at).await.map_err(Failed::writing)?;
+        let (segment, file) =
+            writer.finish(&self.store(replica).side_thread, modified_at).await.map_err(Failed::writing)?;
         Ok((filter, segment, file))
     }
 
@@ -365,19 +373,25 @@ fn is_small(batch: &[u8]) -> bool {
 
 type KeysTaken = (KeyWalk, Vec<u8>, Result<MapProgress, PayloadError>);
 
-async fn take_keys(mut walk: KeyWalk, bytes: Vec<u8>, batch: Range<usize>) -> KeysTaken {
+async fn take_keys(
+    side_thread: &SideThread,
+    mut walk: KeyWalk,
+    bytes: Vec<u8>,
+    batch: Range<usize>,
+) -> KeysTaken {
     let is_small = is_small(&bytes[batch.clone()]);
     let step = move || {
         let progress = walk.take(&bytes[batch]);
         (walk, bytes, progress)
     };
-    if is_small { step() } else { blocking(step).await }
+    if is_small { step() } else { side_thread.run(step).await }
 }
 
 /// The filter, the bytes it looked into, and what stays of the batch.
 type BatchTaken = (BatchFilter, Vec<u8>, Result<Vec<u8>, PayloadError>);
 
 async fn take_batch(
+    side_thread: &SideThread,
     mut filter: BatchFilter,
     bytes: Vec<u8>,
     batch: Range<usize>,
@@ -389,5 +403,5 @@ async fn take_batch(
         let taken = filter.take(&bytes[batch], &facts, &mut kept);
         (filter, bytes, taken.map(|_| kept))
     };
-    if is_small { step() } else { blocking(step).await }
+    if is_small { step() } else { side_thread.run(step).await }
 }
