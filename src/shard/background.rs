@@ -3,6 +3,7 @@
 //! Runs in a task queue with few shares, so that it takes its turns behind the data path.
 
 use crate::log::checkpoint::{Checkpoint, PartitionPoint};
+use crate::log::commit::changes::CHANGES_PER_BLOCK;
 use crate::log::data_dir::checkpoint_name;
 use crate::log::retention::plan_for;
 use crate::metrics::{MemoryKind, ShardMetrics};
@@ -17,7 +18,7 @@ use crate::shard::store::Store;
 use crate::shard::store::changes::Logged;
 use crate::shard::walk::Walk;
 use crate::types::limits::RESPONSE_SIZE_FLOOR;
-use crate::types::{Mono, ShardId};
+use crate::types::{Mono, Offset, ShardId};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -167,19 +168,35 @@ async fn expire_producers(shard: &Rc<Shard>) {
     }
 }
 
-/// Applies `retention.ms` and `retention.bytes` to every partition.
+/// A log that is to begin later.
+struct Due {
+    replica: Rc<Replica>,
+    log_start: Offset,
+}
+
+/// Applies `retention.ms` and `retention.bytes` to every partition. The new log starts are made durable
+/// together, as many as the journal takes in one block.
 pub async fn retain(shard: &Rc<Shard>) {
-    for replica in shard.stores.replicas() {
-        let store = shard.stores.of(&replica);
-        if replica.is_deleted() || store.is_offline() {
-            continue;
+    for store in shard.stores.iter() {
+        let mut due = Vec::new();
+        let mut walk = Walk::new(store);
+        while let Some(replica) = walk.next().await {
+            if store.is_offline() {
+                break;
+            }
+            due.extend(look_for_due(shard, store, replica).await);
+            if due.len() == CHANGES_PER_BLOCK {
+                advance_log_starts(shard, store, std::mem::take(&mut due)).await;
+            }
         }
-        retain_one(shard, store, &replica).await;
-        glommio::executor().yield_if_needed().await;
+        if !due.is_empty() {
+            advance_log_starts(shard, store, due).await;
+        }
     }
 }
 
-async fn retain_one(shard: &Rc<Shard>, store: &Rc<Store>, replica: &Rc<Replica>) {
+/// Decides what of a log goes, and rolls the active segment if it is to go.
+async fn look_for_due(shard: &Rc<Shard>, store: &Rc<Store>, replica: Rc<Replica>) -> Option<Due> {
     if replica.log.borrow().config.retention_ms.is_some()
         && let Err(error) = replica.index_timestamps(store).await
     {
@@ -187,7 +204,7 @@ async fn retain_one(shard: &Rc<Shard>, store: &Rc<Store>, replica: &Rc<Replica>)
     }
     let mut due = plan_for(&replica.log.borrow(), shard.clock.wall());
     if due.delete.is_empty() {
-        return;
+        return None;
     }
     let rolled = if due.roll_active { replica.try_roll(store) } else { None };
     if due.roll_active && rolled.is_none() {
@@ -202,18 +219,26 @@ async fn retain_one(shard: &Rc<Shard>, store: &Rc<Store>, replica: &Rc<Replica>)
     if let Some(segment) = rolled
         && let Err(error) = replica.finish_rolls(store, segment).await
     {
-        return store.fail(&format!("rolling {}: {error}", replica.directory.display()));
+        store.fail(&format!("rolling {}: {error}", replica.directory.display()));
+        return None;
     }
+    Some(Due { replica, log_start: due.log_start })
+}
+
+/// The log starts are durable before the files go, so that they never move back. On a full disk the files
+/// go all the same: nothing else makes room, and the log starts with the oldest that is left.
+async fn advance_log_starts(shard: &Rc<Shard>, store: &Rc<Store>, mut due: Vec<Due>) {
     if store.is_closed() {
         return; // The final state has the log start as it is; a clean start looks for no other.
     }
-    // The log start is durable before the files go, so that it never moves back. On a full disk they
-    // go all the same: nothing else makes room, and the log starts with the oldest that is left.
-    let change = replica.decide_log_start(due.log_start);
-    if !replica.log.borrow().is_flushed_below(replica.log_start_decided()) {
-        store.write_out(replica.slot).await;
+    due.retain(|Due { replica, .. }| !replica.is_deleted());
+    let changes = due.iter().map(|Due { replica, log_start }| replica.decide_log_start(*log_start)).collect();
+    for Due { replica, .. } in &due {
+        if !replica.log.borrow().is_flushed_below(replica.log_start_decided()) {
+            store.write_out(replica.slot).await;
+        }
     }
-    let durable = match store.log_changes(vec![change]).await {
+    let durable = match store.log_changes(changes).await {
         Logged::Flushed => Ok(()),
         Logged::NoJournal => write_checkpoint(shard, store).await,
         Logged::Failed => return,
@@ -225,8 +250,10 @@ async fn retain_one(shard: &Rc<Shard>, store: &Rc<Store>, replica: &Rc<Replica>)
         Err(error) => return store.fail(&format!("writing the checkpoint: {error}")),
         Ok(()) => {}
     }
-    replica.log.borrow_mut().advance_log_start(due.log_start);
-    drop_segments(store, replica).await;
+    for Due { replica, log_start } in due {
+        replica.log.borrow_mut().advance_log_start(log_start);
+        drop_segments(store, &replica).await;
+    }
 }
 
 /// Removes the segments that lie wholly below the log start.

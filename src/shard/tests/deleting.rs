@@ -1,7 +1,8 @@
 //! Segments that go while others read them, and what is left of them on disk.
 
+use super::journalled::{has_room, journalled_after};
 use super::*;
-use crate::shard::background::{drop_segments, write_checkpoint};
+use crate::shard::background::{drop_segments, retain, write_checkpoint};
 use crate::shard::conn::tests::shard_of;
 use crate::shard::partitions::{Changes, carry_out};
 use crate::shard::reader::ReadFailed;
@@ -164,6 +165,43 @@ fn a_deleted_topic_gives_up_all_its_directories_and_no_others() {
         };
         assert_eq!(names().filter(|name| name.ends_with("-delete")).count(), COUNT);
         assert!(names().any(|name| name == "u-0"));
+        assert_eq!(store.offline_reason(), None);
+    });
+}
+
+/// The journal has a block for many of them, not one for each with two flushes of its own.
+#[test]
+fn log_starts_that_retention_moves_are_made_durable_together() {
+    const COUNT: i32 = 12;
+    on_executor(async {
+        let directory = directory();
+        let store = journalled_after(directory.path(), 64 << 20, None).await;
+        let acks = Acks::new(None);
+        let mut replicas = Vec::new();
+        for index in 0..COUNT {
+            replicas.push(open_partition(&store, directory.path(), index, 3_000).await);
+        }
+        has_room(&store).await;
+        for replica in &replicas {
+            replica.log.borrow_mut().config.retention_bytes = Some(0);
+            for number in 0..10 {
+                append(&store, replica, &acks, &mut batch(1, None, &[number; 500])).await;
+            }
+        }
+        acks.all_arrived(&store).await;
+        for replica in &replicas {
+            store.write_out(replica.slot).await;
+        }
+        let shard = shard_of(Stores::new(vec![store.clone()]), directory.path(), &[0]).await;
+        let flushes = || store.metrics.borrow().flush_latency_us.count();
+        let before = flushes();
+        retain(&shard).await;
+        for replica in &replicas {
+            let log = replica.log.borrow();
+            assert!(log.log_start() >= log.active().base_offset, "all closed segments are gone");
+            assert!(log.closed().is_empty());
+        }
+        assert!(flushes() - before < COUNT as u64 / 2, "{} flushes", flushes() - before);
         assert_eq!(store.offline_reason(), None);
     });
 }
