@@ -21,15 +21,23 @@
 //! The snapshot file's layout is in `snapshot.rs`.
 
 mod snapshot;
+mod table;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::codec::record_batch::BatchProducer;
 use crate::types::limits::{PRODUCER_BATCHES_RETAINED, PRODUCERS_PER_PARTITION_MAX};
 use crate::types::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 
-pub use snapshot::{SnapshotBatch, SnapshotError, SnapshotListing, SnapshotProducer};
+use table::ProducerTable;
+
+pub use snapshot::{
+    EncodedProducers, ProducerSnapshot, SnapshotBatch, SnapshotError, SnapshotListing, SnapshotProducer,
+};
+
+/// Producers that one look for idle ones looks at: some 100 µs.
+pub const EXPIRE_STEP_COUNT: usize = 512;
 
 /// What to do with a producer's batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,11 +103,11 @@ pub enum Rewind {
 }
 
 /// Lives: one per partition, on its owner shard. Pure: no clock, no I/O.
-/// Shape: two ordered maps, O(log n) per batch; about 250 bytes per producer.
+/// Shape: two ordered tables, O(log n) per batch; about 250 bytes per producer.
 /// Invariant: `by_recency` holds exactly one entry per producer, under its newest batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Producers {
-    by_id: BTreeMap<ProducerId, ProducerState>,
+    by_id: ProducerTable,
     /// Least recently used first: offsets are given in the order of appends.
     by_recency: BTreeSet<(Offset, ProducerId)>,
     count_max: usize,
@@ -128,7 +136,7 @@ impl Producers {
 
     fn with_count_max(count_max: usize) -> Producers {
         assert!(count_max > 0);
-        Producers { by_id: BTreeMap::new(), by_recency: BTreeSet::new(), count_max }
+        Producers { by_id: ProducerTable::default(), by_recency: BTreeSet::new(), count_max }
     }
 
     pub fn count(&self) -> usize {
@@ -142,7 +150,7 @@ impl Producers {
     /// Judges a batch from a client. Changes nothing; a batch that is to be appended is
     /// [`record`](Self::record)ed once it has its offset.
     pub fn check(&self, batch: &BatchProducer) -> Result<SequenceCheck, SequenceError> {
-        let Some(state) = self.by_id.get(&batch.id) else {
+        let Some(state) = self.by_id.get(batch.id) else {
             return Ok(SequenceCheck::Append);
         };
         if batch.epoch < state.epoch {
@@ -166,7 +174,7 @@ impl Producers {
     /// What the log has to keep of a producer: its newest batch holds the sequence that the next one
     /// is judged by, and a marker its epoch (Kafka `UnifiedLog.lastRecordsOfActiveProducers`).
     pub fn last_record(&self, id: ProducerId) -> Option<LastRecord> {
-        let state = self.by_id.get(&id)?;
+        let state = self.by_id.get(id)?;
         let last_offset = state.batches.as_slice().last().map(|batch| batch.last_offset);
         Some(LastRecord { epoch: state.epoch, last_offset })
     }
@@ -176,16 +184,20 @@ impl Producers {
     pub fn record(&mut self, batch: &AcceptedBatch) {
         assert!(batch.base_offset <= batch.last_offset);
         let id = batch.producer.id;
-        if !self.by_id.contains_key(&id) && self.by_id.len() == self.count_max {
-            self.forget_least_recent();
+        if !self.by_id.contains(id) {
+            if self.by_id.len() == self.count_max {
+                self.forget_least_recent();
+            }
+            let state = ProducerState {
+                epoch: batch.producer.epoch,
+                batches: Window::default(),
+                appended_at: batch.appended_at,
+                coordinator_epoch: -1,
+                transaction_start: None,
+            };
+            self.by_id.insert(id, state);
         }
-        let state = self.by_id.entry(id).or_insert_with(|| ProducerState {
-            epoch: batch.producer.epoch,
-            batches: Window::default(),
-            appended_at: batch.appended_at,
-            coordinator_epoch: -1,
-            transaction_start: None,
-        });
+        let state = self.by_id.get_mut(id).expect("it is there now");
         self.by_recency.remove(&(state.recency(), id));
         if state.epoch != batch.producer.epoch {
             state.epoch = batch.producer.epoch;
@@ -203,47 +215,53 @@ impl Producers {
         assert_eq!(self.by_id.len(), self.by_recency.len());
     }
 
-    /// Forgets producers that have not written for `idle_max` (`producer.id.expiration.ms`), and
-    /// returns how many. O(n); for a timer of minutes.
-    pub fn expire(&mut self, now: Timestamp, idle_max: Duration) -> usize {
+    /// Forgets producers that have not written for `idle_max` (`producer.id.expiration.ms`). Looks at
+    /// [`EXPIRE_STEP_COUNT`] of them, from `from` on, and returns where the next look begins; `None` at
+    /// the end.
+    pub fn expire(&mut self, from: ProducerId, now: Timestamp, idle_max: Duration) -> Option<ProducerId> {
         let idle_max_ms = i64::try_from(idle_max.as_millis()).unwrap_or(i64::MAX);
-        let before = self.by_id.len();
-        let Producers { by_id, by_recency, .. } = self;
-        by_id.retain(|id, state| {
+        let is_idle = |state: &ProducerState| {
             let idle_ms = now.0.saturating_sub(state.appended_at.0);
-            let keep = state.transaction_start.is_some() || idle_ms < idle_max_ms;
-            if !keep {
-                by_recency.remove(&(state.recency(), *id));
-            }
-            keep
-        });
-        before - self.by_id.len()
+            state.transaction_start.is_none() && idle_ms >= idle_max_ms
+        };
+        let mut rest = self.by_id.iter_from(from);
+        let looked_at = rest.by_ref().take(EXPIRE_STEP_COUNT).filter(|(_, state)| is_idle(state));
+        let idle: Vec<(Offset, ProducerId)> = looked_at.map(|(id, state)| (state.recency(), id)).collect();
+        let next = rest.next().map(|(id, _)| id);
+        drop(rest);
+        for entry in idle.iter().rev() {
+            self.by_id.remove(entry.1);
+            self.by_recency.remove(entry);
+        }
+        next
     }
 
-    /// Forgets every batch with offsets at or past `end`. O(n).
+    /// Forgets every batch with offsets at or past `end`. O(k log n) for k producers that wrote some.
     pub fn truncate_to(&mut self, end: Offset) -> Rewind {
         let mut rewind = Rewind::Complete;
-        let Producers { by_id, by_recency, .. } = self;
-        by_id.retain(|id, state| {
+        let newer = self.by_recency.range((end, ProducerId(i64::MIN))..);
+        for (_, id) in newer.copied().collect::<Vec<_>>() {
+            let state = self.by_id.get_mut(id).expect("who is listed by recency is there");
             let recency = state.recency();
             if !state.batches.truncate_to(end) {
-                return true;
+                continue; // It has none.
             }
-            by_recency.remove(&(recency, *id));
-            if state.batches.as_slice().is_empty() {
+            let (left, is_gone) = (state.recency(), state.batches.as_slice().is_empty());
+            self.by_recency.remove(&(recency, id));
+            if is_gone {
                 rewind = Rewind::Incomplete;
-                return false;
+                self.by_id.remove(id);
+            } else {
+                self.by_recency.insert((left, id));
             }
-            by_recency.insert((state.recency(), *id));
-            true
-        });
+        }
         assert_eq!(self.by_id.len(), self.by_recency.len());
         rewind
     }
 
     fn forget_least_recent(&mut self) {
         if let Some((_, id)) = self.by_recency.pop_first() {
-            self.by_id.remove(&id);
+            self.by_id.remove(id);
         }
     }
 }

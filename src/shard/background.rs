@@ -13,12 +13,12 @@ use crate::shard::conn::{CloseReason, Connection};
 use crate::shard::disk::{is_full_disk, replace_file, unless_full};
 use crate::shard::replica::Replica;
 use crate::shard::response::{Untaken, untaken_too_long};
-use crate::shard::step::timed;
+use crate::shard::step::{Pace, timed};
 use crate::shard::store::Store;
 use crate::shard::store::changes::Logged;
 use crate::shard::walk::Walk;
 use crate::types::limits::RESPONSE_SIZE_FLOOR;
-use crate::types::{Mono, Offset, ShardId};
+use crate::types::{Mono, Offset, ProducerId, ShardId};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -160,10 +160,15 @@ fn close_most_untaken(
 
 async fn expire_producers(shard: &Rc<Shard>) {
     let idle_max = shard.config.producer_id_expiration;
+    let mut pace = Pace::new(&shard.clock);
     for store in shard.stores.iter() {
         let mut walk = Walk::new(store);
         while let Some(replica) = walk.next().await {
-            replica.log.borrow_mut().producers.expire(shard.clock.wall(), idle_max);
+            let mut next = Some(ProducerId(0));
+            while let Some(from) = next {
+                next = replica.log.borrow_mut().producers.expire(from, shard.clock.wall(), idle_max);
+                pace.give_way().await;
+            }
         }
     }
 }

@@ -152,7 +152,7 @@ async fn read_companion(request: &OpenRequest, base: Offset, size: u64) -> Optio
 /// So that the next unclean start need not replay again.
 async fn keep_snapshot(store: &Store, request: &OpenRequest, base: Offset, producers: &Producers) {
     let path = request.directory.join(SegmentFile::ProducerSnapshot.name(base));
-    let bytes = producers.encode_snapshot();
-    let written = blocking(move || replace_file(&path, &bytes)).await;
+    let producers = producers.snapshot().finish();
+    let written = blocking(move || replace_file(&path, &producers.seal())).await;
     store.derived_written(&request.directory, written, "no space for the producer snapshot");
 }

@@ -12,13 +12,14 @@ use crate::log::journal::block::{BlockWriter, Change, Entry};
 use crate::log::journal::pack::Part;
 use crate::log::partition::{AppendDecision, AppendRejected, ClosedSegment, LogConfig, PartitionLog, Place};
 use crate::log::plan::{AppendPlan, Slot};
-use crate::log::producers::SequenceError;
+use crate::log::producers::{ProducerSnapshot, SequenceError};
 use crate::log::segment::{ALLOCATION_STEP_MAX, SPARE_ALLOCATION_MIN, allocation_for};
 use crate::shard::disk::{DiskFile, is_full_disk};
 use crate::shard::event::{Broadcast, Signal};
 use crate::shard::message::ProduceOutcome;
 use crate::shard::reader::ReadState;
 use crate::shard::segments::{NO_SPACE_RETRY, Segments};
+use crate::shard::step::Pace;
 use crate::shard::store::{AckTarget, Removal, Store, StoreSlot};
 use crate::shard::tail::{Tail, TailBlock};
 use crate::types::{LogDirIndex, Mono, Offset, ShardId, Timestamp, TopicPartition};
@@ -84,7 +85,7 @@ impl TickItem {
 /// A segment that was closed in memory, with the producers as they were at its end.
 struct Rolled {
     closed: ClosedSegment,
-    snapshot: Vec<u8>,
+    producers: ProducerSnapshot,
 }
 
 /// Who is woken, once, by the next record.
@@ -286,10 +287,10 @@ impl Replica {
     }
 
     fn roll(&self, log: &mut PartitionLog, now: Timestamp) {
-        let snapshot = log.producers.encode_snapshot();
+        let producers = log.producers.snapshot();
         let closed = log.roll(now);
         self.reads.checksums.closed(closed.checksums.clone());
-        self.rolled.borrow_mut().push_back(Rolled { closed, snapshot });
+        self.rolled.borrow_mut().push_back(Rolled { closed, producers });
     }
 
     fn park(
@@ -445,14 +446,19 @@ impl Replica {
     /// Makes the oldest rolled segment final on disk: exact length, flushed, its indexes and the
     /// producer state beside it; then gives the next segment its name.
     async fn finish_roll(&self, store: &Store) -> io::Result<()> {
-        let rolled = self.rolled.borrow_mut().pop_front().expect("a newer segment is written to");
-        let next = next_base(&rolled.closed, &self.rolled.borrow(), &self.log.borrow());
+        let rolled = self.rolled.borrow_mut().pop_front();
+        let Rolled { closed, mut producers } = rolled.expect("a newer segment is written to");
+        let base = closed.info.base_offset;
+        let next = next_base(&closed, &self.rolled.borrow(), &self.log.borrow());
         let epochs = self.log.borrow().epochs().encode();
+        let mut pace = Pace::new(&store.clock);
+        while producers.encode_chunk() {
+            pace.give_way().await;
+        }
+        let producers = producers.finish();
         let keep_trying = || !store.is_closed() && !store.is_offline() && !self.deleted.get();
-        let finished =
-            self.segments.finish(&store.disk, &rolled.closed, next, rolled.snapshot, epochs, keep_trying);
-        let finished = finished.await;
-        self.reads.checksums.written(rolled.closed.info.base_offset);
+        let finished = self.segments.finish(&store.disk, closed, next, producers, epochs, keep_trying).await;
+        self.reads.checksums.written(base);
         match finished {
             Err(error) if is_full_disk(&error) && self.deleted.get() => Ok(()), // Nobody waits for it.
             finished => finished,

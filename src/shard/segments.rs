@@ -16,6 +16,7 @@ use crate::log::checksums::SegmentChecksums;
 use crate::log::compaction::swap::{SwapStep, abandon_steps};
 use crate::log::index::SegmentIndex;
 use crate::log::partition::ClosedSegment;
+use crate::log::producers::EncodedProducers;
 use crate::log::segment::SegmentFile;
 use crate::shard::compaction::swap::{CarriedOut, carry_out};
 use crate::shard::disk::{
@@ -224,9 +225,9 @@ impl Segments {
     pub async fn finish(
         &self,
         disk: &Disk,
-        closed: &ClosedSegment,
+        closed: ClosedSegment,
         next: Offset,
-        snapshot: Vec<u8>,
+        producers: EncodedProducers,
         epochs: String,
         keep_trying: impl Fn() -> bool,
     ) -> io::Result<()> {
@@ -245,16 +246,7 @@ impl Segments {
         drop(sizes);
         file.flush().await?;
         drop(file);
-        let derived = Derived {
-            directory: self.directory.clone(),
-            base,
-            next,
-            offset_index: closed.index.encode_offset_index(),
-            time_index: closed.index.encode_time_index(),
-            checksums: closed.checksums.encode(),
-            snapshot,
-            epochs,
-        };
+        let derived = Derived { directory: self.directory.clone(), closed, next, producers, epochs };
         if let Some(error) = blocking(move || derived.write()).await? {
             tracing::warn!(
                 directory = %self.directory.display(), segment = %base, %error,
@@ -444,12 +436,9 @@ impl Segments {
 /// What is written beside a closed segment and can be built again from the batches.
 struct Derived {
     directory: PathBuf,
-    base: Offset,
+    closed: ClosedSegment,
     next: Offset,
-    offset_index: Vec<u8>,
-    time_index: Vec<u8>,
-    checksums: Vec<u8>,
-    snapshot: Vec<u8>,
+    producers: EncodedProducers,
     epochs: String,
 }
 
@@ -457,16 +446,17 @@ impl Derived {
     /// Each file for itself. Returns the last error for want of space. Files of a clean stop
     /// may be there from when the segment was shorter: those must not stay.
     fn write(&self) -> io::Result<Option<io::Error>> {
+        let ClosedSegment { info, index, checksums } = &self.closed;
         let path = |file: SegmentFile, base| self.directory.join(file.name(base));
-        let files = [
-            (path(SegmentFile::OffsetIndex, self.base), &self.offset_index[..]),
-            (path(SegmentFile::TimeIndex, self.base), &self.time_index[..]),
-            (path(SegmentFile::Checksums, self.base), &self.checksums[..]),
-            (path(SegmentFile::ProducerSnapshot, self.next), &self.snapshot[..]),
+        let files: [(PathBuf, Vec<u8>); 4] = [
+            (path(SegmentFile::OffsetIndex, info.base_offset), index.encode_offset_index()),
+            (path(SegmentFile::TimeIndex, info.base_offset), index.encode_time_index()),
+            (path(SegmentFile::Checksums, info.base_offset), checksums.encode()),
+            (path(SegmentFile::ProducerSnapshot, self.next), self.producers.seal()),
         ];
         let mut full = None;
         for (path, bytes) in files {
-            if let Some(error) = unless_full(replace_file(&path, bytes))? {
+            if let Some(error) = unless_full(replace_file(&path, &bytes))? {
                 remove_if_present(&path)?;
                 full = Some(error);
             }

@@ -32,7 +32,7 @@
 //!
 //! All integers big-endian, signed.
 
-use super::{ProducerState, Producers, RetainedBatch, Window};
+use super::{ProducerState, ProducerTable, Producers, RetainedBatch, Window};
 use crate::codec::record_batch::crc32c;
 use crate::types::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 
@@ -101,19 +101,70 @@ impl SnapshotListing {
     }
 }
 
-impl Producers {
-    pub fn encode_snapshot(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEADER_SIZE + self.count() * PRODUCER_SIZE);
+/// The producers as they were at one moment. With many of them it takes milliseconds to encode them: that
+/// goes a chunk at a time.
+#[derive(Clone, Debug)]
+pub struct ProducerSnapshot {
+    table: ProducerTable,
+    chunks_encoded: usize,
+    encoded: EncodedProducers,
+}
+
+impl ProducerSnapshot {
+    /// Encodes some 250 more, in some 10 µs. False once there are none.
+    pub fn encode_chunk(&mut self) -> bool {
+        let Some(chunk) = self.table.chunk(self.chunks_encoded) else { return false };
+        for (id, state) in chunk {
+            put_producer(&mut self.encoded.producers, *id, state);
+            put_earlier_batches(&mut self.encoded.earlier, *id, state);
+        }
+        self.chunks_encoded += 1;
+        true
+    }
+
+    /// Encodes the rest.
+    pub fn finish(mut self) -> EncodedProducers {
+        while self.encode_chunk() {}
+        self.encoded
+    }
+}
+
+/// Both tables of a snapshot. May leave the core, to become its file elsewhere.
+#[derive(Clone, Debug, Default)]
+pub struct EncodedProducers {
+    producers: Vec<u8>,
+    earlier: Vec<u8>,
+}
+
+impl EncodedProducers {
+    /// The `.snapshot` file.
+    pub fn seal(&self) -> Vec<u8> {
+        let size = HEADER_SIZE + self.producers.len() + EARLIER_HEADER_SIZE + self.earlier.len();
+        let mut out = Vec::with_capacity(size);
         out.extend_from_slice(&VERSION.to_be_bytes());
         out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(&(self.count() as i32).to_be_bytes());
-        for (id, state) in &self.by_id {
-            put_producer(&mut out, *id, state);
+        out.extend_from_slice(&((self.producers.len() / PRODUCER_SIZE) as i32).to_be_bytes());
+        out.extend_from_slice(&self.producers);
+        if !self.earlier.is_empty() {
+            out.extend_from_slice(&EARLIER_MAGIC);
+            out.extend_from_slice(&((self.earlier.len() / EARLIER_SIZE) as i32).to_be_bytes());
+            out.extend_from_slice(&self.earlier);
         }
-        put_earlier_batches(&mut out, self);
         let crc = crc32c(&out[CRC_COVERS_FROM..]);
         out[CRC_AT..CRC_COVERS_FROM].copy_from_slice(&crc.to_be_bytes());
         out
+    }
+}
+
+impl Producers {
+    /// O(n / 256): what is written from here on is not in it.
+    pub fn snapshot(&self) -> ProducerSnapshot {
+        let table = self.by_id.clone();
+        ProducerSnapshot { table, chunks_encoded: 0, encoded: EncodedProducers::default() }
+    }
+
+    pub fn encode_snapshot(&self) -> Vec<u8> {
+        self.snapshot().finish().seal()
     }
 
     /// Reads a snapshot, ours or Kafka's. Idleness starts anew at `now`. If it holds more producers
@@ -186,18 +237,9 @@ fn put_producer(out: &mut Vec<u8>, id: ProducerId, state: &ProducerState) {
     out.extend_from_slice(&state.transaction_start.map_or(-1, Offset::to_wire).to_be_bytes());
 }
 
-fn put_earlier_batches(out: &mut Vec<u8>, producers: &Producers) {
-    let earlier = producers.by_id.iter().flat_map(|(id, state)| {
-        let batches = state.batches.as_slice();
-        batches[..batches.len().saturating_sub(1)].iter().map(move |batch| (*id, batch))
-    });
-    let count = earlier.clone().count() as i32;
-    if count == 0 {
-        return;
-    }
-    out.extend_from_slice(&EARLIER_MAGIC);
-    out.extend_from_slice(&count.to_be_bytes());
-    for (id, batch) in earlier {
+fn put_earlier_batches(out: &mut Vec<u8>, id: ProducerId, state: &ProducerState) {
+    let batches = state.batches.as_slice();
+    for batch in &batches[..batches.len().saturating_sub(1)] {
         out.extend_from_slice(&id.0.to_be_bytes());
         out.extend_from_slice(&batch.last_sequence.0.to_be_bytes());
         out.extend_from_slice(&batch.last_offset.to_wire().to_be_bytes());
@@ -213,7 +255,7 @@ fn take_producer(producers: &mut Producers, fields: Fields<'_>, now: Timestamp) 
     let transaction_start = Offset::from_wire(entry.transaction_start);
 
     let id = ProducerId(producer_id);
-    if producer_id < 0 || epoch < 0 || producers.by_id.contains_key(&id) {
+    if producer_id < 0 || epoch < 0 || producers.by_id.contains(id) {
         return Err(error);
     }
     let mut batches = Window::default();
@@ -249,7 +291,7 @@ fn take_earlier_batches(producers: &mut Producers, bytes: &[u8]) -> Option<Resul
 
 fn put_before_newest(producers: &mut Producers, id: ProducerId, earlier: &SnapshotBatch) -> Option<()> {
     let earlier = earlier.retained()?;
-    let state = producers.by_id.get_mut(&id)?;
+    let state = producers.by_id.get_mut(id)?;
     let (newest, before) = state.batches.as_slice().split_last()?;
     let newest = *newest;
     let follows = before.last().is_none_or(|batch| batch.last_offset < earlier.base_offset);
