@@ -14,7 +14,7 @@
 
 use crate::log::checksums::walk::DamageAt;
 use crate::log::plan::align_down;
-use crate::log::read::Rope;
+use crate::log::read::{Cut, Rope};
 use crate::log::segment::SegmentFile;
 use crate::shard::catch_up::{Hold, READ_SLACK, ReadTurn, Reading};
 use crate::shard::read_ahead::ReadAhead;
@@ -241,10 +241,9 @@ impl Replica {
         let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
         let rope = Rope::new(&pieces);
         let first = rope.find_offset(offset)?;
-        let end = rope.cut(first.at, size_max.min(rope.size()))?;
-        let (batches, next) = count_batches(&rope, first.at, end);
+        let Cut { end, batches, end_offset } = rope.cut(first.at, size_max.min(rope.size()))?;
         let (segment, start) = place;
-        self.remember(Cursor { offset: next, segment, file_position: start + end as u64 });
+        self.remember(Cursor { offset: end_offset, segment, file_position: start + end as u64 });
         Some(CutRead { bytes: ReadBytes { batches, ..take_range(slices, first.at, end) }, end })
     }
 
@@ -362,16 +361,6 @@ pub fn push_range(pieces: &[Rc<ReadResult>], start: u64, from: u64, to: u64, sli
         }
         at = end;
     }
-}
-
-/// How many batches lie between two of their boundaries, and the offset behind the last.
-fn count_batches(rope: &Rope<'_>, from: usize, to: usize) -> (usize, Offset) {
-    let (mut count, mut end) = (0, Offset::ZERO);
-    for batch in rope.batches(from).take_while(|batch| batch.at < to) {
-        count += 1;
-        end = batch.end_offset;
-    }
-    (count, end)
 }
 
 /// The bytes from `from` to `to` of consecutive slices.

@@ -83,7 +83,7 @@ impl Replica {
             if let Some(found) = rope.find_offset(offset)
                 && let Some(cut) = rope.cut(found.at, READ_SIZE as usize)
             {
-                return Ok(stretch.bytes[found.at..cut].to_vec());
+                return Ok(stretch.bytes[found.at..cut.end].to_vec());
             }
             if stretch.is_damaged || stretch.end >= end {
                 return Err(ReadFailed::Damaged { segment });
@@ -106,7 +106,7 @@ impl Replica {
         let rope = Rope::new(&pieces);
         let found = rope.find_offset(offset).map(|found| (found.at, rope.cut(found.at, READ_SIZE as usize)));
         Some(match found {
-            Some((at, Some(cut))) => Ok(bytes[at..cut].to_vec()),
+            Some((at, Some(cut))) => Ok(bytes[at..cut.end].to_vec()),
             _ => Err(ReadFailed::Damaged { segment }),
         })
     }
