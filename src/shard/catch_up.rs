@@ -23,6 +23,7 @@ use crate::shard::event::Signal;
 use crate::shard::reader::ReadFailed;
 use crate::shard::step::timed;
 use crate::shard::store::Store;
+use crate::shard::walk::Walk;
 use crate::types::ShardId;
 use crate::types::limits::{CATCH_UP_READS_IN_FLIGHT_MAX, CATCH_UP_TURN_SIZE_MAX, IO_ALIGNMENT, IO_SIZE_MAX};
 use glommio::io::ReadResult;
@@ -54,6 +55,9 @@ pub struct CatchUp {
     metrics: Rc<RefCell<ShardMetrics>>,
     /// Whose partitions are read.
     stores: RefCell<Vec<Weak<Store>>>,
+    /// What was read ahead is being given back, and is to be looked for once more.
+    is_dropping: Cell<bool>,
+    drops_again: Cell<bool>,
 }
 
 impl CatchUp {
@@ -69,6 +73,8 @@ impl CatchUp {
             clock,
             metrics,
             stores: RefCell::default(),
+            is_dropping: Cell::new(false),
+            drops_again: Cell::new(false),
         })
     }
 
@@ -130,10 +136,27 @@ impl CatchUp {
         self.stores.borrow_mut().push(Rc::downgrade(store));
     }
 
-    fn drop_ahead(&self) {
-        let stores: Vec<Rc<Store>> = self.stores.borrow().iter().filter_map(Weak::upgrade).collect();
-        let replicas = stores.iter().flat_map(|store| store.replicas());
-        replicas.for_each(|replica| replica.reads.ahead.drop_arrived());
+    /// Gives back what was read ahead, of a few partitions at a time. What arrives behind the walk is not
+    /// kept while somebody waits.
+    fn drop_ahead(self: &Rc<Self>) {
+        self.drops_again.set(true);
+        if self.is_dropping.replace(true) {
+            return;
+        }
+        let catch_up = self.clone();
+        self.spawn(async move {
+            while catch_up.drops_again.replace(false) {
+                let stores: Vec<Rc<Store>> =
+                    catch_up.stores.borrow().iter().filter_map(Weak::upgrade).collect();
+                for store in stores {
+                    let mut walk = Walk::new(&store);
+                    while let Some(replica) = walk.next().await {
+                        replica.reads.ahead.drop_arrived();
+                    }
+                }
+            }
+            catch_up.is_dropping.set(false);
+        });
     }
 
     /// Wakes those whose turn has come.

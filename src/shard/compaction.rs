@@ -29,8 +29,9 @@ use crate::shard::disk::{blocking, replace_file};
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
 use crate::shard::response::Slice;
-use crate::shard::step::timed;
+use crate::shard::step::{self, timed};
 use crate::shard::store::Store;
+use crate::shard::walk::Walk;
 use crate::types::limits::{OFFSET_MAP_SIZE_MAX, OFFSET_MAP_SIZE_MIN};
 use crate::types::{Offset, Timestamp, TopicPartition};
 use glommio::{Latency, Shares};
@@ -200,39 +201,52 @@ impl Cleaner {
 
     /// Looks at every compacted log but those that were passed over.
     async fn dirtiest(&self, passed_over: &BTreeSet<TopicPartition>) -> Option<Dirty> {
-        let replicas: Vec<_> = self.stores.iter().flat_map(|store| store.replicas()).collect();
-        let here: BTreeSet<TopicPartition> = replicas.iter().map(|replica| replica.id).collect();
-        self.checkpoints.borrow_mut().retain(|id, _| here.contains(id));
-        self.uncleanable.borrow_mut().retain(|id| here.contains(id));
+        self.forget_gone().await;
         let mut dirtiest: Option<Dirty> = None;
         let mut dirty_ppm_max = 0;
-        for replica in replicas {
-            let Some(limits) = replica.log.borrow().config.cleanup.compact else { continue };
-            let is_offline = self.store(&replica).is_offline();
-            if is_offline || replica.is_deleted() || self.uncleanable.borrow().contains(&replica.id) {
-                continue;
+        for store in &self.stores {
+            let mut walk = Walk::new(store);
+            while let Some(replica) = walk.next().await {
+                let Some(limits) = replica.log.borrow().config.cleanup.compact else { continue };
+                let is_passed_over =
+                    passed_over.contains(&replica.id) || self.uncleanable.borrow().contains(&replica.id);
+                if store.is_offline() || replica.is_deleted() || is_passed_over {
+                    continue;
+                }
+                let checkpoint = self.checkpoint(&replica).await;
+                if limits.max_lag_ms < i64::MAX {
+                    self.note_first_timestamps(&replica).await;
+                }
+                let now = self.clock.wall();
+                let written = replica.segments.written();
+                let cleanable = Cleanable::of(&replica.log.borrow(), checkpoint, written, &limits, now);
+                dirty_ppm_max = dirty_ppm_max.max(cleanable.dirty_ppm());
+                let is_dirtier =
+                    dirtiest.as_ref().is_none_or(|most| most.cleanable.dirty_ppm() < cleanable.dirty_ppm());
+                if cleanable.is_due(&limits) && is_dirtier {
+                    dirtiest = Some(Dirty { replica, cleanable, limits });
+                }
             }
-            if passed_over.contains(&replica.id) {
-                continue;
-            }
-            let checkpoint = self.checkpoint(&replica).await;
-            if limits.max_lag_ms < i64::MAX {
-                self.note_first_timestamps(&replica).await;
-            }
-            let now = self.clock.wall();
-            let written = replica.segments.written();
-            let cleanable = Cleanable::of(&replica.log.borrow(), checkpoint, written, &limits, now);
-            dirty_ppm_max = dirty_ppm_max.max(cleanable.dirty_ppm());
-            let is_dirtier =
-                dirtiest.as_ref().is_none_or(|most| most.cleanable.dirty_ppm() < cleanable.dirty_ppm());
-            if cleanable.is_due(&limits) && is_dirtier {
-                dirtiest = Some(Dirty { replica, cleanable, limits });
-            }
-            glommio::executor().yield_if_needed().await;
         }
         self.metrics.borrow_mut().compaction_dirty_percent_max = u64::from(dirty_ppm_max / 10_000);
         let takes_changes = |store: &Rc<Store>| !store.is_offline() && !store.is_closed();
         dirtiest.filter(|dirty| takes_changes(self.store(&dirty.replica)))
+    }
+
+    /// Of partitions that were deleted nothing is kept.
+    async fn forget_gone(&self) {
+        let known: Vec<TopicPartition> = {
+            let (checkpoints, uncleanable) = (self.checkpoints.borrow(), self.uncleanable.borrow());
+            checkpoints.keys().chain(uncleanable.iter()).copied().collect()
+        };
+        let mut pace = step::Pace::new(&self.clock);
+        for id in known {
+            if self.stores.iter().all(|store| store.find(&id).is_none()) {
+                self.checkpoints.borrow_mut().remove(&id);
+                self.uncleanable.borrow_mut().remove(&id);
+            }
+            pace.give_way().await;
+        }
     }
 
     /// What was written down of a partition, read once.
@@ -269,12 +283,13 @@ impl Cleaner {
             let unknown = log.closed().iter().filter(|segment| segment.first_timestamp.is_none());
             unknown.map(|segment| segment.base_offset).collect()
         };
+        let mut pace = step::Pace::new(&self.clock);
         for segment in unknown {
+            pace.give_way().await;
             let first = self.first_timestamp(replica, segment).await;
             // Without a timestamp it is never overdue, as in Kafka.
             let first = first.ok().flatten().unwrap_or(Timestamp(0));
             replica.log.borrow_mut().note_first_timestamp(segment, first);
-            glommio::executor().yield_if_needed().await;
         }
     }
 
@@ -303,6 +318,5 @@ impl Cleaner {
         if !wait.is_zero() {
             glommio::timer::sleep(wait).await;
         }
-        glommio::executor().yield_if_needed().await;
     }
 }

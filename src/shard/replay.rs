@@ -20,6 +20,7 @@ use crate::log::segment::SegmentFile;
 use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::disk::{blocking, replace_file};
 use crate::shard::open::{BATCH_SIZE_MAX, OpenRequest};
+use crate::shard::step::Pace;
 use crate::shard::store::Store;
 use crate::types::limits::IO_SIZE_MAX;
 use crate::types::{Offset, Timestamp};
@@ -96,6 +97,7 @@ async fn replay(
     });
     let mut compare = ChecksumCompare::new(request.segment(base), read_companion(request, base, size).await);
     let mut waiting: Vec<AcceptedBatch> = Vec::new();
+    let mut pace = Pace::new(&store.clock);
     let mut position = 0;
     while position < size && compare.damage().is_none() {
         let bytes = file.read(position, IO_SIZE_MAX).await?;
@@ -120,7 +122,7 @@ async fn replay(
             break;
         }
         position += bytes.len() as u64;
-        glommio::executor().yield_if_needed().await;
+        pace.give_way().await;
     }
     let scanned = match scan.finish().tail {
         Tail::Torn { file_position, damage } | Tail::Corrupt { file_position, damage } => {
@@ -144,9 +146,13 @@ async fn replay(
 /// `None` when it is missing or wrong: then the batches' own checksums have to do.
 async fn read_companion(request: &OpenRequest, base: Offset, size: u64) -> Option<SegmentChecksums> {
     let path = request.directory.join(SegmentFile::Checksums.name(base));
-    #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
-    let bytes = blocking(move || std::fs::read(path)).await.ok()?;
-    SegmentChecksums::decode(request.segment(base), size, &bytes).ok()
+    let segment = request.segment(base);
+    let read = move || {
+        #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+        let bytes = std::fs::read(path).ok()?;
+        SegmentChecksums::decode(segment, size, &bytes).ok()
+    };
+    blocking(read).await
 }
 
 /// So that the next unclean start need not replay again.

@@ -138,17 +138,18 @@ impl Replica {
     async fn load_checksums(self: &Rc<Self>, hold: &mut Hold, segment: Offset) -> Result<Known, ReadFailed> {
         let disk = |source| ReadFailed::Disk { segment, source };
         let path = self.segments.path(segment, SegmentFile::Checksums);
-        let (extent, bytes) = {
+        let id = self.segment_id(segment);
+        let (extent, decoded) = {
             // While a compacted segment takes its place, the names are of one and the other.
             let _names = self.segments.hold_names().await.map_err(disk)?;
             let (extent, _) = self.closed_extent(segment)?;
-            #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
-            (extent, blocking(move || std::fs::read(path)).await)
+            let decoded = blocking(move || {
+                #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+                let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+                SegmentChecksums::decode(id, extent.size, &bytes).map_err(|error| error.to_string())
+            });
+            (extent, decoded.await)
         };
-        let id = self.segment_id(segment);
-        let decoded = bytes.map_err(|error| error.to_string()).and_then(|bytes| {
-            SegmentChecksums::decode(id, extent.size, &bytes).map_err(|error| error.to_string())
-        });
         match decoded {
             Ok(checksums) => Ok(Known { checksums, damage: None }),
             Err(reason) => {

@@ -10,11 +10,11 @@ use crate::shard::disk::blocking;
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
 use crate::shard::response::Slice;
+use crate::shard::step::Pace;
 use crate::types::limits::IO_SIZE_MAX;
 use crate::types::{Offset, Timestamp};
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io;
 use std::rc::Rc;
 
 /// Closed segments whose index is kept in memory, per partition.
@@ -90,16 +90,13 @@ impl Replica {
         let (extent, interval) = self.closed_extent(segment)?;
         let offset_path = self.segments.path(segment, SegmentFile::OffsetIndex);
         let time_path = self.segments.path(segment, SegmentFile::TimeIndex);
-        let files = blocking(move || {
+        let decoded = blocking(move || {
             #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
-            let read = |path| std::fs::read(path);
-            Ok::<_, io::Error>((read(offset_path)?, read(time_path)?))
-        })
-        .await;
-        let decoded = files.map_err(|error| error.to_string()).and_then(|(offsets, times)| {
+            let read = |path| std::fs::read(path).map_err(|error| error.to_string());
+            let (offsets, times) = (read(offset_path)?, read(time_path)?);
             SegmentIndex::decode(&extent, interval, &offsets, &times).map_err(|error| error.to_string())
         });
-        match decoded {
+        match decoded.await {
             Ok(index) => Ok(index),
             Err(reason) => {
                 tracing::warn!(directory = %self.directory.display(), %segment, reason, "index is rebuilt");
@@ -148,6 +145,7 @@ impl Replica {
     ) -> Result<SegmentIndex, ReadFailed> {
         let segment = extent.base_offset;
         let mut index = SegmentIndex::new(segment, interval);
+        let mut pace = Pace::new(&hold.store().clock);
         let mut position = 0;
         while position < extent.size {
             let stretch = self.verified(hold, segment, position, IO_SIZE_MAX as u64, extent.size).await?;
@@ -163,7 +161,7 @@ impl Replica {
                 index.observe(&stored(&batch, position));
             }
             position = stretch.end;
-            glommio::executor().yield_if_needed().await;
+            pace.give_way().await;
         }
         Ok(index)
     }

@@ -18,6 +18,7 @@ use crate::shard::message::{ListOffsetsItem, ListOffsetsOutcome, Reply, Request}
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
 use crate::shard::response::Slice;
+use crate::shard::step::Pace;
 use crate::shard::store::Store;
 use crate::types::limits::IO_SIZE_MAX;
 use crate::types::{LeaderEpoch, Offset, PartitionIndex, ShardId, Timestamp, TopicPartition};
@@ -254,11 +255,13 @@ async fn scan(
     let log_start = replica.log.borrow().log_start();
     let mut position = start;
     let mut window = FIRST_WINDOW_SIZE;
+    let mut pace = Pace::new(&hold.store().clock);
     while position < readable_end {
         let stretch = replica.verified(hold, segment, position, window, readable_end).await?;
         let pieces: Vec<&[u8]> = stretch.slices.iter().map(Slice::bytes).collect();
         let rope = Rope::new(&pieces);
         for batch in rope.batches(0) {
+            pace.give_way().await;
             if batch.max_timestamp >= wanted && batch.end_offset > log_start {
                 let bytes = rope.copied(batch.at..batch.at + batch.size);
                 if let Some((offset, timestamp)) = record_in(&bytes, log_start, wanted).await {
@@ -271,7 +274,6 @@ async fn scan(
         }
         position = stretch.end;
         window = IO_SIZE_MAX as u64;
-        glommio::executor().yield_if_needed().await;
     }
     Ok(None)
 }

@@ -19,6 +19,7 @@ use crate::shard::disk::{DiskFile, blocking, is_full_disk};
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
 use crate::shard::side_thread::SideThread;
+use crate::shard::step::Pace;
 use crate::shard::store::Removal;
 use crate::shard::store::changes::Logged;
 use crate::types::{Offset, Timestamp, Uuid};
@@ -101,6 +102,7 @@ impl Cleaner {
         let size_max = self.settings.map_size_max;
         let seed = HashSeed(high, low);
         let mut walk = KeyWalk::new(cleanable.first_dirty, cleanable.first_uncleanable, size_max, seed);
+        let mut pace = Pace::new(&self.clock);
         for (info, end_offset) in
             segments_between(replica, cleanable.first_dirty, cleanable.first_uncleanable)
         {
@@ -120,7 +122,7 @@ impl Cleaner {
                         MapProgress::More => {}
                         MapProgress::Full => return Ok(walk),
                     }
-                    glommio::executor().yield_if_needed().await;
+                    pace.give_way().await;
                 }
             }
             walk.segment_ended(end_offset);
@@ -132,13 +134,14 @@ impl Cleaner {
     async fn segments_below(&self, dirty: &Dirty, end: Offset) -> Result<Vec<SegmentToClean>, Failed> {
         let replica = &dirty.replica;
         let mut segments = Vec::new();
+        let mut pace = Pace::new(&self.clock);
         for (info, end_offset) in segments_between(replica, Offset::ZERO, end) {
             let index = replica
                 .closed_index(&mut Hold::new(&Reading::own(self.store(replica))), info.base_offset)
                 .await;
             let index = index.map_err(|error| read_failed(replica, info.base_offset, error))?;
             segments.push(SegmentToClean { info, end_offset, index_size: index.file_size_max() });
-            glommio::executor().yield_if_needed().await;
+            pace.give_way().await;
         }
         Ok(segments)
     }
@@ -192,6 +195,7 @@ impl Cleaner {
         mut writer: SegmentWriter,
     ) -> Result<(BatchFilter, CompactedSegment, Rc<DiskFile>), Failed> {
         let mut modified_at = Timestamp::NONE;
+        let mut pace = Pace::new(&self.clock);
         for (at, segment) in group.iter().enumerate() {
             let base = segment.info.base_offset;
             let is_last = at + 1 == group.len();
@@ -210,7 +214,7 @@ impl Cleaner {
                     let kept = kept.map_err(|error| Failed::reading(base, error))?;
                     let pushed = writer.push(&kept, segment.info.modified_at);
                     pushed.map_err(|reason| Failed::DoesNotFit { segment: base, reason })?;
-                    glommio::executor().yield_if_needed().await;
+                    pace.give_way().await;
                 }
                 read += bytes.len() as u64;
                 let written = writer.write_full().await.map_err(Failed::writing)?;
