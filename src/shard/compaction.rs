@@ -210,7 +210,7 @@ impl Cleaner {
                 let Some(limits) = replica.log.borrow().config.cleanup.compact else { continue };
                 let is_passed_over =
                     passed_over.contains(&replica.id) || self.uncleanable.borrow().contains(&replica.id);
-                if store.is_offline() || replica.is_deleted() || is_passed_over {
+                if store.is_offline() || is_passed_over {
                     continue;
                 }
                 let checkpoint = self.checkpoint(&replica).await;
