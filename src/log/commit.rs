@@ -29,6 +29,8 @@
 //!   was issued.
 //! - The journal never holds bytes beyond a segment write that is not flushed: a replay would put them
 //!   behind a hole.
+//! - What was flushed in segments and never was in the journal is recorded there afterwards
+//!   ([`flush_records`]); acknowledgements do not wait for that.
 //! - A failed write or flush is final: the log directory goes offline and nothing is acknowledged
 //!   any more.
 
@@ -41,6 +43,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 pub mod changes;
+pub mod flush_records;
 mod journal;
 mod parked_acks;
 mod progress;
@@ -48,6 +51,7 @@ mod progress;
 pub use parked_acks::ParkedAcks;
 
 use changes::Changes;
+use flush_records::FlushRecords;
 use progress::{Mark, Progress};
 
 /// Appended bytes from which a partition is written to its segment instead of to the journal, once no
@@ -139,6 +143,7 @@ pub struct GroupCommit {
     direct_size: u64,
     journal: Option<JournalRing>,
     changes: Changes,
+    records: FlushRecords,
     /// Of what lies below it, a block shall state that it is flushed once it is.
     state_through: BlockSequence,
     partitions: Vec<Progress>,
@@ -158,7 +163,7 @@ pub struct GroupCommit {
     /// Partitions with written bytes that no flush covers yet, oldest first.
     unflushed: Vec<Slot>,
     ticks: VecDeque<Tick>,
-    /// Blocks issued and not written.
+    /// Blocks issued and not written, but for records.
     blocks_in_flight: usize,
     journal_blocked: bool,
     flush_in_flight: bool,
@@ -482,8 +487,8 @@ impl GroupCommit {
         advances.append(&mut self.written_advances);
     }
 
-    /// Takes notice of the time: a flush that acknowledged bytes have waited for long enough is due.
-    /// Returns when this wants to be asked again, at the latest.
+    /// Takes notice of the time: a flush that acknowledged bytes or records have waited for long enough is
+    /// due. Asked before them; returns when this wants to be asked again, at the latest.
     pub fn flush_deadline(&mut self, now: Mono) -> Option<Mono> {
         if let Some(within) = self.flush_within.take() {
             let by = now.after(within);
@@ -493,7 +498,8 @@ impl GroupCommit {
             self.flush_by = None;
             self.overdue = true;
         }
-        self.flush_by
+        let records_by = self.records.flush_deadline(now);
+        self.flush_by.into_iter().chain(records_by).min()
     }
 
     /// The next flush of segments to issue, if one is due. It covers every completed write.
@@ -550,6 +556,7 @@ impl GroupCommit {
             if let Some(journal) = &mut self.journal {
                 journal.written_out(entry.slot, progress.stored.bytes);
             }
+            self.await_record(entry.slot);
             self.queue(entry.slot); // The journal can take what came behind the write.
         }
         self.journal_blocked = false;

@@ -4,7 +4,7 @@
 //! ```text
 //! file    │ batch │ batch │ batch │ bat#ch │ 0000000000000 preallocated │
 //!         0                       ▲ end: whatever follows was never flushed
-//!                 ▲ recovery point: flushed up to here, says the checkpoint
+//!                 ▲ recovery point: flushed up to here, says the checkpoint or the journal
 //! ```
 //!
 //! | what ends the scan | at or past the recovery point | below it |
@@ -13,8 +13,8 @@
 //! | anything else that is no batch in its place | [`Tail::Torn`]: cut and report | [`Tail::Corrupt`] |
 //!
 //! Below the recovery point everything was flushed, and some of it acknowledged: what is damaged
-//! there is never cut; the partition goes offline. The checkpoint may lag behind the last flush, so
-//! a torn tail is reported too.
+//! there is never cut; the partition goes offline. The checkpoint lags behind the last flush, and the journal
+//! may by a write ([`flush_records`](crate::log::commit::flush_records)), so a torn tail is reported too.
 //!
 //! After an unclean stop the file is cut at the end that was found, and that is flushed before
 //! anything is appended, also when the tail is clean: whole batches of an interrupted write may lie
@@ -46,7 +46,7 @@ pub enum OffsetGaps {
     Allowed,
 }
 
-/// Up to where the checkpoint says that a segment was flushed.
+/// Up to where the checkpoint or the journal says that a segment was flushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecoveryPoint {
     /// Exclusive.

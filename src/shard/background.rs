@@ -26,7 +26,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// Between two checkpoints of a shard that is written to. What an unclean start scans does not
-/// depend on it; only whether damage can be told from a torn tail does.
+/// depend on it; without a journal, whether damage can be told from a torn tail does.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Between two looks at idle connections.

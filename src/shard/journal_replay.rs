@@ -23,6 +23,7 @@ use crate::cluster::record::{PartitionState, Replica};
 use crate::log::checkpoint::{Checkpoint, CheckpointGeneration, PartitionPoint};
 use crate::log::data_dir::checkpoint_name;
 use crate::log::journal::block::{BLOCK_SIZE_MAX, BlockSequence, BlockView, BlockWriter, block_size};
+use crate::log::journal::flushed_ends::FlushedEnds;
 use crate::log::journal::lost::{self, LOST_PARTITIONS_FILE};
 use crate::log::journal::redo::{Reached, Redoing};
 use crate::log::journal::replay::{
@@ -325,8 +326,13 @@ fn judge(
         segments = None;
     }
     let mut redoing = Redoing::default();
-    for (sequence, block) in replay.blocks() {
-        redoing.look_ahead(&read_block(&files, sequence, block)?.view(), replay.is_flushed(sequence));
+    let mut flushed_ends = FlushedEnds::default();
+    for (sequence, block) in replay.run() {
+        let (bytes, is_needed) = (read_block(&files, sequence, block)?, replay.is_needed(sequence));
+        flushed_ends.block(&bytes.view(), is_needed);
+        if is_needed {
+            redoing.look_ahead(&bytes.view(), replay.is_flushed(sequence));
+        }
     }
     let mut count = 0u64;
     for (sequence, block) in replay.blocks() {
@@ -349,6 +355,7 @@ fn judge(
     replayed.take(&redoing);
     if segments.is_some() {
         replayed.take_redone(&redoing);
+        replayed.settled.take_flushed(&flushed_ends);
     }
     if !redoing.corrupt().is_empty() || replay.verdict().is_lost() {
         lost.extend(redoing.corrupt());

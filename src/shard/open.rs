@@ -526,7 +526,7 @@ fn report(
         Verdict::Torn { file_position, damage } => {
             tracing::warn!(
                 %directory, %segment, file_position, %damage, log_end = %recovered.log_end,
-                "recovered: a torn tail was cut, beyond the last flush that a checkpoint has noted"
+                "recovered: a torn tail was cut, beyond the last flush that a checkpoint or the journal has noted"
             );
             store.recovered(RecoveryBranch::TornTailCut);
         }

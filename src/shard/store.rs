@@ -116,7 +116,7 @@ pub struct Store {
     /// When the oldest write began that the next flush covers and somebody waits for, for the commit
     /// latency.
     write_started: Cell<Option<Mono>>,
-    /// Until when a task sleeps that looks for a due flush of acknowledged writes.
+    /// Until when a task sleeps that looks for a due flush that nobody waits for.
     flush_timed: Cell<Option<Mono>>,
 }
 
@@ -331,14 +331,14 @@ impl Store {
     pub fn pump(self: &Rc<Self>) {
         let is_short = !self.tail_memory.has_room(TAIL_BUFFER_SIZE_MAX) && self.eviction.is_short();
         self.commit.borrow_mut().set_memory_short(is_short);
+        let deadline = self.commit.borrow_mut().flush_deadline(self.clock.mono());
+        if let Some(deadline) = deadline {
+            self.flush_by(deadline);
+        }
         self.issue_writes();
         if let Some(journal) = &self.journal {
             self.pump_journal(journal);
             self.issue_writes(); // What a tick has just taken can be written out.
-        }
-        let deadline = self.commit.borrow_mut().flush_deadline(self.clock.mono());
-        if let Some(deadline) = deadline {
-            self.flush_by(deadline);
         }
         let flush = self.commit.borrow_mut().next_flush();
         if let Some(plan) = flush {
@@ -382,6 +382,7 @@ impl Store {
 
     fn pump_journal(self: &Rc<Self>, journal: &Rc<Journal>) {
         self.issue_changes(journal);
+        self.issue_records(journal);
         loop {
             let plan = self.commit.borrow_mut().next_tick();
             let Some(plan) = plan else { break };

@@ -9,6 +9,7 @@ mod deleting;
 mod directories;
 mod durability;
 mod journalled;
+mod recording;
 mod recovering;
 mod reopening;
 mod replaying;

@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use odradek::log::journal::block::{BlockView, Change};
 use odradek_test_harness::kafka_protocol::ResponseError;
 use odradek_test_harness::{Batch, BatchProducer, Broker, Client, Options, Routing, wait_for};
 
@@ -145,6 +146,49 @@ fn lost_block_takes_its_core_s_partitions_offline() {
         assert_eq!(refused, Err(ResponseError::KafkaStorageError));
         broker.kill();
     }
+}
+
+/// The batches went straight to their segment, and no checkpoint has them: the journal says that they were
+/// flushed.
+#[test]
+fn damage_in_large_batches_that_were_flushed_takes_their_partition_offline_and_no_other() {
+    let mut broker = start();
+    let mut client = Client::connect(&broker);
+    client.create_topic("large", 2, &[]);
+    let large = |number: u8| Batch::of(&[vec![b'a' + number; 60_000]], now_ms());
+    for number in 0..3 {
+        client.produce("large", 0, &large(number));
+        client.produce("large", 1, &large(number));
+    }
+    wait_for("the records of the flushes", || (recorded_ends(&broker) >= 2).then_some(()));
+    broker.kill();
+    let segment = broker.data_dir().join("large-0/00000000000000000000.log");
+    write(&segment, large(0).bytes().len() + 1000, b"FLIPPED");
+    for _ in 0..2 {
+        broker.start_again();
+        let mut client = Client::connect(&broker);
+        let refused = client.produce_bytes("large", 0, Batch::of(&["x"], now_ms()).bytes());
+        assert_eq!(refused, Err(ResponseError::KafkaStorageError));
+        assert!(client.read_all("large", 1).len() >= 3, "the other one is served");
+        client.produce("large", 1, &Batch::of(&["x"], now_ms()));
+        assert!(broker.log().contains("below the recovery point: CRC-32C is"));
+        broker.kill();
+    }
+}
+
+/// Partitions of which the journal says that three batches of one record were flushed.
+fn recorded_ends(broker: &Broker) -> usize {
+    let mut found = std::collections::BTreeSet::new();
+    for (file, at) in blocks(broker) {
+        let bytes = std::fs::read(file).expect("the journal can be read");
+        let Ok(view) = BlockView::decode(&bytes[at..], at as u64) else { continue };
+        let recorded = view.entries().filter(|(entry, _)| match entry.change {
+            Change::Flushed { end, .. } => end.get() == 3,
+            _ => false,
+        });
+        found.extend(recorded.map(|(entry, _)| entry.partition));
+    }
+    found.len()
 }
 
 /// A broker whose journal has taken its first batch: until its first file is made, everything goes to

@@ -79,7 +79,8 @@ impl GroupCommit {
             | Change::Deleted { .. }
             | Change::Replaced { .. }
             | Change::Cutting { .. }
-            | Change::Cut { .. } => false,
+            | Change::Cut { .. }
+            | Change::Flushed { .. } => false,
         });
         let place = match has_log_start {
             true => journal.reserve_log_starts(size),
@@ -111,6 +112,7 @@ impl GroupCommit {
     pub fn checkpointed(&mut self, seen: ChangesSeen) {
         let journal = self.journal.as_mut().expect("it has seen changes");
         journal.checkpointed(seen.0);
+        self.records.checkpointed(seen.0);
         self.journal_blocked = false;
     }
 }

@@ -66,6 +66,13 @@ impl GroupCommit {
             let place = journal.reserve(block.size() as u64, pins);
             places.push(place.expect("the ring said that they fit"));
         }
+        for (block, place) in blocks.iter().zip(&places) {
+            for part in &block.parts {
+                let slot = plan.entries[items[part.item]].slot;
+                let named = &mut self.partitions[slot.0 as usize].named;
+                (named.at, named.is_record) = (place.header.sequence, false);
+            }
+        }
         let through = places.last().expect("a tick has a block").header.sequence.next();
         self.blocks_in_flight += places.len();
         let mut entries = Vec::with_capacity(plan.entries.len());
@@ -75,6 +82,7 @@ impl GroupCommit {
             entries.push((entry.slot, progress.sealed.bytes, progress.appended));
             progress.ticks += 1;
             progress.sealed = progress.appended;
+            progress.named.bytes = progress.sealed.bytes;
         }
         for entry in &plan.entries {
             self.uncount(entry.slot);
@@ -124,7 +132,7 @@ impl GroupCommit {
 
     /// A block of the journal is written whole.
     pub fn block_written(&mut self, sequence: BlockSequence) {
-        self.blocks_in_flight -= 1;
+        self.blocks_in_flight -= usize::from(!self.records.written(sequence));
         let journal = self.journal.as_mut().expect("it wrote a block");
         journal.wrote(sequence);
         let through = journal.written_through();
@@ -143,7 +151,14 @@ impl GroupCommit {
 
     /// The next flush of the journal to issue.
     pub fn next_journal_flush(&mut self) -> Option<JournalFlush> {
-        self.journal.as_mut().filter(|_| !self.failed)?.next_flush()
+        let journal = self.journal.as_mut().filter(|_| !self.failed)?;
+        let may_wait = journal.flush_may_wait() && !self.journal_blocked;
+        if may_wait && !self.records.flush_is_overdue() {
+            return None;
+        }
+        let flush = journal.next_flush()?;
+        self.records.flushing();
+        Some(flush)
     }
 
     /// A flush of the journal returned without error: what it covered is durable.

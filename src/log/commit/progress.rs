@@ -5,6 +5,7 @@
 //!        └──► segment_sealed ─► written ─► flushing ─► stored
 //! ```
 
+use crate::log::commit::flush_records::Named;
 use crate::log::durability::Durability;
 use crate::types::Offset;
 
@@ -30,6 +31,8 @@ pub struct Progress {
     pub written: Mark,
     pub flushing: Mark,
     pub stored: Mark,
+    /// In blocks of the journal, as bytes or by a record.
+    pub named: Named,
     /// Bytes up to which a segment write holds what no tick does.
     pub direct: u64,
     /// How much of it stands in `GroupCommit::waiting_bytes`.
@@ -58,6 +61,7 @@ pub struct Queued {
     pub write_out: bool,
     pub unwritten: bool,
     pub unflushed: bool,
+    pub record: bool,
 }
 
 impl Progress {
@@ -82,6 +86,11 @@ impl Progress {
     pub fn is_eager(&self, direct_size: u64) -> bool {
         let is_direct = self.is_direct(direct_size) || self.is_behind_a_write();
         self.waits_for_writes() && is_direct && self.pending() > 0
+    }
+
+    /// More of it is flushed than the journal says.
+    pub fn lacks_record(&self) -> bool {
+        self.open && self.named.bytes < self.stored.bytes
     }
 
     /// What it has pending had better go to its segment.

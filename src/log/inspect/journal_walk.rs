@@ -105,7 +105,8 @@ pub fn entries_at<'a>(view: &BlockView<'a>) -> Vec<(u64, Entry, Option<&'a [u8]>
             | Change::Deleted { .. }
             | Change::Replaced { .. }
             | Change::Cutting { .. }
-            | Change::Cut { .. } => 0,
+            | Change::Cut { .. }
+            | Change::Flushed { .. } => 0,
         };
         (at, entry, bytes)
     };

@@ -10,7 +10,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | magic: `ODRKJRNL` |
-//! | 8 | 2 | version: 2; blocks of version 1 have no entries of kind 3 or above |
+//! | 8 | 2 | version: 3; blocks of version 1 have no entries of kind 3 or above, those of version 2 none of kind 8 |
 //! | 10 | 2 | shard |
 //! | 12 | 4 | size of the block, the zeros included |
 //! | 16 | 4 | count of entries |
@@ -47,19 +47,28 @@
 //! | 48 | 4 | leader epoch | leader epoch | leader epoch | leader epoch |
 //! | 52 | 4 | 0 | 0 | 0 | 0 |
 //!
+//! | offset | size | log is flushed in its segments |
+//! |---|---|---|
+//! | 20 | 4 | kind: 8 |
+//! | 24 | 8 | base offset of the segment that holds the flushed end |
+//! | 32 | 8 | file position of the flushed end |
+//! | 40 | 8 | flushed end, exclusive |
+//! | 48 | 4 | leader epoch |
+//! | 52 | 4 | 0 |
+//!
 //! All integers big-endian. The epoch and the position stand under the checksum, so that neither a
 //! block that an earlier use of the file left there nor one that was written to a wrong place is ever
 //! taken for this one. The size of the file tells one that was cut short. The bytes have checksums of their own: one damaged stretch costs one
 //! partition. Bytes are a range of the segment's file, not batches: a range that does not fit goes on
 //! in the next block, and its log end is reached only there.
 
-use crate::log::partition::Place;
+use crate::log::partition::{PartitionLog, Place};
 use crate::log::plan::align_up;
 use crate::types::limits::{IO_ALIGNMENT, IO_SIZE_MAX};
 use crate::types::{LeaderEpoch, Offset, PartitionIndex, ShardId, TopicId, TopicPartition, Uuid};
 
 const MAGIC: [u8; 8] = *b"ODRKJRNL";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 const VERSION_MIN: u16 = 1;
 const CRC_AT: usize = 64;
 const FILE_SIZE_AT: usize = 68;
@@ -131,9 +140,17 @@ pub enum Change {
     /// The files are cut and flushed. Nothing is appended before this is flushed as well: a replay does
     /// not cut again.
     Cut { place: Place, end: Offset, epoch: LeaderEpoch },
+    /// Everything below `end`, which is `place`, was flushed in its segments before the block was issued. It
+    /// changes nothing: what a start does not find of it is damage, never a torn tail.
+    Flushed { place: Place, end: Offset, epoch: LeaderEpoch },
 }
 
 impl Change {
+    /// How far a log is flushed in its segments now.
+    pub fn flushed(log: &PartitionLog) -> Change {
+        Change::Flushed { place: log.stored_place(), end: log.stored_end(), epoch: log.leader_epoch() }
+    }
+
     /// The leadership under which it happened; of appends, their batches say it.
     pub fn epoch(&self) -> Option<LeaderEpoch> {
         match *self {
@@ -142,7 +159,8 @@ impl Change {
             | Change::Deleted { epoch }
             | Change::Replaced { epoch, .. }
             | Change::Cutting { epoch, .. }
-            | Change::Cut { epoch, .. } => Some(epoch),
+            | Change::Cut { epoch, .. }
+            | Change::Flushed { epoch, .. } => Some(epoch),
         }
     }
 }
@@ -162,7 +180,8 @@ impl Entry {
             | Change::Deleted { .. }
             | Change::Replaced { .. }
             | Change::Cutting { .. }
-            | Change::Cut { .. } => 0,
+            | Change::Cut { .. }
+            | Change::Flushed { .. } => 0,
         }
     }
 
@@ -181,6 +200,9 @@ impl Entry {
             }
             Change::Cut { place, end, epoch } => {
                 (7, place.segment, place.file_position, end, stated(epoch), 0)
+            }
+            Change::Flushed { place, end, epoch } => {
+                (8, place.segment, place.file_position, end, stated(epoch), 0)
             }
         };
         out[..16].copy_from_slice(self.partition.topic.0.as_bytes());
@@ -217,6 +239,7 @@ impl Entry {
             5 if segment < end => Change::Replaced { from: segment, to: end, epoch },
             6 if segment <= end => Change::Cutting { place, end, epoch },
             7 if segment <= end => Change::Cut { place, end, epoch },
+            8 if segment <= end => Change::Flushed { place, end, epoch },
             _ => return None,
         };
         Some(Entry { partition, change })
@@ -332,7 +355,7 @@ fn header_crc(block: &[u8], entries: usize) -> u32 {
 pub enum BlockError {
     #[error("the bytes do not begin as a block")]
     Magic,
-    #[error("block version {version} is not supported; 1 and 2 are")]
+    #[error("block version {version} is not supported; 1 to 3 are")]
     Version { version: u16 },
     #[error("{size} bytes are no size of a block with {entries} entries and {body_size} bytes in them")]
     Size { size: u32, entries: u32, body_size: u32 },
@@ -415,7 +438,16 @@ impl<'a> BlockView<'a> {
         let mut body_size = 0;
         for at in 0..self.entries {
             let entry = self.entry(at).ok_or(BlockError::Entry { entry: at })?;
-            if self.version() == 1 && entry.change.epoch().is_some() {
+            let since = match entry.change {
+                Change::Bytes { .. } | Change::Closed { .. } => 1,
+                Change::LogStart { .. }
+                | Change::Deleted { .. }
+                | Change::Replaced { .. }
+                | Change::Cutting { .. }
+                | Change::Cut { .. } => 2,
+                Change::Flushed { .. } => 3,
+            };
+            if self.version() < since {
                 return Err(BlockError::Entry { entry: at });
             }
             body_size += entry.body_size();
@@ -446,7 +478,8 @@ impl<'a> BlockView<'a> {
                 | Change::Deleted { .. }
                 | Change::Replaced { .. }
                 | Change::Cutting { .. }
-                | Change::Cut { .. } => true,
+                | Change::Cut { .. }
+                | Change::Flushed { .. } => true,
             };
             (entry, holds.then_some(bytes))
         })
@@ -476,14 +509,14 @@ mod tests {
             .collect();
         expect![[r#"
             4f44524b4a524e4c
-            0002000300001000
+            0003000300001000
             0000000200000005
             0000000000000007
             0000000000002000
             000000000000002a
             0000000000000029
             0000000000000011
-            208b544d00000009
+            b54cbcdd00000009
             0000000000000000
             00000000000000ab
             0000000400000001
@@ -550,9 +583,35 @@ mod tests {
         state_version(&mut later, 1, 1);
         let refused = BlockView::decode(&later, header().position).unwrap_err();
         assert_eq!(refused, BlockError::Entry { entry: 0 });
-        state_version(&mut later, 3, 1);
+        state_version(&mut later, 2, 1);
+        assert!(BlockView::decode(&later, header().position).is_ok());
+        state_version(&mut later, 4, 1);
         let refused = BlockView::decode(&later, header().position).unwrap_err();
-        assert_eq!(refused, BlockError::Version { version: 3 });
+        assert_eq!(refused, BlockError::Version { version: 4 });
+    }
+
+    #[test]
+    fn record_of_a_flush_is_the_table_above_and_none_of_the_second_version() {
+        let place = Place { segment: offset(100), file_position: 12288 };
+        let change = Change::Flushed { place, end: offset(120), epoch: LeaderEpoch(6) };
+        let mut block = vec![0xee; block_size(1, 0)];
+        let mut writer = BlockWriter::new(&mut block, 1);
+        writer.change(&Entry { partition: partition(), change });
+        writer.finish(&header());
+        let entry = &block[HEADER_SIZE + 16..HEADER_SIZE + ENTRY_SIZE];
+        let words: Vec<String> =
+            entry.chunks(8).map(|word| word.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
+        expect![[r#"
+            0000000400000008
+            0000000000000064
+            0000000000003000
+            0000000000000078
+            0000000600000000
+        "#]]
+        .assert_eq(&(words.join("\n") + "\n"));
+        state_version(&mut block, 2, 1);
+        let refused = BlockView::decode(&block, header().position).unwrap_err();
+        assert_eq!(refused, BlockError::Entry { entry: 0 });
     }
 
     #[test]
@@ -624,6 +683,7 @@ mod tests {
             Change::Replaced { from: offset(20), to: offset(100), epoch },
             Change::Cutting { place, end: offset(120), epoch },
             Change::Cut { place, end: offset(120), epoch },
+            Change::Flushed { place, end: offset(120), epoch },
             Change::Deleted { epoch },
         ]
     }

@@ -23,11 +23,13 @@
 //! | [`redo`] | what it does with that |
 //! | [`lost`] | how a start tells the next ones what a journal has lost |
 //! | [`settle`] | which recovery points follow from it |
+//! | [`flushed_ends`] | how far the logs were flushed in their segments, says what is left of it |
 //! | [`supersede`] | which entries it leaves out, since the log was cut, replaced or deleted behind them |
 //!
 //! Absent: batches and offsets inside the bytes; a replayed range is checked by the segment's scan.
 
 pub mod block;
+pub mod flushed_ends;
 pub mod lost;
 pub mod pack;
 pub mod redo;

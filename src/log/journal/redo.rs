@@ -138,7 +138,7 @@ impl Redoing {
                 self.truncated.remove(&partition);
                 redo.push(Redo::Delete { partition });
             }
-            Change::Replaced { .. } => {}
+            Change::Replaced { .. } | Change::Flushed { .. } => {}
             Change::Cutting { place, end, .. } => {
                 let reached = self.ends_at(partition, place, end);
                 if !self.superseded.is_cut(at, partition) && !self.corrupt.contains(&partition) {

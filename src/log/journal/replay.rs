@@ -18,6 +18,10 @@
 //! | one is not there, and one of a higher number is | [`Verdict::FileGone`]: it was made when this was in use |
 //! | the one of the highest number is gone; no file is left | not told |
 //!
+//! Blocks below `needed` are not redone; as long as they are there they still say how far logs were flushed
+//! ([`flushed_ends`](crate::log::journal::flushed_ends)). Which of them belong to the run that ended is told by
+//! their numbers: the mark of a start leaves one out.
+//!
 //! `flushed` and `needed` are the highest that any whole block states. The last flush before the
 //! crash may be stated nowhere; a damaged block of that one flush cannot be told from a torn write. A
 //! change that was carried out is never among them (`log::commit::changes`), nor is what was flushed
@@ -53,8 +57,8 @@ pub fn bounds_of_first_blocks(
     file_size: u64,
     file_count: u32,
 ) -> Option<(BlockSequence, FileEpoch)> {
-    // Within a file both grow by one a block at most, or jump to what another file has had.
-    let blocks_max = file_size / IO_ALIGNMENT as u64 * (u64::from(file_count) + 1);
+    // Within a file both grow by one a block at most, by two with a mark, or jump to what another file has had.
+    let blocks_max = 2 * (file_size / IO_ALIGNMENT as u64) * (u64::from(file_count) + 1);
     let bounds = |header: BlockHeader| (header.sequence.0 + blocks_max, header.epoch.0 + blocks_max);
     let highest =
         |(sequence, epoch): (u64, u64), other: (u64, u64)| (sequence.max(other.0), epoch.max(other.1));
@@ -64,7 +68,12 @@ pub fn bounds_of_first_blocks(
 
 /// The mark that a start writes at the head of an empty journal, or of one that nobody needs.
 pub fn first_mark(shard: ShardId, last: BlockSequence, epoch: FileEpoch, file_size: u64) -> BlockPlace {
-    mark_at(shard, FileIndex(0), 0, last.next(), epoch.next(), file_size)
+    mark_at(shard, FileIndex(0), 0, mark_sequence(last), epoch.next(), file_size)
+}
+
+/// A number is left out before it: what stands there is of another run.
+const fn mark_sequence(last: BlockSequence) -> BlockSequence {
+    last.next().next()
 }
 
 fn mark_at(
@@ -185,7 +194,7 @@ impl Replay {
         };
         let position = last.position + last.size as u64;
         let fits = position + IO_ALIGNMENT as u64 <= file_size;
-        let (sequence, epoch) = (self.last.next(), self.epoch.next());
+        let (sequence, epoch) = (mark_sequence(self.last), self.epoch.next());
         fits.then(|| mark_at(shard, last.file, position, sequence, epoch, file_size))
     }
 
@@ -234,6 +243,25 @@ impl Replay {
         self.blocks.range(self.needed..end).map(|(sequence, block)| (*sequence, *block))
     }
 
+    /// The blocks of the run that ended, in their order: those to replay, and of those that are not needed any
+    /// more what is left without a gap before them.
+    pub fn run(&self) -> impl Iterator<Item = (BlockSequence, FoundBlock)> + '_ {
+        let end = self.end();
+        let mut first = end;
+        for sequence in self.blocks.range(..end).rev().map(|(sequence, _)| *sequence) {
+            if sequence.next() != first {
+                break;
+            }
+            first = sequence;
+        }
+        self.blocks.range(first..end).map(|(sequence, block)| (*sequence, *block))
+    }
+
+    /// Whether the block is replayed; everything in those before is flushed in its segments.
+    pub fn is_needed(&self, sequence: BlockSequence) -> bool {
+        self.needed <= sequence
+    }
+
     /// Whether the block was flushed: damage in it is corruption, never a tail.
     pub fn is_flushed(&self, sequence: BlockSequence) -> bool {
         sequence < self.flushed
@@ -276,7 +304,7 @@ mod tests {
         assert_eq!(sequences(&replay), [4, 5]);
         let mark = replay.mark(ShardId(0), 4 * IO_ALIGNMENT as u64).unwrap();
         assert_eq!((mark.file, mark.header.position), (FileIndex(1), IO_ALIGNMENT as u64));
-        assert_eq!((mark.header.sequence, mark.header.epoch), (BlockSequence(6), FileEpoch(2)));
+        assert_eq!((mark.header.sequence, mark.header.epoch), (BlockSequence(7), FileEpoch(2)));
     }
 
     #[test]
@@ -304,14 +332,36 @@ mod tests {
         assert_eq!(sequences(&replay), [1, 2]);
         let mark = replay.mark(ShardId(0), 6 * IO_ALIGNMENT as u64).unwrap();
         assert_eq!((mark.file, mark.header.position), (FileIndex(0), 2 * IO_ALIGNMENT as u64));
-        assert_eq!((mark.header.sequence, mark.header.epoch), (BlockSequence(6), FileEpoch(3)));
-        disk.block(0, 2, 3, 6, (6, 6));
+        assert_eq!((mark.header.sequence, mark.header.epoch), (BlockSequence(7), FileEpoch(3)));
+        disk.block(0, 2, 3, 7, (7, 7));
         let replay = disk.scan();
-        assert_eq!((replay.verdict(), sequences(&replay)), (Verdict::Whole, vec![6]));
+        assert_eq!((replay.verdict(), sequences(&replay)), (Verdict::Whole, vec![7]));
         let again = replay.mark(ShardId(0), 6 * IO_ALIGNMENT as u64).unwrap();
         assert_eq!(again.header.position, 3 * IO_ALIGNMENT as u64, "over what was left there");
-        assert_eq!((again.header.sequence, again.header.epoch), (BlockSequence(7), FileEpoch(4)));
+        assert_eq!((again.header.sequence, again.header.epoch), (BlockSequence(9), FileEpoch(4)));
         assert_eq!(replay.mark(ShardId(0), 3 * IO_ALIGNMENT as u64), None, "no room behind it");
+    }
+
+    /// What a start has marked is of another run: its partitions may have had another core since.
+    #[test]
+    fn run_goes_back_to_the_first_gap_or_the_mark_of_its_start() {
+        let mut disk = Disk::new(2, 6);
+        disk.block(0, 0, 1, 1, (1, 1));
+        let mark = disk.scan().mark(ShardId(0), 6 * IO_ALIGNMENT as u64).unwrap().header;
+        let (first, epoch) = (mark.sequence.0, mark.epoch.0);
+        disk.block(0, 1, epoch, first, (first, first));
+        for at in 1..4 {
+            let sequence = first + at;
+            disk.block(0, at as usize + 1, epoch, sequence, (sequence, sequence));
+        }
+        let run = |disk: &Disk| disk.scan().run().map(|(sequence, _)| sequence.0).collect::<Vec<_>>();
+        assert_eq!(run(&disk), [first, first + 1, first + 2, first + 3]);
+        assert_eq!(sequences(&disk.scan()), [first + 3]);
+        assert!(!disk.scan().is_needed(BlockSequence(first + 2)));
+        disk.damage(0, 2);
+        assert_eq!(run(&disk), [first + 2, first + 3], "what stood there said something of those before");
+        disk.block(1, 0, epoch + 1, first + 5, (first, first));
+        assert_eq!(run(&disk), [first + 2, first + 3], "nothing beyond a gap");
     }
 
     /// The first blocks alone are known: what a file has behind its own is never taken for newer.

@@ -13,6 +13,8 @@
 //!   start that finds the first block of a new use torn must not miss what stood there before.
 //! - Which blocks are flushed is stated by later blocks. Where there is none and somebody asks for it,
 //!   a block without entries states it.
+//! - Records of flushes pin nothing: what a start reads of a file that may be free it reads as long as it is
+//!   there. Who stands in a file that gets free is told, and may be named again elsewhere.
 //! - The last disk block of every file is kept for a block without entries. When no file is free and
 //!   nothing else can be written, it states `needed`, so that the ring never blocks itself. In the only file
 //!   there is it states the last flush.
@@ -21,7 +23,7 @@ use crate::log::journal::block::{BlockHeader, BlockSequence, FileEpoch};
 use crate::log::plan::Slot;
 use crate::types::ShardId;
 use crate::types::limits::IO_ALIGNMENT;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Bytes at the end of every file that only a block without entries may take.
 const MARK_SIZE: u64 = IO_ALIGNMENT as u64;
@@ -76,6 +78,8 @@ struct FileState {
     /// The first block since which it has been pinned without a pause.
     pinned_from: BlockSequence,
     pins: BTreeMap<Slot, u64>,
+    /// Whom its blocks say something of, pinned or not.
+    named: BTreeSet<Slot>,
     /// The last block in it with a log start that no checkpoint has.
     log_start_in: Option<BlockSequence>,
 }
@@ -92,6 +96,7 @@ struct Issued {
     /// What its header says.
     flushed: BlockSequence,
     needed: BlockSequence,
+    purpose: Purpose,
     written: bool,
 }
 
@@ -120,6 +125,17 @@ pub struct JournalRing {
     stated: BlockSequence,
     /// Behind the last block that has entries.
     entries_end: BlockSequence,
+    /// Whom files name that were freed, and the ends of those files, until somebody takes them.
+    freed: Vec<(Slot, BlockSequence)>,
+}
+
+/// What a block is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// Somebody may wait for its flush.
+    Commit,
+    /// It has nothing but records of flushes.
+    Records,
 }
 
 impl JournalRing {
@@ -143,6 +159,7 @@ impl JournalRing {
             needed_flushed: next,
             stated: next,
             entries_end: next,
+            freed: Vec::new(),
         }
     }
 
@@ -215,24 +232,49 @@ impl JournalRing {
     /// The place of the next block; `pins` are the partitions whose bytes it holds. `None` when no
     /// file has room: write out, then try again.
     pub fn reserve(&mut self, size: u64, pins: impl Iterator<Item = Pin>) -> Option<BlockPlace> {
-        assert!(size > 0 && size.is_multiple_of(IO_ALIGNMENT as u64));
-        assert!(size <= self.limits.file_size - MARK_SIZE, "a block larger than a journal file");
-        if self.used.is_empty() || size > self.room() {
-            self.begin_file()?;
-        }
-        let file = *self.used.back().expect("a file was begun");
+        let file = self.file_for(size)?;
         let state = &mut self.files[file.0 as usize];
         if !state.is_pinned() {
             state.pinned_from = self.next;
         }
         for pin in pins {
-            let reached = state.pins.entry(pin.slot).or_insert(pin.bytes);
+            let reached = state.pins.entry(pin.slot).or_insert_with(|| {
+                state.named.insert(pin.slot);
+                pin.bytes
+            });
             assert!(*reached <= pin.bytes, "a partition went backwards in the journal");
             *reached = pin.bytes;
         }
-        let place = self.place(file, size);
+        let place = self.place(file, size, Purpose::Commit);
         self.entries_end = self.next;
         Some(place)
+    }
+
+    /// The file that a block of this size goes to; another one is begun where it has to be.
+    fn file_for(&mut self, size: u64) -> Option<FileIndex> {
+        assert!(size > 0 && size.is_multiple_of(IO_ALIGNMENT as u64));
+        assert!(size <= self.limits.file_size - MARK_SIZE, "a block larger than a journal file");
+        if self.used.is_empty() || size > self.room() {
+            self.begin_file()?;
+        }
+        Some(*self.used.back().expect("a file was begun"))
+    }
+
+    /// The place of a block of records, which name these partitions. `None` as before; they can wait. The only
+    /// file is never freed: most of it is for changes, which may be what makes space for another one.
+    pub fn reserve_records(&mut self, size: u64, slots: &[Slot]) -> Option<BlockPlace> {
+        if self.files.len() == 1 && self.position + size > self.limits.file_size / 2 {
+            return None;
+        }
+        let file = self.file_for(size)?;
+        self.files[file.0 as usize].named.extend(slots);
+        Some(self.place(file, size, Purpose::Records))
+    }
+
+    /// Some of those whom files name that were freed, each with the end of its file, once.
+    pub fn take_freed(&mut self, count_max: usize) -> Vec<(Slot, BlockSequence)> {
+        let left = self.freed.len().saturating_sub(count_max);
+        self.freed.split_off(left)
     }
 
     /// The place of a block that says where logs begin: it is needed until a checkpoint was written.
@@ -272,7 +314,7 @@ impl JournalRing {
         Some(())
     }
 
-    fn place(&mut self, file: FileIndex, size: u64) -> BlockPlace {
+    fn place(&mut self, file: FileIndex, size: u64, purpose: Purpose) -> BlockPlace {
         let needed = self.needed();
         let header = BlockHeader {
             shard: self.shard,
@@ -283,7 +325,7 @@ impl JournalRing {
             needed,
             file_size: self.limits.file_size,
         };
-        self.issued.push_back(Issued { file, flushed: self.flushed, needed, written: false });
+        self.issued.push_back(Issued { file, flushed: self.flushed, needed, purpose, written: false });
         self.position += size;
         self.next = self.next.next();
         BlockPlace { file, header }
@@ -302,7 +344,7 @@ impl JournalRing {
         if self.position + MARK_SIZE > self.limits.file_size {
             return None;
         }
-        Some(self.place(current, MARK_SIZE))
+        Some(self.place(current, MARK_SIZE, Purpose::Commit))
     }
 
     /// Behind the last block with entries.
@@ -328,7 +370,7 @@ impl JournalRing {
             self.begin_file()?;
         }
         let file = *self.used.back().expect("something was flushed");
-        Some(self.place(file, MARK_SIZE))
+        Some(self.place(file, MARK_SIZE, Purpose::Commit))
     }
 
     /// Whether the block that is kept for a mark may state the last flush: the only file is never freed by a
@@ -380,6 +422,12 @@ impl JournalRing {
         Some(JournalFlush { through: BlockSequence(self.flushed.0 + count), files })
     }
 
+    /// What the next flush would cover is nothing but records, and no file waits for it to get free.
+    pub fn flush_may_wait(&self) -> bool {
+        let mut written = self.issued.iter().take_while(|issued| issued.written);
+        !self.free.is_empty() && written.all(|issued| issued.purpose == Purpose::Records)
+    }
+
     pub fn flush_in_flight(&self) -> bool {
         self.flush_in_flight
     }
@@ -421,12 +469,14 @@ impl JournalRing {
     fn free_files(&mut self) {
         while self.used.len() > 1 {
             let oldest = self.used[0];
-            let state = &self.files[oldest.0 as usize];
+            let state = &mut self.files[oldest.0 as usize];
             // Its last block may still be on its way to the disk.
             let settled = !state.is_pinned() && state.end <= self.flushed;
             if !settled || self.needed_flushed < state.end {
                 return;
             }
+            let end = state.end;
+            self.freed.extend(std::mem::take(&mut state.named).into_iter().map(|slot| (slot, end)));
             self.used.pop_front();
             self.free.push_back(oldest);
         }

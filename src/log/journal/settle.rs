@@ -1,10 +1,11 @@
 //! The recovery points once the journals are replayed into the segments.
 //!
 //! A checkpoint says what it said when it was written; what the journals had beyond it is flushed in
-//! the segments by now. The points that follow go to disk before a journal is used again: log starts
+//! the segments by now, and what they say of flushes was then. The points that follow go to disk before a journal is used again: log starts
 //! stand nowhere else then.
 
 use crate::log::checkpoint::PartitionPoint;
+use crate::log::journal::flushed_ends::FlushedEnds;
 use crate::log::journal::redo::Reached;
 use crate::types::{Offset, TopicPartition};
 use std::collections::BTreeMap;
@@ -15,9 +16,21 @@ pub struct Settled {
     pub reached: BTreeMap<TopicPartition, Reached>,
     pub truncated: BTreeMap<TopicPartition, Reached>,
     pub log_starts: BTreeMap<TopicPartition, Offset>,
+    /// Flushed in the segments, without anything that had to be done for it.
+    pub flushed: BTreeMap<TopicPartition, Reached>,
 }
 
 impl Settled {
+    /// What one journal says of flushes.
+    pub fn take_flushed(&mut self, flushed_ends: &FlushedEnds) {
+        for (partition, flushed) in flushed_ends.ends() {
+            let known = self.flushed.entry(*partition).or_insert(*flushed);
+            if known.end < flushed.end {
+                *known = *flushed;
+            }
+        }
+    }
+
     /// Brings the last checkpoint's points up to date.
     pub fn apply(&self, points: &mut BTreeMap<TopicPartition, PartitionPoint>) {
         for (partition, cut) in &self.truncated {
@@ -27,7 +40,7 @@ impl Settled {
                 *point = at(point.log_start.min(cut.end), cut);
             }
         }
-        for (partition, reached) in &self.reached {
+        for (partition, reached) in self.reached.iter().chain(&self.flushed) {
             let known = points.get(partition);
             if reached.end > known.map_or(Offset::ZERO, |point| point.flushed_end) {
                 let log_start = known.map_or(Offset::ZERO, |point| point.log_start);
@@ -73,6 +86,18 @@ mod tests {
         assert_eq!(applied(&settled, Some(point(7, 30, 20, 100))), Some(point(7, 50, 40, 900)));
         let further = point(7, 60, 40, 1000); // Written to the segment alone.
         assert_eq!(applied(&settled, Some(further)), Some(further));
+    }
+
+    #[test]
+    fn points_follow_what_is_flushed_where_it_goes_further() {
+        let settled = Settled {
+            reached: [(id(), reached(50, 40, 900))].into(),
+            flushed: [(id(), reached(60, 40, 1000))].into(),
+            ..Settled::default()
+        };
+        assert_eq!(applied(&settled, Some(point(7, 30, 20, 100))), Some(point(7, 60, 40, 1000)));
+        let further = Settled { reached: [(id(), reached(70, 70, 0))].into(), ..settled };
+        assert_eq!(applied(&further, Some(point(7, 30, 20, 100))), Some(point(7, 70, 70, 0)));
     }
 
     #[test]

@@ -83,6 +83,7 @@ impl Supersession {
                 later.cut(at, place);
                 later.cut_done = Some(at);
             }
+            Change::Flushed { .. } => {}
         }
     }
 

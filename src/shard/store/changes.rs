@@ -1,8 +1,9 @@
-//! Changes of logs that are no appends, through the journal: flushed before they are carried out.
+//! What the journal takes that is no append: changes of logs, flushed before they are carried out; records of
+//! what was flushed in the segments.
 
 use crate::log::commit::changes::ChangesSeen;
 use crate::log::durability::Durability;
-use crate::log::journal::block::{BlockWriter, Entry, block_size};
+use crate::log::journal::block::{BlockWriter, Change, Entry, block_size};
 use crate::log::journal::ring::BlockPlace;
 use crate::shard::disk::allocate;
 use crate::shard::journal::Journal;
@@ -62,6 +63,18 @@ impl Store {
             self.commit_started(Durability::Fsync);
             self.write_changes(journal, place, &changes);
         }
+    }
+
+    /// At most one block at a time, so that many partitions take many steps.
+    pub(super) fn issue_records(self: &Rc<Self>, journal: &Rc<Journal>) {
+        let block = self.commit.borrow_mut().next_record_block();
+        let Some((place, slots)) = block else { return };
+        let records = slots.iter().map(|slot| {
+            let replica = self.slot(*slot);
+            let change = Change::flushed(&replica.log.borrow());
+            Entry { partition: replica.id, change }
+        });
+        self.write_changes(journal, place, &records.collect::<Vec<_>>());
     }
 
     fn write_changes(self: &Rc<Self>, journal: &Rc<Journal>, place: BlockPlace, changes: &[Entry]) {

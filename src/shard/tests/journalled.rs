@@ -372,7 +372,7 @@ pub(super) fn claimed_with(data_dir: &Path, owners: &[u16]) -> Image {
     image
 }
 
-fn read_checkpoint(data_dir: &Path) -> BTreeMap<TopicPartition, PartitionPoint> {
+pub(super) fn read_checkpoint(data_dir: &Path) -> BTreeMap<TopicPartition, PartitionPoint> {
     let path = data_dir.join(checkpoint_name(ShardId(0)));
     if path.exists() { Checkpoint::decode(&std_read(&path)).unwrap().points } else { BTreeMap::new() }
 }

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | one that has lost something, and does not say of whom | all offline |
 //! | any other | end and begin as far as it has them, or are offline |
+//! | the same, blocks of its run that are not needed any more included | end where they were flushed, or are offline |
 //! | put aside by this start or an earlier one | what held for it then holds for as long as it is kept |
 
 use crate::disk::Disk;
@@ -27,6 +28,9 @@ pub struct Remains {
     pub end: u64,
     /// Where it begins at least.
     pub log_start: u64,
+    /// Where it ends at least according to what is left of records of flushes, and of bytes that are not
+    /// needed any more.
+    pub flushed: u64,
 }
 
 /// What one journal has.
@@ -47,7 +51,7 @@ pub struct Journals {
 }
 
 impl Journals {
-    /// A start begins. Journals that nothing has hit are not looked through.
+    /// A start begins. They are looked through where something was hit that they tell of.
     pub fn starting(&mut self, disk: &Disk, metadata: &Metadata, are_hit: bool) {
         let names: BTreeSet<String> =
             disk.names("").unwrap_or_default().into_iter().map(|(name, _)| name).collect();
@@ -88,12 +92,20 @@ impl Journals {
         self.all().any(|journal| journal.lost.contains(id))
     }
 
+    /// Of those that were put aside what they say of flushes is in a checkpoint, and may go with that.
     pub fn remains(&self, id: &TopicPartition) -> Remains {
         let of_all = self.all().filter_map(|journal| journal.remains.get(id));
         of_all.fold(Remains::default(), |one, other| Remains {
             end: one.end.max(other.end),
             log_start: one.log_start.max(other.log_start),
+            flushed: 0,
         })
+    }
+
+    /// Where a log was flushed up to, say the journals that this start has found.
+    pub fn flushed(&self, id: &TopicPartition) -> u64 {
+        let found = self.found.values().filter_map(|journal| journal.remains.get(id));
+        found.map(|remains| remains.flushed).max().unwrap_or(0)
     }
 }
 
@@ -136,9 +148,28 @@ fn look_through(files: &Files, owned: impl FnOnce() -> BTreeSet<TopicPartition>)
                 Change::LogStart { start, .. } => remains.log_start = remains.log_start.max(start.get()),
                 Change::Deleted { .. } => *remains = Remains::default(),
                 Change::Closed { .. }
+                | Change::Flushed { .. }
                 | Change::Replaced { .. }
                 | Change::Cutting { .. }
                 | Change::Cut { .. } => {}
+            }
+        }
+    }
+    for (sequence, FoundBlock { file, position, size }) in replay.run() {
+        let bytes = &files[&file][position as usize..][..size];
+        let view = BlockView::decode(bytes, position).expect("it was whole a moment ago");
+        let is_stored = !replay.is_needed(sequence);
+        for (entry, _) in view.entries() {
+            let remains = journal.remains.entry(entry.partition).or_default();
+            match entry.change {
+                Change::Bytes { end, .. } if is_stored => remains.flushed = remains.flushed.max(end.get()),
+                Change::Flushed { end, .. } => remains.flushed = remains.flushed.max(end.get()),
+                Change::Deleted { .. } => remains.flushed = 0,
+                Change::Cutting { .. } | Change::Cut { .. } => unreachable!("nobody cuts a log"),
+                Change::Bytes { .. }
+                | Change::Closed { .. }
+                | Change::LogStart { .. }
+                | Change::Replaced { .. } => {}
             }
         }
     }

@@ -8,7 +8,8 @@ use std::os::unix::fs::FileExt;
 use odradek::log::inspect::journal_walk::{WalkedPart, entries_at, walk_journal_file};
 use odradek::log::inspect::walk::{SegmentWalk, WalkTail};
 use odradek::log::journal::block::{BlockView, Change, Entry};
-use odradek::types::uuid_text;
+use odradek::log::partition::Place;
+use odradek::types::{LeaderEpoch, Offset, uuid_text};
 
 use super::super::item::{Item, Printer};
 use super::segment::{DECODED_SIZE_MAX, print_batch};
@@ -93,14 +94,17 @@ fn entry_item(entry: &Entry, holds: bool) -> Item {
         Change::Replaced { from, to, epoch } => {
             item("replaced").with("from", from.get()).with("to", to.get()).with("leaderEpoch", epoch.0)
         }
-        Change::Cutting { place, end, epoch } | Change::Cut { place, end, epoch } => {
-            item(if matches!(entry.change, Change::Cut { .. }) { "cut" } else { "cutting" })
-                .with("segment", place.segment.get())
-                .with("segmentPosition", place.file_position)
-                .with("logEnd", end.get())
-                .with("leaderEpoch", epoch.0)
-        }
+        Change::Cutting { place, end, epoch } => at_place(item("cutting"), place, end, epoch),
+        Change::Cut { place, end, epoch } => at_place(item("cut"), place, end, epoch),
+        Change::Flushed { place, end, epoch } => at_place(item("flushed"), place, end, epoch),
     }
+}
+
+fn at_place(item: Item, place: Place, end: Offset, epoch: LeaderEpoch) -> Item {
+    item.with("segment", place.segment.get())
+        .with("segmentPosition", place.file_position)
+        .with("logEnd", end.get())
+        .with("leaderEpoch", epoch.0)
 }
 
 /// A range may begin and end inside a batch: what is not whole here is told, and is no problem.

@@ -20,6 +20,7 @@ use odradek::log::checkpoint::PartitionPoint;
 use odradek::log::inspect::findings::Severity;
 use odradek::log::inspect::journal_walk::{WalkedPart, entries_at, walk_journal_file};
 use odradek::log::journal::block::{BlockSequence, BlockView};
+use odradek::log::journal::flushed_ends::FlushedEnds;
 use odradek::log::journal::redo::Redoing;
 use odradek::log::journal::replay::{FoundBlock, Replay, Verdict};
 use odradek::log::journal::ring::FileIndex;
@@ -34,7 +35,7 @@ use super::report::{Line, Report};
 
 type Points = BTreeMap<TopicPartition, PartitionPoint>;
 
-/// Looks through all journals and brings the recovery points in line with what they say was cut.
+/// Looks through all journals and brings the recovery points in line with what they say was cut or flushed.
 ///
 /// Gives the partitions of which a journal has bytes to replay.
 ///
@@ -154,7 +155,7 @@ fn look_through(directory: &Path) -> io::Result<Found> {
     for (index, file) in &files {
         replay.scan_file(*index, file.size, |position, size| file.read(position, size))?;
     }
-    let redoing = redo(&files, &replay)?;
+    let (redoing, flushed_ends) = redo(&files, &replay)?;
     let offence = match other_size(&files) {
         Some(offence) => Some(offence),
         None => match replay.verdict() {
@@ -193,17 +194,22 @@ fn look_through(directory: &Path) -> io::Result<Found> {
             reached: redoing.reached().clone(),
             truncated: redoing.truncated().clone(),
             log_starts: redoing.log_starts().clone(),
+            flushed: flushed_ends.ends().clone(),
         }
     };
     Ok(Found { offence, settled })
 }
 
 /// What a start would make of the blocks that it believes.
-fn redo(files: &JournalFiles, replay: &Replay) -> io::Result<Redoing> {
-    let mut redoing = Redoing::default();
-    for (sequence, block) in replay.blocks() {
+fn redo(files: &JournalFiles, replay: &Replay) -> io::Result<(Redoing, FlushedEnds)> {
+    let (mut redoing, mut flushed_ends) = (Redoing::default(), FlushedEnds::default());
+    for (sequence, block) in replay.run() {
         if let Ok(view) = BlockView::decode(&read_block(files, block)?, block.position) {
-            redoing.look_ahead(&view, replay.is_flushed(sequence));
+            let is_needed = replay.is_needed(sequence);
+            flushed_ends.block(&view, is_needed);
+            if is_needed {
+                redoing.look_ahead(&view, replay.is_flushed(sequence));
+            }
         }
     }
     for (sequence, block) in replay.blocks() {
@@ -211,7 +217,7 @@ fn redo(files: &JournalFiles, replay: &Replay) -> io::Result<Redoing> {
             redoing.block(&view, replay.is_flushed(sequence), &mut Vec::new());
         }
     }
-    Ok(redoing)
+    Ok((redoing, flushed_ends))
 }
 
 fn other_size(files: &JournalFiles) -> Option<Offence> {

@@ -170,7 +170,7 @@ fn a_journal_is_judged_as_a_start_would() {
     data.write_journal(&[(1, 1), (2, 2), (3, 3)]);
     data.change(JOURNAL, |bytes| bytes[4096 + 41] ^= 1);
     data.check(expect![[r#"
-        problem: journal.0/00000000.journal byte 4096: CRC-32 of header and table is 0x76e6e0fe, the block says 0x70993400; block 2, which was flushed, is lost
+        problem: journal.0/00000000.journal byte 4096: CRC-32 of header and table is 0x35f10ebf, the block says 0x338eda41; block 2, which was flushed, is lost
         1 partition, 1 segment, 12 records in 4 batches and 324 bytes, not stopped cleanly: 1 problem, 0 notes
     "#]]);
     data.write_journal(&[(1, 1), (3, 3)]);
@@ -227,6 +227,29 @@ fn recovery_points_that_the_journal_explains_are_no_offence() {
     data.check(expect![[r#"
         orders-0: problem: the log ends at 9; flushed were 12
         1 partition, 1 segment, 9 records in 3 batches and 243 bytes, not stopped cleanly: 1 problem, 0 notes
+    "#]]);
+}
+
+/// What is torn behind the last checkpoint is damage where the journal says that it was flushed.
+#[test]
+fn what_the_journal_says_was_flushed_is_missed() {
+    let data = DataDir::unclean();
+    data.write_checkpoint(0, 9, 3 * BATCH_SIZE);
+    data.change("orders-0/00000000000000000000.log", |bytes| bytes[3 * BATCH_SIZE as usize + 70] ^= 0x40);
+    data.check(expect![[r#"
+        orders-0: note: 00000000000000000000.log byte 243: a torn write; the next start cuts the log here (CRC-32C is 0xab148ce2, the batch says 0xd8ba0fb7)
+        1 partition, 1 segment, 9 records in 4 batches and 324 bytes, not stopped cleanly: 0 problems, 1 note
+    "#]]);
+    let place = Place { segment: offset(0), file_position: 4 * BATCH_SIZE };
+    let change = Change::Flushed { place, end: offset(12), epoch: LeaderEpoch(0) };
+    let mut block = vec![0; block_size(1, 0)];
+    let mut writer = BlockWriter::new(&mut block, 1);
+    writer.change(&Entry { partition: id(), change });
+    writer.finish(&journal_header(0, 1, 1));
+    data.write(JOURNAL, &block);
+    data.check(expect![[r#"
+        orders-0: problem: 00000000000000000000.log byte 243: CRC-32C is 0xab148ce2, the batch says 0xd8ba0fb7
+        1 partition, 1 segment, 9 records in 4 batches and 324 bytes, not stopped cleanly: 1 problem, 0 notes
     "#]]);
 }
 
