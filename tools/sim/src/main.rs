@@ -59,7 +59,8 @@ struct StorageFlags {
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
     /// Make a mistake on purpose: flush-left-out, recycled-before-stored, acknowledged-across-gap,
-    /// log-start-moved-back, stale-block-accepted, checksums-unchecked, lost-journal-served.
+    /// log-start-moved-back, stale-block-accepted, checksums-unchecked, lost-journal-served,
+    /// flush-records-ignored.
     #[arg(long, value_parser = parse_mistake)]
     mistake: Option<Mistake>,
 }

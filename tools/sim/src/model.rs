@@ -17,6 +17,7 @@
 //! | healthy partitions are served | 10 |
 //! | partitions of a lost journal are offline | 1 |
 //! | what is read is what was written, whatever became of the disk | 2, 9 |
+//! | damage below a recorded flush is never cut | 1 |
 //! | closed segments hold batches and nothing else | |
 //! | no more is lost than `flush.messages` allows | |
 //! | deleted topics do not come back | 9 |
@@ -147,7 +148,9 @@ impl Model {
     /// A start begins. It sees what was hit before.
     pub fn starting(&mut self, disk: &Disk, metadata: &Metadata) {
         self.unserved.add(std::mem::take(&mut self.unseen));
-        self.journals.starting(disk, metadata, self.unserved.journal);
+        let are_hit =
+            self.unserved.journal || self.partitions.values().any(|partition| partition.damaged.segment);
+        self.journals.starting(disk, metadata, are_hit);
     }
 
     /// It came to serving.
@@ -328,6 +331,7 @@ impl Model {
     pub fn recovered(&mut self, world: &World, id: &TopicPartition, replica: &Replica) {
         let unseen = self.unseen;
         let (remains, is_lost) = (self.journals.remains(id), self.journals.have_lost(id));
+        let flushed = self.journals.flushed(id);
         let Some(partition) = self.partitions.get_mut(id) else { return };
         let log = replica.log.borrow();
         let (start, end) = (log.log_start().get(), log.log_end().get());
@@ -339,6 +343,12 @@ impl Model {
         let damaged = partition.damaged;
         let may_be_torn = damaged.journal && !is_lost;
         let is_torn = may_be_torn && !partition.offline && partition.stored.max(remains.end) <= end;
+        if end < flushed {
+            world.finding(
+                "damage below a recorded flush is never cut",
+                format_args!("{name} ends at {end}, a block says that it was flushed up to {flushed}"),
+            );
+        }
         if end < partition.high_watermark {
             let lost = partition.high_watermark - end;
             if partition.kind.is_flushed_late() && partition.power_was_lost {

@@ -81,8 +81,16 @@ impl Node {
         world.count("topic made again under its name");
         world.note(format_args!("{name} is made again as {}", Metadata::number(&made)));
         let shell = &self.shells[owner.index()];
-        let request =
-            OpenRequest { id: made, name, kind, point: None, clean: false, state: None, journal_end: None };
+        let request = OpenRequest {
+            id: made,
+            name,
+            kind,
+            point: None,
+            checkpointed_end: None,
+            clean: false,
+            state: None,
+            journal_end: None,
+        };
         if let Err(error) = open(shell, request).await {
             world.note(format_args!("it is not served: {error:?}"));
             world.count("topic made again: not served yet");

@@ -25,10 +25,12 @@ pub enum Mistake {
     ChecksumsUnchecked,
     /// The partitions of a journal that has lost something are served, with what the segments have.
     LostJournalServed,
+    /// A start does not look for what the journals say of flushes of segments.
+    FlushRecordsIgnored,
 }
 
 impl Mistake {
-    pub const ALL: [Mistake; 7] = [
+    pub const ALL: [Mistake; 8] = [
         Mistake::FlushLeftOut,
         Mistake::RecycledBeforeStored,
         Mistake::AcknowledgedAcrossGap,
@@ -36,12 +38,13 @@ impl Mistake {
         Mistake::StaleBlockAccepted,
         Mistake::ChecksumsUnchecked,
         Mistake::LostJournalServed,
+        Mistake::FlushRecordsIgnored,
     ];
 
     /// Only damage to files shows it.
     pub const fn needs_damage(self) -> bool {
         match self {
-            Mistake::ChecksumsUnchecked | Mistake::LostJournalServed => true,
+            Mistake::ChecksumsUnchecked | Mistake::LostJournalServed | Mistake::FlushRecordsIgnored => true,
             Mistake::FlushLeftOut
             | Mistake::RecycledBeforeStored
             | Mistake::AcknowledgedAcrossGap
@@ -59,6 +62,7 @@ impl Mistake {
             Mistake::StaleBlockAccepted => "stale-block-accepted",
             Mistake::ChecksumsUnchecked => "checksums-unchecked",
             Mistake::LostJournalServed => "lost-journal-served",
+            Mistake::FlushRecordsIgnored => "flush-records-ignored",
         }
     }
 
@@ -72,6 +76,7 @@ impl Mistake {
             Mistake::StaleBlockAccepted => "blocks that are believed are those of this use",
             Mistake::ChecksumsUnchecked => "what is read is what was written",
             Mistake::LostJournalServed => "partitions of a lost journal are offline",
+            Mistake::FlushRecordsIgnored => "damage below a recorded flush is never cut",
         }
     }
 }

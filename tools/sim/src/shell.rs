@@ -82,7 +82,7 @@ pub struct Shell {
     pub drained: Signal,
     offline: RefCell<Option<String>>,
     closed: Cell<bool>,
-    /// Until when a task sleeps that looks for a due flush of acknowledged writes.
+    /// Until when a task sleeps that looks for a due flush that nobody waits for.
     flush_timed: Cell<Option<Mono>>,
     cleaned: Cleaned,
 }
@@ -239,14 +239,14 @@ impl Shell {
     /// Issues every write and flush that is due. Called after appends, and whenever the disk has
     /// answered.
     pub fn pump(self: &Rc<Self>) {
+        let deadline = self.commit.borrow_mut().flush_deadline(self.mono());
+        if let Some(deadline) = deadline {
+            self.flush_by(deadline);
+        }
         self.issue_writes();
         if self.settings.journal.is_some() {
             self.pump_journal();
             self.issue_writes(); // What a tick has just taken can be written out.
-        }
-        let deadline = self.commit.borrow_mut().flush_deadline(self.mono());
-        if let Some(deadline) = deadline {
-            self.flush_by(deadline);
         }
         let flush = self.commit.borrow_mut().next_flush();
         if let Some(plan) = flush {

@@ -83,6 +83,11 @@ fn partitions_of_a_lost_journal_that_are_served_are_found() {
     found(Mistake::LostJournalServed);
 }
 
+#[test]
+fn a_start_that_ignores_records_of_flushes_is_found() {
+    found(Mistake::FlushRecordsIgnored);
+}
+
 fn found(mistake: Mistake) {
     let check = mistake.check();
     for seed in 0..MISTAKE_SEEDS {

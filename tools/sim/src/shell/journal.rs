@@ -1,4 +1,5 @@
-//! The journal of a shard: ticks and changes of logs become blocks, its files are made and flushed.
+//! The journal of a shard: ticks, changes of logs and records of flushes become blocks, its files are made and
+//! flushed.
 
 use crate::disk::{DiskError, DiskResult, OpenFile};
 use crate::settings::Mistake;
@@ -6,7 +7,7 @@ use crate::shell::replica::{Replica, TickItem};
 use crate::shell::{NO_SPACE_RETRY, Shell};
 use odradek::log::commit::changes::ChangesSeen;
 use odradek::log::commit::{Advance, GroupCommit};
-use odradek::log::journal::block::{BlockSequence, BlockWriter, Entry, FileEpoch, block_size};
+use odradek::log::journal::block::{BlockSequence, BlockWriter, Change, Entry, FileEpoch, block_size};
 use odradek::log::journal::pack::{PackedBlock, pack_into};
 use odradek::log::journal::ring::{BlockPlace, FileIndex, JournalFlush, JournalHead, JournalRing};
 use odradek::log::plan::TickPlan;
@@ -117,16 +118,34 @@ impl Shell {
         loop {
             let block = self.commit.borrow_mut().next_change_block();
             let Some((place, changes)) = block else { return };
-            let mut bytes = vec![0; block_size(changes.len(), 0)];
-            let mut writer = BlockWriter::new(&mut bytes, changes.len());
-            changes.iter().for_each(|change| writer.change(change));
-            writer.finish(&place.header);
-            self.issue_block(place, bytes);
+            self.write_changes(place, &changes);
         }
+    }
+
+    fn issue_records(self: &Rc<Self>) {
+        let block = self.commit.borrow_mut().next_record_block();
+        let Some((place, slots)) = block else { return };
+        self.world.count("journal: flush of segments recorded");
+        let records = slots.iter().map(|slot| {
+            let replica = self.slot(*slot);
+            let change = Change::flushed(&replica.log.borrow());
+            self.world.note(format_args!("record {} {change:?}", replica.name));
+            Entry { partition: replica.id, change }
+        });
+        self.write_changes(place, &records.collect::<Vec<_>>());
+    }
+
+    fn write_changes(self: &Rc<Self>, place: BlockPlace, changes: &[Entry]) {
+        let mut bytes = vec![0; block_size(changes.len(), 0)];
+        let mut writer = BlockWriter::new(&mut bytes, changes.len());
+        changes.iter().for_each(|change| writer.change(change));
+        writer.finish(&place.header);
+        self.issue_block(place, bytes);
     }
 
     pub(super) fn pump_journal(self: &Rc<Self>) {
         self.issue_changes();
+        self.issue_records();
         loop {
             let plan = self.commit.borrow_mut().next_tick();
             let Some(plan) = plan else { break };

@@ -37,6 +37,8 @@ pub struct OpenRequest {
     pub name: String,
     pub kind: TopicKind,
     pub point: Option<PartitionPoint>,
+    /// Where the log ends at least, says the last checkpoint alone.
+    pub checkpointed_end: Option<Offset>,
     pub clean: bool,
     pub state: Option<PartitionState>,
     pub journal_end: Option<Offset>,
@@ -361,6 +363,7 @@ async fn scan(shell: &Shell, request: &OpenRequest, mut found: Found) -> Result<
         Verdict::Corrupt { file_position, damage } => {
             world.note(format_args!("{}: corrupt at {file_position} of {base}: {damage}", request.name));
             world.count("recovery: corrupt, offline");
+            count_recorded(shell, request, recovered.log_end);
             return Err(OpenFailed::Corrupt { segment: base, file_position });
         }
     }
@@ -402,9 +405,18 @@ fn check_complete(shell: &Shell, request: &OpenRequest, log_end: Offset) -> Resu
     match flushed_end {
         Some(flushed_end) if log_end < flushed_end => {
             shell.world.count("recovery: shorter than flushed, offline");
+            count_recorded(shell, request, log_end);
             Err(OpenFailed::Short { log_end, flushed_end })
         }
         _ => Ok(()),
+    }
+}
+
+/// Of damage that would be taken for a torn tail, were there no record of a flush.
+fn count_recorded(shell: &Shell, request: &OpenRequest, log_end: Offset) {
+    let known = request.checkpointed_end.max(request.journal_end);
+    if known.is_none_or(|known| known <= log_end) {
+        shell.world.count("recovery: damage below a recorded flush, offline");
     }
 }
 

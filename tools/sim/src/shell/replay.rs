@@ -14,6 +14,7 @@ use crate::shell::journal::{
 use odradek::log::checkpoint::{Checkpoint, PartitionPoint};
 use odradek::log::data_dir::checkpoint_name;
 use odradek::log::journal::block::{BlockHeader, BlockView, BlockWriter, HEADER_SIZE, block_size};
+use odradek::log::journal::flushed_ends::FlushedEnds;
 use odradek::log::journal::lost::{self, LOST_PARTITIONS_FILE};
 use odradek::log::journal::redo::{Reached, Redo, Redoing};
 use odradek::log::journal::replay::{
@@ -272,14 +273,23 @@ async fn judge(
         return Ok(After::KeepDamaged(lost));
     }
     let mut redoing = Redoing::default();
-    for (sequence, FoundBlock { file, position, size }) in replay.blocks() {
+    let mut flushed_ends = FlushedEnds::default();
+    for (sequence, FoundBlock { file, position, size }) in replay.run() {
         let bytes = read_at(&files[&file], position, size);
         let view = BlockView::decode(&bytes, position).expect("it was whole a moment ago");
-        redoing.look_ahead(&view, replay.is_flushed(sequence));
+        let is_needed = replay.is_needed(sequence);
+        flushed_ends.block(&view, is_needed);
+        if is_needed {
+            // One that is not may be back where a loss of power took what was written over it.
+            let node = shell.disk.node(&format!("{directory}/{}", journal_file(file)));
+            shell.ledger.borrow().check_believed(world, sequence, node.expect("it was read"), position);
+            redoing.look_ahead(&view, replay.is_flushed(sequence));
+        }
+    }
+    if !shell.settings.makes(Mistake::FlushRecordsIgnored) {
+        replayed.settled.take_flushed(&flushed_ends);
     }
     for (sequence, FoundBlock { file, position, size }) in replay.blocks() {
-        let node = shell.disk.node(&format!("{directory}/{}", journal_file(file)));
-        shell.ledger.borrow().check_believed(world, sequence, node.expect("it was read"), position);
         let bytes = read_at(&files[&file], position, size);
         let view = BlockView::decode(&bytes, position).expect("it was whole a moment ago");
         let mut redo = Vec::new();

@@ -47,6 +47,7 @@ pub async fn start(shells: &[Rc<Shell>]) -> DiskResult<Started> {
     let mut states = take_final_states(main, &names, clean).await?;
     shells.iter().for_each(|shell| shell.generation.set(first_generation(&checkpoints)));
     let mut points = merge(&checkpoints);
+    let checkpointed = points.clone();
     let replayed = replay(shells, &mut points, clean).await?;
     if disk.exists(CLEAN_STOP_FILE) {
         disk.remove_if_present(CLEAN_STOP_FILE).await?;
@@ -67,6 +68,7 @@ pub async fn start(shells: &[Rc<Shell>]) -> DiskResult<Started> {
             name: known.directory(),
             kind: known.kind,
             point: points.get(&id).copied(),
+            checkpointed_end: checkpointed.get(&id).map(|point| point.flushed_end),
             clean,
             state: states.remove(&id),
             journal_end: replayed.ends.get(&id).copied(),
