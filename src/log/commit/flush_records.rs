@@ -17,9 +17,10 @@
 //! behind it needs covers it; where none comes, one is issued after [`FLUSH_WITHIN`].
 //!
 //! So what was flushed last is not attested yet when it is acknowledged: after a kill during the time of one
-//! small write, after a loss of power during [`FLUSH_WITHIN`] at most. DESIGN asks for both flushes before the
-//! answer; the price would be one more in every answer, and what it would buy is what the last block of the
-//! journal does not have either, whose flush only a later block states.
+//! small write, after a loss of power during [`FLUSH_WITHIN`] at most; longer while the journal has no room. It
+//! is on stable storage all the same, and lacks only what tells damage to it from a torn tail. An answer that
+//! waited for the record's flush too would take twice as long, for what the last block of the journal does not
+//! have either: only a later one states its flush.
 //!
 //! No step grows with the partitions: at most [`RECORDS_PER_BLOCK`] are looked at in one.
 //!
@@ -39,8 +40,7 @@ pub const RECORDS_PER_BLOCK: usize = 1000;
 
 /// How long records wait for the flush of something else.
 ///
-/// Each of their own may hold up one tick for the length of a flush: ten in a second do not show in its 99th
-/// percentile.
+/// Only where no tick comes meanwhile: one that comes while theirs is in flight waits for it.
 pub const FLUSH_WITHIN: Duration = Duration::from_millis(100);
 
 /// What blocks of the journal say of one partition.

@@ -5,7 +5,7 @@
 //! | indexes, checksums, producer snapshots, leader epochs, checkpoints, the clean mark | any | nothing: built again |
 //! | active segment, below the recovery point, after a kill | below it | its partition is offline |
 //! | the same with a journal | | offline, or the journal had it too |
-//! | active segment beyond that point | | its end is cut, with a warning; or offline |
+//! | active segment beyond that point | | offline where the journal says that it was flushed; or its end is cut, with a warning |
 //! | closed segment, or any after a clean stop | any bit | not scanned at a start: an error when it is read |
 //! | journal, after a kill | flipped | any partitions are offline, the others are whole but for the last blocks, whose flush no later block states |
 //! | the same | cut short | partitions are offline, the others are whole; a journal of one file without its first block is an empty one |
