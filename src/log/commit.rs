@@ -58,7 +58,16 @@ use progress::{Mark, Progress};
 /// flush of segments is in flight.
 ///
 /// Unit: bytes. Below it, a write of its own and its share of a flush cost more than copying the bytes
-/// into the journal, and writing them again later.
+/// into the journal, and writing them again later. What it saves is the second write, so that it pays where
+/// the disk is the bound. Eight partitions, 64 requests in flight, MB/s to the segment and through the
+/// journal, on a disk held to 600 MB/s and on one of 2.1 GB/s:
+///
+/// ```text
+/// batch      16 kB       32 kB       64 kB       256 kB      1 MB
+/// 600 MB/s   418 : 251   488 : 268   566 : 273   590 : 312   591 : 502 (its 1 GiB not full for long)
+/// 2.1 GB/s                           962 : 932               1723 : 1147
+/// device bytes per byte: 1.02 to 1.23 against 1.95 to 2.43
+/// ```
 pub const DIRECT_SIZE: u64 = 32 << 10;
 
 /// Appended bytes from which a partition is written to its segment at once.
