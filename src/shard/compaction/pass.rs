@@ -174,7 +174,8 @@ impl Cleaner {
             }
             Err(failed) => Err(failed),
         };
-        if swapped.is_err()
+        // After a failure of the disk nobody knows what is decided: the next start does, by the names.
+        if matches!(swapped, Err(ref failed) if !matches!(failed, Failed::Disk(_)))
             && let Some(_names) = replica.hold_names()
             && !self.store(replica).is_offline()
         {

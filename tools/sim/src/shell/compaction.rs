@@ -281,7 +281,8 @@ async fn compact_group(
         Ok(written) => swap(shell, replica, &replaced, last.end_offset, written).await,
         Err(failed) => Err(failed),
     };
-    if swapped.is_err()
+    // After a failure of the disk nobody knows what is decided: the next start does, by the names.
+    if matches!(swapped, Err(ref failed) if !matches!(failed, Failed::Disk(_)))
         && let Some(_names) = replica.hold_names()
         && !shell.is_offline()
     {
