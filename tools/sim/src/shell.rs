@@ -230,7 +230,8 @@ impl Shell {
     /// The same after an operation on the disk, which a want of space must not come to: what finds none is
     /// refused, left out or tried again.
     pub fn failed(&self, doing: std::fmt::Arguments<'_>, error: DiskError) {
-        if error.is_full() && !self.is_closed() {
+        // What waited for space gives up once the directory is offline for another reason.
+        if error.is_full() && !self.is_closed() && !self.is_offline() {
             self.world.finding("a full disk takes no log directory offline", doing);
         }
         self.fail(&format!("{doing}: {error:?}"));
