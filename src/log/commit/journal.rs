@@ -152,7 +152,8 @@ impl GroupCommit {
     /// The next flush of the journal to issue.
     pub fn next_journal_flush(&mut self) -> Option<JournalFlush> {
         let journal = self.journal.as_mut().filter(|_| !self.failed)?;
-        let may_wait = journal.flush_may_wait() && !self.journal_blocked;
+        let is_waited_for = self.journal_blocked || self.changes.are_waiting_for_statement();
+        let may_wait = journal.flush_may_wait() && !is_waited_for;
         if may_wait && !self.records.flush_is_overdue() {
             return None;
         }
