@@ -175,7 +175,12 @@ impl Segments {
         // One that was rolled meanwhile gets nothing: it is cut to its length, or was.
         if handle.allocated.get() < size && self.active.get() == segment {
             let file = self.file(disk, &handle).await?;
-            disk.allocate(&file, size, handle.allocated.get()).await?;
+            // What a start has found is as long as it was reserved.
+            let allocated = match handle.allocated.get() {
+                0 => file.size().await?,
+                allocated => allocated,
+            };
+            disk.allocate(&file, size, allocated).await?;
             handle.allocated.set(size);
         }
         Ok(())

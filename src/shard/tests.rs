@@ -26,7 +26,7 @@ use crate::log::segment::SegmentFile;
 use crate::metrics::ShardMetrics;
 use crate::shard::catch_up::Reading;
 use crate::shard::clock::Clock;
-use crate::shard::disk::{Disk, DiskEvent, Recorder};
+use crate::shard::disk::{Disk, DiskEvent, Recorder, free_space, is_full_disk};
 use crate::shard::event::Signal;
 use crate::shard::message::ProduceOutcome;
 use crate::shard::open::{OpenFailed, OpenRequest, open};
@@ -396,6 +396,26 @@ fn a_closed_segment_gets_no_more_space() {
         extending.await.unwrap();
         let path = segments.path(Offset::ZERO, SegmentFile::Log);
         assert_eq!(std_read(&path).len(), 8192);
+    });
+}
+
+/// A start finds the active segment as long as it was reserved: what it asks for beyond that is all that the
+/// disk has to have.
+#[test]
+fn what_a_start_finds_reserved_is_no_new_space() {
+    const SIZE: u64 = 512 << 20;
+    on_executor(async {
+        let directory = directory();
+        let disk = Disk::new(SyncFs::Metadata, None);
+        let segments = Segments::new(directory.path().to_owned(), Offset::ZERO);
+        segments.extend_active(&disk, SIZE).await.unwrap();
+        let file = segments.written_file(&disk, Offset::ZERO).await.unwrap().unwrap();
+        let free = free_space(&*file).unwrap().unwrap();
+        let nearly_full = disk.with_min_free(free - SIZE / 2);
+        let started = Segments::new(directory.path().to_owned(), Offset::ZERO);
+        started.extend_active(&nearly_full, SIZE + (1 << 20)).await.unwrap();
+        let refused = started.extend_active(&nearly_full, 2 * SIZE).await;
+        assert!(is_full_disk(&refused.unwrap_err()));
     });
 }
 
