@@ -272,7 +272,8 @@ pub async fn drop_segments(store: &Store, replica: &Rc<Replica>) {
     let first = replica.log.borrow().closed().front().map(|segment| segment.base_offset);
     let first = first.unwrap_or(replica.log.borrow().active().base_offset);
     replica.drop_tail_before(store, first);
-    let bases = dropped.iter().map(|segment| segment.base_offset).collect();
+    let bases: Vec<Offset> = dropped.iter().map(|segment| segment.base_offset).collect();
+    bases.iter().for_each(|base| replica.reads.checksums.written(*base)); // A swap without its name yet.
     if let Err(error) = replica.remove_segments(store, bases, first).await {
         store.fail(&format!("removing segments of {}: {error}", replica.directory.display()));
     }

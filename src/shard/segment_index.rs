@@ -88,6 +88,10 @@ impl Replica {
         segment: Offset,
     ) -> Result<SegmentIndex, ReadFailed> {
         let (extent, interval) = self.closed_extent(segment)?;
+        if self.segments.unfinished_swap() == Some(segment) {
+            // What has its name is of the segment before, until there is space for the swap's last steps.
+            return self.rebuild_index(hold, &extent, interval).await;
+        }
         let offset_path = self.segments.path(segment, SegmentFile::OffsetIndex);
         let time_path = self.segments.path(segment, SegmentFile::TimeIndex);
         let decoded = blocking(move || {
