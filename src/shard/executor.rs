@@ -592,6 +592,8 @@ async fn drain(shard: &Rc<Shard>) {
 /// Flushes what is left and writes the final state of every log directory. `None` where a start has to
 /// scan.
 async fn finish_shard(shard: &Rc<Shard>) -> Vec<Option<CheckpointGeneration>> {
+    // Topics that are being deleted are, or their directories would go while their state is written.
+    let _turn = shard.changing_partitions.acquire_permit(1).await;
     shard.stores.iter().for_each(|store| store.close());
     join_all(shard.stores.iter().map(store_all)).await;
     shard.mesh.close();

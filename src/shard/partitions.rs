@@ -420,6 +420,7 @@ fn give_up_all(directories: &[PathBuf]) -> io::Result<Vec<Option<PathBuf>>> {
     for directory in directories {
         let moved = match rename_away(directory, deleted_directory_name) {
             Err(error) if is_full_disk(&error) => remove_in_place(directory).map(|()| None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None), // Somebody was faster.
             moved => moved.map(Some),
         };
         let named =
