@@ -24,6 +24,9 @@
 //! - Another core: it is given out by a start, which puts what it has read here into its checkpoint and leaves
 //!   a gap in the numbers before its mark.
 //!
+//! Absent: cuts that a running shard makes. When they come, a record that was issued between `Cutting` and
+//! `Cut` must not raise what the cut takes back: the next start would miss it.
+//!
 //! Absent: a checksum over what was flushed. That of the extent a segment's end lies in is known for whole
 //! extents only; the batches that a scan finds have their own.
 
