@@ -2,8 +2,8 @@
 //! the checkpoint of recovery points, and the mark of a clean stop.
 //!
 //! After an unclean stop the recovery point tells damage from a torn tail (see
-//! [`recovery`](crate::log::recovery)); what the journals know beyond it is added by the start. After a clean one the log ends exactly there, and nothing
-//! is scanned.
+//! [`recovery`](crate::log::recovery)); what the journals know beyond it is added by the start. After a
+//! clean one the log ends exactly there, and nothing is scanned.
 //!
 //! Checkpoint, one file per shard, replaced as a whole:
 //!

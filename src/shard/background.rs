@@ -286,7 +286,7 @@ pub async fn keep_checkpoint(shard: &Rc<Shard>, store: &Rc<Store>) {
         Ok(None) => {}
         Ok(Some(error)) => {
             let directory = store.path.display();
-            tracing::warn!(%directory, %error, "no space for the checkpoint; the next start takes more damage for a torn tail");
+            tracing::warn!(%directory, %error, "no space for the checkpoint; it is tried again, and a start before that scans more");
         }
         Err(error) => store.fail(&format!("writing the checkpoint: {error}")),
     }

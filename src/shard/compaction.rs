@@ -149,13 +149,16 @@ impl Cleaner {
     /// Compacted segments that found no space for their names get them. `unfinished`: those that still do
     /// not.
     async fn finish_swaps(&self, unfinished: &mut BTreeSet<TopicPartition>) {
-        for replica in self.stores.iter().flat_map(|store| store.replicas()) {
-            if replica.segments.unfinished_swap().is_none() || self.store(&replica).is_offline() {
-                continue;
-            }
-            if let Err(failed) = self.finish_swap(&replica).await {
-                self.failed(&replica, failed);
-                unfinished.insert(replica.id);
+        for store in &self.stores {
+            let mut walk = Walk::new(store);
+            while let Some(replica) = walk.next().await {
+                if replica.segments.unfinished_swap().is_none() || store.is_offline() {
+                    continue;
+                }
+                if let Err(failed) = self.finish_swap(&replica).await {
+                    self.failed(&replica, failed);
+                    unfinished.insert(replica.id);
+                }
             }
         }
     }

@@ -1,8 +1,8 @@
 //! The recovery points once the journals are replayed into the segments.
 //!
 //! A checkpoint says what it said when it was written; what the journals had beyond it is flushed in
-//! the segments by now, and what they say of flushes was then. The points that follow go to disk before a journal is used again: log starts
-//! stand nowhere else then.
+//! the segments by now, and what they say of flushes was then. The points that follow go to disk before a
+//! journal is used again: log starts stand nowhere else then.
 
 use crate::log::checkpoint::PartitionPoint;
 use crate::log::journal::flushed_ends::FlushedEnds;
