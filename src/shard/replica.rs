@@ -139,7 +139,8 @@ pub struct Replica {
 
 /// What a tick takes of one partition, in order.
 pub enum TickItem {
-    /// Bytes of a segment's file. `end` is the log end once all of the tick's items are there.
+    /// Bytes of a segment's file. `end` is the log end once they are there: what follows in the tick may be in
+    /// a block that a crash has lost.
     Bytes { place: Place, size: usize, end: Offset },
     /// The segment is closed: no bytes.
     Closed { segment: Offset, size: u64, next: Offset },
@@ -388,8 +389,8 @@ impl Replica {
         let rolled = log.closed().partition_point(|segment| segment.base_offset < from.segment);
         let mut closed = log.closed().range(rolled..).peekable();
         while let Some(segment) = closed.next() {
-            push_bytes(items, from, segment.size, end);
             let next = closed.peek().map_or(log.active().base_offset, |next| next.base_offset);
+            push_bytes(items, from, segment.size, next);
             items.push(TickItem::Closed { segment: segment.base_offset, size: segment.size, next });
             from = Place { segment: next, file_position: 0 };
         }

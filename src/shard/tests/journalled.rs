@@ -15,6 +15,7 @@ use crate::log::ownership::{self, PARTITION_METADATA};
 use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::journal::Journal;
 use crate::shard::journal_replay::{Keep, ReplayStart, replay};
+use crate::shard::replica::TickItem;
 use crate::shard::store::changes::Logged;
 use crate::types::{NodeId, ShardId, Uuid};
 use std::collections::BTreeSet;
@@ -417,4 +418,37 @@ fn unstated_blocks(data_dir: &Path) -> usize {
 
 fn inode(data_dir: &Path, name: &str) -> u64 {
     std::fs::metadata(data_dir.join("journal.0").join(name)).unwrap().ino()
+}
+
+/// A tick that goes over a roll may lose its last block: what it has of the closed segment does not reach beyond
+/// it, or the next start would miss what was never flushed.
+#[test]
+fn bytes_of_a_closed_segment_reach_its_end() {
+    on_executor(async {
+        let directory = directory();
+        let store = store(None, 64 << 20);
+        let replica = open_partition(&store, directory.path(), 0, 10_000).await;
+        let acks = Acks::new(None);
+        for _ in 0..3 {
+            append(&store, &replica, &acks, &mut batch(1, None, &[1; 2800])).await;
+            acks.all_arrived(&store).await;
+        }
+        while replica.segments.spare_size().is_none() {
+            replica.ready.notified().await;
+        }
+        for _ in 0..2 {
+            append(&store, &replica, &acks, &mut batch(1, None, &[2; 900])).await;
+        }
+        let mut items = Vec::new();
+        replica.tick_items(offset(5), &mut items);
+        let ends: Vec<(u64, u64)> = items
+            .iter()
+            .filter_map(|item| match item {
+                TickItem::Bytes { place, end, .. } => Some((place.segment.get(), end.get())),
+                TickItem::Closed { .. } => None,
+            })
+            .collect();
+        assert_eq!(ends, [(0, 4), (4, 5)]);
+        acks.all_arrived(&store).await;
+    });
 }

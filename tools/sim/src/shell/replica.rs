@@ -424,8 +424,8 @@ impl Replica {
         let rolled = log.closed().partition_point(|segment| segment.base_offset < from.segment);
         let mut closed = log.closed().range(rolled..).peekable();
         while let Some(segment) = closed.next() {
-            push_bytes(&mut items, from, segment.size, end);
             let next = closed.peek().map_or(log.active().base_offset, |next| next.base_offset);
+            push_bytes(&mut items, from, segment.size, next);
             items.push(TickItem::Closed { segment: segment.base_offset, size: segment.size, next });
             from = Place { segment: next, file_position: 0 };
         }
