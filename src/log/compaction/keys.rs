@@ -27,6 +27,8 @@ pub enum MapProgress {
 pub struct KeyWalk {
     map: OffsetMap,
     first_dirty: Offset,
+    /// Of the batch before.
+    last: Option<Offset>,
     transactions: CleanedTransactions,
     scratch: Vec<u8>,
 }
@@ -39,7 +41,8 @@ impl KeyWalk {
         if let Some(clean) = first_dirty.get().checked_sub(1).and_then(Offset::new) {
             map.advance_latest(clean);
         }
-        KeyWalk { map, first_dirty, transactions: CleanedTransactions::default(), scratch: Vec::new() }
+        let transactions = CleanedTransactions::default();
+        KeyWalk { map, first_dirty, last: None, transactions, scratch: Vec::new() }
     }
 
     pub fn transactions(&mut self) -> &mut CleanedTransactions {
@@ -52,6 +55,11 @@ impl KeyWalk {
     pub fn take(&mut self, bytes: &[u8]) -> Result<MapProgress, PayloadError> {
         let (batch, _) = BatchView::split_first(bytes)?;
         batch.validate_stored()?;
+        let got = batch.base_offset();
+        if let Some(last) = self.last.filter(|last| got <= *last) {
+            return Err(PayloadError::Order { last, got });
+        }
+        self.last = Some(batch.last_offset());
         let is_aborted = self.transactions.observe(&batch) && !batch.is_control();
         if !batch.is_control() && !is_aborted && batch.last_offset() >= self.first_dirty {
             let mut before = None;

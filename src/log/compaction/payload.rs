@@ -3,6 +3,7 @@
 use crate::codec::compression::{DecompressError, decompress};
 use crate::codec::record_batch::{BatchError, BatchView, Compression};
 use crate::codec::records::{RecordError, RecordView, Records};
+use crate::types::Offset;
 use crate::types::limits::{DECOMPRESSED_SIZE_MAX, RECORD_ERRORS_MAX};
 
 /// Scratch memory of this size is kept from batch to batch; a larger one is given back.
@@ -24,6 +25,9 @@ pub enum PayloadError {
     Codec,
     #[error("record {record} has offset delta {got}")]
     OffsetDelta { record: u32, got: i32 },
+    /// Whole batches in the wrong place: the segment is damaged.
+    #[error("base offset {got} behind offset {last}")]
+    Order { last: Offset, got: Offset },
 }
 
 /// The records of a batch whose payload is in `scratch` if it was compressed.

@@ -3,6 +3,7 @@
 use super::filter::{BatchFacts, BatchFilter, Fate, FilterOptions};
 use super::keys::{KeyWalk, MapProgress};
 use super::offset_map::HashSeed;
+use super::payload::PayloadError;
 use crate::codec::compression::{compress, decompress};
 use crate::codec::record_batch::{BatchHeader, BatchView, Compression, assign_offset, write_batch};
 use crate::codec::records::{Header, NewRecord, Records, write_record};
@@ -251,4 +252,16 @@ fn view(bytes: &[u8]) -> BatchView<'_> {
 
 fn offset(value: u64) -> Offset {
     Offset::new(value).unwrap()
+}
+
+/// A disk may give whole batches that belong elsewhere: the pass ends there, and the log stays as it is.
+#[test]
+fn batches_out_of_order_are_damage() {
+    let shape = Shape { records: vec![(7, true)], codec: Compression::None, producer: false };
+    let at = |mut base: u64| made(&shape, &mut base, &mut 0);
+    let mut walk = KeyWalk::new(offset(0), offset(300), 4096, HashSeed(1, 2));
+    assert_eq!(walk.take(&at(192)), Ok(MapProgress::More));
+    let behind = PayloadError::Order { last: offset(192), got: offset(65) };
+    assert_eq!(walk.take(&at(65)), Err(behind));
+    assert_eq!(walk.take(&at(193)), Ok(MapProgress::More));
 }
