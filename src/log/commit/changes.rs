@@ -118,7 +118,7 @@ impl GroupCommit {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::log::journal::block::FileEpoch;
     use crate::log::journal::pack::pack;
@@ -258,7 +258,8 @@ mod tests {
         commit_of(8)
     }
 
-    fn commit_of(blocks: u64) -> GroupCommit {
+    /// With a journal of two files of so many blocks of 4 KiB.
+    pub fn commit_of(blocks: u64) -> GroupCommit {
         let limits = RingLimits { file_size: blocks * BLOCK, file_count_max: 2 };
         let ring = JournalRing::new(ShardId(0), limits, BlockSequence(1), FileEpoch(0));
         let mut commit = GroupCommit::new(Some(ring), u64::MAX);
@@ -266,7 +267,7 @@ mod tests {
         commit
     }
 
-    fn make_files(commit: &mut GroupCommit) {
+    pub fn make_files(commit: &mut GroupCommit) {
         while let Some(file) = commit.next_journal_file() {
             commit.journal_file_made(file, true);
         }

@@ -168,17 +168,15 @@ impl GroupCommit {
 mod tests {
     use super::*;
     use crate::log::commit::DIRECT_SIZE;
-    use crate::log::journal::block::FileEpoch;
+    use crate::log::commit::changes::tests::{commit_of, make_files};
     use crate::log::journal::pack::pack;
-    use crate::log::journal::ring::{JournalRing, RingLimits};
-    use crate::types::{Offset, ShardId};
+    use crate::types::Offset;
 
-    const BLOCK: u64 = 4096;
     const SMALL: u64 = 100;
 
     #[test]
     fn what_went_straight_to_its_segment_is_recorded_once_it_is_flushed() {
-        let mut commit = commit(64);
+        let mut commit = commit_of(64);
         let slot = commit.open(Offset::ZERO);
         append(&mut commit, slot, 1, DIRECT_SIZE);
         assert_eq!(commit.next_record_block(), None, "nothing is flushed yet");
@@ -194,7 +192,7 @@ mod tests {
 
     #[test]
     fn what_the_journal_has_held_needs_no_record() {
-        let mut commit = commit(64);
+        let mut commit = commit_of(64);
         let slot = commit.open(Offset::ZERO);
         append(&mut commit, slot, 1, SMALL);
         tick(&mut commit, SMALL);
@@ -206,7 +204,7 @@ mod tests {
 
     #[test]
     fn record_waits_for_the_flush_of_a_tick_and_not_for_ever() {
-        let mut commit = commit(64);
+        let mut commit = commit_of(64);
         let slots = [(); 2].map(|()| commit.open(Offset::ZERO));
         append(&mut commit, slots[0], 1, DIRECT_SIZE);
         flush_segments(&mut commit);
@@ -233,7 +231,7 @@ mod tests {
     /// Two files of three blocks and a mark each.
     #[test]
     fn whom_only_a_freed_file_names_is_recorded_until_a_checkpoint_has_it() {
-        let mut commit = commit(4);
+        let mut commit = commit_of(4);
         let [idle, busy] = [(); 2].map(|()| commit.open(Offset::ZERO));
         append(&mut commit, idle, 1, SMALL);
         tick(&mut commit, SMALL);
@@ -270,7 +268,7 @@ mod tests {
 
     #[test]
     fn many_partitions_take_several_blocks_one_after_the_other() {
-        let mut commit = commit(64);
+        let mut commit = commit_of(64);
         let slots: Vec<Slot> = (0..RECORDS_PER_BLOCK + 1).map(|_| commit.open(Offset::ZERO)).collect();
         slots.iter().for_each(|slot| append(&mut commit, *slot, 1, DIRECT_SIZE));
         flush_segments(&mut commit);
@@ -288,7 +286,7 @@ mod tests {
 
     #[test]
     fn records_wait_for_room_and_take_none_from_appends() {
-        let mut commit = commit(2);
+        let mut commit = commit_of(2);
         let [direct, small] = [(); 2].map(|()| commit.open(Offset::ZERO));
         for end in [1, 2] {
             append(&mut commit, small, end, SMALL);
@@ -302,20 +300,6 @@ mod tests {
         commit.block_written(mark.header.sequence);
         flush_journal(&mut commit);
         assert_eq!(commit.next_record_block().unwrap().1, [direct]);
-    }
-
-    fn commit(file_blocks: u64) -> GroupCommit {
-        let limits = RingLimits { file_size: file_blocks * BLOCK, file_count_max: 2 };
-        let ring = JournalRing::new(ShardId(0), limits, BlockSequence(1), FileEpoch(0));
-        let mut commit = GroupCommit::new(Some(ring), u64::MAX);
-        make_files(&mut commit);
-        commit
-    }
-
-    fn make_files(commit: &mut GroupCommit) {
-        while let Some(file) = commit.next_journal_file() {
-            commit.journal_file_made(file, true);
-        }
     }
 
     fn append(commit: &mut GroupCommit, slot: Slot, end: u64, size: u64) {
