@@ -1,0 +1,282 @@
+//! Partitions go: topics that are deleted while the shard serves, directories that get their last name, and
+//! at a start what a deletion that was cut off has left.
+//!
+//! ```text
+//! t-0, partition.metadata ─► journal says so ─► t-0.ID-delete ─► nothing of it is in flight ─► removed later
+//!                                                └─ no space for the name: removed at once
+//! ```
+
+use crate::cluster::image::Image;
+use crate::log::commit::changes::CHANGES_PER_BLOCK;
+use crate::log::journal::block::{Change, Entry};
+use crate::log::ownership::{self, PARTITION_METADATA};
+use crate::log::segment::{DirectoryName, deleted_directory_name};
+use crate::shard::Shard;
+use crate::shard::disk::{blocking, is_full_disk, sync_directory};
+use crate::shard::replica::Replica;
+use crate::shard::step::Pace;
+use crate::shard::store::{Removal, Store};
+use crate::shard::survey::read_metadata_file;
+use crate::types::{PartitionIndex, TopicId, TopicPartition, Uuid};
+use futures::future::join_all;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// Partitions that are deleted together: what the journal takes in one block, and one flush of the log
+/// directory for their last names.
+const DELETE_BATCH: usize = CHANGES_PER_BLOCK;
+
+/// Deletes all partitions of topics that this shard has.
+pub async fn delete(shard: &Rc<Shard>, topics: &[TopicId]) {
+    for topic in topics {
+        shard.unavailable.borrow_mut().retain(|id, _| id.topic != *topic);
+    }
+    join_all(shard.stores.iter().map(|store| delete_in(shard, store, topics))).await;
+}
+
+/// Deletes the partitions of one log directory, a batch at a time; in between the disk is left to
+/// producers, as when they are made.
+async fn delete_in(shard: &Shard, store: &Rc<Store>, topics: &[TopicId]) {
+    let mut pace = Pace::new(&shard.clock);
+    let mut batch = Vec::new();
+    for topic in topics {
+        pace.give_way().await;
+        loop {
+            let found = store.replicas_of(*topic, DELETE_BATCH - batch.len());
+            if found.is_empty() {
+                break;
+            }
+            for replica in &found {
+                store.remove(&replica.id);
+                replica.mark_deleted();
+            }
+            batch.extend(found);
+            if batch.len() == DELETE_BATCH {
+                let begun = shard.clock.mono();
+                delete_batch(store, std::mem::take(&mut batch)).await;
+                glommio::timer::sleep(shard.clock.mono().since(begun)).await;
+            }
+        }
+    }
+    if !batch.is_empty() {
+        delete_batch(store, batch).await;
+    }
+}
+
+/// Deletes what can no longer be found. The names are free for new topics before this returns; the bytes
+/// go in the background.
+async fn delete_batch(store: &Rc<Store>, replicas: Vec<Rc<Replica>>) {
+    // Offline or not: the metadata says the same, and a start removes what is left here.
+    log_deletions(store, &replicas).await;
+    for replica in &replicas {
+        replica.names_released().await;
+    }
+    let directories: Vec<PathBuf> = replicas.iter().map(|replica| replica.directory.clone()).collect();
+    let given_up = match blocking(move || give_up_all(&directories)).await {
+        Ok(given_up) => given_up,
+        Err(error) => {
+            store.fail(&format!("deleting {error}"));
+            vec![None; replicas.len()]
+        }
+    };
+    store.spawn(release(store.clone(), replicas, given_up));
+}
+
+/// Gives the slots of deleted replicas free once nothing of them is in flight, and has their directories
+/// removed later.
+async fn release(store: Rc<Store>, replicas: Vec<Rc<Replica>>, given_up: Vec<Option<PathBuf>>) {
+    let unfinished = replicas.iter().filter(|replica| !store.is_idle(replica.slot));
+    unfinished.for_each(|replica| store.request_write_out(replica.slot)); // In the same rounds.
+    store.pump();
+    let mut pace = Pace::new(&store.clock);
+    for (replica, directory) in replicas.into_iter().zip(given_up) {
+        store.release_slot(replica.slot).await;
+        let delay = replica.log.borrow().config.file_delete_delay;
+        drop(replica);
+        if let Some(directory) = directory {
+            store.remove_later(Removal::Directory(directory), delay);
+        }
+        pace.give_way().await;
+    }
+}
+
+/// Says in the journal of a log directory that these partitions of it are gone.
+async fn log_deletions(store: &Rc<Store>, replicas: &[Rc<Replica>]) {
+    let deleted = replicas.iter().map(|replica| {
+        let epoch = replica.log.borrow().leader_epoch();
+        Entry { partition: replica.id, change: Change::Deleted { epoch } }
+    });
+    store.log_changes(deleted.collect()).await;
+}
+
+/// Renames a partition's directory so that it is never opened again. Returns the new path.
+pub fn move_away(
+    directory: &Path,
+    new_name: impl Fn(&str, PartitionIndex, Uuid) -> String,
+) -> io::Result<PathBuf> {
+    let moved = rename_away(directory, new_name)?;
+    sync_directory(directory.parent().unwrap_or(Path::new("/")))?;
+    Ok(moved)
+}
+
+/// The same without the flush.
+#[expect(clippy::disallowed_methods, reason = "runs on the helper thread or at start")]
+fn rename_away(
+    directory: &Path,
+    new_name: impl Fn(&str, PartitionIndex, Uuid) -> String,
+) -> io::Result<PathBuf> {
+    let name = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Some(DirectoryName::Live { topic, partition }) = DirectoryName::parse(name) else {
+        return Err(io::Error::other(format!("{name} is not a partition's directory")));
+    };
+    let moved = directory.with_file_name(new_name(&topic, partition, Uuid::new_v4()));
+    std::fs::rename(directory, &moved)?;
+    Ok(moved)
+}
+
+/// Gives directories of deleted topics, all of one log directory, their last names, under which they wait, with
+/// one flush. `None` for one that found no space for that: it was removed at once; or that is gone.
+fn give_up_all(directories: &[PathBuf]) -> io::Result<Vec<Option<PathBuf>>> {
+    let mut given_up = Vec::with_capacity(directories.len());
+    for directory in directories {
+        let moved = match rename_away(directory, deleted_directory_name) {
+            Err(error) if is_full_disk(&error) => remove_in_place(directory).map(|()| None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None), // Somebody was faster.
+            moved => moved.map(Some),
+        };
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", directory.display()));
+        given_up.push(moved.map_err(named)?);
+    }
+    match directories.first().and_then(|directory| directory.parent()) {
+        Some(log_directory) => sync_directory(log_directory).map(|()| given_up),
+        None => Ok(given_up),
+    }
+}
+
+/// What says whose it was goes last: the next topic of that name must not take the rest for its own.
+#[expect(clippy::disallowed_methods, reason = "runs on the helper thread or at start")]
+fn remove_in_place(directory: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name() != PARTITION_METADATA {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    sync_directory(directory)?;
+    std::fs::remove_dir_all(directory)?;
+    sync_directory(directory.parent().unwrap_or(Path::new("/")))
+}
+
+/// Removes what topics left behind whose deletion a crash interrupted. At start, before any shard. Returns
+/// the partitions that the directory holds.
+///
+/// Only what the metadata knows as deleted goes: were the metadata ever lost or rolled back, the
+/// records would still be there.
+///
+/// Errors: also when a directory that no topic has now does not tell whose it is, as it may be one that has
+/// to go. One that bears the name of a partition there is costs that partition only: opening it will say so.
+pub fn remove_orphans(
+    data_dir: &Path,
+    image: &Image,
+    deleted: &BTreeSet<TopicId>,
+) -> io::Result<Vec<TopicPartition>> {
+    let mut held = Vec::new();
+    for entry in std::fs::read_dir(data_dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().and_then(DirectoryName::parse) else { continue };
+        let path = match name {
+            DirectoryName::Deleted { .. } => entry.path(),
+            DirectoryName::Live { topic, partition } => {
+                let text = match read_metadata_file(&entry.path()) {
+                    Ok(text) => text.unwrap_or_default(),
+                    Err(error) if has_partition(image, &topic, partition) => {
+                        let directory = entry.path();
+                        tracing::warn!(directory = %directory.display(), %error, "a directory does not tell whose it is");
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
+                let Ok(id) = ownership::decode(&text) else { continue };
+                if deleted.contains(&id) && image.topic(id).is_none() {
+                    match give_up_all(&[entry.path()])?.pop().flatten() {
+                        Some(moved) => moved,
+                        None => continue,
+                    }
+                } else {
+                    let known = image.topic(id).is_some_and(|found| {
+                        found.name == topic && partition.index() < found.partitions.len()
+                    });
+                    if known {
+                        held.push(TopicPartition { topic: id, partition });
+                    } else {
+                        let directory = entry.path();
+                        tracing::warn!(directory = %directory.display(), "no topic has this partition; it is left alone");
+                    }
+                    continue;
+                }
+            }
+        };
+        tracing::info!(directory = %path.display(), "removing the data of a deleted topic");
+        std::fs::remove_dir_all(path)?;
+    }
+    Ok(held)
+}
+
+fn has_partition(image: &Image, topic: &str, partition: PartitionIndex) -> bool {
+    image.topic_named(topic).is_some_and(|found| partition.index() < found.partitions.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::image::tests::{add_topic, image_of, node};
+    use crate::config::Routing;
+    use crate::shard::disk::replace_file;
+    use crate::shard::partitions::take_directory;
+
+    #[test]
+    fn directory_without_space_for_another_name_goes_with_all_it_has() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let path = data_dir.path().join("t-0");
+        take_directory(&path, TopicId(Uuid::from_u128(1))).unwrap();
+        replace_file(&path.join("00000000000000000000.log"), b"records").unwrap();
+        remove_in_place(&path).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn only_what_is_known_to_be_deleted_is_removed() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let (deleted, unknown) = (TopicId(Uuid::from_u128(1)), TopicId(Uuid::from_u128(2)));
+        take_directory(&data_dir.path().join("old-0"), deleted).unwrap();
+        take_directory(&data_dir.path().join("stray-0"), unknown).unwrap();
+        std::fs::create_dir(data_dir.path().join("half-made-0")).unwrap();
+        remove_orphans(data_dir.path(), &Image::default(), &BTreeSet::from([deleted])).unwrap();
+        let left = std::fs::read_dir(data_dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut left: Vec<String> = left.map(|name| name.into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, ["half-made-0", "stray-0"]);
+    }
+
+    /// What cannot be read may be a deleted topic's: it would stay, and nobody would come back to it.
+    #[test]
+    fn directory_whose_owner_cannot_be_read_is_not_passed_over() {
+        let data_dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(data_dir.path().join("old-0")).unwrap();
+        std::fs::create_dir(data_dir.path().join("old-0").join(PARTITION_METADATA)).unwrap();
+        let error = remove_orphans(data_dir.path(), &Image::default(), &BTreeSet::new()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
+        // Of a partition there is, it keeps nobody else from being served.
+        let mut image = image_of(&[node(1, 1, Routing::Node)]);
+        add_topic(&mut image, 1, "old", &[0]);
+        add_topic(&mut image, 2, "new", &[0]);
+        let new = image.topic_id("new").unwrap();
+        take_directory(&data_dir.path().join("new-0"), new).unwrap();
+        let held = remove_orphans(data_dir.path(), &image, &BTreeSet::new()).unwrap();
+        assert_eq!(held.iter().map(|held| held.topic).collect::<Vec<_>>(), [new]);
+    }
+}
