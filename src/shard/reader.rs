@@ -169,12 +169,13 @@ impl Replica {
         };
         let mut hold = Hold::new(reading);
         let (mut start, exact) = self.start_position(&mut hold, segment, offset).await?;
-        if let Some(read) = self.read_tail(segment, start..readable_end, offset, size_max) {
+        // The start of a segment and the active one need no index file. What a file says is checked, also where
+        // it leads into memory.
+        let mut is_believed = exact || start == 0 || self.with_active_index(segment, |_| ()).is_some();
+        if is_believed && let Some(read) = self.read_tail(segment, start..readable_end, offset, size_max) {
             return read;
         }
         let size_max = size_max.min(reading.store.catch_up.read_size_max());
-        // The start of a segment and what is in memory need no index file.
-        let mut is_believed = exact || start == 0 || self.with_active_index(segment, |_| ()).is_some();
         loop {
             if start >= readable_end {
                 // Past what may be read of it: the index is not this segment's.

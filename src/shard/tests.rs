@@ -226,13 +226,17 @@ fn an_index_entry_that_leads_to_no_batch_is_rebuilt() {
             expected.push(bytes);
         }
         acks.all_arrived(&store).await;
-        while replica.evict_oldest() {}
         let closed = replica.log.borrow().closed()[0];
         let path = replica.segments.path(closed.base_offset, SegmentFile::OffsetIndex);
         let before = std_read(&path);
         // The seventh entry is the last one of the first extent, where it does not matter to which batch
         // it leads: a read begins with the extent.
-        for (what, position) in [("into a batch", 33_000), ("past the one that is looked for", 31 * 1061)] {
+        let wrong = [("into a batch", 33_000), ("past the one that is looked for", 31 * 1061)];
+        for (is_on_disk, (what, position)) in
+            [false, true].into_iter().flat_map(|at| wrong.map(|to| (at, to)))
+        {
+            while is_on_disk && replica.evict_oldest() {}
+            assert_eq!(replica.tail().begin(closed.base_offset).is_none(), is_on_disk);
             overwrite(&path, 6 * 8 + 4, &u32::to_be_bytes(position));
             replica.reads.forget();
             let relative = u32::from_be_bytes(before[48..52].try_into().unwrap());

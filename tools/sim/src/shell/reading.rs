@@ -59,12 +59,13 @@ impl Replica {
             log.locate(offset).ok_or(ReadFailed::OutOfRange)?
         };
         let mut start = self.start_position(shell, segment, offset).await?;
-        if start < end
+        let mut is_believed = start == 0 || self.log.borrow().active().base_offset == segment;
+        if is_believed
+            && start < end
             && let Some(read) = self.read_tail(shell, segment, start..end, offset)
         {
             return read;
         }
-        let mut is_believed = start == 0 || self.log.borrow().active().base_offset == segment;
         loop {
             if start >= end {
                 if std::mem::replace(&mut is_believed, true) {
