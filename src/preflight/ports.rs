@@ -4,20 +4,28 @@
 //! half of the connections: the port is therefore tried once without it. That alone would refuse a
 //! restart for a minute, since closed connections in TIME_WAIT also count as "in use" then; only a
 //! listener found in the kernel's table is another program's.
+//!
+//! Between this look and the shards' listeners lie the journals and the segments, seconds of them. A port
+//! of the kernel's ephemeral range could go to anybody's outgoing connection meanwhile, so every port is
+//! kept bound, without listening, until the broker ends.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 
+use socket2::{Domain, Protocol, Socket, Type};
+
 use crate::config::{Config, HostPort, Routing};
 
-/// Addresses to listen on, all found free a moment ago.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Addresses to listen on. Nobody else gets their ports while this lives.
+#[derive(Debug)]
 pub struct Listeners {
     /// All shards accept on it (`node` routing), or it bootstraps (`core` routing). Its port is never
     /// 0.
     pub base: SocketAddr,
     /// One per shard, in shard order; empty under `node` routing.
     pub per_shard: Vec<SocketAddr>,
+    /// Bound to them, for the kernel's eyes only.
+    _held: Vec<Socket>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -67,19 +75,18 @@ pub fn check(config: &Config) -> Result<Listeners, PortError> {
 fn check_from(base: SocketAddr, shards: usize) -> Result<Listeners, PortError> {
     let on_port = |offset: usize| SocketAddr::new(base.ip(), base.port() + offset as u16);
     let per_shard: Vec<_> = (0..shards).map(|shard| on_port(1 + shard)).collect();
-    for &address in std::iter::once(&base).chain(&per_shard) {
-        probe_patiently(address)?;
-    }
-    Ok(Listeners { base, per_shard })
+    let addresses = std::iter::once(&base).chain(&per_shard);
+    let held = addresses.map(|&address| take_patiently(address)).collect::<Result<_, _>>()?;
+    Ok(Listeners { base, per_shard, _held: held })
 }
 
 /// The kernel closes the rings of a killed broker, and with them its listeners, a moment after the
 /// process is gone: a supervisor's restart is not refused for that.
-fn probe_patiently(address: SocketAddr) -> Result<(), PortError> {
+fn take_patiently(address: SocketAddr) -> Result<Socket, PortError> {
     const TRIES: u32 = 30;
     const BETWEEN: std::time::Duration = std::time::Duration::from_millis(100);
     for _ in 0..TRIES {
-        match probe(address) {
+        match take(address) {
             Err(PortError::InUse { .. }) => {
                 #[expect(clippy::disallowed_methods, reason = "on the main thread, before anything runs")]
                 std::thread::sleep(BETWEEN);
@@ -87,7 +94,21 @@ fn probe_patiently(address: SocketAddr) -> Result<(), PortError> {
             result => return result,
         }
     }
-    probe(address)
+    take(address)
+}
+
+fn take(address: SocketAddr) -> Result<Socket, PortError> {
+    probe(address)?;
+    hold(address).map_err(|error| refusal(address, error))
+}
+
+/// A socket as the shards will have, which does not listen: they may bind beside it, an outgoing connection
+/// is given another port.
+fn hold(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
 }
 
 /// IPv4 first where a name has both: what Kafka clients try first.
@@ -173,6 +194,21 @@ mod tests {
         drop(client);
         assert!(!has_listener(address));
         assert!(probe(address).is_ok());
+    }
+
+    /// Two shards beside what is held, as glommio binds them; a program without SO_REUSEPORT gets nothing.
+    #[test]
+    fn a_held_port_is_the_shards_alone() {
+        let held = take("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+        let address = held.local_addr().expect("it is bound").as_socket().expect("of the internet");
+        let shards = [hold(address), hold(address)].map(|shard| shard.expect("beside what is held"));
+        shards.iter().for_each(|shard| shard.listen(16).expect("it is bound"));
+        drop(std::net::TcpStream::connect(address).expect("a shard listens"));
+        drop(shards);
+        assert!(std::net::TcpStream::connect(address).is_err(), "what is held does not listen");
+        assert!(TcpListener::bind(address).is_err());
+        drop(held);
+        assert!(take(address).is_ok());
     }
 
     #[test]
