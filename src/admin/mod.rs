@@ -53,6 +53,7 @@ pub fn start(listen: &HostPort) -> Result<AdminHandle, AdminError> {
     let listener = TcpListener::bind((listen.host.as_str(), listen.port)).map_err(bind)?;
     listener.set_nonblocking(true).map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
+    tracing::info!(%address, "metrics and health are served");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(AdminError::Thread)?;
 

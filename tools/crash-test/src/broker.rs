@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -48,7 +48,6 @@ pub struct World<'a> {
 struct Broker {
     process: Process,
     address: String,
-    admin: u16,
     /// Bytes of the log that earlier runs wrote.
     log_start: usize,
 }
@@ -57,7 +56,6 @@ struct Broker {
 struct Spawned {
     process: Process,
     ready: PathBuf,
-    admin: u16,
     log_start: usize,
 }
 
@@ -106,7 +104,7 @@ impl<'a> World<'a> {
 
     pub fn start(&mut self) -> Result<Started, Failed> {
         let begun = Instant::now();
-        let Spawned { mut process, ready, admin, log_start } = self.spawn()?;
+        let Spawned { mut process, ready, log_start } = self.spawn()?;
         let started = wait_for(START_PATIENCE, || match ready_address(&ready) {
             Some(address) => Some(Ok(address)),
             None => process.ended().map(Err),
@@ -114,7 +112,7 @@ impl<'a> World<'a> {
         match started {
             Some(Ok(address)) => {
                 self.start_time = begun.elapsed();
-                self.broker = Some(Broker { process, address, admin, log_start });
+                self.broker = Some(Broker { process, address, log_start });
                 Ok(Started::Serving)
             }
             Some(Err(_)) => {
@@ -144,14 +142,13 @@ impl<'a> World<'a> {
     fn spawn(&self) -> Result<Spawned, Failed> {
         let (ready, log) = (self.directory.join("ready"), self.directory.join("broker.log"));
         let log_start = fs::read(&log).map_or(0, |bytes| bytes.len());
-        let admin = free_port().context("no free port")?;
         let mut command = Command::new(&self.options.broker);
         command.arg("start");
         for data_dir in self.data_dirs() {
             command.arg("--data-dir").arg(data_dir);
         }
         command.args(["--listen", "127.0.0.1:0", "--cores", "2", "--memory", "512MiB"]);
-        command.args(["--log-format", "json", "--admin-listen", &format!("127.0.0.1:{admin}")]);
+        command.args(["--log-format", "json", "--admin-listen", "127.0.0.1:0"]);
         command.args(["--set", &format!("journal={}", self.journal)]);
         command.args(BUSY.iter().flat_map(|setting| ["--set", setting]));
         command.args(self.options.settings.iter().flat_map(|setting| ["--set", setting]));
@@ -164,7 +161,7 @@ impl<'a> World<'a> {
         let ready_file = File::create(&ready).context("the ready line")?;
         command.stdin(Stdio::null()).stdout(ready_file).stderr(log);
         let process = Process::spawn(&mut command).context("the broker cannot be run")?;
-        Ok(Spawned { process, ready, admin, log_start })
+        Ok(Spawned { process, ready, log_start })
     }
 
     fn running(&self) -> &Broker {
@@ -220,7 +217,8 @@ impl<'a> World<'a> {
 
     /// The same as a number, as the metrics say.
     pub fn offline_metric(&self) -> Result<u64, Failed> {
-        let text = get(self.running().admin, "/metrics").context("the metrics")?;
+        let admin = admin_address(&self.log()?).context("no address of the metrics in the log")?;
+        let text = get(admin, "/metrics").context("the metrics")?;
         let values = text.lines().filter(|line| line.starts_with("odradek_partitions_offline{"));
         let values = values.map(|line| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()));
         let sum: Option<f64> = values.sum();
@@ -342,12 +340,18 @@ fn ready_address(path: &Path) -> Option<String> {
     Some(line.strip_prefix("odradek ready: ")?.split(',').next()?.to_string())
 }
 
-fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+/// From the line of the log that tells it.
+fn admin_address(log: &str) -> Option<SocketAddr> {
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut addresses = lines.filter_map(|line| {
+        let is_it = line["message"] == "metrics and health are served";
+        is_it.then(|| line["address"].as_str()?.parse().ok())?
+    });
+    addresses.next()
 }
 
-fn get(port: u16, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+fn get(admin: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(admin)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
     let mut answer = String::new();
