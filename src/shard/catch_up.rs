@@ -3,13 +3,15 @@
 //!
 //! ```text
 //! fetch ─► in the tail? answered at once
-//!            └ no ─► catch-up queue: turn (memory) ─► at most N direct reads ─► batches walked
+//!            └ no ─► catch-up queue: turn (memory) ─► direct reads, a few bytes ─► batches walked
 //!                                     ▲ given back once the answer is made   └► answer ─► socket
 //! ```
 //!
 //! The queue has a fraction of the shares of the one that everything else runs in: when the core is
 //! busy, readers of cold history get that part of it and producers the rest. Sending what was read
 //! costs more of the core than reading it, so it is done in there as well.
+//!
+//! The disk has one queue for all. Beside commits that somebody waits for, reads are small and one at a time.
 //!
 //! What waits for its turn holds nothing: a fetch that has read one partition and finds no memory for
 //! the next one is answered with what it has. Otherwise two such fetches could wait for each other.
@@ -24,8 +26,11 @@ use crate::shard::reader::ReadFailed;
 use crate::shard::step::timed;
 use crate::shard::store::Store;
 use crate::shard::walk::Walk;
-use crate::types::ShardId;
-use crate::types::limits::{CATCH_UP_READS_IN_FLIGHT_MAX, CATCH_UP_TURN_SIZE_MAX, IO_ALIGNMENT, IO_SIZE_MAX};
+use crate::types::limits::{
+    CATCH_UP_BESIDE_COMMITS_MAX, CATCH_UP_IN_FLIGHT_MAX, CATCH_UP_TURN_SIZE_MAX, COMMIT_EXPECTED,
+    IO_ALIGNMENT, IO_SIZE_MAX,
+};
+use crate::types::{Mono, ShardId};
 use glommio::io::ReadResult;
 use glommio::sync::Semaphore;
 use glommio::{Latency, Shares, TaskQueueHandle};
@@ -49,7 +54,11 @@ pub struct CatchUp {
     queue: TaskQueueHandle,
     turns: RefCell<ReadTurns>,
     waiting: RefCell<BTreeMap<TurnId, Rc<Signal>>>,
-    disk_depth: Semaphore,
+    /// Bytes of [`CATCH_UP_IN_FLIGHT_MAX`]. Those of a read beside commits count for more, so that
+    /// [`CATCH_UP_BESIDE_COMMITS_MAX`] take all of it.
+    in_flight: Semaphore,
+    /// When the last commit began that somebody waits for.
+    committed: Cell<Option<Mono>>,
     fetch_size_max: usize,
     clock: Clock,
     metrics: Rc<RefCell<ShardMetrics>>,
@@ -68,7 +77,8 @@ impl CatchUp {
             queue: glommio::executor().create_task_queue(shares, latency, "catch-up"),
             turns: RefCell::new(ReadTurns::new(budget)),
             waiting: RefCell::default(),
-            disk_depth: Semaphore::new(CATCH_UP_READS_IN_FLIGHT_MAX as u64),
+            in_flight: Semaphore::new(CATCH_UP_IN_FLIGHT_MAX as u64),
+            committed: Cell::new(None),
             fetch_size_max: (budget / FETCHES_SIDE_BY_SIDE).clamp(IO_SIZE_MAX, CATCH_UP_TURN_SIZE_MAX),
             clock,
             metrics,
@@ -107,12 +117,27 @@ impl CatchUp {
             .detach();
     }
 
-    /// Aligned reads of at most [`IO_SIZE_MAX`] each, side by side as far as the disk's depth goes.
+    /// A commit begins that somebody waits for.
+    pub fn commit_started(&self) {
+        self.committed.set(Some(self.clock.mono()));
+    }
+
+    fn is_beside_commits(&self) -> bool {
+        self.committed.get().is_some_and(|last| self.clock.mono().since(last) < COMMIT_EXPECTED)
+    }
+
+    /// Aligned reads of at most [`IO_SIZE_MAX`] each, side by side as far as the disk is left to them.
     pub async fn read(&self, file: &DiskFile, start: u64, end: u64) -> io::Result<Vec<Rc<ReadResult>>> {
         let (start, end) = (align_down(start), align_up(end));
-        let reads = (start..end).step_by(IO_SIZE_MAX).map(|at| async move {
-            let _depth = self.disk_depth.acquire_permit(1).await?;
-            file.read(at, (end - at).min(IO_SIZE_MAX as u64) as usize).await
+        let size_max = if self.is_beside_commits() { CATCH_UP_BESIDE_COMMITS_MAX } else { IO_SIZE_MAX };
+        let reads = (start..end).step_by(size_max).map(|at| async move {
+            let size = (end - at).min(size_max as u64) as usize;
+            let weight = match self.is_beside_commits() {
+                true => size * (CATCH_UP_IN_FLIGHT_MAX / CATCH_UP_BESIDE_COMMITS_MAX),
+                false => size,
+            };
+            let _share = self.in_flight.acquire_permit(weight.min(CATCH_UP_IN_FLIGHT_MAX) as u64).await?;
+            file.read(at, size).await
         });
         let pieces = futures::future::try_join_all(reads).await?;
         let size: usize = pieces.iter().map(|piece| piece.len()).sum();

@@ -28,7 +28,7 @@ use crate::shard::{Parked, Shard};
 use crate::types::limits::{
     CONNECTION_INFLIGHT_BYTES_MAX, CONNECTION_REQUESTS_MAX, CONNECTION_RESPONSE_BYTES_MAX, FRAME_PREFIX_SIZE,
     PARKED_AHEAD_TIME_MAX, RECEIVE_BUFFER_SIZE, RECEIVE_RELIEF_INTERVAL, RESPONSE_SIZE_FLOOR,
-    SOCKET_SLICES_MAX, SOCKET_WRITE_SIZE_MAX, STOP_LINGER_MAX,
+    SOCKET_SLICES_MAX, SOCKET_WRITE_SIZE_COLD, SOCKET_WRITE_SIZE_MAX, STOP_LINGER_MAX,
 };
 use crate::types::{Mono, ShardId};
 use futures::future::select;
@@ -812,9 +812,11 @@ async fn write_in_queue(
 
 async fn write_all(shard: &Shard, connection: &Connection, responses: &[Response]) -> io::Result<()> {
     let mut cursor = WriteCursor::default();
+    let is_cold = responses.iter().any(Response::is_from_disk);
+    let size_max = if is_cold { SOCKET_WRITE_SIZE_COLD } else { SOCKET_WRITE_SIZE_MAX };
     while !cursor.is_done(responses) {
         let mut slices = Vec::new();
-        cursor.slices(responses, SOCKET_SLICES_MAX, SOCKET_WRITE_SIZE_MAX, &mut slices);
+        cursor.slices(responses, SOCKET_SLICES_MAX, size_max, &mut slices);
         let taken = poll_fn(|cx| {
             let mut stream = connection.stream.borrow_mut();
             Pin::new(&mut *stream).poll_write_vectored(cx, &slices)
@@ -825,7 +827,10 @@ async fn write_all(shard: &Shard, connection: &Connection, responses: &[Response
         }
         connection.last_active.set(shard.clock.mono());
         cursor.advance(responses, taken);
-        glommio::executor().yield_if_needed().await;
+        match is_cold {
+            true => glommio::executor().yield_task_queue_now().await,
+            false => glommio::executor().yield_if_needed().await,
+        }
     }
     Ok(())
 }

@@ -62,6 +62,10 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How often a start looks whether it is to be stopped.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How often a shard that is busy looks at its ring: so long may the completion of a write or a flush wait
+/// behind the tasks that can run.
+const RING_CHECK_INTERVAL: Duration = Duration::from_micros(250);
+
 /// Questions from the admin thread that one shard queues.
 const ADMIN_QUEUE_LENGTH: usize = 64;
 
@@ -281,7 +285,7 @@ fn spawn_shards(
         let builder = LocalExecutorBuilder::new(Placement::Fixed(*cpu))
             .name(&format!("shard-{number}"))
             .io_memory(memory.registered())
-            .preempt_timer(Duration::from_millis(2));
+            .preempt_timer(RING_CHECK_INTERVAL);
         let thread = std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
             // First of all: an executor may sleep past its very first task.
             nudger.register_this_thread();

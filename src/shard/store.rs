@@ -375,6 +375,7 @@ impl Store {
     }
 
     fn commit_started(&self, durability: Durability) {
+        self.catch_up.commit_started();
         if durability == Durability::Fsync && self.write_started.get().is_none() {
             self.write_started.set(Some(self.clock.mono()));
         }
