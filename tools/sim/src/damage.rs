@@ -1,11 +1,12 @@
 //! Damage to files at rest, and what it may cost: between two runs of the broker, some sector changes
-//! behind everybody's back.
+//! behind everybody's back, or a segment is gone.
 
 use crate::disk::{Disk, SECTOR};
 use crate::model::{Damaged, Model};
 use crate::random::Random;
 use crate::shell::start::is_derived;
 use crate::world::World;
+use odradek::codec::record_batch::BatchView;
 use odradek::log::data_dir::is_checkpoint;
 
 /// Damages one file, of a kind drawn first so that the few journals are hit as often as the many
@@ -22,10 +23,16 @@ pub fn inflict(world: &World, disk: &Disk, model: &mut Model, dice: &mut Random)
     if bytes.is_empty() {
         return;
     }
-    let at = aim(&bytes, dice);
-    change(world, disk, &path, at, &bytes, dice);
     world.count("damage");
-    world.note(format_args!("damage at {at} of {path}"));
+    if kind == 0 && dice.one_in(10) {
+        world.count("damage: segment gone");
+        world.note(format_args!("{path} is gone"));
+        disk.take_away(&path);
+    } else {
+        let at = aim(&bytes, dice);
+        change(world, disk, &path, at, &bytes, dice);
+        world.note(format_args!("damage at {at} of {path}"));
+    }
     blame(world, model, &path);
 }
 
@@ -65,7 +72,7 @@ fn aim(bytes: &[u8], dice: &mut Random) -> usize {
 fn change(world: &World, disk: &Disk, path: &str, at: usize, bytes: &[u8], dice: &mut Random) {
     let from = at - at % SECTOR as usize;
     let to = bytes.len().min(from + SECTOR as usize);
-    match dice.below(3) {
+    match dice.below(4) {
         0 => {
             world.count("damage: flipped bit");
             let bit = 1u8 << dice.below(8);
@@ -82,6 +89,12 @@ fn change(world: &World, disk: &Disk, path: &str, at: usize, bytes: &[u8], dice:
                 bytes[from.min(end)..to.min(end)].fill(0);
             });
         }
+        2 => {
+            world.count("damage: cut short");
+            // Of a segment also between two batches, as if the rest had never been written.
+            let at = if dice.one_in(2) { last_boundary(bytes, at) } else { at };
+            disk.damage(path, |bytes| bytes.truncate(at));
+        }
         _ => {
             world.count("damage: sector of something else");
             // A sector of the same file, as a misdirected write leaves it.
@@ -96,6 +109,17 @@ fn change(world: &World, disk: &Disk, path: &str, at: usize, bytes: &[u8], dice:
             });
         }
     }
+}
+
+/// Where the last batch ends that ends at or before `at`, in a segment; `at` in other files.
+fn last_boundary(bytes: &[u8], at: usize) -> usize {
+    let mut end = 0;
+    while let Ok((batch, _)) = BatchView::split_first(&bytes[end..])
+        && end + batch.size() <= at
+    {
+        end += batch.size();
+    }
+    if end > 0 { end } else { at }
 }
 
 /// Notes what the damage may cost; whatever else is lost is a finding.

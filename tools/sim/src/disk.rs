@@ -322,6 +322,14 @@ impl Disk {
         state.forget_unreachable();
     }
 
+    /// Removes a name behind everybody's back, for good: with it all that happened in its directory before.
+    pub fn take_away(&self, path: &str) {
+        let mut state = self.state.borrow_mut();
+        let directory = state.directory(parent(path)).expect("it is there");
+        directory.change(Change::Unlink { name: name_of(path).to_owned() });
+        directory.flushed(directory.made());
+    }
+
     /// Changes a file's bytes behind everybody's back.
     pub fn damage(&self, path: &str, change: impl Fn(&mut Vec<u8>)) {
         let mut state = self.state.borrow_mut();

@@ -38,6 +38,8 @@ pub const EXPECTED: &[&str] = &[
     "damage",
     "damage: flipped bit",
     "damage: zeroed sector",
+    "damage: cut short",
+    "damage: segment gone",
     "damage: sector of something else",
     "damage: of a segment",
     "damage: of a journal",
