@@ -450,9 +450,9 @@ async fn finish_answers(shard: &Rc<Shard>, connection: &Connection) {
     }
     connection.end_writing();
     let dropped = poll_fn(|cx| {
-        let mut bytes = shard.take_receive_buffer();
+        let mut bytes = shard.receive_memory.buffer(RECEIVE_BUFFER_SIZE);
         let polled = Pin::new(&mut *connection.stream.borrow_mut()).poll_read(cx, &mut bytes);
-        shard.return_receive_buffer(bytes);
+        shard.receive_memory.keep(bytes);
         match polled {
             Poll::Ready(Ok(size)) if size > 0 => {
                 cx.waker().wake_by_ref(); // The others have their turn first.
@@ -496,7 +496,7 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result
         }
         shard.stores.pump();
         if buffer.is_empty() {
-            shard.return_receive_buffer(buffer.into_bytes());
+            shard.receive_memory.keep(buffer.into_bytes());
         } else {
             *connection.receive.borrow_mut() = Some(buffer);
         }
@@ -563,7 +563,7 @@ async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<boo
             let Some(size_max) = may_begin(&shard.receive_memory, &stream) else {
                 return Poll::Ready(None);
             };
-            let mut bytes = shard.take_receive_buffer();
+            let mut bytes = shard.receive_memory.buffer(RECEIVE_BUFFER_SIZE);
             let polled =
                 Pin::new(&mut *stream).poll_read(cx, &mut bytes[..size_max.min(RECEIVE_BUFFER_SIZE)]);
             match polled {
@@ -573,7 +573,7 @@ async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<boo
                     buffer.filled(size);
                     *receive = Some(buffer);
                 }
-                _ => shard.return_receive_buffer(bytes),
+                _ => shard.receive_memory.keep(bytes),
             }
             if polled.is_pending() {
                 connection.keep_reader(cx.waker());
@@ -670,7 +670,7 @@ fn relieve(shard: &Shard, wanted: usize, now: Mono) {
         }
         let bytes = connection.receive.borrow_mut().as_mut().and_then(ReceiveBuffer::shrink);
         if let Some(bytes) = bytes {
-            shard.return_receive_buffer(bytes);
+            shard.receive_memory.keep(bytes);
             shrunk = true;
         }
     }

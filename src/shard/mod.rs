@@ -96,7 +96,7 @@ use crate::shard::response::{ResponseMemory, Shortage};
 use crate::shard::store::Store;
 use crate::shard::stores::Stores;
 use crate::shard::watches::{RemoteWatches, WatchKey};
-use crate::types::limits::{FETCH_SESSION_PARTITIONS_MAX, RECEIVE_BUFFER_SIZE, RECEIVE_BUFFERS_KEPT};
+use crate::types::limits::FETCH_SESSION_PARTITIONS_MAX;
 use crate::types::{LogDirIndex, NodeId, ShardId, TopicPartition};
 use glommio::sync::Semaphore;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -139,7 +139,6 @@ pub struct Shard {
     answers_short: Shortage,
     /// They keep too much of the newest records' memory.
     tail_short: Shortage,
-    receive_buffers: RefCell<Vec<Vec<u8>>>,
     connections: RefCell<BTreeMap<u64, Rc<Connection>>>,
     next_connection: Cell<u64>,
     connection_share: RefCell<ConnectionShare>,
@@ -220,7 +219,6 @@ impl Shard {
             response_memory: ResponseMemory::new(parts.memory.response),
             answers_short: Shortage::default(),
             tail_short: Shortage::default(),
-            receive_buffers: RefCell::default(),
             connections: RefCell::default(),
             next_connection: Cell::new(1),
             connection_share: RefCell::new(share),
@@ -261,18 +259,6 @@ impl Shard {
             if must_wait() {
                 self.drained.notified().await;
             }
-        }
-    }
-
-    fn take_receive_buffer(&self) -> Vec<u8> {
-        let kept = self.receive_buffers.borrow_mut().pop();
-        kept.unwrap_or_else(|| vec![0; RECEIVE_BUFFER_SIZE])
-    }
-
-    fn return_receive_buffer(&self, buffer: Vec<u8>) {
-        let mut kept = self.receive_buffers.borrow_mut();
-        if buffer.len() == RECEIVE_BUFFER_SIZE && kept.len() < RECEIVE_BUFFERS_KEPT {
-            kept.push(buffer);
         }
     }
 

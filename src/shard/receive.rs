@@ -22,14 +22,17 @@
 //! holder first. A request that waits for [`RECEIVE_GROW_WAIT_MAX`] while no other large one came to its
 //! end costs its own connection.
 
+mod spares;
+
 use crate::codec::frame::{self, Frame, FrameError};
 use crate::config::memory::MemoryPlan;
 use crate::shard::event::Broadcast;
 use crate::shard::memory::{Charge, Meter};
+use crate::shard::receive::spares::SpareBuffers;
 use crate::types::Mono;
 use crate::types::limits::{
-    RECEIVE_BUFFER_SIZE, RECEIVE_GROW_WAIT_MAX, RECEIVE_RELIEF_PAUSE, RECEIVE_STEP_TIME_MAX,
-    SOCKET_READ_SIZE_MIN,
+    RECEIVE_BUFFER_SIZE, RECEIVE_GROW_WAIT_MAX, RECEIVE_RELIEF_PAUSE, RECEIVE_SPARES_SHARE,
+    RECEIVE_SPARES_SIZE_MAX, RECEIVE_STEP_TIME_MAX, SOCKET_READ_SIZE_MIN,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -77,6 +80,7 @@ pub struct ReceiveMemory {
     finished: Cell<u64>,
     /// When holders were last looked at.
     relieved: Cell<Option<Mono>>,
+    spares: RefCell<SpareBuffers>,
 }
 
 /// What one connection holds of it, until dropped.
@@ -100,7 +104,20 @@ impl ReceiveMemory {
             next_growing: Cell::new(0),
             finished: Cell::new(0),
             relieved: Cell::new(None),
+            spares: RefCell::new(SpareBuffers::new(
+                (limit / RECEIVE_SPARES_SHARE).min(RECEIVE_SPARES_SIZE_MAX),
+            )),
         })
+    }
+
+    /// A buffer of `size` bytes, whatever they are. Charged by whoever receives into it.
+    pub fn buffer(&self, size: usize) -> Vec<u8> {
+        self.spares.borrow_mut().take(size)
+    }
+
+    /// It may be needed again.
+    pub fn keep(&self, buffer: Vec<u8>) {
+        self.spares.borrow_mut().keep(buffer);
     }
 
     pub fn used(&self) -> usize {
@@ -413,9 +430,9 @@ impl ReceiveBuffer {
     /// Amortised over all steps each byte is copied once.
     pub fn grow(&mut self, more: usize, now: Mono) {
         self.charge.grow(more);
-        let mut bytes = vec![0; self.bytes.len() + more];
+        let mut bytes = self.charge.memory.buffer(self.bytes.len() + more);
         self.move_to(&mut bytes);
-        self.bytes = bytes;
+        self.charge.memory.keep(std::mem::replace(&mut self.bytes, bytes));
         self.step_since = now;
     }
 
@@ -437,7 +454,7 @@ impl ReceiveBuffer {
         else {
             return None; // It is about to be taken, or to end its connection.
         };
-        let mut bytes = vec![0; size];
+        let mut bytes = self.charge.memory.buffer(size);
         self.move_to(&mut bytes);
         self.charge.shrink(RECEIVE_BUFFER_SIZE - size, needed);
         Some(std::mem::replace(&mut self.bytes, bytes))

@@ -57,6 +57,13 @@ pub const RECEIVE_BUFFERS_KEPT: usize = 8;
 /// way when it is looked at again; no read that may be resumed with more room is that small.
 pub const SOCKET_READ_SIZE_MIN: usize = 8 << 10;
 
+/// Larger ones kept for reuse: bytes of one part of so many of its receive memory, beyond that memory, and no
+/// more than the next.
+pub const RECEIVE_SPARES_SHARE: usize = 16;
+
+/// Bytes. A core finishes a few requests of 1 MB at a time, whatever its memory is.
+pub const RECEIVE_SPARES_SIZE_MAX: usize = 16 << 20;
+
 /// One part of so many of a shard's receive memory is left to first buffers by large requests, so that small
 /// ones are received whatever they hold, and by first buffers to the large request nearest to its end.
 pub const RECEIVE_RESERVE_SHARE: usize = 8;
