@@ -7,7 +7,9 @@
 //!
 //! Between this look and the shards' listeners lie the journals and the segments, seconds of them. A port
 //! of the kernel's ephemeral range could go to anybody's outgoing connection meanwhile, so every port is
-//! kept bound, without listening, until the broker ends.
+//! kept bound, without listening, until the broker ends. That does not keep out a second broker of the same
+//! user which is started within those seconds, with other data directories and the same port: it may bind as
+//! the shards may, and there is no listener to be seen yet.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
@@ -16,7 +18,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::{Config, HostPort, Routing};
 
-/// Addresses to listen on. Nobody else gets their ports while this lives.
+/// Addresses to listen on. No outgoing connection is given their ports while this lives.
 #[derive(Debug)]
 pub struct Listeners {
     /// All shards accept on it (`node` routing), or it bootstraps (`core` routing). Its port is never

@@ -11,7 +11,7 @@
 //! busy, readers of cold history get that part of it and producers the rest. Sending what was read
 //! costs more of the core than reading it, so it is done in there as well.
 //!
-//! The disk has one queue for all. Beside commits that somebody waits for, reads are small and one at a time.
+//! The disk has one queue for all. Beside commits of the same shard reads go one at a time.
 //!
 //! What waits for its turn holds nothing: a fetch that has read one partition and finds no memory for
 //! the next one is answered with what it has. Otherwise two such fetches could wait for each other.
@@ -22,6 +22,7 @@ use crate::metrics::ShardMetrics;
 use crate::shard::clock::Clock;
 use crate::shard::disk::DiskFile;
 use crate::shard::event::Signal;
+use crate::shard::read_gate::ReadGate;
 use crate::shard::reader::ReadFailed;
 use crate::shard::step::timed;
 use crate::shard::store::Store;
@@ -32,7 +33,6 @@ use crate::types::limits::{
 };
 use crate::types::{Mono, ShardId};
 use glommio::io::ReadResult;
-use glommio::sync::Semaphore;
 use glommio::{Latency, Shares, TaskQueueHandle};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -54,11 +54,9 @@ pub struct CatchUp {
     queue: TaskQueueHandle,
     turns: RefCell<ReadTurns>,
     waiting: RefCell<BTreeMap<TurnId, Rc<Signal>>>,
-    /// Bytes of [`CATCH_UP_IN_FLIGHT_MAX`]. Those of a read beside commits count for more, so that
-    /// [`CATCH_UP_BESIDE_COMMITS_MAX`] take all of it.
-    in_flight: Semaphore,
-    /// When the last commit began that somebody waits for.
-    committed: Cell<Option<Mono>>,
+    gate: ReadGate<Box<dyn Fn() -> usize>>,
+    /// When the last commit began.
+    committed: Rc<Cell<Option<Mono>>>,
     fetch_size_max: usize,
     clock: Clock,
     metrics: Rc<RefCell<ShardMetrics>>,
@@ -73,12 +71,13 @@ impl CatchUp {
     /// `budget`: bytes of memory for reads. On the executor that will serve them.
     pub fn new(budget: usize, clock: Clock, metrics: Rc<RefCell<ShardMetrics>>) -> Rc<CatchUp> {
         let (shares, latency) = (Shares::Static(SHARES), Latency::NotImportant);
+        let committed: Rc<Cell<Option<Mono>>> = Rc::default();
         Rc::new(CatchUp {
             queue: glommio::executor().create_task_queue(shares, latency, "catch-up"),
             turns: RefCell::new(ReadTurns::new(budget)),
             waiting: RefCell::default(),
-            in_flight: Semaphore::new(CATCH_UP_IN_FLIGHT_MAX as u64),
-            committed: Cell::new(None),
+            gate: ReadGate::new(in_flight_max(clock.clone(), committed.clone())),
+            committed,
             fetch_size_max: (budget / FETCHES_SIDE_BY_SIDE).clamp(IO_SIZE_MAX, CATCH_UP_TURN_SIZE_MAX),
             clock,
             metrics,
@@ -117,26 +116,19 @@ impl CatchUp {
             .detach();
     }
 
-    /// A commit begins that somebody waits for.
+    /// A commit begins.
     pub fn commit_started(&self) {
         self.committed.set(Some(self.clock.mono()));
     }
 
-    fn is_beside_commits(&self) -> bool {
-        self.committed.get().is_some_and(|last| self.clock.mono().since(last) < COMMIT_EXPECTED)
-    }
-
-    /// Aligned reads of at most [`IO_SIZE_MAX`] each, side by side as far as the disk is left to them.
+    /// Aligned reads, side by side as far as the disk is left to them. Small ones cost the core more: they are
+    /// for beside commits.
     pub async fn read(&self, file: &DiskFile, start: u64, end: u64) -> io::Result<Vec<Rc<ReadResult>>> {
         let (start, end) = (align_down(start), align_up(end));
-        let size_max = if self.is_beside_commits() { CATCH_UP_BESIDE_COMMITS_MAX } else { IO_SIZE_MAX };
+        let size_max = self.gate.limit().min(IO_SIZE_MAX);
         let reads = (start..end).step_by(size_max).map(|at| async move {
             let size = (end - at).min(size_max as u64) as usize;
-            let weight = match self.is_beside_commits() {
-                true => size * (CATCH_UP_IN_FLIGHT_MAX / CATCH_UP_BESIDE_COMMITS_MAX),
-                false => size,
-            };
-            let _share = self.in_flight.acquire_permit(weight.min(CATCH_UP_IN_FLIGHT_MAX) as u64).await?;
+            let _passage = self.gate.pass(size).await;
             file.read(at, size).await
         });
         let pieces = futures::future::try_join_all(reads).await?;
@@ -193,6 +185,14 @@ impl CatchUp {
             signal.expect("who is in line waits").notify();
         }
     }
+}
+
+/// Bytes that reads may have in flight: few while commits are to be expected.
+fn in_flight_max(clock: Clock, committed: Rc<Cell<Option<Mono>>>) -> Box<dyn Fn() -> usize> {
+    Box::new(move || match committed.get() {
+        Some(last) if clock.mono().since(last) < COMMIT_EXPECTED => CATCH_UP_BESIDE_COMMITS_MAX,
+        _ => CATCH_UP_IN_FLIGHT_MAX,
+    })
 }
 
 /// What was read before anybody asked for it, as memory.

@@ -9,7 +9,7 @@
 //! | [`mesh`], [`message`] | shards talk |
 //! | [`stores`] | one store per log directory, and what they share |
 //! | [`store`], [`replica`], [`tail`], [`segments`], [`open`], [`survey`] | partitions: append, commit, recover |
-//! | [`reader`], [`verified`], [`segment_checksums`], [`catch_up`], [`read_ahead`], [`segment_index`] | reads: from the tail, or in turns from disk, held against checksums |
+//! | [`reader`], [`verified`], [`segment_checksums`], [`catch_up`], [`read_gate`], [`read_ahead`], [`segment_index`] | reads: from the tail, or in turns from disk, held against checksums |
 //! | [`controller`] | metadata changes, on shard 0 |
 //! | [`partitions`], [`background`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; a clean stop |
 //! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
@@ -47,6 +47,7 @@ mod open;
 mod open_files;
 mod partitions;
 mod read_ahead;
+mod read_gate;
 mod reader;
 mod receive;
 mod recover;

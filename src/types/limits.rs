@@ -13,11 +13,10 @@ pub const IO_ALIGNMENT: usize = 4096;
 /// Bytes of one direct write. Larger ones gain nothing and hold up what waits behind them.
 pub const IO_SIZE_MAX: usize = 1 << 20;
 
-/// Bytes of one shard that reads for consumers behind the tail may have in flight, while nobody waits for a
-/// commit: as many as keep a disk busy.
+/// Bytes of one shard that reads for consumers behind the tail may have in flight while it has no commits: as many as keep a disk busy.
 pub const CATCH_UP_IN_FLIGHT_MAX: usize = 8 << 20;
 
-/// The same beside commits that producers wait for. A disk serves in turn what its queue holds, so a write
+/// The same beside its commits. A disk serves in turn what its queue holds, so a write
 /// waits for what is in flight before it, and its flush once more: 8 MiB are 7 ms each at 1.2 GB/s. Writes of
 /// 20 KiB with a flush each, 1,000 per second, beside random reads on such a disk (fio; write / flush):
 ///
@@ -35,7 +34,7 @@ pub const CATCH_UP_IN_FLIGHT_MAX: usize = 8 << 20;
 /// 2.4 times what it is alone instead of 1.7 to 1.9.
 pub const CATCH_UP_BESIDE_COMMITS_MAX: usize = 128 << 10;
 
-/// How long after a commit that somebody waited for the next one is expected.
+/// How long after a commit the next one is expected.
 pub const COMMIT_EXPECTED: Duration = Duration::from_secs(1);
 
 /// Bytes that one fetch reads from disk before the next one has its turn; a single batch may be larger.

@@ -8,9 +8,14 @@
 //! usual   [ 256 KiB ] [ 256 KiB ] ..           at most RECEIVE_BUFFERS_KEPT
 //! large   [ 512 KiB ] [ 1 MiB ] [ 700 kB ] ..  at most large_max bytes; the oldest goes first
 //! ```
+//!
+//! Who takes one is charged for the size that it asked for, and may hold an eighth more.
 
 use crate::types::limits::{RECEIVE_BUFFER_SIZE, RECEIVE_BUFFERS_KEPT};
 use std::collections::VecDeque;
+
+/// Sizes of large ones are multiples of so many bytes, so that requests of about one size find each other's.
+const STEP: usize = RECEIVE_BUFFER_SIZE / 8;
 
 /// Lives: one per shard.
 pub struct SpareBuffers {
@@ -32,12 +37,17 @@ impl SpareBuffers {
             RECEIVE_BUFFER_SIZE => self.usual.pop(),
             _ => self.take_large(size),
         };
-        spare.unwrap_or_else(|| vec![0; size])
+        spare.unwrap_or_else(|| {
+            let mut buffer =
+                vec![0; if size > RECEIVE_BUFFER_SIZE { size.next_multiple_of(STEP) } else { size }];
+            buffer.truncate(size);
+            buffer
+        })
     }
 
-    /// The smallest that is large enough, and none that would waste more than the half of it.
+    /// The smallest that is large enough.
     fn take_large(&mut self, size: usize) -> Option<Vec<u8>> {
-        let fits = |buffer: &Vec<u8>| (size..=size.saturating_mul(2)).contains(&buffer.capacity());
+        let fits = |buffer: &Vec<u8>| (size..=size.saturating_add(size / 8)).contains(&buffer.capacity());
         let fitting = self.large.iter().enumerate().filter(|(_, buffer)| fits(buffer));
         let (at, _) = fitting.min_by_key(|(_, buffer)| buffer.capacity())?;
         let mut buffer = self.large.remove(at)?;
@@ -84,12 +94,23 @@ mod tests {
             assert_eq!((again.as_ptr(), again.len()), (at, size));
             spares.keep(again);
         }
-        // Of two that are large enough the smaller, with the size that was asked for.
-        let smaller = spares.take(400 * KIB);
-        assert_eq!((smaller.len(), smaller.capacity()), (400 * KIB, 512 * KIB));
-        let larger = spares.take(501 * KIB);
-        assert_eq!((larger.len(), larger.capacity()), (501 * KIB, 1000 * KIB));
-        assert_eq!(spares.large_size, 0);
+        // Another one of about that size gets the same; one of half of it does not.
+        let about = spares.take(990 * KIB);
+        assert_eq!((about.len(), about.capacity()), (990 * KIB, 1024 * KIB));
+        let half = spares.take(400 * KIB);
+        assert_eq!((half.len(), half.capacity()), (400 * KIB, 416 * KIB));
+        assert_eq!(spares.large_size, 512 * KIB);
+    }
+
+    /// What is charged is the size that was asked for.
+    #[test]
+    fn nobody_holds_more_than_an_eighth_beyond_its_size() {
+        let mut spares = SpareBuffers::new(64 << 20);
+        (1..40).for_each(|count| spares.keep(vec![0; count * 100 * KIB]));
+        for size in (RECEIVE_BUFFER_SIZE + 1..4000 * KIB).step_by(7919) {
+            let buffer = spares.take(size);
+            assert!(buffer.len() == size && buffer.capacity() <= size + size / 8, "{size}");
+        }
     }
 
     #[test]
@@ -105,6 +126,6 @@ mod tests {
         assert_eq!(kept, [700 * KIB, 800 * KIB]);
         spares.keep(vec![0; 3000 * KIB]);
         assert_eq!(spares.large.len(), 2, "one that leaves no room for others is not kept");
-        assert_eq!(spares.take(100 * KIB).capacity(), 100 * KIB, "a small request does not hold a large one");
+        assert_eq!(spares.take(100 * KIB).capacity(), 100 * KIB);
     }
 }

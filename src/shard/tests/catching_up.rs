@@ -7,7 +7,6 @@ use crate::log::read::ListOffsetsTarget;
 use crate::log::read_turns::ReaderId;
 use crate::shard::api::list_offsets::look_up;
 use crate::shard::catch_up::Hold;
-use crate::types::limits::{CATCH_UP_BESIDE_COMMITS_MAX, IO_SIZE_MAX};
 use crate::types::{ShardId, Timestamp};
 use futures::FutureExt;
 
@@ -45,26 +44,6 @@ fn a_reader_at_the_tail_never_stands_in_line() {
         }
         assert_eq!(store.catch_up.waiting_count(), 0);
         nothing_is_held(&store).await;
-    });
-}
-
-/// What a write or a flush finds in the disk's queue before it is what it waits for.
-#[test]
-fn reads_beside_commits_are_small() {
-    on_executor(async {
-        let directory = directory();
-        let (committing, replica) = history(&directory, 50).await;
-        let first = replica.log.borrow().closed()[0].base_offset;
-        let path = replica.segments.path(first, SegmentFile::Log);
-        for (store, size_max) in
-            [(committing, CATCH_UP_BESIDE_COMMITS_MAX), (store(None, 2 << 20), IO_SIZE_MAX)]
-        {
-            let file = store.disk.open_for_reading(&path).await.unwrap();
-            let pieces = store.catch_up.read(&file, 0, 3 << 19).await.unwrap();
-            let sizes: Vec<usize> = pieces.iter().map(|piece| piece.len()).collect();
-            assert_eq!(sizes.iter().max(), Some(&size_max));
-            assert_eq!(sizes.iter().sum::<usize>(), 3 << 19);
-        }
     });
 }
 
