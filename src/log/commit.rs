@@ -198,6 +198,23 @@ pub struct GroupCommit {
 }
 
 impl GroupCommit {
+    /// What is not done yet, in words: for the log of a stop that takes long.
+    pub fn outstanding(&self) -> String {
+        format!(
+            "{} bytes not flushed, {} not flushed in segments; {} partitions wait, {} of them for a write-out; \
+             {} ticks, {} blocks and {} write-outs in flight; flush in flight: {}, journal blocked: {}",
+            self.undurable_bytes,
+            self.unstored_bytes,
+            self.waiting.len(),
+            self.write_out.len(),
+            self.ticks.len(),
+            self.blocks_in_flight,
+            self.write_outs,
+            self.flush_in_flight,
+            self.journal_blocked,
+        )
+    }
+
     /// Without a journal, every write goes to its segment. No more than `unstored_max` bytes shall wait
     /// for that in memory.
     pub fn new(journal: Option<JournalRing>, unstored_max: u64) -> GroupCommit {

@@ -605,7 +605,14 @@ async fn finish_shard(shard: &Rc<Shard>) -> Vec<Option<CheckpointGeneration>> {
 }
 
 async fn store_all(store: &Rc<Store>) {
+    let begun = store.clock.mono();
+    let mut is_told = false;
     while store.unstored_bytes() > 0 && !store.is_offline() {
+        if !is_told && store.clock.mono().since(begun) >= STOP_GRACE {
+            is_told = true;
+            let (directory, outstanding) = (store.path.display(), store.outstanding());
+            tracing::warn!(%directory, outstanding, "the stop waits for the disk");
+        }
         store.write_all_out();
         glommio::timer::sleep(Duration::from_millis(1)).await;
     }

@@ -289,6 +289,11 @@ impl Store {
         commit.undurable_bytes() > self.undurable_max || unstored > self.unstored_max || is_spent
     }
 
+    /// What commits have not done yet, in words.
+    pub fn outstanding(&self) -> String {
+        self.commit.borrow().outstanding()
+    }
+
     /// Appended and not flushed in its segment.
     pub fn unstored_bytes(&self) -> u64 {
         self.commit.borrow().unstored_bytes()
