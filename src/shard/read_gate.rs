@@ -26,6 +26,8 @@ pub struct ReadGate<L: Fn() -> usize> {
 struct Waiting {
     size: usize,
     is_admitted: Cell<bool>,
+    /// It was given up; the line is not searched for it.
+    is_gone: Cell<bool>,
     signal: Signal,
 }
 
@@ -40,7 +42,12 @@ impl<L: Fn() -> usize> ReadGate<L> {
             self.in_flight.set(self.in_flight.get() + size);
             return Passage { gate: self, size };
         }
-        let waiting = Rc::new(Waiting { size, is_admitted: Cell::new(false), signal: Signal::default() });
+        let waiting = Rc::new(Waiting {
+            size,
+            is_admitted: Cell::new(false),
+            is_gone: Cell::new(false),
+            signal: Signal::default(),
+        });
         self.line.borrow_mut().push_back(waiting.clone());
         let mut place = Place { gate: self, waiting: Some(&waiting) };
         waiting.signal.notified().await;
@@ -66,11 +73,13 @@ impl<L: Fn() -> usize> ReadGate<L> {
     fn admit(&self) {
         let mut line = self.line.borrow_mut();
         while let Some(first) = line.front()
-            && self.admits(first.size)
+            && (first.is_gone.get() || self.admits(first.size))
         {
-            self.in_flight.set(self.in_flight.get() + first.size);
-            first.is_admitted.set(true);
-            first.signal.notify();
+            if !first.is_gone.get() {
+                self.in_flight.set(self.in_flight.get() + first.size);
+                first.is_admitted.set(true);
+                first.signal.notify();
+            }
             line.pop_front();
         }
     }
@@ -100,7 +109,7 @@ impl<L: Fn() -> usize> Drop for Place<'_, L> {
         if waiting.is_admitted.get() {
             return self.gate.end(waiting.size); // Admitted, and nobody came.
         }
-        self.gate.line.borrow_mut().retain(|other| !Rc::ptr_eq(other, waiting));
+        waiting.is_gone.set(true);
         self.gate.admit(); // It may have been the first.
     }
 }

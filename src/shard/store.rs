@@ -374,13 +374,13 @@ impl Store {
             let replica = self.slot(plan.slot);
             let mut blocks = Vec::new();
             replica.seal_for_write(self, plan.end, &mut blocks);
+            self.catch_up.commit_started();
             self.commit_started(replica.log.borrow().config.durability);
             self.spawn(self.clone().write(plan, replica, blocks));
         }
     }
 
     fn commit_started(&self, durability: Durability) {
-        self.catch_up.commit_started();
         if durability == Durability::Fsync && self.write_started.get().is_none() {
             self.write_started.set(Some(self.clock.mono()));
         }
@@ -426,6 +426,7 @@ impl Store {
         let Some(places) = places else {
             return false; // Write-outs begin; the next answer of the disk comes back here.
         };
+        self.catch_up.commit_started();
         replicas.iter().for_each(|replica| self.commit_started(replica.log.borrow().config.durability));
         let items: Vec<(Rc<Replica>, TickItem)> =
             items.into_iter().map(|(at, item)| (replicas[at].clone(), item)).collect();
