@@ -27,7 +27,7 @@ use crate::shard::step::Pace;
 use crate::shard::store::Store;
 use crate::shard::survey::Listing;
 #[cfg(test)]
-use crate::shard::survey::list;
+use crate::shard::survey::{Survey, Wanted, survey, take_directory};
 use crate::shard::tail::Tail;
 use crate::shard::verified::check_extents;
 use crate::types::limits::{IO_ALIGNMENT, IO_SIZE_MAX};
@@ -100,8 +100,12 @@ pub struct Opening {
 pub async fn open(store: &Rc<Store>, request: OpenRequest) -> Result<Rc<Replica>, OpenFailed> {
     let directory = request.directory.clone();
     let failed = |source| OpenFailed::Disk { directory: directory.clone(), source };
-    let (path, clean) = (request.directory.clone(), request.clean_point());
-    let listing = blocking(move || list(&path, clean.as_ref())).await.map_err(failed)?;
+    let (wanted, sync_fs) = (Wanted::of(&request), store.disk.sync_fs());
+    let listing = blocking(move || match survey(std::slice::from_ref(&wanted)).remove(0)? {
+        Survey::Owned(listing) => Ok(listing),
+        Survey::Free | Survey::Claimed => take_directory(wanted, sync_fs),
+    });
+    let listing = listing.await.map_err(failed)?;
     let Opening { replica, unflushed } = read(store, request, listing).await?;
     if let Some(file) = unflushed {
         file.flush().await.map_err(failed)?;
@@ -119,6 +123,7 @@ pub async fn read(
     let directory = request.directory.clone();
     let failed = |source| OpenFailed::Disk { directory: directory.clone(), source };
     let now = store.clock.wall();
+    check_segments(store, &request, &listing)?;
     let (active_base, active_file) = match listing.logs.last_key_value() {
         Some((base, (size, modified))) => (*base, Some((*size, *modified))),
         None => (request.first_segment(), None),
@@ -486,6 +491,20 @@ impl Found {
             });
         }
     }
+}
+
+/// A directory has a segment from its first moment on, of a log that was emptied the one that is next.
+fn check_segments(store: &Store, request: &OpenRequest, listing: &Listing) -> Result<(), OpenFailed> {
+    if !listing.logs.is_empty() || listing.is_new {
+        return Ok(());
+    }
+    store.recovered(RecoveryBranch::LogShort);
+    Err(OpenFailed::Corrupt {
+        directory: request.directory.clone(),
+        segment: request.first_segment(),
+        file_position: 0,
+        reason: "no segment is left".to_owned(),
+    })
 }
 
 /// Whatever segment the checkpoint names: below its flushed end nothing may be missing. Segments that

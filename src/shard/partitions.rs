@@ -12,26 +12,28 @@ use crate::log::checkpoint::PartitionPoint;
 use crate::log::compaction::plan::CompactionLimits;
 use crate::log::durability::Durability;
 use crate::log::final_state::PartitionState;
-use crate::log::ownership::{self, Claim, PARTITION_METADATA, claim};
+use crate::log::ownership::{Claim, claim};
 use crate::log::partition::{Cleanup, LogConfig};
 use crate::log::plan::SyncFs;
 use crate::log::segment::{directory_name, stray_directory_name};
 use crate::metrics::recovery::{RecoveryBranch, RecoveryCounts};
-use crate::shard::disk::{DiskFile, blocking, is_full_disk, replace_file, sync_directory};
+use crate::shard::disk::{DiskFile, blocking, is_full_disk};
 use crate::shard::journal_replay::Replayed;
 use crate::shard::open::{OpenFailed, OpenRequest, read};
 use crate::shard::replica::Replica;
 use crate::shard::segments::NO_SPACE_RETRY;
 use crate::shard::step::Pace;
 use crate::shard::store::Store;
-use crate::shard::survey::{Listing, Survey, Wanted, list, read_metadata_file, survey, take_directories};
+use crate::shard::survey::{
+    Listing, Survey, Wanted, list, read_metadata_file, survey, take_directories, take_directory,
+};
 use crate::shard::{Shard, Unavailable};
 use crate::types::{LogDirIndex, TopicId, TopicPartition, uuid_text};
 use futures::future::join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -169,16 +171,10 @@ async fn open_batch(
     last: &LastStop,
 ) -> Vec<Opened> {
     let requests = open_requests(shard, store, ids, last);
-    let wanted = |request: &OpenRequest| Wanted {
-        directory: request.directory.clone(),
-        topic: request.id.topic,
-        clean: request.clean_point().filter(|_| request.has_files_beside()),
-        first_segment: request.first_segment(),
-    };
-    let all: Vec<Wanted> = requests.iter().map(wanted).collect();
+    let all: Vec<Wanted> = requests.iter().map(Wanted::of).collect();
     let mut surveys = blocking(move || survey(&all)).await;
     let free = requests.iter().zip(&surveys).filter(|(_, survey)| matches!(survey, Ok(Survey::Free)));
-    let free: Vec<Wanted> = free.map(|(request, _)| wanted(request)).collect();
+    let free: Vec<Wanted> = free.map(|(request, _)| Wanted::of(request)).collect();
     let sync_fs = store.disk.sync_fs();
     // Where it fails they are tried one by one: the disk may be full for some of them.
     if let Ok(taken) = blocking(move || take_directories(&free, sync_fs)).await {
@@ -189,7 +185,7 @@ async fn open_batch(
         let (id, directory) = (request.id, request.directory.clone());
         let listing = match survey {
             Ok(Survey::Owned(listing)) => Ok(listing),
-            Ok(Survey::Free | Survey::Claimed) => claim_listing(shard, &request).await,
+            Ok(Survey::Free | Survey::Claimed) => claim_listing(shard, &request, sync_fs).await,
             Err(source) => Err(OpenFailed::Disk { directory: directory.clone(), source }),
         };
         if let Err(OpenFailed::Foreign { .. }) = &listing {
@@ -326,56 +322,50 @@ fn open_requests(
 }
 
 /// What is in a directory that first has to become this topic's.
-async fn claim_listing(shard: &Shard, request: &OpenRequest) -> Result<Listing, OpenFailed> {
+async fn claim_listing(shard: &Shard, request: &OpenRequest, sync_fs: SyncFs) -> Result<Listing, OpenFailed> {
     let is_known = |topic| shard.image.borrow().topic(topic).is_some();
-    if claim_directory(&request.directory, request.id.topic, is_known).await?.is_some() {
+    let wanted = Wanted { clean: request.clean_point(), ..Wanted::of(request) };
+    let (listing, aside) = claim_directory(wanted, sync_fs, is_known).await?;
+    if aside.is_some() {
         shard.stores.for_reading().recovered(RecoveryBranch::DirectoryPutAside);
     }
-    let failed = |source| OpenFailed::Disk { directory: request.directory.clone(), source };
-    let (path, clean) = (request.directory.clone(), request.clean_point());
-    blocking(move || list(&path, clean.as_ref())).await.map_err(failed)
+    Ok(listing)
 }
 
-/// Makes sure that the directory is this topic's, as `log::ownership` decides. Returns where what was in the
-/// way has gone.
+/// Makes sure that the directory is this topic's, as `log::ownership` decides. Returns what is in it, and
+/// where what was in the way has gone.
 async fn claim_directory(
-    directory: &Path,
-    topic: TopicId,
+    wanted: Wanted,
+    sync_fs: SyncFs,
     is_known: impl Fn(TopicId) -> bool,
-) -> Result<Option<PathBuf>, OpenFailed> {
-    let failed = |source| OpenFailed::Disk { directory: directory.to_owned(), source };
-    let path = directory.to_owned();
+) -> Result<(Listing, Option<PathBuf>), OpenFailed> {
+    let directory = wanted.directory.clone();
+    let failed = |source| OpenFailed::Disk { directory: directory.clone(), source };
+    let path = directory.clone();
     let text = blocking(move || read_metadata_file(&path)).await.map_err(failed)?;
-    let path = directory.to_owned();
-    match claim(text.as_deref(), topic, is_known) {
-        Claim::Open => Ok(None),
+    match claim(text.as_deref(), wanted.topic, is_known) {
+        Claim::Open => {
+            let listing = blocking(move || list(&wanted.directory, wanted.clean.as_ref()));
+            Ok((listing.await.map_err(failed)?, None))
+        }
         Claim::Take => {
-            blocking(move || take_directory(&path, topic)).await.map_err(failed)?;
-            Ok(None)
+            let listing = blocking(move || take_directory(wanted, sync_fs));
+            Ok((listing.await.map_err(failed)?, None))
         }
         Claim::PutAside { other } => {
-            let aside = blocking(move || {
-                let aside = move_away(&path, stray_directory_name)?;
-                take_directory(&path, topic).map(|()| aside)
+            let taken = blocking(move || {
+                let aside = move_away(&wanted.directory, stray_directory_name)?;
+                Ok((take_directory(wanted, sync_fs)?, aside))
             });
-            let aside = aside.await.map_err(failed)?;
+            let (listing, aside) = taken.await.map_err(failed)?;
             tracing::warn!(
                 directory = %directory.display(), moved_to = %aside.display(), topic_id = %uuid_text(other.0),
                 "a directory of a topic that nobody knows was put aside; it is never removed by the broker"
             );
-            Ok(Some(aside))
+            Ok((listing, Some(aside)))
         }
-        Claim::Refuse(source) => Err(OpenFailed::Foreign { directory: directory.to_owned(), source }),
+        Claim::Refuse(source) => Err(OpenFailed::Foreign { directory, source }),
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
-fn take_directory(directory: &Path, topic: TopicId) -> io::Result<()> {
-    if !directory.exists() {
-        std::fs::create_dir_all(directory)?;
-        sync_directory(directory.parent().unwrap_or(Path::new("/")))?;
-    }
-    replace_file(&directory.join(PARTITION_METADATA), ownership::encode(topic).as_bytes())
 }
 
 /// What committed metadata mean for this shard's partitions.
@@ -497,8 +487,11 @@ pub fn topic_defaults(config: &crate::config::Config) -> Result<TopicDefaults, S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Uuid;
+    use crate::log::ownership::{self, PARTITION_METADATA};
+    use crate::shard::disk::replace_file;
+    use crate::types::{Offset, Uuid};
     use std::collections::BTreeSet;
+    use std::path::Path;
 
     #[test]
     fn data_of_others_is_put_aside_or_left_alone() {
@@ -516,7 +509,7 @@ mod tests {
         };
         let executor = glommio::LocalExecutorBuilder::default().make().expect("io_uring is available");
         executor.run(async {
-            let claim = || claim_directory(&path, ours, |topic| topic == known);
+            let claim = || claim_directory(wanted(&path, ours), SyncFs::Nothing, |topic| topic == known);
             claim().await.unwrap();
             claim().await.unwrap();
             assert_eq!(read_metadata_file(&path).unwrap(), Some(ownership::encode(ours)));
@@ -526,9 +519,10 @@ mod tests {
                 assert_eq!(read_metadata_file(&path).unwrap(), Some(text), "left alone");
                 assert_eq!(names(), ["t-0"]);
             }
-            take_directory(&path, unknown).unwrap();
+            replace_file(&path.join(PARTITION_METADATA), ownership::encode(unknown).as_bytes()).unwrap();
             replace_file(&path.join("00000000000000000000.log"), b"records").unwrap();
-            claim().await.unwrap();
+            let (listing, _) = claim().await.unwrap();
+            assert!(listing.is_new);
         });
         let [_, aside] = &names()[..] else { panic!("{:?}", names()) };
         assert!(aside.starts_with("t-0.") && aside.ends_with("-stray"), "{aside}");
@@ -536,5 +530,9 @@ mod tests {
         remove_orphans(data_dir.path(), &Image::default(), &BTreeSet::from([unknown])).unwrap();
         let kept = std::fs::metadata(data_dir.path().join(aside).join("00000000000000000000.log")).unwrap();
         assert_eq!(kept.len(), 7);
+    }
+
+    pub(super) fn wanted(directory: &Path, topic: TopicId) -> Wanted {
+        Wanted { directory: directory.to_owned(), topic, clean: None, first_segment: Offset::ZERO }
     }
 }

@@ -8,6 +8,7 @@ use crate::log::segment::{FileName, SegmentFile};
 use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::compaction::swap::complete_swaps;
 use crate::shard::disk::sync_directory;
+use crate::shard::open::OpenRequest;
 use crate::shard::replacing::{Replacement, replace_files};
 use crate::shard::segments::{EPOCHS_FILE, SPARE_SUFFIX};
 use crate::types::{Offset, Timestamp, TopicId};
@@ -43,6 +44,17 @@ pub struct Wanted {
     pub clean: Option<PartitionPoint>,
     /// Base offset of the segment that a new directory begins with.
     pub first_segment: Offset,
+}
+
+impl Wanted {
+    pub fn of(request: &OpenRequest) -> Wanted {
+        Wanted {
+            directory: request.directory.clone(),
+            topic: request.id.topic,
+            clean: request.clean_point().filter(|_| request.has_files_beside()),
+            first_segment: request.first_segment(),
+        }
+    }
 }
 
 /// What was found in it.
@@ -87,18 +99,24 @@ pub fn read_metadata_file(directory: &Path) -> io::Result<Option<String>> {
 /// error some of them may be taken.
 ///
 /// A new one gets the empty file of its first segment, whose name is flushed with everybody else's: made
-/// at the first write, it would cost each partition a flush of its own.
+/// at the first write, it would cost each partition a flush of its own. A directory with an owner has a
+/// segment from then on: a roll names the next one before the last may go.
 pub fn take_directories(wanted: &[Wanted], sync_fs: SyncFs) -> io::Result<Vec<Listing>> {
     let mut listings = Vec::with_capacity(wanted.len());
     for Wanted { directory, clean, first_segment, .. } in wanted {
-        listings.push(match std::fs::create_dir(directory) {
-            Ok(()) => {
-                std::fs::File::create_new(directory.join(SegmentFile::Log.name(*first_segment)))?;
-                Listing { is_new: true, ..Listing::default() }
-            }
+        let listing = match std::fs::create_dir(directory) {
+            Ok(()) => Listing::default(),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => list(directory, clean.as_ref())?,
             Err(error) => return Err(error),
-        });
+        };
+        let is_new = listing.logs.is_empty(); // Or its maker did not come to naming a segment.
+        if is_new {
+            std::fs::File::create_new(directory.join(SegmentFile::Log.name(*first_segment)))?;
+            if sync_fs == SyncFs::Nothing {
+                sync_directory(directory)?; // Before it has an owner.
+            }
+        }
+        listings.push(Listing { is_new, ..listing });
     }
     let files = wanted.iter().map(|wanted| Replacement {
         path: wanted.directory.join(PARTITION_METADATA),
@@ -110,15 +128,15 @@ pub fn take_directories(wanted: &[Wanted], sync_fs: SyncFs) -> io::Result<Vec<Li
     Ok(listings)
 }
 
-/// Creates the directory if need be, removes what a crash left half done, and lists the rest. `clean`
-/// is what the last clean stop says. Blocks.
+/// The same for one.
+pub fn take_directory(wanted: Wanted, sync_fs: SyncFs) -> io::Result<Listing> {
+    take_directories(&[wanted], sync_fs).map(|mut listings| listings.remove(0))
+}
+
+/// Removes what a crash left half done, and lists the rest. `clean` is what the last clean stop says.
+/// Blocks.
 #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
 pub fn list(directory: &Path, clean: Option<&PartitionPoint>) -> io::Result<Listing> {
-    if !directory.exists() {
-        std::fs::create_dir_all(directory)?;
-        sync_directory(directory.parent().unwrap_or(Path::new("/")))?;
-        return Ok(Listing::default());
-    }
     let mut listing = Listing { recovery: complete_swaps(directory)?, ..Listing::default() };
     // Those of no segment are removed: one was rebuilt while its segment was deleted.
     let mut indexes: Vec<(Offset, PathBuf)> = Vec::new();

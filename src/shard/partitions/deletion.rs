@@ -235,14 +235,16 @@ mod tests {
     use super::*;
     use crate::cluster::image::tests::{add_topic, image_of, node};
     use crate::config::Routing;
+    use crate::log::plan::SyncFs;
     use crate::shard::disk::replace_file;
-    use crate::shard::partitions::take_directory;
+    use crate::shard::partitions::tests::wanted;
+    use crate::shard::survey::take_directories;
 
     #[test]
     fn directory_without_space_for_another_name_goes_with_all_it_has() {
         let data_dir = tempfile::tempdir().unwrap();
         let path = data_dir.path().join("t-0");
-        take_directory(&path, TopicId(Uuid::from_u128(1))).unwrap();
+        take_directory(&path, TopicId(Uuid::from_u128(1)));
         replace_file(&path.join("00000000000000000000.log"), b"records").unwrap();
         remove_in_place(&path).unwrap();
         assert!(!path.exists());
@@ -252,8 +254,8 @@ mod tests {
     fn only_what_is_known_to_be_deleted_is_removed() {
         let data_dir = tempfile::tempdir().unwrap();
         let (deleted, unknown) = (TopicId(Uuid::from_u128(1)), TopicId(Uuid::from_u128(2)));
-        take_directory(&data_dir.path().join("old-0"), deleted).unwrap();
-        take_directory(&data_dir.path().join("stray-0"), unknown).unwrap();
+        take_directory(&data_dir.path().join("old-0"), deleted);
+        take_directory(&data_dir.path().join("stray-0"), unknown);
         std::fs::create_dir(data_dir.path().join("half-made-0")).unwrap();
         remove_orphans(data_dir.path(), &Image::default(), &BTreeSet::from([deleted])).unwrap();
         let left = std::fs::read_dir(data_dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
@@ -275,8 +277,12 @@ mod tests {
         add_topic(&mut image, 1, "old", &[0]);
         add_topic(&mut image, 2, "new", &[0]);
         let new = image.topic_id("new").unwrap();
-        take_directory(&data_dir.path().join("new-0"), new).unwrap();
+        take_directory(&data_dir.path().join("new-0"), new);
         let held = remove_orphans(data_dir.path(), &image, &BTreeSet::new()).unwrap();
         assert_eq!(held.iter().map(|held| held.topic).collect::<Vec<_>>(), [new]);
+    }
+
+    fn take_directory(path: &Path, topic: TopicId) {
+        take_directories(&[wanted(path, topic)], SyncFs::Nothing).unwrap();
     }
 }

@@ -64,6 +64,15 @@ const PARTITIONS: &[Case] = &[
         damage: untouched,
         ask: |request, point| request.journal_end = point.flushed_end.advance(1),
     },
+    // All that would say how long the log was has gone with its segments.
+    Case {
+        branch: RecoveryBranch::LogShort,
+        outcome: Outcome::Offline,
+        damage: |directory, bases| {
+            bases.iter().for_each(|base| remove(&directory.join(SegmentFile::Log.name(*base))));
+        },
+        ask: as_it_is,
+    },
     Case {
         branch: RecoveryBranch::CleanStateUnusable,
         outcome: Outcome::Whole,

@@ -49,6 +49,7 @@ pub const EXPECTED: &[&str] = &[
     "recovery: tail torn, cut",
     "recovery: corrupt, offline",
     "recovery: shorter than flushed, offline",
+    "recovery: no segment left, offline",
     "recovery: damage below a recorded flush, offline",
     "recovery: producers rebuilt",
     "recovery: index rebuilt",

@@ -248,6 +248,7 @@ impl Seed {
                 OpenFailed::Disk(_) => self.world.count("partition waits for the next start"),
                 OpenFailed::Corrupt { .. }
                 | OpenFailed::Short { .. }
+                | OpenFailed::NoSegment
                 | OpenFailed::Foreign
                 | OpenFailed::Deleted => {
                     model.borrow_mut().went_offline(&self.world, id, error);

@@ -56,6 +56,8 @@ pub enum OpenFailed {
         log_end: Offset,
         flushed_end: Offset,
     },
+    /// A directory has one from its first moment on.
+    NoSegment,
     JournalCorrupt,
     /// The directory is another topic's.
     Foreign,
@@ -89,13 +91,14 @@ pub async fn open(shell: &Rc<Shell>, request: OpenRequest) -> Result<(), OpenFai
     claim_directory(shell, &request).await?;
     complete_swaps(shell, &request.name).await.map_err(OpenFailed::Disk)?;
     let listing = list(shell, &request.name).await.map_err(OpenFailed::Disk)?;
-    let (active_base, active_size) = match listing.logs.last_key_value() {
-        Some((base, size)) => (*base, Some(*size)),
-        None => (request.point.map_or(Offset::ZERO, |point| point.log_start), None),
+    let Some((active_base, active_size)) = listing.logs.last_key_value().map(|(base, size)| (*base, *size))
+    else {
+        shell.world.count("recovery: no segment left, offline");
+        return Err(OpenFailed::NoSegment);
     };
     let epochs = read_epochs(shell, &request, &listing).await;
     let closed = closed_segments(shell, &request, &listing).await;
-    let mut found = Found {
+    let fresh = Found {
         active: SegmentInfo::empty(active_base, now),
         index: SegmentIndex::new(active_base, config.index_interval_bytes),
         checksums: SegmentChecksums::new(request.segment(active_base)),
@@ -104,24 +107,22 @@ pub async fn open(shell: &Rc<Shell>, request: OpenRequest) -> Result<(), OpenFai
         log_end: active_base,
         carry: Vec::new(),
     };
-    if let Some(size) = active_size {
-        let mut left = load_state(shell, &request, active_base, size);
-        if left.is_none() {
-            left = load_clean(shell, &request, active_base, size).await;
-        }
-        found = match left {
-            Some(found) => {
-                shell.world.count("recovery: clean");
-                found
-            }
-            None => {
-                let bases: Vec<Offset> = listing.logs.range(..active_base).map(|(base, _)| *base).collect();
-                found.producers =
-                    producers_before(shell, &request, &bases, active_base).await.map_err(OpenFailed::Disk)?;
-                scan(shell, &request, found).await?
-            }
-        };
+    let mut left = load_state(shell, &request, active_base, active_size);
+    if left.is_none() {
+        left = load_clean(shell, &request, active_base, active_size).await;
     }
+    let found = match left {
+        Some(found) => {
+            shell.world.count("recovery: clean");
+            found
+        }
+        None => {
+            let bases: Vec<Offset> = listing.logs.range(..active_base).map(|(base, _)| *base).collect();
+            let producers = producers_before(shell, &request, &bases, active_base).await;
+            let producers = producers.map_err(OpenFailed::Disk)?;
+            scan(shell, &request, Found { producers, ..fresh }).await?
+        }
+    };
     for base in listing.snapshots {
         let path = format!("{}/{}", request.name, SegmentFile::ProducerSnapshot.name(base));
         shell.disk.remove_if_present(&path).await.map_err(OpenFailed::Disk)?;
@@ -186,6 +187,11 @@ async fn put_aside(shell: &Shell, request: &OpenRequest) -> DiskResult<()> {
 
 async fn take_directory(shell: &Shell, request: &OpenRequest) -> DiskResult<()> {
     shell.disk.make_directory(&request.name).await?;
+    if list(shell, &request.name).await?.logs.is_empty() {
+        let first = SegmentFile::Log.name(request.first_segment());
+        shell.disk.open(&format!("{}/{first}", request.name), true).await?;
+        shell.disk.sync_directory(&request.name).await?;
+    }
     let text = ownership::encode(request.id.topic);
     shell.disk.replace_file(&format!("{}/{PARTITION_METADATA}", request.name), text.as_bytes()).await
 }
@@ -493,6 +499,11 @@ async fn read_carry(shell: &Shell, request: &OpenRequest, checksums: &SegmentChe
 }
 
 impl OpenRequest {
+    /// What a new directory begins with.
+    fn first_segment(&self) -> Offset {
+        self.point.map_or(Offset::ZERO, |point| point.log_start)
+    }
+
     fn segment(&self, base_offset: Offset) -> SegmentId {
         SegmentId { partition: self.id, base_offset }
     }
