@@ -8,7 +8,7 @@
 //! | [`api`] | one thin handler per API key |
 //! | [`mesh`], [`message`] | shards talk |
 //! | [`stores`] | one store per log directory, and what they share |
-//! | [`store`], [`replica`], [`tail`], [`segments`], [`open`], [`survey`] | partitions: append, commit, recover |
+//! | [`store`], [`partition_map`], [`replica`], [`tail`], [`segments`], [`open`], [`survey`] | partitions: append, commit, recover |
 //! | [`reader`], [`verified`], [`segment_checksums`], [`catch_up`], [`read_gate`], [`read_ahead`], [`segment_index`] | reads: from the tail, or in turns from disk, held against checksums |
 //! | [`controller`] | metadata changes, on shard 0 |
 //! | [`partitions`], [`background`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; a clean stop |
@@ -45,6 +45,7 @@ mod metadata_log;
 pub mod nudge;
 mod open;
 mod open_files;
+mod partition_map;
 mod partitions;
 mod read_ahead;
 mod read_gate;

@@ -64,6 +64,8 @@ pub struct Segments {
     /// Base offset of the segment that takes writes: behind `active` while a roll is unfinished.
     written: Cell<Offset>,
     writable: RefCell<BTreeMap<Offset, Rc<SegmentHandle>>>,
+    /// Bytes reserved for the active segment, once its file is open. Every batch asks for it.
+    active_allocated: Cell<Option<u64>>,
     spare: RefCell<Option<Rc<SegmentHandle>>>,
     spare_number: Cell<u64>,
     /// The file that the active segment begins with has its name under a flush.
@@ -97,6 +99,7 @@ impl Segments {
             active: Cell::new(active),
             written: Cell::new(active),
             writable: RefCell::default(),
+            active_allocated: Cell::new(None),
             spare: RefCell::default(),
             spare_number: Cell::new(0),
             first_is_named: Cell::new(false),
@@ -123,7 +126,7 @@ impl Segments {
 
     /// Bytes reserved for the active segment; `None` until its file is open.
     pub fn active_size(&self) -> Option<u64> {
-        self.writable.borrow().get(&self.active.get()).map(|handle| handle.allocated.get())
+        self.active_allocated.get()
     }
 
     pub fn spare_size(&self) -> Option<u64> {
@@ -168,6 +171,9 @@ impl Segments {
                 }
                 let handle = Rc::new(SegmentHandle { file, allocated: Cell::new(0) });
                 self.writable.borrow_mut().insert(segment, handle.clone());
+                if self.active.get() == segment {
+                    self.active_allocated.set(Some(0));
+                }
                 handle
             }
         };
@@ -182,6 +188,9 @@ impl Segments {
             };
             disk.allocate(&file, size, allocated).await?;
             handle.allocated.set(size);
+            if self.active.get() == segment {
+                self.active_allocated.set(Some(size));
+            }
         }
         Ok(())
     }
@@ -218,6 +227,7 @@ impl Segments {
     /// The spare becomes the segment that starts at `segment`; on disk it keeps its name for now.
     pub fn adopt_spare(&self, segment: Offset) {
         let spare = self.spare.borrow_mut().take().expect("a roll is planned only with a spare");
+        self.active_allocated.set(Some(spare.allocated.get()));
         self.writable.borrow_mut().insert(segment, spare);
         self.active.set(segment);
     }

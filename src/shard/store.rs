@@ -27,6 +27,7 @@ use crate::shard::event::Broadcast;
 use crate::shard::journal::Journal;
 use crate::shard::memory::Meter;
 use crate::shard::message::ProduceOutcome;
+use crate::shard::partition_map::PartitionMap;
 use crate::shard::replica::{Replica, TickItem};
 use crate::shard::side_thread::SideThread;
 use crate::shard::stores::{Eviction, Shared};
@@ -38,7 +39,7 @@ use glommio::TaskQueueHandle;
 use glommio::io::DmaBuffer;
 use glommio::sync::Semaphore;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -100,7 +101,7 @@ pub struct Store {
     journal: Option<Rc<Journal>>,
     commit: RefCell<GroupCommit>,
     slots: RefCell<Vec<Option<Rc<Replica>>>>,
-    replicas: RefCell<BTreeMap<TopicPartition, Rc<Replica>>>,
+    replicas: RefCell<PartitionMap<Rc<Replica>>>,
     pub eviction: Rc<Eviction>,
     pub drained: Rc<Broadcast>,
     removals: RefCell<Removals<Removal>>,
@@ -202,15 +203,13 @@ impl Store {
     /// The first replicas from there on, in the order of their ids.
     pub fn replicas_from(&self, from: Bound<TopicPartition>, count: usize) -> VecDeque<Rc<Replica>> {
         let replicas = self.replicas.borrow();
-        replicas.range((from, Bound::Unbounded)).take(count).map(|(_, replica)| replica.clone()).collect()
+        replicas.range(from).take(count).cloned().collect()
     }
 
     /// The first replicas of a topic.
     pub fn replicas_of(&self, topic: TopicId, count: usize) -> Vec<Rc<Replica>> {
         let replicas = self.replicas.borrow();
-        let from = replicas.range(TopicPartition::first_of(topic)..);
-        let of_topic = from.take_while(|(id, _)| id.topic == topic).take(count);
-        of_topic.map(|(_, replica)| replica.clone()).collect()
+        replicas.of_topic(topic).take(count).cloned().collect()
     }
 
     pub fn replica_count(&self) -> usize {

@@ -164,7 +164,7 @@ impl Stores {
         &self.0[0]
     }
 
-    /// O(directories × log partitions).
+    /// O(directories × log topics).
     pub fn find(&self, partition: &TopicPartition) -> Option<Rc<Replica>> {
         self.iter().find_map(|store| store.find(partition))
     }

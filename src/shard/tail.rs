@@ -212,10 +212,14 @@ impl Tail {
     }
 
     /// The bytes of `segment` from file position `range.start` to `range.end`, or `None` when the
-    /// first of them is no longer in memory. O(log blocks).
+    /// first of them is no longer in memory. O(log blocks); O(1) for what was appended last.
     pub fn slices(&self, segment: Offset, range: Range<u64>) -> Option<Vec<TailSlice>> {
-        let first =
-            self.blocks.partition_point(|block| (block.segment, block.end.get()) <= (segment, range.start));
+        let is_before = |block: &Rc<TailBlock>| (block.segment, block.end.get()) <= (segment, range.start);
+        let is_in_last = |last: &Rc<TailBlock>| last.segment == segment && last.position <= range.start;
+        let first = match self.blocks.back() {
+            Some(last) if is_in_last(last) && !is_before(last) => self.blocks.len() - 1,
+            _ => self.blocks.partition_point(is_before),
+        };
         let block = self.blocks.get(first)?;
         if block.segment != segment || range.start < block.position {
             return None;

@@ -159,13 +159,6 @@ pub struct TopicPartition {
     pub partition: PartitionIndex,
 }
 
-impl TopicPartition {
-    /// The partition of a topic that comes before all others of it.
-    pub const fn first_of(topic: TopicId) -> TopicPartition {
-        TopicPartition { topic, partition: PartitionIndex(0) }
-    }
-}
-
 /// An idempotent or transactional producer (KIP-98). Never negative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProducerId(pub i64);
