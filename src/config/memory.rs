@@ -34,7 +34,7 @@ const RECEIVE_SHARE: usize = 8;
 /// Bytes of a shard's tail and of its reads from disk. With these the registered pool holds both,
 /// and no buffer is ever faulted in on the data path; a reader further behind than the tail is
 /// served at the disk's speed.
-const TAIL_SIZE_MAX: usize = 512 << 20;
+const TAIL_SIZE_MAX: usize = 768 << 20;
 const READ_SIZE_MAX: usize = 256 << 20;
 
 /// The runtime's: one for I/O, one for what must not wait, one for polled devices.
@@ -104,9 +104,9 @@ mod tests {
             let answers = plan.response + plan.forward + plan.requests;
             assert!(plan.tail + plan.read + plan.receive + answers <= budget / 8 * 7);
             assert!(plan.unflushed <= plan.tail);
-            assert!(plan.registered() <= 768 << 20);
+            assert!(plan.registered() <= 1 << 30);
         }
-        assert_eq!(MemoryPlan::new(100 << 30).locked(), 3 * (768 << 20) + (2 << 20));
+        assert_eq!(MemoryPlan::new(100 << 30).locked(), 3 * (1 << 30) + (2 << 20));
     }
 
     #[test]

@@ -78,8 +78,18 @@ pub const WRITE_GATHER_SIZE: u64 = 256 << 10;
 /// Bytes that only the journal holds from which a partition is written out.
 pub const WRITE_OUT_SIZE: u64 = 512 << 10;
 
-/// Partitions that are written out side by side without an acknowledgement waiting for it.
-const WRITE_OUTS_MAX: usize = 4;
+/// What is written out side by side without an acknowledgement waiting for it: partitions, and bytes from
+/// which nothing more is begun. Many at a time where each has little, as ten thousand do: the disk and the
+/// opening of files take their time, not their share of the core.
+///
+/// 10,000 partitions of one core, 4 KiB batches, thousands of batches per second:
+///
+/// ```text
+/// side by side     4    16    64
+///               41.4  49.1  55.4
+/// ```
+const WRITE_OUTS_MAX: usize = 64;
+const WRITE_OUTS_SIZE_MAX: u64 = 2 << 20;
 
 /// Bytes written to segments without urgency from which they are flushed: the price of a flush is
 /// spread over them.
@@ -180,6 +190,7 @@ pub struct GroupCommit {
     flush_in_flight_is_urgent: bool,
     urgent: usize,
     write_outs: usize,
+    write_outs_bytes: u64,
     written_unflushed_bytes: u64,
     /// What writes alone have made durable since it was last asked for.
     written_advances: Vec<Advance>,
@@ -190,7 +201,10 @@ pub struct GroupCommit {
     overdue: bool,
     undurable_bytes: u64,
     unstored_bytes: u64,
-    /// What producers wait for when it is reached; half of it is written out without being asked.
+    /// Appended, and not on its way to a segment.
+    unwritten_bytes: u64,
+    /// What producers wait for when `unstored_bytes` reaches it. Of what is not written, beyond five eighths
+    /// of it, the oldest is, as fast as more comes; with three quarters of it used, what is written is flushed.
     unstored_max: u64,
     memory_short: bool,
     draining: bool,
@@ -333,6 +347,7 @@ impl GroupCommit {
         progress.appended = Mark { end, bytes: progress.appended.bytes + size };
         self.undurable_bytes += size;
         self.unstored_bytes += size;
+        self.unwritten_bytes += size;
         self.queue(slot);
     }
 
@@ -393,7 +408,11 @@ impl GroupCommit {
         }
         progress.writing = true;
         progress.writing_out = is_write_out;
-        self.write_outs += usize::from(is_write_out);
+        self.unwritten_bytes -= size;
+        if is_write_out {
+            self.write_outs += 1;
+            self.write_outs_bytes += size;
+        }
         progress.sealed = progress.appended;
         progress.segment_sealed = progress.appended;
         let end = progress.appended.end;
@@ -425,7 +444,7 @@ impl GroupCommit {
         if let Some(slot) = self.pop_gathering() {
             return Some((slot, false));
         }
-        if self.write_outs >= WRITE_OUTS_MAX {
+        if self.write_outs >= WRITE_OUTS_MAX || self.write_outs_bytes >= WRITE_OUTS_SIZE_MAX {
             return None;
         }
         while let Some(slot) = self.write_out.pop_front() {
@@ -470,7 +489,7 @@ impl GroupCommit {
             used > size / 2
         });
         // However many partitions share it, each with too little to be written out by itself.
-        let waiting = self.unstored_bytes > self.unstored_max / 2;
+        let waiting = self.unwritten_bytes > self.unstored_max / 8 * 5;
         self.draining || self.memory_short || self.journal_blocked || journal_half_full || waiting
     }
 
@@ -480,7 +499,10 @@ impl GroupCommit {
         assert!(progress.writing, "a write completed that was not issued");
         assert!(progress.segment_sealed.end == plan.end, "a write completed out of order");
         progress.writing = false;
-        self.write_outs -= usize::from(progress.writing_out);
+        if progress.writing_out {
+            self.write_outs -= 1;
+            self.write_outs_bytes -= plan.size;
+        }
         self.written_unflushed_bytes += progress.segment_sealed.bytes - progress.written.bytes;
         progress.written = progress.segment_sealed;
         // A segment holds everything up to where it was written.
@@ -536,6 +558,7 @@ impl GroupCommit {
         let due = self.urgent > 0
             || self.overdue
             || self.written_unflushed_bytes >= self.sizes.write_out_flush
+            || self.unstored_bytes > self.unstored_max / 4 * 3
             || (self.is_pressed() && self.write_outs == 0);
         if !due {
             return None;
