@@ -213,7 +213,7 @@ pub const PROPERTIES: &[Property] = &[
     property!(Odradek "storage-min-free-bytes", Long "SIZE", Text("64MiB"),
         |config, text| store(&mut config.storage_min_free_bytes, value::size(text, 0..=1 << 50)),
         "Left free on the disk of each log directory: produce is refused before, and what makes room, metadata and checkpoints can still be written."),
-    property!(Odradek "open-files", Int "N", Text("4096"),
+    property!(Odradek "open-files", Int "N", Text("16384"),
         |config, text| {
             config.open_files = value::integer(text, 16..=1 << 20)? as usize;
             Ok(config.open_files.to_string())

@@ -68,7 +68,8 @@ pub enum PreflightError {
 pub fn run(config: &Config) -> Result<Preflight, PreflightError> {
     let (metadata, others) = log_dirs::take_all(config)?;
     io_uring::probe()?;
-    let resources = resources::raise(config.cores, &config.memory_plan(), config.max_connections)?;
+    let resources =
+        resources::raise(config.cores, &config.memory_plan(), (config.max_connections, config.open_files))?;
     let listeners = ports::check(config)?;
     let bound = HostPort { host: config.listen.host.clone(), port: listeners.base.port() };
     let advertised = config.advertised(&bound, &hostname());

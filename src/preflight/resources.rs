@@ -35,13 +35,18 @@ const UNREGISTERED: &str = "too little locked memory for the I/O buffers of all 
     are not registered with the kernel, and every read and write pins its pages anew, which costs \
     speed; raise `ulimit -l` or lower --memory";
 
-/// Descriptors beside those of connections: segments with their indexes, rings, the admin plane.
-pub const OPEN_FILES_RESERVED: u64 = 10_000;
+/// Descriptors beside those of connections and segments: indexes, rings, the admin plane.
+pub const OPEN_FILES_RESERVED: u64 = 2_000;
 
-pub fn raise(cores: usize, memory: &MemoryPlan, connections_max: usize) -> Result<Resources, MemlockError> {
+pub fn raise(
+    cores: usize,
+    memory: &MemoryPlan,
+    (connections_max, segments_max): (usize, usize),
+) -> Result<Resources, MemlockError> {
     // Not just what we need: the kernel counts all processes of the user together.
     raise_limit(libc::RLIMIT_MEMLOCK, libc::RLIM_INFINITY);
-    let open_files_wanted = connections_max as u64 + OPEN_FILES_RESERVED;
+    // Half of it is what segments get at most.
+    let open_files_wanted = (2 * segments_max as u64).max(connections_max as u64 + OPEN_FILES_RESERVED);
     raise_limit(libc::RLIMIT_NOFILE, open_files_wanted);
 
     let resources = current();
@@ -59,7 +64,7 @@ pub fn raise(cores: usize, memory: &MemoryPlan, connections_max: usize) -> Resul
         tracing::warn!(
             limit = resources.open_files,
             wanted = open_files_wanted,
-            "fewer open files than max.connections may need: raise `ulimit -n`"
+            "fewer open files than max.connections and open-files may need: raise `ulimit -n`"
         );
     }
     Ok(resources)
@@ -120,7 +125,7 @@ mod tests {
     #[test]
     fn limits_are_read_and_never_lowered() {
         let before = current();
-        let after = raise(1, &MemoryPlan::new(64 << 20), 10)
+        let after = raise(1, &MemoryPlan::new(64 << 20), (10, 10))
             .expect("any machine that builds this has 512 KiB of locked memory");
         assert!(after.open_files >= before.open_files);
         if let (Some(before), Some(after)) = (before.memlock_bytes, after.memlock_bytes) {

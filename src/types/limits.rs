@@ -200,7 +200,7 @@ pub const REMOVALS_WAITING_MAX: usize = 10_000;
 
 /// Segment files that one shard keeps open. Each takes a descriptor and some kernel memory; opening one
 /// again costs tens of microseconds.
-pub const OPEN_FILES_MAX: usize = 4096;
+pub const OPEN_FILES_MAX: usize = 16_384;
 
 /// The fewest that a shard may be given: a task may hold a few at a time.
 pub const OPEN_FILES_MIN: usize = 16;
