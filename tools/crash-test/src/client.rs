@@ -153,13 +153,25 @@ impl Client {
         Ok(answer.map_or(-1, |answer| answer.offset))
     }
 
-    /// Everything from the log start to the high watermark, while nobody changes it.
+    /// Everything from the log start to the high watermark, while nobody writes. Retention may take the oldest
+    /// meanwhile: then it is what lies behind the new log start.
     pub fn read_all(&mut self, topic: &str, partition: i32) -> Result<ReadBack, CallError> {
         let (earliest, latest) = self.ends(topic, partition)?;
         let mut read = ReadBack { earliest, latest, ..ReadBack::default() };
         let mut next = earliest;
         while next < latest {
-            let bytes = self.fetch(topic, partition, next)?;
+            let bytes = match self.fetch(topic, partition, next) {
+                Err(refused @ CallError::Refused { error: ResponseError::OffsetOutOfRange, .. }) => {
+                    let (earliest, _) = self.ends(topic, partition)?;
+                    if earliest <= next {
+                        return Err(refused);
+                    }
+                    read = ReadBack { earliest, latest, ..ReadBack::default() };
+                    next = earliest;
+                    continue;
+                }
+                bytes => bytes?,
+            };
             let mut reached = next;
             let mut rest = &bytes[..];
             while let Some((batch, after)) = split_batch(rest) {
