@@ -120,6 +120,7 @@ error_codes! {
     MemberIdRequired = 79, "MEMBER_ID_REQUIRED", "the member must join again with the member id it was given";
     GroupMaxSizeReached = 81, "GROUP_MAX_SIZE_REACHED", "the group is full";
     FencedInstanceId = 82, "FENCED_INSTANCE_ID", "another member has registered with this group.instance.id";
+    GroupSubscribedToTopic = 86, "GROUP_SUBSCRIBED_TO_TOPIC", "members of the group read the topic";
     InvalidRecord = 87, "INVALID_RECORD", "the record batch breaks a rule of the broker";
     UnstableOffsetCommit = 88, "UNSTABLE_OFFSET_COMMIT", "offsets of an open transaction are pending";
     ThrottlingQuotaExceeded = 89, "THROTTLING_QUOTA_EXCEEDED", "the quota is used up";

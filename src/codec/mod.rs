@@ -2,8 +2,10 @@
 
 pub mod api;
 pub mod compression;
+pub mod consumer_protocol;
 pub mod error_code;
 pub mod frame;
+pub mod group_record;
 pub mod record_batch;
 pub mod records;
 pub mod wire;

@@ -98,6 +98,15 @@ pub struct Config {
     pub log_cleaner_dedupe_buffer_size: usize,
     /// Of the whole node. `None`: no limit.
     pub log_cleaner_io_max_bytes_per_second: Option<u64>,
+    pub group_min_session_timeout: Duration,
+    pub group_max_session_timeout: Duration,
+    pub group_initial_rebalance_delay: Duration,
+    pub group_max_size: usize,
+    pub offset_metadata_max_bytes: usize,
+    pub offsets_retention: Duration,
+    pub offsets_retention_check_interval: Duration,
+    pub offsets_topic_num_partitions: u32,
+    pub offsets_topic_segment_bytes: u64,
 
     /// Every setting with its value and where it came from, in the order of [`PROPERTIES`].
     entries: Vec<Entry>,

@@ -387,6 +387,43 @@ pub const PROPERTIES: &[Property] = &[
     property!(Kafka "log.cleaner.delete.retention.ms", Long "MS", Text("86400000"),
         |_, text| milliseconds(value::duration(text, MS, Duration::ZERO..=DURATION_MAX)?),
         "How long the tombstones of a compacted log stay."),
+    property!(Kafka "group.min.session.timeout.ms", Int "MS", Text("6000"),
+        |config, text| duration(&mut config.group_min_session_timeout, text, Duration::ZERO),
+        "Shortest session time-out that a member of a group may ask for."),
+    property!(Kafka "group.max.session.timeout.ms", Int "MS", Text("1800000"),
+        |config, text| duration(&mut config.group_max_session_timeout, text, Duration::ZERO),
+        "The longest."),
+    property!(Kafka "group.initial.rebalance.delay.ms", Int "MS", Text("3000"),
+        |config, text| duration(&mut config.group_initial_rebalance_delay, text, Duration::ZERO),
+        "How long an empty group waits for more members, so that those that start together share one rebalance."),
+    property!(Kafka "group.max.size", Int "N", Text("2147483647"),
+        |config, text| {
+            config.group_max_size = value::integer(text, 1..=INT_MAX as i64)? as usize;
+            Ok(config.group_max_size.to_string())
+        },
+        "Members of a group; never more than 10,000."),
+    property!(Kafka "offset.metadata.max.bytes", Int "SIZE", Text("4096"),
+        |config, text| size(&mut config.offset_metadata_max_bytes, text, 0..=INT_MAX),
+        "Largest note that a client may leave with a committed offset."),
+    property!(Kafka "offsets.retention.minutes", Int "MINUTES", Text("10080"),
+        |config, text| {
+            config.offsets_retention = value::duration(text, MINUTE, MS..=DURATION_MAX)?;
+            count(Some(config.offsets_retention), MINUTE)
+        },
+        "How long committed offsets stay that nobody comes back for: from when the group has lost its last member, or from the commit where it never had one."),
+    property!(Kafka "offsets.retention.check.interval.ms", Long "MS", Text("600000"),
+        |config, text| duration(&mut config.offsets_retention_check_interval, text, MS),
+        "How often that is looked at."),
+    property!(Kafka "offsets.topic.num.partitions", Int "N", Text("50"),
+        |config, text| {
+            let count = value::integer(text, 1..=limits::PARTITIONS_PER_TOPIC_MAX as i64)?;
+            config.offsets_topic_num_partitions = count as u32;
+            Ok(count.to_string())
+        },
+        "Partitions of `__consumer_offsets` when it is made, at the first use of a group."),
+    property!(Kafka "offsets.topic.segment.bytes", Int "SIZE", Text("104857600"),
+        |config, text| store(&mut config.offsets_topic_segment_bytes, value::size(text, SEGMENT_BYTES)),
+        "Size of its segments."),
 ];
 
 /// At least one aligned block; at most what Kafka's 32-bit file positions reach.

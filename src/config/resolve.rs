@@ -407,6 +407,15 @@ fn blank() -> Config {
         log_cleaner_backoff: Duration::ZERO,
         log_cleaner_dedupe_buffer_size: 0,
         log_cleaner_io_max_bytes_per_second: None,
+        group_min_session_timeout: Duration::ZERO,
+        group_max_session_timeout: Duration::ZERO,
+        group_initial_rebalance_delay: Duration::ZERO,
+        group_max_size: 0,
+        offset_metadata_max_bytes: 0,
+        offsets_retention: Duration::ZERO,
+        offsets_retention_check_interval: Duration::ZERO,
+        offsets_topic_num_partitions: 0,
+        offsets_topic_segment_bytes: 0,
         entries: Vec::with_capacity(PROPERTIES.len()),
     }
 }

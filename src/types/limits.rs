@@ -228,6 +228,32 @@ pub const OFFSET_MAP_SIZE_MIN: usize = 64 << 10;
 /// Bytes that compaction reads at once; more only where one batch is larger.
 pub const COMPACTION_READ_SIZE: usize = 256 << 10;
 
+/// Members of one classic group, those that have only been given an id among them, whatever `group.max.size`
+/// says. What a rebalance does for each takes a few microseconds.
+pub const GROUP_MEMBERS_MAX: usize = 10_000;
+
+/// Ways to assign partitions that one member may offer; clients offer one to three.
+pub const GROUP_PROTOCOLS_MAX: usize = 100;
+
+/// Bytes that one member may say of itself. All that is kept of a group has to fit one batch.
+pub const GROUP_MEMBER_SIZE_MAX: usize = 1 << 20;
+
+/// Groups of one partition of `__consumer_offsets`. One takes some 500 bytes, its members and offsets apart.
+pub const GROUPS_PER_COORDINATOR_MAX: usize = 100_000;
+
+/// Committed offsets of one group. One takes some 100 bytes.
+pub const GROUP_OFFSETS_MAX: usize = 1_000_000;
+
+/// Requests of one partition of `__consumer_offsets` that wait for a group to be taken away, or for that.
+pub const GROUP_DEFERRED_MAX: usize = 1000;
+
+/// Deadlines of groups that are looked at before others run: some microseconds each.
+pub const GROUP_TIMERS_PER_STEP: usize = 100;
+
+/// How long a new member waits for its first answer, after which it is taken for gone (Kafka
+/// `GroupCoordinatorConfig.CLASSIC_GROUP_NEW_MEMBER_JOIN_TIMEOUT_MS`).
+pub const GROUP_NEW_MEMBER_TIME_MAX: Duration = Duration::from_secs(300);
+
 const _: () = assert!(SOCKET_READ_SIZE_MIN * 4 <= RECEIVE_BUFFER_SIZE);
 const _: () = assert!(RECEIVE_GROW_WAIT_MAX.as_millis() > RECEIVE_STEP_TIME_MAX.as_millis());
 const _: () = assert!(OFFSET_MAP_SIZE_MIN <= OFFSET_MAP_SIZE_MAX);

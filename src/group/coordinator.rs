@@ -1,0 +1,835 @@
+//! The groups of one partition of `__consumer_offsets`: takes a request, says what is to be written and
+//! answered.
+//!
+//! Requests meet their group as it is in memory; what they change in the log is applied when it is kept. Two
+//! things wait until the writes of a group have ended: taking away a group or its offsets, since a commit on its
+//! way would come after; and whatever meets a group that is being taken away. They wait in one queue, in their
+//! order.
+
+use crate::codec::error_code::ErrorCode;
+use crate::codec::group_record::{GroupRecord, OffsetValue};
+use crate::group::classic::{Assignments, Group, Replaced, refused_join, refused_sync};
+use crate::group::member::{Joining, text};
+use crate::group::offsets::GroupOffsets;
+use crate::group::timers::{Timer, Timers};
+use crate::group::{Answer, Caller, Effect, Moment, Settings, Ticket, WriteId, millis};
+use crate::types::limits::{
+    GROUP_DEFERRED_MAX, GROUP_MEMBER_SIZE_MAX, GROUP_OFFSETS_MAX, GROUP_PROTOCOLS_MAX, GROUP_TIMERS_PER_STEP,
+    GROUPS_PER_COORDINATOR_MAX,
+};
+use crate::types::{Mono, Timestamp};
+use kafka_protocol::messages::describe_groups_response::DescribedGroup;
+use kafka_protocol::messages::leave_group_response::MemberResponse;
+use kafka_protocol::messages::list_groups_response::ListedGroup;
+use kafka_protocol::messages::offset_commit_response::{
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
+use kafka_protocol::messages::offset_delete_response::{
+    OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
+};
+use kafka_protocol::messages::{
+    GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, LeaveGroupResponse, OffsetCommitRequest,
+    OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, SyncGroupRequest,
+};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+
+/// The first version that says that a group does not exist; before it the generation was wrong.
+const GROUP_NOT_FOUND_FROM: i16 = 9;
+/// The first version of DescribeGroups that says so (KIP-1043); before it the group is dead.
+const DESCRIBE_NOT_FOUND_FROM: i16 = 6;
+/// Kafka's name of the state of a group that does not exist.
+const DEAD: &str = "Dead";
+
+/// What follows when a write has ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Then {
+    Nothing,
+    Assigned { generation: i32, assignments: Assignments },
+    Replaced(Box<Replaced>),
+    Answer(Ticket, Answer),
+}
+
+/// Lives: while it is on its way.
+#[derive(Clone, Debug)]
+struct Write {
+    /// Whose decision it was, where it was one group's.
+    group: Option<String>,
+    records: Vec<GroupRecord>,
+    then: Then,
+}
+
+/// A request that waits for writes to end.
+#[derive(Clone, Debug)]
+enum Deferred {
+    Join(Joining, String, Ticket),
+    Commit(i16, OffsetCommitRequest, Ticket),
+    DeleteGroups(Vec<String>, Ticket),
+    DeleteOffsets(OffsetDeleteRequest, Ticket),
+    /// Topics are gone.
+    Forget {
+        group: String,
+        topics: BTreeSet<String>,
+    },
+}
+
+impl Deferred {
+    fn is_of(&self, group: &str) -> bool {
+        match self {
+            Deferred::Join(joining, ..) => joining.group == group,
+            Deferred::Commit(_, request, _) => &*request.group_id.0 == group,
+            Deferred::DeleteGroups(groups, _) => groups.iter().any(|deleted| deleted == group),
+            Deferred::DeleteOffsets(request, _) => &*request.group_id.0 == group,
+            Deferred::Forget { group: forgetting, .. } => forgetting == group,
+        }
+    }
+}
+
+/// What a group may use while it decides.
+pub struct Turn<'a> {
+    pub now: Moment,
+    pub settings: &'a Settings,
+    pub timers: &'a mut Timers,
+    /// Rebalances that began a generation with members.
+    pub rebalances: &'a mut u64,
+    writes: &'a mut BTreeMap<WriteId, Write>,
+    next_write: &'a mut WriteId,
+    effects: &'a mut Vec<Effect>,
+}
+
+impl Turn<'_> {
+    pub fn answer(&mut self, ticket: Ticket, answer: Answer) {
+        self.effects.push(Effect::Answer(ticket, answer));
+    }
+
+    /// The id that the next write gets.
+    pub fn next_write(&self) -> WriteId {
+        *self.next_write
+    }
+
+    pub fn write(&mut self, group: &str, records: Vec<GroupRecord>, then: Then) {
+        self.push(Write { group: Some(group.to_owned()), records, then });
+    }
+
+    /// Deletions, of any number of groups: as many batches as it takes, `then` follows the last.
+    fn write_tombstones(&mut self, records: Vec<GroupRecord>, then: Then) {
+        const RECORDS_PER_BATCH: usize = 500;
+        let mut parts = records.chunks(RECORDS_PER_BATCH).map(<[GroupRecord]>::to_vec).peekable();
+        let mut then = Some(then);
+        while let Some(records) = parts.next() {
+            let then = if parts.peek().is_none() { then.take() } else { None };
+            self.push(Write { group: None, records, then: then.unwrap_or(Then::Nothing) });
+        }
+    }
+
+    fn push(&mut self, write: Write) {
+        assert!(!write.records.is_empty(), "a batch has at least one record");
+        let id = *self.next_write;
+        *self.next_write = WriteId(id.0 + 1);
+        self.writes.insert(id, write);
+        self.effects.push(Effect::Write(id));
+    }
+}
+
+/// Lives: one per partition of `__consumer_offsets`, on the shard that owns it, from the end of its replay.
+pub struct Coordinator {
+    settings: Settings,
+    groups: BTreeMap<String, Group>,
+    timers: Timers,
+    writes: BTreeMap<WriteId, Write>,
+    next_write: WriteId,
+    deferred: VecDeque<Deferred>,
+    /// Generations that began with members.
+    pub rebalances: u64,
+}
+
+/// Borrows the parts of a coordinator that a turn needs, beside its groups.
+macro_rules! turn {
+    ($coordinator:expr, $now:expr, $effects:expr) => {
+        Turn {
+            now: $now,
+            settings: &$coordinator.settings,
+            timers: &mut $coordinator.timers,
+            rebalances: &mut $coordinator.rebalances,
+            writes: &mut $coordinator.writes,
+            next_write: &mut $coordinator.next_write,
+            effects: $effects,
+        }
+    };
+}
+
+impl Coordinator {
+    pub fn new(settings: Settings) -> Coordinator {
+        Coordinator {
+            settings,
+            groups: BTreeMap::new(),
+            timers: Timers::default(),
+            writes: BTreeMap::new(),
+            next_write: WriteId(1),
+            deferred: VecDeque::new(),
+            rebalances: 0,
+        }
+    }
+
+    pub fn group_count(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// The records of a write, to be appended.
+    pub fn records(&self, write: WriteId) -> &[GroupRecord] {
+        self.writes.get(&write).map_or(&[], |write| &write.records)
+    }
+
+    // --- The log
+
+    /// Takes what is in the log: the only way in which that changes what is kept, and so also the replay.
+    pub fn apply(&mut self, record: &GroupRecord) {
+        match record {
+            GroupRecord::Offset { group, topic, partition, value: Some(value) } => {
+                // Who only commits has a group without members.
+                let created = || Group::new(group, Timestamp(value.commit_timestamp));
+                let group = self.groups.entry(group.clone()).or_insert_with(created);
+                group.offsets.set(topic.clone(), *partition, value.clone());
+            }
+            GroupRecord::Offset { group, topic, partition, value: None } => {
+                if let Some(group) = self.groups.get_mut(group) {
+                    group.offsets.remove(topic, *partition);
+                }
+            }
+            GroupRecord::Group { group: id, value: Some(value) } => {
+                let offsets = self.groups.remove(id).map(|group| group.offsets).unwrap_or_default();
+                self.groups.insert(id.clone(), Group::from_record(id, value.clone(), offsets));
+            }
+            GroupRecord::Group { group: id, value: None } => {
+                let offsets = self.groups.remove(id).map(|group| group.offsets).unwrap_or_default();
+                // Offsets have records of their own: those that are not taken away stay.
+                if offsets.count() > 0 {
+                    let mut simple = Group::new(id, Timestamp::NONE);
+                    simple.offsets = offsets;
+                    self.groups.insert(id.clone(), simple);
+                }
+            }
+        }
+    }
+
+    /// The log has been replayed: members keep their generation, their sessions begin anew.
+    pub fn loaded(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        let mut turn = turn!(self, now, effects);
+        self.groups.values_mut().for_each(|group| group.restart_sessions(&mut turn));
+    }
+
+    /// A write has ended: its records are kept, or none of them is, for that reason.
+    pub fn finished(
+        &mut self,
+        id: WriteId,
+        result: Result<(), ErrorCode>,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(write) = self.writes.remove(&id) else { return };
+        let kept = result.map_err(write_error);
+        for record in &write.records {
+            self.record_ended(record, kept, now, effects);
+        }
+        let group = write.group.and_then(|group| self.groups.get_mut(&group));
+        let mut turn = turn!(self, now, effects);
+        match (write.then, group) {
+            (Then::Nothing, _) => {}
+            (Then::Assigned { generation, assignments }, Some(group)) => {
+                group.assigned(id, generation, assignments, kept, &mut turn);
+            }
+            (Then::Replaced(replaced), Some(group)) => group.replaced(*replaced, kept, &mut turn),
+            (Then::Assigned { .. } | Then::Replaced(_), None) => {}
+            (Then::Answer(ticket, answer), _) => {
+                let answer = match kept {
+                    Ok(()) => answer,
+                    Err(error) => failed(answer, error),
+                };
+                turn.answer(ticket, answer);
+            }
+        }
+        self.retry(now, effects);
+    }
+
+    fn record_ended(
+        &mut self,
+        record: &GroupRecord,
+        kept: Result<(), ErrorCode>,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) {
+        match record {
+            // Of a group with members, what is in memory is ahead of its record.
+            GroupRecord::Group { value: Some(_), .. } => {}
+            GroupRecord::Group { group, value: None } => {
+                let mut turn = turn!(self, now, effects);
+                let Some(group) = self.groups.get_mut(group) else { return };
+                group.is_closing = false;
+                if kept.is_ok() {
+                    group.forget_timers(&mut turn);
+                    self.apply(record);
+                }
+            }
+            GroupRecord::Offset { .. } if kept.is_ok() => self.apply(record),
+            GroupRecord::Offset { .. } => {}
+        }
+    }
+
+    // --- Requests
+
+    /// `fresh_id`: an id that nobody has, for a member without one.
+    pub fn join(
+        &mut self,
+        caller: &Caller,
+        request: &JoinGroupRequest,
+        fresh: &str,
+        ticket: Ticket,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) {
+        let refuse = |error, effects: &mut Vec<Effect>| {
+            effects.push(Effect::Answer(ticket, refused_join(&request.member_id, error)));
+        };
+        if request.group_id.is_empty() {
+            return refuse(ErrorCode::InvalidGroupId, effects);
+        }
+        let session_timeout = millis(request.session_timeout_ms);
+        let allowed = self.settings.session_timeout_min..=self.settings.session_timeout_max;
+        if !allowed.contains(&session_timeout) {
+            return refuse(ErrorCode::InvalidSessionTimeout, effects);
+        }
+        if request.protocols.len() > GROUP_PROTOCOLS_MAX {
+            return refuse(ErrorCode::InvalidRequest, effects);
+        }
+        let joining = Joining::new(caller, request);
+        if joining.size() > GROUP_MEMBER_SIZE_MAX {
+            return refuse(ErrorCode::InvalidRequest, effects);
+        }
+        // As Kafka makes them: what it is called, and something that nobody else has.
+        let name = joining.instance_id.as_deref().unwrap_or(&joining.client_id);
+        let fresh_id = format!("{name}-{fresh}");
+        self.join_or_wait(joining, fresh_id, ticket, now, effects);
+    }
+
+    fn join_or_wait(
+        &mut self,
+        joining: Joining,
+        fresh_id: String,
+        ticket: Ticket,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.is_closing(&joining.group) {
+            let refused = refused_join(&joining.member_id, ErrorCode::CoordinatorLoadInProgress);
+            return self.defer(Deferred::Join(joining, fresh_id, ticket), ticket, refused, effects);
+        }
+        let id = joining.group.clone();
+        let is_new = !self.groups.contains_key(&id);
+        if is_new && !joining.member_id.is_empty() {
+            let refused = refused_join(&joining.member_id, ErrorCode::UnknownMemberId);
+            return effects.push(Effect::Answer(ticket, refused));
+        }
+        if is_new && self.groups.len() >= GROUPS_PER_COORDINATOR_MAX {
+            let refused = refused_join("", ErrorCode::CoordinatorNotAvailable);
+            return effects.push(Effect::Answer(ticket, refused));
+        }
+        let group = self.groups.entry(id).or_insert_with_key(|id| Group::new(id, now.wall));
+        group.join(joining, fresh_id, ticket, &mut turn!(self, now, effects));
+        // A first member that was refused leaves nothing behind.
+        if is_new && group.is_simple() && !group.has_pending_members() {
+            let id = group.id.clone();
+            self.groups.remove(&id);
+        }
+    }
+
+    pub fn sync(
+        &mut self,
+        request: &SyncGroupRequest,
+        ticket: Ticket,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut turn = turn!(self, now, effects);
+        match self.groups.get_mut(&*request.group_id.0) {
+            _ if request.group_id.is_empty() => turn.answer(ticket, refused_sync(ErrorCode::InvalidGroupId)),
+            Some(group) if !group.is_empty() => group.sync(request, ticket, &mut turn),
+            _ => turn.answer(ticket, refused_sync(ErrorCode::UnknownMemberId)),
+        }
+    }
+
+    pub fn heartbeat(
+        &mut self,
+        request: &HeartbeatRequest,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) -> ErrorCode {
+        match self.groups.get_mut(&*request.group_id.0) {
+            _ if request.group_id.is_empty() => ErrorCode::InvalidGroupId,
+            Some(group) => group.heartbeat(request, &mut turn!(self, now, effects)),
+            None => ErrorCode::UnknownMemberId,
+        }
+    }
+
+    /// `request` as versions from 3 on have it: with a list of members.
+    pub fn leave(
+        &mut self,
+        request: &LeaveGroupRequest,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) -> LeaveGroupResponse {
+        if request.group_id.is_empty() {
+            return LeaveGroupResponse::default().with_error_code(ErrorCode::InvalidGroupId.code());
+        }
+        let errors = match self.groups.get_mut(&*request.group_id.0) {
+            Some(group) => group.leave(&request.members, &mut turn!(self, now, effects)),
+            None => vec![ErrorCode::UnknownMemberId; request.members.len()],
+        };
+        let left = request.members.iter().zip(errors).map(|(member, error)| {
+            MemberResponse::default()
+                .with_member_id(member.member_id.clone())
+                .with_group_instance_id(member.group_instance_id.clone())
+                .with_error_code(error.code())
+        });
+        LeaveGroupResponse::default().with_members(left.collect())
+    }
+
+    /// `request`: of topics and partitions that there are.
+    pub fn commit(
+        &mut self,
+        version: i16,
+        request: OffsetCommitRequest,
+        ticket: Ticket,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) {
+        let refused = |error: ErrorCode| Answer::Commit(commit_response(&request, |_| error));
+        if self.is_closing(&request.group_id.0) {
+            let refused = refused(ErrorCode::CoordinatorLoadInProgress);
+            return self.defer(Deferred::Commit(version, request, ticket), ticket, refused, effects);
+        }
+        if let Err(error) = self.check_commit(version, &request) {
+            return effects.push(Effect::Answer(ticket, refused(error)));
+        }
+        let id = request.group_id.to_string();
+        let mut turn = turn!(self, now, effects);
+        let mut held = 0;
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.keep_session(&request.member_id, &mut turn);
+            held = group.offsets.count();
+        }
+        // A commit of what is there already takes no more room, but is not looked for.
+        let partitions: usize = request.topics.iter().map(|topic| topic.partitions.len()).sum();
+        if held + partitions > GROUP_OFFSETS_MAX {
+            return turn.answer(ticket, refused(ErrorCode::PolicyViolation));
+        }
+        let metadata_max = turn.settings.offset_metadata_max;
+        let is_too_large = |metadata: &str| metadata.encode_utf16().count() > metadata_max;
+        let response = commit_response(&request, |metadata| match is_too_large(metadata) {
+            true => ErrorCode::OffsetMetadataTooLarge,
+            false => ErrorCode::None,
+        });
+        let records = offset_records(&request, now.wall, |metadata| !is_too_large(metadata));
+        let answer = Answer::Commit(response);
+        if records.is_empty() {
+            return turn.answer(ticket, answer);
+        }
+        turn.write(&id, records, Then::Answer(ticket, answer));
+    }
+
+    fn check_commit(&self, version: i16, request: &OffsetCommitRequest) -> Result<(), ErrorCode> {
+        let generation = request.generation_id_or_member_epoch;
+        match self.groups.get(&*request.group_id.0) {
+            Some(group) => {
+                group.check_commit(&request.member_id, request.group_instance_id.as_deref(), generation)
+            }
+            None if generation < 0 && self.groups.len() < GROUPS_PER_COORDINATOR_MAX => Ok(()),
+            None if generation < 0 => Err(ErrorCode::CoordinatorNotAvailable),
+            None if version >= GROUP_NOT_FOUND_FROM => Err(ErrorCode::GroupIdNotFound),
+            None => Err(ErrorCode::IllegalGeneration),
+        }
+    }
+
+    /// Those that nobody is a member of.
+    pub fn delete_groups(
+        &mut self,
+        groups: Vec<String>,
+        ticket: Ticket,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) {
+        if groups.iter().any(|group| self.has_writes(group)) {
+            let error = ErrorCode::CoordinatorLoadInProgress;
+            let refused = groups.iter().map(|group| (group.clone(), error)).collect();
+            let refused = Answer::DeleteGroups(refused);
+            return self.defer(Deferred::DeleteGroups(groups, ticket), ticket, refused, effects);
+        }
+        let mut records = Vec::new();
+        let mut results = Vec::with_capacity(groups.len());
+        for id in groups {
+            let error = match self.groups.get_mut(&id) {
+                None => ErrorCode::GroupIdNotFound,
+                Some(group) if !group.is_empty() => ErrorCode::NonEmptyGroup,
+                Some(group) if group.is_closing => ErrorCode::None, // It is named twice.
+                Some(group) => {
+                    group.close(&mut records);
+                    ErrorCode::None
+                }
+            };
+            results.push((id, error));
+        }
+        let answer = Answer::DeleteGroups(results);
+        let mut turn = turn!(self, now, effects);
+        match records.is_empty() {
+            true => turn.answer(ticket, answer),
+            false => turn.write_tombstones(records, Then::Answer(ticket, answer)),
+        }
+    }
+
+    /// `request`: of topics and partitions that there are.
+    pub fn delete_offsets(
+        &mut self,
+        request: OffsetDeleteRequest,
+        ticket: Ticket,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) {
+        let id = request.group_id.to_string();
+        let refused = |error: ErrorCode| {
+            Answer::DeleteOffsets(OffsetDeleteResponse::default().with_error_code(error.code()))
+        };
+        if self.has_writes(&id) {
+            let refused = refused(ErrorCode::CoordinatorLoadInProgress);
+            return self.defer(Deferred::DeleteOffsets(request, ticket), ticket, refused, effects);
+        }
+        let mut turn = turn!(self, now, effects);
+        let group = match self.groups.get_mut(&id) {
+            _ if id.is_empty() => return turn.answer(ticket, refused(ErrorCode::InvalidGroupId)),
+            None => return turn.answer(ticket, refused(ErrorCode::GroupIdNotFound)),
+            Some(group) => group,
+        };
+        if let Err(error) = group.check_delete_offsets() {
+            return turn.answer(ticket, refused(error));
+        }
+        let mut records = Vec::new();
+        let mut topics = Vec::with_capacity(request.topics.len());
+        for topic in &request.topics {
+            let is_read = group.is_subscribed_to(&topic.name);
+            let error = if is_read { ErrorCode::GroupSubscribedToTopic } else { ErrorCode::None };
+            let indexes = || topic.partitions.iter().map(|partition| partition.partition_index);
+            let deleted =
+                indexes().filter(|index| !is_read && group.offsets.get(&topic.name, *index).is_some());
+            records.extend(deleted.map(|index| tombstone(&id, &topic.name, index)));
+            let answered = indexes().map(|index| {
+                OffsetDeleteResponsePartition::default()
+                    .with_partition_index(index)
+                    .with_error_code(error.code())
+            });
+            let answered = OffsetDeleteResponseTopic::default().with_partitions(answered.collect());
+            topics.push(answered.with_name(topic.name.clone()));
+        }
+        let answer = Answer::DeleteOffsets(OffsetDeleteResponse::default().with_topics(topics));
+        match records.is_empty() {
+            true => turn.answer(ticket, answer),
+            false => turn.write_tombstones(records, Then::Answer(ticket, answer)),
+        }
+    }
+
+    // --- Questions
+
+    /// Committed offsets of a group; `None` for a group that there is not.
+    pub fn offsets(&self, group: &str) -> Option<&GroupOffsets> {
+        self.groups.get(group).map(|group| &group.offsets)
+    }
+
+    pub fn describe(&self, id: &str, version: i16) -> DescribedGroup {
+        let described = DescribedGroup::default().with_group_id(GroupId(text(id)));
+        let Some(group) = self.groups.get(id) else {
+            let described = described.with_group_state(text(DEAD));
+            return match version {
+                DESCRIBE_NOT_FOUND_FROM.. => described
+                    .with_error_code(ErrorCode::GroupIdNotFound.code())
+                    .with_error_message(Some(text(&format!("Group {id} not found.")))),
+                _ => described,
+            };
+        };
+        let is_stable = group.state == crate::group::classic::State::Stable;
+        let protocol = group.protocol.as_deref().filter(|_| is_stable);
+        described
+            .with_group_state(text(group.state.name()))
+            .with_protocol_type(text(group.protocol_type.as_deref().unwrap_or_default()))
+            .with_protocol_data(text(protocol.unwrap_or_default()))
+            .with_members(group.members.values().map(|member| member.describe(protocol)).collect())
+    }
+
+    /// All groups, in the order of their ids.
+    pub fn list(&self) -> impl Iterator<Item = ListedGroup> {
+        self.groups.values().map(|group| {
+            ListedGroup::default()
+                .with_group_id(GroupId(text(&group.id)))
+                .with_protocol_type(text(group.protocol_type.as_deref().unwrap_or_default()))
+                .with_group_state(text(group.state.name()))
+        })
+    }
+
+    // --- Time
+
+    /// When [`expire`](Self::expire) has something to do.
+    pub fn next_deadline(&self) -> Option<Mono> {
+        self.timers.next()
+    }
+
+    /// Ends what is over; some of it, where there is much, and the next deadline is due then.
+    pub fn expire(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        for _ in 0..GROUP_TIMERS_PER_STEP {
+            let Some(timer) = self.timers.take_due(now.mono) else { return };
+            let (Timer::Session { group, .. } | Timer::Join { group } | Timer::Sync { group }) = &timer;
+            let Some(group) = self.groups.get_mut(group) else { continue };
+            let mut turn = turn!(self, now, effects);
+            match &timer {
+                Timer::Session { member, .. } => group.session_ended(member, &mut turn),
+                Timer::Join { .. } => group.join_ended(&mut turn),
+                Timer::Sync { .. } => group.sync_ended(&mut turn),
+            }
+        }
+    }
+
+    /// The first groups behind one, by id, for walks that take turns.
+    pub fn ids_after(&self, after: Option<&str>, count: usize) -> Vec<String> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.groups.range::<str, _>((from, Bound::Unbounded)).take(count).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Takes away what nobody came back for; the group too, if nothing of it is left.
+    pub fn expire_offsets(&mut self, id: &str, now: Moment, effects: &mut Vec<Effect>) {
+        if self.has_writes(id) {
+            return; // It is in use; the next look finds it.
+        }
+        let retention = self.settings.offsets_retention;
+        let mut turn = turn!(self, now, effects);
+        let Some(group) = self.groups.get_mut(id) else { return };
+        let (expired, is_all) = group.expired_offsets(now.wall, retention);
+        let mut records = Vec::new();
+        if is_all && group.is_empty() && !group.has_pending_members() {
+            group.close(&mut records);
+        } else {
+            records.extend(expired.iter().map(|(topic, index)| tombstone(id, topic, *index)));
+        }
+        turn.write_tombstones(records, Then::Nothing);
+    }
+
+    /// Topics are gone, and the offsets of a group in them with them.
+    pub fn forget_topics(
+        &mut self,
+        id: &str,
+        is_gone: impl Fn(&str) -> bool,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(group) = self.groups.get(id) else { return };
+        let topics: BTreeSet<String> = group
+            .offsets
+            .topics()
+            .map(|(topic, _)| topic)
+            .filter(|topic| is_gone(topic))
+            .map(str::to_owned)
+            .collect();
+        if !topics.is_empty() {
+            self.forget_or_wait(id, topics, now, effects);
+        }
+    }
+
+    /// The same of a topic of which a commit may be on its way.
+    pub fn forget_topic(&mut self, id: &str, topic: &str, now: Moment, effects: &mut Vec<Effect>) {
+        self.forget_or_wait(id, BTreeSet::from([topic.to_owned()]), now, effects);
+    }
+
+    fn forget_or_wait(&mut self, id: &str, topics: BTreeSet<String>, now: Moment, effects: &mut Vec<Effect>) {
+        if self.has_writes(id) {
+            // Bounded by the topics that are deleted while a write is on its way.
+            return self.deferred.push_back(Deferred::Forget { group: id.to_owned(), topics });
+        }
+        let mut turn = turn!(self, now, effects);
+        let Some(group) = self.groups.get_mut(id) else { return };
+        let of_topic = |topic: &String| {
+            let indexes = group.offsets.of_topic(topic).map(|index| tombstone(id, topic, index));
+            indexes.collect::<Vec<_>>()
+        };
+        let records: Vec<GroupRecord> = topics.iter().flat_map(of_topic).collect();
+        turn.write_tombstones(records, Then::Nothing);
+    }
+
+    /// This is the coordinator no more: all that waits is answered so.
+    pub fn resign(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        let error = ErrorCode::NotCoordinator;
+        let mut turn = turn!(self, now, effects);
+        self.groups.values_mut().for_each(|group| group.resign(error, &mut turn));
+        for deferred in std::mem::take(&mut self.deferred) {
+            let (ticket, refused) = match deferred {
+                Deferred::Join(joining, _, ticket) => (ticket, refused_join(&joining.member_id, error)),
+                Deferred::Commit(_, request, ticket) => {
+                    (ticket, Answer::Commit(commit_response(&request, |_| error)))
+                }
+                Deferred::DeleteGroups(groups, ticket) => {
+                    let refused = groups.into_iter().map(|group| (group, error)).collect();
+                    (ticket, Answer::DeleteGroups(refused))
+                }
+                Deferred::DeleteOffsets(_, ticket) => {
+                    let refused = OffsetDeleteResponse::default().with_error_code(error.code());
+                    (ticket, Answer::DeleteOffsets(refused))
+                }
+                Deferred::Forget { .. } => continue,
+            };
+            turn.answer(ticket, refused);
+        }
+    }
+
+    // --- Waiting for writes
+
+    /// Whether what is taken away has to wait: for a write, or behind others that do.
+    fn has_writes(&self, group: &str) -> bool {
+        let is_of = |write: &Write| write.records.iter().any(|record| record.group() == group);
+        self.writes.values().any(is_of) || self.deferred.iter().any(|deferred| deferred.is_of(group))
+    }
+
+    /// Whether anything else has to wait: a group is being taken away, or is to be.
+    fn is_closing(&self, group: &str) -> bool {
+        self.groups.get(group).is_some_and(|group| group.is_closing)
+            || self.deferred.iter().any(|deferred| deferred.is_of(group))
+    }
+
+    fn defer(&mut self, deferred: Deferred, ticket: Ticket, refused: Answer, effects: &mut Vec<Effect>) {
+        match self.deferred.len() < GROUP_DEFERRED_MAX {
+            true => self.deferred.push_back(deferred),
+            false => effects.push(Effect::Answer(ticket, refused)),
+        }
+    }
+
+    /// What waited is tried again, in its order.
+    fn retry(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        for deferred in std::mem::take(&mut self.deferred) {
+            match deferred {
+                Deferred::Join(joining, id, ticket) => self.join_or_wait(joining, id, ticket, now, effects),
+                Deferred::Commit(version, request, ticket) => {
+                    self.commit(version, request, ticket, now, effects);
+                }
+                Deferred::DeleteGroups(groups, ticket) => self.delete_groups(groups, ticket, now, effects),
+                Deferred::DeleteOffsets(request, ticket) => {
+                    self.delete_offsets(request, ticket, now, effects)
+                }
+                Deferred::Forget { group, topics } => self.forget_or_wait(&group, topics, now, effects),
+            }
+        }
+    }
+
+    /// Panics unless what must hold does.
+    #[cfg(test)]
+    pub fn check(&self) {
+        self.groups.values().for_each(Group::check);
+        let members = |group: &Group| group.members.len() + group.pending_count() + 2;
+        assert!(self.timers.count() <= self.groups.values().map(members).sum(), "{:?}", self.timers);
+    }
+
+    #[cfg(test)]
+    pub fn groups(&self) -> &BTreeMap<String, Group> {
+        &self.groups
+    }
+}
+
+fn tombstone(group: &str, topic: &str, partition: i32) -> GroupRecord {
+    GroupRecord::Offset { group: group.to_owned(), topic: topic.to_owned(), partition, value: None }
+}
+
+impl Group {
+    /// Takes away all that is kept of it.
+    fn close(&mut self, records: &mut Vec<GroupRecord>) {
+        self.is_closing = true;
+        records.extend(self.offsets.keys().map(|(topic, index)| tombstone(&self.id, topic, index)));
+        records.push(GroupRecord::Group { group: self.id.clone(), value: None });
+    }
+}
+
+fn commit_response(request: &OffsetCommitRequest, error: impl Fn(&str) -> ErrorCode) -> OffsetCommitResponse {
+    let topics = request.topics.iter().map(|topic| {
+        let partitions = topic.partitions.iter().map(|partition| {
+            let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
+            OffsetCommitResponsePartition::default()
+                .with_partition_index(partition.partition_index)
+                .with_error_code(error(metadata).code())
+        });
+        OffsetCommitResponseTopic::default()
+            .with_name(topic.name.clone())
+            .with_partitions(partitions.collect())
+    });
+    OffsetCommitResponse::default().with_topics(topics.collect())
+}
+
+fn offset_records(
+    request: &OffsetCommitRequest,
+    now: Timestamp,
+    is_fine: impl Fn(&str) -> bool,
+) -> Vec<GroupRecord> {
+    let expire_timestamp =
+        (request.retention_time_ms >= 0).then(|| now.0.saturating_add(request.retention_time_ms));
+    let mut records = Vec::new();
+    for topic in &request.topics {
+        for partition in &topic.partitions {
+            let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
+            if !is_fine(metadata) {
+                continue;
+            }
+            let epoch = partition.committed_leader_epoch;
+            let value = OffsetValue {
+                offset: partition.committed_offset,
+                leader_epoch: (epoch >= 0).then_some(epoch),
+                metadata: metadata.to_owned(),
+                commit_timestamp: now.0,
+                expire_timestamp,
+            };
+            records.push(GroupRecord::Offset {
+                group: request.group_id.to_string(),
+                topic: topic.name.to_string(),
+                partition: partition.partition_index,
+                value: Some(value),
+            });
+        }
+    }
+    records
+}
+
+/// What a client is told when records could not be kept (Kafka `GroupMetadataManager`,
+/// `CoordinatorOperationExceptionHelper`).
+fn write_error(error: ErrorCode) -> ErrorCode {
+    match error {
+        ErrorCode::UnknownTopicOrPartition | ErrorCode::NotEnoughReplicas | ErrorCode::RequestTimedOut => {
+            ErrorCode::CoordinatorNotAvailable
+        }
+        ErrorCode::NotLeaderOrFollower | ErrorCode::KafkaStorageError => ErrorCode::NotCoordinator,
+        ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge | ErrorCode::InvalidFetchSize => {
+            ErrorCode::UnknownServerError
+        }
+        error => error,
+    }
+}
+
+/// The answer to a request whose records were not kept: what was to succeed has failed.
+fn failed(answer: Answer, error: ErrorCode) -> Answer {
+    let or = |code: i16| if code == ErrorCode::None.code() { error.code() } else { code };
+    match answer {
+        Answer::Commit(mut response) => {
+            let partitions = response.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+            partitions.for_each(|partition| partition.error_code = or(partition.error_code));
+            Answer::Commit(response)
+        }
+        Answer::DeleteGroups(results) => {
+            let failed = |found| if found == ErrorCode::None { error } else { found };
+            Answer::DeleteGroups(results.into_iter().map(|(id, found)| (id, failed(found))).collect())
+        }
+        Answer::DeleteOffsets(_) => {
+            Answer::DeleteOffsets(OffsetDeleteResponse::default().with_error_code(error.code()))
+        }
+        Answer::Join(response) => Answer::Join(response.with_error_code(error.code())),
+        Answer::Sync(response) => Answer::Sync(response.with_error_code(error.code())),
+        Answer::Leave(response) => Answer::Leave(response.with_error_code(error.code())),
+        Answer::Heartbeat(_) => Answer::Heartbeat(error),
+    }
+}
