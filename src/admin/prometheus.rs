@@ -86,6 +86,7 @@ const COUNTERS: &[(&str, &str, Read)] = &[
     ("requests_forwarded", "Requests handed to the shard that owns their partition", |m| {
         m.requests_forwarded
     }),
+    ("group_rebalances", "Generations of consumer groups that began with members", |m| m.group_rebalances),
     ("compactions", "Passes of compaction over a log", |m| m.compactions),
     ("compacted_bytes_in", "Bytes of batches that compaction read", |m| m.compacted_bytes_in),
     ("compacted_bytes_out", "Bytes that compaction left of them", |m| m.compacted_bytes_out),
@@ -98,6 +99,7 @@ const GAUGES: &[(&str, &str, Read)] = &[
     ("fetches_parked", "Fetch requests that wait for data", |m| m.fetches_parked),
     ("catch_up_waiting", "Reads from disk that wait for their turn", |m| m.catch_up_waiting),
     ("fetch_sessions", "Incremental fetch sessions", |m| m.fetch_sessions),
+    ("groups", "Consumer groups coordinated", |m| m.groups),
     ("partitions", "Partitions owned", |m| m.partitions),
     ("partitions_offline", "Partitions found damaged or not opened", |m| m.partitions_offline),
     ("partitions_uncleanable", "Partitions that compaction cannot read", |m| m.partitions_uncleanable),

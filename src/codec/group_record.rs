@@ -224,8 +224,8 @@ fn read_member(version: i16, reader: &mut Reader<'_>) -> Result<MemberValue, Wir
     let client_host = reader.str()?.to_owned();
     let rebalance_timeout_ms = if version >= 1 { reader.i32()? } else { -1 };
     let session_timeout_ms = reader.i32()?;
-    let subscription = read_bytes(reader)?;
-    let assignment = read_bytes(reader)?;
+    let subscription = Bytes::copy_from_slice(reader.bytes()?);
+    let assignment = Bytes::copy_from_slice(reader.bytes()?);
     reader.skip_tagged_fields()?;
     Ok(MemberValue {
         member_id,
@@ -242,11 +242,6 @@ fn read_member(version: i16, reader: &mut Reader<'_>) -> Result<MemberValue, Wir
         subscription,
         assignment,
     })
-}
-
-fn read_bytes(reader: &mut Reader<'_>) -> Result<Bytes, WireError> {
-    let at = reader.at();
-    reader.nullable_bytes()?.map(Bytes::copy_from_slice).ok_or(WireError::Null { at })
 }
 
 fn write_group(value: &GroupValue, out: &mut Vec<u8>) {

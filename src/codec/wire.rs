@@ -146,6 +146,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    pub fn bytes(&mut self) -> Result<&'a [u8], WireError> {
+        let at = self.at;
+        self.nullable_bytes()?.ok_or(WireError::Null { at })
+    }
+
     /// The count of an array whose elements take at least `element_size_min` bytes each; more than
     /// fit the rest of the bytes are refused, so a caller may reserve for what it gets.
     pub fn nullable_count(&mut self, element_size_min: usize) -> Result<Option<usize>, WireError> {

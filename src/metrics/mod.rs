@@ -233,6 +233,11 @@ pub struct ShardMetrics {
     /// The steps of [`STEP_RECORDED_MIN`] and more. Microseconds.
     pub step_us: Histogram,
 
+    /// Gauge: consumer groups that this shard coordinates.
+    pub groups: u64,
+    /// Generations of consumer groups that began with members.
+    pub group_rebalances: u64,
+
     /// Passes of compaction that came to their end.
     pub compactions: u64,
     /// Bytes of batches that compaction read from segments, and that it left of them.
@@ -287,6 +292,8 @@ impl ShardMetrics {
             requests_forwarded: 0,
             stall_us_max: 0,
             step_us: Histogram::durations(),
+            groups: 0,
+            group_rebalances: 0,
             compactions: 0,
             compacted_bytes_in: 0,
             compacted_bytes_out: 0,

@@ -749,13 +749,16 @@ async fn dispatch(
     let (header, body) = frame::parse_request_header(frame)?;
     let context = RequestContext::new(&header);
     let body_start = size - body.len();
+    // Of all requests the one that keeps it.
+    let client_id =
+        (context.api_key == ApiKey::JoinGroup).then(|| header.client_id.unwrap_or_default().to_owned());
     shard.metrics.borrow_mut().request_received(context.api_key.to_wire(), size);
     if context.api_key == ApiKey::Fetch {
         // Before it takes memory: it may be for as long as its client likes.
         wait_while(shard, connection, held, Connection::fetch_must_wait).await;
     }
     let ticket = connection.begin(context.api_key, size, shard.clock.mono());
-    api::dispatch(shard, connection, ticket, context, &mut frame[body_start..]).await
+    api::dispatch(shard, connection, ticket, (context, client_id), &mut frame[body_start..]).await
 }
 
 async fn write_answers(shard: Rc<Shard>, connection: Rc<Connection>) {

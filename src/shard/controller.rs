@@ -4,13 +4,14 @@
 //! that a client which was told of a topic finds it on whichever core it connects to next.
 
 use crate::cluster::decide::{
-    self, decide_allocate_producer_ids, decide_auto_create, decide_create_partitions, decide_create_topics,
-    decide_delete_topics, decide_incremental_alter_configs,
+    self, InternalTopic, decide_allocate_producer_ids, decide_auto_create, decide_create_internal,
+    decide_create_partitions, decide_create_topics, decide_delete_topics, decide_incremental_alter_configs,
 };
 use crate::cluster::placement::DirectoryChoice;
 use crate::cluster::record::{ProducerIdBlock, Record};
 use crate::codec::error_code::ErrorCode;
 use crate::config::topic::TopicDefaults;
+use crate::group::GROUPS_TOPIC;
 use crate::shard::disk::blocking;
 use crate::shard::message::{Reply, Request};
 use crate::shard::metadata_log::{MetadataLog, MetadataLogError};
@@ -37,6 +38,8 @@ pub enum ControlRequest {
     CreatePartitions(CreatePartitionsRequest),
     IncrementalAlterConfigs(IncrementalAlterConfigsRequest),
     AutoCreate(BTreeSet<TopicName>),
+    /// The topic that group coordinators keep their state in.
+    CreateGroupsTopic,
     AllocateProducerIds,
 }
 
@@ -145,6 +148,16 @@ fn decide(shard: &Shard, controller: &Controller, request: &ControlRequest) -> (
         }
         ControlRequest::AutoCreate(names) => {
             let (records, errors) = decide_auto_create(view, names, &mut new_topic_id);
+            (records, ControlReply::AutoCreate(errors))
+        }
+        ControlRequest::CreateGroupsTopic => {
+            let config = &shard.config;
+            let internal = InternalTopic {
+                name: GROUPS_TOPIC,
+                partitions: config.offsets_topic_num_partitions,
+                segment_bytes: config.offsets_topic_segment_bytes,
+            };
+            let (records, errors) = decide_create_internal(view, &internal, &mut new_topic_id);
             (records, ControlReply::AutoCreate(errors))
         }
         ControlRequest::AllocateProducerIds => match decide_allocate_producer_ids(&image, shard.node) {

@@ -38,7 +38,7 @@ use crate::shard::recover::{self, Images, Recovered};
 use crate::shard::step::timed;
 use crate::shard::store::{Store, StoreDir};
 use crate::shard::stores::{Shared, Stores};
-use crate::shard::{Shard, ShardParts, Unavailable, background, inbox};
+use crate::shard::{Shard, ShardParts, Unavailable, background, groups, inbox};
 use crate::types::limits::{MESH_QUEUE_LENGTH, OPEN_FILES_MIN};
 use crate::types::{LogDirIndex, ShardId, TopicPartition, Uuid};
 use futures::future::join_all;
@@ -527,6 +527,7 @@ async fn obey(
                 let (shares, latency) = (Shares::Static(50), Latency::NotImportant);
                 let queue = glommio::executor().create_task_queue(shares, latency, "background");
                 background::start(shard, queue);
+                groups::start(shard);
                 let _ = progress.send(Progress::Serving);
             }
             Command::Snapshot(reply) => {

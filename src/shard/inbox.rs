@@ -10,7 +10,7 @@ use crate::shard::event::Signal;
 use crate::shard::message::{Message, ProduceItem, Reply, Request};
 use crate::shard::store::AckTarget;
 use crate::shard::watches::WatchKey;
-use crate::shard::{Shard, controller, partitions};
+use crate::shard::{Shard, controller, groups, partitions};
 use crate::types::ShardId;
 use glommio::channels::shared_channel::ConnectedReceiver;
 use std::cell::RefCell;
@@ -89,6 +89,8 @@ async fn answer(shard: &Rc<Shard>, peer: ShardId, request: Request) -> Reply {
         Request::DeleteRecords(items) => {
             Reply::DeleteRecords(delete_records::delete_local(shard, &items).await)
         }
+        Request::Group(call) => Reply::Group(Box::new(groups::call_local(shard, *call).await)),
+        Request::ListGroups => Reply::ListGroups(groups::list_local(shard).await),
         Request::LendConnections => Reply::LendConnections(shard.lend_connections()),
         Request::Control(request) => Reply::Control(controller::execute(shard, request).await),
         Request::Produce(_) | Request::Unwatch { .. } | Request::Apply(_) => {

@@ -5,8 +5,10 @@ use crate::cluster::record::Record;
 use crate::codec::error_code::ErrorCode;
 use crate::log::read::ListOffsetsTarget;
 use crate::shard::controller::{ControlReply, ControlRequest};
+use crate::shard::groups::{GroupCall, GroupReply};
 use crate::types::{LeaderEpoch, LogDirIndex, Offset, Timestamp, TopicPartition};
 use bytes::Bytes;
+use kafka_protocol::messages::list_groups_response::ListedGroup;
 use std::sync::Arc;
 
 pub enum Message {
@@ -39,6 +41,9 @@ pub enum Request {
     ListOffsets(Vec<ListOffsetsItem>),
     EpochEnds(Vec<EpochEndItem>),
     DeleteRecords(Vec<DeleteRecordsItem>),
+    Group(Box<GroupCall>),
+    /// All groups that the receiver coordinates.
+    ListGroups,
     /// Some of the connections that the receiver may have and has not.
     LendConnections,
     /// To the controller's shard.
@@ -53,6 +58,8 @@ pub enum Reply {
     ListOffsets(Vec<ListOffsetsOutcome>),
     EpochEnds(Vec<EpochEndOutcome>),
     DeleteRecords(Vec<DeleteRecordsOutcome>),
+    Group(Box<GroupReply>),
+    ListGroups(Result<Vec<ListedGroup>, ErrorCode>),
     /// How many the asking shard may have more.
     LendConnections(usize),
     Control(ControlReply),

@@ -10,6 +10,7 @@
 //! | [`stores`] | one store per log directory, and what they share |
 //! | [`store`], [`partition_map`], [`replica`], [`tail`], [`segments`], [`open`], [`survey`] | partitions: append, commit, recover |
 //! | [`reader`], [`verified`], [`segment_checksums`], [`catch_up`], [`read_gate`], [`read_ahead`], [`segment_index`] | reads: from the tail, or in turns from disk, held against checksums |
+//! | [`groups`] | coordinators of consumer groups: loaded, asked, and their writes |
 //! | [`controller`] | metadata changes, on shard 0 |
 //! | [`partitions`], [`background`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; a clean stop |
 //! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
@@ -33,6 +34,7 @@ mod event;
 pub mod executor;
 mod fetch_sessions;
 mod final_state;
+mod groups;
 mod inbox;
 pub mod journal;
 mod journal_replay;
@@ -87,6 +89,7 @@ use crate::shard::connection_share::ConnectionShare;
 use crate::shard::controller::Controller;
 use crate::shard::event::Broadcast;
 use crate::shard::fetch_sessions::{FetchSessions, SessionLimits};
+use crate::shard::groups::Groups;
 use crate::shard::log_dirs::LogDirs;
 use crate::shard::memory::Meter;
 use crate::shard::mesh::Mesh;
@@ -145,6 +148,7 @@ pub struct Shard {
     next_connection: Cell<u64>,
     connection_share: RefCell<ConnectionShare>,
     pub sessions: RefCell<FetchSessions>,
+    pub groups: Groups,
     /// Partitions of this shard that parked fetches of other shards watch.
     remote_watches: RefCell<RemoteWatches>,
     /// Producer ids that this shard may give out.
@@ -225,6 +229,7 @@ impl Shard {
             next_connection: Cell::new(1),
             connection_share: RefCell::new(share),
             sessions: RefCell::new(sessions),
+            groups: Groups::default(),
             remote_watches: RefCell::default(),
             producer_ids: Cell::new(None),
             next_watch: Cell::new(1),
@@ -320,9 +325,10 @@ impl Shard {
     }
 
     /// No new requests: connections end by themselves once what they have read has been answered.
-    fn begin_stop(&self) {
+    fn begin_stop(self: &Rc<Self>) {
         self.stopping.set(true);
         self.hurry_fetches();
+        groups::resign(self);
         self.connections().iter().for_each(|connection| connection.begin_stop());
     }
 

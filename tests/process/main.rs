@@ -12,6 +12,7 @@ mod durability;
 mod fetching;
 mod files;
 mod full_disk;
+mod groups;
 mod host;
 mod journal;
 mod log_dirs;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Buf;
 use odradek_test_harness::kafka_protocol::messages::{
-    ApiVersionsRequest, ApiVersionsResponse, HeartbeatRequest, MetadataRequest,
+    ApiVersionsRequest, ApiVersionsResponse, EndTxnRequest, MetadataRequest,
 };
 use odradek_test_harness::kafka_protocol::protocol::{Decodable, StrBytes};
 use odradek_test_harness::{Broker, Connection, Routing, frame};
@@ -18,14 +18,21 @@ fn ranges(response: &ApiVersionsResponse) -> BTreeMap<i16, (i16, i16)> {
 
 #[test]
 fn every_port_advertises_the_same_and_nothing_else() {
-    // API key, lowest and highest version. Of consumer groups and transactions there is only the API
-    // that says so.
+    // API key, lowest and highest version.
     let expected = BTreeMap::from([
         (0, (0, 11)),
         (1, (4, 12)),
         (2, (1, 7)),
         (3, (0, 12)),
+        (8, (2, 9)),
+        (9, (1, 9)),
         (10, (0, 6)),
+        (11, (0, 9)),
+        (12, (0, 4)),
+        (13, (0, 5)),
+        (14, (0, 5)),
+        (15, (0, 6)),
+        (16, (0, 5)),
         (18, (0, 4)),
         (19, (2, 7)),
         (20, (1, 6)),
@@ -34,7 +41,9 @@ fn every_port_advertises_the_same_and_nothing_else() {
         (23, (2, 4)),
         (32, (1, 4)),
         (37, (0, 3)),
+        (42, (0, 2)),
         (44, (0, 1)),
+        (47, (0, 0)),
         (60, (0, 2)),
     ]);
     let broker = Broker::start(Routing::Core);
@@ -72,7 +81,7 @@ fn unknown_version_of_api_versions_is_answered_in_version_0() {
 #[test]
 fn requests_that_are_not_offered_close_their_connection() {
     let broker = Broker::start(Routing::Node);
-    let heartbeat = frame(3, 1, &HeartbeatRequest::default());
+    let end_transaction = frame(3, 1, &EndTxnRequest::default());
     let mut old_produce =
         frame(3, 1, &odradek_test_harness::kafka_protocol::messages::ProduceRequest::default());
     old_produce[6..8].copy_from_slice(&2i16.to_be_bytes());
@@ -81,7 +90,7 @@ fn requests_that_are_not_offered_close_their_connection() {
     let mut unknown_api = frame(12, 1, &MetadataRequest::default());
     unknown_api[4..6].copy_from_slice(&999i16.to_be_bytes());
     for (what, request) in [
-        ("Heartbeat", heartbeat),
+        ("EndTxn", end_transaction),
         ("Produce 2", old_produce),
         ("Metadata 13", new_metadata),
         ("API 999", unknown_api),

@@ -55,7 +55,15 @@ pub(super) struct Creation<'a> {
     placement: Placement,
     /// Names that '.' and '_' make collide, of topics in this change.
     collisions: BTreeMap<String, String>,
+    naming: Naming,
     pub change: Change,
+}
+
+/// Whose topics are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Naming {
+    Client,
+    Internal,
 }
 
 impl<'a> Creation<'a> {
@@ -65,8 +73,13 @@ impl<'a> Creation<'a> {
             new_topic_id,
             placement: Placement::new(controller.image, Some(controller.log_dirs)),
             collisions: BTreeMap::new(),
+            naming: Naming::Client,
             change: Change::new(controller.image),
         }
+    }
+
+    pub fn naming(self, naming: Naming) -> Creation<'a> {
+        Creation { naming, ..self }
     }
 
     pub fn create(&mut self, topic: &CreatableTopic) -> Result<CreatableTopicResult, Refusal> {
@@ -96,7 +109,8 @@ impl<'a> Creation<'a> {
     }
 
     fn check_name(&self, name: &str) -> Result<(), Refusal> {
-        if name == topic_name::CLUSTER_METADATA || topic_name::is_internal(name) {
+        let is_internal = topic_name::is_internal(name) && self.naming == Naming::Client;
+        if name == topic_name::CLUSTER_METADATA || is_internal {
             return Err(Refusal::InternalTopic(name.to_owned()));
         }
         topic_name::validate(name)?;

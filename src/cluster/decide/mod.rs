@@ -8,6 +8,7 @@
 
 mod alter_configs;
 mod auto_create;
+mod create_internal;
 mod create_partitions;
 mod create_topics;
 mod delete_topics;
@@ -16,6 +17,7 @@ mod refusal;
 
 pub use alter_configs::decide_incremental_alter_configs;
 pub use auto_create::{decide_auto_create, topics_to_create};
+pub use create_internal::{InternalTopic, decide_create_internal};
 pub use create_partitions::decide_create_partitions;
 pub use create_topics::decide_create_topics;
 pub use delete_topics::decide_delete_topics;

@@ -12,7 +12,7 @@ pub use metadata::describe_metadata;
 
 /// Bits of the operations that a client may perform (Kafka `AclOperation`). Until there are ACLs,
 /// all that exist for the resource.
-mod operations {
+pub mod operations {
     const READ: i32 = 1 << 3;
     const WRITE: i32 = 1 << 4;
     const CREATE: i32 = 1 << 5;
@@ -28,4 +28,5 @@ mod operations {
         READ | WRITE | CREATE | DELETE | ALTER | DESCRIBE | DESCRIBE_CONFIGS | ALTER_CONFIGS;
     pub const CLUSTER: i32 =
         CREATE | ALTER | DESCRIBE | CLUSTER_ACTION | DESCRIBE_CONFIGS | ALTER_CONFIGS | IDEMPOTENT_WRITE;
+    pub const GROUP: i32 = READ | DESCRIBE | DELETE | DESCRIBE_CONFIGS | ALTER_CONFIGS;
 }

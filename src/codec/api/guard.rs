@@ -85,6 +85,7 @@ impl Walk<'_> {
         match kind {
             Kind::Fixed(size) => self.reader.take(size).map(drop).map_err(malformed(field)),
             Kind::Str => self.reader.str().map(drop).map_err(malformed(field)),
+            Kind::Bytes => self.reader.bytes().map(drop).map_err(malformed(field)),
             Kind::Array(element) => {
                 let count = self.reader.count(self.size_min(element));
                 self.elements(field, element, count)
@@ -152,8 +153,8 @@ fn size_min(kind: &Kind, version: i16, encoding: Encoding) -> usize {
     match (kind, encoding) {
         (Kind::Fixed(size), _) => *size,
         (Kind::Str, Encoding::Classic) => 2,
-        (Kind::Array(_), Encoding::Classic) => 4,
-        (Kind::Str | Kind::Array(_), Encoding::Compact) => 1,
+        (Kind::Bytes | Kind::Array(_), Encoding::Classic) => 4,
+        (Kind::Str | Kind::Bytes | Kind::Array(_), Encoding::Compact) => 1,
         (Kind::Structure(structure), _) => {
             let fields = structure.fields.iter().filter(|field| field.is_in(version));
             let sizes = fields.map(|field| size_min(&field.kind, version, encoding));

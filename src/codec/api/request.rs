@@ -4,10 +4,12 @@
 
 use bytes::{Buf, Bytes};
 use kafka_protocol::messages::{
-    ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
-    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, FetchRequest,
-    FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest,
-    MetadataRequest, OffsetForLeaderEpochRequest,
+    ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
+    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
+    DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
+    ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
+    OffsetFetchRequest, OffsetForLeaderEpochRequest, SyncGroupRequest,
 };
 use kafka_protocol::protocol::Decodable;
 
@@ -22,7 +24,15 @@ pub enum Request {
     Fetch(FetchRequest),
     ListOffsets(ListOffsetsRequest),
     Metadata(MetadataRequest),
+    OffsetCommit(OffsetCommitRequest),
+    OffsetFetch(OffsetFetchRequest),
     FindCoordinator(FindCoordinatorRequest),
+    JoinGroup(JoinGroupRequest),
+    Heartbeat(HeartbeatRequest),
+    LeaveGroup(LeaveGroupRequest),
+    SyncGroup(SyncGroupRequest),
+    DescribeGroups(DescribeGroupsRequest),
+    ListGroups(ListGroupsRequest),
     ApiVersions(ApiVersionsRequest),
     CreateTopics(CreateTopicsRequest),
     DeleteTopics(DeleteTopicsRequest),
@@ -31,7 +41,9 @@ pub enum Request {
     OffsetForLeaderEpoch(OffsetForLeaderEpochRequest),
     DescribeConfigs(DescribeConfigsRequest),
     CreatePartitions(CreatePartitionsRequest),
+    DeleteGroups(DeleteGroupsRequest),
     IncrementalAlterConfigs(IncrementalAlterConfigsRequest),
+    OffsetDelete(OffsetDeleteRequest),
     DescribeCluster(DescribeClusterRequest),
 }
 
@@ -106,7 +118,15 @@ fn decode_walked(api_key: ApiKey, version: i16, body: &mut Bytes) -> Result<Opti
         ApiKey::Fetch => Request::Fetch(decode(version, body)?),
         ApiKey::ListOffsets => Request::ListOffsets(decode(version, body)?),
         ApiKey::Metadata => Request::Metadata(decode(version, body)?),
+        ApiKey::OffsetCommit => Request::OffsetCommit(decode(version, body)?),
+        ApiKey::OffsetFetch => Request::OffsetFetch(decode(version, body)?),
         ApiKey::FindCoordinator => Request::FindCoordinator(decode(version, body)?),
+        ApiKey::JoinGroup => Request::JoinGroup(decode(version, body)?),
+        ApiKey::Heartbeat => Request::Heartbeat(decode(version, body)?),
+        ApiKey::LeaveGroup => Request::LeaveGroup(decode(version, body)?),
+        ApiKey::SyncGroup => Request::SyncGroup(decode(version, body)?),
+        ApiKey::DescribeGroups => Request::DescribeGroups(decode(version, body)?),
+        ApiKey::ListGroups => Request::ListGroups(decode(version, body)?),
         ApiKey::ApiVersions => Request::ApiVersions(decode(version, body)?),
         ApiKey::CreateTopics => Request::CreateTopics(decode(version, body)?),
         ApiKey::DeleteTopics => Request::DeleteTopics(decode(version, body)?),
@@ -115,7 +135,9 @@ fn decode_walked(api_key: ApiKey, version: i16, body: &mut Bytes) -> Result<Opti
         ApiKey::OffsetForLeaderEpoch => Request::OffsetForLeaderEpoch(decode(version, body)?),
         ApiKey::DescribeConfigs => Request::DescribeConfigs(decode(version, body)?),
         ApiKey::CreatePartitions => Request::CreatePartitions(decode(version, body)?),
+        ApiKey::DeleteGroups => Request::DeleteGroups(decode(version, body)?),
         ApiKey::IncrementalAlterConfigs => Request::IncrementalAlterConfigs(decode(version, body)?),
+        ApiKey::OffsetDelete => Request::OffsetDelete(decode(version, body)?),
         ApiKey::DescribeCluster => Request::DescribeCluster(decode(version, body)?),
     }))
 }

@@ -27,6 +27,7 @@ pub(super) enum Kind {
     /// An integer, a boolean or a UUID, by its size in bytes.
     Fixed(usize),
     Str,
+    Bytes,
     Array(&'static Kind),
     Structure(&'static Structure),
 }
@@ -38,6 +39,7 @@ const I32: Kind = Kind::Fixed(4);
 const I64: Kind = Kind::Fixed(8);
 const UUID: Kind = Kind::Fixed(16);
 const STR: Kind = Kind::Str;
+const BYTES: Kind = Kind::Bytes;
 
 pub(super) const fn field(name: &'static str, kind: Kind) -> Field {
     Field { name, kind, from: 0, to: i16::MAX, nullable_from: i16::MAX }
@@ -76,7 +78,15 @@ pub(super) fn schema(api_key: ApiKey) -> Option<&'static Structure> {
         ApiKey::Fetch => &FETCH,
         ApiKey::ListOffsets => &LIST_OFFSETS,
         ApiKey::Metadata => &METADATA,
+        ApiKey::OffsetCommit => &OFFSET_COMMIT,
+        ApiKey::OffsetFetch => &OFFSET_FETCH,
         ApiKey::FindCoordinator => &FIND_COORDINATOR,
+        ApiKey::JoinGroup => &JOIN_GROUP,
+        ApiKey::Heartbeat => &HEARTBEAT,
+        ApiKey::LeaveGroup => &LEAVE_GROUP,
+        ApiKey::SyncGroup => &SYNC_GROUP,
+        ApiKey::DescribeGroups => &DESCRIBE_GROUPS,
+        ApiKey::ListGroups => &LIST_GROUPS,
         ApiKey::ApiVersions => &API_VERSIONS,
         ApiKey::CreateTopics => &CREATE_TOPICS,
         ApiKey::DeleteTopics => &DELETE_TOPICS,
@@ -85,7 +95,9 @@ pub(super) fn schema(api_key: ApiKey) -> Option<&'static Structure> {
         ApiKey::OffsetForLeaderEpoch => &OFFSET_FOR_LEADER_EPOCH,
         ApiKey::DescribeConfigs => &DESCRIBE_CONFIGS,
         ApiKey::CreatePartitions => &CREATE_PARTITIONS,
+        ApiKey::DeleteGroups => &DELETE_GROUPS,
         ApiKey::IncrementalAlterConfigs => &INCREMENTAL_ALTER_CONFIGS,
+        ApiKey::OffsetDelete => &OFFSET_DELETE,
         ApiKey::DescribeCluster => &DESCRIBE_CLUSTER,
     })
 }
@@ -146,6 +158,101 @@ static FIND_COORDINATOR: Structure = structure(&[
     field("key_type", I8).from(1),
     field("coordinator_keys", Kind::Array(&STR)).from(4),
 ]);
+
+static OFFSET_COMMIT: Structure = structure(&[
+    field("group_id", STR),
+    field("generation_id_or_member_epoch", I32),
+    field("member_id", STR),
+    field("group_instance_id", STR).from(7).nullable_from(7),
+    field("retention_time_ms", I64).to(4),
+    field("topics", Kind::Array(&Kind::Structure(&OFFSET_COMMIT_TOPIC))),
+]);
+static OFFSET_COMMIT_TOPIC: Structure = structure(&[
+    field("name", STR),
+    field("partitions", Kind::Array(&Kind::Structure(&OFFSET_COMMIT_PARTITION))),
+]);
+static OFFSET_COMMIT_PARTITION: Structure = structure(&[
+    field("partition_index", I32),
+    field("committed_offset", I64),
+    field("committed_leader_epoch", I32).from(6),
+    field("committed_metadata", STR).nullable_from(0),
+]);
+
+static OFFSET_FETCH: Structure = structure(&[
+    field("group_id", STR).to(7),
+    field("topics", Kind::Array(&Kind::Structure(&OFFSET_FETCH_TOPIC))).to(7).nullable_from(2),
+    field("groups", Kind::Array(&Kind::Structure(&OFFSET_FETCH_GROUP))).from(8),
+    field("require_stable", BOOL).from(7),
+]);
+static OFFSET_FETCH_TOPIC: Structure =
+    structure(&[field("name", STR), field("partition_indexes", Kind::Array(&I32))]);
+static OFFSET_FETCH_GROUP: Structure = structure(&[
+    field("group_id", STR),
+    field("member_id", STR).from(9).nullable_from(9),
+    field("member_epoch", I32).from(9),
+    field("topics", Kind::Array(&Kind::Structure(&OFFSET_FETCH_TOPIC))).nullable_from(8),
+]);
+
+static JOIN_GROUP: Structure = structure(&[
+    field("group_id", STR),
+    field("session_timeout_ms", I32),
+    field("rebalance_timeout_ms", I32).from(1),
+    field("member_id", STR),
+    field("group_instance_id", STR).from(5).nullable_from(5),
+    field("protocol_type", STR),
+    field("protocols", Kind::Array(&Kind::Structure(&JOIN_GROUP_PROTOCOL))),
+    field("reason", STR).from(8).nullable_from(8),
+]);
+static JOIN_GROUP_PROTOCOL: Structure = structure(&[field("name", STR), field("metadata", BYTES)]);
+
+static HEARTBEAT: Structure = structure(&[
+    field("group_id", STR),
+    field("generation_id", I32),
+    field("member_id", STR),
+    field("group_instance_id", STR).from(3).nullable_from(3),
+]);
+
+static LEAVE_GROUP: Structure = structure(&[
+    field("group_id", STR),
+    field("member_id", STR).to(2),
+    field("members", Kind::Array(&Kind::Structure(&LEAVING_MEMBER))).from(3),
+]);
+static LEAVING_MEMBER: Structure = structure(&[
+    field("member_id", STR),
+    field("group_instance_id", STR).nullable_from(3),
+    field("reason", STR).from(5).nullable_from(5),
+]);
+
+static SYNC_GROUP: Structure = structure(&[
+    field("group_id", STR),
+    field("generation_id", I32),
+    field("member_id", STR),
+    field("group_instance_id", STR).from(3).nullable_from(3),
+    field("protocol_type", STR).from(5).nullable_from(5),
+    field("protocol_name", STR).from(5).nullable_from(5),
+    field("assignments", Kind::Array(&Kind::Structure(&SYNC_GROUP_ASSIGNMENT))),
+]);
+static SYNC_GROUP_ASSIGNMENT: Structure = structure(&[field("member_id", STR), field("assignment", BYTES)]);
+
+static DESCRIBE_GROUPS: Structure =
+    structure(&[field("groups", Kind::Array(&STR)), field("include_authorized_operations", BOOL).from(3)]);
+
+static LIST_GROUPS: Structure = structure(&[
+    field("states_filter", Kind::Array(&STR)).from(4),
+    field("types_filter", Kind::Array(&STR)).from(5),
+]);
+
+static DELETE_GROUPS: Structure = structure(&[field("groups_names", Kind::Array(&STR))]);
+
+static OFFSET_DELETE: Structure = structure(&[
+    field("group_id", STR),
+    field("topics", Kind::Array(&Kind::Structure(&OFFSET_DELETE_TOPIC))),
+]);
+static OFFSET_DELETE_TOPIC: Structure = structure(&[
+    field("name", STR),
+    field("partitions", Kind::Array(&Kind::Structure(&OFFSET_DELETE_PARTITION))),
+]);
+static OFFSET_DELETE_PARTITION: Structure = structure(&[field("partition_index", I32)]);
 
 static API_VERSIONS: Structure =
     structure(&[field("client_software_name", STR).from(3), field("client_software_version", STR).from(3)]);

@@ -18,7 +18,15 @@ pub enum ApiKey {
     Fetch = 1,
     ListOffsets = 2,
     Metadata = 3,
+    OffsetCommit = 8,
+    OffsetFetch = 9,
     FindCoordinator = 10,
+    JoinGroup = 11,
+    Heartbeat = 12,
+    LeaveGroup = 13,
+    SyncGroup = 14,
+    DescribeGroups = 15,
+    ListGroups = 16,
     ApiVersions = 18,
     CreateTopics = 19,
     DeleteTopics = 20,
@@ -27,7 +35,9 @@ pub enum ApiKey {
     OffsetForLeaderEpoch = 23,
     DescribeConfigs = 32,
     CreatePartitions = 37,
+    DeleteGroups = 42,
     IncrementalAlterConfigs = 44,
+    OffsetDelete = 47,
     DescribeCluster = 60,
 }
 
@@ -48,16 +58,23 @@ pub struct Api {
 /// In the order of their keys.
 ///
 /// Produce: librdkafka before 2.11.1 turns compression off unless version 0 is in the range, so
-/// Kafka announces 0 to 2 and refuses them (KAFKA-18659); the same here. Fetch 13 and Produce 13
-/// would commit us to topic ids, hence the maxima. FindCoordinator: librdkafka takes a broker without
-/// version 0 of it for one from before LZ4 and sends such batches uncompressed without a word
-/// (`rdkafka_feature.c`), so it is here before there are groups; its answer says that there are none.
-const APIS: [Api; 15] = [
+/// Kafka announces 0 to 2 and refuses them (KAFKA-18659); the same here. Fetch 13, Produce 13, and
+/// OffsetCommit and OffsetFetch 10 would commit us to topic ids, hence the maxima. Older librdkafka wants
+/// version 0 of FindCoordinator for LZ4, and of all group APIs for groups (`rdkafka_feature.c`).
+const APIS: [Api; 25] = [
     Api { served_min: 3, ..api(ApiKey::Produce, "Produce", 0, 11, 9) },
     api(ApiKey::Fetch, "Fetch", 4, 12, 12),
     api(ApiKey::ListOffsets, "ListOffsets", 1, 7, 6),
     api(ApiKey::Metadata, "Metadata", 0, 12, 9),
+    api(ApiKey::OffsetCommit, "OffsetCommit", 2, 9, 8),
+    api(ApiKey::OffsetFetch, "OffsetFetch", 1, 9, 6),
     api(ApiKey::FindCoordinator, "FindCoordinator", 0, 6, 3),
+    api(ApiKey::JoinGroup, "JoinGroup", 0, 9, 6),
+    api(ApiKey::Heartbeat, "Heartbeat", 0, 4, 4),
+    api(ApiKey::LeaveGroup, "LeaveGroup", 0, 5, 4),
+    api(ApiKey::SyncGroup, "SyncGroup", 0, 5, 4),
+    api(ApiKey::DescribeGroups, "DescribeGroups", 0, 6, 5),
+    api(ApiKey::ListGroups, "ListGroups", 0, 5, 3),
     api(ApiKey::ApiVersions, "ApiVersions", 0, 4, 3),
     api(ApiKey::CreateTopics, "CreateTopics", 2, 7, 5),
     api(ApiKey::DeleteTopics, "DeleteTopics", 1, 6, 4),
@@ -66,9 +83,14 @@ const APIS: [Api; 15] = [
     api(ApiKey::OffsetForLeaderEpoch, "OffsetForLeaderEpoch", 2, 4, 4),
     api(ApiKey::DescribeConfigs, "DescribeConfigs", 1, 4, 4),
     api(ApiKey::CreatePartitions, "CreatePartitions", 0, 3, 2),
+    api(ApiKey::DeleteGroups, "DeleteGroups", 0, 2, 2),
     api(ApiKey::IncrementalAlterConfigs, "IncrementalAlterConfigs", 0, 1, 1),
+    api(ApiKey::OffsetDelete, "OffsetDelete", 0, 0, NEVER_FLEXIBLE),
     api(ApiKey::DescribeCluster, "DescribeCluster", 0, 2, 0),
 ];
+
+/// Of an API whose only versions are from before.
+const NEVER_FLEXIBLE: i16 = i16::MAX;
 
 const fn api(key: ApiKey, name: &'static str, min: i16, max: i16, flexible_from: i16) -> Api {
     Api { key, name, advertised_min: min, served_min: min, max, flexible_from }
@@ -192,7 +214,15 @@ mod tests {
             1 Fetch 4(4)-12 flexible 12
             2 ListOffsets 1(1)-7 flexible 6
             3 Metadata 0(0)-12 flexible 9
+            8 OffsetCommit 2(2)-9 flexible 8
+            9 OffsetFetch 1(1)-9 flexible 6
             10 FindCoordinator 0(0)-6 flexible 3
+            11 JoinGroup 0(0)-9 flexible 6
+            12 Heartbeat 0(0)-4 flexible 4
+            13 LeaveGroup 0(0)-5 flexible 4
+            14 SyncGroup 0(0)-5 flexible 4
+            15 DescribeGroups 0(0)-6 flexible 5
+            16 ListGroups 0(0)-5 flexible 3
             18 ApiVersions 0(0)-4 flexible 3
             19 CreateTopics 2(2)-7 flexible 5
             20 DeleteTopics 1(1)-6 flexible 4
@@ -201,7 +231,9 @@ mod tests {
             23 OffsetForLeaderEpoch 2(2)-4 flexible 4
             32 DescribeConfigs 1(1)-4 flexible 4
             37 CreatePartitions 0(0)-3 flexible 2
+            42 DeleteGroups 0(0)-2 flexible 2
             44 IncrementalAlterConfigs 0(0)-1 flexible 1
+            47 OffsetDelete 0(0)-0 flexible 32767
             60 DescribeCluster 0(0)-2 flexible 0
         "#]]
         .assert_eq(&rows);

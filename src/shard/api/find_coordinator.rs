@@ -1,67 +1,111 @@
-//! FindCoordinator (key 10): there are no consumer groups and no transactions yet, and so no
-//! coordinators. Why it is answered all the same is told beside the version table.
+//! FindCoordinator (key 10): the broker that owns a group's partition of `__consumer_offsets`. The topic is
+//! made by the first question.
 //!
-//! The error is one after which clients ask again, without a word to whoever assigns partitions:
-//! librdkafka wants a group's name even where none is used, looks for its coordinator, and would hand any
-//! other error to the application. Versions from 4 on ask for many keys at once (KIP-699).
+//! There are no transactions yet, and so no coordinators of them: the answer is one after which clients ask
+//! again. Versions from 4 on ask for many keys at once (KIP-699).
 
 use crate::codec::error_code::ErrorCode;
+use crate::group::GROUPS_TOPIC;
+use crate::group::member::text;
+use crate::shard::Shard;
+use crate::shard::controller::{ControlReply, ControlRequest};
+use crate::shard::groups;
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
+use std::rc::Rc;
 
-/// What clients show to whoever uses a group.
-const NO_GROUPS: &str =
-    "this broker has no consumer groups and no transactions yet; assign partitions instead of subscribing";
+const NO_TRANSACTIONS: &str = "this broker has no transactions yet";
 const KEYS_FROM: i16 = 4;
 const MESSAGE_FROM: i16 = 1;
 const NOBODY: BrokerId = BrokerId(-1);
 
-pub fn answer(request: &FindCoordinatorRequest, version: i16) -> FindCoordinatorResponse {
-    let error = ErrorCode::CoordinatorNotAvailable.code();
-    let message = || Some(StrBytes::from_static_str(NO_GROUPS));
-    if version >= KEYS_FROM {
-        let none = |key: &StrBytes| {
-            Coordinator::default()
-                .with_key(key.clone())
-                .with_node_id(NOBODY)
-                .with_port(-1)
-                .with_error_code(error)
-                .with_error_message(message())
-        };
-        let coordinators = request.coordinator_keys.iter().map(none).collect();
-        return FindCoordinatorResponse::default().with_coordinators(coordinators);
-    }
-    let response =
-        FindCoordinatorResponse::default().with_error_code(error).with_node_id(NOBODY).with_port(-1);
-    if version >= MESSAGE_FROM { response.with_error_message(message()) } else { response }
+/// Key types of the wire.
+const GROUP: i8 = 0;
+const TRANSACTION: i8 = 1;
+
+/// What is said of one key.
+struct Found {
+    node: BrokerId,
+    host: StrBytes,
+    port: i32,
+    error: ErrorCode,
+    message: Option<StrBytes>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use kafka_protocol::protocol::Encodable;
+impl Found {
+    fn nobody(error: ErrorCode, message: &str) -> Found {
+        Found { node: NOBODY, host: StrBytes::default(), port: -1, error, message: Some(text(message)) }
+    }
+}
 
-    #[test]
-    fn every_version_says_that_there_is_none() {
-        let keys = vec![StrBytes::from_static_str("billing"), StrBytes::from_static_str("shipping")];
-        for version in 0..=6 {
-            let request = if version >= KEYS_FROM {
-                FindCoordinatorRequest::default().with_coordinator_keys(keys.clone())
-            } else {
-                FindCoordinatorRequest::default().with_key(keys[0].clone())
-            };
-            let response = answer(&request, version);
-            response.encode(&mut Vec::new(), version).unwrap();
-            if version >= KEYS_FROM {
-                let answered: Vec<_> = response.coordinators.iter().map(|one| one.key.clone()).collect();
-                assert_eq!(answered, keys);
-                assert!(response.coordinators.iter().all(|one| one.error_code == 15));
-            } else {
-                assert_eq!(response.error_code, 15);
-                let message = response.error_message.unwrap_or_default();
-                assert_eq!(&*message == NO_GROUPS, version >= MESSAGE_FROM);
-            }
+pub async fn answer(
+    shard: &Rc<Shard>,
+    request: &FindCoordinatorRequest,
+    version: i16,
+) -> FindCoordinatorResponse {
+    if version >= KEYS_FROM {
+        let mut coordinators = Vec::with_capacity(request.coordinator_keys.len());
+        for key in &request.coordinator_keys {
+            let found = find(shard, request.key_type, key).await;
+            let coordinator = Coordinator::default()
+                .with_key(key.clone())
+                .with_node_id(found.node)
+                .with_host(found.host)
+                .with_port(found.port)
+                .with_error_code(found.error.code())
+                .with_error_message(found.message);
+            coordinators.push(coordinator);
         }
+        return FindCoordinatorResponse::default().with_coordinators(coordinators);
+    }
+    let found = find(shard, request.key_type, &request.key).await;
+    let response = FindCoordinatorResponse::default()
+        .with_error_code(found.error.code())
+        .with_node_id(found.node)
+        .with_host(found.host)
+        .with_port(found.port);
+    if version >= MESSAGE_FROM { response.with_error_message(found.message) } else { response }
+}
+
+async fn find(shard: &Rc<Shard>, key_type: i8, key: &str) -> Found {
+    match key_type {
+        GROUP => match find_group(shard, key).await {
+            Ok(found) => found,
+            Err(error) => Found::nobody(error, error.message()),
+        },
+        TRANSACTION => Found::nobody(ErrorCode::CoordinatorNotAvailable, NO_TRANSACTIONS),
+        _ => Found::nobody(ErrorCode::InvalidRequest, "this kind of coordinator is not known"),
+    }
+}
+
+async fn find_group(shard: &Rc<Shard>, group: &str) -> Result<Found, ErrorCode> {
+    if shard.image.borrow().topic_named(GROUPS_TOPIC).is_none() {
+        create_topic(shard).await?;
+    }
+    let partition = groups::partition_of(shard, group).ok_or(ErrorCode::CoordinatorNotAvailable)?;
+    let image = shard.image.borrow();
+    let state = image.partition(partition).ok_or(ErrorCode::CoordinatorNotAvailable)?;
+    let brokers = shard.brokers.borrow();
+    let leader = brokers.leader_of(state).and_then(|leader| brokers.get(leader));
+    let leader = leader.ok_or(ErrorCode::CoordinatorNotAvailable)?;
+    Ok(Found {
+        node: BrokerId(leader.id.0),
+        host: text(&leader.host),
+        port: leader.port.into(),
+        error: ErrorCode::None,
+        message: None,
+    })
+}
+
+/// Several may ask for it at once: it is made once.
+async fn create_topic(shard: &Rc<Shard>) -> Result<(), ErrorCode> {
+    match shard.control(ControlRequest::CreateGroupsTopic).await {
+        ControlReply::AutoCreate(errors) if errors.is_empty() => Ok(()),
+        ControlReply::AutoCreate(errors) => {
+            tracing::error!(?errors, "the topic of consumer groups cannot be made");
+            Err(ErrorCode::CoordinatorNotAvailable)
+        }
+        _ => Err(ErrorCode::CoordinatorNotAvailable),
     }
 }

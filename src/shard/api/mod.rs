@@ -8,6 +8,7 @@ mod cluster_admin;
 pub(super) mod delete_records;
 pub(super) mod fetch;
 mod find_coordinator;
+mod groups;
 mod init_producer_id;
 pub(super) mod list_offsets;
 pub(super) mod offset_for_leader_epoch;
@@ -23,6 +24,7 @@ use crate::codec::api::versions::{
 use crate::codec::error_code::ErrorCode;
 use crate::codec::frame::RequestHeader;
 use crate::shard::Shard;
+use crate::shard::api::groups::Asking;
 use crate::shard::conn::{AnswerTicket, CloseReason, Connection, FetchingAnswer, MakingAnswer};
 use crate::shard::request_memory::RequestCharge;
 use crate::shard::response::Response;
@@ -66,7 +68,7 @@ pub async fn dispatch(
     shard: &Rc<Shard>,
     connection: &Rc<Connection>,
     ticket: AnswerTicket,
-    context: RequestContext,
+    (context, client_id): (RequestContext, Option<String>),
     body: &mut [u8],
 ) -> Result<(), CloseReason> {
     let RequestContext { api_key, version, .. } = context;
@@ -99,12 +101,17 @@ pub async fn dispatch(
             Making::Other(connection.making_answer(size))
         }
     };
+    // A member of a group waits for the others, who may need the memory: the group keeps what it needs.
+    let (memory_size, held) = match &request {
+        Request::JoinGroup(_) | Request::SyncGroup(_) => (0, None),
+        _ => (memory.size(), Some((making, memory))),
+    };
     shard.spawn(async move {
-        match answer(&serving, &connection, context, request, memory.size()).await {
+        match answer(&serving, &connection, (context, client_id), request, memory_size).await {
             Ok(response) => connection.complete(ticket, Some(response)),
             Err(error) => connection.close(&CloseReason::Encode(error)),
         }
-        drop((making, memory)); // The answer counts itself now.
+        drop(held); // The answer counts itself now.
     });
     // One of a connection, then one of each other.
     glommio::executor().yield_now().await;
@@ -172,10 +179,11 @@ fn answer_size(image: &Image, request: &Request, request_size: usize) -> usize {
 async fn answer(
     shard: &Rc<Shard>,
     connection: &Rc<Connection>,
-    context: RequestContext,
+    (context, client_id): (RequestContext, Option<String>),
     request: Request,
     memory_size: usize,
 ) -> Result<Response, EncodeError> {
+    let asking = Asking { shard, connection, version: context.version, client_id };
     match request {
         Request::Fetch(request) => fetch::answer(shard, connection, context, request, memory_size).await,
         Request::ListOffsets(request) => {
@@ -193,8 +201,18 @@ async fn answer(
             context.encode(&topics::metadata(shard, request, context.version).await)
         }
         Request::FindCoordinator(request) => {
-            context.encode(&find_coordinator::answer(&request, context.version))
+            context.encode(&find_coordinator::answer(shard, &request, context.version).await)
         }
+        Request::JoinGroup(request) => context.encode(&groups::join(&asking, request).await),
+        Request::SyncGroup(request) => context.encode(&groups::sync(&asking, request).await),
+        Request::Heartbeat(request) => context.encode(&groups::heartbeat(&asking, request).await),
+        Request::LeaveGroup(request) => context.encode(&groups::leave(&asking, request).await),
+        Request::OffsetCommit(request) => context.encode(&groups::commit(&asking, request).await),
+        Request::OffsetFetch(request) => context.encode(&groups::fetch(&asking, request).await),
+        Request::OffsetDelete(request) => context.encode(&groups::delete_offsets(&asking, request).await),
+        Request::DescribeGroups(request) => context.encode(&groups::describe(&asking, request).await),
+        Request::ListGroups(request) => context.encode(&groups::list(&asking, request).await),
+        Request::DeleteGroups(request) => context.encode(&groups::delete(&asking, request).await),
         Request::CreateTopics(request) => context.encode(&topics::create(shard, request).await),
         Request::DeleteTopics(request) => {
             context.encode(&topics::delete(shard, request, context.version).await)

@@ -6,6 +6,7 @@
 //! the order sent.
 
 use crate::cluster::brokers::Routing;
+use crate::cluster::topic_name;
 use crate::codec::api::leader_hint::{CurrentLeader, NodeEndpoint};
 use crate::codec::api::produce::{
     Acks, ProduceResponse, ProduceView, ProducedPartition, RecordErrors, produced_batch,
@@ -132,7 +133,9 @@ fn route(
                 outcome: ProduceOutcome::default(),
                 leader: None,
             };
-            if let Some(error) = refusal {
+            // Coordinators alone write there.
+            let internal = topic_name::is_internal(topic.name).then_some(ErrorCode::InvalidTopicException);
+            if let Some(error) = refusal.or(internal) {
                 part.outcome.error = error;
                 each(part, None);
                 continue;

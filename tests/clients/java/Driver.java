@@ -38,7 +38,17 @@ public final class Driver {
     private static final Duration TIMEOUT = Duration.ofSeconds(30);
     private static final ObjectMapper JSON = new ObjectMapper();
 
+    /** Of members of groups: the shortest session that the broker allows by default. */
+    private static final int SESSION_MS = 6000;
+    private static final int HEARTBEAT_MS = 500;
+    private static final Map<String, String> ASSIGNORS = Map.of(
+        "range", "RangeAssignor",
+        "round-robin", "RoundRobinAssignor",
+        "sticky", "StickyAssignor",
+        "cooperative-sticky", "CooperativeStickyAssignor");
+
     private final String bootstrap;
+    private KafkaConsumer<byte[], byte[]> member;
 
     private Driver(String bootstrap) {
         this.bootstrap = bootstrap;
@@ -71,6 +81,10 @@ public final class Driver {
             case "ends" -> ends(where, answer);
             case "produce" -> produce(request, answer.putArray("placed"));
             case "read" -> read(where, request.get("from"), request.get("until").asLong(), answer.putArray("records"));
+            case "join" -> join(request);
+            case "poll" -> poll(request.get("ms").asLong(), answer);
+            case "commit" -> member.commitSync();
+            case "leave" -> member.close();
             default -> throw new IllegalArgumentException("unknown operation " + request.get("op"));
         }
     }
@@ -181,6 +195,39 @@ public final class Driver {
                 }
             }
         }
+    }
+
+    private void join(JsonNode request) {
+        Map<String, Object> settings = new TreeMap<>(Map.of(
+            "bootstrap.servers", bootstrap,
+            "group.id", request.get("group").asText(),
+            "enable.auto.commit", false,
+            "auto.offset.reset", "earliest",
+            "partition.assignment.strategy",
+            "org.apache.kafka.clients.consumer." + ASSIGNORS.get(request.get("assignor").asText()),
+            "session.timeout.ms", SESSION_MS,
+            "heartbeat.interval.ms", HEARTBEAT_MS,
+            "key.deserializer", ByteArrayDeserializer.class,
+            "value.deserializer", ByteArrayDeserializer.class));
+        if (!request.get("instance").isNull()) {
+            settings.put("group.instance.id", request.get("instance").asText());
+        }
+        member = new KafkaConsumer<>(settings);
+        member.subscribe(List.of(request.get("topic").asText()));
+    }
+
+    private void poll(long ms, ObjectNode answer) {
+        ArrayNode records = answer.putArray("records");
+        long end = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(ms);
+        for (long left = ms; left > 0; left = TimeUnit.NANOSECONDS.toMillis(end - System.nanoTime())) {
+            for (ConsumerRecord<byte[], byte[]> read : member.poll(Duration.ofMillis(left))) {
+                records.addArray().add(read.partition()).add(read.offset());
+            }
+        }
+        ArrayNode assigned = answer.putArray("assigned");
+        TreeSet<Integer> partitions = new TreeSet<>();
+        member.assignment().forEach(where -> partitions.add(where.partition()));
+        partitions.forEach(assigned::add);
     }
 
     private static byte[] bytes(JsonNode text) {

@@ -1,8 +1,8 @@
 // kafkajs, a request per line in and an answer per line out; ../src/driver.rs says what they look like.
 //
-// kafkajs assigns partitions only through consumer groups, which this broker does not have yet.
-// Reading therefore goes one level lower, through the cluster and broker objects that its consumer
-// is made of: their metadata, listOffsets and fetch, with its own decoding of batches.
+// kafkajs assigns partitions only through consumer groups. Reading of one partition therefore goes one
+// level lower, through the cluster and broker objects that its consumer is made of: their metadata,
+// listOffsets and fetch, with its own decoding of batches.
 'use strict'
 
 const readline = require('readline')
@@ -199,6 +199,56 @@ const operations = {
       return { records }
     }),
 }
+
+// A member of a group runs between the requests; what it reads and is assigned is kept here.
+const SESSION_MS = 6000
+const HEARTBEAT_MS = 500
+const member = { consumer: null, topic: null, assigned: [], records: [], next: new Map() }
+
+Object.assign(operations, {
+  join: async ({ group, topic }) => {
+    // It has round robin and no other assignor, and no static membership.
+    const consumer = kafka.consumer({
+      groupId: group,
+      sessionTimeout: SESSION_MS,
+      heartbeatInterval: HEARTBEAT_MS,
+      rebalanceTimeout: TIMEOUT_MS,
+    })
+    consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => {
+      member.assigned = [...(payload.memberAssignment[topic] || [])].sort((a, b) => a - b)
+    })
+    consumer.on(consumer.events.REBALANCING, () => (member.assigned = []))
+    await consumer.connect()
+    await consumer.subscribe({ topic, fromBeginning: true })
+    await consumer.run({
+      autoCommit: false,
+      eachMessage: async ({ partition, message }) => {
+        member.records.push([partition, Number(message.offset)])
+        member.next.set(partition, String(Number(message.offset) + 1))
+      },
+    })
+    Object.assign(member, { consumer, topic })
+    return {}
+  },
+
+  poll: async ({ ms }) => {
+    await new Promise(resolve => setTimeout(resolve, ms))
+    return { assigned: member.assigned, records: member.records.splice(0) }
+  },
+
+  commit: async () => {
+    const offsets = [...member.next].filter(([partition]) => member.assigned.includes(partition))
+    await member.consumer.commitOffsets(
+      offsets.map(([partition, offset]) => ({ topic: member.topic, partition, offset }))
+    )
+    return {}
+  },
+
+  leave: async () => {
+    await member.consumer.disconnect()
+    return {}
+  },
+})
 
 const main = async () => {
   for await (const line of readline.createInterface({ input: process.stdin })) {

@@ -13,6 +13,11 @@ import traceback
 TIMEOUT_S = 30
 
 
+# Of members of groups: the shortest session that the broker allows by default.
+SESSION_MS = 6000
+HEARTBEAT_MS = 500
+
+
 def to_bytes(text):
     return None if text is None else base64.b64decode(text)
 
@@ -65,6 +70,18 @@ def answer(client, request):
         kind, at = ("earliest", None) if start == "earliest" else next(iter(start.items()))
         records = client.read(request["topic"], request["partition"], kind, at, request["until"])
         return {"records": records}
+    if operation == "join":
+        client.join(request["group"], request["topic"], request["assignor"], request["instance"])
+        return {}
+    if operation == "poll":
+        assigned, records = client.poll(request["ms"])
+        return {"assigned": sorted(assigned), "records": records}
+    if operation == "commit":
+        client.commit()
+        return {}
+    if operation == "leave":
+        client.leave()
+        return {}
     raise ValueError(f"unknown operation {operation}")
 
 

@@ -2,15 +2,27 @@
 
 import asyncio
 import sys
+import threading
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
 import driver
 
 
+ASSIGNORS = {
+    "range": RangePartitionAssignor,
+    "round-robin": RoundRobinPartitionAssignor,
+    "sticky": StickyPartitionAssignor,
+}
+
+
 class Client:
-    """Every call opens its own connection and closes it, on an event loop of its own."""
+    """Every call opens its own connection and closes it, on an event loop of its own; but a member of a group
+    goes on between the calls, on a loop in a thread."""
 
     def __init__(self, bootstrap):
         self.bootstrap = bootstrap
@@ -125,6 +137,46 @@ class Client:
             return records
 
         return self.with_consumer(topic, partition, read)
+
+    def on_loop(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(driver.TIMEOUT_S)
+
+    def join(self, group, topic, assignor, instance):
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+
+        async def join():
+            self.member = AIOKafkaConsumer(
+                topic,
+                bootstrap_servers=self.bootstrap,
+                group_id=group,
+                group_instance_id=instance,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                partition_assignment_strategy=[ASSIGNORS[assignor]],
+                session_timeout_ms=driver.SESSION_MS,
+                heartbeat_interval_ms=driver.HEARTBEAT_MS,
+            )
+            await self.member.start()
+
+        self.on_loop(join())
+
+    def poll(self, ms):
+        async def poll():
+            records = []
+            deadline = self.loop.time() + ms / 1000
+            while (left := deadline - self.loop.time()) > 0:
+                for batch in (await self.member.getmany(timeout_ms=int(left * 1000))).values():
+                    records.extend([read.partition, read.offset] for read in batch)
+            return [where.partition for where in self.member.assignment()], records
+
+        return self.on_loop(poll())
+
+    def commit(self):
+        self.on_loop(self.member.commit())
+
+    def leave(self):
+        self.on_loop(self.member.stop())
 
 
 driver.run(Client(sys.argv[1]))

@@ -123,5 +123,42 @@ class Client:
         consumer.close()
         return records
 
+    def join(self, group, topic, assignor, instance):
+        settings = {
+            "bootstrap.servers": self.bootstrap,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "partition.assignment.strategy": assignor.replace("round-robin", "roundrobin"),
+            "session.timeout.ms": driver.SESSION_MS,
+            "heartbeat.interval.ms": driver.HEARTBEAT_MS,
+        }
+        if instance is not None:
+            settings["group.instance.id"] = instance
+        self.member = Consumer(settings)
+        self.member.subscribe([topic])
+        self.is_read = False
+
+    def poll(self, ms):
+        records = []
+        deadline = time.monotonic() + ms / 1000
+        while (left := deadline - time.monotonic()) > 0:
+            message = self.member.poll(left)
+            if message is None:
+                continue
+            if message.error():
+                raise RuntimeError(str(message.error()))
+            self.is_read = True
+            records.append([message.partition(), message.offset()])
+        return [where.partition for where in self.member.assignment()], records
+
+    def commit(self):
+        # It takes it for an error that there is nothing to commit.
+        if self.is_read:
+            self.member.commit(asynchronous=False)
+
+    def leave(self):
+        self.member.close()
+
 
 driver.run(Client(sys.argv[1]))

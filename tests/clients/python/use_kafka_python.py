@@ -5,8 +5,18 @@ import time
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewPartitions, NewTopic
+from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
 import driver
+
+
+ASSIGNORS = {
+    "range": RangePartitionAssignor,
+    "round-robin": RoundRobinPartitionAssignor,
+    "sticky": StickyPartitionAssignor,
+}
 
 
 class Client:
@@ -100,6 +110,34 @@ class Client:
                 )
         consumer.close()
         return records
+
+    def join(self, group, topic, assignor, instance):
+        static = {} if instance is None else {"group_instance_id": instance}
+        self.member = KafkaConsumer(
+            topic,
+            bootstrap_servers=self.bootstrap,
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            partition_assignment_strategy=[ASSIGNORS[assignor]],
+            session_timeout_ms=driver.SESSION_MS,
+            heartbeat_interval_ms=driver.HEARTBEAT_MS,
+            **static,
+        )
+
+    def poll(self, ms):
+        records = []
+        deadline = time.monotonic() + ms / 1000
+        while (left := deadline - time.monotonic()) > 0:
+            for batch in self.member.poll(timeout_ms=int(left * 1000)).values():
+                records.extend([read.partition, read.offset] for read in batch)
+        return [where.partition for where in self.member.assignment()], records
+
+    def commit(self):
+        self.member.commit()
+
+    def leave(self):
+        self.member.close()
 
 
 driver.run(Client(sys.argv[1]))

@@ -182,6 +182,20 @@ impl Kind {
         }
     }
 
+    /// A client process that is to become a member of a group.
+    pub fn member(self, bootstrap: &str) -> Driver {
+        match self {
+            Kind::KafkaPython2 => Driver::python("python-2", "use_kafka_python.py", bootstrap),
+            Kind::KafkaPython3 => Driver::python("python", "use_kafka_python.py", bootstrap),
+            Kind::Confluent => Driver::python("python", "use_confluent.py", bootstrap),
+            Kind::Aiokafka => Driver::python("python", "use_aiokafka.py", bootstrap),
+            Kind::Kafkajs => Driver::node(bootstrap),
+            Kind::Java3 => Driver::java("3.9.0", bootstrap),
+            Kind::Java4 => Driver::java("4.3.0", bootstrap),
+            Kind::Kcat | Kind::Rdkafka => unreachable!("librdkafka is driven through confluent-kafka"),
+        }
+    }
+
     /// Installs the clients if need be, and starts this one.
     pub fn connect(self, bootstrap: &str) -> Box<dyn Client> {
         match self {

@@ -9,6 +9,9 @@
 //! | `{"op":"ends","topic":T,"partition":P}` | `{"earliest":O,"latest":O}` |
 //! | `{"op":"produce","topic":T,"codec":C,"idempotent":B,"records":[R..]}` | `{"placed":[[partition,offset]..]}` |
 //! | `{"op":"read","topic":T,"partition":P,"from":F,"until":O}` | `{"records":[R..]}` |
+//! | `{"op":"join","group":G,"topic":T,"assignor":A,"instance":I}` | `{}`: a member that subscribes |
+//! | `{"op":"poll","ms":M}` | `{"assigned":[P..],"records":[[partition,offset]..]}`: of the member |
+//! | `{"op":"commit"}`, `{"op":"leave"}` | `{}`: the same |
 //!
 //! F is `"earliest"`, `{"offset":O}` or `{"timestamp":MS}`. A record R has `key`, `value` (base64 or
 //! null), `headers` (`[[name, base64 or null]..]`), `timestamp`; `partition` (or null) when it is
@@ -74,7 +77,17 @@ impl Driver {
     }
 
     fn ask(&mut self, request: &Value) -> Answer<Value> {
-        writeln!(self.requests, "{request}").map_err(|error| format!("the client has ended: {error}"))?;
+        self.send(request)?;
+        self.receive()
+    }
+
+    /// Asks without waiting for the answer.
+    pub fn send(&mut self, request: &Value) -> Answer<()> {
+        writeln!(self.requests, "{request}").map_err(|error| format!("the client has ended: {error}"))
+    }
+
+    /// The answer to what was sent.
+    pub fn receive(&mut self) -> Answer<Value> {
         let answer = self.answers.recv_timeout(ANSWER_TIME_MAX);
         let answer = answer.map_err(|error| format!("no answer from the client: {error}"))?;
         let answer: Value = serde_json::from_str(&answer).map_err(|error| format!("{error} in {answer}"))?;
@@ -174,7 +187,7 @@ impl ReadJson {
     }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(value: Value) -> Answer<T> {
+pub fn parse<T: serde::de::DeserializeOwned>(value: Value) -> Answer<T> {
     let shown = value.to_string();
     serde_json::from_value(value).map_err(|error| format!("{error} in {shown:.200}"))
 }

@@ -13,17 +13,31 @@ use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::offset_delete_request::{
+    OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+};
+use kafka_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+};
 use kafka_protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
-    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, FetchRequest,
-    FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest,
-    MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+    ApiKey, ApiVersionsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
+    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
+    DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
+    ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
+    OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, SyncGroupRequest,
 };
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
@@ -34,7 +48,15 @@ pub fn samples(api_key: ApiKey, version: i16, records: &Bytes) -> [Bytes; 2] {
         ApiKey::Fetch => both(version, fetch(version)),
         ApiKey::ListOffsets => both(version, list_offsets(version)),
         ApiKey::Metadata => both(version, metadata(version)),
+        ApiKey::OffsetCommit => both(version, offset_commit(version)),
+        ApiKey::OffsetFetch => both(version, offset_fetch(version)),
         ApiKey::FindCoordinator => both(version, find_coordinator(version)),
+        ApiKey::JoinGroup => both(version, join_group(version)),
+        ApiKey::Heartbeat => both(version, heartbeat(version)),
+        ApiKey::LeaveGroup => both(version, leave_group(version)),
+        ApiKey::SyncGroup => both(version, sync_group(version)),
+        ApiKey::DescribeGroups => both(version, describe_groups(version)),
+        ApiKey::ListGroups => both(version, list_groups(version)),
         ApiKey::ApiVersions => both(version, api_versions(version)),
         ApiKey::CreateTopics => both(version, create_topics()),
         ApiKey::DeleteTopics => both(version, delete_topics(version)),
@@ -43,7 +65,9 @@ pub fn samples(api_key: ApiKey, version: i16, records: &Bytes) -> [Bytes; 2] {
         ApiKey::OffsetForLeaderEpoch => both(version, offset_for_leader_epoch()),
         ApiKey::DescribeConfigs => both(version, describe_configs(version)),
         ApiKey::CreatePartitions => both(version, create_partitions()),
+        ApiKey::DeleteGroups => both(version, delete_groups()),
         ApiKey::IncrementalAlterConfigs => both(version, incremental_alter_configs()),
+        ApiKey::OffsetDelete => both(version, offset_delete()),
         ApiKey::DescribeCluster => both(version, describe_cluster(version)),
         other => panic!("no sample of {other:?}"),
     }
@@ -182,6 +206,149 @@ fn find_coordinator(version: i16) -> FindCoordinatorRequest {
         request.key = text("billing");
     }
     request
+}
+
+fn offset_commit(version: i16) -> OffsetCommitRequest {
+    let mut partition = OffsetCommitRequestPartition::default()
+        .with_partition_index(3)
+        .with_committed_offset(42)
+        .with_committed_metadata(Some(text("note")));
+    let mut request = OffsetCommitRequest::default()
+        .with_group_id(text("billing"))
+        .with_generation_id_or_member_epoch(7)
+        .with_member_id(text("member"));
+    if version <= 4 {
+        request.retention_time_ms = 1000;
+    }
+    if version >= 6 {
+        partition.committed_leader_epoch = 9;
+    }
+    if version >= 7 {
+        request.group_instance_id = Some(text("instance"));
+    }
+    let topic = OffsetCommitRequestTopic::default().with_name(text("orders"));
+    let other = partition.clone().with_committed_metadata(None);
+    request.with_topics(vec![topic.with_partitions(vec![partition, other])])
+}
+
+fn offset_fetch(version: i16) -> OffsetFetchRequest {
+    let mut request = OffsetFetchRequest::default();
+    if version >= 7 {
+        request.require_stable = true;
+    }
+    if version < 8 {
+        let topic = OffsetFetchRequestTopic::default().with_name(text("orders"));
+        let topics = vec![topic.with_partition_indexes(vec![0, 3])];
+        return request.with_group_id(text("billing")).with_topics(Some(topics));
+    }
+    let topic = OffsetFetchRequestTopics::default().with_name(text("orders"));
+    let mut group = OffsetFetchRequestGroup::default()
+        .with_group_id(text("billing"))
+        .with_topics(Some(vec![topic.with_partition_indexes(vec![0, 3])]));
+    if version >= 9 {
+        group.member_id = Some(text("member"));
+        group.member_epoch = 4;
+    }
+    let all = OffsetFetchRequestGroup::default().with_group_id(text("shipping")).with_topics(None);
+    request.with_groups(vec![group, all])
+}
+
+fn join_group(version: i16) -> JoinGroupRequest {
+    let protocol = |name| {
+        let metadata = Bytes::from_static(b"\0\x03\0\0\0\x01\0\x06orders\xff\xff\xff\xff");
+        JoinGroupRequestProtocol::default().with_name(text(name)).with_metadata(metadata)
+    };
+    let mut request = JoinGroupRequest::default()
+        .with_group_id(text("billing"))
+        .with_session_timeout_ms(45_000)
+        .with_member_id(text("member"))
+        .with_protocol_type(text("consumer"))
+        .with_protocols(vec![protocol("range"), protocol("cooperative-sticky")]);
+    if version >= 1 {
+        request.rebalance_timeout_ms = 300_000;
+    }
+    if version >= 5 {
+        request.group_instance_id = Some(text("instance"));
+    }
+    if version >= 8 {
+        request.reason = Some(text("because"));
+    }
+    request
+}
+
+fn heartbeat(version: i16) -> HeartbeatRequest {
+    let mut request = HeartbeatRequest::default()
+        .with_group_id(text("billing"))
+        .with_generation_id(7)
+        .with_member_id(text("member"));
+    if version >= 3 {
+        request.group_instance_id = Some(text("instance"));
+    }
+    request
+}
+
+fn leave_group(version: i16) -> LeaveGroupRequest {
+    let request = LeaveGroupRequest::default().with_group_id(text("billing"));
+    if version < 3 {
+        return request.with_member_id(text("member"));
+    }
+    let mut member = MemberIdentity::default().with_group_instance_id(Some(text("instance")));
+    if version >= 5 {
+        member.reason = Some(text("because"));
+    }
+    let other = MemberIdentity::default().with_member_id(text("member"));
+    request.with_members(vec![member, other])
+}
+
+fn sync_group(version: i16) -> SyncGroupRequest {
+    let assignment = |member| {
+        SyncGroupRequestAssignment::default()
+            .with_member_id(text(member))
+            .with_assignment(Bytes::from_static(b"\0\x03\0\0\0\0"))
+    };
+    let mut request = SyncGroupRequest::default()
+        .with_group_id(text("billing"))
+        .with_generation_id(7)
+        .with_member_id(text("member"))
+        .with_assignments(vec![assignment("member"), assignment("other")]);
+    if version >= 3 {
+        request.group_instance_id = Some(text("instance"));
+    }
+    if version >= 5 {
+        request.protocol_type = Some(text("consumer"));
+        request.protocol_name = Some(text("range"));
+    }
+    request
+}
+
+fn describe_groups(version: i16) -> DescribeGroupsRequest {
+    let mut request = DescribeGroupsRequest::default().with_groups(vec![text("billing"), text("shipping")]);
+    if version >= 3 {
+        request.include_authorized_operations = true;
+    }
+    request
+}
+
+fn list_groups(version: i16) -> ListGroupsRequest {
+    let mut request = ListGroupsRequest::default();
+    if version >= 4 {
+        request.states_filter = vec![text("Stable")];
+    }
+    if version >= 5 {
+        request.types_filter = vec![text("classic")];
+    }
+    request
+}
+
+fn delete_groups() -> DeleteGroupsRequest {
+    DeleteGroupsRequest::default().with_groups_names(vec![text("billing"), text("shipping")])
+}
+
+fn offset_delete() -> OffsetDeleteRequest {
+    let partition = OffsetDeleteRequestPartition::default().with_partition_index(3);
+    let topic = OffsetDeleteRequestTopic::default().with_name(text("orders"));
+    let topics = vec![topic.with_partitions(vec![partition])];
+    OffsetDeleteRequest::default().with_group_id(text("billing")).with_topics(topics)
 }
 
 fn delete_records() -> DeleteRecordsRequest {

@@ -207,6 +207,11 @@ impl Bodies {
                 let size = usize::from(self.byte() % 5);
                 Writer::new(out, self.encoding).str(&"abcde"[..size]);
             }
+            Kind::Bytes => {
+                let size = usize::from(self.byte() % 5);
+                Writer::new(out, self.encoding).length(Some(size));
+                (0..size).for_each(|_| out.push(self.byte()));
+            }
             Kind::Array(element) => {
                 let count = usize::from(self.byte() % 4);
                 Writer::new(out, self.encoding).length(Some(count));
@@ -237,7 +242,15 @@ fn encode(request: &Request, version: i16) -> Bytes {
         Request::Fetch(request) => request.encode(&mut body, version),
         Request::ListOffsets(request) => request.encode(&mut body, version),
         Request::Metadata(request) => request.encode(&mut body, version),
+        Request::OffsetCommit(request) => request.encode(&mut body, version),
+        Request::OffsetFetch(request) => request.encode(&mut body, version),
         Request::FindCoordinator(request) => request.encode(&mut body, version),
+        Request::JoinGroup(request) => request.encode(&mut body, version),
+        Request::Heartbeat(request) => request.encode(&mut body, version),
+        Request::LeaveGroup(request) => request.encode(&mut body, version),
+        Request::SyncGroup(request) => request.encode(&mut body, version),
+        Request::DescribeGroups(request) => request.encode(&mut body, version),
+        Request::ListGroups(request) => request.encode(&mut body, version),
         Request::ApiVersions(request) => request.encode(&mut body, version),
         Request::CreateTopics(request) => request.encode(&mut body, version),
         Request::DeleteTopics(request) => request.encode(&mut body, version),
@@ -246,7 +259,9 @@ fn encode(request: &Request, version: i16) -> Bytes {
         Request::OffsetForLeaderEpoch(request) => request.encode(&mut body, version),
         Request::DescribeConfigs(request) => request.encode(&mut body, version),
         Request::CreatePartitions(request) => request.encode(&mut body, version),
+        Request::DeleteGroups(request) => request.encode(&mut body, version),
         Request::IncrementalAlterConfigs(request) => request.encode(&mut body, version),
+        Request::OffsetDelete(request) => request.encode(&mut body, version),
         Request::DescribeCluster(request) => request.encode(&mut body, version),
     };
     encoded.unwrap();

@@ -1,0 +1,77 @@
+//! Requests to group coordinators: found by the group's name, asked on whichever core has them.
+//!
+//! | file | API keys |
+//! |---|---|
+//! | `members.rs` | JoinGroup (11), Heartbeat (12), LeaveGroup (13), SyncGroup (14) |
+//! | `offsets.rs` | OffsetCommit (8), OffsetFetch (9), OffsetDelete (47) |
+//! | `admin.rs` | DescribeGroups (15), ListGroups (16), DeleteGroups (42) |
+
+mod admin;
+mod members;
+mod offsets;
+
+pub use admin::{delete, describe, list};
+pub use members::{heartbeat, join, leave, sync};
+pub use offsets::{commit, delete_offsets, fetch};
+
+use crate::codec::error_code::ErrorCode;
+use crate::group::Caller;
+use crate::shard::Shard;
+use crate::shard::api::produce::is_served_here;
+use crate::shard::conn::Connection;
+use crate::shard::groups::{GroupCall, GroupReply, GroupRequest, call_local, partition_of};
+use crate::shard::message::{Reply, Request};
+use crate::types::{ShardId, TopicPartition};
+use std::rc::Rc;
+
+/// Whose request it is.
+pub struct Asking<'a> {
+    pub shard: &'a Rc<Shard>,
+    pub connection: &'a Rc<Connection>,
+    pub version: i16,
+    /// Of JoinGroup, which alone keeps it.
+    pub client_id: Option<String>,
+}
+
+impl Asking<'_> {
+    fn caller(&self) -> Caller {
+        Caller {
+            client_id: self.client_id.clone().unwrap_or_default(),
+            client_host: format!("/{}", self.connection.peer.ip()),
+            version: self.version,
+        }
+    }
+
+    /// The shard that coordinates a group, if it may be asked on this connection.
+    fn locate(&self, group: &str) -> Result<(ShardId, TopicPartition), ErrorCode> {
+        let partition = partition_of(self.shard, group).ok_or(ErrorCode::NotCoordinator)?;
+        let owner = self.shard.owner(&partition);
+        let owner = owner.filter(|owner| is_served_here(self.shard, self.connection, *owner));
+        owner.map(|owner| (owner, partition)).ok_or(ErrorCode::NotCoordinator)
+    }
+
+    /// Asks the coordinator of a group.
+    async fn ask(&self, group: &str, request: GroupRequest) -> GroupReply {
+        match self.locate(group) {
+            Ok((owner, partition)) => self.ask_owner(owner, partition, request).await,
+            Err(error) => GroupReply::Refused(error),
+        }
+    }
+
+    async fn ask_owner(
+        &self,
+        owner: ShardId,
+        partition: TopicPartition,
+        request: GroupRequest,
+    ) -> GroupReply {
+        let call = GroupCall { partition, caller: self.caller(), request };
+        if owner == self.shard.id {
+            return call_local(self.shard, call).await;
+        }
+        self.shard.metrics.borrow_mut().requests_forwarded += 1;
+        match self.shard.mesh.call(owner, Request::Group(Box::new(call))).await {
+            Reply::Group(reply) => *reply,
+            _ => unreachable!("groups are answered by groups"),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! DescribeGroups, ListGroups, DeleteGroups.
+
+use crate::cluster::brokers::Routing;
+use crate::cluster::describe::operations;
+use crate::codec::error_code::ErrorCode;
+use crate::group::Answer;
+use crate::group::member::text;
+use crate::shard::api::groups::Asking;
+use crate::shard::conn::Listener;
+use crate::shard::groups::{GroupReply, GroupRequest, list_local};
+use crate::shard::message::{Reply, Request};
+use crate::types::{ShardId, TopicPartition};
+use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
+use kafka_protocol::messages::describe_groups_response::DescribedGroup;
+use kafka_protocol::messages::list_groups_response::ListedGroup;
+use kafka_protocol::messages::{
+    DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, GroupId,
+    ListGroupsRequest, ListGroupsResponse,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The first version of ListGroups that names the type of a group.
+const LISTED_TYPE_FROM: i16 = 5;
+/// Kafka's name for groups of the classic protocol.
+const CLASSIC: &str = "classic";
+
+pub async fn describe(asking: &Asking<'_>, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
+    let mut groups = Vec::with_capacity(request.groups.len());
+    for id in request.groups {
+        let asked = GroupRequest::Describe { group: id.to_string() };
+        let mut described = match asking.ask(&id, asked).await {
+            GroupReply::Described(described) => described,
+            GroupReply::Refused(error) => {
+                DescribedGroup::default().with_group_id(id).with_error_code(error.code())
+            }
+            GroupReply::Answer(_) | GroupReply::Fetched(_) => {
+                unreachable!("a description is answered by a description")
+            }
+        };
+        if request.include_authorized_operations && described.error_code == 0 {
+            described.authorized_operations = operations::GROUP;
+        }
+        groups.push(described);
+    }
+    DescribeGroupsResponse::default().with_groups(groups)
+}
+
+/// Of a broker, all that it coordinates: the node's, or one core's where each core is a broker.
+pub async fn list(asking: &Asking<'_>, request: ListGroupsRequest) -> ListGroupsResponse {
+    let shard = asking.shard;
+    let asked: Vec<ShardId> = match (shard.routing(), asking.connection.listener) {
+        (Routing::Core, Listener::Core(core)) => vec![core],
+        (Routing::Core, Listener::Base) | (Routing::Node, _) => {
+            (0..shard.mesh.shard_count()).map(|at| ShardId(at as u16)).collect()
+        }
+    };
+    let mut groups = Vec::new();
+    for owner in asked {
+        let listed = if owner == shard.id {
+            list_local(shard).await
+        } else {
+            match shard.mesh.call(owner, Request::ListGroups).await {
+                Reply::ListGroups(listed) => listed,
+                _ => unreachable!("a list is answered by a list"),
+            }
+        };
+        match listed {
+            Ok(listed) => groups.extend(listed),
+            Err(error) => return ListGroupsResponse::default().with_error_code(error.code()),
+        }
+    }
+    let wanted = Wanted::new(&request);
+    groups.retain(|group| wanted.has(group));
+    if asking.version >= LISTED_TYPE_FROM {
+        groups.iter_mut().for_each(|group| group.group_type = text(CLASSIC));
+    }
+    ListGroupsResponse::default().with_groups(groups)
+}
+
+/// Which groups are asked for (KIP-518, KIP-848). No state and no type means any.
+struct Wanted {
+    states: BTreeSet<String>,
+    is_classic: bool,
+}
+
+impl Wanted {
+    fn new(request: &ListGroupsRequest) -> Wanted {
+        let states = request.states_filter.iter().map(|state| state.trim().to_lowercase());
+        let types = &request.types_filter;
+        let is_classic = types.is_empty() || types.iter().any(|name| name.eq_ignore_ascii_case(CLASSIC));
+        Wanted { states: states.collect(), is_classic }
+    }
+
+    fn has(&self, group: &ListedGroup) -> bool {
+        let has_state = self.states.is_empty() || self.states.contains(&group.group_state.to_lowercase());
+        has_state && self.is_classic
+    }
+}
+
+pub async fn delete(asking: &Asking<'_>, request: DeleteGroupsRequest) -> DeleteGroupsResponse {
+    let mut results = Vec::with_capacity(request.groups_names.len());
+    let mut by_owner: BTreeMap<(ShardId, TopicPartition), Vec<String>> = BTreeMap::new();
+    let names: BTreeSet<GroupId> = request.groups_names.into_iter().collect(); // Each is answered once.
+    for id in names {
+        match asking.locate(&id) {
+            Ok(place) => by_owner.entry(place).or_default().push(id.to_string()),
+            Err(error) => results.push(result(id, error)),
+        }
+    }
+    for ((owner, partition), groups) in by_owner {
+        let asked = GroupRequest::DeleteGroups(groups.clone());
+        let deleted = match asking.ask_owner(owner, partition, asked).await {
+            GroupReply::Answer(Answer::DeleteGroups(deleted)) => deleted,
+            GroupReply::Refused(error) => groups.into_iter().map(|group| (group, error)).collect(),
+            GroupReply::Answer(_) | GroupReply::Fetched(_) | GroupReply::Described(_) => {
+                unreachable!("a deletion is answered by a deletion")
+            }
+        };
+        results.extend(deleted.into_iter().map(|(group, error)| result(GroupId(text(&group)), error)));
+    }
+    DeleteGroupsResponse::default().with_results(results)
+}
+
+fn result(id: GroupId, error: ErrorCode) -> DeletableGroupResult {
+    DeletableGroupResult::default().with_group_id(id).with_error_code(error.code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_listed_by_state_and_type_however_they_are_spelt() {
+        let group = ListedGroup::default().with_group_state(text("PreparingRebalance"));
+        let has = |states: &[&str], types: &[&str]| {
+            let request = ListGroupsRequest::default()
+                .with_states_filter(states.iter().map(|state| text(state)).collect())
+                .with_types_filter(types.iter().map(|name| text(name)).collect());
+            Wanted::new(&request).has(&group)
+        };
+        assert!(has(&[], &[]));
+        assert!(has(&["Stable", " preparingrebalance"], &["Classic"]));
+        assert!(!has(&["Stable"], &[]));
+        assert!(!has(&[], &["consumer"]));
+    }
+}

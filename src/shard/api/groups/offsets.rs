@@ -1,0 +1,195 @@
+//! OffsetCommit, OffsetFetch, OffsetDelete.
+//!
+//! Which topics and partitions there are is looked up where the group is coordinated, so that nothing is
+//! committed to a topic whose deletion that core has seen.
+
+use crate::codec::error_code::ErrorCode;
+use crate::group::Answer;
+use crate::group::member::text;
+use crate::shard::api::groups::Asking;
+use crate::shard::groups::{FetchedOffset, GroupReply, GroupRequest};
+use kafka_protocol::messages::offset_commit_response::{
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
+use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
+use kafka_protocol::messages::offset_fetch_response::{
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
+    OffsetFetchResponseTopic, OffsetFetchResponseTopics,
+};
+use kafka_protocol::messages::{
+    OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, OffsetFetchRequest,
+    OffsetFetchResponse, TopicName,
+};
+use kafka_protocol::protocol::StrBytes;
+
+/// The first version of OffsetFetch with an error of its own; before it each partition has it.
+const FETCH_ERROR_FROM: i16 = 2;
+/// The first version of OffsetFetch that asks for several groups (KIP-709).
+const FETCH_GROUPS_FROM: i16 = 8;
+/// "There is none", of offsets and of leader epochs.
+const NONE: i64 = -1;
+
+type Topics = Vec<(TopicName, Vec<i32>)>;
+
+pub async fn commit(asking: &Asking<'_>, request: OffsetCommitRequest) -> OffsetCommitResponse {
+    let partitions: Topics = request
+        .topics
+        .iter()
+        .map(|topic| {
+            let indexes = topic.partitions.iter().map(|partition| partition.partition_index);
+            (topic.name.clone(), indexes.collect())
+        })
+        .collect();
+    let group = request.group_id.clone();
+    match asking.ask(&group, GroupRequest::Commit(request)).await {
+        GroupReply::Refused(error) => refused_commit(partitions, error),
+        GroupReply::Answer(Answer::Commit(response)) => response,
+        GroupReply::Answer(_) | GroupReply::Fetched(_) | GroupReply::Described(_) => {
+            unreachable!("a commit is answered by a commit")
+        }
+    }
+}
+
+fn refused_commit(topics: Topics, error: ErrorCode) -> OffsetCommitResponse {
+    let topics = topics.into_iter().map(|(name, partitions)| {
+        let partitions = partitions.into_iter().map(|index| {
+            let partition = OffsetCommitResponsePartition::default().with_partition_index(index);
+            partition.with_error_code(error.code())
+        });
+        OffsetCommitResponseTopic::default().with_name(name).with_partitions(partitions.collect())
+    });
+    OffsetCommitResponse::default().with_topics(topics.collect())
+}
+
+pub async fn delete_offsets(asking: &Asking<'_>, request: OffsetDeleteRequest) -> OffsetDeleteResponse {
+    let group = request.group_id.clone();
+    match asking.ask(&group, GroupRequest::DeleteOffsets(request)).await {
+        GroupReply::Refused(error) => OffsetDeleteResponse::default().with_error_code(error.code()),
+        GroupReply::Answer(Answer::DeleteOffsets(response)) => response,
+        GroupReply::Answer(_) | GroupReply::Fetched(_) | GroupReply::Described(_) => {
+            unreachable!("a deletion is answered by a deletion")
+        }
+    }
+}
+
+pub async fn fetch(asking: &Asking<'_>, request: OffsetFetchRequest) -> OffsetFetchResponse {
+    if asking.version < FETCH_GROUPS_FROM {
+        let topics = request.topics.map(|topics| {
+            topics.into_iter().map(|topic| (topic.name, topic.partition_indexes)).collect::<Topics>()
+        });
+        let asked = topics.clone();
+        let fetched = fetch_group(asking, &request.group_id, topics).await;
+        return of_one(fetched, asked.unwrap_or_default(), asking.version);
+    }
+    let mut groups = Vec::with_capacity(request.groups.len());
+    for group in request.groups {
+        let OffsetFetchRequestGroup { group_id, topics, .. } = group;
+        let topics = topics.map(|topics| {
+            topics.into_iter().map(|topic| (topic.name, topic.partition_indexes)).collect::<Topics>()
+        });
+        let fetched = fetch_group(asking, &group_id, topics).await;
+        let group = OffsetFetchResponseGroup::default().with_group_id(group_id);
+        groups.push(match fetched {
+            Err(error) => group.with_error_code(error.code()),
+            Ok(topics) => group.with_topics(topics.into_iter().map(of_topic).collect()),
+        });
+    }
+    OffsetFetchResponse::default().with_groups(groups)
+}
+
+type Fetched = Vec<(TopicName, Vec<FetchedOffset>)>;
+
+async fn fetch_group(asking: &Asking<'_>, group: &str, topics: Option<Topics>) -> Result<Fetched, ErrorCode> {
+    match asking.ask(group, GroupRequest::Fetch { group: group.to_owned(), topics }).await {
+        GroupReply::Fetched(topics) => Ok(topics),
+        GroupReply::Refused(error) => Err(error),
+        GroupReply::Answer(_) | GroupReply::Described(_) => unreachable!("a fetch is answered by a fetch"),
+    }
+}
+
+/// Offset, leader epoch and metadata of a partition.
+fn committed(fetched: FetchedOffset) -> (i64, i32, Option<StrBytes>) {
+    match fetched.committed {
+        Some(committed) => {
+            (committed.offset, committed.leader_epoch.unwrap_or(-1), Some(text(&committed.metadata)))
+        }
+        None => (NONE, NONE as i32, Some(StrBytes::default())),
+    }
+}
+
+fn of_topic((name, partitions): (TopicName, Vec<FetchedOffset>)) -> OffsetFetchResponseTopics {
+    let partitions = partitions.into_iter().map(|fetched| {
+        let partition = OffsetFetchResponsePartitions::default().with_partition_index(fetched.partition);
+        let (offset, epoch, metadata) = committed(fetched);
+        partition.with_committed_offset(offset).with_committed_leader_epoch(epoch).with_metadata(metadata)
+    });
+    OffsetFetchResponseTopics::default().with_name(name).with_partitions(partitions.collect())
+}
+
+/// The answer of versions that ask for one group.
+fn of_one(fetched: Result<Fetched, ErrorCode>, asked: Topics, version: i16) -> OffsetFetchResponse {
+    let response = OffsetFetchResponse::default();
+    let (topics, error) = match fetched {
+        Ok(topics) => (topics, ErrorCode::None),
+        Err(error) if version >= FETCH_ERROR_FROM => return response.with_error_code(error.code()),
+        Err(error) => {
+            let missing = |partition| FetchedOffset { partition, committed: None };
+            let topics = asked
+                .into_iter()
+                .map(|(name, partitions)| (name, partitions.into_iter().map(missing).collect()));
+            (topics.collect(), error)
+        }
+    };
+    let topics = topics.into_iter().map(|(name, partitions)| {
+        let partitions = partitions.into_iter().map(|fetched| {
+            let partition = OffsetFetchResponsePartition::default().with_partition_index(fetched.partition);
+            let (offset, epoch, metadata) = committed(fetched);
+            partition
+                .with_committed_offset(offset)
+                .with_committed_leader_epoch(epoch)
+                .with_metadata(metadata)
+                .with_error_code(error.code())
+        });
+        OffsetFetchResponseTopic::default().with_name(name).with_partitions(partitions.collect())
+    });
+    response.with_topics(topics.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::groups::Committed;
+    use kafka_protocol::protocol::Encodable;
+
+    fn fetched() -> Fetched {
+        let committed = Committed { offset: 5, leader_epoch: Some(2), metadata: "note".to_owned() };
+        let partitions = vec![
+            FetchedOffset { partition: 0, committed: Some(committed) },
+            FetchedOffset { partition: 1, committed: None },
+        ];
+        vec![(TopicName(text("t")), partitions)]
+    }
+
+    #[test]
+    fn offsets_are_answered_in_every_version() {
+        for version in 1..FETCH_GROUPS_FROM {
+            let response = of_one(Ok(fetched()), Vec::new(), version);
+            response.encode(&mut Vec::new(), version).unwrap();
+            let [first, second] = &response.topics[0].partitions[..] else { panic!() };
+            assert_eq!((first.committed_offset, first.committed_leader_epoch), (5, 2));
+            assert_eq!((second.committed_offset, second.committed_leader_epoch), (-1, -1));
+            assert_eq!(second.metadata.as_deref(), Some(""));
+        }
+    }
+
+    #[test]
+    fn oldest_version_has_the_error_in_each_partition() {
+        let asked = vec![(TopicName(text("t")), vec![0, 1])];
+        let old = of_one(Err(ErrorCode::NotCoordinator), asked.clone(), 1);
+        old.encode(&mut Vec::new(), 1).unwrap();
+        let errors: Vec<_> = old.topics[0].partitions.iter().map(|partition| partition.error_code).collect();
+        assert_eq!((old.error_code, errors), (0, vec![16, 16]));
+        let new = of_one(Err(ErrorCode::NotCoordinator), asked, 2);
+        assert_eq!((new.error_code, new.topics.len()), (16, 0));
+    }
+}

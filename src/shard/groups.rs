@@ -1,0 +1,703 @@
+//! The coordinators of the partitions of `__consumer_offsets` that this shard owns: carries out what
+//! [`group`](crate::group) decides.
+//!
+//! ```text
+//! request ─► coordinator ─► answers ─────────────────────────────────────► who waits for that ticket
+//!                 ▲     └─► writes ─► lane ─► log ─► flushed ─► finished ─┐
+//!                 └───────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A partition's writes go to its log one after the other, as they were decided; they are flushed like any
+//! batch. One task of the shard waits for the next deadline of all its coordinators.
+
+mod load;
+
+use crate::cluster::image::Image;
+use crate::codec::error_code::ErrorCode;
+use crate::codec::group_record::GroupRecord;
+use crate::codec::record_batch::{BatchHeader, Compression, write_batch};
+use crate::codec::records::{NewRecord, write_record};
+use crate::group::coordinator::Coordinator;
+use crate::group::offsets::GroupOffsets;
+use crate::group::{Answer, Caller, Effect, GROUPS_TOPIC, Moment, Settings, Ticket, WriteId};
+use crate::shard::Shard;
+use crate::shard::api::produce;
+use crate::shard::event::Signal;
+use crate::shard::message::ProduceOutcome;
+use crate::shard::step::Pace;
+use crate::shard::store::AckTarget;
+use crate::types::{Mono, PartitionIndex, Timestamp, TopicId, TopicPartition};
+use futures::future::select;
+use kafka_protocol::messages::describe_groups_response::DescribedGroup;
+use kafka_protocol::messages::list_groups_response::ListedGroup;
+use kafka_protocol::messages::offset_commit_response::{
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
+use kafka_protocol::messages::offset_delete_response::{
+    OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
+};
+use kafka_protocol::messages::{
+    HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, OffsetCommitRequest, OffsetCommitResponse,
+    OffsetDeleteRequest, SyncGroupRequest, TopicName,
+};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Groups that are looked at for expired offsets before others run.
+const EXPIRY_STEP: usize = 16;
+
+/// A log that could not be read is tried again after this long at the earliest.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A question to the coordinator of one group.
+pub struct GroupCall {
+    /// Of `__consumer_offsets`.
+    pub partition: TopicPartition,
+    pub caller: Caller,
+    pub request: GroupRequest,
+}
+
+pub enum GroupRequest {
+    Join(JoinGroupRequest),
+    Sync(SyncGroupRequest),
+    Heartbeat(HeartbeatRequest),
+    /// As versions from 3 on have it.
+    Leave(LeaveGroupRequest),
+    Commit(OffsetCommitRequest),
+    /// `None`: of all topics.
+    Fetch {
+        group: String,
+        topics: Option<Vec<(TopicName, Vec<i32>)>>,
+    },
+    Describe {
+        group: String,
+    },
+    DeleteGroups(Vec<String>),
+    DeleteOffsets(OffsetDeleteRequest),
+}
+
+pub enum GroupReply {
+    Answer(Answer),
+    Fetched(Vec<(TopicName, Vec<FetchedOffset>)>),
+    Described(DescribedGroup),
+    /// Nothing was looked at.
+    Refused(ErrorCode),
+}
+
+/// A committed offset of one partition, if there is one.
+pub struct FetchedOffset {
+    pub partition: i32,
+    pub committed: Option<Committed>,
+}
+
+pub struct Committed {
+    pub offset: i64,
+    pub leader_epoch: Option<i32>,
+    pub metadata: String,
+}
+
+/// Lives: one per shard.
+#[derive(Default)]
+pub struct Groups {
+    served: RefCell<BTreeMap<TopicPartition, Rc<Served>>>,
+    answers: Answers,
+    /// Until when the task that waits for deadlines sleeps; `None`: until it is told.
+    sleeps_until: Cell<Option<Mono>>,
+    /// There is an earlier deadline.
+    earlier: Signal,
+}
+
+/// Lives: one per partition of `__consumer_offsets` of this shard, from the first look at it until the
+/// partition goes.
+struct Served {
+    id: TopicPartition,
+    state: RefCell<ServedState>,
+    /// Writes that are not in the log yet. Bounded by the requests that wait for them.
+    lane: RefCell<VecDeque<(WriteId, Vec<u8>)>>,
+    lane_filled: Signal,
+    ended: Cell<bool>,
+}
+
+enum ServedState {
+    Loading,
+    Failed { at: Mono },
+    Ready(Box<Coordinator>),
+}
+
+/// Answers that are waited for.
+#[derive(Default)]
+struct Answers {
+    next: Cell<u64>,
+    waiting: RefCell<BTreeMap<Ticket, Waiting>>,
+}
+
+enum Waiting {
+    Asked(Option<Waker>),
+    Answered(Answer),
+}
+
+impl Answers {
+    fn ticket(&self) -> Ticket {
+        self.next.set(self.next.get() + 1);
+        let ticket = Ticket(self.next.get());
+        self.waiting.borrow_mut().insert(ticket, Waiting::Asked(None));
+        ticket
+    }
+
+    fn complete(&self, ticket: Ticket, answer: Answer) {
+        let mut waiting = self.waiting.borrow_mut();
+        let Some(place) = waiting.get_mut(&ticket) else { return };
+        if let Waiting::Asked(waker) = std::mem::replace(place, Waiting::Answered(answer)) {
+            drop(waiting);
+            waker.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    async fn answer(&self, ticket: Ticket) -> Answer {
+        poll_fn(|cx| {
+            let mut waiting = self.waiting.borrow_mut();
+            match waiting.remove(&ticket) {
+                Some(Waiting::Answered(answer)) => Poll::Ready(answer),
+                _ => {
+                    waiting.insert(ticket, Waiting::Asked(Some(cx.waker().clone())));
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl Served {
+    fn new(id: TopicPartition) -> Rc<Served> {
+        Rc::new(Served {
+            id,
+            state: RefCell::new(ServedState::Loading),
+            lane: RefCell::default(),
+            lane_filled: Signal::default(),
+            ended: Cell::new(false),
+        })
+    }
+
+    /// Decides something, then carries it out. `None` while the log is not loaded.
+    fn decide<T>(
+        self: &Rc<Self>,
+        shard: &Rc<Shard>,
+        decide: impl FnOnce(&mut Coordinator, Moment, &mut Vec<Effect>) -> T,
+    ) -> Option<T> {
+        let now = moment(shard);
+        let mut effects = Vec::new();
+        let (decided, next) = {
+            let mut state = self.state.borrow_mut();
+            let ServedState::Ready(coordinator) = &mut *state else { return None };
+            let rebalances = coordinator.rebalances;
+            let decided = decide(coordinator, now, &mut effects);
+            shard.metrics.borrow_mut().group_rebalances += coordinator.rebalances - rebalances;
+            self.hand_on_writes(coordinator, &effects, now);
+            (decided, coordinator.next_deadline())
+        };
+        for effect in effects {
+            match effect {
+                Effect::Answer(ticket, answer) => shard.groups.answers.complete(ticket, answer),
+                Effect::Write(_) => {} // It is in the lane.
+            }
+        }
+        shard.groups.look_by(next);
+        Some(decided)
+    }
+
+    fn hand_on_writes(&self, coordinator: &Coordinator, effects: &[Effect], now: Moment) {
+        for effect in effects {
+            if let Effect::Write(write) = effect {
+                let batch = batch_of(coordinator.records(*write), now.wall);
+                self.lane.borrow_mut().push_back((*write, batch));
+                self.lane_filled.notify();
+            }
+        }
+    }
+
+    fn end(self: &Rc<Self>, shard: &Rc<Shard>) {
+        if !self.ended.replace(true) {
+            self.decide(shard, |coordinator, now, effects| coordinator.resign(now, effects));
+            self.lane_filled.notify();
+        }
+    }
+}
+
+impl Groups {
+    /// Sees to it that a deadline is not slept through.
+    fn look_by(&self, deadline: Option<Mono>) {
+        let Some(deadline) = deadline else { return };
+        if self.sleeps_until.get().is_none_or(|until| deadline < until) {
+            self.earlier.notify();
+        }
+    }
+
+    fn served(&self) -> Vec<Rc<Served>> {
+        self.served.borrow().values().cloned().collect()
+    }
+
+    pub fn group_count(&self) -> usize {
+        let count = |served: &Rc<Served>| match &*served.state.borrow() {
+            ServedState::Ready(coordinator) => coordinator.group_count(),
+            ServedState::Loading | ServedState::Failed { .. } => 0,
+        };
+        self.served.borrow().values().map(count).sum()
+    }
+}
+
+/// Records as one batch, as a producer would send it.
+fn batch_of(records: &[GroupRecord], now: Timestamp) -> Vec<u8> {
+    let mut payload = Vec::new();
+    for (number, record) in (0..).zip(records) {
+        let (key, value) = (record.encode_key(), record.encode_value());
+        let record = NewRecord {
+            timestamp_delta: 0,
+            offset_delta: number,
+            key: Some(&key),
+            value: value.as_deref(),
+            headers: &[],
+        };
+        write_record(&record, &mut payload);
+    }
+    let header = BatchHeader {
+        compression: Compression::None,
+        transactional: false,
+        record_count: records.len() as u32,
+        base_timestamp: now,
+        max_timestamp: now,
+        producer: None,
+    };
+    let mut batch = Vec::with_capacity(payload.len() + 61);
+    write_batch(&header, &payload, &mut batch);
+    batch
+}
+
+fn moment(shard: &Shard) -> Moment {
+    Moment { mono: shard.clock.mono(), wall: shard.clock.wall() }
+}
+
+/// Tells a coordinator what became of one of its writes.
+struct WriteEnd {
+    shard: Weak<Shard>,
+    served: Rc<Served>,
+    write: WriteId,
+}
+
+impl AckTarget for WriteEnd {
+    fn acknowledged(&self, _index: u32, outcome: ProduceOutcome) {
+        let Some(shard) = self.shard.upgrade() else { return };
+        let result = match outcome.error {
+            ErrorCode::None => Ok(()),
+            error => Err(error),
+        };
+        if let Err(error) = result {
+            let partition = self.served.id.partition.index();
+            tracing::warn!(partition, %error, "a change of consumer groups was not kept");
+        }
+        let write = self.write;
+        self.served.decide(&shard, |coordinator, now, effects| {
+            coordinator.finished(write, result, now, effects);
+        });
+    }
+}
+
+/// Appends a partition's writes, one after the other, until it goes.
+async fn run_lane(shard: Rc<Shard>, served: Rc<Served>) {
+    while !served.ended.get() || !served.lane.borrow().is_empty() {
+        let next = served.lane.borrow_mut().pop_front();
+        let Some((write, mut batch)) = next else {
+            shard.stores.pump();
+            served.lane_filled.notified().await;
+            continue;
+        };
+        let end = WriteEnd { shard: Rc::downgrade(&shard), served: served.clone(), write };
+        let target: Rc<dyn AckTarget> = Rc::new(end);
+        produce::append(&shard, &target, 0, &served.id, &mut batch).await;
+    }
+}
+
+/// Starts the work that goes on beside requests, and reads what this shard's partitions hold.
+pub fn start(shard: &Rc<Shard>) {
+    shard.spawn(watch_deadlines(shard.clone()));
+    load_all(shard);
+    let expiring = shard.clone();
+    shard.spawn(async move {
+        loop {
+            glommio::timer::sleep(expiring.config.offsets_retention_check_interval).await;
+            if expiring.is_stopping() {
+                return;
+            }
+            load_all(&expiring); // Those that were opened late.
+            expire_offsets(&expiring).await;
+        }
+    });
+}
+
+/// Ends sessions and waits when they are over.
+async fn watch_deadlines(shard: Rc<Shard>) {
+    loop {
+        let next = {
+            let deadline = |served: &Rc<Served>| match &*served.state.borrow() {
+                ServedState::Ready(coordinator) => coordinator.next_deadline(),
+                ServedState::Loading | ServedState::Failed { .. } => None,
+            };
+            shard.groups.served.borrow().values().filter_map(deadline).min()
+        };
+        let now = shard.clock.mono();
+        match next {
+            Some(next) if next <= now => {
+                for served in shard.groups.served() {
+                    served.decide(&shard, |coordinator, now, effects| coordinator.expire(now, effects));
+                }
+                glommio::executor().yield_now().await;
+            }
+            _ => {
+                shard.groups.sleeps_until.set(next);
+                let told = pin!(shard.groups.earlier.notified());
+                match next {
+                    Some(next) => {
+                        select(told, pin!(glommio::timer::sleep(next.since(now)))).await;
+                    }
+                    None => told.await,
+                }
+            }
+        }
+    }
+}
+
+async fn expire_offsets(shard: &Rc<Shard>) {
+    let mut pace = Pace::new(&shard.clock);
+    for served in shard.groups.served() {
+        let mut after: Option<String> = None;
+        loop {
+            let ids = served.decide(shard, |coordinator, now, effects| {
+                let ids = coordinator.ids_after(after.as_deref(), EXPIRY_STEP);
+                ids.iter().for_each(|id| coordinator.expire_offsets(id, now, effects));
+                ids
+            });
+            after = ids.and_then(|mut ids| ids.pop());
+            if after.is_none() {
+                break;
+            }
+            pace.give_way().await;
+        }
+    }
+}
+
+/// Takes away the offsets of topics that the image does not have any more.
+async fn forget_gone_topics(shard: &Rc<Shard>, served: &Rc<Served>) {
+    let mut pace = Pace::new(&shard.clock);
+    let mut after: Option<String> = None;
+    loop {
+        let ids = served.decide(shard, |coordinator, now, effects| {
+            let image = shard.image.borrow();
+            let is_gone = |topic: &str| image.topic_named(topic).is_none();
+            let ids = coordinator.ids_after(after.as_deref(), EXPIRY_STEP);
+            ids.iter().for_each(|id| coordinator.forget_topics(id, is_gone, now, effects));
+            ids
+        });
+        after = ids.and_then(|mut ids| ids.pop());
+        if after.is_none() {
+            return;
+        }
+        pace.give_way().await;
+    }
+}
+
+/// Topics are gone from the image: the offsets that groups have in them go too.
+pub fn topics_deleted(shard: &Rc<Shard>, topics: &[TopicId]) {
+    let gone: Vec<Rc<Served>> = {
+        let mut served = shard.groups.served.borrow_mut();
+        let gone = served.extract_if(.., |id, _| topics.contains(&id.topic));
+        gone.map(|(_, served)| served).collect()
+    };
+    gone.iter().for_each(|served| served.end(shard));
+    for served in shard.groups.served() {
+        let shard = shard.clone();
+        shard.clone().spawn(async move { forget_gone_topics(&shard, &served).await });
+    }
+}
+
+/// This node stops: all that wait are sent to look elsewhere.
+pub fn resign(shard: &Rc<Shard>) {
+    for served in shard.groups.served() {
+        served.decide(shard, |coordinator, now, effects| coordinator.resign(now, effects));
+    }
+}
+
+/// Begins to read every partition of this shard that is not read yet.
+fn load_all(shard: &Rc<Shard>) {
+    let topic = shard.image.borrow().topic_named(GROUPS_TOPIC).map(|topic| topic.id);
+    let Some(topic) = topic else { return };
+    for store in shard.stores.iter() {
+        for replica in store.replicas_of(topic, usize::MAX) {
+            find(shard, replica.id);
+        }
+    }
+}
+
+/// The coordinator of a partition of this shard, which is read first if need be.
+fn find(shard: &Rc<Shard>, id: TopicPartition) -> Option<Rc<Served>> {
+    let replica = shard.stores.find(&id)?;
+    let known = shard.groups.served.borrow().get(&id).cloned();
+    let served = known.unwrap_or_else(|| {
+        let served = Served::new(id);
+        shard.groups.served.borrow_mut().insert(id, served.clone());
+        shard.spawn(run_lane(shard.clone(), served.clone()));
+        load::begin(shard, &served, &replica);
+        served
+    });
+    let failed = match &*served.state.borrow() {
+        ServedState::Failed { at } => Some(*at),
+        ServedState::Loading | ServedState::Ready(_) => None,
+    };
+    if failed.is_some_and(|at| shard.clock.mono().since(at) >= RELOAD_INTERVAL) {
+        *served.state.borrow_mut() = ServedState::Loading;
+        load::begin(shard, &served, &replica);
+    }
+    Some(served)
+}
+
+/// Why a partition cannot be asked.
+fn not_ready(shard: &Rc<Shard>, id: TopicPartition) -> Result<Rc<Served>, ErrorCode> {
+    if shard.is_stopping() {
+        return Err(ErrorCode::NotCoordinator);
+    }
+    let served = find(shard, id).ok_or(ErrorCode::NotCoordinator)?;
+    let error = match &*served.state.borrow() {
+        ServedState::Ready(_) => None,
+        ServedState::Loading => Some(ErrorCode::CoordinatorLoadInProgress),
+        ServedState::Failed { .. } => Some(ErrorCode::CoordinatorNotAvailable),
+    };
+    error.map_or(Ok(served), Err)
+}
+
+/// Answers a question to a coordinator of this shard.
+pub async fn call_local(shard: &Rc<Shard>, call: GroupCall) -> GroupReply {
+    let GroupCall { partition, caller, request } = call;
+    let served = match not_ready(shard, partition) {
+        Ok(served) => served,
+        Err(error) => return GroupReply::Refused(error),
+    };
+    match ask(shard, &served, &caller, request) {
+        Asked::Waits(ticket) => GroupReply::Answer(shard.groups.answers.answer(ticket).await),
+        Asked::Commits(ticket, unknown) => {
+            let mut answer = shard.groups.answers.answer(ticket).await;
+            if let Answer::Commit(response) = &mut answer {
+                response.topics.extend(unknown);
+            }
+            GroupReply::Answer(answer)
+        }
+        Asked::Deletes(ticket, unknown) => {
+            let mut answer = shard.groups.answers.answer(ticket).await;
+            if let Answer::DeleteOffsets(response) = &mut answer
+                && response.error_code == 0
+            {
+                response.topics.extend(unknown);
+            }
+            GroupReply::Answer(answer)
+        }
+        Asked::Done(reply) => reply,
+    }
+}
+
+enum Asked {
+    Done(GroupReply),
+    Waits(Ticket),
+    /// With what is answered of topics that there are not.
+    Commits(Ticket, Vec<OffsetCommitResponseTopic>),
+    Deletes(Ticket, Vec<OffsetDeleteResponseTopic>),
+}
+
+fn ask(shard: &Rc<Shard>, served: &Rc<Served>, caller: &Caller, request: GroupRequest) -> Asked {
+    let answers = &shard.groups.answers;
+    let ready = "the caller has looked";
+    let done = |answer| Asked::Done(GroupReply::Answer(answer));
+    match request {
+        GroupRequest::Join(request) => {
+            let ticket = answers.ticket();
+            let fresh = Uuid::new_v4().to_string();
+            served.decide(shard, |coordinator, now, effects| {
+                coordinator.join(caller, &request, &fresh, ticket, now, effects);
+            });
+            Asked::Waits(ticket)
+        }
+        GroupRequest::Sync(request) => {
+            let ticket = answers.ticket();
+            served
+                .decide(shard, |coordinator, now, effects| coordinator.sync(&request, ticket, now, effects));
+            Asked::Waits(ticket)
+        }
+        GroupRequest::Heartbeat(request) => {
+            let beat = |coordinator: &mut Coordinator, now, effects: &mut Vec<Effect>| {
+                coordinator.heartbeat(&request, now, effects)
+            };
+            done(Answer::Heartbeat(served.decide(shard, beat).expect(ready)))
+        }
+        GroupRequest::Leave(request) => {
+            let leave = |coordinator: &mut Coordinator, now, effects: &mut Vec<Effect>| {
+                coordinator.leave(&request, now, effects)
+            };
+            done(Answer::Leave(served.decide(shard, leave).expect(ready)))
+        }
+        GroupRequest::Commit(mut request) => {
+            let unknown = split_commit(&shard.image.borrow(), &mut request);
+            if request.topics.is_empty() {
+                return done(Answer::Commit(OffsetCommitResponse::default().with_topics(unknown)));
+            }
+            let ticket = answers.ticket();
+            served.decide(shard, |coordinator, now, effects| {
+                coordinator.commit(caller.version, request, ticket, now, effects);
+            });
+            Asked::Commits(ticket, unknown)
+        }
+        GroupRequest::Fetch { group, topics } => {
+            let fetch = |coordinator: &mut Coordinator, _, _: &mut Vec<Effect>| {
+                fetched(coordinator.offsets(&group), topics)
+            };
+            Asked::Done(GroupReply::Fetched(served.decide(shard, fetch).expect(ready)))
+        }
+        GroupRequest::Describe { group } => {
+            let describe = |coordinator: &mut Coordinator, _, _: &mut Vec<Effect>| {
+                coordinator.describe(&group, caller.version)
+            };
+            Asked::Done(GroupReply::Described(served.decide(shard, describe).expect(ready)))
+        }
+        GroupRequest::DeleteGroups(groups) => {
+            let ticket = answers.ticket();
+            served.decide(shard, |coordinator, now, effects| {
+                coordinator.delete_groups(groups, ticket, now, effects);
+            });
+            Asked::Waits(ticket)
+        }
+        GroupRequest::DeleteOffsets(mut request) => {
+            let unknown = split_deletion(&shard.image.borrow(), &mut request);
+            let ticket = answers.ticket();
+            served.decide(shard, |coordinator, now, effects| {
+                coordinator.delete_offsets(request, ticket, now, effects);
+            });
+            Asked::Deletes(ticket, unknown)
+        }
+    }
+}
+
+fn has_partition(image: &Image, topic: &str, partition: i32) -> bool {
+    let index = PartitionIndex::from_wire(partition);
+    let topic = image.topic_named(topic);
+    topic.zip(index).is_some_and(|(topic, index)| index.index() < topic.partitions.len())
+}
+
+/// Takes out of a commit what is of topics and partitions that there are not; returns their answers.
+fn split_commit(image: &Image, request: &mut OffsetCommitRequest) -> Vec<OffsetCommitResponseTopic> {
+    let mut unknown = Vec::new();
+    for topic in &mut request.topics {
+        let name = topic.name.clone();
+        let gone = topic
+            .partitions
+            .extract_if(.., |partition| !has_partition(image, &name, partition.partition_index));
+        let answers: Vec<_> = gone
+            .map(|partition| {
+                OffsetCommitResponsePartition::default()
+                    .with_partition_index(partition.partition_index)
+                    .with_error_code(ErrorCode::UnknownTopicOrPartition.code())
+            })
+            .collect();
+        if !answers.is_empty() {
+            unknown.push(OffsetCommitResponseTopic::default().with_name(name).with_partitions(answers));
+        }
+    }
+    request.topics.retain(|topic| !topic.partitions.is_empty());
+    unknown
+}
+
+/// The same of a deletion.
+fn split_deletion(image: &Image, request: &mut OffsetDeleteRequest) -> Vec<OffsetDeleteResponseTopic> {
+    let mut unknown = Vec::new();
+    for topic in &mut request.topics {
+        let name = topic.name.clone();
+        let gone = topic
+            .partitions
+            .extract_if(.., |partition| !has_partition(image, &name, partition.partition_index));
+        let answers: Vec<_> = gone
+            .map(|partition| {
+                OffsetDeleteResponsePartition::default()
+                    .with_partition_index(partition.partition_index)
+                    .with_error_code(ErrorCode::UnknownTopicOrPartition.code())
+            })
+            .collect();
+        if !answers.is_empty() {
+            unknown.push(OffsetDeleteResponseTopic::default().with_name(name).with_partitions(answers));
+        }
+    }
+    request.topics.retain(|topic| !topic.partitions.is_empty());
+    unknown
+}
+
+fn fetched(
+    offsets: Option<&GroupOffsets>,
+    topics: Option<Vec<(TopicName, Vec<i32>)>>,
+) -> Vec<(TopicName, Vec<FetchedOffset>)> {
+    let committed = |topic: &str, partition: i32| {
+        let value = offsets?.get(topic, partition)?;
+        let metadata = value.metadata.clone();
+        Some(Committed { offset: value.offset, leader_epoch: value.leader_epoch, metadata })
+    };
+    let of_topic = |name: &str, partitions: Vec<i32>| -> Vec<FetchedOffset> {
+        let fetched = partitions
+            .into_iter()
+            .map(|partition| FetchedOffset { partition, committed: committed(name, partition) });
+        fetched.collect()
+    };
+    match topics {
+        Some(topics) => topics
+            .into_iter()
+            .map(|(name, partitions)| {
+                let fetched = of_topic(&name, partitions);
+                (name, fetched)
+            })
+            .collect(),
+        None => {
+            let all = offsets.into_iter().flat_map(|offsets| offsets.topics());
+            all.map(|(name, partitions)| {
+                let fetched = of_topic(name, partitions.keys().copied().collect());
+                (TopicName(crate::group::member::text(name)), fetched)
+            })
+            .collect()
+        }
+    }
+}
+
+/// All groups of this shard's coordinators.
+pub async fn list_local(shard: &Rc<Shard>) -> Result<Vec<ListedGroup>, ErrorCode> {
+    let mut pace = Pace::new(&shard.clock);
+    let mut listed = Vec::new();
+    for served in shard.groups.served() {
+        match &*served.state.borrow() {
+            ServedState::Ready(coordinator) => listed.extend(coordinator.list()),
+            ServedState::Loading => return Err(ErrorCode::CoordinatorLoadInProgress),
+            ServedState::Failed { .. } => return Err(ErrorCode::CoordinatorNotAvailable),
+        }
+        pace.give_way().await;
+    }
+    Ok(listed)
+}
+
+/// The partition of `__consumer_offsets` that a group belongs to; `None` while there is no such topic.
+pub fn partition_of(shard: &Shard, group: &str) -> Option<TopicPartition> {
+    let image = shard.image.borrow();
+    let topic = image.topic_named(GROUPS_TOPIC)?;
+    let index = crate::group::partition_of(group, topic.partitions.len());
+    let partition = PartitionIndex::from_wire(index as i32)?;
+    Some(TopicPartition { topic: topic.id, partition })
+}
+
+fn new_coordinator(shard: &Shard) -> Coordinator {
+    Coordinator::new(Settings::new(&shard.config))
+}
