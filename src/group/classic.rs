@@ -22,7 +22,7 @@ use crate::group::coordinator::{Then, Turn};
 use crate::group::member::{Joining, Member, Protocol, text};
 use crate::group::offsets::GroupOffsets;
 use crate::group::timers::Timer;
-use crate::group::{Answer, Ticket, WriteId};
+use crate::group::{Answer, Ticket, WriteId, millis};
 use crate::types::limits::{GROUP_MEMBERS_MAX, GROUP_NEW_MEMBER_TIME_MAX};
 use crate::types::{Mono, Timestamp};
 use bytes::Bytes;
@@ -100,6 +100,8 @@ pub struct Group {
     /// Topics that consumers of this generation named; `None` if that is not known.
     subscribed: Option<BTreeSet<String>>,
     pub offsets: GroupOffsets,
+    /// There are records of it, and so it stays until one says that it is gone.
+    pub is_kept: bool,
     /// It is being deleted: nothing else happens to it meanwhile.
     pub is_closing: bool,
 }
@@ -137,6 +139,7 @@ impl Group {
             state_since: Some(now),
             subscribed: None,
             offsets: GroupOffsets::default(),
+            is_kept: false,
             is_closing: false,
         }
     }
@@ -145,6 +148,7 @@ impl Group {
     pub fn from_record(id: &str, value: GroupValue, offsets: GroupOffsets) -> Group {
         let mut group = Group::new(id, Timestamp::NONE);
         group.offsets = offsets;
+        group.is_kept = true;
         group.generation = value.generation;
         group.protocol_type = Some(value.protocol_type).filter(|protocol_type| !protocol_type.is_empty());
         group.state_since = value.state_timestamp.map(Timestamp);
@@ -236,7 +240,10 @@ impl Group {
 
     /// `fresh_id`: an id for a member that has none.
     pub fn join(&mut self, joining: Joining, fresh_id: String, ticket: Ticket, turn: &mut Turn<'_>) {
-        if !self.has_place_for(&joining.member_id, turn) {
+        let current = joining.instance_id.as_ref().and_then(|instance_id| self.statics.get(instance_id));
+        // Who comes back by its instance id takes its own place.
+        let member_id = current.filter(|_| joining.member_id.is_empty()).unwrap_or(&joining.member_id);
+        if !self.has_place_for(member_id, turn) {
             self.drop_member(&joining.member_id, turn);
             turn.answer(ticket, refused_join("", ErrorCode::GroupMaxSizeReached));
             self.maybe_complete_join(turn);
@@ -293,7 +300,7 @@ impl Group {
         if self.pending.len() + self.members.len() >= GROUP_MEMBERS_MAX {
             return turn.answer(ticket, refused_join("", ErrorCode::GroupMaxSizeReached));
         }
-        let end = turn.now.mono.after(super::millis(joining.session_timeout_ms));
+        let end = turn.now.mono.after(millis(joining.session_timeout_ms));
         let timer = Timer::Session { group: self.id.clone(), member: fresh_id.clone() };
         turn.timers.set(end, timer);
         turn.answer(ticket, refused_join(&fresh_id, ErrorCode::MemberIdRequired));
@@ -428,6 +435,7 @@ impl Group {
                 };
                 self.members.get_mut(&new_id).expect("found above").awaiting_join = None;
                 turn.answer(ticket, Answer::Join(answer));
+                self.touch(&new_id, turn); // It may have ended while the log was waited for.
             }
             Ok(()) => {}
             Err(error) if is_waiting => {

@@ -189,6 +189,7 @@ impl Coordinator {
                 // Who only commits has a group without members.
                 let created = || Group::new(group, Timestamp(value.commit_timestamp));
                 let group = self.groups.entry(group.clone()).or_insert_with(created);
+                group.is_kept = true;
                 group.offsets.set(topic.clone(), *partition, value.clone());
             }
             GroupRecord::Offset { group, topic, partition, value: None } => {
@@ -206,16 +207,18 @@ impl Coordinator {
                 if offsets.count() > 0 {
                     let mut simple = Group::new(id, Timestamp::NONE);
                     simple.offsets = offsets;
+                    simple.is_kept = true;
                     self.groups.insert(id.clone(), simple);
                 }
             }
         }
     }
 
-    /// The log has been replayed: members keep their generation, their sessions begin anew.
-    pub fn loaded(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        let mut turn = turn!(self, now, effects);
-        self.groups.values_mut().for_each(|group| group.restart_sessions(&mut turn));
+    /// The log has been replayed: members of a group keep their generation, their sessions begin anew.
+    pub fn loaded(&mut self, id: &str, now: Moment, effects: &mut Vec<Effect>) {
+        if let Some(group) = self.groups.get_mut(id) {
+            group.restart_sessions(&mut turn!(self, now, effects));
+        }
     }
 
     /// A write has ended: its records are kept, or none of them is, for that reason.
@@ -260,7 +263,11 @@ impl Coordinator {
     ) {
         match record {
             // Of a group with members, what is in memory is ahead of its record.
-            GroupRecord::Group { value: Some(_), .. } => {}
+            GroupRecord::Group { group, value: Some(_) } => {
+                if let Some(group) = self.groups.get_mut(group).filter(|_| kept.is_ok()) {
+                    group.is_kept = true;
+                }
+            }
             GroupRecord::Group { group, value: None } => {
                 let mut turn = turn!(self, now, effects);
                 let Some(group) = self.groups.get_mut(group) else { return };
@@ -333,12 +340,18 @@ impl Coordinator {
             let refused = refused_join("", ErrorCode::CoordinatorNotAvailable);
             return effects.push(Effect::Answer(ticket, refused));
         }
-        let group = self.groups.entry(id).or_insert_with_key(|id| Group::new(id, now.wall));
+        let group = self.groups.entry(id.clone()).or_insert_with_key(|id| Group::new(id, now.wall));
         group.join(joining, fresh_id, ticket, &mut turn!(self, now, effects));
-        // A first member that was refused leaves nothing behind.
-        if is_new && group.is_simple() && !group.has_pending_members() {
-            let id = group.id.clone();
-            self.groups.remove(&id);
+        self.drop_if_nothing(&id);
+    }
+
+    /// Who was refused, or never came back with its id, leaves nothing behind.
+    fn drop_if_nothing(&mut self, id: &str) {
+        let is_nothing = |group: &Group| {
+            group.is_simple() && !group.has_pending_members() && !group.is_kept && !group.is_closing
+        };
+        if self.groups.get(id).is_some_and(is_nothing) {
+            self.groups.remove(id);
         }
     }
 
@@ -384,6 +397,7 @@ impl Coordinator {
             Some(group) => group.leave(&request.members, &mut turn!(self, now, effects)),
             None => vec![ErrorCode::UnknownMemberId; request.members.len()],
         };
+        self.drop_if_nothing(&request.group_id.0);
         let left = request.members.iter().zip(errors).map(|(member, error)| {
             MemberResponse::default()
                 .with_member_id(member.member_id.clone())
@@ -561,14 +575,14 @@ impl Coordinator {
             .with_members(group.members.values().map(|member| member.describe(protocol)).collect())
     }
 
-    /// All groups, in the order of their ids.
-    pub fn list(&self) -> impl Iterator<Item = ListedGroup> {
-        self.groups.values().map(|group| {
-            ListedGroup::default()
-                .with_group_id(GroupId(text(&group.id)))
-                .with_protocol_type(text(group.protocol_type.as_deref().unwrap_or_default()))
-                .with_group_state(text(group.state.name()))
-        })
+    /// A group as it is listed.
+    pub fn listed(&self, id: &str) -> Option<ListedGroup> {
+        let group = self.groups.get(id)?;
+        let listed = ListedGroup::default()
+            .with_group_id(GroupId(text(&group.id)))
+            .with_protocol_type(text(group.protocol_type.as_deref().unwrap_or_default()))
+            .with_group_state(text(group.state.name()));
+        Some(listed)
     }
 
     // --- Time
@@ -582,14 +596,16 @@ impl Coordinator {
     pub fn expire(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         for _ in 0..GROUP_TIMERS_PER_STEP {
             let Some(timer) = self.timers.take_due(now.mono) else { return };
-            let (Timer::Session { group, .. } | Timer::Join { group } | Timer::Sync { group }) = &timer;
-            let Some(group) = self.groups.get_mut(group) else { continue };
+            let (Timer::Session { group: id, .. } | Timer::Join { group: id } | Timer::Sync { group: id }) =
+                &timer;
+            let Some(group) = self.groups.get_mut(id) else { continue };
             let mut turn = turn!(self, now, effects);
             match &timer {
                 Timer::Session { member, .. } => group.session_ended(member, &mut turn),
                 Timer::Join { .. } => group.join_ended(&mut turn),
                 Timer::Sync { .. } => group.sync_ended(&mut turn),
             }
+            self.drop_if_nothing(id);
         }
     }
 
@@ -617,7 +633,22 @@ impl Coordinator {
         turn.write_tombstones(records, Then::Nothing);
     }
 
-    /// Topics are gone, and the offsets of a group in them with them.
+    /// Topics are gone: what is on its way into the log of them is to be taken away again.
+    pub fn forget_in_flight(&mut self, is_gone: impl Fn(&str) -> bool) {
+        let mut gone: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for record in self.writes.values().flat_map(|write| &write.records) {
+            if let GroupRecord::Offset { group, topic, value: Some(_), .. } = record
+                && is_gone(topic)
+            {
+                gone.entry(group.clone()).or_default().insert(topic.clone());
+            }
+        }
+        // Bounded by the writes that are on their way.
+        let forget = gone.into_iter().map(|(group, topics)| Deferred::Forget { group, topics });
+        self.deferred.extend(forget);
+    }
+
+    /// The same of what a group has in them.
     pub fn forget_topics(
         &mut self,
         id: &str,
@@ -636,11 +667,6 @@ impl Coordinator {
         if !topics.is_empty() {
             self.forget_or_wait(id, topics, now, effects);
         }
-    }
-
-    /// The same of a topic of which a commit may be on its way.
-    pub fn forget_topic(&mut self, id: &str, topic: &str, now: Moment, effects: &mut Vec<Effect>) {
-        self.forget_or_wait(id, BTreeSet::from([topic.to_owned()]), now, effects);
     }
 
     fn forget_or_wait(&mut self, id: &str, topics: BTreeSet<String>, now: Moment, effects: &mut Vec<Effect>) {

@@ -136,19 +136,3 @@ fn millis(ms: i32) -> Duration {
 
 #[cfg(test)]
 mod tests;
-
-#[cfg(test)]
-mod hash_tests {
-    use super::*;
-
-    #[test]
-    fn groups_hash_as_in_java() {
-        assert_eq!(java_hash(""), 0);
-        assert_eq!(java_hash("hello"), 99_162_322);
-        assert_eq!(java_hash("polygenelubricants") as i32, i32::MIN);
-        assert_eq!(java_hash("ä€😀"), 16603051);
-        assert_eq!(partition_of("hello", 50), 22);
-        assert_eq!(partition_of("polygenelubricants", 50), 0);
-        assert_eq!(partition_of("console-consumer-65537", 1), 0);
-    }
-}

@@ -49,8 +49,8 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Groups that are looked at for expired offsets before others run.
-const EXPIRY_STEP: usize = 16;
+/// Groups that are looked at before others may run.
+const GROUPS_STEP: usize = 16;
 
 /// A log that could not be read is tried again after this long at the earliest.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
@@ -372,35 +372,18 @@ async fn watch_deadlines(shard: Rc<Shard>) {
     }
 }
 
-async fn expire_offsets(shard: &Rc<Shard>) {
-    let mut pace = Pace::new(&shard.clock);
-    for served in shard.groups.served() {
-        let mut after: Option<String> = None;
-        loop {
-            let ids = served.decide(shard, |coordinator, now, effects| {
-                let ids = coordinator.ids_after(after.as_deref(), EXPIRY_STEP);
-                ids.iter().for_each(|id| coordinator.expire_offsets(id, now, effects));
-                ids
-            });
-            after = ids.and_then(|mut ids| ids.pop());
-            if after.is_none() {
-                break;
-            }
-            pace.give_way().await;
-        }
-    }
-}
-
-/// Takes away the offsets of topics that the image does not have any more.
-async fn forget_gone_topics(shard: &Rc<Shard>, served: &Rc<Served>) {
+/// Decides something for every group of a coordinator, a few at a time.
+async fn for_each_group(
+    shard: &Rc<Shard>,
+    served: &Rc<Served>,
+    decide: impl Fn(&mut Coordinator, &str, Moment, &mut Vec<Effect>),
+) {
     let mut pace = Pace::new(&shard.clock);
     let mut after: Option<String> = None;
     loop {
         let ids = served.decide(shard, |coordinator, now, effects| {
-            let image = shard.image.borrow();
-            let is_gone = |topic: &str| image.topic_named(topic).is_none();
-            let ids = coordinator.ids_after(after.as_deref(), EXPIRY_STEP);
-            ids.iter().for_each(|id| coordinator.forget_topics(id, is_gone, now, effects));
+            let ids = coordinator.ids_after(after.as_deref(), GROUPS_STEP);
+            ids.iter().for_each(|id| decide(coordinator, id, now, effects));
             ids
         });
         after = ids.and_then(|mut ids| ids.pop());
@@ -409,6 +392,28 @@ async fn forget_gone_topics(shard: &Rc<Shard>, served: &Rc<Served>) {
         }
         pace.give_way().await;
     }
+}
+
+async fn expire_offsets(shard: &Rc<Shard>) {
+    for served in shard.groups.served() {
+        for_each_group(shard, &served, |coordinator, id, now, effects| {
+            coordinator.expire_offsets(id, now, effects);
+        })
+        .await;
+    }
+}
+
+/// Takes away the offsets of topics that the image does not have any more.
+async fn forget_gone_topics(shard: &Rc<Shard>, served: &Rc<Served>) {
+    served.decide(shard, |coordinator, _, _| {
+        let image = shard.image.borrow();
+        coordinator.forget_in_flight(|topic| image.topic_named(topic).is_none());
+    });
+    for_each_group(shard, served, |coordinator, id, now, effects| {
+        let image = shard.image.borrow();
+        coordinator.forget_topics(id, |topic| image.topic_named(topic).is_none(), now, effects);
+    })
+    .await;
 }
 
 /// Topics are gone from the image: the offsets that groups have in them go too.
@@ -679,12 +684,23 @@ pub async fn list_local(shard: &Rc<Shard>) -> Result<Vec<ListedGroup>, ErrorCode
     let mut pace = Pace::new(&shard.clock);
     let mut listed = Vec::new();
     for served in shard.groups.served() {
-        match &*served.state.borrow() {
-            ServedState::Ready(coordinator) => listed.extend(coordinator.list()),
-            ServedState::Loading => return Err(ErrorCode::CoordinatorLoadInProgress),
-            ServedState::Failed { .. } => return Err(ErrorCode::CoordinatorNotAvailable),
+        let mut after: Option<String> = None;
+        loop {
+            let mut ids = match &*served.state.borrow() {
+                ServedState::Ready(coordinator) => {
+                    let ids = coordinator.ids_after(after.as_deref(), GROUPS_STEP);
+                    listed.extend(ids.iter().filter_map(|id| coordinator.listed(id)));
+                    ids
+                }
+                ServedState::Loading => return Err(ErrorCode::CoordinatorLoadInProgress),
+                ServedState::Failed { .. } => return Err(ErrorCode::CoordinatorNotAvailable),
+            };
+            after = ids.pop();
+            if after.is_none() {
+                break;
+            }
+            pace.give_way().await;
         }
-        pace.give_way().await;
     }
     Ok(listed)
 }

@@ -152,6 +152,7 @@ fn id_that_nobody_comes_back_with_is_forgotten() {
     assert_eq!(room.coordinator.next_deadline(), None);
     let late = room.send_join(NEWEST, join_request(&id, &["range"]));
     assert_eq!(error(room.joined(late).error_code), ErrorCode::UnknownMemberId);
+    assert_eq!(room.state(), "none", "and so is its group");
 }
 
 #[test]
@@ -233,9 +234,8 @@ fn requests_that_make_no_sense_are_refused() {
 #[test]
 fn full_group_takes_no_more() {
     let (mut room, members) = Room::stable(2);
-    room.coordinator = Coordinator::new(Settings { size_max: 2, ..settings() });
-    room.log.clone().iter().for_each(|record| room.coordinator.apply(record));
-    room.decide(|coordinator, now, effects| coordinator.loaded(now, effects));
+    room.settings.size_max = 2;
+    room.restart();
     let refused = room.send_join(NEWEST, join_request("", &["range"]));
     assert_eq!(error(room.joined(refused).error_code), ErrorCode::GroupMaxSizeReached);
     assert_eq!(room.state(), "Stable", "the others are not disturbed");

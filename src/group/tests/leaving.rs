@@ -98,7 +98,7 @@ fn id_that_was_given_out_can_be_given_back() {
     let id = room.joined(asked).member_id.to_string();
     assert_eq!(room.leave(&[(&id, None)]), [ErrorCode::None]);
     assert_eq!(room.leave(&[(&id, None)]), [ErrorCode::UnknownMemberId]);
-    assert_eq!(room.coordinator.next_deadline(), None);
+    assert_eq!((room.coordinator.next_deadline(), room.state()), (None, "none"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::codec::error_code::ErrorCode;
 use crate::codec::group_record::GroupRecord;
 use crate::group::coordinator::Coordinator;
 use crate::group::member::text;
-use crate::group::{Answer, Caller, Effect, Moment, Settings, Ticket, WriteId};
+use crate::group::{Answer, Caller, Effect, Moment, Settings, Ticket, WriteId, java_hash, partition_of};
 use crate::types::{Mono, Timestamp};
 use bytes::Bytes;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
@@ -304,7 +304,9 @@ impl Room {
     fn restart(&mut self) {
         let mut coordinator = self.replayed();
         let mut effects = Vec::new();
-        coordinator.loaded(self.now, &mut effects);
+        for id in coordinator.ids_after(None, usize::MAX) {
+            coordinator.loaded(&id, self.now, &mut effects);
+        }
         self.coordinator = coordinator;
         self.answers.clear();
         self.writes.clear();
@@ -318,6 +320,17 @@ fn group_id() -> GroupId {
 
 fn error(code: i16) -> ErrorCode {
     ErrorCode::from_wire(code).expect("the broker's own")
+}
+
+#[test]
+fn groups_hash_as_in_java() {
+    assert_eq!(java_hash(""), 0);
+    assert_eq!(java_hash("hello"), 99_162_322);
+    assert_eq!(java_hash("polygenelubricants") as i32, i32::MIN);
+    assert_eq!(java_hash("ä€😀"), 16603051);
+    assert_eq!(partition_of("hello", 50), 22);
+    assert_eq!(partition_of("polygenelubricants", 50), 0);
+    assert_eq!(partition_of("console-consumer-65537", 1), 0);
 }
 
 /// A subscription to the topic "read".

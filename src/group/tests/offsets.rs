@@ -270,6 +270,21 @@ fn deletion_waits_for_commits_and_all_else_waits_for_it() {
 }
 
 #[test]
+fn group_that_is_being_deleted_is_not_begun_anew_before_it_is_gone() {
+    let mut room = Room::new();
+    let asked = room.send_join(NEWEST, join_request("", &["range"]));
+    room.joined(asked);
+    room.holds_writes = true;
+    let deleting = room.delete_group();
+    room.pass(10); // The id that was given out is forgotten.
+    let joining = room.send_join(OLD, join_request("", &["range"]));
+    room.end_write(Ok(()));
+    assert_eq!(room.deleted(deleting), ErrorCode::None);
+    room.pass(3);
+    assert_eq!(room.joined(joining).generation_id, 1);
+}
+
+#[test]
 fn deletion_that_cannot_be_kept_changes_nothing() {
     let mut room = Room::new();
     room.commit("", -1, "read", 5);
@@ -292,6 +307,20 @@ fn offsets_go_with_their_topic() {
     room.decide(|coordinator, now, effects| {
         coordinator.forget_topics(GROUP, |topic| topic == "gone", now, effects);
     });
+    room.end_write(Ok(()));
+    room.committed(committing);
+    room.end_write(Ok(()));
+    assert_eq!((room.offset("read"), room.offset("gone")), (Some(5), None));
+}
+
+#[test]
+fn first_commit_to_a_topic_that_goes_meanwhile_is_taken_away_again() {
+    let mut room = Room::new();
+    room.holds_writes = true;
+    let mut request = commit_request("", -1, "gone", 6, "");
+    request.topics.extend(commit_request("", -1, "read", 5, "").topics);
+    let committing = room.send_commit(8, request);
+    room.decide(|coordinator, _, _| coordinator.forget_in_flight(|topic| topic == "gone"));
     room.end_write(Ok(()));
     room.committed(committing);
     room.end_write(Ok(()));

@@ -101,6 +101,8 @@ struct Client {
 
 struct Play {
     room: Room,
+    /// That a group is empty may not be kept: after a restart its last members are waited for once more.
+    has_failed: bool,
     clients: Vec<Client>,
 }
 
@@ -110,7 +112,7 @@ impl Play {
     fn new() -> Play {
         let mut room = Room::new();
         room.holds_writes = true;
-        Play { room, clients: vec![Client::default(); 4] }
+        Play { room, has_failed: false, clients: vec![Client::default(); 4] }
     }
 
     /// Clients take what has come for them.
@@ -172,6 +174,7 @@ impl Play {
             Step::Expire => self.room.expire_offsets(),
             Step::EndWrite { fails } => {
                 if !self.room.writes.is_empty() {
+                    self.has_failed |= fails;
                     self.room.end_write(if fails { Err(ErrorCode::KafkaStorageError) } else { Ok(()) });
                 }
             }
@@ -182,7 +185,7 @@ impl Play {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     /// What is in memory is what a replay of the log finds: the offsets always, the members where the last
     /// record of the group speaks of them.
@@ -213,7 +216,7 @@ proptest! {
                 };
                 prop_assert_eq!(known(group), known(found));
             }
-            if group.state.name() == "Empty" {
+            if group.state.name() == "Empty" && !play.has_failed {
                 prop_assert_eq!(found.state.name(), "Empty");
             }
         }

@@ -166,3 +166,30 @@ fn static_members_are_known_after_a_restart() {
     assert_eq!(room.joined(joining).generation_id, 1);
     assert_eq!(room.state(), "Stable");
 }
+
+#[test]
+fn static_member_comes_back_to_a_group_that_is_full() {
+    let (mut room, ids) = stable();
+    room.settings.size_max = 2;
+    room.restart();
+    let joining = room.send_join(NEWEST, static_request("two", ""));
+    assert_eq!(room.joined(joining).error_code, 0);
+    let refused = room.send_join(NEWEST, static_request("three", ""));
+    assert_eq!(error(room.joined(refused).error_code), ErrorCode::GroupMaxSizeReached);
+    assert_eq!(room.heartbeat(&ids[0], 1), ErrorCode::None);
+}
+
+#[test]
+fn session_of_a_static_member_begins_with_the_answer_however_long_its_id_is_being_kept() {
+    let (mut room, ids) = stable();
+    room.holds_writes = true;
+    let joining = room.send_join(NEWEST, static_request("two", ""));
+    for _ in 0..4 {
+        room.pass(5);
+        room.heartbeat(&ids[0], 1);
+    }
+    room.end_write(Ok(()));
+    assert_eq!(room.joined(joining).generation_id, 1);
+    room.pass(10);
+    assert_eq!(room.coordinator.groups()[GROUP].members.len(), 0);
+}

@@ -9,7 +9,7 @@ use crate::log::compaction::payload::PayloadError;
 use crate::log::read::Rope;
 use crate::shard::Shard;
 use crate::shard::catch_up::Reading;
-use crate::shard::groups::{Served, ServedState, forget_gone_topics, new_coordinator};
+use crate::shard::groups::{Served, ServedState, for_each_group, forget_gone_topics, new_coordinator};
 use crate::shard::look_inside::look_inside;
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
@@ -48,7 +48,10 @@ pub fn begin(shard: &Rc<Shard>, served: &Rc<Served>, replica: &Rc<Replica>) {
             Ok(coordinator) => {
                 let groups = coordinator.group_count();
                 *served.state.borrow_mut() = ServedState::Ready(Box::new(coordinator));
-                served.decide(&shard, |coordinator, now, effects| coordinator.loaded(now, effects));
+                for_each_group(&shard, &served, |coordinator, id, now, effects| {
+                    coordinator.loaded(id, now, effects);
+                })
+                .await;
                 let took_ms = shard.clock.mono().since(begun).as_millis() as u64;
                 tracing::debug!(partition, groups, took_ms, "consumer groups are loaded");
                 // A crash may have come between a topic's deletion and theirs.
