@@ -6,6 +6,7 @@
 //! | `start.rs`, `signals.rs`, `logging.rs` | the broker as a process |
 //! | `config.rs` | `odradek config` |
 //! | `topic.rs`, `client.rs` | `odradek topic`, over the Kafka protocol |
+//! | `group.rs`, `client.rs` | `odradek group`, the same |
 //! | `log.rs` | `odradek log`, over the files of a stopped broker |
 //! | `bench.rs` | `odradek bench`, over a file of its own |
 //! | `tune.rs` | `odradek tune`, over the data in `tuning/` |
@@ -17,6 +18,7 @@
 mod bench;
 mod client;
 mod config;
+mod group;
 mod log;
 mod logging;
 mod settings;
@@ -47,6 +49,8 @@ enum Command {
     Config(config::ConfigArguments),
     /// Create, list, describe, change and delete topics of a running broker
     Topic(topic::TopicArguments),
+    /// List, describe, reset and delete consumer groups of a running broker
+    Group(group::GroupArguments),
     /// Show or check the files of a stopped broker
     Log(log::LogArguments),
     /// Measure what this host's hardware costs
@@ -60,6 +64,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Start(arguments) => start::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Topic(arguments) => topic::run(&arguments),
+        Command::Group(arguments) => group::run(&arguments),
         Command::Log(arguments) => log::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),

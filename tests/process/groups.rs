@@ -1,5 +1,7 @@
 //! Consumer groups in plain protocol: joins that wait, restarts, misrouted requests, deletions.
 
+use std::process::Command;
+
 use odradek_test_harness::kafka_protocol::ResponseError;
 use odradek_test_harness::kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use odradek_test_harness::kafka_protocol::messages::leave_group_request::MemberIdentity;
@@ -20,7 +22,9 @@ use odradek_test_harness::kafka_protocol::messages::{
     SyncGroupRequest, SyncGroupResponse,
 };
 use odradek_test_harness::kafka_protocol::protocol::StrBytes;
-use odradek_test_harness::{Batch, Broker, Client, Connection, Options, Routing, topic_name, wait_for};
+use odradek_test_harness::{
+    Batch, Broker, Client, Connection, Options, Routing, binary, topic_name, wait_for,
+};
 
 use crate::now_ms;
 
@@ -510,4 +514,50 @@ fn members_that_wait_do_not_hold_up_a_stop_nor_outlive_their_connection() {
     broker.stop();
     assert!(begun.elapsed() < std::time::Duration::from_secs(4), "it took {:?}", begun.elapsed());
     assert_eq!(error(second.joined().error_code), Some(ResponseError::NotCoordinator));
+}
+
+/// Runs `odradek group`: what it printed, or what it said is wrong.
+fn command(broker: &Broker, line: &[&str]) -> Result<String, String> {
+    let run =
+        Command::new(binary()).arg("group").args(line).arg("--brokers").arg(broker.bootstrap()).output();
+    let run = run.expect("it can be run");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it is text");
+    if run.status.success() { Ok(text(run.stdout)) } else { Err(text(run.stderr)) }
+}
+
+#[test]
+fn groups_are_looked_after_by_command() {
+    for routing in Routing::BOTH {
+        let mut broker = Broker::start_with(options(routing));
+        let mut client = Client::connect(&broker);
+        client.create_topic("t", 2, &[]);
+        for number in 0..5 {
+            client.produce("t", 0, &Batch::of(&["record"], now_ms() + number));
+        }
+        let mut member = Member::new(&broker, "used");
+        member.settle();
+        assert_eq!(member.commit("t", 2), None);
+        let reset = |to: &str| command(&broker, &["reset-offsets", "used", "--topic", "t", "--to", to]);
+        assert!(reset("earliest").expect_err("it is in use").contains("the group has members"));
+        let listed = command(&broker, &["list"]).expect("it is listed");
+        assert_eq!(
+            listed.lines().nth(1).map(|line| line.split_whitespace().collect()),
+            Some(vec!["used", "Stable", "consumer"])
+        );
+        let described = command(&broker, &["describe", "used"]).expect("it is described");
+        assert!(described.starts_with("used: Stable, range\n"), "{described}");
+        let row = described.lines().last().expect("it has lines").split_whitespace().collect::<Vec<_>>();
+        assert_eq!(row, ["t", "0", "2", "5", "3"], "{described}");
+        assert!(command(&broker, &["delete", "used"]).expect_err("it is in use").contains("NON_EMPTY_GROUP"));
+        assert_eq!(member.leave(), None);
+        for (to, expected) in [("earliest", 0), ("latest", 5), ("3", 3), ("@1", 0), ("@99999999999999", 5)] {
+            reset(to).expect("it is not in use");
+            assert_eq!(fetch(&mut member.connection, "used", "t"), Ok(expected), "{to}");
+        }
+        assert_eq!(command(&broker, &["delete", "used"]).as_deref(), Ok("deleted used\n"));
+        assert!(
+            command(&broker, &["describe", "used"]).expect_err("it is gone").contains("GROUP_ID_NOT_FOUND")
+        );
+        broker.stop();
+    }
 }
