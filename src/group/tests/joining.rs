@@ -254,3 +254,38 @@ fn group_that_became_too_large_loses_the_last_to_join() {
     assert_eq!(error(room.joined(third).error_code), ErrorCode::GroupMaxSizeReached);
     room.settle(&[(members[0].clone(), first), (members[1].clone(), second)]);
 }
+
+#[test]
+fn groups_of_one_three_and_twenty_settle_after_every_change() {
+    /// One comes, and the others join again.
+    fn share(room: &mut Room, members: Vec<String>) -> Vec<String> {
+        let before = room.generation();
+        let mut started = vec![room.start_join(&["range"])];
+        for member in members {
+            let joining = room.send_join(NEWEST, join_request(&member, &["range"]));
+            started.push((member, joining));
+        }
+        room.pass(3); // Without others, the first of an empty group waits for more.
+        room.settle(&started);
+        assert!(room.generation() > before);
+        started.into_iter().map(|(member, _)| member).collect()
+    }
+    for count in [1, 3, 20] {
+        let (mut room, mut members) = Room::stable(count);
+        for _ in 0..3 {
+            room.leave(&[(&members.remove(0), None)]);
+            members = share(&mut room, members);
+            let silent = members.pop().expect("there is one");
+            let generation = room.generation();
+            for _ in 0..4 {
+                room.pass(3);
+                for member in &members {
+                    room.heartbeat(member, generation);
+                }
+            }
+            assert_eq!(room.heartbeat(&silent, generation), ErrorCode::UnknownMemberId);
+            members = share(&mut room, members);
+            assert_eq!(members.len(), count);
+        }
+    }
+}

@@ -255,7 +255,7 @@ impl Room {
     fn stable(count: usize) -> (Room, Vec<String>) {
         let mut room = Room::new();
         let started: Vec<_> = (0..count).map(|_| room.start_join(&["range"])).collect();
-        room.pass(3 * count as u64);
+        room.pass(6);
         room.settle(&started);
         let members = started.into_iter().map(|(id, _)| id).collect();
         (room, members)
