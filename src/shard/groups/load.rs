@@ -2,8 +2,8 @@
 //! core, into a coordinator.
 
 use crate::codec::group_record::{GroupRecord, GroupRecordError};
-use crate::codec::record_batch::BatchView;
-use crate::codec::records::Records;
+use crate::codec::record_batch::{BatchView, Compression};
+use crate::codec::records::{RecordView, Records};
 use crate::group::coordinator::Coordinator;
 use crate::log::compaction::payload::PayloadError;
 use crate::log::read::Rope;
@@ -89,16 +89,20 @@ async fn replay(shard: &Rc<Shard>, replica: &Rc<Replica>) -> Result<Coordinator,
         let rope = Rope::new(&pieces);
         for batch in rope.batches(0) {
             let bytes = rope.copied(batch.at..batch.at + batch.size);
-            let records = look_inside(&bytes, decode).await;
-            for record in records.map_err(|source| LoadFailed::Batch { at: batch.base_offset, source })? {
-                pace.give_way().await;
-                match record {
-                    Ok(record) => coordinator.apply(&record),
-                    // One group is the worse for it, the others go on.
-                    Err(error) => {
-                        let partition = replica.id.partition.index();
-                        tracing::error!(partition, batch = %batch.base_offset, %error, "a record of consumer groups is passed over");
-                    }
+            let failed = |source| LoadFailed::Batch { at: batch.base_offset, source };
+            let (view, _) = BatchView::split_first(&bytes).map_err(|error| failed(error.into()))?;
+            let is_ours = view.compression() == Some(Compression::None);
+            if !is_ours {
+                // Nobody has written such, or a directory of Kafka's has come here.
+                for record in look_inside(&bytes, decode_all).await.map_err(failed)? {
+                    pace.give_way().await;
+                    take(&mut coordinator, replica, batch.base_offset, record.map_err(failed)?);
+                }
+            } else if is_taken(&view) {
+                for record in Records::new(view.payload(), view.record_count()) {
+                    pace.give_way().await;
+                    let record = record.map_err(|error| failed(error.into()))?;
+                    take(&mut coordinator, replica, batch.base_offset, decode(&record));
                 }
             }
             at = batch.end_offset;
@@ -109,11 +113,30 @@ async fn replay(shard: &Rc<Shard>, replica: &Rc<Replica>) -> Result<Coordinator,
     }
 }
 
-/// The records of a batch that are known here. Of transactions, which nobody can have had yet, none.
-fn decode(batch: &BatchView<'_>, records: Records<'_>) -> Vec<Result<GroupRecord, GroupRecordError>> {
-    if batch.is_control() || batch.is_transactional() {
-        return Vec::new();
+/// Of transactions, which nobody can have had yet, nothing is taken.
+fn is_taken(batch: &BatchView<'_>) -> bool {
+    !batch.is_control() && !batch.is_transactional()
+}
+
+type Decoded = Result<Option<GroupRecord>, GroupRecordError>;
+
+fn decode(record: &RecordView<'_>) -> Decoded {
+    GroupRecord::decode(record.key, record.value)
+}
+
+fn decode_all(batch: &BatchView<'_>, records: Records<'_>) -> Vec<Result<Decoded, PayloadError>> {
+    let taken = records.filter(|_| is_taken(batch));
+    taken.map(|record| record.as_ref().map(decode).map_err(|error| (*error).into())).collect()
+}
+
+fn take(coordinator: &mut Coordinator, replica: &Replica, batch: Offset, record: Decoded) {
+    match record {
+        Ok(Some(record)) => coordinator.apply(&record),
+        Ok(None) => {} // Of another kind of group.
+        // One group is the worse for it, the others go on.
+        Err(error) => {
+            let partition = replica.id.partition.index();
+            tracing::error!(partition, %batch, %error, "a record of consumer groups is passed over");
+        }
     }
-    let known = records.map_while(Result::ok);
-    known.filter_map(|record| GroupRecord::decode(record.key, record.value).transpose()).collect()
 }
