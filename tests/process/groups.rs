@@ -3,6 +3,9 @@
 use std::process::Command;
 
 use odradek_test_harness::kafka_protocol::ResponseError;
+use odradek_test_harness::kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
 use odradek_test_harness::kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use odradek_test_harness::kafka_protocol::messages::leave_group_request::MemberIdentity;
 use odradek_test_harness::kafka_protocol::messages::offset_commit_request::{
@@ -16,10 +19,10 @@ use odradek_test_harness::kafka_protocol::messages::offset_fetch_request::{
 };
 use odradek_test_harness::kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use odradek_test_harness::kafka_protocol::messages::{
-    ApiVersionsRequest, DeleteGroupsRequest, DeleteTopicsRequest, DescribeGroupsRequest,
-    FindCoordinatorRequest, GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse,
-    LeaveGroupRequest, ListGroupsRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
-    SyncGroupRequest, SyncGroupResponse,
+    ApiVersionsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    DescribeGroupsRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest, JoinGroupRequest,
+    JoinGroupResponse, LeaveGroupRequest, ListGroupsRequest, OffsetCommitRequest, OffsetDeleteRequest,
+    OffsetFetchRequest, SyncGroupRequest, SyncGroupResponse,
 };
 use odradek_test_harness::kafka_protocol::protocol::StrBytes;
 use odradek_test_harness::{
@@ -494,6 +497,13 @@ fn nobody_else_writes_what_coordinators_keep() {
     let batch = Batch::of(&["forged"], now_ms()).keyed(&["key"]).bytes();
     let refused = client.produce_bytes(GROUPS_TOPIC, 0, batch);
     assert_eq!(refused, Err(ResponseError::InvalidTopicException));
+    let partition = DeleteRecordsPartition::default().with_partition_index(0).with_offset(-1);
+    let topic =
+        DeleteRecordsTopic::default().with_name(topic_name(GROUPS_TOPIC)).with_partitions(vec![partition]);
+    let request = DeleteRecordsRequest::default().with_topics(vec![topic]);
+    let response = client.bootstrap().call(1, &request);
+    let refused = response.topics[0].partitions[0].error_code;
+    assert_eq!(error(refused), Some(ResponseError::InvalidTopicException));
     broker.stop();
 }
 

@@ -1,5 +1,6 @@
 //! DeleteRecords (key 21): moves a partition's log start forward, durably before it is answered.
 
+use crate::cluster::topic_name;
 use crate::codec::error_code::ErrorCode;
 use crate::log::journal::block::Entry;
 use crate::shard::Shard;
@@ -37,7 +38,9 @@ pub async fn answer(
                 .with_partition_index(partition.partition_index)
                 .with_low_watermark(-1);
             let before = Offset::from_wire(partition.offset);
-            let found = if before.is_none() && partition.offset != TO_HIGH_WATERMARK {
+            let found = if topic_name::is_internal(&topic.name) {
+                Err(ErrorCode::InvalidTopicException) // Coordinators need all of it.
+            } else if before.is_none() && partition.offset != TO_HIGH_WATERMARK {
                 Err(ErrorCode::OffsetOutOfRange)
             } else {
                 locate(shard, connection, &topic.name, partition.partition_index)
