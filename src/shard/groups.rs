@@ -26,7 +26,7 @@ use crate::shard::event::Signal;
 use crate::shard::message::ProduceOutcome;
 use crate::shard::step::Pace;
 use crate::shard::store::AckTarget;
-use crate::types::{Mono, PartitionIndex, Timestamp, TopicId, TopicPartition};
+use crate::types::{Mono, PartitionIndex, Timestamp, TopicId, TopicPartition, Uuid};
 use futures::future::select;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
@@ -47,7 +47,6 @@ use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 use std::time::Duration;
-use uuid::Uuid;
 
 /// Groups that are looked at before others may run.
 const GROUPS_STEP: usize = 16;

@@ -92,6 +92,36 @@ fn in_version(response: LeaveGroupResponse, version: i16) -> LeaveGroupResponse 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::group::member::text;
+    use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
+    use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
+    use kafka_protocol::messages::{DescribeGroupsResponse, GroupId};
+    use kafka_protocol::protocol::Encodable;
+
+    /// What coordinators fill in whatever the version: the encoder leaves out what a version does not have.
+    #[test]
+    fn answers_fit_every_version() {
+        let instance_id = Some(text("instance"));
+        let member = JoinGroupResponseMember::default().with_group_instance_id(instance_id.clone());
+        let joined = JoinGroupResponse::default()
+            .with_generation_id(3)
+            .with_protocol_type(Some(text("consumer")))
+            .with_protocol_name(Some(text("range")))
+            .with_members(vec![member]);
+        (0..=9).for_each(|version| joined.encode(&mut Vec::new(), version).unwrap());
+        let synced = SyncGroupResponse::default()
+            .with_protocol_type(Some(text("consumer")))
+            .with_protocol_name(Some(text("range")));
+        (0..=5).for_each(|version| synced.encode(&mut Vec::new(), version).unwrap());
+        let member = MemberResponse::default().with_group_instance_id(instance_id.clone());
+        let left = LeaveGroupResponse::default().with_members(vec![member]);
+        (0..=5)
+            .for_each(|version| in_version(left.clone(), version).encode(&mut Vec::new(), version).unwrap());
+        let member = DescribedGroupMember::default().with_group_instance_id(instance_id);
+        let group = DescribedGroup::default().with_group_id(GroupId(text("g"))).with_members(vec![member]);
+        let described = DescribeGroupsResponse::default().with_groups(vec![group]);
+        (0..=6).for_each(|version| described.encode(&mut Vec::new(), version).unwrap());
+    }
 
     #[test]
     fn old_versions_have_the_error_of_their_one_member() {
