@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod compression;
+pub mod control_record;
 pub mod error_code;
 pub mod frame;
 pub mod record_batch;
