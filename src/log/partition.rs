@@ -3,22 +3,28 @@
 //! ```text
 //! offset line    log_start ... stored_end ... high_watermark = durable_end ... log_end
 //!                readable      not flushed in its segment        appended, not durable
+//!                ..... last_stable_offset: below it no transaction is undecided
 //! segments       [closed][closed][active ..........................................
 //! ```
 //!
 //! Pure: the shell copies, writes and flushes what is planned here. On one node the high watermark
 //! is the durable end (see `log::durability`); replication will move it.
 
+use crate::codec::control_record::EndMarker;
 use crate::codec::record_batch::BatchView;
-use crate::log::checksums::{SegmentChecksums, SegmentId};
+use crate::log::checksums::{HasTransactions, SegmentChecksums, SegmentId};
 use crate::log::compaction::plan::CompactionLimits;
 use crate::log::durability::Durability;
 use crate::log::epochs::LeaderEpochs;
 use crate::log::index::{SegmentExtent, SegmentIndex};
 use crate::log::plan::AppendPlan;
-use crate::log::producers::{AcceptedBatch, Producers, RetainedBatch, SequenceCheck, SequenceError};
+use crate::log::producers::{
+    MarkerRejected, ProducerEvent, Producers, RetainedBatch, SequenceCheck, SequenceError,
+};
 use crate::log::segment::{IncomingBatch, RollLimits, SegmentInfo, StoredBatch, roll_jitter_ms, roll_reason};
-use crate::types::{LeaderEpoch, Offset, Timestamp};
+use crate::log::transactions::index::TransactionIndex;
+use crate::log::transactions::{AbortedTransaction, Isolation, PartitionTransactions};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TransactionVersion};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -75,6 +81,8 @@ pub enum AppendRejected {
     Timestamp { timestamp: i64 },
     #[error(transparent)]
     Sequence(#[from] SequenceError),
+    #[error(transparent)]
+    Marker(#[from] MarkerRejected),
     #[error("the partition has used all offsets")]
     Full,
 }
@@ -100,6 +108,16 @@ pub struct ClosedSegment {
     pub info: SegmentInfo,
     pub index: SegmentIndex,
     pub checksums: SegmentChecksums,
+    /// `None` when no batch of it is part of a transaction.
+    pub transactions: Option<TransactionIndex>,
+}
+
+impl ClosedSegment {
+    /// The file of its transaction index; `None` when it needs none.
+    pub fn encode_transactions(&self) -> Option<Vec<u8>> {
+        let index = self.transactions.as_ref()?;
+        Some(index.encode(&self.checksums.segment(), self.info.size))
+    }
 }
 
 /// What a start found on disk.
@@ -114,12 +132,14 @@ pub struct Opened {
     pub active_index: SegmentIndex,
     pub active_checksums: SegmentChecksums,
     pub producers: Producers,
+    /// Transactions whose markers lie in the active segment, in the order of these.
+    pub aborted: Vec<AbortedTransaction>,
     pub epochs: LeaderEpochs,
 }
 
 /// Lives: one per replica, on its owner shard.
-/// Invariant: log_start ≤ durable_end, stored_end ≤ durable_end ≤ log_end; segments are in offset order and without
-/// gaps.
+/// Invariant: log_start ≤ durable_end, stored_end ≤ durable_end ≤ log_end; the last stable offset, between log_start
+/// and durable_end, never moves back; segments are in offset order and without gaps.
 #[derive(Debug)]
 pub struct PartitionLog {
     pub config: LogConfig,
@@ -142,6 +162,8 @@ pub struct PartitionLog {
     active_index: SegmentIndex,
     active_checksums: SegmentChecksums,
     pub producers: Producers,
+    /// `None` until a transaction ends.
+    transactions: Option<Box<PartitionTransactions>>,
     epochs: LeaderEpochs,
 }
 
@@ -169,6 +191,7 @@ impl PartitionLog {
             active_index: opened.active_index,
             active_checksums: opened.active_checksums,
             producers: opened.producers,
+            transactions: PartitionTransactions::recovered(opened.aborted),
             epochs: opened.epochs,
         }
     }
@@ -185,9 +208,39 @@ impl PartitionLog {
         self.log_end
     }
 
-    /// Exclusive. On one node also the last stable offset.
+    /// Exclusive.
     pub fn high_watermark(&self) -> Offset {
         self.durable_end
+    }
+
+    /// Exclusive: below it every transaction has ended, with a marker that stays. Where a log start was moved
+    /// past the beginning of an open one, it is the log start. O(log n) in the open transactions.
+    pub fn last_stable_offset(&self) -> Offset {
+        let open = self.producers.first_open_transaction();
+        let unreplicated = self.transactions.as_ref().and_then(|all| all.first_unreplicated());
+        let unstable = [open, unreplicated].into_iter().flatten().min();
+        unstable.map_or(self.durable_end, |first| first.max(self.log_start).min(self.durable_end))
+    }
+
+    /// Exclusive: how far a reader may read.
+    pub fn readable_end(&self, isolation: Isolation) -> Offset {
+        match isolation {
+            Isolation::Uncommitted => self.durable_end,
+            Isolation::Committed => self.last_stable_offset(),
+        }
+    }
+
+    /// Aborted transactions whose markers lie in the active segment, in the order of these.
+    pub fn active_aborted(&self) -> &[AbortedTransaction] {
+        self.transactions.as_ref().map_or(&[], |transactions| transactions.aborted())
+    }
+
+    /// What the file of the active segment's transaction index would say.
+    pub fn active_transactions(&self) -> Option<TransactionIndex> {
+        (self.active_checksums.has_transactions() != HasTransactions::No).then(|| TransactionIndex {
+            aborted: self.active_aborted().to_vec(),
+            first_open: self.producers.first_open_transaction(),
+        })
     }
 
     pub fn durable_place(&self) -> Place {
@@ -242,28 +295,45 @@ impl PartitionLog {
             return Err(AppendRejected::SegmentTooSmall { size, size_max: self.config.segment_size_max });
         }
         self.check_timestamp(batch, now)?;
-        if let Some(producer) = batch.producer() {
-            match self.producers.check(&producer)? {
+        match (batch.producer(), batch.writer()) {
+            (Some(producer), _) => match self.producers.check(&producer)? {
                 SequenceCheck::Append => {}
                 SequenceCheck::Duplicate(stored) => return Ok(AppendDecision::Duplicate(stored)),
-            }
+            },
+            // Offsets that a group coordinator commits in a transaction.
+            (None, Some((id, epoch))) => self.producers.check_unsequenced(id, epoch)?,
+            (None, None) => {}
         }
+        self.plan_append(batch, now).map(AppendDecision::Append)
+    }
+
+    /// Judges a marker of a transaction's coordinator; `batch` is its control batch. Changes nothing.
+    pub fn decide_marker(
+        &self,
+        marker: &EndMarker,
+        version: TransactionVersion,
+        batch: &BatchView<'_>,
+        now: Timestamp,
+    ) -> Result<AppendPlan, AppendRejected> {
+        assert!(EndMarker::read(batch).as_ref() == Some(marker), "the batch is that of the marker");
+        self.producers.check_marker(marker, version)?;
+        self.plan_append(batch, now)
+    }
+
+    fn plan_append(&self, batch: &BatchView<'_>, now: Timestamp) -> Result<AppendPlan, AppendRejected> {
+        let size = batch.size();
         let last_offset = self.log_end.advance(batch.last_offset_delta()).ok_or(AppendRejected::Full)?;
         last_offset.advance(1).ok_or(AppendRejected::Full)?;
         let max_timestamp = if self.config.append_time { now } else { batch.max_timestamp() };
         let incoming = IncomingBatch { size: size as u32, last_offset, max_timestamp };
         let limits = self.roll_limits();
+        let is_listed_full = self.transactions.as_ref().is_some_and(|transactions| transactions.is_full());
         let rolls = roll_reason(&self.active, &incoming, &limits, now).is_some()
-            || (self.active_index.is_full(self.config.index_size_max) && self.active.size > 0);
+            || ((is_listed_full || self.active_index.is_full(self.config.index_size_max))
+                && self.active.size > 0);
         let (segment, file_position) =
             if rolls { (self.log_end, 0) } else { (self.active.base_offset, self.active.size) };
-        Ok(AppendDecision::Append(AppendPlan {
-            base_offset: self.log_end,
-            segment,
-            file_position,
-            size: size as u32,
-            rolls,
-        }))
+        Ok(AppendPlan { base_offset: self.log_end, segment, file_position, size: size as u32, rolls })
     }
 
     fn roll_limits(&self) -> RollLimits {
@@ -295,12 +365,20 @@ impl PartitionLog {
         let index = std::mem::replace(&mut self.active_index, index);
         let segment = SegmentId { base_offset: self.log_end, ..self.active_checksums.segment() };
         let checksums = std::mem::replace(&mut self.active_checksums, SegmentChecksums::new(segment));
+        let mut info = info;
+        info.has_transactions = checksums.has_transactions();
+        let aborted = self.transactions.as_mut().map(|transactions| transactions.take_aborted());
+        let transactions = (info.has_transactions != HasTransactions::No).then(|| TransactionIndex {
+            aborted: aborted.unwrap_or_default(),
+            first_open: self.producers.first_open_transaction(),
+        });
         self.closed.push_back(info);
-        ClosedSegment { info, index, checksums }
+        ClosedSegment { info, index, checksums, transactions }
     }
 
-    /// Takes in a batch that was planned by [`decide_append`](Self::decide_append), rolled for if
-    /// the plan said so, and has its place written into it.
+    /// Takes in a batch that was planned by [`decide_append`](Self::decide_append) or
+    /// [`decide_marker`](Self::decide_marker), rolled for if the plan said so, and has its place written into
+    /// it.
     pub fn apply_append(&mut self, plan: &AppendPlan, batch: &BatchView<'_>, now: Timestamp) {
         assert!(plan.base_offset == self.log_end, "a plan was applied after another append");
         assert!(plan.segment == self.active.base_offset, "a plan was applied without its roll");
@@ -310,14 +388,10 @@ impl PartitionLog {
         self.active_checksums.observe(batch.header(), stored.size);
         self.active.append(&stored, now);
         self.epochs.assign(stored.leader_epoch, stored.base_offset);
-        if let Some(producer) = batch.producer() {
-            self.producers.record(&AcceptedBatch {
-                producer,
-                base_offset: stored.base_offset,
-                last_offset: stored.last_offset,
-                timestamp: stored.max_timestamp,
-                appended_at: now,
-            });
+        if let Some(event) = ProducerEvent::of(batch, &stored, now)
+            && let Some(ended) = self.producers.take(&event)
+        {
+            self.transactions.get_or_insert_default().ended(&ended);
         }
         self.log_end = batch.end_offset();
     }
@@ -343,6 +417,9 @@ impl PartitionLog {
         assert!(end <= self.log_end);
         (self.durable_end, self.durable_place) =
             reached(&mut self.sealed_ends, end, (self.durable_end, self.durable_place));
+        if let Some(transactions) = &mut self.transactions {
+            transactions.replicated(end);
+        }
     }
 
     /// Everything below `end` is flushed in its segments. Comes after [`durable`](Self::durable).
@@ -408,6 +485,19 @@ impl PartitionLog {
             closed.max_timestamp = max_timestamp;
             closed.is_indexed = true;
         }
+    }
+
+    /// The checksums of a closed segment were read.
+    pub fn note_transactions(&mut self, segment: Offset, has_transactions: HasTransactions) {
+        if let Some(found) = self.closed.iter_mut().find(|closed| closed.base_offset == segment) {
+            found.has_transactions = has_transactions;
+        }
+    }
+
+    /// Whether batches of a closed segment are part of transactions; `None` when there is no such segment.
+    pub fn closed_has_transactions(&self, segment: Offset) -> Option<HasTransactions> {
+        let at = self.closed.binary_search_by_key(&segment, |closed| closed.base_offset).ok()?;
+        Some(self.closed[at].has_transactions)
     }
 
     /// What the index of a closed segment is checked against; `None` when there is no such segment.
@@ -663,6 +753,7 @@ mod tests {
             active_index: SegmentIndex::new(Offset::ZERO, 4096),
             active_checksums: SegmentChecksums::new(sample_segment(Offset::ZERO)),
             producers: Producers::new(),
+            aborted: Vec::new(),
             epochs: LeaderEpochs::default(),
         };
         PartitionLog::new(opened, log_config(segment_size_max), LeaderEpoch(0))

@@ -2,10 +2,14 @@
 //! copied once into it.
 
 use crate::cluster::record::Record;
+use crate::codec::api::fetch::AbortedTransaction;
+use crate::codec::control_record::EndMarker;
 use crate::codec::error_code::ErrorCode;
+use crate::log::producers::ProducerDescription;
 use crate::log::read::ListOffsetsTarget;
+use crate::log::transactions::Isolation;
 use crate::shard::controller::{ControlReply, ControlRequest};
-use crate::types::{LeaderEpoch, LogDirIndex, Offset, Timestamp, TopicPartition};
+use crate::types::{LeaderEpoch, LogDirIndex, Offset, Timestamp, TopicPartition, TransactionVersion};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -39,6 +43,9 @@ pub enum Request {
     ListOffsets(Vec<ListOffsetsItem>),
     EpochEnds(Vec<EpochEndItem>),
     DeleteRecords(Vec<DeleteRecordsItem>),
+    DescribeProducers(Vec<DescribeProducersItem>),
+    /// From a transaction's coordinator: it has ended in these partitions.
+    WriteMarkers(Vec<MarkerItem>),
     /// Some of the connections that the receiver may have and has not.
     LendConnections,
     /// To the controller's shard.
@@ -53,6 +60,8 @@ pub enum Reply {
     ListOffsets(Vec<ListOffsetsOutcome>),
     EpochEnds(Vec<EpochEndOutcome>),
     DeleteRecords(Vec<DeleteRecordsOutcome>),
+    DescribeProducers(Vec<DescribeProducersOutcome>),
+    WriteMarkers(Vec<MarkerOutcome>),
     /// How many the asking shard may have more.
     LendConnections(usize),
     Control(ControlReply),
@@ -63,6 +72,41 @@ pub struct ProduceItem {
     pub partition: TopicPartition,
     /// One validated batch.
     pub batch: Vec<u8>,
+    pub claim: Option<TransactionClaim>,
+}
+
+/// Whose transaction a request says its batches are part of. Not believed before the coordinator has said so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransactionClaim {
+    pub transactional_id: String,
+    pub version: TransactionVersion,
+}
+
+/// A transaction that has ended in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MarkerItem {
+    pub partition: TopicPartition,
+    pub marker: EndMarker,
+    pub version: TransactionVersion,
+}
+
+/// `error` is `None` once the marker is durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MarkerOutcome {
+    pub error: ErrorCode,
+    /// Where it stands.
+    pub offset: Option<Offset>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct DescribeProducersItem {
+    pub partition: TopicPartition,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct DescribeProducersOutcome {
+    pub error: ErrorCode,
+    pub producers: Vec<ProducerDescription>,
 }
 
 /// What became of one batch. `error` is `None` when it is durable.
@@ -79,6 +123,7 @@ pub struct ProduceOutcome {
 
 #[derive(Clone, Debug)]
 pub struct ReadRequest {
+    pub isolation: Isolation,
     /// Of the asking shard: whose turn it is.
     pub connection: u64,
     pub items: Vec<ReadItem>,
@@ -105,8 +150,11 @@ pub struct ReadItem {
 pub struct ReadOutcome {
     pub error: ErrorCode,
     pub high_watermark: Option<Offset>,
+    pub last_stable_offset: Option<Offset>,
     pub log_start: Option<Offset>,
     pub diverging: Option<(LeaderEpoch, Offset)>,
+    /// `None` unless committed records were asked for.
+    pub aborted: Option<Vec<AbortedTransaction>>,
     pub records: Bytes,
     pub batches: usize,
     /// How much of `records` its owner had to read from disk.
@@ -119,6 +167,7 @@ pub struct ReadOutcome {
 pub struct ListOffsetsItem {
     pub partition: TopicPartition,
     pub target: ListOffsetsTarget,
+    pub isolation: Isolation,
     pub leader_epoch: Option<LeaderEpoch>,
 }
 

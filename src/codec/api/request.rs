@@ -5,9 +5,9 @@
 use bytes::{Buf, Bytes};
 use kafka_protocol::messages::{
     ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
-    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, FetchRequest,
-    FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest,
-    MetadataRequest, OffsetForLeaderEpochRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeProducersRequest,
+    FetchRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
+    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
 };
 use kafka_protocol::protocol::Decodable;
 
@@ -33,6 +33,7 @@ pub enum Request {
     CreatePartitions(CreatePartitionsRequest),
     IncrementalAlterConfigs(IncrementalAlterConfigsRequest),
     DescribeCluster(DescribeClusterRequest),
+    DescribeProducers(DescribeProducersRequest),
 }
 
 /// Why a body cannot be decoded; ends the connection, as in Kafka.
@@ -117,6 +118,7 @@ fn decode_walked(api_key: ApiKey, version: i16, body: &mut Bytes) -> Result<Opti
         ApiKey::CreatePartitions => Request::CreatePartitions(decode(version, body)?),
         ApiKey::IncrementalAlterConfigs => Request::IncrementalAlterConfigs(decode(version, body)?),
         ApiKey::DescribeCluster => Request::DescribeCluster(decode(version, body)?),
+        ApiKey::DescribeProducers => Request::DescribeProducers(decode(version, body)?),
     }))
 }
 

@@ -87,6 +87,7 @@ pub(super) fn schema(api_key: ApiKey) -> Option<&'static Structure> {
         ApiKey::CreatePartitions => &CREATE_PARTITIONS,
         ApiKey::IncrementalAlterConfigs => &INCREMENTAL_ALTER_CONFIGS,
         ApiKey::DescribeCluster => &DESCRIBE_CLUSTER,
+        ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
     })
 }
 
@@ -240,3 +241,8 @@ static DESCRIBE_CLUSTER: Structure = structure(&[
     field("endpoint_type", I8).from(1),
     field("include_fenced_brokers", BOOL).from(2),
 ]);
+
+static DESCRIBE_PRODUCERS: Structure =
+    structure(&[field("topics", Kind::Array(&Kind::Structure(&DESCRIBED_TOPIC)))]);
+static DESCRIBED_TOPIC: Structure =
+    structure(&[field("name", STR), field("partition_indexes", Kind::Array(&I32))]);

@@ -29,6 +29,7 @@ pub enum ApiKey {
     CreatePartitions = 37,
     IncrementalAlterConfigs = 44,
     DescribeCluster = 60,
+    DescribeProducers = 61,
 }
 
 /// One row of the table. All versions are inclusive.
@@ -52,7 +53,7 @@ pub struct Api {
 /// would commit us to topic ids, hence the maxima. FindCoordinator: librdkafka takes a broker without
 /// version 0 of it for one from before LZ4 and sends such batches uncompressed without a word
 /// (`rdkafka_feature.c`), so it is here before there are groups; its answer says that there are none.
-const APIS: [Api; 15] = [
+const APIS: [Api; 16] = [
     Api { served_min: 3, ..api(ApiKey::Produce, "Produce", 0, 11, 9) },
     api(ApiKey::Fetch, "Fetch", 4, 12, 12),
     api(ApiKey::ListOffsets, "ListOffsets", 1, 7, 6),
@@ -68,6 +69,7 @@ const APIS: [Api; 15] = [
     api(ApiKey::CreatePartitions, "CreatePartitions", 0, 3, 2),
     api(ApiKey::IncrementalAlterConfigs, "IncrementalAlterConfigs", 0, 1, 1),
     api(ApiKey::DescribeCluster, "DescribeCluster", 0, 2, 0),
+    api(ApiKey::DescribeProducers, "DescribeProducers", 0, 0, 0),
 ];
 
 const fn api(key: ApiKey, name: &'static str, min: i16, max: i16, flexible_from: i16) -> Api {
@@ -203,6 +205,7 @@ mod tests {
             37 CreatePartitions 0(0)-3 flexible 2
             44 IncrementalAlterConfigs 0(0)-1 flexible 1
             60 DescribeCluster 0(0)-2 flexible 0
+            61 DescribeProducers 0(0)-0 flexible 0
         "#]]
         .assert_eq(&rows);
     }

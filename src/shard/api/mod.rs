@@ -6,6 +6,7 @@
 mod by_owner;
 mod cluster_admin;
 pub(super) mod delete_records;
+pub(super) mod describe_producers;
 pub(super) mod fetch;
 mod find_coordinator;
 mod init_producer_id;
@@ -186,6 +187,9 @@ async fn answer(
         }
         Request::DeleteRecords(request) => {
             context.encode(&delete_records::answer(shard, connection, request).await)
+        }
+        Request::DescribeProducers(request) => {
+            context.encode(&describe_producers::answer(shard, connection, request).await)
         }
         Request::InitProducerId(request) => context.encode(&init_producer_id::answer(shard, request).await),
         Request::ApiVersions(request) => context.encode(&api_versions(&request, context.version)),

@@ -11,6 +11,7 @@ use kafka_protocol::messages::create_topics_request::{
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -21,9 +22,9 @@ use kafka_protocol::messages::offset_for_leader_epoch_request::{
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
-    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, FetchRequest,
-    FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListOffsetsRequest,
-    MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeProducersRequest,
+    FetchRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
+    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
@@ -45,6 +46,7 @@ pub fn samples(api_key: ApiKey, version: i16, records: &Bytes) -> [Bytes; 2] {
         ApiKey::CreatePartitions => both(version, create_partitions()),
         ApiKey::IncrementalAlterConfigs => both(version, incremental_alter_configs()),
         ApiKey::DescribeCluster => both(version, describe_cluster(version)),
+        ApiKey::DescribeProducers => both(version, describe_producers()),
         other => panic!("no sample of {other:?}"),
     }
 }
@@ -244,4 +246,9 @@ fn describe_cluster(version: i16) -> DescribeClusterRequest {
         request.include_fenced_brokers = true;
     }
     request
+}
+
+fn describe_producers() -> DescribeProducersRequest {
+    let topic = |name| TopicRequest::default().with_name(text(name)).with_partition_indexes(vec![0, 7]);
+    DescribeProducersRequest::default().with_topics(vec![topic("topic"), topic("another")])
 }
