@@ -22,6 +22,7 @@ mod refusals;
 mod routing;
 mod start_stop;
 mod survival;
+mod transactions;
 mod versions;
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -18,8 +18,8 @@ fn ranges(response: &ApiVersionsResponse) -> BTreeMap<i16, (i16, i16)> {
 
 #[test]
 fn every_port_advertises_the_same_and_nothing_else() {
-    // API key, lowest and highest version. Of consumer groups and transactions there is only the API
-    // that says so.
+    // API key, lowest and highest version. Of consumer groups there is only the API that says so, of
+    // transactions what partitions know of them.
     let expected = BTreeMap::from([
         (0, (0, 11)),
         (1, (4, 12)),
@@ -32,10 +32,12 @@ fn every_port_advertises_the_same_and_nothing_else() {
         (21, (0, 2)),
         (22, (0, 5)),
         (23, (2, 4)),
+        (27, (1, 1)),
         (32, (1, 4)),
         (37, (0, 3)),
         (44, (0, 1)),
         (60, (0, 2)),
+        (61, (0, 0)),
     ]);
     let broker = Broker::start(Routing::Core);
     for port in [broker.port(), broker.port() + 1, broker.port() + 2] {

@@ -7,7 +7,7 @@ use kafka_protocol::messages::{
     ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
     DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeProducersRequest,
     FetchRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
-    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
+    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::Decodable;
 
@@ -29,6 +29,7 @@ pub enum Request {
     DeleteRecords(DeleteRecordsRequest),
     InitProducerId(InitProducerIdRequest),
     OffsetForLeaderEpoch(OffsetForLeaderEpochRequest),
+    WriteTxnMarkers(WriteTxnMarkersRequest),
     DescribeConfigs(DescribeConfigsRequest),
     CreatePartitions(CreatePartitionsRequest),
     IncrementalAlterConfigs(IncrementalAlterConfigsRequest),
@@ -114,6 +115,7 @@ fn decode_walked(api_key: ApiKey, version: i16, body: &mut Bytes) -> Result<Opti
         ApiKey::DeleteRecords => Request::DeleteRecords(decode(version, body)?),
         ApiKey::InitProducerId => Request::InitProducerId(decode(version, body)?),
         ApiKey::OffsetForLeaderEpoch => Request::OffsetForLeaderEpoch(decode(version, body)?),
+        ApiKey::WriteTxnMarkers => Request::WriteTxnMarkers(decode(version, body)?),
         ApiKey::DescribeConfigs => Request::DescribeConfigs(decode(version, body)?),
         ApiKey::CreatePartitions => Request::CreatePartitions(decode(version, body)?),
         ApiKey::IncrementalAlterConfigs => Request::IncrementalAlterConfigs(decode(version, body)?),

@@ -83,6 +83,7 @@ pub(super) fn schema(api_key: ApiKey) -> Option<&'static Structure> {
         ApiKey::DeleteRecords => &DELETE_RECORDS,
         ApiKey::InitProducerId => &INIT_PRODUCER_ID,
         ApiKey::OffsetForLeaderEpoch => &OFFSET_FOR_LEADER_EPOCH,
+        ApiKey::WriteTxnMarkers => &WRITE_TXN_MARKERS,
         ApiKey::DescribeConfigs => &DESCRIBE_CONFIGS,
         ApiKey::CreatePartitions => &CREATE_PARTITIONS,
         ApiKey::IncrementalAlterConfigs => &INCREMENTAL_ALTER_CONFIGS,
@@ -246,3 +247,13 @@ static DESCRIBE_PRODUCERS: Structure =
     structure(&[field("topics", Kind::Array(&Kind::Structure(&DESCRIBED_TOPIC)))]);
 static DESCRIBED_TOPIC: Structure =
     structure(&[field("name", STR), field("partition_indexes", Kind::Array(&I32))]);
+
+static WRITE_TXN_MARKERS: Structure =
+    structure(&[field("markers", Kind::Array(&Kind::Structure(&WRITABLE_MARKER)))]);
+static WRITABLE_MARKER: Structure = structure(&[
+    field("producer_id", I64),
+    field("producer_epoch", I16),
+    field("transaction_result", BOOL),
+    field("topics", Kind::Array(&Kind::Structure(&DESCRIBED_TOPIC))),
+    field("coordinator_epoch", I32),
+]);

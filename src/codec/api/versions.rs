@@ -25,6 +25,7 @@ pub enum ApiKey {
     DeleteRecords = 21,
     InitProducerId = 22,
     OffsetForLeaderEpoch = 23,
+    WriteTxnMarkers = 27,
     DescribeConfigs = 32,
     CreatePartitions = 37,
     IncrementalAlterConfigs = 44,
@@ -53,7 +54,7 @@ pub struct Api {
 /// would commit us to topic ids, hence the maxima. FindCoordinator: librdkafka takes a broker without
 /// version 0 of it for one from before LZ4 and sends such batches uncompressed without a word
 /// (`rdkafka_feature.c`), so it is here before there are groups; its answer says that there are none.
-const APIS: [Api; 16] = [
+const APIS: [Api; 17] = [
     Api { served_min: 3, ..api(ApiKey::Produce, "Produce", 0, 11, 9) },
     api(ApiKey::Fetch, "Fetch", 4, 12, 12),
     api(ApiKey::ListOffsets, "ListOffsets", 1, 7, 6),
@@ -65,6 +66,7 @@ const APIS: [Api; 16] = [
     api(ApiKey::DeleteRecords, "DeleteRecords", 0, 2, 2),
     api(ApiKey::InitProducerId, "InitProducerId", 0, 5, 2),
     api(ApiKey::OffsetForLeaderEpoch, "OffsetForLeaderEpoch", 2, 4, 4),
+    api(ApiKey::WriteTxnMarkers, "WriteTxnMarkers", 1, 1, 1),
     api(ApiKey::DescribeConfigs, "DescribeConfigs", 1, 4, 4),
     api(ApiKey::CreatePartitions, "CreatePartitions", 0, 3, 2),
     api(ApiKey::IncrementalAlterConfigs, "IncrementalAlterConfigs", 0, 1, 1),
@@ -201,6 +203,7 @@ mod tests {
             21 DeleteRecords 0(0)-2 flexible 2
             22 InitProducerId 0(0)-5 flexible 2
             23 OffsetForLeaderEpoch 2(2)-4 flexible 4
+            27 WriteTxnMarkers 1(1)-1 flexible 1
             32 DescribeConfigs 1(1)-4 flexible 4
             37 CreatePartitions 0(0)-3 flexible 2
             44 IncrementalAlterConfigs 0(0)-1 flexible 1

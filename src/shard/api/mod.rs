@@ -14,6 +14,7 @@ pub(super) mod list_offsets;
 pub(super) mod offset_for_leader_epoch;
 pub(super) mod produce;
 mod topics;
+mod write_txn_markers;
 
 use crate::cluster::image::Image;
 use crate::codec::api::request::{Request, check_request, decode_checked};
@@ -187,6 +188,9 @@ async fn answer(
         }
         Request::DeleteRecords(request) => {
             context.encode(&delete_records::answer(shard, connection, request).await)
+        }
+        Request::WriteTxnMarkers(request) => {
+            context.encode(&write_txn_markers::answer(shard, connection, request).await)
         }
         Request::DescribeProducers(request) => {
             context.encode(&describe_producers::answer(shard, connection, request).await)

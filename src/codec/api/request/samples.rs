@@ -20,11 +20,12 @@ use kafka_protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
     DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeProducersRequest,
     FetchRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
-    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, ProduceRequest, WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
@@ -42,6 +43,7 @@ pub fn samples(api_key: ApiKey, version: i16, records: &Bytes) -> [Bytes; 2] {
         ApiKey::DeleteRecords => both(version, delete_records()),
         ApiKey::InitProducerId => both(version, init_producer_id(version)),
         ApiKey::OffsetForLeaderEpoch => both(version, offset_for_leader_epoch()),
+        ApiKey::WriteTxnMarkers => both(version, write_txn_markers()),
         ApiKey::DescribeConfigs => both(version, describe_configs(version)),
         ApiKey::CreatePartitions => both(version, create_partitions()),
         ApiKey::IncrementalAlterConfigs => both(version, incremental_alter_configs()),
@@ -251,4 +253,18 @@ fn describe_cluster(version: i16) -> DescribeClusterRequest {
 fn describe_producers() -> DescribeProducersRequest {
     let topic = |name| TopicRequest::default().with_name(text(name)).with_partition_indexes(vec![0, 7]);
     DescribeProducersRequest::default().with_topics(vec![topic("topic"), topic("another")])
+}
+
+fn write_txn_markers() -> WriteTxnMarkersRequest {
+    let topic =
+        |name| WritableTxnMarkerTopic::default().with_name(text(name)).with_partition_indexes(vec![0, 7]);
+    let marker = |producer: i64| {
+        WritableTxnMarker::default()
+            .with_producer_id(producer.into())
+            .with_producer_epoch(3)
+            .with_transaction_result(true)
+            .with_topics(vec![topic("topic"), topic("another")])
+            .with_coordinator_epoch(5)
+    };
+    WriteTxnMarkersRequest::default().with_markers(vec![marker(1), marker(2)])
 }

@@ -248,6 +248,7 @@ fn encode(request: &Request, version: i16) -> Bytes {
         Request::CreatePartitions(request) => request.encode(&mut body, version),
         Request::IncrementalAlterConfigs(request) => request.encode(&mut body, version),
         Request::DescribeCluster(request) => request.encode(&mut body, version),
+        Request::WriteTxnMarkers(request) => request.encode(&mut body, version),
         Request::DescribeProducers(request) => request.encode(&mut body, version),
     };
     encoded.unwrap();
