@@ -28,7 +28,7 @@
 //! | 50 | 8 each | file position of an extent, its CRC-32 (`crc32fast`) |
 //! | size - 4 | 4 | CRC-32 of everything before |
 //!
-//! All integers big-endian. Version 1, of earlier builds, does not say whether there are transactions. One that is missing or not its segment's is built again from the batches
+//! All integers big-endian. Version 1 is of builds that took no transactions. One that is missing or not its segment's is built again from the batches
 //! ([`rebuild`]), each of which is looked at once more for that.
 
 pub mod check;
@@ -51,7 +51,7 @@ pub type HeaderBytes = [u8; BATCH_HEADER_SIZE];
 
 const MAGIC: [u8; 8] = *b"ODRKSUMS";
 const VERSION: u16 = 2;
-/// Says nothing of transactions.
+/// Of builds that took none.
 const VERSION_WITHOUT_TRANSACTIONS: u16 = 1;
 /// In the count of extents, which a segment of 2 GiB does not reach.
 const HAS_TRANSACTIONS: u32 = 1 << 31;
@@ -112,7 +112,7 @@ pub struct SegmentChecksums {
 pub enum HasTransactions {
     No,
     Yes,
-    /// An earlier build has written down what is known.
+    /// Its checksums were not read since the start.
     Unknown,
 }
 
@@ -156,7 +156,7 @@ impl SegmentChecksums {
             }
         }
         self.end = end + size as u64;
-        if is_transactional(header) && self.transactions == HasTransactions::No {
+        if is_transactional(header) {
             self.transactions = HasTransactions::Yes;
         }
     }
@@ -193,11 +193,7 @@ impl SegmentChecksums {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER_SIZE + self.entries.len() * ENTRY_SIZE + CRC_SIZE);
         out.extend_from_slice(&MAGIC);
-        let version = match self.transactions {
-            HasTransactions::No | HasTransactions::Yes => VERSION,
-            HasTransactions::Unknown => VERSION_WITHOUT_TRANSACTIONS,
-        };
-        out.extend_from_slice(&version.to_be_bytes());
+        out.extend_from_slice(&VERSION.to_be_bytes());
         out.extend_from_slice(&segment_name(&self.segment));
         out.extend_from_slice(&self.end.to_be_bytes());
         let flag = if self.transactions == HasTransactions::Yes { HAS_TRANSACTIONS } else { 0 };
@@ -279,11 +275,7 @@ impl DecodedChecksums {
             name: *name,
             segment_size: u64::from_be_bytes(*segment_size),
             extents: entries.iter().map(extent).collect(),
-            transactions: match (version, flag) {
-                (VERSION, 0) => HasTransactions::No,
-                (VERSION, _) => HasTransactions::Yes,
-                _ => HasTransactions::Unknown,
-            },
+            transactions: if flag == 0 { HasTransactions::No } else { HasTransactions::Yes },
         })
     }
 

@@ -582,10 +582,14 @@ fn reached(ends: &mut VecDeque<(Offset, Place)>, end: Offset, from: (Offset, Pla
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::record_batch::assign_offset;
+    use crate::codec::control_record::TransactionOutcome;
+    use crate::codec::record_batch::{BatchHeader, Compression, assign_offset, write_batch};
     use crate::log::durability::FlushBounds;
+    use crate::log::producers::verification::VerificationNeed;
     use crate::log::samples::{SampleBatch, log_config, sample_segment};
-    use crate::types::{ProducerEpoch, ProducerId, Sequence};
+    use crate::types::limits::ABORTED_PER_SEGMENT_MAX;
+    use crate::types::{CoordinatorEpoch, ProducerEpoch, ProducerId, Sequence};
+    use proptest::prelude::*;
 
     #[test]
     fn offsets_are_dense_and_readable_only_once_durable() {
@@ -711,6 +715,170 @@ mod tests {
     }
 
     #[test]
+    fn a_marker_is_appended_like_a_batch_and_fenced() {
+        let mut log = log(1 << 20);
+        assert_eq!(transact(&mut log, 1, 0), Ok(offset(0)));
+        assert_eq!(append(&mut log, 1, None), Ok(offset(1)));
+        assert_eq!(mark(&mut log, 1, TransactionOutcome::Abort, 4), Ok(offset(2)));
+        let fenced = mark(&mut log, 1, TransactionOutcome::Abort, 3);
+        assert!(matches!(fenced, Err(AppendRejected::Marker(MarkerRejected::CoordinatorFenced { .. }))));
+        let [entry] = log.active_aborted() else { panic!("{:?}", log.active_aborted()) };
+        assert_eq!((entry.first_offset, entry.last_offset), (offset(0), offset(2)));
+        assert_eq!(log.last_stable_offset(), offset(0), "nothing is durable");
+        log.sealed(offset(3));
+        log.durable(offset(3));
+        assert_eq!(log.last_stable_offset(), offset(3));
+        // What is closed takes its list along, and says what is open at its end.
+        assert_eq!(transact(&mut log, 1, 1), Ok(offset(3)));
+        let closed = log.roll(Timestamp(1));
+        let expected = TransactionIndex { aborted: vec![*entry_of(&closed)], first_open: Some(offset(3)) };
+        assert_eq!(closed.transactions.as_ref(), Some(&expected));
+        assert_eq!(log.active_aborted(), []);
+        append(&mut log, 1, None).unwrap();
+        assert!(log.roll(Timestamp(1)).transactions.is_none(), "no batch of it is part of one");
+    }
+
+    fn entry_of(closed: &ClosedSegment) -> &AbortedTransaction {
+        &closed.transactions.as_ref().unwrap().aborted[0]
+    }
+
+    #[test]
+    fn a_segment_that_lists_many_aborted_transactions_is_closed() {
+        let mut log = log(1 << 30);
+        for sequence in 0..ABORTED_PER_SEGMENT_MAX as i32 {
+            assert!(log.closed().is_empty());
+            transact(&mut log, 1, sequence).unwrap();
+            mark(&mut log, 1, TransactionOutcome::Abort, 0).unwrap();
+        }
+        append(&mut log, 1, None).unwrap();
+        assert_eq!(log.closed().len(), 1);
+    }
+
+    /// What may happen to a log with transactions.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Plain,
+        Transact { id: i64 },
+        End { id: i64, abort: bool },
+        Flush,
+        LogStart { back: u64 },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            2 => Just(Step::Plain),
+            4 => (1..4i64).prop_map(|id| Step::Transact { id }),
+            3 => (1..4i64, any::<bool>()).prop_map(|(id, abort)| Step::End { id, abort }),
+            3 => Just(Step::Flush),
+            1 => (0..5u64).prop_map(|back| Step::LogStart { back }),
+        ]
+    }
+
+    proptest! {
+        /// The model looks at all of the log: what begins where, and how it ends.
+        #[test]
+        fn last_stable_offset_is_the_first_that_is_undecided(steps in proptest::collection::vec(step(), 0..80)) {
+            let mut log = log(700);
+            let mut sequences = [0; 4];
+            // First offset, marker, whether it was aborted.
+            let mut all: Vec<(i64, u64, Option<(u64, bool)>)> = Vec::new();
+            let mut stable = Offset::ZERO;
+            for step in steps {
+                let end = log.log_end().get();
+                let open = |all: &[(i64, u64, Option<(u64, bool)>)], id| {
+                    all.iter().position(|(of, _, ended)| *of == id && ended.is_none())
+                };
+                match step {
+                    Step::Plain => {
+                        append(&mut log, 1, None).unwrap();
+                    }
+                    Step::Transact { id } => {
+                        transact(&mut log, id, sequences[id as usize]).unwrap();
+                        sequences[id as usize] += 1;
+                        if open(&all, id).is_none() {
+                            all.push((id, end, None));
+                        }
+                    }
+                    Step::End { id, abort } => {
+                        let outcome = if abort { TransactionOutcome::Abort } else { TransactionOutcome::Commit };
+                        mark(&mut log, id, outcome, 0).unwrap();
+                        if let Some(at) = open(&all, id) {
+                            all[at].2 = Some((end, abort));
+                        }
+                    }
+                    Step::Flush => {
+                        let end = log.log_end();
+                        log.sealed(end);
+                        log.durable(end);
+                    }
+                    Step::LogStart { back } => {
+                        let to = log.high_watermark().get().saturating_sub(back);
+                        log.advance_log_start(offset(to));
+                    }
+                }
+                let high_watermark = log.high_watermark().get();
+                let is_undecided = |ended: &Option<(u64, bool)>| ended.is_none_or(|(at, _)| at >= high_watermark);
+                let first = all.iter().filter(|(_, _, ended)| is_undecided(ended)).map(|(_, first, _)| *first).min();
+                let want = first.unwrap_or(u64::MAX).max(log.log_start().get()).min(high_watermark);
+                prop_assert_eq!(log.last_stable_offset(), offset(want));
+                prop_assert!(stable <= log.last_stable_offset(), "it moved back");
+                stable = log.last_stable_offset();
+                prop_assert!(log.log_start() <= stable && stable <= log.high_watermark());
+                let base = log.active().base_offset.get();
+                let mut listed: Vec<(u64, u64)> = all
+                    .iter()
+                    .filter_map(|(_, first, ended)| ended.filter(|(_, abort)| *abort).map(|(at, _)| (at, *first)))
+                    .filter(|(at, _)| *at >= base)
+                    .collect();
+                listed.sort();
+                let aborted = log.active_aborted().iter();
+                let found: Vec<_> =
+                    aborted.map(|entry| (entry.last_offset.get(), entry.first_offset.get())).collect();
+                prop_assert_eq!(found, listed);
+            }
+        }
+    }
+
+    fn transact(log: &mut PartitionLog, id: i64, sequence: i32) -> Result<Offset, AppendRejected> {
+        let header = BatchHeader {
+            compression: Compression::None,
+            transactional: true,
+            record_count: 1,
+            base_timestamp: Timestamp(10),
+            max_timestamp: Timestamp(10),
+            producer: Some((ProducerId(id), ProducerEpoch(0), Sequence(sequence))),
+        };
+        let mut bytes = Vec::new();
+        write_batch(&header, b"sixteen bytes ..", &mut bytes);
+        let (view, _) = BatchView::split_first(&bytes).unwrap();
+        let (producer, version) = (view.producer().unwrap(), TransactionVersion::V1);
+        let need = log.producers.begin_verification(&producer, version, Timestamp(1)).unwrap();
+        if let VerificationNeed::Ask(guard) = need {
+            assert!(log.producers.verified(producer.id, guard));
+        }
+        append_bytes(log, bytes)
+    }
+
+    fn mark(
+        log: &mut PartitionLog,
+        id: i64,
+        outcome: TransactionOutcome,
+        coordinator_epoch: i32,
+    ) -> Result<Offset, AppendRejected> {
+        let marker = EndMarker {
+            producer: ProducerId(id),
+            producer_epoch: ProducerEpoch(0),
+            coordinator_epoch: CoordinatorEpoch(coordinator_epoch),
+            outcome,
+        };
+        let mut bytes = Vec::new();
+        marker.write(Timestamp(1), &mut bytes);
+        let (view, _) = BatchView::split_first(&bytes).unwrap();
+        let plan = log.decide_marker(&marker, TransactionVersion::V1, &view, Timestamp(1))?;
+        Ok(apply(log, &plan, bytes))
+    }
+
+    #[test]
     fn limits_of_the_topic_are_kept() {
         let mut log = log(1 << 20);
         log.config.batch_size_max = 70;
@@ -725,18 +893,25 @@ mod tests {
         records: u32,
         producer: Option<(ProducerId, ProducerEpoch, Sequence)>,
     ) -> Result<Offset, AppendRejected> {
-        let mut bytes = batch(records, producer);
+        append_bytes(log, batch(records, producer))
+    }
+
+    fn append_bytes(log: &mut PartitionLog, bytes: Vec<u8>) -> Result<Offset, AppendRejected> {
         let (view, _) = BatchView::split_first(&bytes).unwrap();
         let AppendDecision::Append(plan) = log.decide_append(&view, Timestamp(1))? else {
             panic!("a duplicate")
         };
+        Ok(apply(log, &plan, bytes))
+    }
+
+    fn apply(log: &mut PartitionLog, plan: &AppendPlan, mut bytes: Vec<u8>) -> Offset {
         if plan.rolls {
             log.roll(Timestamp(1));
         }
         assign_offset(&mut bytes, plan.base_offset, log.leader_epoch());
         let (view, _) = BatchView::split_first(&bytes).unwrap();
-        log.apply_append(&plan, &view, Timestamp(1));
-        Ok(plan.base_offset)
+        log.apply_append(plan, &view, Timestamp(1));
+        plan.base_offset
     }
 
     fn batch(record_count: u32, producer: Option<(ProducerId, ProducerEpoch, Sequence)>) -> Vec<u8> {

@@ -39,7 +39,8 @@ mod snapshot;
 mod table;
 pub mod verification;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::time::Duration;
 
 use crate::codec::control_record::{EndMarker, TransactionOutcome};
@@ -495,10 +496,12 @@ impl Producers {
         let transactions = self.transactions.get_or_insert_default();
         transactions.verifications.remove(id);
         let state = self.by_id.get_mut(id).expect("it has just written");
-        if state.transaction_start.is_none() {
+        // Where another one begins there already, a snapshot was not this log's.
+        if state.transaction_start.is_none()
+            && let Entry::Vacant(vacant) = transactions.open.entry(offset)
+        {
+            vacant.insert(id);
             state.transaction_start = Some(offset);
-            let before = transactions.open.insert(offset, id);
-            assert!(before.is_none(), "two transactions begin at one offset");
         }
     }
 
@@ -508,7 +511,8 @@ impl Producers {
         let transactions = self.transactions.as_mut()?;
         transactions.verifications.remove(id);
         if let Some(start) = start {
-            assert_eq!(transactions.open.remove(&start), Some(id), "an open transaction is listed");
+            let listed = transactions.open.remove(&start);
+            assert_eq!(listed, Some(id), "an open transaction is listed");
         }
         start
     }

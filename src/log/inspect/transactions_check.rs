@@ -5,7 +5,7 @@ use crate::log::checksums::{HasTransactions, SegmentChecksums, SegmentId};
 use crate::log::inspect::findings::{Findings, Offence, Place};
 use crate::log::inspect::segment_check::SegmentRole;
 use crate::log::segment::SegmentFile;
-use crate::log::transactions::index::{TransactionIndex, TransactionIndexError};
+use crate::log::transactions::index::TransactionIndex;
 
 /// `size`: bytes of batches. `companion`, `index`: the files as they are; `None` when they are not there.
 pub fn check_transactions(
@@ -26,19 +26,12 @@ pub fn check_transactions(
     };
     let file = SegmentFile::TransactionIndex;
     let place = Place::File { base_offset: segment.base_offset, file, file_position: 0 };
-    match (checksums.has_transactions(), index) {
-        (HasTransactions::Yes, None) => findings.note(place, Offence::TransactionsMissing),
-        (HasTransactions::No, None | Some(_)) | (HasTransactions::Unknown, None) => {}
-        (HasTransactions::Yes | HasTransactions::Unknown, Some(bytes)) => {
+    match index {
+        _ if checksums.has_transactions() == HasTransactions::No => {}
+        None => findings.note(place, Offence::TransactionsMissing),
+        Some(bytes) => {
             if let Err(error) = TransactionIndex::decode(&segment, size, bytes) {
-                // Kafka's has no end by which it could be told; it is built again.
-                let is_foreign = matches!(error, TransactionIndexError::Size { .. });
-                match (checksums.has_transactions(), is_foreign) {
-                    (HasTransactions::Unknown, true) => {
-                        findings.note(place, Offence::Transactions(error));
-                    }
-                    _ => findings.problem(place, Offence::Transactions(error)),
-                }
+                findings.problem(place, Offence::Transactions(error));
             }
         }
     }
