@@ -571,6 +571,8 @@ impl Model {
             let from = partition.log_start;
             world.finding("the log start does not go back", format_args!("{name} {start}, was {from}"));
         }
+        // Damage may have taken the log start back; what is stable lies behind that or an open transaction.
+        let has_start = partition.log_start <= start;
         (partition.log_start, partition.log_start_checkpointed) = (start, start);
         partition.stored = end;
         let whole =
@@ -586,7 +588,7 @@ impl Model {
         partition.records.split_off(&end);
         partition.parts.split_off(&end);
         let stable = log.last_stable_offset();
-        let stays = end >= partition.high_watermark;
+        let stays = end >= partition.high_watermark && has_start;
         partition.high_watermark = end;
         if !stays || partition.damaged.segment || partition.has_lost {
             partition.last_stable = 0;
