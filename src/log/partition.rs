@@ -764,6 +764,9 @@ mod tests {
         LogStart { back: u64 },
     }
 
+    /// A transaction: its producer, its first offset, its marker and whether that aborts it.
+    type Known = (i64, u64, Option<(u64, bool)>);
+
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             2 => Just(Step::Plain),
@@ -780,12 +783,11 @@ mod tests {
         fn last_stable_offset_is_the_first_that_is_undecided(steps in proptest::collection::vec(step(), 0..80)) {
             let mut log = log(700);
             let mut sequences = [0; 4];
-            // First offset, marker, whether it was aborted.
-            let mut all: Vec<(i64, u64, Option<(u64, bool)>)> = Vec::new();
+            let mut all: Vec<Known> = Vec::new();
             let mut stable = Offset::ZERO;
             for step in steps {
                 let end = log.log_end().get();
-                let open = |all: &[(i64, u64, Option<(u64, bool)>)], id| {
+                let open = |all: &[Known], id| {
                     all.iter().position(|(of, _, ended)| *of == id && ended.is_none())
                 };
                 match step {
