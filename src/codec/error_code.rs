@@ -102,6 +102,8 @@ error_codes! {
     InvalidTransactionTimeout = 50, "INVALID_TRANSACTION_TIMEOUT",
         "the transaction timeout is larger than the broker allows";
     ConcurrentTransactions = 51, "CONCURRENT_TRANSACTIONS", "another operation on the transaction is under way";
+    TransactionCoordinatorFenced = 52, "TRANSACTION_COORDINATOR_FENCED",
+        "a newer transaction coordinator has written to the partition";
     TransactionalIdAuthorizationFailed = 53, "TRANSACTIONAL_ID_AUTHORIZATION_FAILED",
         "access to the transactional id is denied";
     OperationNotAttempted = 55, "OPERATION_NOT_ATTEMPTED", "the operation was not tried, as another one failed";

@@ -52,6 +52,8 @@ const CODEC_MASK: i16 = 0b111;
 const LOG_APPEND_TIME: i16 = 1 << 3;
 const TRANSACTIONAL: i16 = 1 << 4;
 const CONTROL: i16 = 1 << 5;
+/// The sequence of what is not numbered.
+pub const UNSEQUENCED: Sequence = Sequence(-1);
 /// The base timestamp is the delete horizon (KIP-534).
 const DELETE_HORIZON: i16 = 1 << 6;
 
@@ -152,6 +154,8 @@ pub struct BatchProducer {
     pub epoch: ProducerEpoch,
     pub base_sequence: Sequence,
     pub last_sequence: Sequence,
+    /// The batch is part of a transaction.
+    pub is_transactional: bool,
 }
 
 /// A whole record batch in somebody else's bytes. Its length field agrees with the slice.
@@ -191,7 +195,8 @@ impl<'a> BatchView<'a> {
     }
 
     /// [`validate`](Self::validate), and what holds only for batches fresh from a producer: offsets
-    /// from zero and dense, no control batch (Kafka `LogValidator`, `UnifiedLog`).
+    /// from zero and dense, no control batch, a sequence for every producer (Kafka `LogValidator`,
+    /// `UnifiedLog`).
     pub fn validate_produced(&self) -> Result<(), BatchError> {
         self.validate()?;
         let base_offset = i64_at(self.bytes, BASE_OFFSET_AT);
@@ -205,6 +210,10 @@ impl<'a> BatchView<'a> {
         }
         if self.is_control() {
             return Err(BatchError::Control);
+        }
+        let (producer_id, epoch, sequence) = self.producer_fields();
+        if producer_id >= 0 && sequence < 0 {
+            return Err(BatchError::ProducerFields { producer_id, epoch, sequence });
         }
         Ok(())
     }
@@ -290,13 +299,14 @@ impl<'a> BatchView<'a> {
         (self.attributes() & DELETE_HORIZON != 0).then(|| self.base_timestamp())
     }
 
-    /// Who wrote the batch, also for transaction markers, which have no sequence.
+    /// Who wrote the batch, also for what has no sequence: transaction markers, and offsets that a group
+    /// coordinator commits as part of a transaction.
     pub fn writer(&self) -> Option<(ProducerId, ProducerEpoch)> {
         let (id, epoch, _) = self.producer_fields();
         (id >= 0).then_some((ProducerId(id), ProducerEpoch(epoch)))
     }
 
-    /// The producer, when the batch is idempotent or transactional.
+    /// The producer, when its batches are numbered.
     pub fn producer(&self) -> Option<BatchProducer> {
         let (id, epoch, sequence) = self.producer_fields();
         if id < 0 || sequence < 0 {
@@ -308,6 +318,7 @@ impl<'a> BatchView<'a> {
             epoch: ProducerEpoch(epoch),
             base_sequence,
             last_sequence: base_sequence.advance(self.last_offset_delta()),
+            is_transactional: self.is_transactional(),
         })
     }
 
@@ -356,6 +367,11 @@ pub fn batch_size(bytes: &[u8]) -> Result<usize, BatchError> {
         return Err(BatchError::Length { length });
     }
     Ok(BATCH_OVERHEAD + length as usize)
+}
+
+/// Whether the batch with this header is part of a transaction, the marker that ends one among them.
+pub fn is_transactional(header: &[u8; BATCH_HEADER_SIZE]) -> bool {
+    i16_at(header, ATTRIBUTES_AT) & TRANSACTIONAL != 0
 }
 
 /// Gives a stored batch its place: the only two fields that are always rewritten, neither under
@@ -416,6 +432,29 @@ pub fn write_batch(header: &BatchHeader, payload: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&(header.record_count as i32).to_be_bytes());
     out.extend_from_slice(payload);
     seal(&mut out[start..]);
+}
+
+/// Appends a control batch of one record, which is part of the producer's transaction.
+pub fn write_control_batch(
+    (id, epoch): (ProducerId, ProducerEpoch),
+    now: Timestamp,
+    payload: &[u8],
+    out: &mut Vec<u8>,
+) {
+    let start = out.len();
+    let header = BatchHeader {
+        compression: Compression::None,
+        transactional: true,
+        record_count: 1,
+        base_timestamp: now,
+        max_timestamp: now,
+        producer: Some((id, epoch, UNSEQUENCED)),
+    };
+    write_batch(&header, payload, out);
+    let batch = &mut out[start..];
+    let attributes = i16_at(batch, ATTRIBUTES_AT) | CONTROL;
+    batch[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
+    seal(batch);
 }
 
 /// What compaction changes of a batch. Offsets, epoch, producer and sequence stay.
@@ -528,6 +567,21 @@ mod tests {
         let (view, _) = BatchView::split_first(&bytes).unwrap();
         assert_eq!(view.validate_produced(), Err(BatchError::BaseOffset { base_offset: 1 }));
         assert_eq!(view.validate_stored(), Ok(()));
+    }
+
+    #[test]
+    fn only_a_coordinator_writes_without_a_sequence() {
+        let mut bytes = batch(1, b"x");
+        bytes[BASE_SEQUENCE_AT..BASE_SEQUENCE_AT + 4].copy_from_slice(&(-1i32).to_be_bytes());
+        seal(&mut bytes);
+        let error = Err(BatchError::ProducerFields { producer_id: 5, epoch: 0, sequence: -1 });
+        let (view, _) = BatchView::split_first(&bytes).unwrap();
+        assert_eq!((view.validate_produced(), view.validate_stored()), (error, error));
+        bytes[ATTRIBUTES_AT + 1] |= TRANSACTIONAL as u8;
+        seal(&mut bytes);
+        let (view, _) = BatchView::split_first(&bytes).unwrap();
+        assert_eq!((view.validate_produced(), view.validate_stored()), (error, Ok(())));
+        assert_eq!((view.producer(), view.writer()), (None, Some((ProducerId(5), ProducerEpoch(0)))));
     }
 
     #[test]

@@ -92,6 +92,8 @@ pub struct Config {
     pub log_message_timestamp_before_max: Duration,
     pub log_message_timestamp_after_max: Duration,
     pub producer_id_expiration: Duration,
+    /// Whether a transaction's coordinator is asked before its first batch is appended (KIP-890).
+    pub transaction_partition_verification_enable: bool,
     pub log_cleaner_enable: bool,
     pub log_cleaner_backoff: Duration,
     /// Of the whole node.

@@ -403,6 +403,7 @@ fn blank() -> Config {
         log_message_timestamp_before_max: Duration::ZERO,
         log_message_timestamp_after_max: Duration::ZERO,
         producer_id_expiration: Duration::ZERO,
+        transaction_partition_verification_enable: true,
         log_cleaner_enable: false,
         log_cleaner_backoff: Duration::ZERO,
         log_cleaner_dedupe_buffer_size: 0,

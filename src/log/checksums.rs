@@ -19,16 +19,16 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | magic: `ODRKSUMS` |
-//! | 8 | 2 | version: 1 |
+//! | 8 | 2 | version: 2 |
 //! | 10 | 16 | topic id |
 //! | 26 | 4 | number of the partition |
 //! | 30 | 8 | base offset of the segment |
 //! | 38 | 8 | bytes of the segment |
-//! | 46 | 4 | count of extents |
+//! | 46 | 4 | bit 31: some batch is part of a transaction; the rest: count of extents |
 //! | 50 | 8 each | file position of an extent, its CRC-32 (`crc32fast`) |
 //! | size - 4 | 4 | CRC-32 of everything before |
 //!
-//! All integers big-endian. One that is missing or not its segment's is built again from the batches
+//! All integers big-endian. Version 1 is of builds that took no transactions. One that is missing or not its segment's is built again from the batches
 //! ([`rebuild`]), each of which is looked at once more for that.
 
 pub mod check;
@@ -38,7 +38,7 @@ pub mod walk;
 #[cfg(test)]
 mod tests;
 
-use crate::codec::record_batch::BATCH_HEADER_SIZE;
+use crate::codec::record_batch::{BATCH_HEADER_SIZE, is_transactional};
 use crate::log::index::FILE_POSITION_MAX;
 use crate::types::{Offset, TopicPartition, Uuid};
 
@@ -50,8 +50,13 @@ pub const EXTENT_SIZE: u64 = 32 << 10;
 pub type HeaderBytes = [u8; BATCH_HEADER_SIZE];
 
 const MAGIC: [u8; 8] = *b"ODRKSUMS";
-const VERSION: u16 = 1;
-const NAME_SIZE: usize = 28;
+const VERSION: u16 = 2;
+/// Of builds that took none.
+const VERSION_WITHOUT_TRANSACTIONS: u16 = 1;
+/// In the count of extents, which a segment of 2 GiB does not reach.
+const HAS_TRANSACTIONS: u32 = 1 << 31;
+/// Bytes of a segment's name.
+pub const NAME_SIZE: usize = 28;
 const HEADER_SIZE: usize = 8 + 2 + NAME_SIZE + 8 + 4;
 const ENTRY_SIZE: usize = 8;
 const CRC_SIZE: usize = 4;
@@ -75,7 +80,7 @@ pub struct Extent {
 /// Why a companion is not used; it is built again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChecksumsError {
-    #[error("the file does not begin as checksums of version 1")]
+    #[error("the file does not begin as checksums of version 1 or 2")]
     Header,
     #[error("the file is not as its CRC-32 says")]
     Crc,
@@ -99,12 +104,22 @@ pub struct SegmentChecksums {
     entries: Vec<Entry>,
     /// File position behind the last batch.
     end: u64,
+    transactions: HasTransactions,
+}
+
+/// Whether batches of a segment are part of transactions, markers among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HasTransactions {
+    No,
+    Yes,
+    /// Its checksums were not read since the start.
+    Unknown,
 }
 
 impl SegmentChecksums {
     /// Of no batches.
     pub fn new(segment: SegmentId) -> SegmentChecksums {
-        SegmentChecksums { segment, entries: Vec::new(), end: 0 }
+        SegmentChecksums { segment, entries: Vec::new(), end: 0, transactions: HasTransactions::No }
     }
 
     pub fn segment(&self) -> SegmentId {
@@ -118,6 +133,10 @@ impl SegmentChecksums {
 
     pub fn count(&self) -> usize {
         self.entries.len()
+    }
+
+    pub fn has_transactions(&self) -> HasTransactions {
+        self.transactions
     }
 
     /// Takes note of the next batch of the segment, of `size` bytes.
@@ -137,6 +156,9 @@ impl SegmentChecksums {
             }
         }
         self.end = end + size as u64;
+        if is_transactional(header) {
+            self.transactions = HasTransactions::Yes;
+        }
     }
 
     /// The extent that holds the byte at `file_position`, and those behind it that lie within
@@ -172,9 +194,10 @@ impl SegmentChecksums {
         let mut out = Vec::with_capacity(HEADER_SIZE + self.entries.len() * ENTRY_SIZE + CRC_SIZE);
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&VERSION.to_be_bytes());
-        out.extend_from_slice(&name(&self.segment));
+        out.extend_from_slice(&segment_name(&self.segment));
         out.extend_from_slice(&self.end.to_be_bytes());
-        out.extend_from_slice(&(self.entries.len() as u32).to_be_bytes());
+        let flag = if self.transactions == HasTransactions::Yes { HAS_TRANSACTIONS } else { 0 };
+        out.extend_from_slice(&(self.entries.len() as u32 | flag).to_be_bytes());
         assert_eq!(out.len(), HEADER_SIZE);
         for entry in &self.entries {
             out.extend_from_slice(&entry.file_position.to_be_bytes());
@@ -188,7 +211,7 @@ impl SegmentChecksums {
     /// Reads the file of a segment of `size` bytes.
     pub fn decode(segment: SegmentId, size: u64, bytes: &[u8]) -> Result<SegmentChecksums, ChecksumsError> {
         let decoded = DecodedChecksums::decode(bytes)?;
-        if decoded.name != name(&segment) || decoded.segment_size != size {
+        if decoded.name != segment_name(&segment) || decoded.segment_size != size {
             return Err(ChecksumsError::Foreign);
         }
         let mut found = SegmentChecksums::new(segment);
@@ -207,6 +230,7 @@ impl SegmentChecksums {
             return Err(ChecksumsError::Entry { entry: 0 });
         }
         found.end = size;
+        found.transactions = decoded.transactions;
         Ok(found)
     }
 }
@@ -218,6 +242,7 @@ pub struct DecodedChecksums {
     pub segment_size: u64,
     /// File position and CRC-32 of each.
     pub extents: Vec<(u32, u32)>,
+    pub transactions: HasTransactions,
 }
 
 impl DecodedChecksums {
@@ -229,14 +254,17 @@ impl DecodedChecksums {
         let (name, rest) = rest.split_first_chunk::<NAME_SIZE>().expect("as before");
         let (segment_size, rest) = rest.split_first_chunk::<8>().expect("as before");
         let count = rest.first_chunk::<4>().expect("as before");
-        if *magic != MAGIC || *version != VERSION.to_be_bytes() {
+        let version = u16::from_be_bytes(*version);
+        if *magic != MAGIC || !matches!(version, VERSION_WITHOUT_TRANSACTIONS | VERSION) {
             return Err(ChecksumsError::Header);
         }
         if crc32fast::hash(covered) != u32::from_be_bytes(*crc) {
             return Err(ChecksumsError::Crc);
         }
         let (entries, rest) = entries.as_chunks::<ENTRY_SIZE>();
-        if !rest.is_empty() || entries.len() != u32::from_be_bytes(*count) as usize {
+        let count = u32::from_be_bytes(*count);
+        let flag = if version == VERSION { count & HAS_TRANSACTIONS } else { 0 };
+        if !rest.is_empty() || entries.len() != (count & !flag) as usize {
             return Err(ChecksumsError::Header);
         }
         let extent = |entry: &[u8; ENTRY_SIZE]| {
@@ -247,6 +275,7 @@ impl DecodedChecksums {
             name: *name,
             segment_size: u64::from_be_bytes(*segment_size),
             extents: entries.iter().map(extent).collect(),
+            transactions: if flag == 0 { HasTransactions::No } else { HasTransactions::Yes },
         })
     }
 
@@ -259,8 +288,8 @@ impl DecodedChecksums {
     }
 }
 
-/// A segment's name in bytes.
-fn name(segment: &SegmentId) -> [u8; NAME_SIZE] {
+/// A segment's name in bytes: topic id, number of the partition, base offset.
+pub fn segment_name(segment: &SegmentId) -> [u8; NAME_SIZE] {
     let mut name = [0; NAME_SIZE];
     name[..16].copy_from_slice(segment.partition.topic.0.as_bytes());
     name[16..20].copy_from_slice(&segment.partition.partition.to_wire().to_be_bytes());
@@ -271,7 +300,7 @@ fn name(segment: &SegmentId) -> [u8; NAME_SIZE] {
 /// The checksum of an extent before its first batch.
 fn begun(segment: &SegmentId, file_position: u64) -> u32 {
     let mut place = [0; NAME_SIZE + 4];
-    place[..NAME_SIZE].copy_from_slice(&name(segment));
+    place[..NAME_SIZE].copy_from_slice(&segment_name(segment));
     place[NAME_SIZE..].copy_from_slice(&(file_position as u32).to_be_bytes());
     crc32fast::hash(&place)
 }

@@ -4,7 +4,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | magic: `ODRKLAST` |
-//! | 8 | 2 | version: 2 |
+//! | 8 | 2 | version: 3 |
 //! | 10 | 4 | count of partitions |
 //! | 14 | | partitions |
 //! | size - 4 | 4 | CRC-32 (`crc32fast`) of everything before |
@@ -17,9 +17,9 @@
 //! | 28 | 8 | log end |
 //! | 36 | 8 | first timestamp of the active segment, ms; -1: none |
 //! | 44 | 4 each | sizes of the following |
-//! | 68 | 1 | 1: the following stand in files beside the active segment, and all sizes are 0; else 0 |
-//! | 69 | 4 | CRC-32 of those files but the checksums' ([`files_checksum`]), or 0 |
-//! | 73 | | offset index, time index, checksums, producer snapshot, leader epochs, each as in its own file; bytes between the last block boundary and the end |
+//! | 72 | 1 | 1: the following stand in files beside the active segment, and all sizes are 0; else 0 |
+//! | 73 | 4 | CRC-32 of those files ([`files_checksum`]) but the checksums and the transaction index, which have their own, or 0 |
+//! | 77 | | offset index, time index, checksums, producer snapshot, leader epochs, transaction index (nothing where it needs none), each as in its own file; bytes between the last block boundary and the end |
 //!
 //! All integers big-endian. A partition with more than [`STATE_SIZE_MAX`] of these, or one that would
 //! make the file larger than [`FILE_SIZE_MAX`], has files beside its active segment instead. Their formats
@@ -37,9 +37,10 @@ pub const STATE_SIZE_MAX: usize = 16 << 10;
 pub const FILE_SIZE_MAX: usize = 64 << 20;
 
 const MAGIC: [u8; 8] = *b"ODRKLAST";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 const HEADER_SIZE: usize = 14;
-const ENTRY_SIZE: usize = 73;
+const PART_COUNT: usize = 7;
+const ENTRY_SIZE: usize = 44 + PART_COUNT * 4 + 1 + 4;
 const CRC_SIZE: usize = 4;
 
 /// One partition as it was left.
@@ -54,6 +55,8 @@ pub struct PartitionState {
     pub checksums: Vec<u8>,
     pub producers: Vec<u8>,
     pub epochs: Vec<u8>,
+    /// Of the active segment; empty where it has no transactions.
+    pub transactions: Vec<u8>,
     /// Bytes between the last block boundary and the end of the log.
     pub carry: Vec<u8>,
     /// Of the files beside the active segment, where those have it; then all of the above are empty.
@@ -73,6 +76,9 @@ impl PartitionState {
             checksums: log.active_checksums().encode(),
             producers: log.producers.encode_snapshot(),
             epochs: log.epochs().encode().into_bytes(),
+            transactions: log.active_transactions().map_or_else(Vec::new, |transactions| {
+                transactions.encode(&log.active_checksums().segment(), log.active().size)
+            }),
             carry,
             files_checksum: None,
         }
@@ -93,7 +99,7 @@ pub fn files_checksum(files: [&[u8]; 4]) -> u32 {
 /// Why a file is no final state. A start without it looks into the segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FinalStateError {
-    #[error("the file does not begin as a final state of version 2")]
+    #[error("the file does not begin as a final state of version 3")]
     Header,
     #[error("the file is not as its CRC-32 says")]
     Crc,
@@ -102,8 +108,16 @@ pub enum FinalStateError {
 }
 
 impl PartitionState {
-    fn parts(&self) -> [&[u8]; 6] {
-        [&self.offset_index, &self.time_index, &self.checksums, &self.producers, &self.epochs, &self.carry]
+    fn parts(&self) -> [&[u8]; PART_COUNT] {
+        [
+            &self.offset_index,
+            &self.time_index,
+            &self.checksums,
+            &self.producers,
+            &self.epochs,
+            &self.transactions,
+            &self.carry,
+        ]
     }
 
     /// Bytes.
@@ -219,22 +233,22 @@ fn decode_entry(bytes: &[u8]) -> Option<(TopicPartition, PartitionState, &[u8])>
     let (active, rest) = rest.split_first_chunk()?;
     let (log_end, rest) = rest.split_first_chunk()?;
     let (first, rest) = rest.split_first_chunk()?;
-    let (sizes, rest) = rest.split_first_chunk::<24>()?;
+    let (sizes, rest) = rest.split_first_chunk::<{ PART_COUNT * 4 }>()?;
     let (beside, rest) = rest.split_first_chunk::<1>()?;
     let (checksum, mut rest) = rest.split_first_chunk()?;
     let files_checksum = match beside {
         [0] => None,
-        [1] if *sizes == [0; 24] => Some(u32::from_be_bytes(*checksum)),
+        [1] if *sizes == [0; PART_COUNT * 4] => Some(u32::from_be_bytes(*checksum)),
         _ => return None,
     };
     let first = Timestamp(i64::from_be_bytes(*first));
-    let mut parts: [Vec<u8>; 6] = Default::default();
+    let mut parts: [Vec<u8>; PART_COUNT] = Default::default();
     for (part, size) in parts.iter_mut().zip(sizes.as_chunks::<4>().0) {
         let (taken, after) = rest.split_at_checked(u32::from_be_bytes(*size) as usize)?;
         *part = taken.to_vec();
         rest = after;
     }
-    let [offset_index, time_index, checksums, producers, epochs, carry] = parts;
+    let [offset_index, time_index, checksums, producers, epochs, transactions, carry] = parts;
     let state = PartitionState {
         active: Offset::new(u64::from_be_bytes(*active))?,
         log_end: Offset::new(u64::from_be_bytes(*log_end))?,
@@ -244,6 +258,7 @@ fn decode_entry(bytes: &[u8]) -> Option<(TopicPartition, PartitionState, &[u8])>
         checksums,
         producers,
         epochs,
+        transactions,
         carry,
         files_checksum,
     };
@@ -266,7 +281,8 @@ mod tests {
             log_end: Offset::new(9).unwrap(),
             first_timestamp: Some(Timestamp(77)),
             offset_index: vec![1; size],
-            carry: vec![2; 3],
+            transactions: vec![3; 1],
+            carry: vec![2; 2],
             ..Default::default()
         }
     }

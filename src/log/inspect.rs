@@ -8,6 +8,7 @@
 //! | [`journal_walk`] | finds the blocks of a commit journal's file, and what is left of its earlier uses |
 //! | [`segment_check`] | judges a segment: its batches' places, its indexes, its end |
 //! | [`companion_check`] | holds a segment against its checksums |
+//! | [`transactions_check`] | holds a segment's transaction index against its checksums |
 //! | [`findings`] | what does not hold, and where |
 //! | [`partition_check`] | judges how the segments of a partition fit together and what the checkpoint says of them |
 //!
@@ -19,4 +20,5 @@ pub mod findings;
 pub mod journal_walk;
 pub mod partition_check;
 pub mod segment_check;
+pub mod transactions_check;
 pub mod walk;

@@ -9,10 +9,12 @@
 //!   00000000000000000000.index      offset -> file position, sparse     index
 //!   00000000000000000000.timeindex  timestamp -> offset, sparse         index
 //!   00000000000000000000.checksums  what the batches are held against  checksums
+//!   00000000000000000000.txnindex   aborted transactions that ended in it  transactions
 //!   00000000000000004711.snapshot   producers just before offset 4711   producers
 //!   leader-epoch-checkpoint         epoch -> first offset               epochs
 //!
 //! offsets:  log_start ≤ stored_end ≤ high_watermark ≤ log_end
+//!           log_start ≤ last_stable_offset ≤ high_watermark
 //! ```
 //!
 //! | module | decides |
@@ -27,6 +29,7 @@
 //! | [`checksums`] | whether what was read from disk is what was written there |
 //! | [`index`] | where in a segment an offset or a timestamp is to be looked for |
 //! | [`producers`] | whether an idempotent producer's batch is next, known or out of order (KIP-98) |
+//! | [`transactions`] | how far readers of committed records may read, and what they leave out |
 //! | [`epochs`] | where each leader epoch begins and ends (KIP-101, 279, 320) |
 //! | [`recovery`] | how much of a segment is whole after an unclean stop |
 //! | [`log_start`] | where a log begins, as a start finds it |
@@ -62,3 +65,4 @@ pub mod retention;
 #[cfg(test)]
 pub mod samples;
 pub mod segment;
+pub mod transactions;

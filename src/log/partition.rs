@@ -3,22 +3,28 @@
 //! ```text
 //! offset line    log_start ... stored_end ... high_watermark = durable_end ... log_end
 //!                readable      not flushed in its segment        appended, not durable
+//!                ..... last_stable_offset: below it no transaction is undecided
 //! segments       [closed][closed][active ..........................................
 //! ```
 //!
 //! Pure: the shell copies, writes and flushes what is planned here. On one node the high watermark
 //! is the durable end (see `log::durability`); replication will move it.
 
+use crate::codec::control_record::EndMarker;
 use crate::codec::record_batch::BatchView;
-use crate::log::checksums::{SegmentChecksums, SegmentId};
+use crate::log::checksums::{HasTransactions, SegmentChecksums, SegmentId};
 use crate::log::compaction::plan::CompactionLimits;
 use crate::log::durability::Durability;
 use crate::log::epochs::LeaderEpochs;
 use crate::log::index::{SegmentExtent, SegmentIndex};
 use crate::log::plan::AppendPlan;
-use crate::log::producers::{AcceptedBatch, Producers, RetainedBatch, SequenceCheck, SequenceError};
+use crate::log::producers::{
+    MarkerRejected, ProducerEvent, Producers, RetainedBatch, SequenceCheck, SequenceError,
+};
 use crate::log::segment::{IncomingBatch, RollLimits, SegmentInfo, StoredBatch, roll_jitter_ms, roll_reason};
-use crate::types::{LeaderEpoch, Offset, Timestamp};
+use crate::log::transactions::index::TransactionIndex;
+use crate::log::transactions::{AbortedTransaction, Isolation, PartitionTransactions};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TransactionVersion};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -75,6 +81,8 @@ pub enum AppendRejected {
     Timestamp { timestamp: i64 },
     #[error(transparent)]
     Sequence(#[from] SequenceError),
+    #[error(transparent)]
+    Marker(#[from] MarkerRejected),
     #[error("the partition has used all offsets")]
     Full,
 }
@@ -100,6 +108,16 @@ pub struct ClosedSegment {
     pub info: SegmentInfo,
     pub index: SegmentIndex,
     pub checksums: SegmentChecksums,
+    /// `None` when no batch of it is part of a transaction.
+    pub transactions: Option<TransactionIndex>,
+}
+
+impl ClosedSegment {
+    /// The file of its transaction index; `None` when it needs none.
+    pub fn encode_transactions(&self) -> Option<Vec<u8>> {
+        let index = self.transactions.as_ref()?;
+        Some(index.encode(&self.checksums.segment(), self.info.size))
+    }
 }
 
 /// What a start found on disk.
@@ -114,12 +132,14 @@ pub struct Opened {
     pub active_index: SegmentIndex,
     pub active_checksums: SegmentChecksums,
     pub producers: Producers,
+    /// Transactions whose markers lie in the active segment, in the order of these.
+    pub aborted: Vec<AbortedTransaction>,
     pub epochs: LeaderEpochs,
 }
 
 /// Lives: one per replica, on its owner shard.
-/// Invariant: log_start ≤ durable_end, stored_end ≤ durable_end ≤ log_end; segments are in offset order and without
-/// gaps.
+/// Invariant: log_start ≤ durable_end, stored_end ≤ durable_end ≤ log_end; the last stable offset, between log_start
+/// and durable_end, never moves back; segments are in offset order and without gaps.
 #[derive(Debug)]
 pub struct PartitionLog {
     pub config: LogConfig,
@@ -142,6 +162,8 @@ pub struct PartitionLog {
     active_index: SegmentIndex,
     active_checksums: SegmentChecksums,
     pub producers: Producers,
+    /// `None` until a transaction ends.
+    transactions: Option<Box<PartitionTransactions>>,
     epochs: LeaderEpochs,
 }
 
@@ -169,6 +191,7 @@ impl PartitionLog {
             active_index: opened.active_index,
             active_checksums: opened.active_checksums,
             producers: opened.producers,
+            transactions: PartitionTransactions::recovered(opened.aborted),
             epochs: opened.epochs,
         }
     }
@@ -185,9 +208,39 @@ impl PartitionLog {
         self.log_end
     }
 
-    /// Exclusive. On one node also the last stable offset.
+    /// Exclusive.
     pub fn high_watermark(&self) -> Offset {
         self.durable_end
+    }
+
+    /// Exclusive: below it every transaction has ended, with a marker that stays. Where a log start was moved
+    /// past the beginning of an open one, it is the log start. O(log n) in the open transactions.
+    pub fn last_stable_offset(&self) -> Offset {
+        let open = self.producers.first_open_transaction();
+        let unreplicated = self.transactions.as_ref().and_then(|all| all.first_unreplicated());
+        let unstable = [open, unreplicated].into_iter().flatten().min();
+        unstable.map_or(self.durable_end, |first| first.max(self.log_start).min(self.durable_end))
+    }
+
+    /// Exclusive: how far a reader may read.
+    pub fn readable_end(&self, isolation: Isolation) -> Offset {
+        match isolation {
+            Isolation::Uncommitted => self.durable_end,
+            Isolation::Committed => self.last_stable_offset(),
+        }
+    }
+
+    /// Aborted transactions whose markers lie in the active segment, in the order of these.
+    pub fn active_aborted(&self) -> &[AbortedTransaction] {
+        self.transactions.as_ref().map_or(&[], |transactions| transactions.aborted())
+    }
+
+    /// What the file of the active segment's transaction index would say.
+    pub fn active_transactions(&self) -> Option<TransactionIndex> {
+        (self.active_checksums.has_transactions() != HasTransactions::No).then(|| TransactionIndex {
+            aborted: self.active_aborted().to_vec(),
+            first_open: self.producers.first_open_transaction(),
+        })
     }
 
     pub fn durable_place(&self) -> Place {
@@ -242,28 +295,45 @@ impl PartitionLog {
             return Err(AppendRejected::SegmentTooSmall { size, size_max: self.config.segment_size_max });
         }
         self.check_timestamp(batch, now)?;
-        if let Some(producer) = batch.producer() {
-            match self.producers.check(&producer)? {
+        match (batch.producer(), batch.writer()) {
+            (Some(producer), _) => match self.producers.check(&producer)? {
                 SequenceCheck::Append => {}
                 SequenceCheck::Duplicate(stored) => return Ok(AppendDecision::Duplicate(stored)),
-            }
+            },
+            // Offsets that a group coordinator commits in a transaction.
+            (None, Some((id, epoch))) => self.producers.check_unsequenced(id, epoch)?,
+            (None, None) => {}
         }
+        self.plan_append(batch, now).map(AppendDecision::Append)
+    }
+
+    /// Judges a marker of a transaction's coordinator; `batch` is its control batch. Changes nothing.
+    pub fn decide_marker(
+        &self,
+        marker: &EndMarker,
+        version: TransactionVersion,
+        batch: &BatchView<'_>,
+        now: Timestamp,
+    ) -> Result<AppendPlan, AppendRejected> {
+        assert!(EndMarker::read(batch).as_ref() == Some(marker), "the batch is that of the marker");
+        self.producers.check_marker(marker, version)?;
+        self.plan_append(batch, now)
+    }
+
+    fn plan_append(&self, batch: &BatchView<'_>, now: Timestamp) -> Result<AppendPlan, AppendRejected> {
+        let size = batch.size();
         let last_offset = self.log_end.advance(batch.last_offset_delta()).ok_or(AppendRejected::Full)?;
         last_offset.advance(1).ok_or(AppendRejected::Full)?;
         let max_timestamp = if self.config.append_time { now } else { batch.max_timestamp() };
         let incoming = IncomingBatch { size: size as u32, last_offset, max_timestamp };
         let limits = self.roll_limits();
+        let is_listed_full = self.transactions.as_ref().is_some_and(|transactions| transactions.is_full());
         let rolls = roll_reason(&self.active, &incoming, &limits, now).is_some()
-            || (self.active_index.is_full(self.config.index_size_max) && self.active.size > 0);
+            || ((is_listed_full || self.active_index.is_full(self.config.index_size_max))
+                && self.active.size > 0);
         let (segment, file_position) =
             if rolls { (self.log_end, 0) } else { (self.active.base_offset, self.active.size) };
-        Ok(AppendDecision::Append(AppendPlan {
-            base_offset: self.log_end,
-            segment,
-            file_position,
-            size: size as u32,
-            rolls,
-        }))
+        Ok(AppendPlan { base_offset: self.log_end, segment, file_position, size: size as u32, rolls })
     }
 
     fn roll_limits(&self) -> RollLimits {
@@ -295,12 +365,20 @@ impl PartitionLog {
         let index = std::mem::replace(&mut self.active_index, index);
         let segment = SegmentId { base_offset: self.log_end, ..self.active_checksums.segment() };
         let checksums = std::mem::replace(&mut self.active_checksums, SegmentChecksums::new(segment));
+        let mut info = info;
+        info.has_transactions = checksums.has_transactions();
+        let aborted = self.transactions.as_mut().map(|transactions| transactions.take_aborted());
+        let transactions = (info.has_transactions != HasTransactions::No).then(|| TransactionIndex {
+            aborted: aborted.unwrap_or_default(),
+            first_open: self.producers.first_open_transaction(),
+        });
         self.closed.push_back(info);
-        ClosedSegment { info, index, checksums }
+        ClosedSegment { info, index, checksums, transactions }
     }
 
-    /// Takes in a batch that was planned by [`decide_append`](Self::decide_append), rolled for if
-    /// the plan said so, and has its place written into it.
+    /// Takes in a batch that was planned by [`decide_append`](Self::decide_append) or
+    /// [`decide_marker`](Self::decide_marker), rolled for if the plan said so, and has its place written into
+    /// it.
     pub fn apply_append(&mut self, plan: &AppendPlan, batch: &BatchView<'_>, now: Timestamp) {
         assert!(plan.base_offset == self.log_end, "a plan was applied after another append");
         assert!(plan.segment == self.active.base_offset, "a plan was applied without its roll");
@@ -310,14 +388,10 @@ impl PartitionLog {
         self.active_checksums.observe(batch.header(), stored.size);
         self.active.append(&stored, now);
         self.epochs.assign(stored.leader_epoch, stored.base_offset);
-        if let Some(producer) = batch.producer() {
-            self.producers.record(&AcceptedBatch {
-                producer,
-                base_offset: stored.base_offset,
-                last_offset: stored.last_offset,
-                timestamp: stored.max_timestamp,
-                appended_at: now,
-            });
+        if let Some(event) = ProducerEvent::of(batch, &stored, now)
+            && let Some(ended) = self.producers.take(&event)
+        {
+            self.transactions.get_or_insert_default().ended(&ended);
         }
         self.log_end = batch.end_offset();
     }
@@ -343,6 +417,9 @@ impl PartitionLog {
         assert!(end <= self.log_end);
         (self.durable_end, self.durable_place) =
             reached(&mut self.sealed_ends, end, (self.durable_end, self.durable_place));
+        if let Some(transactions) = &mut self.transactions {
+            transactions.replicated(end);
+        }
     }
 
     /// Everything below `end` is flushed in its segments. Comes after [`durable`](Self::durable).
@@ -408,6 +485,19 @@ impl PartitionLog {
             closed.max_timestamp = max_timestamp;
             closed.is_indexed = true;
         }
+    }
+
+    /// The checksums of a closed segment were read.
+    pub fn note_transactions(&mut self, segment: Offset, has_transactions: HasTransactions) {
+        if let Some(found) = self.closed.iter_mut().find(|closed| closed.base_offset == segment) {
+            found.has_transactions = has_transactions;
+        }
+    }
+
+    /// Whether batches of a closed segment are part of transactions; `None` when there is no such segment.
+    pub fn closed_has_transactions(&self, segment: Offset) -> Option<HasTransactions> {
+        let at = self.closed.binary_search_by_key(&segment, |closed| closed.base_offset).ok()?;
+        Some(self.closed[at].has_transactions)
     }
 
     /// What the index of a closed segment is checked against; `None` when there is no such segment.
@@ -492,10 +582,14 @@ fn reached(ends: &mut VecDeque<(Offset, Place)>, end: Offset, from: (Offset, Pla
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::record_batch::assign_offset;
+    use crate::codec::control_record::TransactionOutcome;
+    use crate::codec::record_batch::{BatchHeader, Compression, assign_offset, write_batch};
     use crate::log::durability::FlushBounds;
+    use crate::log::producers::verification::VerificationNeed;
     use crate::log::samples::{SampleBatch, log_config, sample_segment};
-    use crate::types::{ProducerEpoch, ProducerId, Sequence};
+    use crate::types::limits::ABORTED_PER_SEGMENT_MAX;
+    use crate::types::{CoordinatorEpoch, ProducerEpoch, ProducerId, Sequence};
+    use proptest::prelude::*;
 
     #[test]
     fn offsets_are_dense_and_readable_only_once_durable() {
@@ -621,6 +715,172 @@ mod tests {
     }
 
     #[test]
+    fn a_marker_is_appended_like_a_batch_and_fenced() {
+        let mut log = log(1 << 20);
+        assert_eq!(transact(&mut log, 1, 0), Ok(offset(0)));
+        assert_eq!(append(&mut log, 1, None), Ok(offset(1)));
+        assert_eq!(mark(&mut log, 1, TransactionOutcome::Abort, 4), Ok(offset(2)));
+        let fenced = mark(&mut log, 1, TransactionOutcome::Abort, 3);
+        assert!(matches!(fenced, Err(AppendRejected::Marker(MarkerRejected::CoordinatorFenced { .. }))));
+        let [entry] = log.active_aborted() else { panic!("{:?}", log.active_aborted()) };
+        assert_eq!((entry.first_offset, entry.last_offset), (offset(0), offset(2)));
+        assert_eq!(log.last_stable_offset(), offset(0), "nothing is durable");
+        log.sealed(offset(3));
+        log.durable(offset(3));
+        assert_eq!(log.last_stable_offset(), offset(3));
+        // What is closed takes its list along, and says what is open at its end.
+        assert_eq!(transact(&mut log, 1, 1), Ok(offset(3)));
+        let closed = log.roll(Timestamp(1));
+        let expected = TransactionIndex { aborted: vec![*entry_of(&closed)], first_open: Some(offset(3)) };
+        assert_eq!(closed.transactions.as_ref(), Some(&expected));
+        assert_eq!(log.active_aborted(), []);
+        append(&mut log, 1, None).unwrap();
+        assert!(log.roll(Timestamp(1)).transactions.is_none(), "no batch of it is part of one");
+    }
+
+    fn entry_of(closed: &ClosedSegment) -> &AbortedTransaction {
+        &closed.transactions.as_ref().unwrap().aborted[0]
+    }
+
+    #[test]
+    fn a_segment_that_lists_many_aborted_transactions_is_closed() {
+        let mut log = log(1 << 30);
+        for sequence in 0..ABORTED_PER_SEGMENT_MAX as i32 {
+            assert!(log.closed().is_empty());
+            transact(&mut log, 1, sequence).unwrap();
+            mark(&mut log, 1, TransactionOutcome::Abort, 0).unwrap();
+        }
+        append(&mut log, 1, None).unwrap();
+        assert_eq!(log.closed().len(), 1);
+    }
+
+    /// What may happen to a log with transactions.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Plain,
+        Transact { id: i64 },
+        End { id: i64, abort: bool },
+        Flush,
+        LogStart { back: u64 },
+    }
+
+    /// A transaction: its producer, its first offset, its marker and whether that aborts it.
+    type Known = (i64, u64, Option<(u64, bool)>);
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            2 => Just(Step::Plain),
+            4 => (1..4i64).prop_map(|id| Step::Transact { id }),
+            3 => (1..4i64, any::<bool>()).prop_map(|(id, abort)| Step::End { id, abort }),
+            3 => Just(Step::Flush),
+            1 => (0..5u64).prop_map(|back| Step::LogStart { back }),
+        ]
+    }
+
+    proptest! {
+        /// The model looks at all of the log: what begins where, and how it ends.
+        #[test]
+        fn last_stable_offset_is_the_first_that_is_undecided(steps in proptest::collection::vec(step(), 0..80)) {
+            let mut log = log(700);
+            let mut sequences = [0; 4];
+            let mut all: Vec<Known> = Vec::new();
+            let mut stable = Offset::ZERO;
+            for step in steps {
+                let end = log.log_end().get();
+                let open = |all: &[Known], id| {
+                    all.iter().position(|(of, _, ended)| *of == id && ended.is_none())
+                };
+                match step {
+                    Step::Plain => {
+                        append(&mut log, 1, None).unwrap();
+                    }
+                    Step::Transact { id } => {
+                        transact(&mut log, id, sequences[id as usize]).unwrap();
+                        sequences[id as usize] += 1;
+                        if open(&all, id).is_none() {
+                            all.push((id, end, None));
+                        }
+                    }
+                    Step::End { id, abort } => {
+                        let outcome = if abort { TransactionOutcome::Abort } else { TransactionOutcome::Commit };
+                        mark(&mut log, id, outcome, 0).unwrap();
+                        if let Some(at) = open(&all, id) {
+                            all[at].2 = Some((end, abort));
+                        }
+                    }
+                    Step::Flush => {
+                        let end = log.log_end();
+                        log.sealed(end);
+                        log.durable(end);
+                    }
+                    Step::LogStart { back } => {
+                        let to = log.high_watermark().get().saturating_sub(back);
+                        log.advance_log_start(offset(to));
+                    }
+                }
+                let high_watermark = log.high_watermark().get();
+                let is_undecided = |ended: &Option<(u64, bool)>| ended.is_none_or(|(at, _)| at >= high_watermark);
+                let first = all.iter().filter(|(_, _, ended)| is_undecided(ended)).map(|(_, first, _)| *first).min();
+                let want = first.unwrap_or(u64::MAX).max(log.log_start().get()).min(high_watermark);
+                prop_assert_eq!(log.last_stable_offset(), offset(want));
+                prop_assert!(stable <= log.last_stable_offset(), "it moved back");
+                stable = log.last_stable_offset();
+                prop_assert!(log.log_start() <= stable && stable <= log.high_watermark());
+                let base = log.active().base_offset.get();
+                let mut listed: Vec<(u64, u64)> = all
+                    .iter()
+                    .filter_map(|(_, first, ended)| ended.filter(|(_, abort)| *abort).map(|(at, _)| (at, *first)))
+                    .filter(|(at, _)| *at >= base)
+                    .collect();
+                listed.sort();
+                let aborted = log.active_aborted().iter();
+                let found: Vec<_> =
+                    aborted.map(|entry| (entry.last_offset.get(), entry.first_offset.get())).collect();
+                prop_assert_eq!(found, listed);
+            }
+        }
+    }
+
+    fn transact(log: &mut PartitionLog, id: i64, sequence: i32) -> Result<Offset, AppendRejected> {
+        let header = BatchHeader {
+            compression: Compression::None,
+            transactional: true,
+            record_count: 1,
+            base_timestamp: Timestamp(10),
+            max_timestamp: Timestamp(10),
+            producer: Some((ProducerId(id), ProducerEpoch(0), Sequence(sequence))),
+        };
+        let mut bytes = Vec::new();
+        write_batch(&header, b"sixteen bytes ..", &mut bytes);
+        let (view, _) = BatchView::split_first(&bytes).unwrap();
+        let (producer, version) = (view.producer().unwrap(), TransactionVersion::V1);
+        let need = log.producers.begin_verification(&producer, version, Timestamp(1)).unwrap();
+        if let VerificationNeed::Ask(guard) = need {
+            assert!(log.producers.verified(producer.id, guard));
+        }
+        append_bytes(log, bytes)
+    }
+
+    fn mark(
+        log: &mut PartitionLog,
+        id: i64,
+        outcome: TransactionOutcome,
+        coordinator_epoch: i32,
+    ) -> Result<Offset, AppendRejected> {
+        let marker = EndMarker {
+            producer: ProducerId(id),
+            producer_epoch: ProducerEpoch(0),
+            coordinator_epoch: CoordinatorEpoch(coordinator_epoch),
+            outcome,
+        };
+        let mut bytes = Vec::new();
+        marker.write(Timestamp(1), &mut bytes);
+        let (view, _) = BatchView::split_first(&bytes).unwrap();
+        let plan = log.decide_marker(&marker, TransactionVersion::V1, &view, Timestamp(1))?;
+        Ok(apply(log, &plan, bytes))
+    }
+
+    #[test]
     fn limits_of_the_topic_are_kept() {
         let mut log = log(1 << 20);
         log.config.batch_size_max = 70;
@@ -635,18 +895,25 @@ mod tests {
         records: u32,
         producer: Option<(ProducerId, ProducerEpoch, Sequence)>,
     ) -> Result<Offset, AppendRejected> {
-        let mut bytes = batch(records, producer);
+        append_bytes(log, batch(records, producer))
+    }
+
+    fn append_bytes(log: &mut PartitionLog, bytes: Vec<u8>) -> Result<Offset, AppendRejected> {
         let (view, _) = BatchView::split_first(&bytes).unwrap();
         let AppendDecision::Append(plan) = log.decide_append(&view, Timestamp(1))? else {
             panic!("a duplicate")
         };
+        Ok(apply(log, &plan, bytes))
+    }
+
+    fn apply(log: &mut PartitionLog, plan: &AppendPlan, mut bytes: Vec<u8>) -> Offset {
         if plan.rolls {
             log.roll(Timestamp(1));
         }
         assign_offset(&mut bytes, plan.base_offset, log.leader_epoch());
         let (view, _) = BatchView::split_first(&bytes).unwrap();
-        log.apply_append(&plan, &view, Timestamp(1));
-        Ok(plan.base_offset)
+        log.apply_append(plan, &view, Timestamp(1));
+        plan.base_offset
     }
 
     fn batch(record_count: u32, producer: Option<(ProducerId, ProducerEpoch, Sequence)>) -> Vec<u8> {
@@ -663,6 +930,7 @@ mod tests {
             active_index: SegmentIndex::new(Offset::ZERO, 4096),
             active_checksums: SegmentChecksums::new(sample_segment(Offset::ZERO)),
             producers: Producers::new(),
+            aborted: Vec::new(),
             epochs: LeaderEpochs::default(),
         };
         PartitionLog::new(opened, log_config(segment_size_max), LeaderEpoch(0))

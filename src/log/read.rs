@@ -79,14 +79,15 @@ impl<'a> Rope<'a> {
         self.batches(0).next().is_some_and(|first| first.base_offset <= offset)
     }
 
-    /// Where to cut so that at most `size_max` bytes from `start` stay, in whole batches, but at
-    /// least `first`. `None` when the rope ends before the first batch does. One walk tells all of it: over
+    /// Where to cut so that at most `size_max` bytes from `start` stay, in whole batches that begin before the
+    /// offset `below`, but at least the first. `None` when the rope ends before the first batch does. One walk tells all of it: over
     /// megabytes of tiny batches each takes most of a millisecond.
-    pub fn cut(&self, start: usize, size_max: usize) -> Option<Cut> {
+    pub fn cut(&self, start: usize, size_max: usize, below: Offset) -> Option<Cut> {
         let mut cut: Option<Cut> = None;
         for batch in self.batches(start) {
             let end = batch.at + batch.size;
-            if end > self.size || (cut.is_some() && end - start > size_max) {
+            let is_enough = end - start > size_max || batch.base_offset >= below;
+            if end > self.size || (cut.is_some() && is_enough) {
                 break;
             }
             let batches = cut.map_or(0, |cut| cut.batches) + 1;
@@ -206,7 +207,7 @@ mod tests {
             let place = rope.find_offset(Offset::new(wanted).unwrap());
             prop_assert_eq!(place.map(|batch| batch.at), expected.map(|(at, _, _)| *at));
             if let Some(place) = place {
-                let Cut { end, batches, end_offset } = rope.cut(place.at, size_max).unwrap();
+                let Cut { end, batches, end_offset } = rope.cut(place.at, size_max, Offset::MAX).unwrap();
                 let kept = || starts.iter().filter(|(at, _, _)| (place.at..end).contains(at));
                 prop_assert_eq!(kept().count(), batches);
                 prop_assert_eq!(kept().next_back().map(|(_, _, end)| *end), Some(end_offset.get()));
@@ -215,6 +216,12 @@ mod tests {
                 prop_assert!(end - place.at <= size_max.max(place.size));
                 let next = ends.iter().find(|other| **other > end);
                 prop_assert!(next.is_none_or(|next| next - place.at > size_max));
+                // The same, up to a batch's boundary.
+                for (_, _, below) in &starts {
+                    let below = Offset::new(*below).unwrap();
+                    let cut = rope.cut(place.at, size_max, below).unwrap();
+                    prop_assert_eq!(cut.end_offset, end_offset.min(below).max(place.end_offset));
+                }
             }
         }
 
@@ -224,7 +231,7 @@ mod tests {
             let pieces = [left, right];
             let rope = Rope::new(&pieces);
             let _ = rope.find_offset(Offset::new(5).unwrap());
-            let _ = rope.cut(0, 100);
+            let _ = rope.cut(0, 100, Offset::MAX);
         }
     }
 

@@ -30,8 +30,9 @@
 use crate::codec::record_batch::{BatchError, BatchView, batch_size};
 use crate::log::epochs::LeaderEpochs;
 use crate::log::index::{FILE_POSITION_MAX, MaxTimestamp, SegmentIndex};
-use crate::log::producers::{AcceptedBatch, Producers};
+use crate::log::producers::{ProducerEvent, Producers};
 use crate::log::segment::{RELATIVE_OFFSET_MAX, SegmentInfo, StoredBatch};
+use crate::log::transactions::{AbortedTransaction, aborted};
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 /// Bytes of a batch that tell its size.
@@ -367,6 +368,8 @@ pub struct SegmentRebuild {
     /// As they were just before the segment: from the snapshot at its base offset, or as the
     /// segment before left them.
     pub producers: Producers,
+    /// Transactions whose markers lie in the segment.
+    pub aborted: Vec<AbortedTransaction>,
     /// From the checkpoint, or as the segment before left them. What they say about offsets at or
     /// past the end that is found is to be truncated.
     pub epochs: LeaderEpochs,
@@ -382,7 +385,7 @@ impl SegmentRebuild {
     ) -> SegmentRebuild {
         assert_eq!(info.size, 0, "a segment is built again from its first batch");
         assert_eq!(info.base_offset, index.base_offset());
-        SegmentRebuild { info, index, producers, epochs }
+        SegmentRebuild { info, index, producers, aborted: Vec::new(), epochs }
     }
 
     /// `appended_at` stands for the time of the append, which is not stored: the file's
@@ -394,14 +397,9 @@ impl SegmentRebuild {
         if epoch.0 >= 0 && self.epochs.latest().is_none_or(|latest| latest < epoch) {
             self.epochs.assign(epoch, stored.base_offset);
         }
-        if let Some(producer) = batch.producer() {
-            self.producers.record(&AcceptedBatch {
-                producer,
-                base_offset: stored.base_offset,
-                last_offset: stored.last_offset,
-                timestamp: stored.max_timestamp,
-                appended_at,
-            });
+        if let Some(event) = ProducerEvent::of(batch, stored, appended_at) {
+            let ended = self.producers.take(&event);
+            self.aborted.extend(ended.as_ref().and_then(aborted));
         }
     }
 }

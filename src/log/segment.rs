@@ -14,6 +14,7 @@
 //! Absent: `.txnindex` (transactions).
 
 use crate::codec::record_batch::BatchView;
+use crate::log::checksums::HasTransactions;
 use crate::types::limits::{IO_ALIGNMENT, TOPIC_NAME_LENGTH_MAX};
 use crate::types::{LeaderEpoch, Offset, PartitionIndex, Timestamp, Uuid};
 
@@ -91,6 +92,8 @@ pub struct SegmentInfo {
     /// `false`: the index files of a closed segment were missing or wrong at a start, and
     /// `max_timestamp` says nothing until its batches have been looked through.
     pub is_indexed: bool,
+    /// Of a closed segment; not known after a start until its checksums were read.
+    pub has_transactions: HasTransactions,
     /// Wall clock at creation, the age of a segment whose first batch has no timestamp.
     pub created_at: Timestamp,
     /// Wall clock of the newest append, the age of a segment without timestamps (the file's
@@ -106,6 +109,7 @@ impl SegmentInfo {
             first_timestamp: None,
             max_timestamp: Timestamp::NONE,
             is_indexed: true,
+            has_transactions: HasTransactions::No,
             created_at: now,
             modified_at: now,
         }
@@ -227,22 +231,29 @@ pub enum SegmentFile {
     TimeIndex,
     /// What its batches are held against when they are read.
     Checksums,
+    /// Aborted transactions whose markers lie in it.
+    TransactionIndex,
     /// Producers as they were just before the offset in its name.
     ProducerSnapshot,
 }
 
 impl SegmentFile {
-    pub const ALL: [SegmentFile; 5] = [
+    pub const ALL: [SegmentFile; 6] = [
         SegmentFile::Log,
         SegmentFile::OffsetIndex,
         SegmentFile::TimeIndex,
         SegmentFile::Checksums,
+        SegmentFile::TransactionIndex,
         SegmentFile::ProducerSnapshot,
     ];
 
     /// What describes a segment's batches, and can be built again from them.
-    pub const DERIVED: [SegmentFile; 3] =
-        [SegmentFile::OffsetIndex, SegmentFile::TimeIndex, SegmentFile::Checksums];
+    pub const DERIVED: [SegmentFile; 4] = [
+        SegmentFile::OffsetIndex,
+        SegmentFile::TimeIndex,
+        SegmentFile::Checksums,
+        SegmentFile::TransactionIndex,
+    ];
 
     pub const fn suffix(self) -> &'static str {
         match self {
@@ -250,6 +261,7 @@ impl SegmentFile {
             SegmentFile::OffsetIndex => ".index",
             SegmentFile::TimeIndex => ".timeindex",
             SegmentFile::Checksums => ".checksums",
+            SegmentFile::TransactionIndex => ".txnindex",
             SegmentFile::ProducerSnapshot => ".snapshot",
         }
     }
@@ -392,7 +404,7 @@ mod tests {
             "leader-epoch-checkpoint",
             "partition.metadata",
             "0000000000000000000.log",
-            "00000000000000000000.txnindex",
+            "00000000000000000000.stray",
             "00000000000000000000.log.swap.cleaned",
             "+0000000000000000000.log",
             "99999999999999999999.log",

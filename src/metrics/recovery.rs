@@ -20,6 +20,8 @@ pub enum RecoveryBranch {
     LogStartByNames,
     /// Index files of a segment were missing or wrong.
     IndexRebuilt,
+    /// The index of a segment's aborted transactions was missing or wrong.
+    TransactionsRebuilt,
     /// The snapshot of the producers was missing or wrong.
     ProducersRebuilt,
     /// The leader epochs were wrong.
@@ -53,13 +55,14 @@ pub enum RecoveryBranch {
 }
 
 impl RecoveryBranch {
-    pub const ALL: [RecoveryBranch; 23] = [
+    pub const ALL: [RecoveryBranch; 24] = [
         RecoveryBranch::TornTailCut,
         RecoveryBranch::SegmentDamaged,
         RecoveryBranch::LogShort,
         RecoveryBranch::CleanStateUnusable,
         RecoveryBranch::LogStartByNames,
         RecoveryBranch::IndexRebuilt,
+        RecoveryBranch::TransactionsRebuilt,
         RecoveryBranch::ProducersRebuilt,
         RecoveryBranch::EpochsRebuilt,
         RecoveryBranch::SwapCompleted,
@@ -88,6 +91,7 @@ impl RecoveryBranch {
             RecoveryBranch::CleanStateUnusable => "clean_state_unusable",
             RecoveryBranch::LogStartByNames => "log_start_by_names",
             RecoveryBranch::IndexRebuilt => "index_rebuilt",
+            RecoveryBranch::TransactionsRebuilt => "transaction_index_rebuilt",
             RecoveryBranch::ProducersRebuilt => "producers_rebuilt",
             RecoveryBranch::EpochsRebuilt => "epochs_rebuilt",
             RecoveryBranch::SwapCompleted => "swap_completed",

@@ -50,16 +50,19 @@ pub fn state_of(replica: &Replica) -> PartitionState {
     PartitionState::of(&replica.log.borrow(), replica.tail().last_partial_block())
 }
 
-fn files_of(replica: &Replica, state: PartitionState) -> [Replacement; 5] {
+fn files_of(replica: &Replica, state: PartitionState) -> impl Iterator<Item = Replacement> {
     let path = |file: SegmentFile, base| replica.directory.join(file.name(base));
-    [
+    let has_transactions = !state.transactions.is_empty();
+    let transactions = (path(SegmentFile::TransactionIndex, state.active), state.transactions);
+    let files = [
         (path(SegmentFile::OffsetIndex, state.active), state.offset_index),
         (path(SegmentFile::TimeIndex, state.active), state.time_index),
         (path(SegmentFile::Checksums, state.active), state.checksums),
         (path(SegmentFile::ProducerSnapshot, state.log_end), state.producers),
         (replica.directory.join(EPOCHS_FILE), state.epochs),
-    ]
-    .map(|(path, bytes)| Replacement { path, bytes })
+    ];
+    let files = files.into_iter().chain(has_transactions.then_some(transactions));
+    files.map(|(path, bytes)| Replacement { path, bytes })
 }
 
 async fn write(store: &Store, files: Vec<Replacement>) -> io::Result<()> {

@@ -318,7 +318,7 @@ async fn run_lane(shard: Rc<Shard>, served: Rc<Served>) {
         };
         let end = WriteEnd { shard: Rc::downgrade(&shard), served: served.clone(), write };
         let target: Rc<dyn AckTarget> = Rc::new(end);
-        produce::append(&shard, &target, 0, &served.id, &mut batch).await;
+        produce::append(&shard, &target, 0, &served.id, &mut batch, None).await;
     }
 }
 

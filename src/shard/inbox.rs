@@ -5,12 +5,14 @@
 //! asking shard may have outstanding.
 
 use crate::metrics::{LogDirSnapshot, ShardSnapshot};
-use crate::shard::api::{delete_records, fetch, list_offsets, offset_for_leader_epoch, produce};
+use crate::shard::api::{
+    delete_records, describe_producers, fetch, list_offsets, offset_for_leader_epoch, produce,
+};
 use crate::shard::event::Signal;
 use crate::shard::message::{Message, ProduceItem, Reply, Request};
 use crate::shard::store::AckTarget;
 use crate::shard::watches::WatchKey;
-use crate::shard::{Shard, controller, groups, partitions};
+use crate::shard::{Shard, controller, groups, markers, partitions};
 use crate::types::ShardId;
 use glommio::channels::shared_channel::ConnectedReceiver;
 use std::cell::RefCell;
@@ -74,7 +76,8 @@ async fn run_lane(shard: Rc<Shard>, peer: ShardId, lane: Rc<ProduceLane>) {
         });
         let target: Rc<dyn AckTarget> = produce::Forwarded::new(items.len(), done);
         for (index, mut item) in items.into_iter().enumerate() {
-            produce::append(&shard, &target, index as u32, &item.partition, &mut item.batch).await;
+            let claim = item.claim.as_ref();
+            produce::append(&shard, &target, index as u32, &item.partition, &mut item.batch, claim).await;
         }
     }
 }
@@ -91,6 +94,10 @@ async fn answer(shard: &Rc<Shard>, peer: ShardId, request: Request) -> Reply {
         }
         Request::Group(call) => Reply::Group(Box::new(groups::call_local(shard, *call).await)),
         Request::ListGroups => Reply::ListGroups(groups::list_local(shard).await),
+        Request::DescribeProducers(items) => {
+            Reply::DescribeProducers(describe_producers::describe_local(shard, &items).await)
+        }
+        Request::WriteMarkers(items) => Reply::WriteMarkers(markers::write_local(shard, &items).await),
         Request::LendConnections => Reply::LendConnections(shard.lend_connections()),
         Request::Control(request) => Reply::Control(controller::execute(shard, request).await),
         Request::Produce(_) | Request::Unwatch { .. } | Request::Apply(_) => {

@@ -2,11 +2,15 @@
 //! copied once into it.
 
 use crate::cluster::record::Record;
+use crate::codec::api::fetch::AbortedTransaction;
+use crate::codec::control_record::EndMarker;
 use crate::codec::error_code::ErrorCode;
+use crate::log::producers::ProducerDescription;
 use crate::log::read::ListOffsetsTarget;
+use crate::log::transactions::Isolation;
 use crate::shard::controller::{ControlReply, ControlRequest};
 use crate::shard::groups::{GroupCall, GroupReply};
-use crate::types::{LeaderEpoch, LogDirIndex, Offset, Timestamp, TopicPartition};
+use crate::types::{LeaderEpoch, LogDirIndex, Offset, Timestamp, TopicPartition, TransactionVersion};
 use bytes::Bytes;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
 use std::sync::Arc;
@@ -44,6 +48,9 @@ pub enum Request {
     Group(Box<GroupCall>),
     /// All groups that the receiver coordinates.
     ListGroups,
+    DescribeProducers(Vec<DescribeProducersItem>),
+    /// From a transaction's coordinator: it has ended in these partitions.
+    WriteMarkers(Vec<MarkerItem>),
     /// Some of the connections that the receiver may have and has not.
     LendConnections,
     /// To the controller's shard.
@@ -60,6 +67,8 @@ pub enum Reply {
     DeleteRecords(Vec<DeleteRecordsOutcome>),
     Group(Box<GroupReply>),
     ListGroups(Result<Vec<ListedGroup>, ErrorCode>),
+    DescribeProducers(Vec<DescribeProducersOutcome>),
+    WriteMarkers(Vec<MarkerOutcome>),
     /// How many the asking shard may have more.
     LendConnections(usize),
     Control(ControlReply),
@@ -70,6 +79,41 @@ pub struct ProduceItem {
     pub partition: TopicPartition,
     /// One validated batch.
     pub batch: Vec<u8>,
+    pub claim: Option<TransactionClaim>,
+}
+
+/// Whose transaction a request says its batches are part of. Not believed before the coordinator has said so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransactionClaim {
+    pub transactional_id: String,
+    pub version: TransactionVersion,
+}
+
+/// A transaction that has ended in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MarkerItem {
+    pub partition: TopicPartition,
+    pub marker: EndMarker,
+    pub version: TransactionVersion,
+}
+
+/// `error` is `None` once the marker is durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MarkerOutcome {
+    pub error: ErrorCode,
+    /// Where it stands.
+    pub offset: Option<Offset>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct DescribeProducersItem {
+    pub partition: TopicPartition,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct DescribeProducersOutcome {
+    pub error: ErrorCode,
+    pub producers: Vec<ProducerDescription>,
 }
 
 /// What became of one batch. `error` is `None` when it is durable.
@@ -86,6 +130,7 @@ pub struct ProduceOutcome {
 
 #[derive(Clone, Debug)]
 pub struct ReadRequest {
+    pub isolation: Isolation,
     /// Of the asking shard: whose turn it is.
     pub connection: u64,
     pub items: Vec<ReadItem>,
@@ -112,8 +157,11 @@ pub struct ReadItem {
 pub struct ReadOutcome {
     pub error: ErrorCode,
     pub high_watermark: Option<Offset>,
+    pub last_stable_offset: Option<Offset>,
     pub log_start: Option<Offset>,
     pub diverging: Option<(LeaderEpoch, Offset)>,
+    /// `None` unless committed records were asked for.
+    pub aborted: Option<Vec<AbortedTransaction>>,
     pub records: Bytes,
     pub batches: usize,
     /// How much of `records` its owner had to read from disk.
@@ -126,6 +174,7 @@ pub struct ReadOutcome {
 pub struct ListOffsetsItem {
     pub partition: TopicPartition,
     pub target: ListOffsetsTarget,
+    pub isolation: Isolation,
     pub leader_epoch: Option<LeaderEpoch>,
 }
 

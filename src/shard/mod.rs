@@ -40,6 +40,7 @@ pub mod journal;
 mod journal_replay;
 mod log_dirs;
 mod look_inside;
+pub mod markers;
 pub mod memory;
 pub mod mesh;
 pub mod message;
@@ -62,6 +63,7 @@ mod request_memory;
 mod response;
 mod segment_checksums;
 mod segment_index;
+mod segment_transactions;
 mod segments;
 mod side_thread;
 mod step;
@@ -71,6 +73,7 @@ mod survey;
 mod tail;
 #[cfg(test)]
 mod tests;
+pub mod verification;
 mod verified;
 mod walk;
 mod watches;
@@ -100,6 +103,7 @@ use crate::shard::request_memory::{RequestMemory, oldest_covering};
 use crate::shard::response::{ResponseMemory, Shortage};
 use crate::shard::store::Store;
 use crate::shard::stores::Stores;
+use crate::shard::verification::TransactionVerifier;
 use crate::shard::watches::{RemoteWatches, WatchKey};
 use crate::types::limits::FETCH_SESSION_PARTITIONS_MAX;
 use crate::types::{LogDirIndex, NodeId, ShardId, TopicPartition};
@@ -153,6 +157,8 @@ pub struct Shard {
     remote_watches: RefCell<RemoteWatches>,
     /// Producer ids that this shard may give out.
     producer_ids: Cell<Option<ProducerIdBlock>>,
+    /// Asks transactions' coordinators; without it there are no transactions.
+    pub verifier: RefCell<Option<Rc<dyn TransactionVerifier>>>,
     next_watch: Cell<u64>,
     parked_fetches: Cell<usize>,
     /// Partitions are opened and deleted by one task at a time.
@@ -232,6 +238,7 @@ impl Shard {
             groups: Groups::default(),
             remote_watches: RefCell::default(),
             producer_ids: Cell::new(None),
+            verifier: RefCell::new(None),
             next_watch: Cell::new(1),
             parked_fetches: Cell::new(0),
             changing_partitions: Semaphore::new(1),

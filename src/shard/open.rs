@@ -6,7 +6,7 @@
 
 use crate::codec::record_batch::BatchView;
 use crate::log::checkpoint::PartitionPoint;
-use crate::log::checksums::{SegmentChecksums, SegmentId};
+use crate::log::checksums::{HasTransactions, SegmentChecksums, SegmentId};
 use crate::log::epochs::LeaderEpochs;
 use crate::log::final_state::{PartitionState, files_checksum};
 use crate::log::index::{SegmentExtent, SegmentIndex};
@@ -14,10 +14,12 @@ use crate::log::log_start::find_log_start;
 use crate::log::ownership::ClaimRefused;
 use crate::log::partition::{LogConfig, Opened, PartitionLog};
 use crate::log::plan::{align_down, align_up};
-use crate::log::producers::{AcceptedBatch, Producers};
+use crate::log::producers::{ProducerEvent, Producers};
 use crate::log::read::Rope;
 use crate::log::recovery::{OffsetGaps, Progress, Recovered, RecoveryScan, ScanOptions, Tail as Verdict};
 use crate::log::segment::{SegmentFile, SegmentInfo, StoredBatch};
+use crate::log::transactions::index::TransactionIndex;
+use crate::log::transactions::{AbortedTransaction, aborted};
 use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::disk::{DiskFile, blocking, is_full_disk, sync_directory};
 use crate::shard::replay::producers_before;
@@ -139,6 +141,7 @@ pub async fn read(
     let mut index = SegmentIndex::new(active_base, request.config.index_interval_bytes);
     let mut checksums = SegmentChecksums::new(request.segment(active_base));
     let mut producers = Producers::new();
+    let mut aborted = Vec::new();
     let mut epochs = epochs;
     let mut log_end = active_base;
     let mut carry = Vec::new();
@@ -148,6 +151,7 @@ pub async fn read(
         let modified = active.modified_at;
         (active, index, checksums, producers, epochs, log_end) =
             (found.active, found.index, found.checksums, found.producers, found.epochs, found.log_end);
+        aborted = found.aborted;
         active.modified_at = modified;
         carry = bytes;
     } else if let Some((size, modified)) = active_file {
@@ -182,6 +186,7 @@ pub async fn read(
         };
         (active, index, checksums, producers, epochs, log_end) =
             (found.active, found.index, found.checksums, found.producers, found.epochs, found.log_end);
+        aborted = found.aborted;
         active.modified_at = modified;
     }
     check_complete(store, &request, active_base, log_end, active.size)?;
@@ -205,6 +210,7 @@ pub async fn read(
         active_index: index,
         active_checksums: checksums,
         producers,
+        aborted,
         epochs,
         active,
     };
@@ -264,6 +270,7 @@ async fn closed_segments(
         info.max_timestamp = max.map_or(Timestamp::NONE, |max| max.timestamp);
         // No entry at all is what a truncated file looks like.
         info.is_indexed = max.is_some() || size == 0;
+        info.has_transactions = HasTransactions::Unknown;
         closed.push_back(info);
     }
     Ok(closed)
@@ -309,6 +316,7 @@ struct Found {
     index: SegmentIndex,
     checksums: SegmentChecksums,
     producers: Producers,
+    aborted: Vec<AbortedTransaction>,
     epochs: LeaderEpochs,
     log_end: Offset,
 }
@@ -343,8 +351,9 @@ fn load_state(
     }
     let producers = Producers::decode_snapshot(&state.producers, store.clock.wall()).ok()?;
     let epochs = LeaderEpochs::decode(std::str::from_utf8(&state.epochs).ok()?).ok()?;
+    let aborted = TransactionIndex::of_segment(&checksums, &state.transactions).ok()?.aborted;
     let log_end = point.flushed_end;
-    Some((Found { active, index, checksums, producers, epochs, log_end }, state.carry.clone()))
+    Some((Found { active, index, checksums, producers, aborted, epochs, log_end }, state.carry.clone()))
 }
 
 /// After a clean stop: the checkpoint and the files beside the segment say it all. With the
@@ -400,6 +409,17 @@ async fn load_clean(
     };
     let checksums = SegmentChecksums::decode(request.segment(active_base), extent.size, &checksums);
     let checksums = checksums.map_err(|error| error.to_string())?;
+    let transactions =
+        match (listing.clean.remove(&SegmentFile::TransactionIndex), checksums.has_transactions()) {
+            (Some(bytes), _) => bytes,
+            (None, HasTransactions::No) => Vec::new(),
+            (None, HasTransactions::Yes | HasTransactions::Unknown) => {
+                let name = SegmentFile::TransactionIndex.name(active_base);
+                read_file(request.directory.join(name)).await.ok_or("its transaction index is missing")?
+            }
+        };
+    let transactions = TransactionIndex::of_segment(&checksums, &transactions);
+    let aborted = transactions.map_err(|error| error.to_string())?.aborted;
     let producers = Producers::decode_snapshot(&files[2], store.clock.wall());
     let producers = producers.map_err(|error| error.to_string())?;
     let epochs = LeaderEpochs::decode(epochs).map_err(|error| error.to_string())?;
@@ -415,7 +435,7 @@ async fn load_clean(
         active.first_timestamp = (first.0 >= 0).then_some(first);
     }
     let carry = read_carry(store, file, &checksums).await?;
-    Ok((Found { active, index, checksums, producers, epochs, log_end: point.flushed_end }, carry))
+    Ok((Found { active, index, checksums, producers, aborted, epochs, log_end: point.flushed_end }, carry))
 }
 
 /// After an unclean stop: every batch is checked, and the file is cut where they end.
@@ -435,6 +455,7 @@ async fn scan(
         index: SegmentIndex::new(active_base, request.config.index_interval_bytes),
         checksums: SegmentChecksums::new(request.segment(active_base)),
         producers,
+        aborted: Vec::new(),
         epochs,
         log_end: active_base,
     });
@@ -481,14 +502,9 @@ impl Found {
         self.checksums.observe(batch.header(), stored.size);
         self.active.append(stored, now);
         self.epochs.assign(stored.leader_epoch, stored.base_offset);
-        if let Some(producer) = batch.producer() {
-            self.producers.record(&AcceptedBatch {
-                producer,
-                base_offset: stored.base_offset,
-                last_offset: stored.last_offset,
-                timestamp: stored.max_timestamp,
-                appended_at: now,
-            });
+        if let Some(event) = ProducerEvent::of(batch, stored, now) {
+            let ended = self.producers.take(&event);
+            self.aborted.extend(ended.as_ref().and_then(aborted));
         }
     }
 }

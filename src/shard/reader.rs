@@ -16,12 +16,14 @@ use crate::log::checksums::walk::DamageAt;
 use crate::log::plan::align_down;
 use crate::log::read::{Cut, Rope};
 use crate::log::segment::SegmentFile;
+use crate::log::transactions::{AbortedTransaction, Isolation};
 use crate::shard::catch_up::{Hold, READ_SLACK, ReadTurn, Reading};
 use crate::shard::read_ahead::ReadAhead;
 use crate::shard::replica::Replica;
 use crate::shard::response::Slice;
 use crate::shard::segment_checksums::Checksums;
 use crate::shard::segment_index::Indexes;
+use crate::shard::segment_transactions::TransactionIndexes;
 use crate::shard::store::Store;
 use crate::shard::verified::Stretch;
 use crate::types::Offset;
@@ -60,6 +62,8 @@ pub struct ReadBytes {
     pub disk_size: usize,
     /// There is more to read, for which memory was short, or which ends where it was checked.
     pub is_short: bool,
+    /// What a reader of committed records has to leave out of it.
+    pub aborted: Vec<AbortedTransaction>,
     /// The memory of what was read from disk, until it is part of an answer.
     pub turn: Option<ReadTurn>,
 }
@@ -77,6 +81,7 @@ pub struct ReadState {
     cursors: RefCell<VecDeque<Cursor>>,
     pub indexes: Indexes,
     pub checksums: Checksums,
+    pub transactions: TransactionIndexes,
     pub ahead: ReadAhead,
     generation: Cell<u64>,
     /// The damage that was told last: a reader that comes back for it is not worth another line.
@@ -96,6 +101,7 @@ impl ReadState {
         self.cursors.borrow_mut().clear();
         self.indexes.clear();
         self.checksums.clear();
+        self.transactions.clear();
         self.ahead.clear();
     }
 
@@ -115,8 +121,20 @@ impl Replica {
         offset: Offset,
         size_max: usize,
     ) -> Result<ReadBytes, ReadFailed> {
+        self.read_isolated(reading, offset, size_max, Isolation::Uncommitted).await
+    }
+
+    /// The same for a reader that may want committed records only: up to the last stable offset, with the
+    /// aborted transactions among them named.
+    pub async fn read_isolated(
+        self: &Rc<Self>,
+        reading: &Rc<Reading>,
+        offset: Offset,
+        size_max: usize,
+        isolation: Isolation,
+    ) -> Result<ReadBytes, ReadFailed> {
         let (replica, reader) = (self.clone(), reading.clone());
-        let read = async move { replica.read_current(&reader, offset, size_max).await };
+        let read = async move { replica.read_current(&reader, offset, size_max, isolation).await };
         let read = match self.is_in_memory(offset) {
             true => read.await,
             false => reading.store.catch_up.run(read).await,
@@ -142,10 +160,11 @@ impl Replica {
         reading: &Rc<Reading>,
         offset: Offset,
         size_max: usize,
+        isolation: Isolation,
     ) -> Result<ReadBytes, ReadFailed> {
         loop {
             let generation = self.reads.generation();
-            let read = self.read_once(reading, offset, size_max).await;
+            let read = self.read_once(reading, offset, size_max, isolation).await;
             if generation == self.reads.generation() {
                 return read;
             }
@@ -157,25 +176,50 @@ impl Replica {
         reading: &Rc<Reading>,
         offset: Offset,
         size_max: usize,
+        isolation: Isolation,
     ) -> Result<ReadBytes, ReadFailed> {
         let generation = self.reads.generation();
-        let (segment, readable_end) = {
+        let (segment, readable_end, stable) = {
             let log = self.log.borrow();
             // Between high watermark and log end there is nothing to read yet (KIP-207).
-            if offset >= log.high_watermark() && offset <= log.log_end() {
+            if offset >= log.readable_end(isolation) && offset <= log.log_end() {
                 return Ok(ReadBytes::default());
             }
-            log.locate(offset).ok_or(ReadFailed::OutOfRange)?
+            let (segment, readable_end) = log.locate(offset).ok_or(ReadFailed::OutOfRange)?;
+            let stable = match isolation {
+                Isolation::Uncommitted => None,
+                Isolation::Committed => Some(log.last_stable_offset()),
+            };
+            (segment, readable_end, stable)
         };
         let mut hold = Hold::new(reading);
+        // Before anything is read: an index may have to be built again, which takes memory too.
+        let mut aborted = match stable {
+            None => None,
+            Some(stable) => Some(self.search_aborted(&mut hold, segment, offset, stable).await?),
+        };
+        let below = stable.unwrap_or(Offset::MAX);
+        let mut named = |read: &mut CutRead| {
+            if let Some(search) = aborted.take() {
+                read.bytes.aborted = search.finish(read.end_offset);
+            }
+        };
+        if generation != self.reads.generation() {
+            return Ok(ReadBytes::default()); // The caller looks again.
+        }
         let (mut start, exact) = self.start_position(&mut hold, segment, offset).await?;
         // The start of a segment and the active one need no index file. What a file says is checked, also where
         // it leads into memory.
         let mut is_believed = exact || start == 0 || self.with_active_index(segment, |_| ()).is_some();
-        if is_believed && let Some(read) = self.read_tail(segment, start..readable_end, offset, size_max) {
-            return read;
+        let wanted = Wanted { offset, size_max, below };
+        if is_believed && let Some(read) = self.read_tail(segment, start..readable_end, wanted) {
+            return read.map(|mut read| {
+                named(&mut read);
+                read.bytes
+            });
         }
         let size_max = size_max.min(reading.store.catch_up.read_size_max());
+        let wanted = Wanted { size_max, ..wanted };
         loop {
             if start >= readable_end {
                 // Past what may be read of it: the index is not this segment's.
@@ -195,11 +239,12 @@ impl Replica {
                 continue;
             }
             let (from, end, damage) = (stretch.start, stretch.end, stretch.damage);
-            match (self.cut((segment, from), stretch.slices, offset, size_max), damage) {
-                (Some(read), _) => {
+            match (self.cut((segment, from), stretch.slices, wanted), damage) {
+                (Some(mut read), _) => {
+                    named(&mut read);
                     let next = from + read.end as u64;
                     self.read_ahead(hold.store(), segment, next, readable_end.min(next + size_max as u64));
-                    let is_short = next < readable_end;
+                    let is_short = next < readable_end && read.end_offset < below;
                     return Ok(ReadBytes { is_short, turn: hold.into_turn(), ..read.bytes });
                 }
                 (None, Some(damage)) => return Err(damage),
@@ -214,38 +259,34 @@ impl Replica {
         &self,
         segment: Offset,
         range: Range<u64>,
-        offset: Offset,
-        size_max: usize,
-    ) -> Option<Result<ReadBytes, ReadFailed>> {
+        wanted: Wanted,
+    ) -> Option<Result<CutRead, ReadFailed>> {
+        let Wanted { offset, size_max, .. } = wanted;
         let mut size = size_max as u64 + READ_SLACK;
         loop {
             let end = range.end.min(range.start + size);
             let slices = self.tail().slices(segment, range.start..end)?;
             let slices = slices.into_iter().map(Slice::Tail).collect();
-            match self.cut((segment, range.start), slices, offset, size_max) {
-                Some(read) => return Some(Ok(read.bytes)),
+            match self.cut((segment, range.start), slices, wanted) {
+                Some(read) => return Some(Ok(read)),
                 None if end == range.end => return Some(Err(ReadFailed::NoBatch { segment, offset })),
                 None => size *= 2, // The batch is larger, or lies behind it.
             }
         }
     }
 
-    /// Looks for `offset` in what was read from `place` on, and cuts it there and where the answer is
-    /// full.
-    fn cut(
-        &self,
-        place: (Offset, u64),
-        slices: Vec<Slice>,
-        offset: Offset,
-        size_max: usize,
-    ) -> Option<CutRead> {
+    /// Looks for the wanted offset in what was read from `place` on, and cuts it there and where the answer
+    /// is full or readable no further.
+    fn cut(&self, place: (Offset, u64), slices: Vec<Slice>, wanted: Wanted) -> Option<CutRead> {
+        let Wanted { offset, size_max, below } = wanted;
         let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
         let rope = Rope::new(&pieces);
         let first = rope.find_offset(offset)?;
-        let Cut { end, batches, end_offset } = rope.cut(first.at, size_max.min(rope.size()))?;
+        let Cut { end, batches, end_offset } = rope.cut(first.at, size_max.min(rope.size()), below)?;
         let (segment, start) = place;
         self.remember(Cursor { offset: end_offset, segment, file_position: start + end as u64 });
-        Some(CutRead { bytes: ReadBytes { batches, ..take_range(slices, first.at, end) }, end })
+        let bytes = ReadBytes { batches, ..take_range(slices, first.at, end) };
+        Some(CutRead { bytes, end, end_offset })
     }
 
     /// File position at or before the batch that holds `offset`, and whether it is that batch's.
@@ -335,11 +376,22 @@ impl Replica {
     }
 }
 
+/// What is asked of a stretch of the log.
+#[derive(Clone, Copy)]
+struct Wanted {
+    offset: Offset,
+    size_max: usize,
+    /// Batches from this offset on are not to be read yet.
+    below: Offset,
+}
+
 /// What a read found.
 struct CutRead {
     bytes: ReadBytes,
     /// Where in what was read the next batch begins.
     end: usize,
+    /// Of the last batch; exclusive.
+    end_offset: Offset,
 }
 
 impl Stretch {

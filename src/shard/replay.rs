@@ -14,7 +14,7 @@
 use crate::log::checksums::SegmentChecksums;
 use crate::log::checksums::check::ChecksumCompare;
 use crate::log::checksums::walk::DamageAt;
-use crate::log::producers::{AcceptedBatch, Producers};
+use crate::log::producers::{ProducerEvent, Producers};
 use crate::log::recovery::{OffsetGaps, Progress, RecoveryScan, ScanOptions, Tail};
 use crate::log::segment::SegmentFile;
 use crate::metrics::recovery::RecoveryBranch;
@@ -58,9 +58,16 @@ pub async fn producers_before(
 }
 
 /// The newest state that can be read, and the first of `closed` that it does not cover.
+///
+/// Of a compacted log one with an open transaction is none: its marker, behind the snapshot, may have gone
+/// with the rest of it, and nothing would ever say that it has ended. From an earlier snapshot on, what is
+/// left of a transaction is there with its marker, or is not.
 async fn newest_usable(request: &OpenRequest, closed: &[Offset], now: Timestamp) -> (Producers, usize) {
+    let is_compacted = request.config.cleanup.compact.is_some();
     for (at, base) in closed.iter().enumerate().rev() {
-        if let Ok(producers) = read_snapshot(request, *base, now).await {
+        if let Ok(producers) = read_snapshot(request, *base, now).await
+            && (!is_compacted || producers.first_open_transaction().is_none())
+        {
             return (producers, at);
         }
     }
@@ -96,7 +103,7 @@ async fn replay(
         batch_size_max: BATCH_SIZE_MAX,
     });
     let mut compare = ChecksumCompare::new(request.segment(base), read_companion(request, base, size).await);
-    let mut waiting: Vec<AcceptedBatch> = Vec::new();
+    let mut waiting: Vec<ProducerEvent> = Vec::new();
     let mut pace = Pace::new(&store.clock);
     let mut position = 0;
     while position < size && compare.damage().is_none() {
@@ -105,17 +112,9 @@ async fn replay(
             break;
         }
         let progress = scan.feed(&bytes, &mut |batch, stored| {
-            if let Some(producer) = batch.producer() {
-                waiting.push(AcceptedBatch {
-                    producer,
-                    base_offset: stored.base_offset,
-                    last_offset: stored.last_offset,
-                    timestamp: stored.max_timestamp,
-                    appended_at: now,
-                });
-            }
+            waiting.extend(ProducerEvent::of(batch, stored, now));
             if compare.observe(batch.header(), stored.size) {
-                waiting.drain(..).for_each(|batch| producers.record(&batch));
+                take_all(producers, &mut waiting);
             }
         });
         if progress != Progress::Batches {
@@ -132,7 +131,7 @@ async fn replay(
     };
     if compare.damage().is_none() {
         // Whole by themselves and where they belong, up to a batch that is not.
-        waiting.drain(..).for_each(|batch| producers.record(&batch));
+        take_all(producers, &mut waiting);
     }
     if let Some(DamageAt { file_position, damage }) = compare.damage().or(scanned) {
         tracing::error!(
@@ -141,6 +140,12 @@ async fn replay(
         );
     }
     Ok(())
+}
+
+fn take_all(producers: &mut Producers, waiting: &mut Vec<ProducerEvent>) {
+    for event in waiting.drain(..) {
+        let _ended = producers.take(&event); // Listed by the index of its segment.
+    }
 }
 
 /// `None` when it is missing or wrong: then the batches' own checksums have to do.

@@ -4,6 +4,7 @@
 //! calls is the order of offsets. What needs the disk first (a new segment, more space) answers
 //! [`Appended::Wait`], and the caller comes back when it is there.
 
+use crate::codec::control_record::EndMarker;
 use crate::codec::error_code::ErrorCode;
 use crate::codec::record_batch::{BatchView, assign_offset, stamp_append_time};
 use crate::log::commit::ParkedAcks;
@@ -12,8 +13,9 @@ use crate::log::journal::block::{BlockWriter, Change, Entry};
 use crate::log::journal::pack::Part;
 use crate::log::partition::{AppendDecision, AppendRejected, ClosedSegment, LogConfig, PartitionLog, Place};
 use crate::log::plan::{AppendPlan, Slot};
-use crate::log::producers::{ProducerSnapshot, SequenceError};
+use crate::log::producers::{MarkerRejected, ProducerSnapshot, SequenceError};
 use crate::log::segment::{ALLOCATION_STEP_MAX, SPARE_ALLOCATION_MIN, allocation_for};
+use crate::log::transactions::index::TransactionIndex;
 use crate::shard::disk::{DiskFile, is_full_disk};
 use crate::shard::event::{Broadcast, Signal};
 use crate::shard::message::ProduceOutcome;
@@ -22,7 +24,7 @@ use crate::shard::segments::{NO_SPACE_RETRY, Segments};
 use crate::shard::step::Pace;
 use crate::shard::store::{AckTarget, Removal, Store, StoreSlot};
 use crate::shard::tail::{Tail, TailBlock};
-use crate::types::{LogDirIndex, Mono, Offset, ShardId, Timestamp, TopicPartition};
+use crate::types::{LogDirIndex, Mono, Offset, ShardId, Timestamp, TopicPartition, TransactionVersion};
 use glommio::sync::Semaphore;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -225,15 +227,7 @@ impl Replica {
         target: &Rc<dyn AckTarget>,
         index: u32,
     ) -> Result<Appended, ProduceOutcome> {
-        if self.deleted.get() {
-            return Err(ProduceOutcome { error: ErrorCode::UnknownTopicOrPartition, ..Default::default() });
-        }
-        if store.is_offline() {
-            return Err(storage_error(store.offline_reason()));
-        }
-        if store.is_closed() {
-            return Err(storage_error(Some("the broker is stopping".to_owned())));
-        }
+        self.check_served(store)?;
         let now = store.clock.wall();
         let (view, rest) = BatchView::split_first(batch).expect("the caller validated the batch");
         assert!(rest.is_empty(), "one batch at a time");
@@ -264,6 +258,46 @@ impl Replica {
         Ok(Appended::Parked)
     }
 
+    /// Appends a transaction's marker and parks its acknowledgement.
+    pub fn append_marker(
+        self: &Rc<Self>,
+        store: &Rc<Store>,
+        marker: &EndMarker,
+        version: TransactionVersion,
+        target: &Rc<dyn AckTarget>,
+        index: u32,
+    ) -> Result<Appended, ProduceOutcome> {
+        self.check_served(store)?;
+        let now = store.clock.wall();
+        let mut batch = Vec::new();
+        marker.write(now, &mut batch);
+        let (view, _) = BatchView::split_first(&batch).expect("it was just written");
+        let decision = self.log.borrow().decide_marker(marker, version, &view, now);
+        let plan = decision.map_err(|rejected| refused(&rejected))?;
+        if !self.has_space(store, &plan)? {
+            return Ok(Appended::Wait);
+        }
+        self.place(store, &mut batch, &plan, now);
+        let end = self.log.borrow().log_end();
+        store.appended(self.slot, end, plan.size as u64);
+        self.park(target, index, plan.base_offset, end, None);
+        Ok(Appended::Parked)
+    }
+
+    /// Whether anything may be appended.
+    fn check_served(&self, store: &Store) -> Result<(), ProduceOutcome> {
+        if self.deleted.get() {
+            return Err(ProduceOutcome { error: ErrorCode::UnknownTopicOrPartition, ..Default::default() });
+        }
+        if store.is_offline() {
+            return Err(storage_error(store.offline_reason()));
+        }
+        if store.is_closed() {
+            return Err(storage_error(Some("the broker is stopping".to_owned())));
+        }
+        Ok(())
+    }
+
     /// Writes the batch's place into it and copies it behind the last one.
     fn place(self: &Rc<Self>, store: &Rc<Store>, batch: &mut [u8], plan: &AppendPlan, now: Timestamp) {
         store.eviction.make_room(&store.tail_memory); // May look at any replica, this one too.
@@ -291,6 +325,7 @@ impl Replica {
         let producers = log.producers.snapshot();
         let closed = log.roll(now);
         self.reads.checksums.closed(closed.checksums.clone());
+        self.reads.transactions.closed(closed.info.base_offset, closed.transactions.as_ref());
         self.rolled.borrow_mut().push_back(Rolled { closed, producers });
     }
 
@@ -460,6 +495,7 @@ impl Replica {
         let keep_trying = || !store.is_closed() && !store.is_offline() && !self.deleted.get();
         let finished = self.segments.finish(&store.disk, closed, next, producers, epochs, keep_trying).await;
         self.reads.checksums.written(base);
+        self.reads.transactions.written(base);
         match finished {
             Err(error) if is_full_disk(&error) && self.deleted.get() => Ok(()), // Nobody waits for it.
             finished => finished,
@@ -557,6 +593,17 @@ impl Replica {
         Ok(())
     }
 
+    /// Writes the transaction index of a closed segment of `size` bytes.
+    pub async fn write_transactions(
+        &self,
+        segment: Offset,
+        size: u64,
+        index: &TransactionIndex,
+    ) -> io::Result<()> {
+        let Some(_names) = self.hold_names() else { return Ok(()) };
+        self.segments.write_transactions(self.segment_id(segment), size, index).await
+    }
+
     /// Writes the index files of a closed segment.
     pub async fn write_index(&self, index: &SegmentIndex) -> io::Result<()> {
         let Some(_names) = self.hold_names() else { return Ok(()) };
@@ -643,13 +690,27 @@ fn storage_error(reason: Option<String>) -> ProduceOutcome {
     ProduceOutcome { error: ErrorCode::KafkaStorageError, message: reason, ..Default::default() }
 }
 
+/// The answer to a producer whose batch is out of its order.
+pub fn refused_sequence(error: SequenceError) -> ProduceOutcome {
+    refused(&AppendRejected::Sequence(error))
+}
+
 fn refused(rejected: &AppendRejected) -> ProduceOutcome {
     let error = match rejected {
         AppendRejected::BatchTooLarge { .. } => ErrorCode::MessageTooLarge,
         AppendRejected::SegmentTooSmall { .. } => ErrorCode::RecordListTooLarge,
         AppendRejected::Timestamp { .. } => ErrorCode::InvalidTimestamp,
         AppendRejected::Sequence(SequenceError::OutOfOrder { .. }) => ErrorCode::OutOfOrderSequenceNumber,
-        AppendRejected::Sequence(SequenceError::StaleEpoch { .. }) => ErrorCode::InvalidProducerEpoch,
+        AppendRejected::Sequence(SequenceError::StaleEpoch { .. })
+        | AppendRejected::Marker(MarkerRejected::StaleEpoch { .. }) => ErrorCode::InvalidProducerEpoch,
+        AppendRejected::Sequence(SequenceError::NotVerified | SequenceError::NotTransactional) => {
+            ErrorCode::InvalidTxnState
+        }
+        // Clients try again.
+        AppendRejected::Sequence(SequenceError::TooManyTransactions) => ErrorCode::NotEnoughReplicas,
+        AppendRejected::Marker(MarkerRejected::CoordinatorFenced { .. }) => {
+            ErrorCode::TransactionCoordinatorFenced
+        }
         AppendRejected::Full => ErrorCode::KafkaStorageError,
     };
     ProduceOutcome { error, message: Some(rejected.to_string()), ..Default::default() }

@@ -3,7 +3,7 @@
 
 use crate::log::checksums::rebuild::{ChecksumRebuild, Rebuilt};
 use crate::log::checksums::walk::DamageAt;
-use crate::log::checksums::{Extent, SegmentChecksums, SegmentId};
+use crate::log::checksums::{Extent, HasTransactions, SegmentChecksums, SegmentId};
 use crate::log::index::SegmentExtent;
 use crate::log::segment::SegmentFile;
 use crate::shard::catch_up::Hold;
@@ -103,6 +103,25 @@ impl Replica {
             Some(damage) => Err(ReadFailed::Damaged { segment, damage }),
             None => Ok(extents),
         }
+    }
+
+    /// Whether batches of a closed segment are part of transactions: its checksums say so, which are read once
+    /// for that after a start.
+    pub async fn has_transactions(
+        self: &Rc<Self>,
+        hold: &mut Hold,
+        segment: Offset,
+    ) -> Result<HasTransactions, ReadFailed> {
+        let known = self.log.borrow().closed_has_transactions(segment).ok_or(ReadFailed::OutOfRange)?;
+        if known != HasTransactions::Unknown {
+            return Ok(known);
+        }
+        let generation = self.reads.generation();
+        let found = self.closed_checksums(hold, segment).await?.checksums.has_transactions();
+        if generation == self.reads.generation() {
+            self.log.borrow_mut().note_transactions(segment, found);
+        }
+        Ok(found)
     }
 
     async fn closed_checksums(

@@ -12,12 +12,13 @@
 //! spare gets its name. Only then is the new segment written to. A crash anywhere in between leaves
 //! the old segment as the last one, whole.
 
-use crate::log::checksums::SegmentChecksums;
+use crate::log::checksums::{SegmentChecksums, SegmentId};
 use crate::log::compaction::swap::{SwapStep, abandon_steps};
 use crate::log::index::SegmentIndex;
 use crate::log::partition::ClosedSegment;
 use crate::log::producers::EncodedProducers;
 use crate::log::segment::SegmentFile;
+use crate::log::transactions::index::TransactionIndex;
 use crate::shard::compaction::swap::{CarriedOut, carry_out};
 use crate::shard::disk::{
     Disk, DiskFile, blocking, is_full_disk, remove_if_present, replace_file, sync_directory, unless_full,
@@ -333,6 +334,18 @@ impl Segments {
         blocking(move || replace_file(&path, &bytes)).await
     }
 
+    /// Writes the transaction index of a closed segment of `size` bytes.
+    pub async fn write_transactions(
+        &self,
+        segment: SegmentId,
+        size: u64,
+        index: &TransactionIndex,
+    ) -> io::Result<()> {
+        let path = self.path(segment.base_offset, SegmentFile::TransactionIndex);
+        let bytes = index.encode(&segment, size);
+        blocking(move || replace_file(&path, &bytes)).await
+    }
+
     /// A file to read a segment from.
     pub async fn reader(&self, disk: &Disk, segment: Offset) -> io::Result<Rc<DiskFile>> {
         if let Some(file) = self.open_reader(segment) {
@@ -461,16 +474,19 @@ impl Derived {
     /// Each file for itself. Returns the last error for want of space. Files of a clean stop
     /// may be there from when the segment was shorter: those must not stay.
     fn write(&self) -> io::Result<Option<io::Error>> {
-        let ClosedSegment { info, index, checksums } = &self.closed;
+        let ClosedSegment { info, index, checksums, .. } = &self.closed;
         let path = |file: SegmentFile, base| self.directory.join(file.name(base));
+        let transactions = self.closed.encode_transactions();
         let files: [(PathBuf, Vec<u8>); 4] = [
             (path(SegmentFile::OffsetIndex, info.base_offset), index.encode_offset_index()),
             (path(SegmentFile::TimeIndex, info.base_offset), index.encode_time_index()),
             (path(SegmentFile::Checksums, info.base_offset), checksums.encode()),
             (path(SegmentFile::ProducerSnapshot, self.next), self.producers.seal()),
         ];
+        let transactions =
+            transactions.map(|bytes| (path(SegmentFile::TransactionIndex, info.base_offset), bytes));
         let mut full = None;
-        for (path, bytes) in files {
+        for (path, bytes) in files.into_iter().chain(transactions) {
             if let Some(error) = unless_full(replace_file(&path, &bytes))? {
                 remove_if_present(&path)?;
                 full = Some(error);

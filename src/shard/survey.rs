@@ -184,6 +184,7 @@ fn read_clean(directory: &Path, point: &PartitionPoint) -> BTreeMap<SegmentFile,
         (SegmentFile::OffsetIndex, point.segment_base),
         (SegmentFile::TimeIndex, point.segment_base),
         (SegmentFile::Checksums, point.segment_base),
+        (SegmentFile::TransactionIndex, point.segment_base),
         (SegmentFile::ProducerSnapshot, point.flushed_end),
     ];
     let read = files.into_iter().filter_map(|(file, base)| {

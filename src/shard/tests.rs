@@ -13,6 +13,7 @@ mod recording;
 mod recovering;
 mod reopening;
 mod replaying;
+mod transactions;
 mod verifying;
 
 use crate::codec::error_code::ErrorCode;

@@ -211,6 +211,20 @@ pub const PRODUCER_BATCHES_RETAINED: usize = 5;
 /// Idempotent producers remembered by one partition; the least recently used is forgotten past it.
 pub const PRODUCERS_PER_PARTITION_MAX: usize = 100_000;
 
+/// Transactions that may be open in one partition: a producer with one is never forgotten.
+pub const TRANSACTIONS_PER_PARTITION_MAX: usize = 10_000;
+
+/// Transactions of one partition that their coordinator is being asked about; past it the question that is
+/// oldest is forgotten, and its batch refused.
+pub const VERIFICATIONS_PER_PARTITION_MAX: usize = 1_000;
+
+/// Producers that one core describes in one answer, some 60 bytes each.
+pub const PRODUCERS_DESCRIBED_MAX: usize = 200_000;
+
+/// Aborted transactions that one segment lists, 32 bytes each in memory for the active one; it is rolled past
+/// it.
+pub const ABORTED_PER_SEGMENT_MAX: usize = 32 << 10;
+
 /// Bytes that the records of one batch may expand to where the broker has to look into them: as many
 /// as the largest batch that any producer in use makes, many times over.
 pub const DECOMPRESSED_SIZE_MAX: usize = 64 << 20;
@@ -262,3 +276,5 @@ const _: () = assert!(COMPACTION_READ_SIZE <= IO_SIZE_MAX);
 const _: () = assert!(IO_SIZE_MAX.is_multiple_of(IO_ALIGNMENT));
 const _: () = assert!(TAIL_BUFFER_SIZE_MIN.is_multiple_of(IO_ALIGNMENT));
 const _: () = assert!(TAIL_BUFFER_SIZE_MAX.is_multiple_of(IO_ALIGNMENT));
+const _: () = assert!(TRANSACTIONS_PER_PARTITION_MAX < PRODUCERS_PER_PARTITION_MAX);
+const _: () = assert!(PRODUCERS_PER_PARTITION_MAX <= PRODUCERS_DESCRIBED_MAX);

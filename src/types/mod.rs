@@ -167,6 +167,23 @@ pub struct ProducerId(pub i64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProducerEpoch(pub i16);
 
+/// Which term of a transaction coordinator wrote a marker: fences those before it. -1: none, or an operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CoordinatorEpoch(pub i32);
+
+impl CoordinatorEpoch {
+    pub const NONE: CoordinatorEpoch = CoordinatorEpoch(-1);
+}
+
+/// How a producer and its coordinator go about transactions (`transaction.version`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TransactionVersion {
+    /// Versions 0 and 1: an epoch may last for many transactions.
+    V1,
+    /// The epoch is raised with the end of every transaction (KIP-890).
+    V2,
+}
+
 /// Position of a record in one producer's stream to one partition; wraps after `i32::MAX` to 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sequence(pub i32);

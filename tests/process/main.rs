@@ -23,6 +23,7 @@ mod refusals;
 mod routing;
 mod start_stop;
 mod survival;
+mod transactions;
 mod versions;
 
 use std::time::{SystemTime, UNIX_EPOCH};

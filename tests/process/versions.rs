@@ -18,7 +18,7 @@ fn ranges(response: &ApiVersionsResponse) -> BTreeMap<i16, (i16, i16)> {
 
 #[test]
 fn every_port_advertises_the_same_and_nothing_else() {
-    // API key, lowest and highest version.
+    // API key, lowest and highest version. Of transactions there is what partitions know of them.
     let expected = BTreeMap::from([
         (0, (0, 11)),
         (1, (4, 12)),
@@ -39,12 +39,14 @@ fn every_port_advertises_the_same_and_nothing_else() {
         (21, (0, 2)),
         (22, (0, 5)),
         (23, (2, 4)),
+        (27, (1, 1)),
         (32, (1, 4)),
         (37, (0, 3)),
         (42, (0, 2)),
         (44, (0, 1)),
         (47, (0, 0)),
         (60, (0, 2)),
+        (61, (0, 0)),
     ]);
     let broker = Broker::start(Routing::Core);
     for port in [broker.port(), broker.port() + 1, broker.port() + 2] {

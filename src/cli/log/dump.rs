@@ -42,6 +42,7 @@ enum Kind {
     OffsetIndex { base_offset: Offset },
     TimeIndex { base_offset: Offset },
     Checksums { base_offset: Offset },
+    TransactionIndex { base_offset: Offset },
     ProducerSnapshot { offset: Offset },
     MetadataLog,
     RecoveryPoints,
@@ -128,6 +129,7 @@ fn dump_kind<W: Write>(
         Kind::OffsetIndex { base_offset } => small::dump_offset_index(file, base_offset, printer),
         Kind::TimeIndex { base_offset } => small::dump_time_index(file, base_offset, printer),
         Kind::Checksums { .. } => small::dump_whole(file, printer, small::checksums),
+        Kind::TransactionIndex { .. } => small::dump_whole(file, printer, small::transactions),
         Kind::ProducerSnapshot { .. } => small::dump_whole(file, printer, small::producers),
         Kind::RecoveryPoints => small::dump_whole(file, printer, small::recovery_points),
         Kind::CleanStop => small::dump_whole(file, printer, small::clean_stop),
@@ -155,6 +157,7 @@ fn kind(path: &Path, file: &File) -> io::Result<Option<Kind>> {
             SegmentFile::OffsetIndex => Kind::OffsetIndex { base_offset },
             SegmentFile::TimeIndex => Kind::TimeIndex { base_offset },
             SegmentFile::Checksums => Kind::Checksums { base_offset },
+            SegmentFile::TransactionIndex => Kind::TransactionIndex { base_offset },
             SegmentFile::ProducerSnapshot => Kind::ProducerSnapshot { offset: base_offset },
         },
         None if name == CLEAN_STOP_FILE => Kind::CleanStop,
@@ -185,6 +188,7 @@ impl Kind {
             Kind::OffsetIndex { .. } => "offset index",
             Kind::TimeIndex { .. } => "time index",
             Kind::Checksums { .. } => "checksums",
+            Kind::TransactionIndex { .. } => "transaction index",
             Kind::ProducerSnapshot { .. } => "producer snapshot",
             Kind::MetadataLog => "metadata log",
             Kind::RecoveryPoints => "recovery point checkpoint",
@@ -203,6 +207,7 @@ impl Kind {
             | Kind::OffsetIndex { base_offset: offset }
             | Kind::TimeIndex { base_offset: offset }
             | Kind::Checksums { base_offset: offset }
+            | Kind::TransactionIndex { base_offset: offset }
             | Kind::ProducerSnapshot { offset } => Some(offset),
             Kind::MetadataLog
             | Kind::RecoveryPoints

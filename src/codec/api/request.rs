@@ -6,10 +6,10 @@ use bytes::{Buf, Bytes};
 use kafka_protocol::messages::{
     ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
     DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
+    DescribeGroupsRequest, DescribeProducersRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
     IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
     ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
-    OffsetFetchRequest, OffsetForLeaderEpochRequest, SyncGroupRequest,
+    OffsetFetchRequest, OffsetForLeaderEpochRequest, SyncGroupRequest, WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::Decodable;
 
@@ -39,12 +39,14 @@ pub enum Request {
     DeleteRecords(DeleteRecordsRequest),
     InitProducerId(InitProducerIdRequest),
     OffsetForLeaderEpoch(OffsetForLeaderEpochRequest),
+    WriteTxnMarkers(WriteTxnMarkersRequest),
     DescribeConfigs(DescribeConfigsRequest),
     CreatePartitions(CreatePartitionsRequest),
     DeleteGroups(DeleteGroupsRequest),
     IncrementalAlterConfigs(IncrementalAlterConfigsRequest),
     OffsetDelete(OffsetDeleteRequest),
     DescribeCluster(DescribeClusterRequest),
+    DescribeProducers(DescribeProducersRequest),
 }
 
 /// Why a body cannot be decoded; ends the connection, as in Kafka.
@@ -133,12 +135,14 @@ fn decode_walked(api_key: ApiKey, version: i16, body: &mut Bytes) -> Result<Opti
         ApiKey::DeleteRecords => Request::DeleteRecords(decode(version, body)?),
         ApiKey::InitProducerId => Request::InitProducerId(decode(version, body)?),
         ApiKey::OffsetForLeaderEpoch => Request::OffsetForLeaderEpoch(decode(version, body)?),
+        ApiKey::WriteTxnMarkers => Request::WriteTxnMarkers(decode(version, body)?),
         ApiKey::DescribeConfigs => Request::DescribeConfigs(decode(version, body)?),
         ApiKey::CreatePartitions => Request::CreatePartitions(decode(version, body)?),
         ApiKey::DeleteGroups => Request::DeleteGroups(decode(version, body)?),
         ApiKey::IncrementalAlterConfigs => Request::IncrementalAlterConfigs(decode(version, body)?),
         ApiKey::OffsetDelete => Request::OffsetDelete(decode(version, body)?),
         ApiKey::DescribeCluster => Request::DescribeCluster(decode(version, body)?),
+        ApiKey::DescribeProducers => Request::DescribeProducers(decode(version, body)?),
     }))
 }
 

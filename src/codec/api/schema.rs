@@ -93,12 +93,14 @@ pub(super) fn schema(api_key: ApiKey) -> Option<&'static Structure> {
         ApiKey::DeleteRecords => &DELETE_RECORDS,
         ApiKey::InitProducerId => &INIT_PRODUCER_ID,
         ApiKey::OffsetForLeaderEpoch => &OFFSET_FOR_LEADER_EPOCH,
+        ApiKey::WriteTxnMarkers => &WRITE_TXN_MARKERS,
         ApiKey::DescribeConfigs => &DESCRIBE_CONFIGS,
         ApiKey::CreatePartitions => &CREATE_PARTITIONS,
         ApiKey::DeleteGroups => &DELETE_GROUPS,
         ApiKey::IncrementalAlterConfigs => &INCREMENTAL_ALTER_CONFIGS,
         ApiKey::OffsetDelete => &OFFSET_DELETE,
         ApiKey::DescribeCluster => &DESCRIBE_CLUSTER,
+        ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
     })
 }
 
@@ -346,4 +348,19 @@ static DESCRIBE_CLUSTER: Structure = structure(&[
     field("include_cluster_authorized_operations", BOOL),
     field("endpoint_type", I8).from(1),
     field("include_fenced_brokers", BOOL).from(2),
+]);
+
+static DESCRIBE_PRODUCERS: Structure =
+    structure(&[field("topics", Kind::Array(&Kind::Structure(&DESCRIBED_TOPIC)))]);
+static DESCRIBED_TOPIC: Structure =
+    structure(&[field("name", STR), field("partition_indexes", Kind::Array(&I32))]);
+
+static WRITE_TXN_MARKERS: Structure =
+    structure(&[field("markers", Kind::Array(&Kind::Structure(&WRITABLE_MARKER)))]);
+static WRITABLE_MARKER: Structure = structure(&[
+    field("producer_id", I64),
+    field("producer_epoch", I16),
+    field("transaction_result", BOOL),
+    field("topics", Kind::Array(&Kind::Structure(&DESCRIBED_TOPIC))),
+    field("coordinator_epoch", I32),
 ]);

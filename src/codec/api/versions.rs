@@ -33,12 +33,14 @@ pub enum ApiKey {
     DeleteRecords = 21,
     InitProducerId = 22,
     OffsetForLeaderEpoch = 23,
+    WriteTxnMarkers = 27,
     DescribeConfigs = 32,
     CreatePartitions = 37,
     DeleteGroups = 42,
     IncrementalAlterConfigs = 44,
     OffsetDelete = 47,
     DescribeCluster = 60,
+    DescribeProducers = 61,
 }
 
 /// One row of the table. All versions are inclusive.
@@ -61,7 +63,7 @@ pub struct Api {
 /// Kafka announces 0 to 2 and refuses them (KAFKA-18659); the same here. Fetch 13, Produce 13, and
 /// OffsetCommit and OffsetFetch 10 would commit us to topic ids, hence the maxima. Older librdkafka wants
 /// version 0 of FindCoordinator for LZ4, and of all group APIs for groups (`rdkafka_feature.c`).
-const APIS: [Api; 25] = [
+const APIS: [Api; 27] = [
     Api { served_min: 3, ..api(ApiKey::Produce, "Produce", 0, 11, 9) },
     api(ApiKey::Fetch, "Fetch", 4, 12, 12),
     api(ApiKey::ListOffsets, "ListOffsets", 1, 7, 6),
@@ -81,12 +83,14 @@ const APIS: [Api; 25] = [
     api(ApiKey::DeleteRecords, "DeleteRecords", 0, 2, 2),
     api(ApiKey::InitProducerId, "InitProducerId", 0, 5, 2),
     api(ApiKey::OffsetForLeaderEpoch, "OffsetForLeaderEpoch", 2, 4, 4),
+    api(ApiKey::WriteTxnMarkers, "WriteTxnMarkers", 1, 1, 1),
     api(ApiKey::DescribeConfigs, "DescribeConfigs", 1, 4, 4),
     api(ApiKey::CreatePartitions, "CreatePartitions", 0, 3, 2),
     api(ApiKey::DeleteGroups, "DeleteGroups", 0, 2, 2),
     api(ApiKey::IncrementalAlterConfigs, "IncrementalAlterConfigs", 0, 1, 1),
     api(ApiKey::OffsetDelete, "OffsetDelete", 0, 0, NEVER_FLEXIBLE),
     api(ApiKey::DescribeCluster, "DescribeCluster", 0, 2, 0),
+    api(ApiKey::DescribeProducers, "DescribeProducers", 0, 0, 0),
 ];
 
 /// Of an API whose only versions are from before.
@@ -229,12 +233,14 @@ mod tests {
             21 DeleteRecords 0(0)-2 flexible 2
             22 InitProducerId 0(0)-5 flexible 2
             23 OffsetForLeaderEpoch 2(2)-4 flexible 4
+            27 WriteTxnMarkers 1(1)-1 flexible 1
             32 DescribeConfigs 1(1)-4 flexible 4
             37 CreatePartitions 0(0)-3 flexible 2
             42 DeleteGroups 0(0)-2 flexible 2
             44 IncrementalAlterConfigs 0(0)-1 flexible 1
             47 OffsetDelete 0(0)-0 flexible 32767
             60 DescribeCluster 0(0)-2 flexible 0
+            61 DescribeProducers 0(0)-0 flexible 0
         "#]]
         .assert_eq(&rows);
     }

@@ -71,7 +71,9 @@ impl BatchFields {
         }
         let (producer_id, epoch, sequence) = (self.producer_id, self.producer_epoch, self.base_sequence);
         let none = producer_id == -1;
-        let whole = producer_id >= 0 && epoch >= 0 && (sequence >= 0 || self.is_control());
+        // Markers are not numbered, nor are offsets that a group coordinator commits in a transaction.
+        let has_sequence = sequence >= 0 || self.is_control() || self.is_transactional();
+        let whole = producer_id >= 0 && epoch >= 0 && has_sequence;
         if (!none && !whole) || (none && self.is_transactional()) {
             return Err(BatchError::ProducerFields { producer_id, epoch, sequence });
         }

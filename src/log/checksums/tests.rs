@@ -21,9 +21,31 @@ const EPOCH: LeaderEpoch = LeaderEpoch(3);
 fn layout_of_the_file() {
     let (_, checksums) = segment(&[10, 20, 40_000, 5]);
     let hex: String = checksums.encode().iter().map(|byte| format!("{byte:02x}")).collect();
-    expect!["4f44524b53554d530001000000000000000000000000000000070000000300000000000000640000000000009d5700000003000000001973d038000000982530bf7a00009d1575452be02b41db00"]
+    expect!["4f44524b53554d530002000000000000000000000000000000070000000300000000000000640000000000009d5700000003000000001973d038000000982530bf7a00009d1575452be0710e2a6b"]
         .assert_eq(&hex);
     assert_eq!(SegmentChecksums::decode(id(), checksums.end(), &checksums.encode()), Ok(checksums));
+}
+
+#[test]
+fn batches_of_transactions_are_remembered() {
+    let (bytes, mut checksums) = segment(&[10, 20]);
+    assert_eq!(checksums.has_transactions(), HasTransactions::No);
+    let (batch, _) = BatchView::split_first(&bytes).unwrap();
+    let mut header = *batch.header();
+    header[22] |= 1 << 4;
+    checksums.observe(&header, batch.size() as u32);
+    checksums.observe(batch.header(), batch.size() as u32);
+    assert_eq!(checksums.has_transactions(), HasTransactions::Yes);
+    let decode = |bytes: &[u8]| SegmentChecksums::decode(id(), checksums.end(), bytes);
+    assert_eq!(decode(&checksums.encode()).as_ref(), Ok(&checksums));
+    // An earlier build's file.
+    let mut earlier = segment(&[10, 20]).1.encode();
+    earlier[9] = 1;
+    let crc_at = earlier.len() - 4;
+    let crc = crc32fast::hash(&earlier[..crc_at]);
+    earlier[crc_at..].copy_from_slice(&crc.to_be_bytes());
+    let found = SegmentChecksums::decode(id(), segment(&[10, 20]).1.end(), &earlier).unwrap();
+    assert_eq!(found, segment(&[10, 20]).1);
 }
 
 #[test]

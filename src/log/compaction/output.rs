@@ -1,9 +1,10 @@
 //! The segment that a group of segments becomes.
 
 use crate::codec::record_batch::{BatchError, BatchView};
-use crate::log::checksums::{SegmentChecksums, SegmentId};
+use crate::log::checksums::{HasTransactions, SegmentChecksums, SegmentId};
 use crate::log::index::{FILE_POSITION_MAX, SegmentIndex};
 use crate::log::segment::{RELATIVE_OFFSET_MAX, SegmentInfo, StoredBatch};
+use crate::log::transactions::index::TransactionIndex;
 use crate::types::{Offset, Timestamp, TopicPartition};
 
 /// Why a batch has no place in the new segment.
@@ -22,6 +23,7 @@ pub struct CompactedSegment {
     info: SegmentInfo,
     index: SegmentIndex,
     checksums: SegmentChecksums,
+    transactions: TransactionIndex,
 }
 
 impl CompactedSegment {
@@ -36,7 +38,25 @@ impl CompactedSegment {
             checksums: SegmentChecksums::new(segment),
             info: SegmentInfo::empty(first.base_offset, first.created_at),
             index: SegmentIndex::new(first.base_offset, index_interval_bytes),
+            transactions: TransactionIndex::default(),
         }
+    }
+
+    /// What is left of aborted transactions in it, and which is open at its end: as it was for the last of
+    /// the group's segments that had any.
+    pub fn list_transactions(&mut self, transactions: TransactionIndex) {
+        self.transactions = transactions;
+    }
+
+    /// `None` when no batch of it is part of a transaction.
+    pub fn transactions(&self) -> Option<&TransactionIndex> {
+        (self.checksums.has_transactions() != HasTransactions::No).then_some(&self.transactions)
+    }
+
+    /// The file of its transaction index, if it needs one.
+    pub fn encode_transactions(&self) -> Option<Vec<u8>> {
+        let index = self.transactions()?;
+        Some(index.encode(&self.checksums.segment(), self.info.size))
     }
 
     /// Takes note of the next batch. `modified_at`: of the segment that it is from.
@@ -50,6 +70,7 @@ impl CompactedSegment {
         self.index.observe(&stored);
         self.checksums.observe(batch.header(), stored.size);
         self.info.append(&stored, modified_at);
+        self.info.has_transactions = self.checksums.has_transactions();
         Ok(())
     }
 

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! segments   │ 0 … │ 900 … │ 2100 … │ 3500 … │ 4200 …  active │
-//!            └ clean bytes ┴──── cleanable ──┘ first_uncleanable: not final on disk, past the high
-//!                          ▲ first_dirty                          watermark, or younger than the lag
+//!            └ clean bytes ┴──── cleanable ──┘ first_uncleanable: not final on disk, past the last stable
+//!                          ▲ first_dirty                          offset, or younger than the lag
 //! ```
 
 use crate::log::partition::PartitionLog;
@@ -60,6 +60,8 @@ impl Cleanable {
             limits.min_lag_ms > 0 && segment.largest_timestamp().0 > now.0.saturating_sub(limits.min_lag_ms)
         });
         let bound = log.stored_end().min(final_below).min(log.active().base_offset);
+        // Nobody knows yet whether what an open transaction wrote is to stay.
+        let bound = bound.min(log.last_stable_offset());
         let bound = too_young.map_or(bound, |segment| bound.min(segment.base_offset));
         let whole = log.closed().iter().take_while(|segment| end_of(log, segment) <= bound);
         let first_uncleanable = whole.last().map_or(first_dirty, |segment| end_of(log, segment));

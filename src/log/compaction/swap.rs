@@ -2,11 +2,12 @@
 //! steps leaves either the old ones or the new one.
 //!
 //! ```text
-//! write   B.log.cleaned, B.index.cleaned, B.timeindex.cleaned, B.checksums.cleaned   each flushed
-//! 1       B.index.cleaned → .swap, and B.timeindex, B.checksums    directory flushed
+//! write   B.log.cleaned, B.index.cleaned, B.timeindex.cleaned, B.checksums.cleaned   each flushed, and
+//!         B.txnindex.cleaned where batches of transactions are left
+//! 1       B.index.cleaned → .swap, and the other three             directory flushed
 //! 2       B.log.cleaned → B.log.swap                               directory flushed: decided
 //! 3       files of those that it replaces → .deleted               directory flushed
-//! 4       B.index.swap → B.index, and B.timeindex, B.checksums     directory flushed
+//! 4       B.index.swap → B.index, and the other three              directory flushed
 //! 5       B.log.swap → B.log                                       directory flushed
 //! ```
 //!
@@ -22,7 +23,7 @@ use crate::log::segment::{CLEANED_SUFFIX, FileName, SWAP_SUFFIX, SegmentFile};
 use crate::types::Offset;
 
 /// Kinds of files that are swapped with a segment.
-const DERIVED: [SegmentFile; 3] = SegmentFile::DERIVED;
+const DERIVED: [SegmentFile; 4] = SegmentFile::DERIVED;
 
 /// One step on a partition's directory. Each is atomic, and may be repeated after a crash.
 #[derive(Clone, Debug, PartialEq, Eq)]

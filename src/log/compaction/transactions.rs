@@ -1,29 +1,14 @@
 //! Which transactions a compaction has met: what an aborted one wrote may go, and a marker once
 //! nothing of its transaction is left (Kafka `CleanedTransactionMetadata`).
 //!
-//! Aborted transactions are known from outside (a log's transaction index). This broker has none
-//! yet: the list is empty, and markers that a log holds all the same are kept by the same rules.
+//! Aborted transactions are known from the transaction indexes of the segments (and of those behind them,
+//! where a transaction goes on). The compacted segment gets an index of those of which something is left.
 
+use crate::codec::control_record::{TransactionOutcome, marker_outcome};
 use crate::codec::record_batch::BatchView;
-use crate::codec::records::Records;
+use crate::log::transactions::AbortedTransaction;
 use crate::types::{Offset, ProducerId};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// An entry of a transaction index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AbortedTransaction {
-    pub first_offset: Offset,
-    pub producer: ProducerId,
-}
-
-/// Kafka `ControlRecordType`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Marker {
-    Abort,
-    Commit,
-    /// Of another kind: never discarded.
-    Other,
-}
 
 /// Lives: for one walk over a log, from its start.
 #[derive(Debug, Default)]
@@ -78,16 +63,16 @@ impl CleanedTransactions {
         if batch.record_count() == 0 {
             return true; // Its record was discarded before.
         }
-        match marker(batch) {
-            Marker::Abort => match self.open_aborted.remove(&producer) {
+        match marker_outcome(batch) {
+            Some(TransactionOutcome::Abort) => match self.open_aborted.remove(&producer) {
                 Some((transaction, true)) => {
                     self.retained.push(transaction);
                     false
                 }
                 Some((_, false)) | None => true,
             },
-            Marker::Commit => !self.open_committed.remove(&producer),
-            Marker::Other => false,
+            Some(TransactionOutcome::Commit) => !self.open_committed.remove(&producer),
+            None => false, // Of another kind.
         }
     }
 
@@ -96,16 +81,5 @@ impl CleanedTransactions {
             self.aborted.remove(&first);
             self.open_aborted.entry(first.producer).or_insert((first, false));
         }
-    }
-}
-
-/// The key of a control record: version i16, type i16. Control batches are never compressed.
-fn marker(batch: &BatchView<'_>) -> Marker {
-    let record = Records::new(batch.payload(), batch.record_count()).next();
-    let key = record.and_then(Result::ok).and_then(|record| record.key);
-    match key.and_then(|key| key.get(2..4)) {
-        Some([0, 0]) => Marker::Abort,
-        Some([0, 1]) => Marker::Commit,
-        _ => Marker::Other,
     }
 }

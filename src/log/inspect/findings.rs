@@ -6,6 +6,7 @@ use crate::log::checksums::ChecksumsError;
 use crate::log::producers::SnapshotError;
 use crate::log::recovery::RecoveryPoint;
 use crate::log::segment::SegmentFile;
+use crate::log::transactions::index::TransactionIndexError;
 use crate::types::{LeaderEpoch, Offset};
 
 /// Findings of one partition that are kept; the rest are counted. The first ones say what happened,
@@ -73,6 +74,12 @@ pub enum Offence {
     Checksums(ChecksumsError),
     #[error("there are no checksums of a closed segment; they are built again from its batches")]
     ChecksumsMissing,
+    #[error("it cannot be used, and is built again: {0}")]
+    Transactions(TransactionIndexError),
+    #[error(
+        "there is no index of the aborted transactions of a closed segment; it is built again from its batches"
+    )]
+    TransactionsMissing,
     #[error(
         "the batches up to byte {end} are not those that were written: checksum {computed:#010x}, {stored:#010x} was expected"
     )]

@@ -16,25 +16,26 @@
 //! | 10 | 4 | last sequence of its newest batch, -1: none |
 //! | 14 | 8 | last offset of that batch, -1: none |
 //! | 22 | 4 | last offset - base offset of that batch |
-//! | 26 | 8 | timestamp |
+//! | 26 | 8 | timestamp of that batch, or of the newest marker |
 //! | 34 | 4 | transaction coordinator epoch, -1: none |
 //! | 38 | 8 | first offset of the open transaction, -1: none |
 //!
 //! Kafka writes down one batch per producer, so that after a restart a retry of any other is out
 //! of order. Its reader computes the CRC over the whole file and ignores what follows the
-//! producers; there we keep the other batches of each window, oldest first:
+//! producers; there we keep the other batches of each window, oldest first, and the newest marker (or batch
+//! that is not numbered):
 //!
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 4 | magic: `ODRK` |
 //! | 4 | 4 | count of batches |
-//! | 8 | 32 each | producer id 8, last sequence 4, last offset 8, offset delta 4, timestamp 8 |
+//! | 8 | 32 each | producer id 8, last sequence 4 (-1: the newest marker), last offset 8, offset delta 4, timestamp 8 |
 //!
 //! All integers big-endian, signed.
 
-use super::{ProducerState, ProducerTable, Producers, RetainedBatch, Window};
-use crate::codec::record_batch::crc32c;
-use crate::types::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
+use super::{ProducerState, ProducerTable, Producers, RetainedBatch, Unsequenced, Window};
+use crate::codec::record_batch::{UNSEQUENCED, crc32c};
+use crate::types::{CoordinatorEpoch, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 
 const VERSION: i16 = 1;
 const CRC_AT: usize = 2;
@@ -177,9 +178,7 @@ impl Producers {
             take_producer(&mut producers, Fields(entry), now)?;
         }
         take_earlier_batches(&mut producers, earlier).ok_or(size_error)??;
-        while producers.count() > producers.count_max {
-            producers.forget_least_recent();
-        }
+        while producers.count() > producers.count_max && producers.forget_least_recent() {}
         Ok(producers)
     }
 }
@@ -232,8 +231,9 @@ fn put_producer(out: &mut Vec<u8>, id: ProducerId, state: &ProducerState) {
     out.extend_from_slice(&newest.map_or(-1, |batch| batch.last_sequence.0).to_be_bytes());
     out.extend_from_slice(&newest.map_or(-1, |batch| batch.last_offset.to_wire()).to_be_bytes());
     out.extend_from_slice(&offset_delta.to_be_bytes());
-    out.extend_from_slice(&newest.map_or(-1, |batch| batch.timestamp.0).to_be_bytes());
-    out.extend_from_slice(&state.coordinator_epoch.to_be_bytes());
+    let timestamp = newest.map(|batch| batch.timestamp).or(state.unsequenced.map(|marker| marker.timestamp));
+    out.extend_from_slice(&timestamp.unwrap_or(Timestamp::NONE).0.to_be_bytes());
+    out.extend_from_slice(&state.coordinator_epoch.0.to_be_bytes());
     out.extend_from_slice(&state.transaction_start.map_or(-1, Offset::to_wire).to_be_bytes());
 }
 
@@ -245,6 +245,13 @@ fn put_earlier_batches(out: &mut Vec<u8>, id: ProducerId, state: &ProducerState)
         out.extend_from_slice(&batch.last_offset.to_wire().to_be_bytes());
         out.extend_from_slice(&(batch.last_offset.since(batch.base_offset) as i32).to_be_bytes());
         out.extend_from_slice(&batch.timestamp.0.to_be_bytes());
+    }
+    if let Some(written) = state.unsequenced {
+        out.extend_from_slice(&id.0.to_be_bytes());
+        out.extend_from_slice(&UNSEQUENCED.0.to_be_bytes());
+        out.extend_from_slice(&written.offset.to_wire().to_be_bytes());
+        out.extend_from_slice(&0i32.to_be_bytes());
+        out.extend_from_slice(&written.timestamp.0.to_be_bytes());
     }
 }
 
@@ -265,12 +272,17 @@ fn take_producer(producers: &mut Producers, fields: Fields<'_>, now: Timestamp) 
         batches.push(newest.retained().ok_or(error)?);
     }
     let state = ProducerState {
-        epoch: ProducerEpoch(epoch),
         batches,
-        appended_at: now,
-        coordinator_epoch,
+        coordinator_epoch: CoordinatorEpoch(coordinator_epoch),
         transaction_start,
+        ..ProducerState::new(ProducerEpoch(epoch), now)
     };
+    if let Some(start) = transaction_start {
+        let open = &mut producers.transactions.get_or_insert_default().open;
+        if open.insert(start, id).is_some() {
+            return Err(error); // One batch begins one transaction.
+        }
+    }
     producers.by_recency.insert((state.recency(), id));
     producers.by_id.insert(id, state);
     Ok(())
@@ -282,11 +294,28 @@ fn take_earlier_batches(producers: &mut Producers, bytes: &[u8]) -> Option<Resul
         let mut fields = Fields(entry);
         let producer_id = fields.i64();
         let earlier = fields.batch();
-        if put_before_newest(producers, ProducerId(producer_id), &earlier).is_none() {
+        let id = ProducerId(producer_id);
+        let put = match earlier.last_sequence {
+            sequence if sequence == UNSEQUENCED.0 => put_unsequenced(producers, id, &earlier),
+            _ => put_before_newest(producers, id, &earlier),
+        };
+        if put.is_none() {
             return Some(Err(SnapshotError::Producer { producer_id }));
         }
     }
     Some(Ok(()))
+}
+
+fn put_unsequenced(producers: &mut Producers, id: ProducerId, marker: &SnapshotBatch) -> Option<()> {
+    let offset = Offset::from_wire(marker.last_offset).filter(|_| marker.offset_delta == 0)?;
+    let state = producers.by_id.get_mut(id)?;
+    if state.unsequenced.is_some() {
+        return None;
+    }
+    producers.by_recency.remove(&(state.recency(), id));
+    state.unsequenced = Some(Unsequenced { offset, timestamp: Timestamp(marker.timestamp) });
+    producers.by_recency.insert((state.recency(), id));
+    Some(())
 }
 
 fn put_before_newest(producers: &mut Producers, id: ProducerId, earlier: &SnapshotBatch) -> Option<()> {

@@ -123,19 +123,12 @@ fn place_in(chunk: &Chunk, id: ProducerId) -> Result<usize, usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::producers::Window;
     use crate::types::{ProducerEpoch, Timestamp};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
     fn state(mark: i64) -> ProducerState {
-        ProducerState {
-            epoch: ProducerEpoch(0),
-            batches: Window::default(),
-            appended_at: Timestamp(mark),
-            coordinator_epoch: -1,
-            transaction_start: None,
-        }
+        ProducerState::new(ProducerEpoch(0), Timestamp(mark))
     }
 
     fn content(table: &ProducerTable) -> Vec<(i64, i64)> {

@@ -358,6 +358,7 @@ fn batch(id: i64, epoch: i16, base_sequence: i32, records: i32) -> BatchProducer
         epoch: ProducerEpoch(epoch),
         base_sequence,
         last_sequence: base_sequence.advance(records as u32 - 1),
+        is_transactional: false,
     }
 }
 
@@ -368,4 +369,446 @@ fn reseal(bytes: &mut [u8]) {
 
 fn offset(value: u64) -> Offset {
     Offset::new(value).unwrap()
+}
+
+/// A partition's producers, with a coordinator that knows every transaction.
+struct Partition {
+    producers: Producers,
+    end: u64,
+}
+
+impl Partition {
+    fn new() -> Partition {
+        Partition { producers: Producers::new(), end: 0 }
+    }
+
+    fn take(&mut self, batch: &BatchProducer) -> Result<u64, SequenceError> {
+        let base_offset = self.end;
+        assert_eq!(self.producers.check(batch)?, SequenceCheck::Append);
+        append(&mut self.producers, *batch, base_offset);
+        let records = (batch.last_sequence.0 - batch.base_sequence.0) as u64 + 1;
+        self.end += records;
+        Ok(base_offset)
+    }
+
+    fn verify(&mut self, batch: &BatchProducer, version: TransactionVersion) {
+        match self.producers.begin_verification(batch, version, Timestamp(0)).unwrap() {
+            VerificationNeed::Nothing => {}
+            VerificationNeed::Ask(guard) => assert!(self.producers.verified(batch.id, guard)),
+        }
+    }
+
+    /// The batch of a transaction that the coordinator has confirmed.
+    fn transact(&mut self, id: i64, epoch: i16, base: i32) -> Result<u64, SequenceError> {
+        let batch = transactional(id, epoch, base);
+        self.verify(&batch, TransactionVersion::V1);
+        self.take(&batch)
+    }
+
+    fn end(&mut self, marker: &EndMarker, version: TransactionVersion) -> Result<Ended, MarkerRejected> {
+        self.producers.check_marker(marker, version)?;
+        let event = ProducerEvent::Marker {
+            producer: marker.producer,
+            epoch: marker.producer_epoch,
+            end: Some((marker.outcome, marker.coordinator_epoch)),
+            written: Unsequenced { offset: offset(self.end), timestamp: Timestamp(self.end as i64) },
+            appended_at: Timestamp(self.end as i64),
+        };
+        self.end += 1;
+        let ended = self.producers.take(&event);
+        Ok(ended.map(|ended| {
+            let EndedTransaction { first_offset, last_offset, last_stable_offset, .. } = ended;
+            (first_offset.get(), last_offset.get(), last_stable_offset.get())
+        }))
+    }
+}
+
+/// First offset, marker, what is stable behind it.
+type Ended = Option<(u64, u64, u64)>;
+
+fn transactional(id: i64, epoch: i16, base: i32) -> BatchProducer {
+    BatchProducer { is_transactional: true, ..batch(id, epoch, base, 1) }
+}
+
+fn commit(id: i64, epoch: i16, coordinator_epoch: i32) -> EndMarker {
+    EndMarker {
+        producer: ProducerId(id),
+        producer_epoch: ProducerEpoch(epoch),
+        coordinator_epoch: CoordinatorEpoch(coordinator_epoch),
+        outcome: TransactionOutcome::Commit,
+    }
+}
+
+#[test]
+fn transactions_are_open_from_their_first_batch_to_their_marker() {
+    let mut partition = Partition::new();
+    assert_eq!(partition.transact(1, 0, 0), Ok(0));
+    assert_eq!(partition.transact(2, 0, 0), Ok(1));
+    assert_eq!(partition.transact(1, 0, 1), Ok(2));
+    assert_eq!(partition.producers.first_open_transaction(), Some(offset(0)));
+    assert_eq!(partition.end(&commit(1, 0, 5), TransactionVersion::V1), Ok(Some((0, 3, 1))));
+    assert_eq!(partition.producers.first_open_transaction(), Some(offset(1)));
+    assert_eq!(partition.end(&commit(2, 0, 5), TransactionVersion::V1), Ok(Some((1, 4, 5))));
+    assert_eq!(partition.producers.first_open_transaction(), None);
+    assert_eq!(partition.end(&commit(2, 0, 5), TransactionVersion::V1), Ok(None), "none is open");
+    // In version 1 the sequences go on.
+    assert_eq!(partition.transact(1, 0, 2), Ok(6));
+    assert_eq!(partition.producers.first_open_transaction(), Some(offset(6)));
+}
+
+#[test]
+fn a_transaction_begins_only_with_its_coordinators_word() {
+    let mut partition = Partition::new();
+    let first = transactional(1, 0, 0);
+    assert_eq!(partition.take(&first), Err(SequenceError::NotVerified));
+    let ask = partition.producers.begin_verification(&first, TransactionVersion::V1, Timestamp(0));
+    let Ok(VerificationNeed::Ask(guard)) = ask else { panic!("{ask:?}") };
+    assert_eq!(partition.take(&first), Err(SequenceError::NotVerified), "asked, not answered");
+    assert!(partition.producers.verified(first.id, guard));
+    assert_eq!(partition.take(&first), Ok(0));
+    // It is open: nobody asks.
+    let next = transactional(1, 0, 1);
+    let need = partition.producers.begin_verification(&next, TransactionVersion::V1, Timestamp(0));
+    assert_eq!(need, Ok(VerificationNeed::Nothing));
+    assert_eq!(partition.take(&next), Ok(1));
+    // A retry of what is stored, also behind the end of the transaction, needs nobody's word.
+    partition.end(&commit(1, 0, 0), TransactionVersion::V1).unwrap();
+    let need = partition.producers.begin_verification(&first, TransactionVersion::V1, Timestamp(0));
+    assert_eq!(need, Ok(VerificationNeed::Nothing));
+    assert!(matches!(partition.producers.check(&first), Ok(SequenceCheck::Duplicate(_))));
+    // The next one is another transaction.
+    assert_eq!(partition.take(&transactional(1, 0, 2)), Err(SequenceError::NotVerified));
+}
+
+#[test]
+fn an_answer_about_a_transaction_that_has_ended_is_of_no_use() {
+    let mut partition = Partition::new();
+    let late = transactional(1, 0, 0);
+    let ask = partition.producers.begin_verification(&late, TransactionVersion::V1, Timestamp(0));
+    let Ok(VerificationNeed::Ask(guard)) = ask else { panic!("{ask:?}") };
+    // The coordinator has answered, and aborted it before the answer came.
+    partition.end(&commit(1, 0, 0), TransactionVersion::V1).unwrap();
+    assert!(!partition.producers.verified(late.id, guard));
+    assert_eq!(partition.take(&late), Err(SequenceError::NotVerified));
+    // Neither is it the answer to the next question.
+    let ask = partition.producers.begin_verification(&late, TransactionVersion::V1, Timestamp(0));
+    assert!(matches!(ask, Ok(VerificationNeed::Ask(next)) if next != guard), "{ask:?}");
+    assert!(!partition.producers.verified(late.id, guard));
+    assert_eq!(partition.take(&late), Err(SequenceError::NotVerified));
+}
+
+#[test]
+fn a_newer_epoch_is_another_question() {
+    let mut partition = Partition::new();
+    partition.verify(&transactional(1, 0, 0), TransactionVersion::V1);
+    let newer = transactional(1, 1, 0);
+    let ask = partition.producers.begin_verification(&newer, TransactionVersion::V1, Timestamp(0));
+    assert!(matches!(ask, Ok(VerificationNeed::Ask(_))), "{ask:?}");
+    assert_eq!(partition.take(&newer), Err(SequenceError::NotVerified));
+    assert_eq!(partition.take(&transactional(1, 0, 0)), Err(SequenceError::NotVerified));
+}
+
+#[test]
+fn a_later_batch_does_not_overtake_the_first_that_was_asked_about() {
+    let mut partition = Partition::new();
+    let (first, second) = (transactional(1, 0, 4), transactional(1, 0, 5));
+    partition.producers.begin_verification(&first, TransactionVersion::V1, Timestamp(0)).unwrap();
+    partition.verify(&second, TransactionVersion::V1);
+    let expected = SequenceError::OutOfOrder { expected: Sequence(4), got: Sequence(5) };
+    assert_eq!(partition.take(&second), Err(expected));
+    assert_eq!(partition.take(&first), Ok(0));
+    assert_eq!(partition.take(&second), Ok(1));
+}
+
+#[test]
+fn an_unknown_producer_of_version_2_begins_at_zero() {
+    for (version, accepted) in [(TransactionVersion::V1, true), (TransactionVersion::V2, false)] {
+        let mut partition = Partition::new();
+        let batch = transactional(1, 3, 7);
+        partition.verify(&batch, version);
+        assert_eq!(partition.take(&batch).is_ok(), accepted, "{version:?}");
+    }
+}
+
+#[test]
+fn nothing_else_is_written_beside_an_open_transaction() {
+    let mut partition = Partition::new();
+    partition.transact(1, 0, 0).unwrap();
+    assert_eq!(partition.take(&batch(1, 0, 1, 1)), Err(SequenceError::NotTransactional));
+    assert_eq!(partition.take(&batch(2, 0, 0, 1)), Ok(1), "by another one it is");
+    partition.end(&commit(1, 0, 0), TransactionVersion::V1).unwrap();
+    assert_eq!(partition.take(&batch(1, 0, 1, 1)), Ok(3));
+}
+
+#[test]
+fn an_older_epoch_ends_no_transaction() {
+    let mut partition = Partition::new();
+    partition.transact(1, 4, 0).unwrap();
+    let stale = |got| Err(MarkerRejected::StaleEpoch { current: ProducerEpoch(4), got: ProducerEpoch(got) });
+    assert_eq!(partition.end(&commit(1, 3, 0), TransactionVersion::V1), stale(3));
+    assert_eq!(partition.producers.first_open_transaction(), Some(offset(0)));
+    // A fenced producer's transaction is aborted with the next epoch, which is the producer's from then on.
+    assert_eq!(partition.end(&commit(1, 5, 0), TransactionVersion::V1), Ok(Some((0, 1, 2))));
+    let fenced = SequenceError::StaleEpoch { current: ProducerEpoch(5), got: ProducerEpoch(4) };
+    assert_eq!(partition.take(&transactional(1, 4, 1)), Err(fenced));
+}
+
+/// KIP-890: the epoch is raised with every transaction, so a marker with the epoch of what is written now is
+/// of an earlier one.
+#[test]
+fn a_late_marker_of_version_2_does_not_end_the_next_transaction() {
+    let mut partition = Partition::new();
+    let v2 = TransactionVersion::V2;
+    partition.transact(1, 0, 0).unwrap();
+    assert_eq!(
+        partition.end(&commit(1, 0, 0), v2),
+        Err(MarkerRejected::StaleEpoch { current: ProducerEpoch(0), got: ProducerEpoch(0) })
+    );
+    assert_eq!(partition.end(&commit(1, 1, 0), v2), Ok(Some((0, 1, 2))));
+    // Its answer was lost: the same one again is taken.
+    assert_eq!(partition.end(&commit(1, 1, 0), v2), Ok(None));
+    // The next transaction begins with it, at sequence 0.
+    let gap = SequenceError::OutOfOrder { expected: Sequence(0), got: Sequence(1) };
+    assert_eq!(partition.transact(1, 1, 1), Err(gap));
+    assert_eq!(partition.transact(1, 1, 0), Ok(3));
+    let late = Err(MarkerRejected::StaleEpoch { current: ProducerEpoch(1), got: ProducerEpoch(1) });
+    assert_eq!(partition.end(&commit(1, 1, 0), v2), late);
+    assert_eq!(partition.producers.first_open_transaction(), Some(offset(3)));
+}
+
+#[test]
+fn an_earlier_coordinator_is_fenced() {
+    let mut partition = Partition::new();
+    partition.transact(1, 0, 0).unwrap();
+    partition.end(&commit(1, 0, 7), TransactionVersion::V1).unwrap();
+    partition.transact(1, 0, 1).unwrap();
+    let fenced = MarkerRejected::CoordinatorFenced { current: CoordinatorEpoch(7), got: CoordinatorEpoch(6) };
+    assert_eq!(partition.end(&commit(1, 0, 6), TransactionVersion::V1), Err(fenced));
+    assert_eq!(partition.end(&commit(1, 0, 7), TransactionVersion::V1), Ok(Some((2, 3, 4))));
+    // Of each producer: another one may have another coordinator.
+    assert_eq!(partition.end(&commit(2, 0, 1), TransactionVersion::V1), Ok(None));
+}
+
+#[test]
+fn a_producer_is_not_forgotten_while_its_transaction_is_open() {
+    let mut partition = Partition { producers: Producers::with_count_max(2), end: 0 };
+    partition.transact(1, 0, 0).unwrap();
+    partition.take(&batch(2, 0, 0, 1)).unwrap();
+    partition.take(&batch(3, 0, 0, 1)).unwrap();
+    assert!(partition.producers.check(&batch(2, 0, 9, 1)).is_ok(), "2 has made room for 3, not 1");
+    assert_eq!(partition.producers.first_open_transaction(), Some(offset(0)));
+    assert_eq!(expire(&mut partition.producers, Timestamp(i64::MAX), Duration::ZERO), 1, "3");
+    assert_eq!(partition.end(&commit(1, 0, 0), TransactionVersion::V1), Ok(Some((0, 3, 4))));
+    assert_eq!(expire(&mut partition.producers, Timestamp(i64::MAX), Duration::ZERO), 1);
+}
+
+#[test]
+fn questions_that_nobody_answers_are_forgotten() {
+    let mut producers = Producers::new();
+    let first = transactional(1, 0, 0);
+    let ask = producers.begin_verification(&first, TransactionVersion::V1, Timestamp(5)).unwrap();
+    let VerificationNeed::Ask(guard) = ask else { panic!("{ask:?}") };
+    assert_eq!(expire(&mut producers, Timestamp(104), Duration::from_millis(100)), 0);
+    assert!(producers.clone().verified(first.id, guard));
+    assert_eq!(expire(&mut producers, Timestamp(105), Duration::from_millis(100)), 0);
+    assert!(!producers.verified(first.id, guard));
+    // So are the oldest of too many.
+    let begin = |producers: &mut Producers, id: usize| {
+        let batch = transactional(id as i64, 0, 0);
+        producers.begin_verification(&batch, TransactionVersion::V1, Timestamp(0)).unwrap()
+    };
+    let VerificationNeed::Ask(oldest) = begin(&mut producers, 7) else { panic!("it is asked") };
+    for id in 0..crate::types::limits::VERIFICATIONS_PER_PARTITION_MAX {
+        begin(&mut producers, 1000 + id);
+    }
+    assert!(!producers.verified(ProducerId(7), oldest));
+}
+
+#[test]
+fn as_many_transactions_are_open_as_are_remembered() {
+    let mut partition = Partition::new();
+    for id in 0..TRANSACTIONS_PER_PARTITION_MAX as i64 {
+        partition.transact(id, 0, 0).unwrap();
+    }
+    assert_eq!(partition.transact(-1 + (1 << 40), 0, 0), Err(SequenceError::TooManyTransactions));
+    assert!(partition.transact(5, 0, 1).is_ok(), "one that is open goes on");
+    partition.end(&commit(5, 0, 0), TransactionVersion::V1).unwrap();
+    assert!(partition.transact(-1 + (1 << 40), 0, 0).is_ok());
+}
+
+/// What a group coordinator writes has no sequence; it opens transactions all the same.
+#[test]
+fn offsets_committed_in_a_transaction_are_part_of_it() {
+    let mut producers = Producers::new();
+    let (id, epoch) = (ProducerId(1), ProducerEpoch(0));
+    assert_eq!(producers.check_unsequenced(id, epoch), Err(SequenceError::NotVerified));
+    let question = BatchProducer { base_sequence: Sequence(0), ..transactional(1, 0, 0) };
+    let ask = producers.begin_verification(&question, TransactionVersion::V1, Timestamp(0)).unwrap();
+    let VerificationNeed::Ask(guard) = ask else { panic!("{ask:?}") };
+    assert!(producers.verified(id, guard));
+    assert_eq!(producers.check_unsequenced(id, epoch), Ok(()));
+    let written = Unsequenced { offset: offset(4), timestamp: Timestamp(9) };
+    let event = ProducerEvent::Unsequenced { producer: id, epoch, written, appended_at: Timestamp(9) };
+    assert_eq!(producers.take(&event), None);
+    assert_eq!(producers.first_open_transaction(), Some(offset(4)));
+    assert_eq!(producers.check_unsequenced(id, epoch), Ok(()));
+    assert!(producers.check_unsequenced(id, ProducerEpoch(1)).is_err());
+    let description = producers.describe(ProducerId(0), 9)[0];
+    assert_eq!((description.last_sequence, description.last_timestamp), (None, Timestamp(9)));
+}
+
+#[test]
+fn a_producer_is_described_by_what_it_wrote_last() {
+    let mut partition = Partition::new();
+    partition.transact(3, 2, 8).unwrap();
+    let describe = |partition: &Partition| partition.producers.describe(ProducerId(3), 1)[0];
+    let described = describe(&partition);
+    assert_eq!((described.id, described.epoch), (ProducerId(3), ProducerEpoch(2)));
+    assert_eq!(described.last_sequence, Some(Sequence(8)));
+    assert_eq!(described.transaction_start, Some(offset(0)));
+    assert_eq!(described.coordinator_epoch, CoordinatorEpoch::NONE);
+    partition.end += 9;
+    partition.end(&commit(3, 3, 6), TransactionVersion::V2).unwrap();
+    let described = describe(&partition);
+    assert_eq!((described.last_sequence, described.last_timestamp), (None, Timestamp(10)));
+    assert_eq!((described.coordinator_epoch, described.transaction_start), (CoordinatorEpoch(6), None));
+    assert_eq!(partition.producers.describe(ProducerId(4), 1), []);
+}
+
+/// What may happen to a partition with transactions; nothing of it is refused.
+#[derive(Clone, Copy, Debug)]
+enum Logged {
+    Plain { id: i64 },
+    Transactional { id: i64 },
+    Unsequenced { id: i64 },
+    End { id: i64, abort: bool, raise: bool },
+}
+
+fn logged() -> impl Strategy<Value = Logged> {
+    prop_oneof![
+        2 => (0..3i64).prop_map(|id| Logged::Plain { id: 10 + id }),
+        4 => (0..3i64).prop_map(|id| Logged::Transactional { id }),
+        1 => (0..3i64).prop_map(|id| Logged::Unsequenced { id }),
+        3 => (0..3i64, any::<bool>(), any::<bool>())
+            .prop_map(|(id, abort, raise)| Logged::End { id, abort, raise }),
+    ]
+}
+
+/// The events of a log, each with a timestamp of its own.
+fn events(steps: &[Logged]) -> Vec<ProducerEvent> {
+    let mut producers: std::collections::BTreeMap<i64, (i16, Sequence)> = Default::default();
+    let mut events = Vec::new();
+    for (at, step) in steps.iter().enumerate() {
+        let (base, appended_at) = (offset(at as u64), Timestamp(0));
+        let written = Unsequenced { offset: base, timestamp: Timestamp(at as i64) };
+        events.push(match *step {
+            Logged::Plain { id } | Logged::Transactional { id } => {
+                let (epoch, next) = producers.entry(id).or_insert((0, Sequence(0)));
+                let is_transactional = matches!(step, Logged::Transactional { .. });
+                let producer = BatchProducer { is_transactional, ..batch(id, *epoch, next.0, 1) };
+                *next = next.advance(1);
+                let timestamp = Timestamp(at as i64);
+                ProducerEvent::Batch(AcceptedBatch {
+                    producer,
+                    base_offset: base,
+                    last_offset: base,
+                    timestamp,
+                    appended_at,
+                })
+            }
+            Logged::Unsequenced { id } => {
+                let (epoch, _) = *producers.entry(id).or_insert((0, Sequence(0)));
+                let (producer, epoch) = (ProducerId(id), ProducerEpoch(epoch));
+                ProducerEvent::Unsequenced { producer, epoch, written, appended_at }
+            }
+            Logged::End { id, abort, raise } => {
+                let (epoch, next) = producers.entry(id).or_insert((0, Sequence(0)));
+                if raise {
+                    (*epoch, *next) = (*epoch + 1, Sequence(0));
+                }
+                let outcome = if abort { TransactionOutcome::Abort } else { TransactionOutcome::Commit };
+                let end = Some((outcome, CoordinatorEpoch(at as i32)));
+                let (producer, epoch) = (ProducerId(id), ProducerEpoch(*epoch));
+                ProducerEvent::Marker { producer, epoch, end, written, appended_at }
+            }
+        });
+    }
+    events
+}
+
+proptest! {
+    /// A start from any snapshot and the log behind it is a start from the log alone.
+    #[test]
+    fn snapshot_and_replay_are_a_full_replay(steps in vec(logged(), 0..80), cut in any::<proptest::sample::Index>()) {
+        let events = events(&steps);
+        let cut = cut.index(events.len() + 1);
+        let mut full = Producers::new();
+        let mut ended = Vec::new();
+        for event in &events[..cut] {
+            ended.push(full.take(event));
+        }
+        let mut restored = Producers::decode_snapshot(&full.encode_snapshot(), Timestamp(0)).unwrap();
+        prop_assert_eq!(&restored, &full);
+        for event in &events[cut..] {
+            prop_assert_eq!(restored.take(event), full.take(event));
+        }
+        prop_assert_eq!(&restored, &full);
+        prop_assert_eq!(restored.encode_snapshot(), full.encode_snapshot());
+        prop_assert_eq!(restored.describe(ProducerId(0), 99), full.describe(ProducerId(0), 99));
+    }
+
+    /// The model looks through all of the log.
+    #[test]
+    fn what_is_open_and_how_it_ends_agrees_with_the_log(steps in vec(logged(), 0..80)) {
+        let mut producers = Producers::new();
+        let mut open: std::collections::BTreeMap<ProducerId, Offset> = Default::default();
+        for (at, event) in events(&steps).iter().enumerate() {
+            let at = offset(at as u64);
+            let got = producers.take(event);
+            let want = match event {
+                ProducerEvent::Batch(batch) => {
+                    if batch.producer.is_transactional {
+                        open.entry(batch.producer.id).or_insert(at);
+                    }
+                    None
+                }
+                ProducerEvent::Unsequenced { producer, .. } => {
+                    open.entry(*producer).or_insert(at);
+                    None
+                }
+                ProducerEvent::Marker { producer, end, .. } => open.remove(producer).map(|first_offset| {
+                    let last_stable_offset = open.values().min().copied();
+                    EndedTransaction {
+                        producer: *producer,
+                        first_offset,
+                        last_offset: at,
+                        outcome: end.unwrap().0,
+                        last_stable_offset: last_stable_offset.unwrap_or(at.advance(1).unwrap()),
+                    }
+                }),
+            };
+            prop_assert_eq!(got, want);
+            prop_assert_eq!(producers.first_open_transaction(), open.values().min().copied());
+        }
+    }
+
+    /// Of a log that is cut short nothing is believed that was behind the cut.
+    #[test]
+    fn a_truncated_state_that_calls_itself_complete_has_no_later_transaction(
+        steps in vec(logged(), 0..60),
+        cut in any::<proptest::sample::Index>(),
+    ) {
+        let events = events(&steps);
+        let cut = cut.index(events.len() + 1);
+        let (mut shorter, mut whole) = (Producers::new(), Producers::new());
+        for (at, event) in events.iter().enumerate() {
+            whole.take(event);
+            if at < cut {
+                shorter.take(event);
+            }
+        }
+        if whole.truncate_to(offset(cut as u64)) == Rewind::Complete {
+            prop_assert_eq!(whole.first_open_transaction(), shorter.first_open_transaction());
+        }
+    }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::codec::record_batch::{BatchHeader, Compression, assign_offset, write_batch};
+use crate::log::producers::ProducerEvent;
 use crate::types::{ProducerEpoch, ProducerId, Sequence};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -250,6 +251,7 @@ proptest! {
         prop_assert_eq!(rebuild.epochs, epochs);
         prop_assert_eq!(rebuild.index, index);
         prop_assert_eq!(rebuild.info, info);
+        prop_assert_eq!(rebuild.aborted, []);
     }
 }
 
@@ -259,14 +261,8 @@ fn empty(interval: u32) -> (SegmentIndex, SegmentInfo) {
 }
 
 fn record(producers: &mut Producers, view: &BatchView<'_>, now: Timestamp) {
-    if let Some(producer) = view.producer() {
-        producers.record(&AcceptedBatch {
-            producer,
-            base_offset: view.base_offset(),
-            last_offset: view.last_offset(),
-            timestamp: view.max_timestamp(),
-            appended_at: now,
-        });
+    if let Some(event) = ProducerEvent::of(view, &StoredBatch::new(view, 0), now) {
+        assert_eq!(producers.take(&event), None);
     }
 }
 

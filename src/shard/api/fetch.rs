@@ -7,12 +7,14 @@
 //! ```
 
 use crate::codec::api::fetch::{
-    DivergingEpoch, EncodedFetch, FetchResponseHeader, FetchResponseWriter, FetchedPartition,
+    AbortedTransaction, DivergingEpoch, EncodedFetch, FetchResponseHeader, FetchResponseWriter,
+    FetchedPartition,
 };
 use crate::codec::api::leader_hint::CurrentLeader;
 use crate::codec::api::response::EncodeError;
 use crate::codec::error_code::ErrorCode;
 use crate::log::read_turns::ReaderId;
+use crate::log::transactions::Isolation;
 use crate::shard::api::RequestContext;
 use crate::shard::api::produce::is_served_here;
 use crate::shard::catch_up::Reading;
@@ -38,9 +40,11 @@ use std::time::Duration;
 struct Outcome {
     error: ErrorCode,
     high_watermark: Option<Offset>,
+    last_stable_offset: Option<Offset>,
     log_start: Option<Offset>,
     diverging: Option<(LeaderEpoch, Offset)>,
     leader: Option<CurrentLeader>,
+    aborted: Option<Vec<AbortedTransaction>>,
     records: ReadBytes,
 }
 
@@ -52,6 +56,7 @@ enum Target {
 
 /// When a fetch is answered.
 struct FetchBounds {
+    isolation: Isolation,
     bytes_min: usize,
     bytes_max: usize,
     deadline: Mono,
@@ -79,9 +84,15 @@ pub async fn answer(
     };
     let targets: Vec<Target> =
         partitions.iter().map(|partition| target(shard, connection, partition)).collect();
-    let bounds = FetchBounds { bytes_min, bytes_max, deadline, memory_size };
+    let isolation = isolation(request.isolation_level);
+    let bounds = FetchBounds { isolation, bytes_min, bytes_max, deadline, memory_size };
     let outcomes = read_until_enough(shard, connection, &partitions, &targets, bounds).await;
     Ok(respond(shard, &context, scope, &partitions, outcomes).charge_to(&shard.response_memory))
+}
+
+/// From the wire. As in Kafka everything but 1 reads uncommitted.
+pub fn isolation(level: i8) -> Isolation {
+    if level == 1 { Isolation::Committed } else { Isolation::Uncommitted }
 }
 
 /// Bytes of records that the answer may hold; one batch that is larger is the exception.
@@ -191,7 +202,7 @@ async fn read_until_enough(
     targets: &[Target],
     bounds: FetchBounds,
 ) -> Vec<Outcome> {
-    let FetchBounds { bytes_min, bytes_max, deadline, memory_size } = bounds;
+    let FetchBounds { isolation, bytes_min, bytes_max, deadline, memory_size } = bounds;
     let mut parking: Option<Parking> = None;
     // Kafka, too, waits for no more than the answer may hold; here each core has a share of it.
     let owners = remote_owners(shard, targets).len() + 1;
@@ -208,7 +219,8 @@ async fn read_until_enough(
             parking = Some(Parking::new(shard, connection, memory_size, remote_owners(shard, targets)));
         }
         let watch = parking.as_ref().filter(|_| may_park).map(|parking| parking.watch);
-        let outcomes = read_all(shard, connection, partitions, targets, bytes_min, bytes_max, watch).await;
+        let asked_for = ReadBounds { isolation, bytes_min, bytes_max, watch };
+        let outcomes = read_all(shard, connection, partitions, targets, asked_for).await;
         drop(reading); // What was found is charged with the answer, in this turn.
         let size: usize = outcomes.iter().map(|outcome| outcome.records.size).sum();
         let failed =
@@ -281,15 +293,21 @@ fn watch_local(shard: &Shard, parking: &mut Parking, targets: &[Target], outcome
     moved
 }
 
+/// What one pass is to read.
+struct ReadBounds {
+    isolation: Isolation,
+    bytes_min: usize,
+    bytes_max: usize,
+    watch: Option<u64>,
+}
+
 /// One pass over all partitions: this core's and the others' side by side.
 async fn read_all(
     shard: &Rc<Shard>,
     connection: &Connection,
     partitions: &[FetchPartition],
     targets: &[Target],
-    bytes_min: usize,
-    bytes_max: usize,
-    watch: Option<u64>,
+    ReadBounds { isolation, bytes_min, bytes_max, watch }: ReadBounds,
 ) -> Vec<Outcome> {
     let mut outcomes: Vec<Outcome> = Vec::with_capacity(targets.len());
     let mut by_owner: BTreeMap<ShardId, (Vec<usize>, Vec<ReadItem>)> = BTreeMap::new();
@@ -318,14 +336,17 @@ async fn read_all(
     let mut remote = Vec::new();
     let local = by_owner.remove(&shard.id);
     for (owner, (indexes, items)) in by_owner {
-        let request = ReadRequest { connection: connection.id, items, bytes_max: share, bytes_min, watch };
+        let connection = connection.id;
+        let request = ReadRequest { isolation, connection, items, bytes_max: share, bytes_min, watch };
         let ticket = shard.mesh.ask(owner, Request::Read(request)).await;
         shard.metrics.borrow_mut().requests_forwarded += 1;
         remote.push((indexes, ticket));
     }
     if let Some((indexes, items)) = local {
         let reader = ReaderId { shard: shard.id, connection: connection.id };
-        for (at, outcome) in indexes.into_iter().zip(read_local(shard, reader, &items, share).await) {
+        for (at, outcome) in
+            indexes.into_iter().zip(read_local(shard, reader, &items, share, isolation).await)
+        {
             outcomes[at] = outcome.into();
         }
     }
@@ -345,8 +366,11 @@ async fn read_all(
 pub struct LocalRead {
     pub error: ErrorCode,
     pub high_watermark: Option<Offset>,
+    pub last_stable_offset: Option<Offset>,
     pub log_start: Option<Offset>,
     pub diverging: Option<(LeaderEpoch, Offset)>,
+    /// `None` unless committed records were asked for.
+    pub aborted: Option<Vec<AbortedTransaction>>,
     pub records: ReadBytes,
 }
 
@@ -355,9 +379,11 @@ impl From<LocalRead> for Outcome {
         Outcome {
             error: read.error,
             high_watermark: read.high_watermark,
+            last_stable_offset: read.last_stable_offset,
             log_start: read.log_start,
             diverging: read.diverging,
             leader: None,
+            aborted: read.aborted,
             records: read.records,
         }
     }
@@ -370,12 +396,15 @@ impl From<ReadOutcome> for Outcome {
         Outcome {
             error: read.error,
             high_watermark: read.high_watermark,
+            last_stable_offset: read.last_stable_offset,
             log_start: read.log_start,
             diverging: read.diverging,
             leader: None,
+            aborted: read.aborted,
             records: ReadBytes {
                 slices,
                 size,
+                aborted: Vec::new(), // Named beside them.
                 batches: read.batches,
                 disk_size: read.disk_size,
                 is_short: read.is_short,
@@ -392,6 +421,7 @@ pub async fn read_local(
     reader: ReaderId,
     items: &[ReadItem],
     bytes_max: usize,
+    isolation: Isolation,
 ) -> Vec<LocalRead> {
     let reading = Reading::new(shard.stores.for_reading(), reader);
     let mut reads: Vec<LocalRead> = Vec::with_capacity(items.len());
@@ -408,13 +438,15 @@ pub async fn read_local(
         let group: Vec<&ReadItem> = group.collect();
         // What is past the limit says how its partition stands, without a look at the disk.
         let budget = if left == 0 && found_any { None } else { Some(left) };
-        let read = join_all(group.iter().map(|item| read_one(shard, &reading, item, budget))).await;
+        let read =
+            join_all(group.iter().map(|item| read_one(shard, &reading, item, budget, isolation))).await;
         for (item, mut read) in group.into_iter().zip(read) {
             let size = read.records.size;
             if size > 0 {
                 let oversized = size > left || size > item.bytes_max;
                 if (oversized || left == 0) && found_any {
                     read.records = ReadBytes::default();
+                    read.aborted = read.aborted.map(|_| Vec::new());
                 } else {
                     found_any = true;
                     left -= size.min(left);
@@ -432,6 +464,7 @@ async fn read_one(
     reading: &Rc<Reading>,
     item: &ReadItem,
     left: Option<usize>,
+    isolation: Isolation,
 ) -> LocalRead {
     let Some(replica) = shard.stores.find(&item.partition) else {
         let offline = shard.unavailable.borrow().contains_key(&item.partition);
@@ -445,7 +478,9 @@ async fn read_one(
         }
         LocalRead {
             high_watermark: Some(log.high_watermark()),
+            last_stable_offset: Some(log.last_stable_offset()),
             log_start: Some(log.log_start()),
+            aborted: (isolation == Isolation::Committed).then(Vec::new),
             diverging: item.last_fetched_epoch.and_then(|last| {
                 let end = log.epochs().end_offset_for(last, log.log_end())?;
                 (end.epoch < last || end.end_offset < item.offset).then_some((end.epoch, end.end_offset))
@@ -464,10 +499,19 @@ async fn read_one(
         drop(log);
         return read;
     };
-    match replica.read(reading, item.offset, item.bytes_max.min(left)).await {
+    match replica.read_isolated(reading, item.offset, item.bytes_max.min(left), isolation).await {
         // Its path may be another topic's by now.
         _ if replica.is_deleted() => read.error = ErrorCode::UnknownTopicOrPartition,
-        Ok(records) => read.records = records,
+        Ok(records) => {
+            if let Some(aborted) = &mut read.aborted {
+                let named = records.aborted.iter();
+                aborted.extend(named.map(|named| AbortedTransaction {
+                    producer: named.producer,
+                    first_offset: named.first_offset,
+                }));
+            }
+            read.records = records;
+        }
         Err(ReadFailed::OutOfRange) => read.error = ErrorCode::OffsetOutOfRange,
         // Retention has removed the segment under the read.
         Err(_) if item.offset < replica.log.borrow().log_start() => {
@@ -499,7 +543,7 @@ pub fn check_epoch(theirs: Option<LeaderEpoch>, ours: LeaderEpoch) -> Result<(),
 /// Serves a read for another core: bytes are copied once, into what can leave this one.
 pub async fn read_for(shard: &Rc<Shard>, from: ShardId, request: ReadRequest) -> Vec<ReadOutcome> {
     let reader = ReaderId { shard: from, connection: request.connection };
-    let reads = read_local(shard, reader, &request.items, request.bytes_max).await;
+    let reads = read_local(shard, reader, &request.items, request.bytes_max, request.isolation).await;
     let size: usize = reads.iter().map(|read| read.records.size).sum();
     if let Some(watch) = request.watch.filter(|_| size < request.bytes_min) {
         let mut moved = false;
@@ -515,9 +559,11 @@ pub async fn read_for(shard: &Rc<Shard>, from: ShardId, request: ReadRequest) ->
     let copied = reads.into_iter().map(|read| ReadOutcome {
         error: read.error,
         high_watermark: read.high_watermark,
+        last_stable_offset: read.last_stable_offset,
         log_start: read.log_start,
         diverging: read.diverging,
         records: copy(&read.records),
+        aborted: read.aborted,
         batches: read.records.batches,
         disk_size: read.records.disk_size,
         is_short: read.records.is_short,
@@ -586,9 +632,9 @@ fn encode(
                 partition: partition.partition,
                 error: outcome.error,
                 high_watermark: outcome.high_watermark,
-                last_stable_offset: outcome.high_watermark,
+                last_stable_offset: outcome.last_stable_offset,
                 log_start: outcome.log_start,
-                aborted: None,
+                aborted: outcome.aborted.as_deref(),
                 preferred_read_replica: None,
                 diverging_epoch: outcome
                     .diverging

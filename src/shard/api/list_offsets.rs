@@ -1,4 +1,5 @@
-//! ListOffsets (key 2): earliest, latest, by timestamp, and the offset of the largest timestamp.
+//! ListOffsets (key 2): earliest, latest, by timestamp, and the offset of the largest timestamp. Who reads
+//! committed records only is told of none past the last stable offset.
 //!
 //! A timestamp is looked up in the segments' time indexes; only the one batch found is decompressed,
 //! to name the record.
@@ -9,7 +10,7 @@ use crate::codec::records::Records;
 use crate::log::read::{ListOffsetsTarget, Rope};
 use crate::shard::Shard;
 use crate::shard::api::by_owner::{ByOwner, PartitionItem, Place};
-use crate::shard::api::fetch::check_epoch;
+use crate::shard::api::fetch::{check_epoch, isolation};
 use crate::shard::api::produce::is_served_here;
 use crate::shard::catch_up::{Hold, Reading};
 use crate::shard::conn::Connection;
@@ -46,6 +47,7 @@ pub async fn answer(
 ) -> ListOffsetsResponse {
     let mut response = ListOffsetsResponse::default();
     let mut by_owner = ByOwner::new();
+    let isolation = isolation(request.isolation_level);
     for (topic_at, topic) in request.topics.iter().enumerate() {
         let mut answers = Vec::with_capacity(topic.partitions.len());
         for (at, partition) in topic.partitions.iter().enumerate() {
@@ -58,7 +60,7 @@ pub async fn answer(
             let found = item.and_then(|target| {
                 let (owner, id) = locate(shard, connection, &topic.name, partition.partition_index)?;
                 let leader_epoch = (epoch >= 0).then_some(LeaderEpoch(epoch));
-                Ok((owner, ListOffsetsItem { partition: id, target, leader_epoch }))
+                Ok((owner, ListOffsetsItem { partition: id, target, isolation, leader_epoch }))
             });
             match found {
                 Ok((owner, item)) => by_owner.push(owner, Place { topic: topic_at, partition: at }, item),
@@ -137,20 +139,23 @@ pub async fn list_local(shard: &Rc<Shard>, items: Vec<ListOffsetsItem>) -> Vec<L
 
 async fn list_one(shard: &Rc<Shard>, item: &ListOffsetsItem) -> Result<ListOffsetsOutcome, ErrorCode> {
     let replica = find(shard, &item.partition)?;
-    let (log_start, high_watermark, leader_epoch) = {
+    let (log_start, readable_end, leader_epoch) = {
         let log = replica.log.borrow();
         check_epoch(item.leader_epoch, log.leader_epoch())?;
-        (log.log_start(), log.high_watermark(), log.leader_epoch())
+        (log.log_start(), log.readable_end(item.isolation), log.leader_epoch())
     };
     let found = match item.target {
-        ListOffsetsTarget::Latest => Some((high_watermark, None)),
+        ListOffsetsTarget::Latest => Some((readable_end, None)),
         ListOffsetsTarget::Earliest => Some((log_start, None)),
         ListOffsetsTarget::MaxTimestamp | ListOffsetsTarget::AtOrAfter(_) => {
             let found = look_up(shard.stores.for_reading(), &replica, item.target).await;
             if replica.is_deleted() {
                 return Err(ErrorCode::UnknownTopicOrPartition);
             }
-            found.map_err(|failed| refused(shard, &replica, &failed))?
+            let found = found.map_err(|failed| refused(shard, &replica, &failed))?;
+            // What has become readable while it was looked up may be told as well.
+            let readable_end = replica.log.borrow().readable_end(item.isolation);
+            found.filter(|(offset, _)| *offset < readable_end)
         }
     };
     let epoch_of = |offset| replica.log.borrow().epochs().epoch_for(offset);

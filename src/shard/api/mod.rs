@@ -6,6 +6,7 @@
 mod by_owner;
 mod cluster_admin;
 pub(super) mod delete_records;
+pub(super) mod describe_producers;
 pub(super) mod fetch;
 mod find_coordinator;
 mod groups;
@@ -14,6 +15,7 @@ pub(super) mod list_offsets;
 pub(super) mod offset_for_leader_epoch;
 pub(super) mod produce;
 mod topics;
+mod write_txn_markers;
 
 use crate::cluster::image::Image;
 use crate::codec::api::request::{Request, check_request, decode_checked};
@@ -194,6 +196,12 @@ async fn answer(
         }
         Request::DeleteRecords(request) => {
             context.encode(&delete_records::answer(shard, connection, request).await)
+        }
+        Request::WriteTxnMarkers(request) => {
+            context.encode(&write_txn_markers::answer(shard, connection, request).await)
+        }
+        Request::DescribeProducers(request) => {
+            context.encode(&describe_producers::answer(shard, connection, request).await)
         }
         Request::InitProducerId(request) => context.encode(&init_producer_id::answer(shard, request).await),
         Request::ApiVersions(request) => context.encode(&api_versions(&request, context.version)),

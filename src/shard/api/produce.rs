@@ -12,16 +12,18 @@ use crate::codec::api::produce::{
     Acks, ProduceResponse, ProduceView, ProducedPartition, RecordErrors, produced_batch,
 };
 use crate::codec::error_code::ErrorCode;
+use crate::codec::record_batch::{BatchProducer, BatchView};
 use crate::log::compaction::payload::find_keyless;
 use crate::shard::Shard;
 use crate::shard::api::RequestContext;
 use crate::shard::conn::{AnswerTicket, CloseReason, Connection, Listener};
 use crate::shard::look_inside::look_inside;
-use crate::shard::message::{ProduceItem, ProduceOutcome, Reply, Request};
+use crate::shard::message::{ProduceItem, ProduceOutcome, Reply, Request, TransactionClaim};
 use crate::shard::replica::Appended;
 use crate::shard::response::Response;
 use crate::shard::store::AckTarget;
-use crate::types::{PartitionIndex, ShardId, Timestamp, TopicPartition};
+use crate::shard::verification::verify;
+use crate::types::{PartitionIndex, ShardId, Timestamp, TopicPartition, TransactionVersion};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -63,15 +65,18 @@ pub async fn handle(
     let mut parts = Vec::new();
     let mut local: Vec<Routed> = Vec::new();
     let mut remote: BTreeMap<ShardId, Vec<Routed>> = BTreeMap::new();
+    let claim;
     let acks = {
         let view = ProduceView::parse(context.version, body)?;
         let acks = Acks::from_wire(view.acks);
         let refusal = match acks {
             None => Some(ErrorCode::InvalidRequiredAcks),
-            // Transactions are not offered, so nobody can have begun one.
-            Some(_) if view.transactional_id.is_some() => Some(ErrorCode::InvalidTxnState),
             Some(_) => None,
         };
+        // The version that raises epochs begins with a version of Produce that is not offered.
+        claim = view
+            .transactional_id
+            .map(|id| TransactionClaim { transactional_id: id.to_owned(), version: TransactionVersion::V1 });
         route(shard, connection, context.version, &view, body, refusal, |part, routed| {
             let index = parts.len() as u32;
             parts.push(part);
@@ -99,10 +104,10 @@ pub async fn handle(
     });
     let target: Rc<dyn AckTarget> = in_flight.clone();
     for (owner, routed) in remote {
-        forward(shard, &in_flight, owner, routed, body).await;
+        forward(shard, &in_flight, owner, routed, body, claim.as_ref()).await;
     }
     for routed in local {
-        append(shard, &target, routed.index, &routed.id, &mut body[routed.range]).await;
+        append(shard, &target, routed.index, &routed.id, &mut body[routed.range], claim.as_ref()).await;
     }
     in_flight.finish_one();
     if acks == Acks::None {
@@ -156,6 +161,11 @@ fn route(
                 continue;
             };
             match produced_batch(version, partition.records) {
+                // Kafka, too, says so of a request that has no right to a transaction.
+                Ok(batch) if batch.is_transactional() && view.transactional_id.is_none() => {
+                    part.outcome.error = ErrorCode::TransactionalIdAuthorizationFailed;
+                    each(part, None);
+                }
                 Ok(batch) => {
                     let start = batch.bytes().as_ptr() as usize - body.as_ptr() as usize;
                     let range = start..start + batch.size();
@@ -182,13 +192,15 @@ pub fn is_served_here(shard: &Shard, connection: &Connection, owner: ShardId) ->
 }
 
 /// Appends one batch on its owner shard, waiting if need be: for its log directory to flush what it has, and
-/// for disk space. Who reads, or writes elsewhere, does not wait with it.
+/// for disk space. Who reads, or writes elsewhere, does not wait with it. A batch that begins a transaction
+/// waits for the word of its coordinator.
 pub async fn append(
     shard: &Rc<Shard>,
     target: &Rc<dyn AckTarget>,
     index: u32,
     id: &TopicPartition,
     batch: &mut [u8],
+    claim: Option<&TransactionClaim>,
 ) {
     let Some(replica) = shard.stores.find(id) else {
         let offline = shard.unavailable.borrow().contains_key(id);
@@ -198,6 +210,12 @@ pub async fn append(
     };
     let is_compacted = replica.log.borrow().config.cleanup.compact.is_some();
     if is_compacted && let Some(refused) = check_keys(batch).await {
+        return target.acknowledged(index, refused);
+    }
+    if let Some(claim) = claim
+        && let Some(producer) = transactional_producer(batch)
+        && let Err(refused) = verify(shard, &replica, &producer, claim).await
+    {
         return target.acknowledged(index, refused);
     }
     let store = shard.stores.of(&replica);
@@ -212,6 +230,11 @@ pub async fn append(
             Err(outcome) => return target.acknowledged(index, outcome),
         }
     }
+}
+
+fn transactional_producer(batch: &[u8]) -> Option<BatchProducer> {
+    let (view, _) = BatchView::split_first(batch).expect("it was checked where it was received");
+    view.producer().filter(|producer| producer.is_transactional)
 }
 
 /// A compacted topic takes no record that compaction could not find again (Kafka `LogValidator`). Returns
@@ -236,6 +259,7 @@ async fn forward(
     owner: ShardId,
     routed: Vec<Routed>,
     body: &[u8],
+    claim: Option<&TransactionClaim>,
 ) {
     let size: usize = routed.iter().map(|routed| routed.range.len()).sum();
     let must_wait = || shard.forward_memory.used() > 0 && !shard.forward_memory.has_room(size);
@@ -247,9 +271,11 @@ async fn forward(
         shard.forward_freed.notified().await;
     }
     let charge = shard.forward_memory.charge(size);
-    let items = routed
-        .iter()
-        .map(|routed| ProduceItem { partition: routed.id, batch: body[routed.range.clone()].to_vec() });
+    let items = routed.iter().map(|routed| ProduceItem {
+        partition: routed.id,
+        batch: body[routed.range.clone()].to_vec(),
+        claim: claim.cloned(),
+    });
     let request = Request::Produce(items.collect());
     let ticket = shard.mesh.ask(owner, request).await;
     shard.metrics.borrow_mut().requests_forwarded += 1;

@@ -7,6 +7,7 @@ use crate::log::compaction::output::{CompactedSegment, OutputError};
 use crate::log::compaction::swap::cleaned_name;
 use crate::log::plan::{align_down, align_up};
 use crate::log::segment::{SegmentFile, SegmentInfo};
+use crate::log::transactions::index::TransactionIndex;
 use crate::shard::catch_up::{Hold, Reading};
 use crate::shard::disk::{Disk, DiskFile, allocate, replace_file};
 use crate::shard::reader::ReadFailed;
@@ -170,6 +171,7 @@ impl SegmentWriter {
     pub async fn finish(
         mut self,
         side_thread: &SideThread,
+        transactions: TransactionIndex,
         modified_at: Timestamp,
     ) -> io::Result<(CompactedSegment, Rc<DiskFile>)> {
         self.write_full().await?;
@@ -178,13 +180,17 @@ impl SegmentWriter {
         }
         self.file.truncate(self.segment.info().size).await?;
         self.file.flush().await?;
-        let (directory, segment) = (self.directory, self.segment);
+        let (directory, mut segment) = (self.directory, self.segment);
+        segment.list_transactions(transactions);
         let modified = UNIX_EPOCH + Duration::from_millis(modified_at.0.max(0) as u64);
         let write = move || {
             let path = |file| directory.join(cleaned_name(file, segment.info().base_offset));
             replace_file(&path(SegmentFile::OffsetIndex), &segment.index().encode_offset_index())?;
             replace_file(&path(SegmentFile::TimeIndex), &segment.index().encode_time_index())?;
             replace_file(&path(SegmentFile::Checksums), &segment.checksums().encode())?;
+            if let Some(transactions) = segment.encode_transactions() {
+                replace_file(&path(SegmentFile::TransactionIndex), &transactions)?;
+            }
             // The age of records without timestamps.
             let file = std::fs::File::options().write(true).open(path(SegmentFile::Log))?;
             file.set_modified(modified).map(|()| segment)

@@ -1,6 +1,7 @@
 //! One pass over one log: first the keys, then group after group of segments.
 
 use crate::codec::record_batch::{BatchView, Compression};
+use crate::log::checksums::HasTransactions;
 use crate::log::compaction::filter::{BatchFacts, BatchFilter, FilterCounts, FilterOptions};
 use crate::log::compaction::keys::{KeyWalk, MapProgress};
 use crate::log::compaction::offset_map::HashSeed;
@@ -11,6 +12,8 @@ use crate::log::compaction::swap::{decide_steps, discard_steps, is_decided, repl
 use crate::log::journal::block::{Change, Entry};
 use crate::log::producers::LastRecord;
 use crate::log::segment::SegmentInfo;
+use crate::log::transactions::AbortedTransaction;
+use crate::log::transactions::index::TransactionIndex;
 use crate::shard::catch_up::{Hold, Reading};
 use crate::shard::compaction::files::{ReadSegmentFailed, SegmentReader, SegmentWriter};
 use crate::shard::compaction::swap::carry_out;
@@ -111,6 +114,7 @@ impl Cleaner {
                 replica.closed_index(&mut Hold::new(&Reading::own(self.store(replica))), segment).await;
             let start = index.map_err(|error| read_failed(replica, segment, error))?;
             let start = start.position_for(cleanable.first_dirty);
+            walk.transactions().add_aborted(self.aborted_in(replica, segment).await?.aborted);
             let mut reader = self.open(replica, &info, start).await?;
             while let Some((mut bytes, batches)) = self.next(replica, segment, &mut reader).await? {
                 self.pay(bytes.len() as u64).await;
@@ -196,10 +200,16 @@ impl Cleaner {
         mut writer: SegmentWriter,
     ) -> Result<(BatchFilter, CompactedSegment, Rc<DiskFile>), Failed> {
         let mut modified_at = Timestamp::NONE;
+        let mut first_open = None;
         let mut pace = Pace::new(&self.clock);
         for (at, segment) in group.iter().enumerate() {
             let base = segment.info.base_offset;
             let is_last = at + 1 == group.len();
+            let transactions = self.aborted_in(replica, base).await?;
+            filter.transactions().add_aborted(transactions.aborted);
+            if transactions.has_any {
+                first_open = transactions.first_open;
+            }
             let mut reader = self.open(replica, &segment.info, 0).await?;
             let mut read = 0;
             while let Some((mut bytes, batches)) = self.next(replica, base, &mut reader).await? {
@@ -224,9 +234,24 @@ impl Cleaner {
             modified_at = segment.info.modified_at;
         }
         let _names = replica.hold_names().ok_or(Failed::Superseded)?;
-        let (segment, file) =
-            writer.finish(&self.store(replica).side_thread, modified_at).await.map_err(Failed::writing)?;
+        let transactions = TransactionIndex { aborted: filter.transactions().take_retained(), first_open };
+        let finished = writer.finish(&self.store(replica).side_thread, transactions, modified_at).await;
+        let (segment, file) = finished.map_err(Failed::writing)?;
         Ok((filter, segment, file))
+    }
+
+    /// The aborted transactions that have something in a closed segment, and which is open at its end.
+    async fn aborted_in(&self, replica: &Rc<Replica>, segment: Offset) -> Result<Aborted, Failed> {
+        let failed = |error| read_failed(replica, segment, error);
+        let mut hold = Hold::new(&Reading::own(self.store(replica)));
+        let has = replica.has_transactions(&mut hold, segment).await.map_err(failed)?;
+        if has == HasTransactions::No {
+            return Ok(Aborted::default());
+        }
+        let first_open = replica.closed_transactions(&mut hold, segment).await.map_err(failed)?.first_open;
+        let stable = replica.log.borrow().last_stable_offset();
+        let search = replica.search_aborted(&mut hold, segment, segment, stable).await.map_err(failed)?;
+        Ok(Aborted { aborted: search.finish(stable), first_open, has_any: true })
     }
 
     /// Puts a compacted segment, whole and flushed, in the place of those it was made from. Once that is
@@ -272,6 +297,7 @@ impl Cleaner {
         replica.segments.swap_reader(replaced, file, rest);
         replica.reads.forget();
         // Until its companion has its name: that may still be of the segment before.
+        replica.reads.transactions.closed(base, compacted.transactions());
         replica.reads.checksums.closed(compacted.into_checksums());
         replica.drop_tail_before(self.store(replica), end);
         match self.finish_swap_of(replica).await {
@@ -303,6 +329,7 @@ impl Cleaner {
             return Err(Failed::writing(error));
         }
         replica.reads.checksums.written(base);
+        replica.reads.transactions.written(base);
         Ok(())
     }
 
@@ -339,6 +366,14 @@ impl Cleaner {
             ReadSegmentFailed::Checksums(failed) => read_failed(replica, segment, failed),
         })
     }
+}
+
+/// What a segment's transaction index, and those behind it, say of it.
+#[derive(Default)]
+struct Aborted {
+    aborted: Vec<AbortedTransaction>,
+    first_open: Option<Offset>,
+    has_any: bool,
 }
 
 /// The closed segments that hold offsets from `from` to `to`, each with where it ends.

@@ -107,9 +107,9 @@ fn who_appends_to_a_full_directory_waits_and_nobody_else() {
         let target: Rc<dyn AckTarget> = acks.clone();
         let mut batches = [batch(1, None, b"y"), batch(1, None, b"y")];
         let [first, second] = &mut batches;
-        let of_first = produce::append(&shard, &target, 10, &replicas[0].id, first);
+        let of_first = produce::append(&shard, &target, 10, &replicas[0].id, first, None);
         assert!(of_first.now_or_never().is_some());
-        let mut of_second = pin!(produce::append(&shard, &target, 11, &replicas[1].id, second));
+        let mut of_second = pin!(produce::append(&shard, &target, 11, &replicas[1].id, second, None));
         assert!((&mut of_second).now_or_never().is_none());
         drop(spent);
         of_second.await;

@@ -53,6 +53,12 @@ impl Batch {
         self
     }
 
+    /// The batch is part of its producer's transaction.
+    pub fn in_transaction(mut self) -> Batch {
+        self.codec |= 1 << 4;
+        self
+    }
+
     /// Says that its records are compressed, by Kafka's number of the codec, which they are not: whoever
     /// looks into it fails.
     pub fn claiming_codec(mut self, codec: i16) -> Batch {
@@ -63,7 +69,7 @@ impl Batch {
     pub fn bytes(&self) -> Bytes {
         let count = self.values.len() as i32;
         let mut summed = BytesMut::new();
-        summed.put_i16(self.codec); // Attributes: the codec, the producer's time.
+        summed.put_i16(self.codec); // Attributes: the codec, the producer's time, maybe a transaction.
         summed.put_i32(count - 1); // Last offset delta.
         summed.put_i64(self.timestamp); // Base timestamp.
         summed.put_i64(self.timestamp); // Largest timestamp.

@@ -60,7 +60,7 @@ struct StorageFlags {
     state: Option<PathBuf>,
     /// Make a mistake on purpose: flush-left-out, recycled-before-stored, acknowledged-across-gap,
     /// log-start-moved-back, stale-block-accepted, checksums-unchecked, lost-journal-served,
-    /// flush-records-ignored.
+    /// flush-records-ignored, aborted-forgotten.
     #[arg(long, value_parser = parse_mistake)]
     mistake: Option<Mistake>,
 }

@@ -21,6 +21,10 @@
 //! | closed segments hold batches and nothing else | |
 //! | no more is lost than `flush.messages` allows | |
 //! | deleted topics do not come back | 9 |
+//! | the last stable offset does not go back | 6 |
+//! | nothing undecided is below the last stable offset | 8 |
+//! | exactly what was aborted is named | 8 |
+//! | transactions go on | |
 //!
 //! A compacted log keeps the last record of every key; what is read of it is held against the records, and
 //! where a batch is gone the reader goes on behind the gap.
@@ -28,12 +32,14 @@
 use crate::disk::Disk;
 use crate::metadata::{Metadata, TopicKind};
 use crate::remains::Journals;
+use crate::shell::reading::Committed;
 use crate::shell::replica::Replica;
 use crate::world::World;
+use odradek::codec::control_record::{TransactionOutcome, marker_outcome};
 use odradek::codec::record_batch::BatchView;
 use odradek::codec::records::Records;
 use odradek::log::durability::Durability;
-use odradek::types::{Offset, TopicPartition};
+use odradek::types::{Offset, ProducerId, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Damage is told or refused, never served.
@@ -46,6 +52,26 @@ pub struct Written {
     pub crc: u32,
     /// Which value the payload begins with; unique over the seed.
     pub value: u64,
+}
+
+/// A batch of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Part {
+    producer: ProducerId,
+    end: u64,
+    /// It is the marker.
+    outcome: Option<TransactionOutcome>,
+}
+
+/// A transaction as the log has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Transaction {
+    producer: ProducerId,
+    first: u64,
+    /// End of its last data batch.
+    data_end: u64,
+    /// Its marker, and how it ended.
+    ended: Option<(u64, TransactionOutcome)>,
 }
 
 /// What damage may have cost.
@@ -72,6 +98,10 @@ pub struct PartitionModel {
     pub high_watermark: u64,
     /// Under a completed flush of its segments.
     stored: u64,
+    /// What of it is part of transactions, by base offset.
+    parts: BTreeMap<u64, Part>,
+    /// The last stable offset, as it was seen last.
+    last_stable: u64,
     /// As a completed checkpoint or a journal has it.
     pub log_start: u64,
     /// As a completed checkpoint has it.
@@ -92,11 +122,53 @@ impl PartitionModel {
         PartitionModel { name, kind, ..PartitionModel::default() }
     }
 
-    /// The last record of every key that is there to be read.
+    /// All transactions, in the order in which they began. O(n) in the batches of transactions.
+    fn transactions(&self) -> Vec<Transaction> {
+        let mut all: Vec<Transaction> = Vec::new();
+        let mut open: BTreeMap<ProducerId, usize> = BTreeMap::new();
+        for (base, part) in &self.parts {
+            match (open.get(&part.producer).copied(), part.outcome) {
+                (Some(at), None) => all[at].data_end = part.end,
+                (Some(at), Some(outcome)) => {
+                    all[at].ended = Some((*base, outcome));
+                    open.remove(&part.producer);
+                }
+                (None, None) => {
+                    open.insert(part.producer, all.len());
+                    let (producer, first, data_end) = (part.producer, *base, part.end);
+                    all.push(Transaction { producer, first, data_end, ended: None });
+                }
+                (None, Some(_)) => {} // A marker once more.
+            }
+        }
+        all
+    }
+
+    /// How the transaction of a data batch ended; `None` while it is open, or when there is no such batch.
+    fn outcome_of(
+        &self,
+        transactions: &[Transaction],
+        producer: ProducerId,
+        base: u64,
+    ) -> Option<Transaction> {
+        let mine = transactions.iter().filter(|transaction| transaction.producer == producer);
+        mine.copied().find(|transaction| transaction.first <= base && base < transaction.data_end)
+    }
+
+    /// The last record of every key that is there to be read. What was aborted is no record.
     fn wanted(&self, from: u64, end: u64) -> BTreeSet<u64> {
         let mut last: BTreeMap<&[u8], u64> = BTreeMap::new();
+        let transactions = self.transactions();
+        let is_aborted = |offset: u64| {
+            let part = self.parts.range(..=offset).next_back().filter(|(_, part)| offset < part.end);
+            let transaction =
+                part.and_then(|(base, part)| self.outcome_of(&transactions, part.producer, *base));
+            matches!(transaction.and_then(|found| found.ended), Some((_, TransactionOutcome::Abort)))
+        };
         for (offset, (key, _)) in self.records.range(..end) {
-            last.insert(key, *offset);
+            if !is_aborted(*offset) {
+                last.insert(key, *offset);
+            }
         }
         last.into_values().filter(|offset| *offset >= from).collect()
     }
@@ -188,7 +260,10 @@ impl Model {
             world.finding("one offset per value", format_args!("{name}: {value} at {at} and {base}"));
         }
         partition.batches.insert(base, Written { end, crc: view.crc(), value });
-        if partition.kind.compacts {
+        if let Some((producer, _)) = view.writer().filter(|_| view.is_transactional()) {
+            partition.parts.insert(base, Part { producer, end, outcome: marker_outcome(&view) });
+        }
+        if partition.kind.compacts && !view.is_control() {
             partition.records.extend(records_of(&view));
         }
     }
@@ -204,6 +279,114 @@ impl Model {
             );
         }
         partition.high_watermark = end.get();
+    }
+
+    /// Readers of committed records may read up to `stable`.
+    pub fn stable(&mut self, world: &World, id: &TopicPartition, start: Offset, stable: Offset) {
+        let Some(partition) = self.partitions.get_mut(id) else { return };
+        let (start, stable, high_watermark) = (start.get(), stable.get(), partition.high_watermark);
+        let name = &partition.name;
+        if partition.parts.is_empty() && stable == high_watermark {
+            partition.last_stable = stable;
+            return;
+        }
+        if stable < partition.last_stable {
+            world.finding(
+                "the last stable offset does not go back",
+                format_args!("{name} from {} to {stable}", partition.last_stable),
+            );
+        }
+        partition.last_stable = stable;
+        // Of a transaction whose data are gone with the log's start, nobody need know any more.
+        let is_open = |found: &&Transaction| found.ended.is_none_or(|(marker, _)| marker >= high_watermark);
+        let transactions = partition.transactions();
+        let open = transactions.iter().filter(is_open);
+        let known = |first: u64| if first < start { start } else { first };
+        let low = open.clone().map(|found| known(found.first)).min().unwrap_or(u64::MAX).min(high_watermark);
+        let left = open.filter(|found| found.data_end > start);
+        let high = left.map(|found| known(partition.first_part(found, start))).min().unwrap_or(u64::MAX);
+        let high = high.min(high_watermark);
+        // A marker that damage has taken is not known to the model.
+        let may_be_lost = partition.damaged.segment || partition.has_lost;
+        if (stable < low || stable > high) && !may_be_lost {
+            world.finding(
+                "nothing undecided is below the last stable offset",
+                format_args!("{name}: {stable}, expected {low} to {high} of {high_watermark}"),
+            );
+        }
+        if stable < high_watermark {
+            world.count("transaction: readers wait for its end");
+        }
+    }
+
+    /// What a reader of committed records got from `offset` on, beside the batches themselves.
+    pub fn read_committed(&self, world: &World, id: &TopicPartition, offset: u64, read: &Committed) {
+        let Some(partition) = self.partitions.get(id) else { return };
+        if partition.damaged.segment || partition.has_lost || partition.parts.is_empty() {
+            return;
+        }
+        world.count("read: committed");
+        const NAMED: &str = "exactly what was aborted is named";
+        let name = &partition.name;
+        let transactions = partition.transactions();
+        let mut leaving_out: BTreeSet<ProducerId> = BTreeSet::new();
+        let mut to_begin = read.aborted.clone();
+        if !to_begin.is_sorted_by_key(|named| named.last_offset) {
+            world.finding(NAMED, format_args!("{name} {offset}: out of order"));
+        }
+        to_begin.sort_by_key(|named| named.first_offset);
+        let mut to_begin = to_begin.into_iter().peekable();
+        let mut rest = &read.bytes[..];
+        let mut end = offset;
+        while let Ok((view, after)) = BatchView::split_first(rest) {
+            rest = after;
+            end = view.end_offset().get();
+            let base = view.base_offset().get();
+            while let Some(named) = to_begin.next_if(|named| named.first_offset <= view.last_offset()) {
+                leaving_out.insert(named.producer);
+            }
+            if end > read.stable.get() {
+                let stable = read.stable;
+                world.finding(
+                    "nothing undecided is below the last stable offset",
+                    format_args!("{name}: {base}..{end} is read, stable is {stable}"),
+                );
+            }
+            let Some((producer, _)) = view.writer().filter(|_| view.is_transactional()) else { continue };
+            if view.is_control() {
+                leaving_out.remove(&producer);
+                continue;
+            }
+            let found = partition.outcome_of(&transactions, producer, base).and_then(|found| found.ended);
+            let is_aborted = match found {
+                Some((_, outcome)) => outcome == TransactionOutcome::Abort,
+                None => {
+                    world.finding(
+                        "nothing undecided is below the last stable offset",
+                        format_args!("{name}: {base}..{end} is read and open"),
+                    );
+                    continue;
+                }
+            };
+            world.count(if is_aborted { "read: aborted batch" } else { "read: committed batch" });
+            if leaving_out.contains(&producer) != is_aborted {
+                world.finding(NAMED, format_args!("{name} {base}..{end}: aborted {is_aborted}"));
+            }
+        }
+        for named in &read.aborted {
+            let (first, last) = (named.first_offset.get(), named.last_offset.get());
+            let known = transactions.iter().any(|found| {
+                let is_first = found.first == first
+                    || (partition.kind.compacts && found.first <= first)
+                    || found.first < partition.log_start;
+                found.producer == named.producer
+                    && is_first
+                    && found.ended == Some((last, TransactionOutcome::Abort))
+            });
+            if !known || last < offset || first >= end {
+                world.finding(NAMED, format_args!("{name} {offset}..{end}: {named:?}"));
+            }
+        }
     }
 
     /// An acknowledgement left.
@@ -271,6 +454,14 @@ impl Model {
             let known = partition.batches.get(&base);
             let same = match partition.kind.compacts {
                 false => known.is_some_and(|known| known.end == end && known.crc == view.crc()),
+                true if view.is_control() => {
+                    let marker =
+                        marker_outcome(&view).or(partition.parts.get(&base).and_then(|part| part.outcome));
+                    partition
+                        .parts
+                        .get(&base)
+                        .is_some_and(|part| part.outcome.is_some() && part.outcome == marker)
+                }
                 true => {
                     let found = records_of(&view);
                     seen.extend(found.iter().map(|(offset, _)| *offset));
@@ -380,6 +571,8 @@ impl Model {
             let from = partition.log_start;
             world.finding("the log start does not go back", format_args!("{name} {start}, was {from}"));
         }
+        // Damage may have taken the log start back; what is stable lies behind that or an open transaction.
+        let has_start = partition.log_start <= start;
         (partition.log_start, partition.log_start_checkpointed) = (start, start);
         partition.stored = end;
         let whole =
@@ -393,10 +586,19 @@ impl Model {
             partition.places.remove(&batch.value);
         });
         partition.records.split_off(&end);
+        partition.parts.split_off(&end);
+        let stable = log.last_stable_offset();
+        let stays = end >= partition.high_watermark && has_start;
         partition.high_watermark = end;
+        if !stays || partition.damaged.segment || partition.has_lost {
+            partition.last_stable = 0;
+        }
         partition.power_was_lost = false;
         partition.damaged = Damaged { segment: partition.damaged.segment, ..unseen };
         partition.offline = false;
+        let start = log.log_start();
+        drop(log);
+        self.stable(world, id, start, stable);
     }
 
     /// A start could not open the partition for damage.
@@ -408,6 +610,15 @@ impl Model {
         }
         world.count("partition offline after damage");
         partition.offline = true;
+    }
+}
+
+impl PartitionModel {
+    /// The first batch of a transaction that the log still has.
+    fn first_part(&self, transaction: &Transaction, start: u64) -> u64 {
+        let parts = self.parts.range(transaction.first..transaction.data_end);
+        let mut left = parts.filter(|(_, part)| part.producer == transaction.producer && part.end > start);
+        left.next().map_or(transaction.first, |(base, _)| *base)
     }
 }
 

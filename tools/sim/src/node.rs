@@ -7,7 +7,7 @@ use crate::shell::deletion;
 use crate::shell::open::{OpenRequest, open};
 use crate::shell::replica::Replica;
 use crate::shell::{Shell, Surroundings};
-use crate::workload::{Producer, Values};
+use crate::workload::{Producer, Transactor, Values};
 use odradek::types::{ProducerId, ShardId, TopicPartition};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -17,6 +17,15 @@ use std::rc::Rc;
 pub struct Users {
     pub values: Values,
     pub producers: RefCell<Vec<Rc<Producer>>>,
+    pub transactors: RefCell<Vec<Rc<Transactor>>>,
+}
+
+impl Users {
+    /// The partition is gone.
+    pub fn forget(&self, partition: &TopicPartition) {
+        self.producers.borrow_mut().retain(|producer| producer.partition != *partition);
+        self.transactors.borrow_mut().retain(|transactor| transactor.partition != *partition);
+    }
 }
 
 /// Lives: from a start to the next stop or crash.
@@ -58,13 +67,23 @@ impl Node {
         self.around.world.spawn(producer.run(self.clone()));
     }
 
+    /// Of one partition, or of all.
+    pub fn spawn_transactors(self: &Rc<Self>, partition: Option<&TopicPartition>) {
+        let transactors = self.users.transactors.borrow().clone();
+        for transactor in transactors {
+            if partition.is_none_or(|partition| transactor.partition == *partition) {
+                self.around.world.spawn(transactor.run(self.clone()));
+            }
+        }
+    }
+
     /// A topic goes, and another one of its name comes.
     pub async fn recreate(self: &Rc<Self>, id: &TopicPartition) {
         let Surroundings { world, metadata, model, .. } = &self.around;
         let known = metadata.borrow_mut().delete(id);
         let Some(known) = known else { return };
         model.borrow_mut().partitions.remove(id);
-        self.users.producers.borrow_mut().retain(|producer| producer.partition != *id);
+        self.users.forget(id);
         deletion::delete(&self.shells[known.owner.index()], id).await;
         if self.is_closed() {
             return;
@@ -104,6 +123,7 @@ impl Node {
         for producer in producers.into_iter().filter(|producer| producer.partition == made) {
             self.spawn_producer(producer);
         }
+        self.spawn_transactors(Some(&made));
     }
 }
 
@@ -124,6 +144,12 @@ pub fn make_partition(
         let number = Metadata::number(&id) as i64 * 10 + producer;
         let producer_id = (producer == 0 || dice.one_in(2)).then_some(ProducerId(number));
         users.producers.borrow_mut().push(Producer::new(id, kind, producer_id));
+    }
+    if around.settings.has_transactions {
+        for transactor in 0..dice.below(3) as i64 {
+            let number = Metadata::number(&id) as i64 * 10 + 2 + transactor;
+            users.transactors.borrow_mut().push(Transactor::new(id, kind, ProducerId(number)));
+        }
     }
     id
 }

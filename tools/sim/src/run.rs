@@ -335,6 +335,23 @@ impl Seed {
                     }
                 }
                 reading.model.borrow().read_whole(&reading.world, &replica.id, (start, end), &seen);
+                let (mut at, stable) = (start, replica.log.borrow().last_stable_offset().get());
+                while at < stable {
+                    let offset = odradek::types::Offset::new(at).expect("below the end");
+                    match replica.read_committed(&reading, offset).await {
+                        Ok(read) => {
+                            let mut model = reading.model.borrow_mut();
+                            let world = &reading.world;
+                            let next = model.read(world, &replica.id, at, &read.bytes, &mut BTreeSet::new());
+                            model.read_committed(world, &replica.id, at, &read);
+                            if next == at {
+                                return; // Damage, which was told above.
+                            }
+                            at = next;
+                        }
+                        Err(error) => return workload::failed_read(&reading, &replica.id, at, error),
+                    }
+                }
             });
         }
     }
@@ -353,6 +370,7 @@ impl Seed {
         for producer in self.users.producers.borrow().iter() {
             node.spawn_producer(producer.clone());
         }
+        node.spawn_transactors(None);
         for _ in 0..2 {
             self.world.spawn(workload::consume(node.clone()));
             self.world.spawn(workload::tend(node.clone()));
@@ -500,7 +518,7 @@ impl Seed {
             self.world.count("partition replaced");
             self.around.metadata.borrow_mut().delete(&id);
             let lost = self.around.model.borrow_mut().partitions.remove(&id);
-            self.users.producers.borrow_mut().retain(|producer| producer.partition != id);
+            self.users.forget(&id);
             let made = self.make_partition();
             // A journal that was hit before the next start takes along who has nothing in it.
             if let Some(partition) = self.around.model.borrow_mut().partitions.get_mut(&made) {

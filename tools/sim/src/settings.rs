@@ -27,10 +27,12 @@ pub enum Mistake {
     LostJournalServed,
     /// A start does not look for what the journals say of flushes of segments.
     FlushRecordsIgnored,
+    /// A segment whose transaction index is missing or wrong is taken for one without aborted transactions.
+    AbortedForgotten,
 }
 
 impl Mistake {
-    pub const ALL: [Mistake; 8] = [
+    pub const ALL: [Mistake; 9] = [
         Mistake::FlushLeftOut,
         Mistake::RecycledBeforeStored,
         Mistake::AcknowledgedAcrossGap,
@@ -39,6 +41,7 @@ impl Mistake {
         Mistake::ChecksumsUnchecked,
         Mistake::LostJournalServed,
         Mistake::FlushRecordsIgnored,
+        Mistake::AbortedForgotten,
     ];
 
     /// Only damage to files shows it.
@@ -49,7 +52,8 @@ impl Mistake {
             | Mistake::RecycledBeforeStored
             | Mistake::AcknowledgedAcrossGap
             | Mistake::LogStartMovedBack
-            | Mistake::StaleBlockAccepted => false,
+            | Mistake::StaleBlockAccepted
+            | Mistake::AbortedForgotten => false,
         }
     }
 
@@ -63,6 +67,7 @@ impl Mistake {
             Mistake::ChecksumsUnchecked => "checksums-unchecked",
             Mistake::LostJournalServed => "lost-journal-served",
             Mistake::FlushRecordsIgnored => "flush-records-ignored",
+            Mistake::AbortedForgotten => "aborted-forgotten",
         }
     }
 
@@ -77,6 +82,7 @@ impl Mistake {
             Mistake::ChecksumsUnchecked => "what is read is what was written",
             Mistake::LostJournalServed => "partitions of a lost journal are offline",
             Mistake::FlushRecordsIgnored => "damage below a recorded flush is never cut",
+            Mistake::AbortedForgotten => "exactly what was aborted is named",
         }
     }
 }
@@ -100,6 +106,8 @@ pub struct Settings {
     pub keys_max: u64,
     /// Cores of a run at most.
     pub shards_max: u16,
+    /// Some producers write in transactions.
+    pub has_transactions: bool,
     pub mistake: Option<Mistake>,
 }
 
@@ -137,6 +145,7 @@ impl Settings {
             state_size_max: *dice.pick(&[0, 500, 3000, 16 << 10]),
             keys_max: dice.between(2, 20),
             shards_max: dice.between(1, 3) as u16,
+            has_transactions: dice.one_in(2) || mistake == Some(Mistake::AbortedForgotten),
             mistake,
         }
     }

@@ -6,13 +6,19 @@ use crate::node::Node;
 use crate::settings::Settings;
 use crate::shell::background;
 use crate::shell::compaction;
-use crate::shell::replica::{AckTarget, AppendRefused, Appended, Outcome};
+use crate::shell::replica::{AckTarget, AppendRefused, Appended, Outcome, Replica};
 use crate::shell::{Shell, reading::ReadFailed};
 use crate::world::{Signal, World};
-use odradek::codec::record_batch::{BatchHeader, Compression, write_batch};
+use odradek::codec::control_record::{EndMarker, TransactionOutcome};
+use odradek::codec::record_batch::{BatchHeader, BatchView, Compression, write_batch};
 use odradek::codec::records::{NewRecord, write_record};
 use odradek::log::partition::AppendRejected;
-use odradek::types::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicPartition};
+use odradek::log::producers::SequenceError;
+use odradek::log::producers::verification::VerificationNeed;
+use odradek::types::{
+    CoordinatorEpoch, Offset, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicPartition,
+    TransactionVersion,
+};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -86,14 +92,7 @@ impl Producer {
         let size = if world.one_in(20) { settings.payload_max * 4 } else { settings.payload_max };
         let size = size.min(settings.segment_size_max - 200); // It has to fit into a segment.
         let size = world.below(size) as usize;
-        let payload = match self.kind.compacts {
-            true => keyed(world, value, record_count, size),
-            false => {
-                let mut payload = value.to_be_bytes().to_vec();
-                payload.resize(8 + size, value as u8);
-                payload
-            }
-        };
+        let payload = payload_of(world, &self.kind, value, record_count, size);
         let sequence = self.next_sequence.get();
         let now = Timestamp(world.wall_ms());
         let header = BatchHeader {
@@ -214,6 +213,235 @@ impl Producer {
     }
 }
 
+/// A producer that writes in transactions, and their coordinator: what it has decided it does not forget, and
+/// has it written until it is.
+///
+/// Lives: one per partition, over all runs of the broker.
+pub struct Transactor {
+    pub partition: TopicPartition,
+    kind: TopicKind,
+    version: TransactionVersion,
+    id: Cell<ProducerId>,
+    epoch: Cell<i16>,
+    next_sequence: Cell<i32>,
+    /// Batches may have been appended that no marker has ended.
+    is_open: Cell<bool>,
+    /// How the open transaction ends, and the epoch of its marker.
+    decided: Cell<Option<(TransactionOutcome, i16)>>,
+    coordinator_epoch: Cell<i32>,
+}
+
+impl Transactor {
+    pub fn new(partition: TopicPartition, kind: TopicKind, id: ProducerId) -> Rc<Transactor> {
+        let version = if id.0 % 3 == 0 { TransactionVersion::V2 } else { TransactionVersion::V1 };
+        Rc::new(Transactor {
+            partition,
+            kind,
+            version,
+            id: Cell::new(id),
+            epoch: Cell::new(0),
+            next_sequence: Cell::new(0),
+            is_open: Cell::new(false),
+            decided: Cell::new(None),
+            coordinator_epoch: Cell::new(0),
+        })
+    }
+
+    pub async fn run(self: Rc<Self>, node: Rc<Node>) {
+        let Some((shell, _)) = node.find(&self.partition) else { return };
+        let world = shell.world.clone();
+        // What was open when the broker went away: nobody knows what got through, so it ends with an epoch
+        // in which nothing of it can come any more. A new coordinator sees to that.
+        if self.is_open.get() && self.decided.get().is_none() {
+            world.count("transaction: aborted after a crash");
+            self.decided.set(Some((TransactionOutcome::Abort, self.epoch.get() + 1)));
+            self.coordinator_epoch.set(self.coordinator_epoch.get() + 1);
+        }
+        loop {
+            world.sleep(world.below(node.pause) + 1).await;
+            while shell.is_full() && !shell.is_offline() {
+                shell.drained.notified().await;
+            }
+            if shell.is_offline() || shell.is_closed() {
+                return;
+            }
+            let goes_on = match self.decided.get() {
+                Some((outcome, epoch)) => self.end(&shell, outcome, epoch).await,
+                None if self.is_open.get() && world.one_in(3) => {
+                    let outcome =
+                        if world.one_in(2) { TransactionOutcome::Commit } else { TransactionOutcome::Abort };
+                    let raise = i16::from(self.version == TransactionVersion::V2);
+                    self.decided.set(Some((outcome, self.epoch.get() + raise)));
+                    true
+                }
+                None => self.write(&shell, &node).await,
+            };
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// Writes one batch of a transaction, and waits until it is acknowledged.
+    async fn write(self: &Rc<Self>, shell: &Rc<Shell>, node: &Node) -> bool {
+        let (world, settings) = (&shell.world, &shell.settings);
+        let value = node.users.values.next();
+        let record_count = world.between(1, 4) as u32;
+        let payload =
+            payload_of(world, &self.kind, value, record_count, world.below(settings.payload_max) as usize);
+        let now = Timestamp(world.wall_ms());
+        let sequence = Sequence(self.next_sequence.get());
+        let header = BatchHeader {
+            compression: Compression::None,
+            transactional: true,
+            record_count,
+            base_timestamp: now,
+            max_timestamp: now,
+            producer: Some((self.id.get(), ProducerEpoch(self.epoch.get()), sequence)),
+        };
+        let mut batch = Vec::new();
+        write_batch(&header, &payload, &mut batch);
+        loop {
+            world.count("operations");
+            let Some(replica) = shell.find(&self.partition) else { return false };
+            if let Err(error) = self.verify(&replica, &batch, shell) {
+                return self.rejected(shell, &AppendRejected::Sequence(error));
+            }
+            let (outcome, target) = Answer::new();
+            match replica.append(shell, &mut batch.clone(), &target) {
+                Ok(Appended::Parked) => {
+                    world.count("transaction: batch");
+                    self.is_open.set(true);
+                    self.next_sequence.set(sequence.0 + record_count as i32);
+                    shell.pump();
+                    if let Outcome::Acknowledged { base_offset } = outcome.wait().await {
+                        shell.model.borrow_mut().acknowledged(world, &self.partition, value, base_offset);
+                        return true;
+                    }
+                    return false; // The log directory has failed.
+                }
+                Ok(Appended::Wait) => replica.ready.notified().await,
+                Err(AppendRefused::NoSpace) => return true,
+                Err(AppendRefused::Offline) => return false,
+                Err(AppendRefused::Rejected(rejected)) => return self.rejected(shell, &rejected),
+            }
+        }
+    }
+
+    /// The coordinator says that the partition is part of the transaction.
+    fn verify(&self, replica: &Replica, batch: &[u8], shell: &Shell) -> Result<(), SequenceError> {
+        let (view, _) = BatchView::split_first(batch).expect("it was just made");
+        let producer = view.producer().expect("it has one");
+        let mut log = replica.log.borrow_mut();
+        let now = Timestamp(shell.world.wall_ms());
+        if let VerificationNeed::Ask(guard) =
+            log.producers.begin_verification(&producer, self.version, now)?
+        {
+            assert!(log.producers.verified(producer.id, guard), "nothing came between");
+        }
+        Ok(())
+    }
+
+    /// Has the marker written.
+    async fn end(&self, shell: &Rc<Shell>, outcome: TransactionOutcome, epoch: i16) -> bool {
+        let world = &shell.world;
+        let marker = EndMarker {
+            producer: self.id.get(),
+            producer_epoch: ProducerEpoch(epoch),
+            coordinator_epoch: CoordinatorEpoch(self.coordinator_epoch.get()),
+            outcome,
+        };
+        loop {
+            world.count("operations");
+            let Some(replica) = shell.find(&self.partition) else { return false };
+            let (answer, target) = Answer::new();
+            match replica.append_marker(shell, &marker, self.version, &target) {
+                Ok(Appended::Parked) => {
+                    world.count(match outcome {
+                        TransactionOutcome::Commit => "transaction: commit marker",
+                        TransactionOutcome::Abort => "transaction: abort marker",
+                    });
+                    shell.pump();
+                    if let Outcome::Acknowledged { .. } = answer.wait().await {
+                        if epoch != self.epoch.get() {
+                            self.next_sequence.set(0);
+                        }
+                        self.epoch.set(epoch);
+                        self.is_open.set(false);
+                        self.decided.set(None);
+                        return true;
+                    }
+                    return false; // It is sent again after the next start.
+                }
+                Ok(Appended::Wait) => replica.ready.notified().await,
+                Err(AppendRefused::NoSpace) => return true,
+                Err(AppendRefused::Offline) => return false,
+                Err(AppendRefused::Rejected(rejected)) => return self.rejected(shell, &rejected),
+            }
+        }
+    }
+
+    fn rejected(&self, shell: &Shell, rejected: &AppendRejected) -> bool {
+        let world = &shell.world;
+        let model = shell.model.borrow();
+        let Some(partition) = model.partitions.get(&self.partition) else { return false };
+        if !partition.damaged.segment && !partition.has_lost {
+            world.finding("transactions go on", format_args!("{}: {rejected}", partition.name));
+            return false;
+        }
+        drop(model);
+        self.begin_anew(shell)
+    }
+
+    /// After a loss that the broker was allowed. What the one before has left open is ended by nobody.
+    fn begin_anew(&self, shell: &Shell) -> bool {
+        shell.world.count("producer begun anew after a loss");
+        self.id.set(ProducerId(self.id.get().0 + 3_000_000));
+        self.epoch.set(0);
+        self.next_sequence.set(0);
+        self.is_open.set(false);
+        self.decided.set(None);
+        true
+    }
+}
+
+/// An answer that one task waits for.
+#[derive(Default)]
+struct Answer {
+    outcome: Cell<Option<Outcome>>,
+    came: Signal,
+}
+
+impl Answer {
+    fn new() -> (Rc<Answer>, AckTarget) {
+        let answer = Rc::new(Answer::default());
+        let told = answer.clone();
+        let target: AckTarget = Rc::new(move |outcome| {
+            told.outcome.set(Some(outcome));
+            told.came.notify();
+        });
+        (answer, target)
+    }
+
+    async fn wait(&self) -> Outcome {
+        loop {
+            if let Some(outcome) = self.outcome.get() {
+                return outcome;
+            }
+            self.came.notified().await;
+        }
+    }
+}
+
+fn payload_of(world: &World, kind: &TopicKind, value: u64, record_count: u32, size: usize) -> Vec<u8> {
+    if kind.compacts {
+        return keyed(world, value, record_count, size);
+    }
+    let mut payload = value.to_be_bytes().to_vec();
+    payload.resize(8 + size, value as u8);
+    payload
+}
+
 /// Records with a few keys, the value of each its own.
 fn keyed(world: &World, value: u64, record_count: u32, size: usize) -> Vec<u8> {
     let mut payload = Vec::new();
@@ -249,10 +477,29 @@ pub async fn consume(node: Rc<Node>) {
             (log.log_start().get(), log.high_watermark().get())
         };
         let mut at = start + world.below(end - start + 1);
+        let is_committed = world.one_in(2);
         for _ in 0..world.between(1, 4) {
             world.count("operations");
             world.count("read");
             let offset = Offset::new(at).expect("below the high watermark");
+            if is_committed {
+                match replica.read_committed(shell, offset).await {
+                    Ok(read) => {
+                        let mut model = shell.model.borrow_mut();
+                        let next = model.read(&world, &replica.id, at, &read.bytes, &mut BTreeSet::new());
+                        model.read_committed(&world, &replica.id, at, &read);
+                        if next == at {
+                            break;
+                        }
+                        at = next;
+                    }
+                    Err(error) => {
+                        failed_read(shell, &replica.id, at, error);
+                        break;
+                    }
+                }
+                continue;
+            }
             match replica.read(shell, offset).await {
                 Ok(bytes) => {
                     let mut model = shell.model.borrow_mut();

@@ -5,12 +5,13 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 
 use odradek::log::checkpoint::{Checkpoint, CleanStop};
-use odradek::log::checksums::DecodedChecksums;
+use odradek::log::checksums::{DecodedChecksums, HasTransactions};
 use odradek::log::epochs::LeaderEpochs;
 use odradek::log::final_state;
 use odradek::log::index::{OFFSET_ENTRY_SIZE, OffsetEntry, TIME_ENTRY_SIZE, TimeEntry};
 use odradek::log::ownership;
 use odradek::log::producers::{SnapshotBatch, SnapshotListing};
+use odradek::log::transactions::index::TransactionIndex;
 use odradek::types::{Offset, Timestamp, uuid_text};
 
 use super::super::item::{Item, Printer};
@@ -127,11 +128,35 @@ pub fn checksums(bytes: &[u8]) -> Result<Vec<Item>, String> {
         .with("partition", partition)
         .with("baseOffset", base_offset)
         .with("segmentSize", decoded.segment_size)
+        .with(
+            "hasTransactions",
+            match decoded.transactions {
+                HasTransactions::No => Some(false),
+                HasTransactions::Yes => Some(true),
+                HasTransactions::Unknown => None,
+            },
+        )
         .with("extents", decoded.extents.len());
     let extents = decoded.extents.iter().map(|(file_position, crc)| {
         Item::nested("extent").with("position", *file_position).with("crc", format!("{crc:#010x}"))
     });
     Ok([head].into_iter().chain(extents).collect())
+}
+
+/// Of a file that has no end by which it could be told, as Kafka's, the entries are not shown.
+pub fn transactions(bytes: &[u8]) -> Result<Vec<Item>, String> {
+    let index = TransactionIndex::list(bytes).map_err(|error| error.to_string())?;
+    let entries = index.aborted.iter().map(|entry| {
+        Item::new("abortedTransaction")
+            .with("producerId", entry.producer.0)
+            .with("firstOffset", entry.first_offset.get())
+            .with("lastOffset", entry.last_offset.get())
+            .with("lastStableOffset", entry.last_stable_offset.get())
+    });
+    let end = Item::new("end")
+        .with("entries", index.aborted.len())
+        .with("firstOpenOffset", index.first_open.map(|offset| offset.get()));
+    Ok(entries.chain([end]).collect())
 }
 
 pub fn producers(bytes: &[u8]) -> Result<Vec<Item>, String> {
@@ -193,6 +218,7 @@ pub fn final_state(bytes: &[u8]) -> Result<Vec<Item>, String> {
             .with("checksumsSize", state.checksums.len())
             .with("producersSize", state.producers.len())
             .with("epochsSize", state.epochs.len())
+            .with("transactionsSize", state.transactions.len())
             .with("lastBlockSize", state.carry.len())
             .with("filesChecksum", state.files_checksum)
     });

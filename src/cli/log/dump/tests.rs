@@ -15,6 +15,8 @@ use odradek::log::journal::block::{
 };
 use odradek::log::partition::Place;
 use odradek::log::producers::Producers;
+use odradek::log::transactions::AbortedTransaction;
+use odradek::log::transactions::index::TransactionIndex;
 use odradek::types::{
     LeaderEpoch, NodeId, OwnershipEpoch, PartitionIndex, ProducerEpoch, ProducerId, Sequence, ShardId,
     Timestamp, TopicId, TopicPartition, Uuid,
@@ -230,7 +232,7 @@ fn small_files_are_shown_whole_or_not_at_all() {
         Depth::Batches,
         expect![[r#"
         file: 00000000000000004711.checksums kind: checksums startingOffset: 4711
-        topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 baseOffset: 4711 segmentSize: 40100 extents: 2
+        topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 baseOffset: 4711 segmentSize: 40100 hasTransactions: true extents: 2
         | position: 0 crc: 0xc133bfce
         | position: 40000 crc: 0xbd01ad7c
     "#]],
@@ -241,7 +243,24 @@ fn small_files_are_shown_whole_or_not_at_all() {
         Depth::Batches,
         expect![[r#"
         file: 00000000000000004711.checksums kind: checksums startingOffset: 4711
-        problem position: 0 reason: the file does not begin as checksums of version 1
+        problem position: 0 reason: the file does not begin as checksums of version 1 or 2
+    "#]],
+    );
+    let aborted = AbortedTransaction {
+        first_offset: offset(4000),
+        producer: ProducerId(9),
+        last_offset: offset(4800),
+        last_stable_offset: offset(4790),
+    };
+    let index = TransactionIndex { aborted: vec![aborted], first_open: None };
+    shown(
+        "00000000000000004711.txnindex",
+        &index.encode(&checksums.segment(), checksums.end()),
+        Depth::Batches,
+        expect![[r#"
+        file: 00000000000000004711.txnindex kind: transaction index startingOffset: 4711
+        abortedTransaction producerId: 9 firstOffset: 4000 lastOffset: 4800 lastStableOffset: 4790
+        end entries: 1 firstOpenOffset: none
     "#]],
     );
     let snapshot = Producers::new().encode_snapshot();
@@ -269,7 +288,7 @@ fn small_files_are_shown_whole_or_not_at_all() {
         expect![[r#"
             file: final-state.2 kind: final state
             partitions: 1
-            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 segment: 10 logEnd: 20 firstTimestamp: none offsetIndexSize: 0 timeIndexSize: 0 checksumsSize: 0 producersSize: 0 epochsSize: 0 lastBlockSize: 30 filesChecksum: none
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 segment: 10 logEnd: 20 firstTimestamp: none offsetIndexSize: 0 timeIndexSize: 0 checksumsSize: 0 producersSize: 0 epochsSize: 0 transactionsSize: 0 lastBlockSize: 30 filesChecksum: none
         "#]],
     );
     shown(

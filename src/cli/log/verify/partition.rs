@@ -11,6 +11,7 @@ use odradek::log::inspect::companion_check::CompanionCheck;
 use odradek::log::inspect::findings::{Findings, Offence, Place};
 use odradek::log::inspect::partition_check::PartitionCheck;
 use odradek::log::inspect::segment_check::{SegmentCheck, SegmentExpectation, SegmentFacts, SegmentRole};
+use odradek::log::inspect::transactions_check::check_transactions;
 use odradek::log::inspect::walk::SegmentWalk;
 use odradek::log::ownership::{self, PARTITION_METADATA};
 use odradek::log::producers::Producers;
@@ -49,6 +50,9 @@ pub fn verify(directory: &Path, expected: &Expected, progress: &mut Progress) ->
         let companion = read_index(directory, *base_offset, SegmentFile::Checksums, &mut findings);
         let size = segment_size(directory, &expectation);
         let segment = SegmentId { partition: expected.id, base_offset: *base_offset };
+        let transactions = read_index(directory, *base_offset, SegmentFile::TransactionIndex, &mut findings);
+        let role = expectation.role;
+        check_transactions(segment, role, size, companion.as_deref(), transactions.as_deref(), &mut findings);
         let companion =
             CompanionCheck::new(segment, expectation.role, size, companion.as_deref(), &mut findings);
         match verify_segment(directory, expectation, companion, &mut findings, progress) {

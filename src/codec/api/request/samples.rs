@@ -11,6 +11,7 @@ use kafka_protocol::messages::create_topics_request::{
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
@@ -31,13 +32,15 @@ use kafka_protocol::messages::offset_for_leader_epoch_request::{
 };
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
+use kafka_protocol::messages::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
     DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    DescribeGroupsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
+    DescribeGroupsRequest, DescribeProducersRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
     IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
     ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
     OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, SyncGroupRequest,
+    WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
@@ -63,12 +66,14 @@ pub fn samples(api_key: ApiKey, version: i16, records: &Bytes) -> [Bytes; 2] {
         ApiKey::DeleteRecords => both(version, delete_records()),
         ApiKey::InitProducerId => both(version, init_producer_id(version)),
         ApiKey::OffsetForLeaderEpoch => both(version, offset_for_leader_epoch()),
+        ApiKey::WriteTxnMarkers => both(version, write_txn_markers()),
         ApiKey::DescribeConfigs => both(version, describe_configs(version)),
         ApiKey::CreatePartitions => both(version, create_partitions()),
         ApiKey::DeleteGroups => both(version, delete_groups()),
         ApiKey::IncrementalAlterConfigs => both(version, incremental_alter_configs()),
         ApiKey::OffsetDelete => both(version, offset_delete()),
         ApiKey::DescribeCluster => both(version, describe_cluster(version)),
+        ApiKey::DescribeProducers => both(version, describe_producers()),
         other => panic!("no sample of {other:?}"),
     }
 }
@@ -411,4 +416,23 @@ fn describe_cluster(version: i16) -> DescribeClusterRequest {
         request.include_fenced_brokers = true;
     }
     request
+}
+
+fn describe_producers() -> DescribeProducersRequest {
+    let topic = |name| TopicRequest::default().with_name(text(name)).with_partition_indexes(vec![0, 7]);
+    DescribeProducersRequest::default().with_topics(vec![topic("topic"), topic("another")])
+}
+
+fn write_txn_markers() -> WriteTxnMarkersRequest {
+    let topic =
+        |name| WritableTxnMarkerTopic::default().with_name(text(name)).with_partition_indexes(vec![0, 7]);
+    let marker = |producer: i64| {
+        WritableTxnMarker::default()
+            .with_producer_id(producer.into())
+            .with_producer_epoch(3)
+            .with_transaction_result(true)
+            .with_topics(vec![topic("topic"), topic("another")])
+            .with_coordinator_epoch(5)
+    };
+    WriteTxnMarkersRequest::default().with_markers(vec![marker(1), marker(2)])
 }

@@ -263,6 +263,8 @@ fn encode(request: &Request, version: i16) -> Bytes {
         Request::IncrementalAlterConfigs(request) => request.encode(&mut body, version),
         Request::OffsetDelete(request) => request.encode(&mut body, version),
         Request::DescribeCluster(request) => request.encode(&mut body, version),
+        Request::WriteTxnMarkers(request) => request.encode(&mut body, version),
+        Request::DescribeProducers(request) => request.encode(&mut body, version),
     };
     encoded.unwrap();
     body.into()

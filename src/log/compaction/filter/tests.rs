@@ -4,7 +4,7 @@ use crate::codec::record_batch::{BatchHeader, assign_offset, seal, write_batch};
 use crate::codec::records::Records;
 use crate::log::compaction::keys::{KeyWalk, MapProgress};
 use crate::log::compaction::offset_map::HashSeed;
-use crate::log::compaction::transactions::AbortedTransaction;
+use crate::log::transactions::AbortedTransaction;
 use crate::types::{LeaderEpoch, ProducerEpoch, ProducerId, Sequence};
 
 const NOW: i64 = 10_000;
@@ -133,7 +133,12 @@ fn what_an_aborted_transaction_wrote_goes_and_its_marker_after_it() {
         marker(7, 3, 0),
         batch(4, Compression::None, &[kv("z", "1")]),
     ];
-    let aborted = AbortedTransaction { first_offset: offset(2), producer: ProducerId(7) };
+    let aborted = AbortedTransaction {
+        first_offset: offset(2),
+        producer: ProducerId(7),
+        last_offset: offset(3),
+        last_stable_offset: offset(4),
+    };
     let pass = |log: &[Vec<u8>], aborted: Option<AbortedTransaction>, now| {
         let mut walk = KeyWalk::new(Offset::ZERO, offset(100), 1 << 20, HashSeed(1, 2));
         walk.transactions().add_aborted(aborted);

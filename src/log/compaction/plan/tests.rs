@@ -161,6 +161,7 @@ fn log(log_start: u64, closed: &[(u64, u64, i64)], active: u64, log_end: u64) ->
         active_index: SegmentIndex::new(offset(active), 4096),
         active_checksums: SegmentChecksums::new(sample_segment(offset(active))),
         producers: Producers::new(),
+        aborted: Vec::new(),
         epochs: LeaderEpochs::default(),
         jitter_seed: 0,
     };

@@ -195,7 +195,9 @@ pub async fn write_final_state(shell: &Rc<Shell>) -> DiskResult<()> {
             (replica.path(state.log_end, SegmentFile::ProducerSnapshot), state.producers),
             (format!("{}/{LEADER_EPOCH_CHECKPOINT}", replica.name), state.epochs),
         ];
-        for (path, bytes) in files {
+        let has_transactions = !state.transactions.is_empty();
+        let transactions = (replica.path(state.active, SegmentFile::TransactionIndex), state.transactions);
+        for (path, bytes) in files.into_iter().chain(has_transactions.then_some(transactions)) {
             shell.disk.replace_file(&path, &bytes).await?;
         }
     }

@@ -7,7 +7,6 @@ use crate::shell::reading::ReadFailed;
 use crate::shell::replica::Replica;
 use crate::world::Turn;
 use odradek::codec::record_batch::{BatchView, batch_size};
-use odradek::log::checksums::SegmentChecksums;
 use odradek::log::compaction::checkpoint::{CLEANER_CHECKPOINT_FILE, decode, encode};
 use odradek::log::compaction::filter::{BatchFacts, BatchFilter, FilterOptions};
 use odradek::log::compaction::keys::{KeyWalk, MapProgress};
@@ -21,6 +20,8 @@ use odradek::log::compaction::swap::{
 use odradek::log::journal::block::{Change, Entry};
 use odradek::log::read::Rope;
 use odradek::log::segment::{SegmentFile, SegmentInfo};
+use odradek::log::transactions::AbortedTransaction;
+use odradek::log::transactions::index::TransactionIndex;
 use odradek::types::{Offset, Timestamp, TopicPartition};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -194,6 +195,9 @@ async fn walk_keys(
     let mut walk = KeyWalk::new(cleanable.first_dirty, cleanable.first_uncleanable, size_max, seed);
     for (info, end_offset) in segments_between(replica, cleanable.first_dirty, cleanable.first_uncleanable) {
         let bytes = read_segment(shell, replica, &info).await?;
+        if let Some((aborted, _)) = aborted_in(shell, replica, &info).await? {
+            walk.transactions().add_aborted(aborted);
+        }
         for batch in batches(&bytes) {
             if batch_end(batch) <= cleanable.first_dirty {
                 continue;
@@ -219,6 +223,27 @@ fn damaged(info: &SegmentInfo) -> Failed {
 
 fn batch_end(batch: &[u8]) -> Offset {
     BatchView::split_first(batch).map_or(Offset::ZERO, |(view, _)| view.end_offset())
+}
+
+/// The aborted transactions that have something in a segment, and which is open at its end. `None` when none
+/// of its batches is part of one.
+async fn aborted_in(
+    shell: &Rc<Shell>,
+    replica: &Rc<Replica>,
+    info: &SegmentInfo,
+) -> Result<Option<(Vec<AbortedTransaction>, Option<Offset>)>, Failed> {
+    let segment = info.base_offset;
+    let found = async {
+        let Some(index) = replica.closed_transactions(shell, segment).await? else { return Ok(None) };
+        let stable = replica.log.borrow().last_stable_offset();
+        let search = replica.search_aborted(shell, segment, segment, stable).await?;
+        Ok(Some((search.finish(stable), index.first_open)))
+    };
+    let found = found.await;
+    if replica.is_deleted() || !replica.log.borrow().holds_segments(&[segment]) {
+        return Err(Failed::Superseded);
+    }
+    found.map_err(Failed::Unreadable)
 }
 
 async fn read_segment(
@@ -297,7 +322,7 @@ async fn write_group(
     replica: &Rc<Replica>,
     group: &[SegmentToClean],
     filter: &mut BatchFilter,
-) -> Result<(SegmentInfo, SegmentChecksums, OpenFile), Failed> {
+) -> Result<(CompactedSegment, OpenFile), Failed> {
     let interval = replica.log.borrow().config.index_interval_bytes;
     let first = group.first().expect("no group is empty");
     let base = first.info.base_offset;
@@ -309,9 +334,14 @@ async fn write_group(
         file
     };
     let mut out = CompactedSegment::new(replica.id, &first.info, interval);
+    let mut first_open = None;
     let mut written = 0;
     for (at, segment) in group.iter().enumerate() {
         let bytes = read_segment(shell, replica, &segment.info).await?;
+        if let Some((aborted, open)) = aborted_in(shell, replica, &segment.info).await? {
+            filter.transactions().add_aborted(aborted);
+            first_open = open;
+        }
         let mut read = 0;
         let mut kept = Vec::new();
         for batch in batches(&bytes) {
@@ -337,14 +367,17 @@ async fn write_group(
     let _names = replica.hold_names().ok_or(Failed::Superseded)?;
     file.truncate(out.info().size).await.map_err(writing)?;
     shell.flush_file(&file).await.map_err(writing)?;
-    for (file, bytes) in [
+    out.list_transactions(TransactionIndex { aborted: filter.transactions().take_retained(), first_open });
+    let files = [
         (SegmentFile::OffsetIndex, out.index().encode_offset_index()),
         (SegmentFile::TimeIndex, out.index().encode_time_index()),
         (SegmentFile::Checksums, out.checksums().encode()),
-    ] {
+    ];
+    let transactions = out.encode_transactions().map(|bytes| (SegmentFile::TransactionIndex, bytes));
+    for (file, bytes) in files.into_iter().chain(transactions) {
         shell.disk.replace_file(&path(file), &bytes).await.map_err(writing)?;
     }
-    Ok((*out.info(), out.checksums().clone(), file))
+    Ok((out, file))
 }
 
 /// Puts a compacted segment, whole and flushed, in the place of those it was made from.
@@ -353,9 +386,9 @@ async fn swap(
     replica: &Rc<Replica>,
     replaced: &[Offset],
     end: Offset,
-    (compacted, checksums, file): (SegmentInfo, SegmentChecksums, OpenFile),
+    (compacted, file): (CompactedSegment, OpenFile),
 ) -> Result<(), Failed> {
-    let base = compacted.base_offset;
+    let base = compacted.info().base_offset;
     let _turn = replica.replacing.take().await;
     if !replica.log.borrow().holds_segments(replaced) || shell.is_offline() {
         return Err(Failed::Superseded);
@@ -379,13 +412,17 @@ async fn swap(
     shell.world.count("compaction: segments replaced");
     shell.world.note(format_args!("{}: {base}..{end} replaced", replica.name));
     // From here on the new segment is the log's. Reads that began before look again.
-    replica.log.borrow_mut().replace_segments(replaced, compacted);
+    replica.log.borrow_mut().replace_segments(replaced, *compacted.info());
     *replica.swapped.borrow_mut() = Some((base, file));
     let mut rest = decided.rest;
     rest.extend(replace_steps(base, &replaced[1..]));
     *replica.swap_rest.borrow_mut() = rest;
     // Until its companion has its name: the name may still be that of the segment before.
-    replica.unwritten.borrow_mut().insert(base, checksums);
+    replica
+        .unwritten_transactions
+        .borrow_mut()
+        .extend(compacted.transactions().map(|all| (base, all.clone())));
+    replica.unwritten.borrow_mut().insert(base, compacted.into_checksums());
     replica.generation.set(replica.generation.get() + 1);
     replica.tail.borrow_mut().drop_before(end);
     match finish_swap_of(shell, replica).await {
@@ -414,6 +451,7 @@ async fn finish_swap_of(shell: &Shell, replica: &Replica) -> Result<(), Failed> 
     }
     replica.swapped.borrow_mut().take();
     replica.unwritten.borrow_mut().remove(&base);
+    replica.unwritten_transactions.borrow_mut().remove(&base);
     replica.generation.set(replica.generation.get() + 1);
     for path in carried.given_up {
         let _ = shell.disk.remove_if_present(&path).await;
@@ -430,6 +468,7 @@ pub async fn abandon_swap(shell: &Shell, replica: &Replica, deleted: Offset) -> 
     shell.world.count("compaction: deleted before it had its name");
     let rest = replica.swap_rest.take();
     replica.unwritten.borrow_mut().remove(&deleted);
+    replica.unwritten_transactions.borrow_mut().remove(&deleted);
     carry_out(shell, &replica.name, &abandon_steps(&rest)).await.whole().map(drop)
 }
 

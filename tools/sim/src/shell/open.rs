@@ -11,7 +11,7 @@ use crate::shell::tail::Tail;
 use odradek::codec::record_batch::BatchView;
 use odradek::log::checkpoint::PartitionPoint;
 use odradek::log::checksums::check::{ChecksumCompare, ExtentCheck};
-use odradek::log::checksums::{SegmentChecksums, SegmentId};
+use odradek::log::checksums::{HasTransactions, SegmentChecksums, SegmentId};
 use odradek::log::epochs::{LEADER_EPOCH_CHECKPOINT, LeaderEpochs};
 use odradek::log::final_state::{PartitionState, files_checksum};
 use odradek::log::index::{SegmentExtent, SegmentIndex};
@@ -19,10 +19,12 @@ use odradek::log::log_start::find_log_start;
 use odradek::log::ownership::{self, Claim, PARTITION_METADATA, claim};
 use odradek::log::partition::{Opened, PartitionLog};
 use odradek::log::plan::align_down;
-use odradek::log::producers::{AcceptedBatch, Producers};
+use odradek::log::producers::{EndedTransaction, ProducerEvent, Producers};
 use odradek::log::read::Rope;
 use odradek::log::recovery::{OffsetGaps, RecoveryScan, ScanOptions, Tail as Verdict};
 use odradek::log::segment::{FileName, SegmentFile, SegmentInfo, StoredBatch, stray_directory_name};
+use odradek::log::transactions::index::TransactionIndex;
+use odradek::log::transactions::{AbortedTransaction, aborted};
 use odradek::types::limits::IO_ALIGNMENT;
 use odradek::types::{LeaderEpoch, Offset, Timestamp, TopicPartition, Uuid};
 use std::collections::{BTreeMap, VecDeque};
@@ -79,6 +81,7 @@ struct Found {
     index: SegmentIndex,
     checksums: SegmentChecksums,
     producers: Producers,
+    aborted: Vec<AbortedTransaction>,
     epochs: LeaderEpochs,
     log_end: Offset,
     /// The bytes between the last block boundary and the end, which the next write begins with.
@@ -103,6 +106,7 @@ pub async fn open(shell: &Rc<Shell>, request: OpenRequest) -> Result<(), OpenFai
         index: SegmentIndex::new(active_base, config.index_interval_bytes),
         checksums: SegmentChecksums::new(request.segment(active_base)),
         producers: Producers::new(),
+        aborted: Vec::new(),
         epochs,
         log_end: active_base,
         carry: Vec::new(),
@@ -145,6 +149,7 @@ pub async fn open(shell: &Rc<Shell>, request: OpenRequest) -> Result<(), OpenFai
         active_index: found.index,
         active_checksums: found.checksums,
         producers: found.producers,
+        aborted: found.aborted,
         epochs: found.epochs,
     };
     let log = PartitionLog::new(opened, config, LeaderEpoch(0));
@@ -250,6 +255,7 @@ async fn closed_segments(shell: &Shell, request: &OpenRequest, listing: &Listing
         info.size = size;
         info.max_timestamp = max.map_or(Timestamp::NONE, |max| max.timestamp);
         info.is_indexed = max.is_some() || size == 0;
+        info.has_transactions = HasTransactions::Unknown;
         closed.push_back(info);
     }
     closed
@@ -287,9 +293,10 @@ fn load_state(shell: &Shell, request: &OpenRequest, base: Offset, size: u64) -> 
     let producers = Producers::decode_snapshot(&state.producers, now).ok()?;
     let epochs = LeaderEpochs::decode(std::str::from_utf8(&state.epochs).ok()?).ok()?;
     let checksums = SegmentChecksums::decode(request.segment(base), extent.size, &state.checksums).ok()?;
+    let aborted = TransactionIndex::of_segment(&checksums, &state.transactions).ok()?.aborted;
     shell.world.count("recovery: from the final state");
     let (carry, log_end) = (state.carry.clone(), point.flushed_end);
-    Some(Found { active, index, checksums, producers, epochs, log_end, carry })
+    Some(Found { active, index, checksums, producers, aborted, epochs, log_end, carry })
 }
 
 /// After a clean stop: the checkpoint and the files beside the segment say it all. `None` when
@@ -325,6 +332,12 @@ async fn load_clean(shell: &Shell, request: &OpenRequest, base: Offset, size: u6
     let checksums = format!("{}/{}", request.name, SegmentFile::Checksums.name(base));
     let checksums = shell.disk.read_file(&checksums).await.ok()?;
     let checksums = SegmentChecksums::decode(request.segment(base), extent.size, &checksums).ok()?;
+    let transactions = format!("{}/{}", request.name, SegmentFile::TransactionIndex.name(base));
+    let transactions = match checksums.has_transactions() {
+        HasTransactions::No => Vec::new(),
+        HasTransactions::Yes | HasTransactions::Unknown => shell.disk.read_file(&transactions).await.ok()?,
+    };
+    let aborted = TransactionIndex::of_segment(&checksums, &transactions).ok()?.aborted;
     let producers = Producers::decode_snapshot(&files[2], now).ok()?;
     let epochs = LeaderEpochs::decode(std::str::from_utf8(&files[3]).ok()?).ok()?;
     shell.world.count("recovery: from files beside a segment");
@@ -340,7 +353,7 @@ async fn load_clean(shell: &Shell, request: &OpenRequest, base: Offset, size: u6
         active.first_timestamp = (first.0 >= 0).then_some(first);
     }
     let carry = read_carry(shell, request, &checksums).await?;
-    Some(Found { active, index, checksums, producers, epochs, log_end: point.flushed_end, carry })
+    Some(Found { active, index, checksums, producers, aborted, epochs, log_end: point.flushed_end, carry })
 }
 
 /// After an unclean stop: every batch is checked, and the file is cut where they end.
@@ -389,20 +402,18 @@ impl Found {
         self.checksums.observe(batch.header(), stored.size);
         self.active.append(stored, now);
         self.epochs.assign(stored.leader_epoch, stored.base_offset);
-        record(&mut self.producers, batch, stored, now);
+        let ended = record(&mut self.producers, batch, stored, now);
+        self.aborted.extend(ended.as_ref().and_then(aborted));
     }
 }
 
-fn record(producers: &mut Producers, batch: &BatchView<'_>, stored: &StoredBatch, now: Timestamp) {
-    if let Some(producer) = batch.producer() {
-        producers.record(&AcceptedBatch {
-            producer,
-            base_offset: stored.base_offset,
-            last_offset: stored.last_offset,
-            timestamp: stored.max_timestamp,
-            appended_at: now,
-        });
-    }
+fn record(
+    producers: &mut Producers,
+    batch: &BatchView<'_>,
+    stored: &StoredBatch,
+    now: Timestamp,
+) -> Option<EndedTransaction> {
+    ProducerEvent::of(batch, stored, now).and_then(|event| producers.take(&event))
 }
 
 /// Below the flushed end nothing may be missing, whatever segment the checkpoint names.
@@ -444,7 +455,9 @@ async fn producers_before(
     shell.world.count("recovery: producers rebuilt");
     let (mut producers, mut from) = (Producers::new(), 0);
     for (at, base) in closed.iter().enumerate().rev() {
-        if let Some(found) = read_snapshot(shell, request, *base).await {
+        let found = read_snapshot(shell, request, *base).await;
+        let found = found.filter(|found| !request.kind.compacts || found.first_open_transaction().is_none());
+        if let Some(found) = found {
             (producers, from) = (found, at);
             break;
         }

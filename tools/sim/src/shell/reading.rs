@@ -7,11 +7,14 @@ use crate::shell::replica::Replica;
 use odradek::codec::record_batch::BatchView;
 use odradek::log::checksums::check::ExtentCheck;
 use odradek::log::checksums::rebuild::{ChecksumRebuild, Rebuilt};
-use odradek::log::checksums::{Extent, SegmentChecksums, SegmentId};
+use odradek::log::checksums::{Extent, HasTransactions, SegmentChecksums, SegmentId};
 use odradek::log::index::{SegmentExtent, SegmentIndex};
+use odradek::log::producers::Producers;
 use odradek::log::read::Rope;
 use odradek::log::recovery::{OffsetGaps, Progress, RecoveryScan, ScanOptions, Tail};
 use odradek::log::segment::{SegmentFile, StoredBatch};
+use odradek::log::transactions::index::{TransactionIndex, TransactionIndexRebuild};
+use odradek::log::transactions::{AbortedSearch, AbortedTransaction};
 use odradek::types::{Offset, Timestamp};
 use std::ops::Range;
 use std::rc::Rc;
@@ -28,6 +31,14 @@ pub enum ReadFailed {
     OutOfRange,
     Disk(DiskError),
     Damaged { segment: Offset },
+}
+
+/// What a reader of committed records gets.
+pub struct Committed {
+    pub bytes: Vec<u8>,
+    pub aborted: Vec<AbortedTransaction>,
+    /// The last stable offset.
+    pub stable: Offset,
 }
 
 /// Batches that are what was written.
@@ -82,7 +93,7 @@ impl Replica {
                 continue;
             }
             if let Some(found) = rope.find_offset(offset)
-                && let Some(cut) = rope.cut(found.at, READ_SIZE as usize)
+                && let Some(cut) = rope.cut(found.at, READ_SIZE as usize, Offset::MAX)
             {
                 return Ok(stretch.bytes[found.at..cut.end].to_vec());
             }
@@ -105,7 +116,9 @@ impl Replica {
         shell.world.count("read: from memory");
         let pieces = [&bytes[..]];
         let rope = Rope::new(&pieces);
-        let found = rope.find_offset(offset).map(|found| (found.at, rope.cut(found.at, READ_SIZE as usize)));
+        let found = rope
+            .find_offset(offset)
+            .map(|found| (found.at, rope.cut(found.at, READ_SIZE as usize, Offset::MAX)));
         Some(match found {
             Some((at, Some(cut))) => Ok(bytes[at..cut.end].to_vec()),
             _ => Err(ReadFailed::Damaged { segment }),
@@ -183,10 +196,14 @@ impl Replica {
         if let Some(extents) = active {
             return Ok(extents);
         }
+        Ok(self.closed_checksums(shell, segment).await?.extents(position, size_max))
+    }
+
+    async fn closed_checksums(&self, shell: &Shell, segment: Offset) -> Result<SegmentChecksums, ReadFailed> {
         let extent = self.log.borrow().closed_extent(segment).ok_or(ReadFailed::OutOfRange)?;
-        let unwritten = self.unwritten.borrow().get(&segment).map(|sums| sums.extents(position, size_max));
-        if let Some(extents) = unwritten {
-            return Ok(extents);
+        let unwritten = self.unwritten.borrow().get(&segment).cloned();
+        if let Some(checksums) = unwritten {
+            return Ok(checksums);
         }
         let id = self.segment_id(segment);
         let file = shell.disk.read_file(&self.path(segment, SegmentFile::Checksums)).await;
@@ -195,7 +212,153 @@ impl Replica {
             Some(checksums) => checksums,
             None => self.rebuild_checksums(shell, &extent).await?,
         };
-        Ok(checksums.extents(position, size_max))
+        Ok(checksums)
+    }
+
+    /// The same for a reader of committed records: batches below the last stable offset, with the aborted
+    /// transactions among them, and that offset.
+    pub async fn read_committed(&self, shell: &Shell, offset: Offset) -> Result<Committed, ReadFailed> {
+        loop {
+            let generation = self.generation.get();
+            let read = self.read_committed_once(shell, offset).await;
+            if generation == self.generation.get() || self.is_deleted() {
+                return read;
+            }
+        }
+    }
+
+    async fn read_committed_once(&self, shell: &Shell, offset: Offset) -> Result<Committed, ReadFailed> {
+        let (stable, located) = {
+            let log = self.log.borrow();
+            (log.last_stable_offset(), log.locate(offset))
+        };
+        if offset >= stable && offset <= self.log.borrow().log_end() {
+            return Ok(Committed { bytes: Vec::new(), aborted: Vec::new(), stable });
+        }
+        let (segment, _) = located.ok_or(ReadFailed::OutOfRange)?;
+        let search = self.search_aborted(shell, segment, offset, stable).await?;
+        let mut bytes = self.read_once(shell, offset).await?;
+        let pieces = [&bytes[..]];
+        let cut = Rope::new(&pieces).cut(0, usize::MAX, stable);
+        let (size, end) = cut.map_or((0, offset), |cut| (cut.end, cut.end_offset));
+        bytes.truncate(size);
+        Ok(Committed { bytes, aborted: search.finish(end), stable })
+    }
+
+    pub async fn search_aborted(
+        &self,
+        shell: &Shell,
+        segment: Offset,
+        offset: Offset,
+        stable: Offset,
+    ) -> Result<AbortedSearch, ReadFailed> {
+        let end =
+            self.log.borrow().closed_extent(segment).map_or(stable, |extent| extent.end_offset.min(stable));
+        let mut search = AbortedSearch::new(offset, end);
+        let mut next = segment;
+        loop {
+            {
+                let log = self.log.borrow();
+                if log.active().base_offset == next {
+                    search.take_listed(log.active_aborted());
+                    return Ok(search);
+                }
+            }
+            match self.closed_transactions(shell, next).await? {
+                None if next == segment => return Ok(search),
+                None => {}
+                Some(index) => {
+                    if !search.take(&index) {
+                        return Ok(search);
+                    }
+                    shell.world.count("read: aborted transactions of a later segment");
+                }
+            }
+            next = self.log.borrow().closed_extent(next).ok_or(ReadFailed::OutOfRange)?.end_offset;
+        }
+    }
+
+    /// The transaction index of a closed segment, from its file or built again; `None` when none of its batches is
+    /// part of one.
+    pub async fn closed_transactions(
+        &self,
+        shell: &Shell,
+        segment: Offset,
+    ) -> Result<Option<TransactionIndex>, ReadFailed> {
+        if let Some(index) = self.unwritten_transactions.borrow().get(&segment) {
+            return Ok(Some(index.clone()));
+        }
+        let known = self.log.borrow().closed_has_transactions(segment).ok_or(ReadFailed::OutOfRange)?;
+        let found = match known {
+            HasTransactions::Unknown => {
+                let generation = self.generation.get();
+                let found = self.closed_checksums(shell, segment).await?.has_transactions();
+                if generation == self.generation.get() {
+                    self.log.borrow_mut().note_transactions(segment, found);
+                }
+                found
+            }
+            known => known,
+        };
+        if found == HasTransactions::No {
+            return Ok(None);
+        }
+        let extent = self.log.borrow().closed_extent(segment).ok_or(ReadFailed::OutOfRange)?;
+        let file = shell.disk.read_file(&self.path(segment, SegmentFile::TransactionIndex)).await;
+        let id = self.segment_id(segment);
+        if let Some(Ok(index)) = file.ok().map(|file| TransactionIndex::decode(&id, extent.size, &file)) {
+            return Ok(Some(index));
+        }
+        if shell.settings.makes(Mistake::AbortedForgotten) {
+            return Ok(Some(TransactionIndex::default()));
+        }
+        let index = self.rebuild_transactions(shell, segment).await?;
+        let _turn = self.replacing.take().await;
+        if self.log.borrow().closed_extent(segment) == Some(extent) {
+            let path = self.path(segment, SegmentFile::TransactionIndex);
+            let _helper = shell.helper.take().await;
+            let _ = shell.disk.replace_file(&path, &index.encode(&id, extent.size)).await;
+        }
+        Ok(Some(index))
+    }
+
+    async fn rebuild_transactions(
+        &self,
+        shell: &Shell,
+        segment: Offset,
+    ) -> Result<TransactionIndex, ReadFailed> {
+        shell.world.count("recovery: transaction index rebuilt");
+        let bases: Vec<Offset> = {
+            let log = self.log.borrow();
+            log.closed().iter().map(|closed| closed.base_offset).filter(|base| *base <= segment).collect()
+        };
+        let (mut producers, mut from) = (Producers::new(), 0);
+        for (at, base) in bases.iter().enumerate().rev() {
+            let file = shell.disk.read_file(&self.path(*base, SegmentFile::ProducerSnapshot)).await;
+            let found = file.ok().and_then(|bytes| Producers::decode_snapshot(&bytes, Timestamp::NONE).ok());
+            if let Some(found) = found {
+                (producers, from) = (found, at);
+                break;
+            }
+        }
+        let mut rebuild = TransactionIndexRebuild::new(segment, producers);
+        for base in &bases[from..] {
+            let extent = self.log.borrow().closed_extent(*base).ok_or(ReadFailed::OutOfRange)?;
+            let mut position = 0;
+            while position < extent.size {
+                let stretch = self.verified(shell, *base, position, READ_SIZE, extent.size).await?;
+                if stretch.is_damaged {
+                    return Err(ReadFailed::Damaged { segment: *base });
+                }
+                let mut rest = &stretch.bytes[..];
+                while let Ok((batch, after)) = BatchView::split_first(rest) {
+                    rebuild.take(&batch, &StoredBatch::new(&batch, 0));
+                    rest = after;
+                }
+                position = stretch.end;
+            }
+        }
+        Ok(rebuild.finish())
     }
 
     /// Kept only where all of the segment can be believed.

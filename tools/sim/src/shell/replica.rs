@@ -5,6 +5,7 @@ use crate::shell::tail::{Tail, TailWrite};
 use crate::shell::{NO_SPACE_RETRY, Shell};
 use crate::world::{Micros, Signal, Turn};
 use futures::future::try_join_all;
+use odradek::codec::control_record::EndMarker;
 use odradek::codec::record_batch::{BatchView, assign_offset};
 use odradek::log::checksums::SegmentChecksums;
 use odradek::log::commit::ParkedAcks;
@@ -16,7 +17,8 @@ use odradek::log::journal::pack::Part;
 use odradek::log::partition::{AppendDecision, AppendRejected, ClosedSegment, PartitionLog, Place};
 use odradek::log::plan::{AppendPlan, Slot};
 use odradek::log::segment::{ALLOCATION_STEP_MAX, SegmentFile, allocation_for};
-use odradek::types::{Offset, Timestamp, TopicPartition};
+use odradek::log::transactions::index::TransactionIndex;
+use odradek::types::{Offset, Timestamp, TopicPartition, TransactionVersion};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -114,6 +116,7 @@ pub struct Replica {
     rolled: RefCell<VecDeque<Rolled>>,
     /// Checksums of closed segments whose companion is not written yet.
     pub unwritten: RefCell<BTreeMap<Offset, SegmentChecksums>>,
+    pub unwritten_transactions: RefCell<BTreeMap<Offset, TransactionIndex>>,
     finishing: Turn,
     pub replacing: Turn,
     sealed_place: Cell<Place>,
@@ -166,6 +169,7 @@ impl Replica {
             no_space_since: Cell::new(None),
             rolled: RefCell::default(),
             unwritten: RefCell::default(),
+            unwritten_transactions: RefCell::default(),
             finishing: Turn::default(),
             replacing: Turn::default(),
             sealed_place,
@@ -257,6 +261,34 @@ impl Replica {
         Ok(Appended::Parked)
     }
 
+    /// Appends a transaction's marker and parks its acknowledgement.
+    pub fn append_marker(
+        self: &Rc<Self>,
+        shell: &Rc<Shell>,
+        marker: &EndMarker,
+        version: TransactionVersion,
+        target: &AckTarget,
+    ) -> Result<Appended, AppendRefused> {
+        if shell.is_offline() || shell.is_closed() || self.deleted.get() {
+            return Err(AppendRefused::Offline);
+        }
+        let now = Timestamp(shell.world.wall_ms());
+        let mut batch = Vec::new();
+        marker.write(now, &mut batch);
+        let (view, _) = BatchView::split_first(&batch).expect("it was just written");
+        let decision = self.log.borrow().decide_marker(marker, version, &view, now);
+        let plan = decision.map_err(AppendRefused::Rejected)?;
+        if !self.has_space(shell, &plan)? {
+            return Ok(Appended::Wait);
+        }
+        self.place(shell, &mut batch, &plan, now);
+        let end = self.log.borrow().log_end();
+        shell.model.borrow_mut().appended(&shell.world, &self.id, &batch);
+        shell.appended(self.slot, end, plan.size as u64);
+        self.park(target, plan.base_offset, end);
+        Ok(Appended::Parked)
+    }
+
     fn place(&self, shell: &Shell, batch: &mut [u8], plan: &AppendPlan, now: Timestamp) {
         let mut log = self.log.borrow_mut();
         if plan.rolls {
@@ -287,6 +319,8 @@ impl Replica {
         let snapshot = log.producers.encode_snapshot();
         let closed = log.roll(now);
         self.unwritten.borrow_mut().insert(closed.info.base_offset, closed.checksums.clone());
+        let transactions = closed.transactions.clone().map(|all| (closed.info.base_offset, all));
+        self.unwritten_transactions.borrow_mut().extend(transactions);
         self.rolled.borrow_mut().push_back(Rolled { closed, snapshot });
     }
 
@@ -493,8 +527,10 @@ impl Replica {
             (self.path(base, SegmentFile::Checksums), rolled.closed.checksums.encode()),
             (self.path(next, SegmentFile::ProducerSnapshot), rolled.snapshot),
         ];
+        let transactions = rolled.closed.encode_transactions();
+        let transactions = transactions.map(|bytes| (self.path(base, SegmentFile::TransactionIndex), bytes));
         let helper = shell.helper.take().await;
-        for (path, bytes) in files {
+        for (path, bytes) in files.into_iter().chain(transactions) {
             match shell.disk.replace_file(&path, &bytes).await {
                 Err(error) if error.is_full() => {
                     shell.world.count("roll: no space for a derived file");
@@ -510,6 +546,7 @@ impl Replica {
         }
         drop(helper);
         self.unwritten.borrow_mut().remove(&base);
+        self.unwritten_transactions.borrow_mut().remove(&base);
         let spare = self.segments.borrow_mut().adopted.remove(&next).expect("adopted at the roll");
         self.name_segment(shell, &spare, next).await?;
         let mut segments = self.segments.borrow_mut();
@@ -546,6 +583,11 @@ impl Replica {
     pub fn advance(&self, shell: &Shell, end: Offset) {
         self.log.borrow_mut().durable(end);
         shell.model.borrow_mut().advanced(&shell.world, &self.id, end);
+        let (start, stable) = {
+            let log = self.log.borrow();
+            (log.log_start(), log.last_stable_offset())
+        };
+        shell.model.borrow_mut().stable(&shell.world, &self.id, start, stable);
         loop {
             let released = self.acks.borrow_mut().release(end);
             let Some((target, outcome)) = released else { break };

@@ -1,0 +1,70 @@
+//! Transaction markers: what a coordinator has written into partitions to end a transaction in them.
+//!
+//! A marker is appended like any batch and answered once it is durable. The coordinator sends it again until
+//! it is: one that is there already is appended once more, which changes nothing.
+
+use crate::codec::error_code::ErrorCode;
+use crate::shard::Shard;
+use crate::shard::event::Signal;
+use crate::shard::message::{MarkerItem, MarkerOutcome, ProduceOutcome};
+use crate::shard::replica::Appended;
+use crate::shard::store::AckTarget;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// Markers on their way to the disk.
+struct Pending {
+    outcomes: RefCell<Vec<MarkerOutcome>>,
+    remaining: Cell<usize>,
+    done: Signal,
+}
+
+impl AckTarget for Pending {
+    fn acknowledged(&self, index: u32, outcome: ProduceOutcome) {
+        let outcome = MarkerOutcome { error: outcome.error, offset: outcome.base_offset };
+        self.outcomes.borrow_mut()[index as usize] = outcome;
+        self.remaining.set(self.remaining.get() - 1);
+        if self.remaining.get() == 0 {
+            self.done.notify();
+        }
+    }
+}
+
+/// Writes markers into partitions of this core; one outcome for each, in their order.
+pub async fn write_local(shard: &Rc<Shard>, items: &[MarkerItem]) -> Vec<MarkerOutcome> {
+    if items.is_empty() {
+        return Vec::new();
+    }
+    let pending = Rc::new(Pending {
+        outcomes: RefCell::new(vec![MarkerOutcome::default(); items.len()]),
+        remaining: Cell::new(items.len()),
+        done: Signal::default(),
+    });
+    let target: Rc<dyn AckTarget> = pending.clone();
+    for (index, item) in (0..).zip(items) {
+        write(shard, &target, index, item).await;
+    }
+    shard.stores.pump();
+    pending.done.notified().await;
+    pending.outcomes.take()
+}
+
+async fn write(shard: &Rc<Shard>, target: &Rc<dyn AckTarget>, index: u32, item: &MarkerItem) {
+    let Some(replica) = shard.stores.find(&item.partition) else {
+        let offline = shard.unavailable.borrow().contains_key(&item.partition);
+        let error = if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition };
+        return target.acknowledged(index, ProduceOutcome { error, ..Default::default() });
+    };
+    let store = shard.stores.of(&replica);
+    shard.wait_for_room(store).await;
+    loop {
+        match replica.append_marker(store, &item.marker, item.version, target, index) {
+            Ok(Appended::Parked) => return,
+            Ok(Appended::Wait) => {
+                store.pump();
+                replica.ready.notified().await;
+            }
+            Err(outcome) => return target.acknowledged(index, outcome),
+        }
+    }
+}
