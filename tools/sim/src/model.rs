@@ -110,6 +110,9 @@ pub struct PartitionModel {
     /// Damage, or a loss of power where that may be, has cost acknowledged records: their producers do not
     /// know of it.
     pub has_lost: bool,
+    /// The disk was too full for a snapshot of the producers: what only segments before it say of them goes
+    /// with these.
+    pub snapshot_left_out: bool,
     pub offline: bool,
     /// Since it was opened last.
     pub power_was_lost: bool,
@@ -120,6 +123,11 @@ pub type KeyValue = (Vec<u8>, Vec<u8>);
 impl PartitionModel {
     pub fn new(name: String, kind: TopicKind) -> PartitionModel {
         PartitionModel { name, kind, ..PartitionModel::default() }
+    }
+
+    /// Whether the broker may not know a producer as that knows itself.
+    pub fn may_not_know_producers(&self) -> bool {
+        self.damaged.segment || self.has_lost || self.snapshot_left_out
     }
 
     /// All transactions, in the order in which they began. O(n) in the batches of transactions.

@@ -176,7 +176,7 @@ impl Producer {
             AppendRefused::Rejected(AppendRejected::Sequence(error)) => {
                 let model = shell.model.borrow();
                 let Some(partition) = model.partitions.get(&self.partition) else { return false };
-                if !partition.damaged.segment && !partition.has_lost {
+                if !partition.may_not_know_producers() {
                     world.finding("sequences go on", format_args!("{}: {error}", partition.name));
                 }
                 if self.in_flight.get() == 0 {
@@ -385,7 +385,7 @@ impl Transactor {
         let world = &shell.world;
         let model = shell.model.borrow();
         let Some(partition) = model.partitions.get(&self.partition) else { return false };
-        if !partition.damaged.segment && !partition.has_lost {
+        if !partition.may_not_know_producers() {
             world.finding("transactions go on", format_args!("{}: {rejected}", partition.name));
             return false;
         }

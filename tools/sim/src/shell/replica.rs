@@ -521,11 +521,12 @@ impl Replica {
             old.truncate(rolled.closed.info.size).await?;
         }
         shell.flush_file(&old).await?;
+        let snapshot = self.path(next, SegmentFile::ProducerSnapshot);
         let files = [
             (self.path(base, SegmentFile::OffsetIndex), rolled.closed.index.encode_offset_index()),
             (self.path(base, SegmentFile::TimeIndex), rolled.closed.index.encode_time_index()),
             (self.path(base, SegmentFile::Checksums), rolled.closed.checksums.encode()),
-            (self.path(next, SegmentFile::ProducerSnapshot), rolled.snapshot),
+            (snapshot.clone(), rolled.snapshot),
         ];
         let transactions = rolled.closed.encode_transactions();
         let transactions = transactions.map(|bytes| (self.path(base, SegmentFile::TransactionIndex), bytes));
@@ -534,6 +535,11 @@ impl Replica {
             match shell.disk.replace_file(&path, &bytes).await {
                 Err(error) if error.is_full() => {
                     shell.world.count("roll: no space for a derived file");
+                    if path == snapshot
+                        && let Some(model) = shell.model.borrow_mut().partitions.get_mut(&self.id)
+                    {
+                        model.snapshot_left_out = true;
+                    }
                     shell.disk.remove_if_present(&path).await?;
                 }
                 other => other?,
