@@ -222,6 +222,15 @@ impl PartitionLog {
         unstable.map_or(self.durable_end, |first| first.max(self.log_start).min(self.durable_end))
     }
 
+    /// Exclusive: below it every transaction has ended for good, also where a topic acknowledges what is not
+    /// flushed. What is taken away because of how a transaction ended lies below it.
+    pub fn settled_end(&self) -> Offset {
+        let open = self.producers.first_open_transaction();
+        let unstored = self.transactions.as_ref().and_then(|all| all.first_unstored());
+        let unsettled = [open, unstored].into_iter().flatten().min();
+        unsettled.map_or(self.stored_end, |first| first.min(self.stored_end))
+    }
+
     /// Exclusive: how far a reader may read.
     pub fn readable_end(&self, isolation: Isolation) -> Offset {
         match isolation {
@@ -428,6 +437,9 @@ impl PartitionLog {
         assert!(end <= self.durable_end, "what is stored is durable");
         (self.stored_end, self.stored_place) =
             reached(&mut self.segment_ends, end, (self.stored_end, self.stored_place));
+        if let Some(transactions) = &mut self.transactions {
+            transactions.stored(end);
+        }
     }
 
     /// The active segment was rolled while everything was stored: the durable place moves along.
@@ -736,6 +748,24 @@ mod tests {
         assert_eq!(log.active_aborted(), []);
         append(&mut log, 1, None).unwrap();
         assert!(log.roll(Timestamp(1)).transactions.is_none(), "no batch of it is part of one");
+    }
+
+    /// Where acknowledgements wait for writes only, lost power may take a marker that readers have acted on.
+    #[test]
+    fn a_transaction_is_settled_once_its_marker_is_flushed() {
+        let mut log = log(1 << 20);
+        append(&mut log, 1, None).unwrap();
+        transact(&mut log, 1, 0).unwrap();
+        log.segment_sealed(offset(2));
+        mark(&mut log, 1, TransactionOutcome::Commit, 0).unwrap();
+        log.segment_sealed(offset(3));
+        log.durable(offset(3));
+        log.stored(offset(2));
+        assert_eq!((log.last_stable_offset(), log.settled_end()), (offset(3), offset(1)));
+        log.stored(offset(3));
+        assert_eq!(log.settled_end(), offset(3));
+        append(&mut log, 1, None).unwrap();
+        assert_eq!(log.settled_end(), offset(3), "what is not flushed is not settled");
     }
 
     fn entry_of(closed: &ClosedSegment) -> &AbortedTransaction {

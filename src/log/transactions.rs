@@ -24,7 +24,7 @@ use crate::log::producers::EndedTransaction;
 use crate::log::transactions::index::TransactionIndex;
 use crate::types::limits::ABORTED_PER_SEGMENT_MAX;
 use crate::types::{Offset, ProducerId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Which records a reader gets (`isolation.level`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,6 +96,9 @@ impl AbortedSearch {
 pub struct PartitionTransactions {
     /// Ended, with markers at or above the high watermark: first offset and marker.
     unreplicated: BTreeMap<Offset, Offset>,
+    /// Marker and first offset of those that have ended and are not flushed in their segments, in the order of
+    /// the markers.
+    unstored: VecDeque<(Offset, Offset)>,
     /// Aborted, with markers in the active segment, in the order of these.
     aborted: Vec<AbortedTransaction>,
 }
@@ -104,12 +107,13 @@ impl PartitionTransactions {
     /// What a start found in the active segment. Everything found is flushed.
     pub fn recovered(aborted: Vec<AbortedTransaction>) -> Option<Box<PartitionTransactions>> {
         let is_needed = !aborted.is_empty();
-        is_needed.then(|| Box::new(PartitionTransactions { unreplicated: BTreeMap::new(), aborted }))
+        is_needed.then(|| Box::new(PartitionTransactions { aborted, ..PartitionTransactions::default() }))
     }
 
     /// A marker was appended.
     pub fn ended(&mut self, transaction: &EndedTransaction) {
         self.unreplicated.insert(transaction.first_offset, transaction.last_offset);
+        self.unstored.push_back((transaction.last_offset, transaction.first_offset));
         self.aborted.extend(aborted(transaction));
     }
 
@@ -122,6 +126,17 @@ impl PartitionTransactions {
     /// First offset of the oldest transaction that has ended and may yet be lost.
     pub fn first_unreplicated(&self) -> Option<Offset> {
         self.unreplicated.first_key_value().map(|(first, _)| *first)
+    }
+
+    /// Everything below `stored_end` is flushed in its segment. Amortised O(1).
+    pub fn stored(&mut self, stored_end: Offset) {
+        while self.unstored.pop_front_if(|(marker, _)| *marker < stored_end).is_some() {}
+    }
+
+    /// First offset of the oldest transaction whose end a loss of power may take back, whatever readers were
+    /// told. O(n) in those.
+    pub fn first_unstored(&self) -> Option<Offset> {
+        self.unstored.iter().map(|(_, first)| *first).min()
     }
 
     /// Of the active segment, in the order of their markers.

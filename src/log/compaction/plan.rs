@@ -59,9 +59,9 @@ impl Cleanable {
         let too_young = log.closed().iter().filter(dirty).find(|segment| {
             limits.min_lag_ms > 0 && segment.largest_timestamp().0 > now.0.saturating_sub(limits.min_lag_ms)
         });
-        let bound = log.stored_end().min(final_below).min(log.active().base_offset);
-        // Nobody knows yet whether what an open transaction wrote is to stay.
-        let bound = bound.min(log.last_stable_offset());
+        // Nobody knows yet whether what an open transaction wrote is to stay; and a marker that can still be
+        // lost would take the word back for which older values went.
+        let bound = log.settled_end().min(final_below).min(log.active().base_offset);
         let bound = too_young.map_or(bound, |segment| bound.min(segment.base_offset));
         let whole = log.closed().iter().take_while(|segment| end_of(log, segment) <= bound);
         let first_uncleanable = whole.last().map_or(first_dirty, |segment| end_of(log, segment));
