@@ -8,6 +8,7 @@ use crate::shard::Shard;
 use crate::shard::event::Signal;
 use crate::shard::message::{MarkerItem, MarkerOutcome, ProduceOutcome};
 use crate::shard::replica::Appended;
+use crate::shard::step::Pace;
 use crate::shard::store::AckTarget;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -41,8 +42,10 @@ pub async fn write_local(shard: &Rc<Shard>, items: &[MarkerItem]) -> Vec<MarkerO
         done: Signal::default(),
     });
     let target: Rc<dyn AckTarget> = pending.clone();
+    let mut pace = Pace::new(&shard.clock);
     for (index, item) in (0..).zip(items) {
         write(shard, &target, index, item).await;
+        pace.give_way().await;
     }
     shard.stores.pump();
     pending.done.notified().await;

@@ -117,7 +117,11 @@ impl Replica {
             return Ok(known);
         }
         let generation = self.reads.generation();
-        let found = self.closed_checksums(hold, segment).await?.checksums.has_transactions();
+        let known = self.closed_checksums(hold, segment).await?;
+        let found = known.checksums.has_transactions();
+        if known.damage.is_some() && found == HasTransactions::No {
+            return Ok(HasTransactions::Unknown); // Of what lies behind the damage nobody knows.
+        }
         if generation == self.reads.generation() {
             self.log.borrow_mut().note_transactions(segment, found);
         }

@@ -101,6 +101,8 @@ impl Replica {
             }
             match self.has_transactions(hold, next).await? {
                 HasTransactions::No if next == segment => return Ok(search),
+                // Damaged, and none before that: a read of it ends there.
+                HasTransactions::Unknown if next == segment => return Ok(search),
                 HasTransactions::No => {} // Nothing ends here that was open before.
                 HasTransactions::Yes | HasTransactions::Unknown => {
                     let index = self.closed_transactions(hold, next).await?;
@@ -153,8 +155,14 @@ impl Replica {
             Ok(index) => return Ok(index),
             Err(reason) => reason,
         };
-        let turn = self.reindexing.acquire_permit(1).await;
-        let _turn = turn.map_err(|error| disk(error.into()))?;
+        // Who waits holds no memory: whoever builds something may need it.
+        let _turn = match self.reindexing.try_acquire_permit(1) {
+            Ok(turn) => turn,
+            Err(_) => {
+                hold.let_go()?;
+                self.reindexing.acquire_permit(1).await.map_err(|error| disk(error.into()))?
+            }
+        };
         if let Some(index) = self.reads.transactions.find(segment) {
             return Ok(TransactionIndex::clone(&index)); // Somebody else has built it meanwhile.
         }

@@ -33,6 +33,13 @@ pub trait TransactionVerifier {
     fn verify(&self, question: VerificationQuestion) -> LocalBoxFuture<'static, Result<(), ErrorCode>>;
 }
 
+impl Shard {
+    /// Whether any transaction can be confirmed here.
+    pub fn may_have_transactions(&self) -> bool {
+        !self.config.transaction_partition_verification_enable || self.verifier.borrow().is_some()
+    }
+}
+
 /// Sees to it that a batch of a transaction may be appended, as far as the coordinator is concerned. It is
 /// asked once for a transaction and partition; what is appended later needs no answer.
 pub async fn verify(
@@ -41,18 +48,22 @@ pub async fn verify(
     batch: &BatchProducer,
     claim: &TransactionClaim,
 ) -> Result<(), ProduceOutcome> {
+    let is_asked = shard.config.transaction_partition_verification_enable;
+    let verifier = shard.verifier.borrow().clone();
+    if is_asked && verifier.is_none() {
+        return Err(refused(ErrorCode::InvalidTxnState, claim.version));
+    }
     let now = shard.clock.wall();
     let need = replica.log.borrow_mut().producers.begin_verification(batch, claim.version, now);
     let guard = match need.map_err(refused_sequence)? {
         VerificationNeed::Nothing => return Ok(()),
         VerificationNeed::Ask(guard) => guard,
     };
-    if !shard.config.transaction_partition_verification_enable {
+    if !is_asked {
         replica.log.borrow_mut().producers.verified(batch.id, guard);
         return Ok(());
     }
-    let verifier = shard.verifier.borrow().clone();
-    let Some(verifier) = verifier else { return Err(refused(ErrorCode::InvalidTxnState, claim.version)) };
+    let verifier = verifier.expect("looked at above");
     let answered = verifier.verify(VerificationQuestion {
         transactional_id: claim.transactional_id.as_str().into(),
         producer: batch.id,

@@ -100,6 +100,19 @@ fn nobody_begins_a_transaction_that_no_coordinator_knows() {
             let answer = Client::partition_answer(&response);
             assert_eq!(answer.error_code, ResponseError::TransactionalIdAuthorizationFailed.code());
             assert_eq!(latest(&mut connection, partition, UNCOMMITTED), 0);
+            // And nothing of it stands in the way of whoever has that producer id: more batches than are
+            // remembered, the refused one again, and one more.
+            let own = |sequence| BatchProducer { sequence, ..producer };
+            for sequence in 0..7 {
+                let batch = Batch::of(&["plain"], now_ms()).by(own(sequence)).bytes();
+                assert_eq!(client.produce_bytes(TOPIC, partition, batch), Ok(i64::from(sequence)));
+            }
+            let response =
+                connection.call(Client::PRODUCE_VERSION, &transactional(partition, own(0), "late"));
+            let answer = Client::partition_answer(&response);
+            assert_eq!(answer.error_code, ResponseError::InvalidTxnState.code(), "{routing:?}");
+            let batch = Batch::of(&["plain"], now_ms()).by(own(7)).bytes();
+            assert_eq!(client.produce_bytes(TOPIC, partition, batch), Ok(7));
         }
     }
 }

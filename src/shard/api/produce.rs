@@ -29,6 +29,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
+/// What the producer of a transaction is told that nobody can have begun.
+const NO_COORDINATOR: &str = "there are no transactions yet: no coordinator has confirmed the partition";
+
 /// One partition of a request, with what is known of it so far.
 struct Part {
     topic: Rc<str>,
@@ -74,8 +77,8 @@ pub async fn handle(
             Some(_) => None,
         };
         // The version that raises epochs begins with a version of Produce that is not offered.
-        claim = view
-            .transactional_id
+        let transactional_id = view.transactional_id.filter(|_| shard.may_have_transactions());
+        claim = transactional_id
             .map(|id| TransactionClaim { transactional_id: id.to_owned(), version: TransactionVersion::V1 });
         route(shard, connection, context.version, &view, body, refusal, |part, routed| {
             let index = parts.len() as u32;
@@ -164,6 +167,12 @@ fn route(
                 // Kafka, too, says so of a request that has no right to a transaction.
                 Ok(batch) if batch.is_transactional() && view.transactional_id.is_none() => {
                     part.outcome.error = ErrorCode::TransactionalIdAuthorizationFailed;
+                    each(part, None);
+                }
+                // Before anything is kept of it: nobody can have begun one.
+                Ok(batch) if batch.is_transactional() && !shard.may_have_transactions() => {
+                    part.outcome.error = ErrorCode::InvalidTxnState;
+                    part.outcome.message = Some(NO_COORDINATOR.to_owned());
                     each(part, None);
                 }
                 Ok(batch) => {
@@ -261,7 +270,8 @@ async fn forward(
     body: &[u8],
     claim: Option<&TransactionClaim>,
 ) {
-    let size: usize = routed.iter().map(|routed| routed.range.len()).sum();
+    let claim_size = claim.map_or(0, |claim| claim.transactional_id.len());
+    let size: usize = routed.iter().map(|routed| routed.range.len() + claim_size).sum();
     let must_wait = || shard.forward_memory.used() > 0 && !shard.forward_memory.has_room(size);
     if must_wait() {
         shard.metrics.borrow_mut().memory_waits += 1;
