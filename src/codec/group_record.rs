@@ -116,6 +116,18 @@ impl GroupRecord {
         }
     }
 
+    /// Bytes of its key and its value.
+    pub fn size(&self) -> usize {
+        match self {
+            GroupRecord::Offset { group, topic, value, .. } => {
+                2 + string_size(group) + string_size(topic) + 4 + value.as_ref().map_or(0, offset_size)
+            }
+            GroupRecord::Group { group, value } => {
+                2 + string_size(group) + value.as_ref().map_or(0, group_size)
+            }
+        }
+    }
+
     pub fn encode_key(&self) -> Vec<u8> {
         let mut out = Vec::new();
         let mut writer = Writer::new(&mut out, Encoding::Classic);
@@ -143,6 +155,33 @@ impl GroupRecord {
         }
         Some(out)
     }
+}
+
+fn string_size(text: &str) -> usize {
+    2 + text.len()
+}
+
+fn nullable_string_size(text: Option<&str>) -> usize {
+    2 + text.map_or(0, str::len)
+}
+
+fn offset_size(value: &OffsetValue) -> usize {
+    // An expire timestamp, or a leader epoch.
+    2 + 8 + string_size(&value.metadata) + 8 + if value.expire_timestamp.is_some() { 8 } else { 4 }
+}
+
+fn group_size(value: &GroupValue) -> usize {
+    let names =
+        nullable_string_size(value.protocol.as_deref()) + nullable_string_size(value.leader.as_deref());
+    let members: usize = value.members.iter().map(member_size).sum();
+    2 + string_size(&value.protocol_type) + 4 + names + 8 + 4 + members
+}
+
+fn member_size(member: &MemberValue) -> usize {
+    let strings = [&member.member_id, &member.client_id, &member.client_host];
+    let strings = strings.into_iter().map(|text| string_size(text)).sum::<usize>();
+    let instance_id = nullable_string_size(member.instance_id.as_deref());
+    strings + instance_id + 4 + 4 + 4 + member.subscription.len() + 4 + member.assignment.len()
 }
 
 fn offset_key(key: &mut Reader<'_>) -> Result<(String, String, i32), WireError> {
@@ -374,6 +413,25 @@ mod tests {
             GroupValue { generation: 5, protocol_type: "consumer".to_owned(), ..GroupValue::default() };
         let bytes = b"\0\x03\0\x08consumer\0\0\0\x05\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0";
         assert_eq!(group(Some(empty)).encode_value().unwrap(), bytes);
+    }
+
+    #[test]
+    fn sizes_are_known_before_anything_is_written() {
+        let value = OffsetValue { metadata: "me".to_owned(), ..OffsetValue::default() };
+        let expiring = OffsetValue { expire_timestamp: Some(9), ..value.clone() };
+        let records = [
+            offset(None),
+            offset(Some(value)),
+            offset(Some(expiring)),
+            group(None),
+            group(Some(GroupValue::default())),
+            group(Some(stable(None))),
+            group(Some(stable(Some("instance")))),
+        ];
+        for record in records {
+            let written = record.encode_key().len() + record.encode_value().unwrap_or_default().len();
+            assert_eq!(record.size(), written, "{record:?}");
+        }
     }
 
     #[test]

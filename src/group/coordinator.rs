@@ -8,13 +8,15 @@
 
 use crate::codec::error_code::ErrorCode;
 use crate::codec::group_record::{GroupRecord, OffsetValue};
+use crate::codec::wire::STRING_SIZE_MAX;
 use crate::group::classic::{Assignments, Group, Replaced, refused_join, refused_sync};
 use crate::group::member::{Joining, text};
 use crate::group::offsets::GroupOffsets;
 use crate::group::timers::{Timer, Timers};
 use crate::group::{Answer, Caller, Effect, Moment, Settings, Ticket, WriteId, millis};
 use crate::types::limits::{
-    GROUP_DEFERRED_MAX, GROUP_MEMBER_SIZE_MAX, GROUP_OFFSETS_MAX, GROUP_PROTOCOLS_MAX, GROUP_TIMERS_PER_STEP,
+    GROUP_DEFERRED_MAX, GROUP_ID_SIZE_MAX, GROUP_INSTANCE_ID_SIZE_MAX, GROUP_MEMBER_NAME_SIZE_MAX,
+    GROUP_MEMBER_SIZE_MAX, GROUP_OFFSETS_MAX, GROUP_PROTOCOLS_MAX, GROUP_TIMERS_PER_STEP,
     GROUPS_PER_COORDINATOR_MAX,
 };
 use crate::types::{Mono, Timestamp};
@@ -297,8 +299,12 @@ impl Coordinator {
         let refuse = |error, effects: &mut Vec<Effect>| {
             effects.push(Effect::Answer(ticket, refused_join(&request.member_id, error)));
         };
-        if request.group_id.is_empty() {
+        if request.group_id.is_empty() || is_too_long(&request.group_id.0) {
             return refuse(ErrorCode::InvalidGroupId, effects);
+        }
+        let instance_id = request.group_instance_id.as_deref();
+        if instance_id.is_some_and(|id| id.len() > GROUP_INSTANCE_ID_SIZE_MAX) {
+            return refuse(ErrorCode::InvalidRequest, effects);
         }
         let session_timeout = millis(request.session_timeout_ms);
         let allowed = self.settings.session_timeout_min..=self.settings.session_timeout_max;
@@ -309,11 +315,12 @@ impl Coordinator {
             return refuse(ErrorCode::InvalidRequest, effects);
         }
         let joining = Joining::new(caller, request);
-        if joining.size() > GROUP_MEMBER_SIZE_MAX {
+        if joining.size() > GROUP_MEMBER_SIZE_MAX || !joining.fits_record() {
             return refuse(ErrorCode::InvalidRequest, effects);
         }
         // As Kafka makes them: what it is called, and something that nobody else has.
         let name = joining.instance_id.as_deref().unwrap_or(&joining.client_id);
+        let name = &name[..name.floor_char_boundary(GROUP_MEMBER_NAME_SIZE_MAX)];
         let fresh_id = format!("{name}-{fresh}");
         self.join_or_wait(joining, fresh_id, ticket, now, effects);
     }
@@ -437,7 +444,9 @@ impl Coordinator {
             return turn.answer(ticket, refused(ErrorCode::PolicyViolation));
         }
         let metadata_max = turn.settings.offset_metadata_max;
-        let is_too_large = |metadata: &str| metadata.encode_utf16().count() > metadata_max;
+        let is_too_large = |metadata: &str| {
+            metadata.encode_utf16().count() > metadata_max || metadata.len() > STRING_SIZE_MAX
+        };
         let response = commit_response(&request, |metadata| match is_too_large(metadata) {
             true => ErrorCode::OffsetMetadataTooLarge,
             false => ErrorCode::None,
@@ -452,6 +461,9 @@ impl Coordinator {
 
     fn check_commit(&self, version: i16, request: &OffsetCommitRequest) -> Result<(), ErrorCode> {
         let generation = request.generation_id_or_member_epoch;
+        if is_too_long(&request.group_id.0) {
+            return Err(ErrorCode::InvalidGroupId);
+        }
         match self.groups.get(&*request.group_id.0) {
             Some(group) => {
                 group.check_commit(&request.member_id, request.group_instance_id.as_deref(), generation)
@@ -759,6 +771,11 @@ impl Coordinator {
     pub fn groups(&self) -> &BTreeMap<String, Group> {
         &self.groups
     }
+}
+
+/// An id that no group is made for.
+fn is_too_long(group: &str) -> bool {
+    group.len() > GROUP_ID_SIZE_MAX
 }
 
 fn tombstone(group: &str, topic: &str, partition: i32) -> GroupRecord {

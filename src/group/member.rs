@@ -1,6 +1,7 @@
 //! A member of a classic group, and what it says of itself.
 
 use crate::codec::group_record::MemberValue;
+use crate::codec::wire::STRING_SIZE_MAX;
 use crate::group::{Caller, Ticket, millis};
 use crate::types::Mono;
 use bytes::Bytes;
@@ -60,6 +61,13 @@ impl Joining {
             protocols,
             version: caller.version,
         }
+    }
+
+    /// Whether all strings of it can be written; what came over the wire always can.
+    pub fn fits_record(&self) -> bool {
+        let names = self.protocols.iter().map(|protocol| &protocol.name);
+        let strings = [&self.protocol_type, &self.client_id, &self.client_host];
+        names.chain(strings).all(|text| text.len() <= STRING_SIZE_MAX)
     }
 
     /// Bytes that a member keeps of it.

@@ -26,6 +26,7 @@ use crate::shard::event::Signal;
 use crate::shard::message::ProduceOutcome;
 use crate::shard::step::Pace;
 use crate::shard::store::AckTarget;
+use crate::types::limits::GROUP_BATCH_SIZE_MAX;
 use crate::types::{Mono, PartitionIndex, Timestamp, TopicId, TopicPartition, Uuid};
 use futures::future::select;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
@@ -117,8 +118,9 @@ pub struct Groups {
 struct Served {
     id: TopicPartition,
     state: RefCell<ServedState>,
-    /// Writes that are not in the log yet. Bounded by the requests that wait for them.
-    lane: RefCell<VecDeque<(WriteId, Vec<u8>)>>,
+    /// Writes that are not in the log yet; each is encoded when its turn comes. Bounded by the requests that
+    /// wait for them.
+    lane: RefCell<VecDeque<WriteId>>,
     lane_filled: Signal,
     ended: Cell<bool>,
 }
@@ -198,26 +200,30 @@ impl Served {
             let rebalances = coordinator.rebalances;
             let decided = decide(coordinator, now, &mut effects);
             shard.metrics.borrow_mut().group_rebalances += coordinator.rebalances - rebalances;
-            self.hand_on_writes(coordinator, &effects, now);
             (decided, coordinator.next_deadline())
         };
         for effect in effects {
             match effect {
                 Effect::Answer(ticket, answer) => shard.groups.answers.complete(ticket, answer),
-                Effect::Write(_) => {} // It is in the lane.
+                Effect::Write(write) => {
+                    self.lane.borrow_mut().push_back(write);
+                    self.lane_filled.notify();
+                }
             }
         }
         shard.groups.look_by(next);
         Some(decided)
     }
 
-    fn hand_on_writes(&self, coordinator: &Coordinator, effects: &[Effect], now: Moment) {
-        for effect in effects {
-            if let Effect::Write(write) = effect {
-                let batch = batch_of(coordinator.records(*write), now.wall);
-                self.lane.borrow_mut().push_back((*write, batch));
-                self.lane_filled.notify();
+    /// The batch of a write; `None` if it is too large for the log.
+    fn batch(&self, shard: &Shard, write: WriteId) -> Option<Vec<u8>> {
+        let replica = shard.stores.find(&self.id);
+        let allowed = replica.map_or(usize::MAX, |replica| replica.log.borrow().config.batch_size_max);
+        match &*self.state.borrow() {
+            ServedState::Ready(coordinator) => {
+                batch_of(coordinator.records(write), shard.clock.wall(), allowed.min(GROUP_BATCH_SIZE_MAX))
             }
+            ServedState::Loading | ServedState::Failed { .. } => unreachable!("it has decided"),
         }
     }
 
@@ -251,8 +257,12 @@ impl Groups {
     }
 }
 
-/// Records as one batch, as a producer would send it.
-fn batch_of(records: &[GroupRecord], now: Timestamp) -> Vec<u8> {
+/// Records as one batch, as a producer would send it; `None` if they have more bytes than so many, in which case
+/// nothing is written.
+fn batch_of(records: &[GroupRecord], now: Timestamp, size_max: usize) -> Option<Vec<u8>> {
+    if records.iter().map(GroupRecord::size).sum::<usize>() > size_max {
+        return None;
+    }
     let mut payload = Vec::new();
     for (number, record) in (0..).zip(records) {
         let (key, value) = (record.encode_key(), record.encode_value());
@@ -275,7 +285,7 @@ fn batch_of(records: &[GroupRecord], now: Timestamp) -> Vec<u8> {
     };
     let mut batch = Vec::with_capacity(payload.len() + 61);
     write_batch(&header, &payload, &mut batch);
-    batch
+    Some(batch)
 }
 
 fn moment(shard: &Shard) -> Moment {
@@ -311,14 +321,20 @@ impl AckTarget for WriteEnd {
 async fn run_lane(shard: Rc<Shard>, served: Rc<Served>) {
     while !served.ended.get() || !served.lane.borrow().is_empty() {
         let next = served.lane.borrow_mut().pop_front();
-        let Some((write, mut batch)) = next else {
+        let Some(write) = next else {
             shard.stores.pump();
             served.lane_filled.notified().await;
             continue;
         };
         let end = WriteEnd { shard: Rc::downgrade(&shard), served: served.clone(), write };
         let target: Rc<dyn AckTarget> = Rc::new(end);
-        produce::append(&shard, &target, 0, &served.id, &mut batch, None).await;
+        match served.batch(&shard, write) {
+            Some(mut batch) => produce::append(&shard, &target, 0, &served.id, &mut batch, None).await,
+            None => {
+                let error = ErrorCode::MessageTooLarge;
+                target.acknowledged(0, ProduceOutcome { error, ..Default::default() });
+            }
+        }
     }
 }
 
@@ -715,4 +731,27 @@ pub fn partition_of(shard: &Shard, group: &str) -> Option<TopicPartition> {
 
 fn new_coordinator(shard: &Shard) -> Coordinator {
     Coordinator::new(Settings::new(&shard.config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::group_record::{GroupValue, MemberValue};
+    use bytes::Bytes;
+
+    #[test]
+    fn what_does_not_fit_the_log_is_not_even_written() {
+        // One MiB each, all of them the same memory.
+        let subscription = Bytes::from(vec![0; 1 << 20]);
+        let group = |members: usize| {
+            let member = MemberValue { subscription: subscription.clone(), ..MemberValue::default() };
+            let value = GroupValue { members: vec![member; members], ..GroupValue::default() };
+            [GroupRecord::Group { group: "g".to_owned(), value: Some(value) }]
+        };
+        let small = group(1);
+        let size = small[0].size();
+        assert!(batch_of(&small, Timestamp(0), size).is_some());
+        assert!(batch_of(&small, Timestamp(0), size - 1).is_none());
+        assert!(batch_of(&group(10_000), Timestamp(0), GROUP_BATCH_SIZE_MAX).is_none(), "10 GiB");
+    }
 }

@@ -249,6 +249,21 @@ pub const GROUP_MEMBERS_MAX: usize = 10_000;
 /// Ways to assign partitions that one member may offer; clients offer one to three.
 pub const GROUP_PROTOCOLS_MAX: usize = 100;
 
+/// Bytes of a group's id. It is in every record and every deadline of the group; the wire would allow 32 KiB,
+/// names in use have some dozen.
+pub const GROUP_ID_SIZE_MAX: usize = 1024;
+
+/// Bytes of the client id at the beginning of a member's id, which has to fit a string of the wire together with
+/// what makes it unique.
+pub const GROUP_MEMBER_NAME_SIZE_MAX: usize = 255;
+
+/// Bytes of a static member's instance id (Kafka `JoinGroupRequest.MAX_GROUP_INSTANCE_ID_LENGTH`; clients allow
+/// ASCII only).
+pub const GROUP_INSTANCE_ID_SIZE_MAX: usize = 249;
+
+/// Bytes of one batch of a coordinator, whatever its topic allows: encoding it holds the core.
+pub const GROUP_BATCH_SIZE_MAX: usize = 64 << 20;
+
 /// Bytes that one member may say of itself. All that is kept of a group has to fit one batch.
 pub const GROUP_MEMBER_SIZE_MAX: usize = 1 << 20;
 
@@ -274,6 +289,7 @@ const _: () = assert!(OFFSET_MAP_SIZE_MIN <= OFFSET_MAP_SIZE_MAX);
 const _: () = assert!(COMPACTION_READ_SIZE.is_multiple_of(IO_ALIGNMENT));
 const _: () = assert!(COMPACTION_READ_SIZE <= IO_SIZE_MAX);
 const _: () = assert!(IO_SIZE_MAX.is_multiple_of(IO_ALIGNMENT));
+const _: () = assert!(GROUP_INSTANCE_ID_SIZE_MAX <= GROUP_MEMBER_NAME_SIZE_MAX);
 const _: () = assert!(TAIL_BUFFER_SIZE_MIN.is_multiple_of(IO_ALIGNMENT));
 const _: () = assert!(TAIL_BUFFER_SIZE_MAX.is_multiple_of(IO_ALIGNMENT));
 const _: () = assert!(TRANSACTIONS_PER_PARTITION_MAX < PRODUCERS_PER_PARTITION_MAX);

@@ -1,4 +1,6 @@
 use super::*;
+use crate::codec::wire::STRING_SIZE_MAX;
+use crate::types::limits::{GROUP_ID_SIZE_MAX, GROUP_INSTANCE_ID_SIZE_MAX, GROUP_MEMBER_NAME_SIZE_MAX};
 
 #[test]
 fn first_member_waits_for_others_then_leads() {
@@ -288,4 +290,69 @@ fn groups_of_one_three_and_twenty_settle_after_every_change() {
             assert_eq!(members.len(), count);
         }
     }
+}
+
+/// Joins as a client of that name, which is given an id.
+fn join_as(room: &mut Room, client_id: &str, version: i16, request: JoinGroupRequest) -> Ticket {
+    let ticket = room.ticket();
+    let (client_id, client_host) = (client_id.to_owned(), "/127.0.0.1".to_owned());
+    let caller = Caller { client_id, client_host, version };
+    let fresh = "6fd2b9a4-7a2f-4c56-9d4c-0a8f5f1f9d11";
+    room.decide(|coordinator, now, effects| coordinator.join(&caller, &request, fresh, ticket, now, effects));
+    ticket
+}
+
+#[test]
+fn ids_of_members_fit_their_record_whatever_the_client_is_called() {
+    let mut room = Room::new();
+    for client_id in ["c".repeat(STRING_SIZE_MAX), "ä".repeat(STRING_SIZE_MAX / 2)] {
+        let waiting = join_as(&mut room, &client_id, OLD, join_request("", &["range"]));
+        room.pass(6);
+        let joined = room.joined(waiting);
+        assert!(joined.member_id.len() <= GROUP_MEMBER_NAME_SIZE_MAX + 40, "{}", joined.member_id.len());
+        room.settle_one(&joined);
+        room.replayed(); // Each record was written and read.
+        room.leave(&[(&joined.member_id, None)]);
+    }
+    let large = join_as(&mut room, &"c".repeat(STRING_SIZE_MAX + 1), OLD, join_request("", &["range"]));
+    assert_eq!(error(room.joined(large).error_code), ErrorCode::InvalidRequest);
+}
+
+#[test]
+fn ids_that_clients_may_not_have_are_refused() {
+    let mut room = Room::new();
+    let instance_id = "i".repeat(GROUP_INSTANCE_ID_SIZE_MAX + 1);
+    let waiting = room.send_join(NEWEST, static_request(&instance_id, ""));
+    assert_eq!(error(room.joined(waiting).error_code), ErrorCode::InvalidRequest);
+    for group in ["", &"g".repeat(GROUP_ID_SIZE_MAX + 1)] {
+        let request = join_request("", &["range"]).with_group_id(GroupId(text(group)));
+        let waiting = room.send_join(NEWEST, request);
+        assert_eq!(error(room.joined(waiting).error_code), ErrorCode::InvalidGroupId);
+    }
+    let request = commit_request("", -1, "read", 5, "");
+    let request = request.with_group_id(GroupId(text(&"g".repeat(GROUP_ID_SIZE_MAX + 1))));
+    let committing = room.send_commit(8, request);
+    let refused = room.committed(committing).topics[0].partitions[0].error_code;
+    assert_eq!(error(refused), ErrorCode::InvalidGroupId);
+    let protocol_type = text(&"p".repeat(STRING_SIZE_MAX + 1));
+    let request = join_request("", &["range"]).with_protocol_type(protocol_type);
+    let waiting = room.send_join(NEWEST, request);
+    assert_eq!(error(room.joined(waiting).error_code), ErrorCode::InvalidRequest);
+    let longest = "i".repeat(GROUP_INSTANCE_ID_SIZE_MAX);
+    let waiting = room.send_join(NEWEST, static_request(&longest, ""));
+    room.pass(6);
+    assert!(room.joined(waiting).member_id.starts_with(&format!("{longest}-")));
+}
+
+#[test]
+fn generation_that_does_not_fit_the_log_is_refused_as_in_kafka() {
+    let mut room = Room::new();
+    let (id, waiting) = room.start_join(&["range"]);
+    room.pass(6);
+    room.joined(waiting);
+    room.holds_writes = true;
+    let syncing = room.send_sync(sync_request(&id, 1));
+    room.end_write(Err(ErrorCode::MessageTooLarge));
+    assert_eq!(error(room.synced(syncing).error_code), ErrorCode::UnknownServerError);
+    assert_eq!(room.state(), "PreparingRebalance");
 }

@@ -288,6 +288,14 @@ impl Room {
         assert_eq!(self.state(), "Stable");
     }
 
+    /// The only member asks for its assignment, as the leader of a group of one.
+    fn settle_one(&mut self, joined: &JoinGroupResponse) {
+        assert_eq!(joined.error_code, 0);
+        let syncing = self.send_sync(sync_request(&joined.member_id, joined.generation_id));
+        assert_eq!(self.synced(syncing).error_code, 0);
+        assert_eq!(self.state(), "Stable");
+    }
+
     /// The same log, read by another coordinator.
     fn replayed(&self) -> Coordinator {
         let mut coordinator = Coordinator::new(self.settings);
