@@ -119,9 +119,10 @@ impl Settings {
 /// `GroupCoordinatorService.partitionFor`): clients and tools compute it too.
 pub fn partition_of(group: &str, partition_count: usize) -> usize {
     assert!(partition_count > 0, "a topic has partitions");
-    let hash = java_hash(group);
-    // Kafka's `Utils.abs`, which clears the sign.
-    (hash & 0x7fff_ffff) as usize % partition_count
+    let hash = java_hash(group) as i32;
+    // Kafka's `Utils.abs`: of the one number that has no opposite it is zero.
+    let distance = if hash == i32::MIN { 0 } else { hash.unsigned_abs() };
+    distance as usize % partition_count
 }
 
 /// `java.lang.String.hashCode`: over UTF-16.

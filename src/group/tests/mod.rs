@@ -339,6 +339,10 @@ fn groups_hash_as_in_java() {
     assert_eq!(partition_of("hello", 50), 22);
     assert_eq!(partition_of("polygenelubricants", 50), 0);
     assert_eq!(partition_of("console-consumer-65537", 1), 0);
+    // Their hashes are negative: what counts is the distance from zero.
+    for (group, partition) in [("my-group", 12), ("orders", 31), ("billing", 9)] {
+        assert_eq!(partition_of(group, 50), partition, "{group}");
+    }
 }
 
 /// A subscription to the topic "read".
