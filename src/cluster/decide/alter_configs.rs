@@ -95,7 +95,10 @@ fn alter_topic(controller: Controller<'_>, resource: &AlterConfigsResource) -> R
         records.push(Record::TopicConfigSet { topic: topic.id, key: key.to_owned(), value });
     }
     let overrides = after.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    TopicConfig::resolve(controller.defaults, topic.replication_factor(), overrides)?;
+    let config = TopicConfig::resolve(controller.defaults, topic.replication_factor(), overrides)?;
+    if topic_name::is_internal(name) && !config.is_compacted() {
+        return Err(Refusal::InternalCompaction(name.to_owned()));
+    }
     Ok(records)
 }
 
@@ -244,6 +247,25 @@ mod tests {
         let compact = resource(TOPIC, "a", &[("cleanup.policy", 2, Some("compact"))]);
         decide(&mut cluster, vec![compact]);
         assert_eq!(value(&cluster, "cleanup.policy").as_deref(), Some("delete,compact"));
+    }
+
+    #[test]
+    fn internal_topics_stay_compacted() {
+        let mut cluster = cluster();
+        let name = topic_name::INTERNAL[0];
+        add_topic(&mut cluster.image, 2, name, &[0]);
+        let policy = |operation, value| resource(TOPIC, name, &[("cleanup.policy", operation, value)]);
+        assert_eq!(decide(&mut cluster, vec![policy(0, Some("compact"))])[0].0, Some(ErrorCode::None));
+        // Also with deletion: an operator may want a bound.
+        assert_eq!(decide(&mut cluster, vec![policy(2, Some("delete"))])[0].0, Some(ErrorCode::None));
+        let before = cluster.image.clone();
+        for refused in [policy(3, Some("compact")), policy(0, Some("delete")), policy(1, None)] {
+            let answers = decide(&mut cluster, vec![refused]);
+            assert_eq!(answers[0].0, Some(ErrorCode::InvalidConfig), "{answers:?}");
+            assert_eq!(cluster.image, before);
+        }
+        let other = resource(TOPIC, name, &[("segment.ms", 0, Some("7"))]);
+        assert_eq!(decide(&mut cluster, vec![other])[0].0, Some(ErrorCode::None));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::{Change, Controller, Refusal, occurrences};
 use crate::cluster::image::{Topic, partition_index};
 use crate::cluster::placement::Placement;
 use crate::cluster::record::{PartitionState, Record, Replica};
+use crate::cluster::topic_name;
 use crate::types::TopicPartition;
 use crate::types::limits::PARTITIONS_PER_TOPIC_MAX;
 
@@ -50,6 +51,10 @@ fn extend(
     placement: &mut Placement,
 ) -> Result<Vec<Record>, Refusal> {
     let topic = controller.image.topic_named(request.name.as_str()).ok_or(Refusal::UnknownTopic)?;
+    // Groups and transactions would be looked for in other partitions than they are in.
+    if topic_name::is_internal(&topic.name) {
+        return Err(Refusal::InternalPartitions(topic.name.clone()));
+    }
     let additional = additional(topic, request.count)?;
     let mut tentative = placement.clone();
     let partitions = match &request.assignments {
@@ -165,6 +170,17 @@ mod tests {
         let mut cluster = cluster();
         let twice = decide(&mut cluster, vec![more("a", 3, None), more("a", 4, None)]);
         assert_eq!(twice, [Some(ErrorCode::InvalidRequest)]);
+    }
+
+    #[test]
+    fn internal_topics_keep_their_partitions() {
+        let mut cluster = cluster();
+        for (id, name) in (2..).zip(topic_name::INTERNAL) {
+            add_topic(&mut cluster.image, id, name, &[0]);
+            let before = cluster.image.clone();
+            assert_eq!(decide(&mut cluster, vec![more(name, 5, None)]), [Some(ErrorCode::InvalidRequest)]);
+            assert_eq!(cluster.image, before);
+        }
     }
 
     #[test]

@@ -23,6 +23,12 @@ pub enum Refusal {
     BothNameAndId,
     #[error("Creation of internal topic {0} is prohibited.")]
     InternalTopic(String),
+    /// Ours: what coordinators keep is found by the number of partitions.
+    #[error("The number of partitions of internal topic {0} cannot be changed.")]
+    InternalPartitions(String),
+    /// Ours: without compaction what coordinators keep would be deleted in time.
+    #[error("Invalid value for configuration cleanup.policy: internal topic {0} has to be compacted")]
+    InternalCompaction(String),
     #[error(transparent)]
     TopicName(#[from] InvalidTopicName),
     #[error("Topic '{name}' collides with existing topic: {existing}")]
@@ -128,6 +134,7 @@ impl Refusal {
             | Refusal::NeitherNameNorId
             | Refusal::BothNameAndId
             | Refusal::InternalTopic(_)
+            | Refusal::InternalPartitions(_)
             | Refusal::DeletionDisabledOld
             | Refusal::AssignmentAndReplicationFactor
             | Refusal::AssignmentAndPartitions
@@ -158,9 +165,10 @@ impl Refusal {
             | Refusal::BrokerTwice(_)
             | Refusal::NodeTwice(_)
             | Refusal::ReplicasDiffer { .. } => ErrorCode::InvalidReplicaAssignment,
-            Refusal::Config(_) | Refusal::NullConfigs(_) | Refusal::NotAList { .. } => {
-                ErrorCode::InvalidConfig
-            }
+            Refusal::Config(_)
+            | Refusal::InternalCompaction(_)
+            | Refusal::NullConfigs(_)
+            | Refusal::NotAList { .. } => ErrorCode::InvalidConfig,
             Refusal::NoLogDirectory => ErrorCode::KafkaStorageError,
             Refusal::ChangeTooLarge | Refusal::ClusterFull => ErrorCode::PolicyViolation,
         }
