@@ -141,6 +141,8 @@ pub struct Coordinator {
     writes: BTreeMap<WriteId, Write>,
     next_write: WriteId,
     deferred: VecDeque<Deferred>,
+    /// It decides nothing any more: another coordinator may.
+    is_resigned: bool,
     /// Generations that began with members.
     pub rebalances: u64,
 }
@@ -169,6 +171,7 @@ impl Coordinator {
             writes: BTreeMap::new(),
             next_write: WriteId(1),
             deferred: VecDeque::new(),
+            is_resigned: false,
             rebalances: 0,
         }
     }
@@ -601,11 +604,14 @@ impl Coordinator {
 
     /// When [`expire`](Self::expire) has something to do.
     pub fn next_deadline(&self) -> Option<Mono> {
-        self.timers.next()
+        self.timers.next().filter(|_| !self.is_resigned)
     }
 
     /// Ends what is over; some of it, where there is much, and the next deadline is due then.
     pub fn expire(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        if self.is_resigned {
+            return;
+        }
         for _ in 0..GROUP_TIMERS_PER_STEP {
             let Some(timer) = self.timers.take_due(now.mono) else { return };
             let (Timer::Session { group: id, .. } | Timer::Join { group: id } | Timer::Sync { group: id }) =
@@ -629,7 +635,7 @@ impl Coordinator {
 
     /// Takes away what nobody came back for; the group too, if nothing of it is left.
     pub fn expire_offsets(&mut self, id: &str, now: Moment, effects: &mut Vec<Effect>) {
-        if self.has_writes(id) {
+        if self.is_resigned || self.has_writes(id) {
             return; // It is in use; the next look finds it.
         }
         let retention = self.settings.offsets_retention;
@@ -668,7 +674,7 @@ impl Coordinator {
         now: Moment,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(group) = self.groups.get(id) else { return };
+        let Some(group) = self.groups.get(id).filter(|_| !self.is_resigned) else { return };
         let topics: BTreeSet<String> = group
             .offsets
             .topics()
@@ -696,8 +702,10 @@ impl Coordinator {
         turn.write_tombstones(records, Then::Nothing);
     }
 
-    /// This is the coordinator no more: all that waits is answered so.
+    /// This is the coordinator no more: all that waits is answered so, and no deadline is looked at. A group in
+    /// the middle of a rebalance would lose its members, who come back to the next coordinator.
     pub fn resign(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        self.is_resigned = true;
         let error = ErrorCode::NotCoordinator;
         let mut turn = turn!(self, now, effects);
         self.groups.values_mut().for_each(|group| group.resign(error, &mut turn));

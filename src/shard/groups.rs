@@ -357,7 +357,8 @@ pub fn start(shard: &Rc<Shard>) {
 
 /// Ends sessions and waits when they are over.
 async fn watch_deadlines(shard: Rc<Shard>) {
-    loop {
+    // Once this node stops, whoever waits has been sent elsewhere.
+    while !shard.is_stopping() {
         let next = {
             let deadline = |served: &Rc<Served>| match &*served.state.borrow() {
                 ServedState::Ready(coordinator) => coordinator.next_deadline(),
@@ -450,6 +451,7 @@ pub fn resign(shard: &Rc<Shard>) {
     for served in shard.groups.served() {
         served.decide(shard, |coordinator, now, effects| coordinator.resign(now, effects));
     }
+    shard.groups.earlier.notify();
 }
 
 /// Begins to read every partition of this shard that is not read yet.

@@ -231,4 +231,11 @@ fn all_that_wait_look_elsewhere_when_the_coordinator_moves() {
     for waiting in [first, third] {
         assert_eq!(error(room.joined(waiting).error_code), ErrorCode::NotCoordinator);
     }
+    // A rebalance that goes on without those that were sent away would end with nobody.
+    assert_eq!(room.coordinator.next_deadline(), None);
+    room.now.mono = room.now.mono.after(Duration::from_secs(3600));
+    room.decide(|coordinator, now, effects| coordinator.expire(now, effects));
+    room.expire_offsets();
+    let [.., GroupRecord::Group { value: Some(value), .. }] = &room.log[..] else { panic!() };
+    assert_eq!((value.generation, value.members.len()), (1, 2));
 }
