@@ -24,6 +24,7 @@
 
 use crate::codec::wire::{Encoding, Reader, WireError, Writer};
 use bytes::Bytes;
+use std::collections::BTreeSet;
 
 const OFFSET_KEY: i16 = 1;
 const GROUP_KEY: i16 = 2;
@@ -76,6 +77,25 @@ pub struct MemberValue {
     /// What the member said of itself under the protocol that was chosen.
     pub subscription: Bytes,
     pub assignment: Bytes,
+}
+
+impl GroupValue {
+    /// Leaves out members whose id or instance id another one has before them; returns how many. Nobody writes
+    /// such, but a group is made of what is read.
+    pub fn drop_repeated(&mut self) -> usize {
+        let count = self.members.len();
+        let (mut ids, mut instance_ids) = (BTreeSet::new(), BTreeSet::new());
+        self.members.retain(|member| {
+            let is_known = ids.contains(&member.member_id)
+                || member.instance_id.as_ref().is_some_and(|id| instance_ids.contains(id));
+            if !is_known {
+                ids.insert(member.member_id.clone());
+                instance_ids.extend(member.instance_id.clone());
+            }
+            !is_known
+        });
+        count - self.members.len()
+    }
 }
 
 /// Why a record cannot be read.

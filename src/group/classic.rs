@@ -23,7 +23,7 @@ use crate::group::member::{Joining, Member, Protocol, text};
 use crate::group::offsets::GroupOffsets;
 use crate::group::timers::Timer;
 use crate::group::{Answer, Ticket, WriteId, millis};
-use crate::types::limits::{GROUP_MEMBERS_MAX, GROUP_NEW_MEMBER_TIME_MAX};
+use crate::types::limits::{GROUP_MEMBERS_MAX, GROUP_NEW_MEMBER_TIME_MAX, GROUP_REJOIN_TIME_MIN};
 use crate::types::{Mono, Timestamp};
 use bytes::Bytes;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
@@ -145,10 +145,11 @@ impl Group {
     }
 
     /// The group as its record has it; `offsets` are those it has.
-    pub fn from_record(id: &str, value: GroupValue, offsets: GroupOffsets) -> Group {
+    pub fn from_record(id: &str, mut value: GroupValue, offsets: GroupOffsets) -> Group {
         let mut group = Group::new(id, Timestamp::NONE);
         group.offsets = offsets;
         group.is_kept = true;
+        value.drop_repeated();
         group.generation = value.generation;
         group.protocol_type = Some(value.protocol_type).filter(|protocol_type| !protocol_type.is_empty());
         group.state_since = value.state_timestamp.map(Timestamp);
@@ -447,6 +448,8 @@ impl Group {
                     let (id, timeout) = (old.id.clone(), old.session_timeout());
                     self.members.insert(id.clone(), old);
                     self.extend_session(&id, timeout, turn);
+                } else {
+                    self.touch(&new_id, turn); // It may have ended while the member waited.
                 }
             }
             Err(_) => {}
@@ -561,7 +564,7 @@ impl Group {
         missing.iter().for_each(|member| self.drop_member(member, turn));
         if !self.elect_leader() && !self.members.is_empty() {
             // Static members that are all away keep their places until their sessions end.
-            let wait = self.rebalance_timeout();
+            let wait = self.rebalance_timeout().max(GROUP_REJOIN_TIME_MIN);
             return self.wait_for_joins(wait, None, turn);
         }
         self.forget_join(turn);

@@ -279,6 +279,9 @@ pub const GROUP_DEFERRED_MAX: usize = 1000;
 /// Deadlines of groups that are looked at before others run: some microseconds each.
 pub const GROUP_TIMERS_PER_STEP: usize = 100;
 
+/// How long a group at least waits for static members that are all away, whatever they say: they may say zero.
+pub const GROUP_REJOIN_TIME_MIN: Duration = Duration::from_secs(1);
+
 /// How long a new member waits for its first answer, after which it is taken for gone (Kafka
 /// `GroupCoordinatorConfig.CLASSIC_GROUP_NEW_MEMBER_JOIN_TIMEOUT_MS`).
 pub const GROUP_NEW_MEMBER_TIME_MAX: Duration = Duration::from_secs(300);

@@ -193,3 +193,59 @@ fn session_of_a_static_member_begins_with_the_answer_however_long_its_id_is_bein
     room.pass(10);
     assert_eq!(room.coordinator.groups()[GROUP].members.len(), 0);
 }
+
+#[test]
+fn static_members_that_are_all_away_do_not_keep_the_coordinator_busy() {
+    let (mut room, ids) = stable();
+    let request = |id: &str| static_request("two", id).with_rebalance_timeout_ms(0);
+    // The second one says that it takes no time to join; the first one leaves for good.
+    let first = room.send_join(NEWEST, static_request("one", &ids[0]).with_rebalance_timeout_ms(0));
+    let second = room.send_join(NEWEST, request(&ids[1]));
+    room.settle(&[(ids[0].clone(), first), (ids[1].clone(), second)]);
+    room.leave(&[(&ids[0], Some("one"))]);
+    assert_eq!(room.state(), "PreparingRebalance");
+    let now = room.now.mono;
+    room.decide(|coordinator, now, effects| coordinator.expire(now, effects));
+    assert!(room.coordinator.next_deadline() >= Some(now.after(Duration::from_secs(1))));
+    assert_eq!(room.coordinator.groups()[GROUP].members.len(), 1, "it keeps its place");
+}
+
+#[test]
+fn session_goes_on_where_a_new_id_cannot_be_kept_and_a_rebalance_has_begun() {
+    let (mut room, ids) = stable();
+    room.holds_writes = true;
+    let joining = room.send_join(NEWEST, static_request("two", ""));
+    let third = room.send_join(OLD, join_request("", &["range"]));
+    for _ in 0..2 {
+        room.pass(9); // Its session is over meanwhile, but it waits.
+        room.heartbeat(&ids[0], 1);
+    }
+    assert_eq!(room.state(), "PreparingRebalance");
+    room.end_write(Err(ErrorCode::NotEnoughReplicas));
+    assert_ne!(room.joined(joining).error_code, 0);
+    assert!(room.is_waiting(third));
+    room.holds_writes = false;
+    room.pass(11);
+    let members = &room.coordinator.groups()[GROUP].members;
+    assert!(members.values().all(|member| member.instance_id.as_deref() != Some("two")), "{members:?}");
+}
+
+#[test]
+fn record_that_names_members_twice_is_no_harm() {
+    let (room, ids) = stable();
+    let [.., GroupRecord::Group { value: Some(value), .. }] = &room.log[..] else { panic!() };
+    let mut value = value.clone();
+    let copy = |at: usize, member: &str, instance: &str| {
+        let mut copy = value.members[at].clone();
+        (copy.member_id, copy.instance_id) = (member.to_owned(), Some(instance.to_owned()));
+        copy
+    };
+    let repeated = [copy(0, &ids[0], "other"), copy(1, "other", "two")];
+    value.members.extend(repeated);
+    let mut room = Room::new();
+    room.log = vec![GroupRecord::Group { group: GROUP.to_owned(), value: Some(value) }];
+    room.restart();
+    assert!(room.coordinator.groups()[GROUP].members.keys().eq(&ids));
+    let joining = room.send_join(NEWEST, static_request("two", ""));
+    assert_eq!(room.joined(joining).error_code, 0);
+}

@@ -131,7 +131,16 @@ fn decode_all(batch: &BatchView<'_>, records: Records<'_>) -> Vec<Result<Decoded
 
 fn take(coordinator: &mut Coordinator, replica: &Replica, batch: Offset, record: Decoded) {
     match record {
-        Ok(Some(record)) => coordinator.apply(&record),
+        Ok(Some(mut record)) => {
+            if let GroupRecord::Group { group, value: Some(value) } = &mut record {
+                let dropped = value.drop_repeated();
+                if dropped > 0 {
+                    let partition = replica.id.partition.index();
+                    tracing::error!(partition, %batch, group, dropped, "a group's record names members twice");
+                }
+            }
+            coordinator.apply(&record);
+        }
         Ok(None) => {} // Of another kind of group.
         // One group is the worse for it, the others go on.
         Err(error) => {
