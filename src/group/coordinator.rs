@@ -3,8 +3,8 @@
 //!
 //! Requests meet their group as it is in memory; what they change in the log is applied when it is kept. Two
 //! things wait until the writes of a group have ended: taking away a group or its offsets, since a commit on its
-//! way would come after; and whatever meets a group that is being taken away. They wait in one queue, in their
-//! order.
+//! way would come after; and whatever meets a group that is being taken away. They wait in one queue of their
+//! group, in their order.
 
 use crate::codec::error_code::ErrorCode;
 use crate::codec::group_record::{GroupRecord, OffsetValue};
@@ -16,8 +16,8 @@ use crate::group::timers::{Timer, Timers};
 use crate::group::{Answer, Caller, Effect, Moment, Settings, Ticket, WriteId, millis};
 use crate::types::limits::{
     GROUP_DEFERRED_MAX, GROUP_ID_SIZE_MAX, GROUP_INSTANCE_ID_SIZE_MAX, GROUP_MEMBER_NAME_SIZE_MAX,
-    GROUP_MEMBER_SIZE_MAX, GROUP_OFFSETS_MAX, GROUP_PROTOCOLS_MAX, GROUP_TIMERS_PER_STEP,
-    GROUPS_PER_COORDINATOR_MAX,
+    GROUP_MEMBER_SIZE_MAX, GROUP_OFFSETS_MAX, GROUP_PROTOCOLS_MAX, GROUP_REMOVAL_RECORDS_MAX,
+    GROUP_REMOVAL_SIZE_MAX, GROUP_TIMERS_PER_STEP, GROUPS_PER_COORDINATOR_MAX,
 };
 use crate::types::{Mono, Timestamp};
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
@@ -47,44 +47,36 @@ const DEAD: &str = "Dead";
 #[derive(Clone, Debug, PartialEq)]
 pub enum Then {
     Nothing,
-    Assigned { generation: i32, assignments: Assignments },
+    Assigned {
+        generation: i32,
+        assignments: Assignments,
+    },
     Replaced(Box<Replaced>),
     Answer(Ticket, Answer),
+    /// More is taken away, if this was; at the end of it somebody is answered.
+    Remove {
+        rest: VecDeque<GroupRecord>,
+        answer: Option<(Ticket, Answer)>,
+    },
 }
 
 /// Lives: while it is on its way.
 #[derive(Clone, Debug)]
 struct Write {
-    /// Whose decision it was, where it was one group's.
-    group: Option<String>,
+    group: String,
     records: Vec<GroupRecord>,
     then: Then,
 }
 
-/// A request that waits for writes to end.
+/// A request that waits for writes of its group to end.
 #[derive(Clone, Debug)]
 enum Deferred {
     Join(Joining, String, Ticket),
     Commit(i16, OffsetCommitRequest, Ticket),
-    DeleteGroups(Vec<String>, Ticket),
+    DeleteGroup(Ticket),
     DeleteOffsets(OffsetDeleteRequest, Ticket),
     /// Topics are gone.
-    Forget {
-        group: String,
-        topics: BTreeSet<String>,
-    },
-}
-
-impl Deferred {
-    fn is_of(&self, group: &str) -> bool {
-        match self {
-            Deferred::Join(joining, ..) => joining.group == group,
-            Deferred::Commit(_, request, _) => &*request.group_id.0 == group,
-            Deferred::DeleteGroups(groups, _) => groups.iter().any(|deleted| deleted == group),
-            Deferred::DeleteOffsets(request, _) => &*request.group_id.0 == group,
-            Deferred::Forget { group: forgetting, .. } => forgetting == group,
-        }
-    }
+    Forget(BTreeSet<String>),
 }
 
 /// What a group may use while it decides.
@@ -95,6 +87,7 @@ pub struct Turn<'a> {
     /// Rebalances that began a generation with members.
     pub rebalances: &'a mut u64,
     writes: &'a mut BTreeMap<WriteId, Write>,
+    write_counts: &'a mut BTreeMap<String, usize>,
     next_write: &'a mut WriteId,
     effects: &'a mut Vec<Effect>,
 }
@@ -110,27 +103,43 @@ impl Turn<'_> {
     }
 
     pub fn write(&mut self, group: &str, records: Vec<GroupRecord>, then: Then) {
-        self.push(Write { group: Some(group.to_owned()), records, then });
-    }
-
-    /// Deletions, of any number of groups: as many batches as it takes, `then` follows the last.
-    fn write_tombstones(&mut self, records: Vec<GroupRecord>, then: Then) {
-        const RECORDS_PER_BATCH: usize = 500;
-        let mut parts = records.chunks(RECORDS_PER_BATCH).map(<[GroupRecord]>::to_vec).peekable();
-        let mut then = Some(then);
-        while let Some(records) = parts.next() {
-            let then = if parts.peek().is_none() { then.take() } else { None };
-            self.push(Write { group: None, records, then: then.unwrap_or(Then::Nothing) });
-        }
-    }
-
-    fn push(&mut self, write: Write) {
-        assert!(!write.records.is_empty(), "a batch has at least one record");
+        assert!(!records.is_empty(), "a batch has at least one record");
         let id = *self.next_write;
         *self.next_write = WriteId(id.0 + 1);
-        self.writes.insert(id, write);
+        *self.write_counts.entry(group.to_owned()).or_insert(0) += 1;
+        self.writes.insert(id, Write { group: group.to_owned(), records, then });
         self.effects.push(Effect::Write(id));
     }
+
+    /// Deletions of one group, as many batches as it takes. Each waits for the one before it, so that after one
+    /// that was not kept there are no more, and the group itself goes last; what meets the group meanwhile waits.
+    fn remove(
+        &mut self,
+        group: &mut Group,
+        mut records: VecDeque<GroupRecord>,
+        answer: Option<(Ticket, Answer)>,
+    ) {
+        let first = take_batch(&mut records);
+        if !records.is_empty() {
+            group.is_closing = true;
+        }
+        self.write(&group.id, first, Then::Remove { rest: records, answer });
+    }
+}
+
+/// The first of some deletions: one, and more as long as they are few and small.
+fn take_batch(records: &mut VecDeque<GroupRecord>) -> Vec<GroupRecord> {
+    let mut batch = Vec::new();
+    let mut size = 0;
+    while let Some(record) = records.pop_front() {
+        size += record.size();
+        if !batch.is_empty() && (size > GROUP_REMOVAL_SIZE_MAX || batch.len() == GROUP_REMOVAL_RECORDS_MAX) {
+            records.push_front(record);
+            break;
+        }
+        batch.push(record);
+    }
+    batch
 }
 
 /// Lives: one per partition of `__consumer_offsets`, on the shard that owns it, from the end of its replay.
@@ -139,8 +148,13 @@ pub struct Coordinator {
     groups: BTreeMap<String, Group>,
     timers: Timers,
     writes: BTreeMap<WriteId, Write>,
+    /// Of each group that has any.
+    write_counts: BTreeMap<String, usize>,
     next_write: WriteId,
-    deferred: VecDeque<Deferred>,
+    /// What waits for the writes of a group, in its order. Never empty.
+    deferred: BTreeMap<String, VecDeque<Deferred>>,
+    /// Of all groups; [`GROUP_DEFERRED_MAX`] and what deleted topics add.
+    deferred_count: usize,
     /// It decides nothing any more: another coordinator may.
     is_resigned: bool,
     /// Generations that began with members.
@@ -156,6 +170,7 @@ macro_rules! turn {
             timers: &mut $coordinator.timers,
             rebalances: &mut $coordinator.rebalances,
             writes: &mut $coordinator.writes,
+            write_counts: &mut $coordinator.write_counts,
             next_write: &mut $coordinator.next_write,
             effects: $effects,
         }
@@ -169,8 +184,10 @@ impl Coordinator {
             groups: BTreeMap::new(),
             timers: Timers::default(),
             writes: BTreeMap::new(),
+            write_counts: BTreeMap::new(),
             next_write: WriteId(1),
-            deferred: VecDeque::new(),
+            deferred: BTreeMap::new(),
+            deferred_count: 0,
             is_resigned: false,
             rebalances: 0,
         }
@@ -236,10 +253,18 @@ impl Coordinator {
     ) {
         let Some(write) = self.writes.remove(&id) else { return };
         let kept = result.map_err(write_error);
+        let id_of_group = write.group;
+        if let Some(count) = self.write_counts.get_mut(&id_of_group) {
+            *count -= 1;
+            if *count == 0 {
+                self.write_counts.remove(&id_of_group);
+            }
+        }
         for record in &write.records {
             self.record_ended(record, kept, now, effects);
         }
-        let group = write.group.and_then(|group| self.groups.get_mut(&group));
+        let goes_on = if self.is_resigned { Err(ErrorCode::NotCoordinator) } else { kept };
+        let group = self.groups.get_mut(&id_of_group);
         let mut turn = turn!(self, now, effects);
         match (write.then, group) {
             (Then::Nothing, _) => {}
@@ -248,15 +273,19 @@ impl Coordinator {
             }
             (Then::Replaced(replaced), Some(group)) => group.replaced(*replaced, kept, &mut turn),
             (Then::Assigned { .. } | Then::Replaced(_), None) => {}
-            (Then::Answer(ticket, answer), _) => {
-                let answer = match kept {
-                    Ok(()) => answer,
-                    Err(error) => failed(answer, error),
-                };
-                turn.answer(ticket, answer);
+            (Then::Answer(ticket, answer), _) => turn.answer(ticket, kept_or_failed(answer, kept)),
+            (Then::Remove { rest, answer }, Some(group)) if goes_on.is_ok() && !rest.is_empty() => {
+                turn.remove(group, rest, answer);
+            }
+            (Then::Remove { rest, answer }, group) => {
+                group.into_iter().for_each(|group| group.is_closing = false);
+                let kept = if rest.is_empty() { kept } else { goes_on };
+                if let Some((ticket, answer)) = answer {
+                    turn.answer(ticket, kept_or_failed(answer, kept));
+                }
             }
         }
-        self.retry(now, effects);
+        self.retry(&id_of_group, now, effects);
     }
 
     fn record_ended(
@@ -273,17 +302,14 @@ impl Coordinator {
                     group.is_kept = true;
                 }
             }
-            GroupRecord::Group { group, value: None } => {
+            GroupRecord::Group { group, value: None } if kept.is_ok() => {
                 let mut turn = turn!(self, now, effects);
                 let Some(group) = self.groups.get_mut(group) else { return };
-                group.is_closing = false;
-                if kept.is_ok() {
-                    group.forget_timers(&mut turn);
-                    self.apply(record);
-                }
+                group.forget_timers(&mut turn);
+                self.apply(record);
             }
             GroupRecord::Offset { .. } if kept.is_ok() => self.apply(record),
-            GroupRecord::Offset { .. } => {}
+            GroupRecord::Group { .. } | GroupRecord::Offset { .. } => {}
         }
     }
 
@@ -338,7 +364,8 @@ impl Coordinator {
     ) {
         if self.is_closing(&joining.group) {
             let refused = refused_join(&joining.member_id, ErrorCode::CoordinatorLoadInProgress);
-            return self.defer(Deferred::Join(joining, fresh_id, ticket), ticket, refused, effects);
+            let id = joining.group.clone();
+            return self.defer(&id, Deferred::Join(joining, fresh_id, ticket), ticket, refused, effects);
         }
         let id = joining.group.clone();
         let is_new = !self.groups.contains_key(&id);
@@ -429,7 +456,8 @@ impl Coordinator {
         let refused = |error: ErrorCode| Answer::Commit(commit_response(&request, |_| error));
         if self.is_closing(&request.group_id.0) {
             let refused = refused(ErrorCode::CoordinatorLoadInProgress);
-            return self.defer(Deferred::Commit(version, request, ticket), ticket, refused, effects);
+            let id = request.group_id.to_string();
+            return self.defer(&id, Deferred::Commit(version, request, ticket), ticket, refused, effects);
         }
         if let Err(error) = self.check_commit(version, &request) {
             return effects.push(Effect::Answer(ticket, refused(error)));
@@ -478,39 +506,22 @@ impl Coordinator {
         }
     }
 
-    /// Those that nobody is a member of.
-    pub fn delete_groups(
-        &mut self,
-        groups: Vec<String>,
-        ticket: Ticket,
-        now: Moment,
-        effects: &mut Vec<Effect>,
-    ) {
-        if groups.iter().any(|group| self.has_writes(group)) {
-            let error = ErrorCode::CoordinatorLoadInProgress;
-            let refused = groups.iter().map(|group| (group.clone(), error)).collect();
-            let refused = Answer::DeleteGroups(refused);
-            return self.defer(Deferred::DeleteGroups(groups, ticket), ticket, refused, effects);
+    /// If nobody is a member of it.
+    pub fn delete_group(&mut self, id: &str, ticket: Ticket, now: Moment, effects: &mut Vec<Effect>) {
+        if self.has_writes(id) {
+            let refused = Answer::DeleteGroup(ErrorCode::CoordinatorLoadInProgress);
+            return self.defer(id, Deferred::DeleteGroup(ticket), ticket, refused, effects);
         }
-        let mut records = Vec::new();
-        let mut results = Vec::with_capacity(groups.len());
-        for id in groups {
-            let error = match self.groups.get_mut(&id) {
-                None => ErrorCode::GroupIdNotFound,
-                Some(group) if !group.is_empty() => ErrorCode::NonEmptyGroup,
-                Some(group) if group.is_closing => ErrorCode::None, // It is named twice.
-                Some(group) => {
-                    group.close(&mut records);
-                    ErrorCode::None
-                }
-            };
-            results.push((id, error));
-        }
-        let answer = Answer::DeleteGroups(results);
         let mut turn = turn!(self, now, effects);
-        match records.is_empty() {
-            true => turn.answer(ticket, answer),
-            false => turn.write_tombstones(records, Then::Answer(ticket, answer)),
+        match self.groups.get_mut(id) {
+            None => turn.answer(ticket, Answer::DeleteGroup(ErrorCode::GroupIdNotFound)),
+            Some(group) if !group.is_empty() => {
+                turn.answer(ticket, Answer::DeleteGroup(ErrorCode::NonEmptyGroup));
+            }
+            Some(group) => {
+                let records = group.close();
+                turn.remove(group, records, Some((ticket, Answer::DeleteGroup(ErrorCode::None))));
+            }
         }
     }
 
@@ -528,7 +539,7 @@ impl Coordinator {
         };
         if self.has_writes(&id) {
             let refused = refused(ErrorCode::CoordinatorLoadInProgress);
-            return self.defer(Deferred::DeleteOffsets(request, ticket), ticket, refused, effects);
+            return self.defer(&id, Deferred::DeleteOffsets(request, ticket), ticket, refused, effects);
         }
         let mut turn = turn!(self, now, effects);
         let group = match self.groups.get_mut(&id) {
@@ -539,7 +550,7 @@ impl Coordinator {
         if let Err(error) = group.check_delete_offsets() {
             return turn.answer(ticket, refused(error));
         }
-        let mut records = Vec::new();
+        let mut records = VecDeque::new();
         let mut topics = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
             let is_read = group.is_subscribed_to(&topic.name);
@@ -559,7 +570,7 @@ impl Coordinator {
         let answer = Answer::DeleteOffsets(OffsetDeleteResponse::default().with_topics(topics));
         match records.is_empty() {
             true => turn.answer(ticket, answer),
-            false => turn.write_tombstones(records, Then::Answer(ticket, answer)),
+            false => turn.remove(group, records, Some((ticket, answer))),
         }
     }
 
@@ -642,13 +653,14 @@ impl Coordinator {
         let mut turn = turn!(self, now, effects);
         let Some(group) = self.groups.get_mut(id) else { return };
         let (expired, is_all) = group.expired_offsets(now.wall, retention);
-        let mut records = Vec::new();
-        if is_all && group.is_empty() && !group.has_pending_members() {
-            group.close(&mut records);
+        let records = if is_all && group.is_empty() && !group.has_pending_members() {
+            group.close()
         } else {
-            records.extend(expired.iter().map(|(topic, index)| tombstone(id, topic, *index)));
+            expired.iter().map(|(topic, index)| tombstone(id, topic, *index)).collect()
+        };
+        if !records.is_empty() {
+            turn.remove(group, records, None);
         }
-        turn.write_tombstones(records, Then::Nothing);
     }
 
     /// Topics are gone: what is on its way into the log of them is to be taken away again.
@@ -662,8 +674,7 @@ impl Coordinator {
             }
         }
         // Bounded by the writes that are on their way.
-        let forget = gone.into_iter().map(|(group, topics)| Deferred::Forget { group, topics });
-        self.deferred.extend(forget);
+        gone.into_iter().for_each(|(group, topics)| self.defer_any(&group, Deferred::Forget(topics)));
     }
 
     /// The same of what a group has in them.
@@ -690,7 +701,7 @@ impl Coordinator {
     fn forget_or_wait(&mut self, id: &str, topics: BTreeSet<String>, now: Moment, effects: &mut Vec<Effect>) {
         if self.has_writes(id) {
             // Bounded by the topics that are deleted while a write is on its way.
-            return self.deferred.push_back(Deferred::Forget { group: id.to_owned(), topics });
+            return self.defer_any(id, Deferred::Forget(topics));
         }
         let mut turn = turn!(self, now, effects);
         let Some(group) = self.groups.get_mut(id) else { return };
@@ -698,8 +709,10 @@ impl Coordinator {
             let indexes = group.offsets.of_topic(topic).map(|index| tombstone(id, topic, index));
             indexes.collect::<Vec<_>>()
         };
-        let records: Vec<GroupRecord> = topics.iter().flat_map(of_topic).collect();
-        turn.write_tombstones(records, Then::Nothing);
+        let records: VecDeque<GroupRecord> = topics.iter().flat_map(of_topic).collect();
+        if !records.is_empty() {
+            turn.remove(group, records, None);
+        }
     }
 
     /// This is the coordinator no more: all that waits is answered so, and no deadline is looked at. A group in
@@ -709,21 +722,19 @@ impl Coordinator {
         let error = ErrorCode::NotCoordinator;
         let mut turn = turn!(self, now, effects);
         self.groups.values_mut().for_each(|group| group.resign(error, &mut turn));
-        for deferred in std::mem::take(&mut self.deferred) {
+        self.deferred_count = 0;
+        for deferred in std::mem::take(&mut self.deferred).into_values().flatten() {
             let (ticket, refused) = match deferred {
                 Deferred::Join(joining, _, ticket) => (ticket, refused_join(&joining.member_id, error)),
                 Deferred::Commit(_, request, ticket) => {
                     (ticket, Answer::Commit(commit_response(&request, |_| error)))
                 }
-                Deferred::DeleteGroups(groups, ticket) => {
-                    let refused = groups.into_iter().map(|group| (group, error)).collect();
-                    (ticket, Answer::DeleteGroups(refused))
-                }
+                Deferred::DeleteGroup(ticket) => (ticket, Answer::DeleteGroup(error)),
                 Deferred::DeleteOffsets(_, ticket) => {
                     let refused = OffsetDeleteResponse::default().with_error_code(error.code());
                     (ticket, Answer::DeleteOffsets(refused))
                 }
-                Deferred::Forget { .. } => continue,
+                Deferred::Forget(_) => continue,
             };
             turn.answer(ticket, refused);
         }
@@ -733,36 +744,51 @@ impl Coordinator {
 
     /// Whether what is taken away has to wait: for a write, or behind others that do.
     fn has_writes(&self, group: &str) -> bool {
-        let is_of = |write: &Write| write.records.iter().any(|record| record.group() == group);
-        self.writes.values().any(is_of) || self.deferred.iter().any(|deferred| deferred.is_of(group))
+        self.write_counts.contains_key(group) || self.deferred.contains_key(group)
     }
 
     /// Whether anything else has to wait: a group is being taken away, or is to be.
     fn is_closing(&self, group: &str) -> bool {
-        self.groups.get(group).is_some_and(|group| group.is_closing)
-            || self.deferred.iter().any(|deferred| deferred.is_of(group))
+        self.groups.get(group).is_some_and(|group| group.is_closing) || self.deferred.contains_key(group)
     }
 
-    fn defer(&mut self, deferred: Deferred, ticket: Ticket, refused: Answer, effects: &mut Vec<Effect>) {
-        match self.deferred.len() < GROUP_DEFERRED_MAX {
-            true => self.deferred.push_back(deferred),
+    fn defer(
+        &mut self,
+        group: &str,
+        deferred: Deferred,
+        ticket: Ticket,
+        refused: Answer,
+        effects: &mut Vec<Effect>,
+    ) {
+        match self.deferred_count < GROUP_DEFERRED_MAX {
+            true => self.defer_any(group, deferred),
             false => effects.push(Effect::Answer(ticket, refused)),
         }
     }
 
-    /// What waited is tried again, in its order.
-    fn retry(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        for deferred in std::mem::take(&mut self.deferred) {
+    fn defer_any(&mut self, group: &str, deferred: Deferred) {
+        self.deferred.entry(group.to_owned()).or_default().push_back(deferred);
+        self.deferred_count += 1;
+    }
+
+    /// What waited for the writes of a group is tried again, in its order.
+    fn retry(&mut self, id: &str, now: Moment, effects: &mut Vec<Effect>) {
+        if self.write_counts.contains_key(id) {
+            return; // The first of them waits for all.
+        }
+        let Some(waiting) = self.deferred.remove(id) else { return };
+        self.deferred_count -= waiting.len();
+        for deferred in waiting {
             match deferred {
                 Deferred::Join(joining, id, ticket) => self.join_or_wait(joining, id, ticket, now, effects),
                 Deferred::Commit(version, request, ticket) => {
                     self.commit(version, request, ticket, now, effects);
                 }
-                Deferred::DeleteGroups(groups, ticket) => self.delete_groups(groups, ticket, now, effects),
+                Deferred::DeleteGroup(ticket) => self.delete_group(id, ticket, now, effects),
                 Deferred::DeleteOffsets(request, ticket) => {
-                    self.delete_offsets(request, ticket, now, effects)
+                    self.delete_offsets(request, ticket, now, effects);
                 }
-                Deferred::Forget { group, topics } => self.forget_or_wait(&group, topics, now, effects),
+                Deferred::Forget(topics) => self.forget_or_wait(id, topics, now, effects),
             }
         }
     }
@@ -772,6 +798,17 @@ impl Coordinator {
     pub fn check(&self) {
         self.groups.values().for_each(Group::check);
         let members = |group: &Group| group.members.len() + group.pending_count() + 2;
+        let mut counts = BTreeMap::new();
+        for write in self.writes.values() {
+            assert!(write.records.iter().all(|record| record.group() == write.group), "{write:?}");
+            *counts.entry(write.group.clone()).or_insert(0) += 1;
+        }
+        assert_eq!(self.write_counts, counts);
+        assert_eq!(self.deferred.values().map(VecDeque::len).sum::<usize>(), self.deferred_count);
+        // A write that ends is what they are tried again after.
+        assert!(self.deferred.iter().all(|(id, queue)| !queue.is_empty() && counts.contains_key(id)));
+        let is_closing = |group: &&Group| group.is_closing;
+        assert!(self.groups.values().filter(is_closing).all(|group| counts.contains_key(&group.id)));
         assert!(self.timers.count() <= self.groups.values().map(members).sum(), "{:?}", self.timers);
     }
 
@@ -791,11 +828,11 @@ fn tombstone(group: &str, topic: &str, partition: i32) -> GroupRecord {
 }
 
 impl Group {
-    /// Takes away all that is kept of it.
-    fn close(&mut self, records: &mut Vec<GroupRecord>) {
+    /// Takes away all that is kept of it: itself at the end.
+    fn close(&mut self) -> VecDeque<GroupRecord> {
         self.is_closing = true;
-        records.extend(self.offsets.keys().map(|(topic, index)| tombstone(&self.id, topic, index)));
-        records.push(GroupRecord::Group { group: self.id.clone(), value: None });
+        let offsets = self.offsets.keys().map(|(topic, index)| tombstone(&self.id, topic, index));
+        offsets.chain([GroupRecord::Group { group: self.id.clone(), value: None }]).collect()
     }
 }
 
@@ -862,6 +899,13 @@ fn write_error(error: ErrorCode) -> ErrorCode {
     }
 }
 
+fn kept_or_failed(answer: Answer, kept: Result<(), ErrorCode>) -> Answer {
+    match kept {
+        Ok(()) => answer,
+        Err(error) => failed(answer, error),
+    }
+}
+
 /// The answer to a request whose records were not kept: what was to succeed has failed.
 fn failed(answer: Answer, error: ErrorCode) -> Answer {
     let or = |code: i16| if code == ErrorCode::None.code() { error.code() } else { code };
@@ -871,10 +915,7 @@ fn failed(answer: Answer, error: ErrorCode) -> Answer {
             partitions.for_each(|partition| partition.error_code = or(partition.error_code));
             Answer::Commit(response)
         }
-        Answer::DeleteGroups(results) => {
-            let failed = |found| if found == ErrorCode::None { error } else { found };
-            Answer::DeleteGroups(results.into_iter().map(|(id, found)| (id, failed(found))).collect())
-        }
+        Answer::DeleteGroup(_) => Answer::DeleteGroup(error),
         Answer::DeleteOffsets(_) => {
             Answer::DeleteOffsets(OffsetDeleteResponse::default().with_error_code(error.code()))
         }

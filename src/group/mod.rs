@@ -85,7 +85,7 @@ pub enum Answer {
     Heartbeat(ErrorCode),
     Leave(LeaveGroupResponse),
     Commit(OffsetCommitResponse),
-    DeleteGroups(Vec<(String, ErrorCode)>),
+    DeleteGroup(ErrorCode),
     DeleteOffsets(OffsetDeleteResponse),
 }
 

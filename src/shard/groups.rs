@@ -78,7 +78,9 @@ pub enum GroupRequest {
     Describe {
         group: String,
     },
-    DeleteGroups(Vec<String>),
+    DeleteGroup {
+        group: String,
+    },
     DeleteOffsets(OffsetDeleteRequest),
 }
 
@@ -592,10 +594,10 @@ fn ask(shard: &Rc<Shard>, served: &Rc<Served>, caller: &Caller, request: GroupRe
             };
             Asked::Done(GroupReply::Described(served.decide(shard, describe).expect(ready)))
         }
-        GroupRequest::DeleteGroups(groups) => {
+        GroupRequest::DeleteGroup { group } => {
             let ticket = answers.ticket();
             served.decide(shard, |coordinator, now, effects| {
-                coordinator.delete_groups(groups, ticket, now, effects);
+                coordinator.delete_group(&group, ticket, now, effects);
             });
             Asked::Waits(ticket)
         }

@@ -273,6 +273,15 @@ pub const GROUPS_PER_COORDINATOR_MAX: usize = 100_000;
 /// Committed offsets of one group. One takes some 100 bytes.
 pub const GROUP_OFFSETS_MAX: usize = 1_000_000;
 
+/// Deletions of one batch of a coordinator, and their bytes: the topic may allow as little.
+pub const GROUP_REMOVAL_RECORDS_MAX: usize = 500;
+
+/// See [`GROUP_REMOVAL_RECORDS_MAX`].
+pub const GROUP_REMOVAL_SIZE_MAX: usize = 256 << 10;
+
+/// Groups of one DeleteGroups request that are being deleted at a time, each with a write of its own.
+pub const GROUP_DELETIONS_MAX: usize = 100;
+
 /// Requests of one partition of `__consumer_offsets` that wait for a group to be taken away, or for that.
 pub const GROUP_DEFERRED_MAX: usize = 1000;
 

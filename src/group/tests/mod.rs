@@ -227,14 +227,14 @@ impl Room {
     fn delete_group(&mut self) -> Ticket {
         let ticket = self.ticket();
         self.decide(|coordinator, now, effects| {
-            coordinator.delete_groups(vec![GROUP.to_owned()], ticket, now, effects);
+            coordinator.delete_group(GROUP, ticket, now, effects);
         });
         ticket
     }
 
     fn deleted(&mut self, ticket: Ticket) -> ErrorCode {
         match self.answers.remove(&ticket) {
-            Some(Answer::DeleteGroups(results)) => results[0].1,
+            Some(Answer::DeleteGroup(error)) => error,
             other => panic!("{ticket:?}: {other:?}"),
         }
     }

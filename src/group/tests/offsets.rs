@@ -1,5 +1,7 @@
 use super::*;
 use crate::codec::group_record::OffsetValue;
+use crate::group::offsets::GroupOffsets;
+use crate::types::limits::GROUP_REMOVAL_SIZE_MAX;
 use kafka_protocol::messages::OffsetDeleteRequest;
 use kafka_protocol::messages::offset_delete_request::{
     OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
@@ -327,26 +329,74 @@ fn first_commit_to_a_topic_that_goes_meanwhile_is_taken_away_again() {
     assert_eq!((room.offset("read"), room.offset("gone")), (Some(5), None));
 }
 
+/// One commit of as many partitions as take more than two batches to take away, in a topic of that name.
+fn commit_many(room: &mut Room, topic: &str, count: i32) {
+    let mut request = commit_request("", -1, topic, 5, "");
+    let partition = request.topics[0].partitions[0].clone();
+    let partitions = (0..count).map(|index| partition.clone().with_partition_index(index));
+    request.topics[0].partitions = partitions.collect();
+    let committing = room.send_commit(8, request);
+    assert_eq!(room.committed(committing).topics[0].partitions[0].error_code, 0);
+}
+
+fn on_their_way(room: &Room) -> Vec<&GroupRecord> {
+    room.writes.iter().flat_map(|write| room.coordinator.records(*write)).collect()
+}
+
 #[test]
-fn large_groups_are_taken_away_in_several_batches() {
-    let mut room = Room::new();
-    for partition in 0..1200 {
-        let value = OffsetValue { offset: 1, commit_timestamp: room.now.wall.0, ..OffsetValue::default() };
-        let topic = "read".to_owned();
-        let record = GroupRecord::Offset { group: GROUP.to_owned(), topic, partition, value: Some(value) };
-        room.coordinator.apply(&record);
-        room.log.push(record);
+fn group_is_gone_only_once_all_of_it_is() {
+    for failing in 0..3 {
+        let mut room = Room::new();
+        commit_many(&mut room, "read", 1200);
+        room.holds_writes = true;
+        let deleting = room.delete_group();
+        for number in 0..3 {
+            assert!(room.is_waiting(deleting));
+            let is_last = matches!(on_their_way(&room)[..], [.., GroupRecord::Group { value: None, .. }]);
+            assert_eq!(is_last, number == 2);
+            let result = if number == failing { Err(ErrorCode::KafkaStorageError) } else { Ok(()) };
+            room.end_write(result);
+            if number == failing {
+                break;
+            }
+        }
+        assert_eq!(room.deleted(deleting), ErrorCode::NotCoordinator, "the write {failing} was not kept");
+        assert!(room.writes.is_empty());
+        let held = room.coordinator.offsets(GROUP).map(GroupOffsets::count);
+        assert_eq!(held, Some(1200 - failing * 500));
+        // It goes on as it is.
+        room.holds_writes = false;
+        assert_eq!(room.commit("", -1, "read", 7), ErrorCode::None);
+        let deleting = room.delete_group();
+        assert_eq!((room.deleted(deleting), room.state()), (ErrorCode::None, "none"));
     }
+}
+
+#[test]
+fn commits_wait_while_offsets_are_taken_away_in_parts() {
+    let mut room = Room::new();
+    commit_many(&mut room, "read", 1200);
+    room.holds_writes = true;
+    room.decide(|coordinator, now, effects| coordinator.forget_topics(GROUP, |_| true, now, effects));
+    let committing = room.send_commit(8, commit_request("", -1, "read", 9, ""));
+    (0..3).for_each(|_| room.end_write(Ok(())));
+    assert!(room.is_waiting(committing), "it is in the log after what is taken away");
+    room.end_write(Ok(()));
+    assert_eq!(room.committed(committing).topics[0].partitions[0].error_code, 0);
+    assert_eq!(room.offset("read"), Some(9));
+}
+
+#[test]
+fn deletions_are_small_batches() {
+    let mut room = Room::new();
+    let topic = "t".repeat(30_000);
+    commit_many(&mut room, &topic, 20);
     room.holds_writes = true;
     let deleting = room.delete_group();
-    assert_eq!(room.writes.len(), 3);
-    room.end_write(Ok(()));
-    let joining = room.send_join(OLD, join_request("", &["range"]));
-    room.end_write(Ok(()));
-    assert!(room.is_waiting(deleting));
-    room.end_write(Ok(()));
+    while let Some(write) = room.writes.front() {
+        let size: usize = room.coordinator.records(*write).iter().map(GroupRecord::size).sum();
+        assert!(size <= GROUP_REMOVAL_SIZE_MAX, "{size}");
+        room.end_write(Ok(()));
+    }
     assert_eq!(room.deleted(deleting), ErrorCode::None);
-    assert!(room.replayed().groups().is_empty());
-    room.pass(3);
-    assert_eq!(room.joined(joining).generation_id, 1);
 }

@@ -2,14 +2,15 @@
 
 use crate::cluster::brokers::Routing;
 use crate::cluster::describe::operations;
-use crate::codec::error_code::ErrorCode;
 use crate::group::Answer;
 use crate::group::member::text;
 use crate::shard::api::groups::Asking;
 use crate::shard::conn::Listener;
 use crate::shard::groups::{GroupReply, GroupRequest, list_local};
 use crate::shard::message::{Reply, Request};
-use crate::types::{ShardId, TopicPartition};
+use crate::types::ShardId;
+use crate::types::limits::GROUP_DELETIONS_MAX;
+use futures::stream::{self, StreamExt};
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
@@ -17,7 +18,7 @@ use kafka_protocol::messages::{
     DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, GroupId,
     ListGroupsRequest, ListGroupsResponse,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// The first version of ListGroups that names the type of a group.
 const LISTED_TYPE_FROM: i16 = 5;
@@ -97,31 +98,21 @@ impl Wanted {
     }
 }
 
+/// Each group is answered once. They are deleted side by side, some at a time.
 pub async fn delete(asking: &Asking<'_>, request: DeleteGroupsRequest) -> DeleteGroupsResponse {
-    let mut results = Vec::with_capacity(request.groups_names.len());
-    let mut by_owner: BTreeMap<(ShardId, TopicPartition), Vec<String>> = BTreeMap::new();
-    let names: BTreeSet<GroupId> = request.groups_names.into_iter().collect(); // Each is answered once.
-    for id in names {
-        match asking.locate(&id) {
-            Ok(place) => by_owner.entry(place).or_default().push(id.to_string()),
-            Err(error) => results.push(result(id, error)),
-        }
-    }
-    for ((owner, partition), groups) in by_owner {
-        let asked = GroupRequest::DeleteGroups(groups.clone());
-        let deleted = match asking.ask_owner(owner, partition, asked).await {
-            GroupReply::Answer(Answer::DeleteGroups(deleted)) => deleted,
-            GroupReply::Refused(error) => groups.into_iter().map(|group| (group, error)).collect(),
-            GroupReply::Answer(_) | GroupReply::Fetched(_) | GroupReply::Described(_) => {
-                unreachable!("a deletion is answered by a deletion")
-            }
-        };
-        results.extend(deleted.into_iter().map(|(group, error)| result(GroupId(text(&group)), error)));
-    }
+    let names: BTreeSet<GroupId> = request.groups_names.into_iter().collect();
+    let deletions = names.into_iter().map(|id| delete_one(asking, id));
+    let results = stream::iter(deletions).buffered(GROUP_DELETIONS_MAX).collect().await;
     DeleteGroupsResponse::default().with_results(results)
 }
 
-fn result(id: GroupId, error: ErrorCode) -> DeletableGroupResult {
+async fn delete_one(asking: &Asking<'_>, id: GroupId) -> DeletableGroupResult {
+    let error = match asking.ask(&id, GroupRequest::DeleteGroup { group: id.to_string() }).await {
+        GroupReply::Answer(Answer::DeleteGroup(error)) | GroupReply::Refused(error) => error,
+        GroupReply::Answer(_) | GroupReply::Fetched(_) | GroupReply::Described(_) => {
+            unreachable!("a deletion is answered by a deletion")
+        }
+    };
     DeletableGroupResult::default().with_group_id(id).with_error_code(error.code())
 }
 
