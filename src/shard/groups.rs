@@ -515,7 +515,7 @@ pub async fn call_local(shard: &Rc<Shard>, call: GroupCall) -> GroupReply {
         Asked::Commits(ticket, unknown) => {
             let mut answer = shard.groups.answers.answer(ticket).await;
             if let Answer::Commit(response) = &mut answer {
-                response.topics.extend(unknown);
+                add_topics(&mut response.topics, unknown, |topic| (&topic.name, &mut topic.partitions));
             }
             GroupReply::Answer(answer)
         }
@@ -524,7 +524,7 @@ pub async fn call_local(shard: &Rc<Shard>, call: GroupCall) -> GroupReply {
             if let Answer::DeleteOffsets(response) = &mut answer
                 && response.error_code == 0
             {
-                response.topics.extend(unknown);
+                add_topics(&mut response.topics, unknown, |topic| (&topic.name, &mut topic.partitions));
             }
             GroupReply::Answer(answer)
         }
@@ -664,6 +664,23 @@ fn split_deletion(image: &Image, request: &mut OffsetDeleteRequest) -> Vec<Offse
     unknown
 }
 
+/// Adds answers to others; no topic is listed again for them.
+fn add_topics<T, P>(
+    topics: &mut Vec<T>,
+    added: Vec<T>,
+    parts: impl for<'a> Fn(&'a mut T) -> (&'a TopicName, &'a mut Vec<P>),
+) {
+    let places = topics.iter_mut().enumerate().map(|(at, topic)| (parts(topic).0.clone(), at));
+    let places: BTreeMap<TopicName, usize> = places.collect();
+    for mut topic in added {
+        let (name, partitions) = parts(&mut topic);
+        match places.get(name) {
+            Some(at) => parts(&mut topics[*at]).1.append(partitions),
+            None => topics.push(topic),
+        }
+    }
+}
+
 fn fetched(
     offsets: Option<&GroupOffsets>,
     topics: Option<Vec<(TopicName, Vec<i32>)>>,
@@ -742,6 +759,21 @@ mod tests {
     use super::*;
     use crate::codec::group_record::{GroupValue, MemberValue};
     use bytes::Bytes;
+
+    #[test]
+    fn topics_are_answered_once_where_some_of_their_partitions_are_not_there() {
+        let topic = |name: &str, indexes: &[i32]| {
+            let partition =
+                |index: &i32| OffsetCommitResponsePartition::default().with_partition_index(*index);
+            OffsetCommitResponseTopic::default()
+                .with_name(TopicName(crate::group::member::text(name)))
+                .with_partitions(indexes.iter().map(partition).collect())
+        };
+        let mut topics = vec![topic("a", &[0]), topic("b", &[1])];
+        let unknown = vec![topic("c", &[5]), topic("a", &[7, 8])];
+        add_topics(&mut topics, unknown, |topic| (&topic.name, &mut topic.partitions));
+        assert_eq!(topics, [topic("a", &[0, 7, 8]), topic("b", &[1]), topic("c", &[5])]);
+    }
 
     #[test]
     fn what_does_not_fit_the_log_is_not_even_written() {

@@ -329,6 +329,30 @@ fn first_commit_to_a_topic_that_goes_meanwhile_is_taken_away_again() {
     assert_eq!((room.offset("read"), room.offset("gone")), (Some(5), None));
 }
 
+#[test]
+fn large_groups_are_taken_away_in_several_batches() {
+    let mut room = Room::new();
+    for partition in 0..1200 {
+        let value = OffsetValue { offset: 1, commit_timestamp: room.now.wall.0, ..OffsetValue::default() };
+        let topic = "read".to_owned();
+        let record = GroupRecord::Offset { group: GROUP.to_owned(), topic, partition, value: Some(value) };
+        room.coordinator.apply(&record);
+        room.log.push(record);
+    }
+    room.holds_writes = true;
+    let deleting = room.delete_group();
+    assert_eq!(room.writes.len(), 1, "one waits for the other");
+    room.end_write(Ok(()));
+    let joining = room.send_join(OLD, join_request("", &["range"]));
+    room.end_write(Ok(()));
+    assert!(room.is_waiting(deleting));
+    room.end_write(Ok(()));
+    assert_eq!(room.deleted(deleting), ErrorCode::None);
+    assert!(room.replayed().groups().is_empty());
+    room.pass(3);
+    assert_eq!(room.joined(joining).generation_id, 1);
+}
+
 /// One commit of as many partitions as take more than two batches to take away, in a topic of that name.
 fn commit_many(room: &mut Room, topic: &str, count: i32) {
     let mut request = commit_request("", -1, topic, 5, "");

@@ -8,8 +8,10 @@ use crate::codec::error_code::ErrorCode;
 use crate::group::GROUPS_TOPIC;
 use crate::group::member::text;
 use crate::shard::Shard;
+use crate::shard::api::groups::distinct;
 use crate::shard::controller::{ControlReply, ControlRequest};
 use crate::shard::groups;
+use crate::shard::step::Pace;
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
@@ -45,8 +47,11 @@ pub async fn answer(
     version: i16,
 ) -> FindCoordinatorResponse {
     if version >= KEYS_FROM {
-        let mut coordinators = Vec::with_capacity(request.coordinator_keys.len());
-        for key in &request.coordinator_keys {
+        let keys = distinct(request.coordinator_keys.clone(), StrBytes::clone);
+        let mut coordinators = Vec::with_capacity(keys.len());
+        let mut pace = Pace::new(&shard.clock);
+        for key in &keys {
+            pace.give_way().await;
             let found = find(shard, request.key_type, key).await;
             let coordinator = Coordinator::default()
                 .with_key(key.clone())

@@ -22,7 +22,14 @@ use crate::shard::conn::Connection;
 use crate::shard::groups::{GroupCall, GroupReply, GroupRequest, call_local, partition_of};
 use crate::shard::message::{Reply, Request};
 use crate::types::{ShardId, TopicPartition};
+use std::collections::BTreeSet;
 use std::rc::Rc;
+
+/// What is asked for, each once: of what is named again the first is answered.
+pub fn distinct<T, K: Ord>(asked: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
+    let mut known = BTreeSet::new();
+    asked.into_iter().filter(|asked| known.insert(key(asked))).collect()
+}
 
 /// Whose request it is.
 pub struct Asking<'a> {
@@ -73,5 +80,16 @@ impl Asking<'_> {
             Reply::Group(reply) => *reply,
             _ => unreachable!("groups are answered by groups"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_again_is_answered_once() {
+        let asked = vec![("b", 1), ("a", 2), ("b", 3)];
+        assert_eq!(distinct(asked, |(name, _)| *name), [("b", 1), ("a", 2)]);
     }
 }

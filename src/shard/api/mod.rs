@@ -152,6 +152,10 @@ fn answer_size(image: &Image, request: &Request, request_size: usize) -> usize {
     const TOPIC: usize = 300;
     const CONFIGS: usize = 8 << 10;
     const REFUSAL: usize = 200;
+    /// Of a dozen members or so; what a group is like is known where it is coordinated.
+    const GROUP: usize = 4 << 10;
+    /// More is rarely there, and counts once the answer is made.
+    const GROUPS_MAX: usize = 4 << 20;
     let of_request = 2 * request_size + 1024;
     match request {
         Request::Metadata(request) => {
@@ -174,6 +178,17 @@ fn answer_size(image: &Image, request: &Request, request_size: usize) -> usize {
             let brokers: usize = image.nodes().map(|node| 1 + usize::from(node.cores)).sum();
             of_request + count * REFUSAL + count.min(image.topics().len() + brokers) * CONFIGS
         }
+        Request::OffsetFetch(request) => {
+            let all = match &request.groups[..] {
+                [] => usize::from(request.topics.is_none()),
+                groups => groups.iter().filter(|group| group.topics.is_none()).count(),
+            };
+            let partitions = || image.topics().map(|topic| topic.partitions.len()).sum::<usize>();
+            let each = if all == 0 { 0 } else { partitions() * PARTITION };
+            of_request + all.saturating_mul(each).min(GROUPS_MAX)
+        }
+        Request::DescribeGroups(request) => of_request + (request.groups.len() * GROUP).min(GROUPS_MAX),
+        Request::ListGroups(_) => of_request + GROUP,
         _ => of_request,
     }
 }
@@ -254,8 +269,26 @@ mod tests {
     use super::*;
     use crate::cluster::image::tests::{add_topic, image_of, node};
     use crate::config::Routing;
-    use kafka_protocol::messages::DescribeConfigsRequest;
     use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+    use kafka_protocol::messages::{
+        DescribeConfigsRequest, DescribeGroupsRequest, GroupId, OffsetFetchRequest,
+    };
+
+    #[test]
+    fn groups_count_as_many_times_their_names() {
+        let mut image = image_of(&[node(1, 1, Routing::Node)]);
+        add_topic(&mut image, 1, "t", &[0; 100]);
+        let all = OffsetFetchRequest::default().with_topics(None);
+        let some = OffsetFetchRequest::default().with_topics(Some(Vec::new()));
+        let fetch_size = |request| answer_size(&image, &Request::OffsetFetch(request), 100);
+        assert!(fetch_size(all) >= fetch_size(some) + 100 * 40);
+        let describe_size = |count: usize| {
+            let request = DescribeGroupsRequest::default().with_groups(vec![GroupId::default(); count]);
+            answer_size(&image, &Request::DescribeGroups(request), 100)
+        };
+        assert!(describe_size(2) >= describe_size(1) + (4 << 10));
+        assert!(describe_size(200_000) <= 5 << 20);
+    }
 
     #[test]
     fn settings_count_once_for_what_has_any() {

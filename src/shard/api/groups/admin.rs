@@ -4,10 +4,11 @@ use crate::cluster::brokers::Routing;
 use crate::cluster::describe::operations;
 use crate::group::Answer;
 use crate::group::member::text;
-use crate::shard::api::groups::Asking;
+use crate::shard::api::groups::{Asking, distinct};
 use crate::shard::conn::Listener;
 use crate::shard::groups::{GroupReply, GroupRequest, list_local};
 use crate::shard::message::{Reply, Request};
+use crate::shard::step::Pace;
 use crate::types::ShardId;
 use crate::types::limits::GROUP_DELETIONS_MAX;
 use futures::stream::{self, StreamExt};
@@ -26,8 +27,11 @@ const LISTED_TYPE_FROM: i16 = 5;
 const CLASSIC: &str = "classic";
 
 pub async fn describe(asking: &Asking<'_>, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
-    let mut groups = Vec::with_capacity(request.groups.len());
-    for id in request.groups {
+    let asked = distinct(request.groups, GroupId::clone);
+    let mut groups = Vec::with_capacity(asked.len());
+    let mut pace = Pace::new(&asking.shard.clock);
+    for id in asked {
+        pace.give_way().await;
         let asked = GroupRequest::Describe { group: id.to_string() };
         let mut described = match asking.ask(&id, asked).await {
             GroupReply::Described(described) => described,

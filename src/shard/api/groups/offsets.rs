@@ -6,8 +6,9 @@
 use crate::codec::error_code::ErrorCode;
 use crate::group::Answer;
 use crate::group::member::text;
-use crate::shard::api::groups::Asking;
+use crate::shard::api::groups::{Asking, distinct};
 use crate::shard::groups::{FetchedOffset, GroupReply, GroupRequest};
+use crate::shard::step::Pace;
 use kafka_protocol::messages::offset_commit_response::{
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
@@ -81,8 +82,11 @@ pub async fn fetch(asking: &Asking<'_>, request: OffsetFetchRequest) -> OffsetFe
         let fetched = fetch_group(asking, &request.group_id, topics).await;
         return of_one(fetched, asked.unwrap_or_default(), asking.version);
     }
-    let mut groups = Vec::with_capacity(request.groups.len());
-    for group in request.groups {
+    let asked = distinct(request.groups, |group| group.group_id.clone());
+    let mut groups = Vec::with_capacity(asked.len());
+    let mut pace = Pace::new(&asking.shard.clock);
+    for group in asked {
+        pace.give_way().await;
         let OffsetFetchRequestGroup { group_id, topics, .. } = group;
         let topics = topics.map(|topics| {
             topics.into_iter().map(|topic| (topic.name, topic.partition_indexes)).collect::<Topics>()
