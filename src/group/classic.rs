@@ -19,7 +19,7 @@ use crate::codec::consumer_protocol::{PROTOCOL_TYPE, subscribed_topics};
 use crate::codec::error_code::ErrorCode;
 use crate::codec::group_record::{GroupRecord, GroupValue};
 use crate::group::coordinator::{Then, Turn};
-use crate::group::member::{Joining, Member, Protocol, text};
+use crate::group::member::{Joining, Member, Protocol, pending_size, text};
 use crate::group::offsets::GroupOffsets;
 use crate::group::timers::Timer;
 use crate::group::{Answer, Ticket, WriteId, millis};
@@ -202,6 +202,20 @@ impl Group {
         self.protocol_type.as_deref() == Some(PROTOCOL_TYPE)
     }
 
+    /// Bytes that it takes, beside those of every group.
+    pub fn size(&self) -> usize {
+        let members: usize = self.members.values().map(Member::size).sum();
+        let pending: usize = self.pending.keys().map(|id| pending_size(id)).sum();
+        members + pending + self.offsets.size()
+    }
+
+    /// Bytes that a member would take more than now.
+    pub fn growth(&self, joining: &Joining) -> usize {
+        let current = joining.instance_id.as_ref().and_then(|instance_id| self.statics.get(instance_id));
+        let member = self.members.get(current.unwrap_or(&joining.member_id));
+        joining.size().saturating_sub(member.map_or(0, Member::size))
+    }
+
     #[cfg(test)]
     pub fn pending_count(&self) -> usize {
         self.pending.len()
@@ -305,6 +319,7 @@ impl Group {
         let timer = Timer::Session { group: self.id.clone(), member: fresh_id.clone() };
         turn.timers.set(end, timer);
         turn.answer(ticket, refused_join(&fresh_id, ErrorCode::MemberIdRequired));
+        *turn.held += pending_size(&fresh_id);
         self.pending.insert(fresh_id, end);
     }
 
@@ -353,6 +368,7 @@ impl Group {
             self.statics.insert(instance_id.clone(), member_id.clone());
         }
         self.leader.get_or_insert_with(|| member_id.clone());
+        *turn.held += member.size();
         self.members.insert(member_id.clone(), member);
         // It knows nothing of its membership and sends no heartbeats until it is answered. A client that has
         // given up meanwhile is not waited for longer than this.
@@ -362,7 +378,9 @@ impl Group {
 
     fn update(&mut self, member_id: &str, joining: Joining, ticket: Ticket, turn: &mut Turn<'_>) {
         let member = self.members.get_mut(member_id).expect("the caller has found it");
+        *turn.held -= member.size();
         member.protocols = joining.protocols;
+        *turn.held += member.size();
         member.rebalance_timeout_ms = joining.rebalance_timeout_ms;
         member.session_timeout_ms = joining.session_timeout_ms;
         if let Some(earlier) = member.awaiting_join.replace(ticket) {
@@ -402,6 +420,7 @@ impl Group {
     /// Gives a static member another id. What its old one waits for is refused. Returns the member as it was.
     fn rename(&mut self, old_id: &str, new_id: &str, turn: &mut Turn<'_>) -> Member {
         let mut old = self.members.remove(old_id).expect("the caller has found it");
+        *turn.held -= old.size();
         if let Some(ticket) = old.awaiting_join.take() {
             turn.answer(ticket, refused_join(old_id, ErrorCode::FencedInstanceId));
         }
@@ -417,6 +436,7 @@ impl Group {
             self.leader = Some(new_id.to_owned());
         }
         self.pending_sync.remove(old_id);
+        *turn.held += new.size();
         self.members.insert(new_id.to_owned(), new);
         old
     }
@@ -446,7 +466,8 @@ impl Group {
                 if self.state == State::Stable {
                     self.rename(&new_id, &old.id, turn);
                     let (id, timeout) = (old.id.clone(), old.session_timeout());
-                    self.members.insert(id.clone(), old);
+                    *turn.held += old.size();
+                    *turn.held -= self.members.insert(id.clone(), old).as_ref().map_or(0, Member::size);
                     self.extend_session(&id, timeout, turn);
                 } else {
                     self.touch(&new_id, turn); // It may have ended while the member waited.
@@ -732,7 +753,9 @@ impl Group {
             return self.prepare_rebalance(turn);
         }
         for member in self.members.values_mut() {
+            *turn.held -= member.assignment.len();
             member.assignment = assignments.remove(&member.id).unwrap_or_default();
+            *turn.held += member.assignment.len();
         }
         self.state = State::Stable;
         self.state_since = Some(turn.now.wall);
@@ -761,7 +784,7 @@ impl Group {
     fn assign_nothing(&mut self, error: ErrorCode, turn: &mut Turn<'_>) {
         let mut refused = Vec::new();
         for member in self.members.values_mut() {
-            member.assignment = Bytes::new();
+            *turn.held -= std::mem::take(&mut member.assignment).len();
             if let Some(ticket) = member.awaiting_sync.take() {
                 turn.answer(ticket, refused_sync(error));
                 refused.push((member.id.clone(), member.session_timeout()));
@@ -843,6 +866,7 @@ impl Group {
         let now = turn.now.mono;
         if self.pending.get(member_id).is_some_and(|end| *end <= now) {
             self.pending.remove(member_id);
+            *turn.held -= pending_size(member_id);
             return self.maybe_complete_join(turn);
         }
         let Some(member) = self.members.get_mut(member_id) else { return };
@@ -898,6 +922,7 @@ impl Group {
         self.forget_pending(member_id, turn);
         self.pending_sync.remove(member_id);
         let Some(member) = self.members.remove(member_id) else { return };
+        *turn.held -= member.size();
         self.forget_reminder(&member, turn);
         if let Some(ticket) = member.awaiting_join {
             turn.answer(ticket, refused_join("", ErrorCode::UnknownMemberId));
@@ -915,6 +940,7 @@ impl Group {
 
     fn forget_pending(&mut self, member_id: &str, turn: &mut Turn<'_>) {
         if let Some(end) = self.pending.remove(member_id) {
+            *turn.held -= pending_size(member_id);
             let timer = Timer::Session { group: self.id.clone(), member: member_id.to_owned() };
             turn.timers.cancel(end, &timer);
         }

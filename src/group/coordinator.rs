@@ -17,12 +17,13 @@ use crate::group::{Answer, Caller, Effect, Moment, Settings, Ticket, WriteId, mi
 use crate::types::limits::{
     GROUP_DEFERRED_MAX, GROUP_ID_SIZE_MAX, GROUP_INSTANCE_ID_SIZE_MAX, GROUP_MEMBER_NAME_SIZE_MAX,
     GROUP_MEMBER_SIZE_MAX, GROUP_OFFSETS_MAX, GROUP_PROTOCOLS_MAX, GROUP_REMOVAL_RECORDS_MAX,
-    GROUP_REMOVAL_SIZE_MAX, GROUP_TIMERS_PER_STEP, GROUPS_PER_COORDINATOR_MAX,
+    GROUP_REMOVAL_SIZE_MAX, GROUP_TIMERS_PER_STEP, GROUPS_PER_COORDINATOR_MAX, GROUPS_SIZE_MAX,
 };
 use crate::types::{Mono, Timestamp};
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::leave_group_response::MemberResponse;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
+use kafka_protocol::messages::offset_commit_request::OffsetCommitRequestTopic;
 use kafka_protocol::messages::offset_commit_response::{
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
@@ -86,6 +87,8 @@ pub struct Turn<'a> {
     pub timers: &'a mut Timers,
     /// Rebalances that began a generation with members.
     pub rebalances: &'a mut u64,
+    /// Bytes that all groups take: every change of them is counted here.
+    pub held: &'a mut usize,
     writes: &'a mut BTreeMap<WriteId, Write>,
     write_counts: &'a mut BTreeMap<String, usize>,
     next_write: &'a mut WriteId,
@@ -146,6 +149,8 @@ fn take_batch(records: &mut VecDeque<GroupRecord>) -> Vec<GroupRecord> {
 pub struct Coordinator {
     settings: Settings,
     groups: BTreeMap<String, Group>,
+    /// Bytes that they take.
+    held: usize,
     timers: Timers,
     writes: BTreeMap<WriteId, Write>,
     /// Of each group that has any.
@@ -169,6 +174,7 @@ macro_rules! turn {
             settings: &$coordinator.settings,
             timers: &mut $coordinator.timers,
             rebalances: &mut $coordinator.rebalances,
+            held: &mut $coordinator.held,
             writes: &mut $coordinator.writes,
             write_counts: &mut $coordinator.write_counts,
             next_write: &mut $coordinator.next_write,
@@ -182,6 +188,7 @@ impl Coordinator {
         Coordinator {
             settings,
             groups: BTreeMap::new(),
+            held: 0,
             timers: Timers::default(),
             writes: BTreeMap::new(),
             write_counts: BTreeMap::new(),
@@ -212,28 +219,42 @@ impl Coordinator {
                 let created = || Group::new(group, Timestamp(value.commit_timestamp));
                 let group = self.groups.entry(group.clone()).or_insert_with(created);
                 group.is_kept = true;
+                self.held -= group.offsets.size();
                 group.offsets.set(topic.clone(), *partition, value.clone());
+                self.held += group.offsets.size();
             }
             GroupRecord::Offset { group, topic, partition, value: None } => {
                 if let Some(group) = self.groups.get_mut(group) {
+                    self.held -= group.offsets.size();
                     group.offsets.remove(topic, *partition);
+                    self.held += group.offsets.size();
                 }
             }
             GroupRecord::Group { group: id, value: Some(value) } => {
-                let offsets = self.groups.remove(id).map(|group| group.offsets).unwrap_or_default();
-                self.groups.insert(id.clone(), Group::from_record(id, value.clone(), offsets));
+                let offsets = self.take_offsets(id);
+                let group = Group::from_record(id, value.clone(), offsets);
+                self.held += group.size();
+                self.groups.insert(id.clone(), group);
             }
             GroupRecord::Group { group: id, value: None } => {
-                let offsets = self.groups.remove(id).map(|group| group.offsets).unwrap_or_default();
+                let offsets = self.take_offsets(id);
                 // Offsets have records of their own: those that are not taken away stay.
                 if offsets.count() > 0 {
                     let mut simple = Group::new(id, Timestamp::NONE);
                     simple.offsets = offsets;
                     simple.is_kept = true;
+                    self.held += simple.size();
                     self.groups.insert(id.clone(), simple);
                 }
             }
         }
+    }
+
+    /// Takes a group away; what it has committed stays.
+    fn take_offsets(&mut self, id: &str) -> GroupOffsets {
+        let Some(group) = self.groups.remove(id) else { return GroupOffsets::default() };
+        self.held -= group.size();
+        group.offsets
     }
 
     /// The log has been replayed: members of a group keep their generation, their sessions begin anew.
@@ -377,6 +398,11 @@ impl Coordinator {
             let refused = refused_join("", ErrorCode::CoordinatorNotAvailable);
             return effects.push(Effect::Answer(ticket, refused));
         }
+        let growth = self.groups.get(&id).map_or(joining.size(), |group| group.growth(&joining));
+        if growth > 0 && self.held + growth > GROUPS_SIZE_MAX {
+            let refused = refused_join(&joining.member_id, ErrorCode::CoordinatorNotAvailable);
+            return effects.push(Effect::Answer(ticket, refused));
+        }
         let group = self.groups.entry(id.clone()).or_insert_with_key(|id| Group::new(id, now.wall));
         group.join(joining, fresh_id, ticket, &mut turn!(self, now, effects));
         self.drop_if_nothing(&id);
@@ -473,6 +499,13 @@ impl Coordinator {
         let partitions: usize = request.topics.iter().map(|topic| topic.partitions.len()).sum();
         if held + partitions > GROUP_OFFSETS_MAX {
             return turn.answer(ticket, refused(ErrorCode::PolicyViolation));
+        }
+        if *turn.held + commit_growth(None, &request) > GROUPS_SIZE_MAX {
+            // Rarely so: what is there already may be committed again.
+            let growth = commit_growth(self.groups.get(&id).map(|group| &group.offsets), &request);
+            if growth > 0 && *turn.held + growth > GROUPS_SIZE_MAX {
+                return turn.answer(ticket, refused(ErrorCode::CoordinatorNotAvailable));
+            }
         }
         let metadata_max = turn.settings.offset_metadata_max;
         let is_too_large = |metadata: &str| {
@@ -798,6 +831,7 @@ impl Coordinator {
     pub fn check(&self) {
         self.groups.values().for_each(Group::check);
         let members = |group: &Group| group.members.len() + group.pending_count() + 2;
+        assert_eq!(self.held, self.groups.values().map(Group::size).sum::<usize>());
         let mut counts = BTreeMap::new();
         for write in self.writes.values() {
             assert!(write.records.iter().all(|record| record.group() == write.group), "{write:?}");
@@ -821,6 +855,20 @@ impl Coordinator {
 /// An id that no group is made for.
 fn is_too_long(group: &str) -> bool {
     group.len() > GROUP_ID_SIZE_MAX
+}
+
+/// Bytes that offsets would take more than those that are there.
+fn commit_growth(offsets: Option<&GroupOffsets>, request: &OffsetCommitRequest) -> usize {
+    let none = GroupOffsets::default();
+    let offsets = offsets.unwrap_or(&none);
+    let of_topic = |topic: &OffsetCommitRequestTopic| -> usize {
+        let growth = topic.partitions.iter().map(|partition| {
+            let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
+            offsets.growth(&topic.name, partition.partition_index, metadata)
+        });
+        growth.sum()
+    };
+    request.topics.iter().map(of_topic).sum()
 }
 
 fn tombstone(group: &str, topic: &str, partition: i32) -> GroupRecord {

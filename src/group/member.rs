@@ -4,6 +4,7 @@ use crate::codec::group_record::MemberValue;
 use crate::codec::wire::STRING_SIZE_MAX;
 use crate::group::{Caller, Ticket, millis};
 use crate::types::Mono;
+use crate::types::limits::GROUP_ENTRY_SIZE;
 use bytes::Bytes;
 use kafka_protocol::messages::JoinGroupRequest;
 use kafka_protocol::messages::describe_groups_response::DescribedGroupMember;
@@ -78,6 +79,11 @@ impl Joining {
     }
 }
 
+/// Bytes that an id takes that was given out.
+pub fn pending_size(id: &str) -> usize {
+    GROUP_ENTRY_SIZE + 2 * id.len() // It is in a deadline too.
+}
+
 /// Lives: from its first whole JoinGroup until it leaves or fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -149,6 +155,14 @@ impl Member {
             subscription: self.metadata(protocol),
             assignment,
         }
+    }
+
+    /// Bytes that it takes.
+    pub fn size(&self) -> usize {
+        let protocols = self.protocols.iter().map(|protocol| protocol.name.len() + protocol.metadata.len());
+        let names = self.client_id.len() + self.client_host.len();
+        let instance_id = self.instance_id.as_deref().map_or(0, str::len);
+        pending_size(&self.id) + 2 * instance_id + names + protocols.sum::<usize>() + self.assignment.len()
     }
 
     pub fn session_timeout(&self) -> Duration {

@@ -9,14 +9,21 @@ use crate::codec::group_record::OffsetValue;
 use crate::group::classic::{Group, State};
 use crate::group::coordinator::Turn;
 use crate::types::Timestamp;
+use crate::types::limits::GROUP_ENTRY_SIZE;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Invariant: no topic without a partition; `count` is that of all partitions.
+/// Invariant: no topic without a partition; `count` and `size` are those of all partitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupOffsets {
     topics: BTreeMap<String, BTreeMap<i32, OffsetValue>>,
     count: usize,
+    /// Bytes.
+    size: usize,
+}
+
+fn entry_size(name: &str) -> usize {
+    GROUP_ENTRY_SIZE + name.len()
 }
 
 impl GroupOffsets {
@@ -25,16 +32,37 @@ impl GroupOffsets {
     }
 
     pub fn set(&mut self, topic: String, partition: i32, value: OffsetValue) {
-        let before = self.topics.entry(topic).or_default().insert(partition, value);
-        self.count += usize::from(before.is_none());
+        self.size += entry_size(&value.metadata);
+        if !self.topics.contains_key(&topic) {
+            self.size += entry_size(&topic);
+        }
+        match self.topics.entry(topic).or_default().insert(partition, value) {
+            None => self.count += 1,
+            Some(before) => self.size -= entry_size(&before.metadata),
+        }
     }
 
     pub fn remove(&mut self, topic: &str, partition: i32) {
         let Some(partitions) = self.topics.get_mut(topic) else { return };
-        self.count -= usize::from(partitions.remove(&partition).is_some());
+        if let Some(before) = partitions.remove(&partition) {
+            self.count -= 1;
+            self.size -= entry_size(&before.metadata);
+        }
         if partitions.is_empty() {
             self.topics.remove(topic);
+            self.size -= entry_size(topic);
         }
+    }
+
+    /// Bytes that they take.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Bytes that an offset would take more than now, its topic aside.
+    pub fn growth(&self, topic: &str, partition: i32, metadata: &str) -> usize {
+        let now = self.get(topic, partition).map_or(0, |value| entry_size(&value.metadata));
+        entry_size(metadata).saturating_sub(now)
     }
 
     pub fn count(&self) -> usize {

@@ -273,6 +273,14 @@ pub const GROUPS_PER_COORDINATOR_MAX: usize = 100_000;
 /// Committed offsets of one group. One takes some 100 bytes.
 pub const GROUP_OFFSETS_MAX: usize = 1_000_000;
 
+/// Bytes that the groups of one partition of `__consumer_offsets` may hold: what members say of themselves and
+/// are assigned, ids that were given out, committed offsets with their metadata. A million offsets fit, or ten
+/// thousand members of 10 KB; past it what needs more is refused, and what is there goes on.
+pub const GROUPS_SIZE_MAX: usize = 128 << 20;
+
+/// Bytes that a member, an id that was given out, an offset or a topic takes beside its strings.
+pub const GROUP_ENTRY_SIZE: usize = 100;
+
 /// Deletions of one batch of a coordinator, and their bytes: the topic may allow as little.
 pub const GROUP_REMOVAL_RECORDS_MAX: usize = 500;
 

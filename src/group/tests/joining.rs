@@ -356,3 +356,39 @@ fn generation_that_does_not_fit_the_log_is_refused_as_in_kafka() {
     assert_eq!(error(room.synced(syncing).error_code), ErrorCode::UnknownServerError);
     assert_eq!(room.state(), "PreparingRebalance");
 }
+
+#[test]
+fn groups_of_a_coordinator_take_no_more_than_they_may() {
+    let mut room = Room::new();
+    room.commit("", -1, "read", 1);
+    let large = || {
+        let protocol = JoinGroupRequestProtocol::default().with_name(text("range"));
+        let protocol = protocol.with_metadata(Bytes::from(vec![0; (1 << 20) - 1000]));
+        join_request("", &[]).with_protocols(vec![protocol]).with_group_id(GroupId(text("large")))
+    };
+    let mut members = 0;
+    let refused = loop {
+        let waiting = room.send_join(OLD, large());
+        if !room.is_waiting(waiting) {
+            break room.joined(waiting);
+        }
+        members += 1;
+    };
+    assert_eq!(error(refused.error_code), ErrorCode::CoordinatorNotAvailable);
+    assert_eq!(members, 128);
+    // Others come in as long as they say little, and what is there goes on.
+    room.pass(6);
+    assert_eq!(room.commit("", -1, "read", 2), ErrorCode::None);
+    let known = room.coordinator.groups()["large"].members.keys().next().cloned().expect("is there");
+    let joining = room.send_join(OLD, large().with_member_id(text(&known)));
+    assert!(room.is_waiting(joining) || room.joined(joining).error_code == 0);
+    // As much metadata as there may be: some of it finds room, not all.
+    let metadata = "m".repeat(10);
+    let refused = (0..100_000).find_map(|number| {
+        let committing = room.send_commit(8, commit_request("", -1, &format!("{number}"), 5, &metadata));
+        let code = error(room.committed(committing).topics[0].partitions[0].error_code);
+        (code != ErrorCode::None).then_some(code)
+    });
+    assert_eq!(refused, Some(ErrorCode::CoordinatorNotAvailable));
+    assert_eq!(room.commit("", -1, "read", 3), ErrorCode::None, "it is there already");
+}
