@@ -9,6 +9,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(10);
+const UNMOUNT_RETRY: Duration = Duration::from_millis(20);
 
 /// Bytes that the device reads and writes at least.
 pub const SECTOR_SIZE: u64 = 4096;
@@ -92,9 +96,18 @@ impl Image {
         run(Command::new("mount").arg(&device.path).arg(&self.at))
     }
 
-    /// Errors: somebody uses files on it.
+    /// Errors: somebody uses files on it, still after [`UNMOUNT_PATIENCE`]. The kernel takes back the rings of a
+    /// killed process, and the files in use by them, some time after it is gone.
     pub fn unmount(&self) -> io::Result<()> {
-        run(Command::new("umount").arg(&self.at))
+        let give_up = Instant::now() + UNMOUNT_PATIENCE;
+        loop {
+            match run(Command::new("umount").arg(&self.at)) {
+                Err(error) if error.to_string().contains("busy") && Instant::now() < give_up => {
+                    std::thread::sleep(UNMOUNT_RETRY);
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Where it is mounted.
