@@ -130,6 +130,8 @@ pub struct Replay {
     needed: BlockSequence,
     last: BlockSequence,
     epoch: FileEpoch,
+    /// A file has a block, and its first one does not hold.
+    is_headless: bool,
     /// What each file has, and what the blocks say that all of them have; 0: none says it.
     sizes: BTreeMap<FileIndex, u64>,
     file_size: u64,
@@ -156,6 +158,7 @@ impl Replay {
                 Ok((header, size)) => {
                     let follows = expected.is_none_or(|(epoch, next)| header.0 >= epoch && header.1 >= next);
                     if follows {
+                        self.is_headless |= expected.is_none() && position > 0;
                         expected = Some((header.0, header.1.next()));
                         self.take(header, FoundBlock { file, position, size });
                         (size as u64, None)
@@ -187,8 +190,13 @@ impl Replay {
     }
 
     /// The block that a start writes once everything is replayed: it says that nothing before it is
-    /// needed, and destroys nothing that is. `None` where there is no such place.
+    /// needed, and destroys nothing that is. `None` where there is no such place, and where a file's first
+    /// block has been lost: after a clean stop the first blocks alone say what numbers were used
+    /// ([`bounds_of_first_blocks`]), and what is behind them would be taken for what comes next.
     pub fn mark(&self, shard: ShardId, file_size: u64) -> Option<BlockPlace> {
+        if self.is_headless {
+            return None;
+        }
         let Some((_, last)) = self.blocks().last() else {
             return self.blocks.is_empty().then(|| first_mark(shard, self.last, self.epoch, file_size));
         };
@@ -340,6 +348,21 @@ mod tests {
         assert_eq!(again.header.position, 3 * IO_ALIGNMENT as u64, "over what was left there");
         assert_eq!((again.header.sequence, again.header.epoch), (BlockSequence(9), FileEpoch(4)));
         assert_eq!(replay.mark(ShardId(0), 3 * IO_ALIGNMENT as u64), None, "no room behind it");
+    }
+
+    /// Lost power has taken the first block of a new file and left another one. A mark behind that would stand
+    /// until the next start after a clean stop, which begins at the head, and below the numbers that it finds.
+    #[test]
+    fn journal_that_has_lost_the_first_block_of_a_file_is_made_anew() {
+        let mut disk = Disk::new(2, 6);
+        disk.block(0, 2, 1, 3, (1, 1));
+        let replay = disk.scan();
+        assert_eq!(replay.mark(ShardId(0), 6 * IO_ALIGNMENT as u64), None);
+        disk.block(0, 0, 1, 1, (1, 1));
+        disk.block(0, 1, 1, 2, (1, 1));
+        assert!(disk.scan().mark(ShardId(0), 6 * IO_ALIGNMENT as u64).is_some());
+        disk.block(1, 3, 2, 9, (1, 1));
+        assert_eq!(disk.scan().mark(ShardId(0), 6 * IO_ALIGNMENT as u64), None, "whichever file it is");
     }
 
     /// What a start has marked is of another run: its partitions may have had another core since.
