@@ -178,10 +178,12 @@ impl FileState {
         self.view.clone_from(&self.durable);
     }
 
-    /// Changes bytes behind everybody's back.
+    /// Changes bytes behind everybody's back, of a file at rest: what was written is in its place by then, and
+    /// does not come over the damage later.
     pub fn damage(&mut self, change: impl Fn(&mut Vec<u8>)) {
         change(&mut self.view);
-        change(&mut self.durable);
+        self.durable.clone_from(&self.view);
+        self.pending.clear();
     }
 }
 
