@@ -31,8 +31,9 @@ use crate::types::limits::{
     CATCH_UP_BESIDE_COMMITS_MAX, CATCH_UP_IN_FLIGHT_MAX, CATCH_UP_TURN_SIZE_MAX, COMMIT_EXPECTED,
     IO_ALIGNMENT, IO_SIZE_MAX,
 };
-use crate::types::{Mono, ShardId};
+use crate::types::{Mono, Offset, ShardId};
 use glommio::io::ReadResult;
+use glommio::sync::{Permit, Semaphore};
 use glommio::{Latency, Shares, TaskQueueHandle};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -339,6 +340,20 @@ impl Hold {
     pub fn let_go(&mut self) -> Result<(), ReadFailed> {
         self.turn = None;
         if self.reading.held.get() > 0 { Err(ReadFailed::NoTurn) } else { Ok(()) }
+    }
+
+    /// One of `turns`, for what is read through or built once however many ask for it. Who waits for it holds no
+    /// memory: whoever has it may need some.
+    pub async fn wait_for<'a>(
+        &mut self,
+        turns: &'a Semaphore,
+        segment: Offset,
+    ) -> Result<Permit<'a>, ReadFailed> {
+        if let Ok(turn) = turns.try_acquire_permit(1) {
+            return Ok(turn);
+        }
+        self.let_go()?;
+        turns.acquire_permit(1).await.map_err(|error| ReadFailed::Disk { segment, source: error.into() })
     }
 
     pub fn into_turn(self) -> Option<ReadTurn> {

@@ -136,16 +136,7 @@ impl Replica {
         if let Some(known) = self.reads.checksums.find(segment) {
             return Ok(known);
         }
-        // A segment is read through once, however many ask for it. Who waits holds no memory: whoever
-        // reads may need it.
-        let disk = |source| ReadFailed::Disk { segment, source };
-        let turn = match self.checking.try_acquire_permit(1) {
-            Ok(turn) => turn,
-            Err(_) => {
-                hold.let_go()?;
-                self.checking.acquire_permit(1).await.map_err(|error| disk(error.into()))?
-            }
-        };
+        let turn = hold.wait_for(&self.checking, segment).await?;
         if let Some(known) = self.reads.checksums.find(segment) {
             return Ok(known);
         }

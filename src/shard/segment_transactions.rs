@@ -155,14 +155,7 @@ impl Replica {
             Ok(index) => return Ok(index),
             Err(reason) => reason,
         };
-        // Who waits holds no memory: whoever builds something may need it.
-        let _turn = match self.reindexing.try_acquire_permit(1) {
-            Ok(turn) => turn,
-            Err(_) => {
-                hold.let_go()?;
-                self.reindexing.acquire_permit(1).await.map_err(|error| disk(error.into()))?
-            }
-        };
+        let _turn = hold.wait_for(&self.reindexing, segment).await?;
         if let Some(index) = self.reads.transactions.find(segment) {
             return Ok(TransactionIndex::clone(&index)); // Somebody else has built it meanwhile.
         }
