@@ -618,50 +618,64 @@ fn has_partition(image: &Image, topic: &str, partition: i32) -> bool {
     topic.zip(index).is_some_and(|(topic, index)| index.index() < topic.partitions.len())
 }
 
-/// Takes out of a commit what is of topics and partitions that there are not; returns their answers.
-fn split_commit(image: &Image, request: &mut OffsetCommitRequest) -> Vec<OffsetCommitResponseTopic> {
+/// Takes out of a request what is of topics and partitions that there are not.
+fn take_unknown<T, P>(
+    image: &Image,
+    topics: &mut Vec<T>,
+    parts: impl for<'a> Fn(&'a mut T) -> (&'a TopicName, &'a mut Vec<P>),
+    index: impl Fn(&P) -> i32,
+) -> Vec<(TopicName, Vec<i32>)> {
     let mut unknown = Vec::new();
-    for topic in &mut request.topics {
-        let name = topic.name.clone();
-        let gone = topic
-            .partitions
-            .extract_if(.., |partition| !has_partition(image, &name, partition.partition_index));
-        let answers: Vec<_> = gone
-            .map(|partition| {
-                OffsetCommitResponsePartition::default()
-                    .with_partition_index(partition.partition_index)
-                    .with_error_code(ErrorCode::UnknownTopicOrPartition.code())
-            })
-            .collect();
-        if !answers.is_empty() {
-            unknown.push(OffsetCommitResponseTopic::default().with_name(name).with_partitions(answers));
+    topics.retain_mut(|topic| {
+        let (name, partitions) = parts(topic);
+        let gone = partitions.extract_if(.., |partition| !has_partition(image, name, index(partition)));
+        let gone: Vec<i32> = gone.map(|partition| index(&partition)).collect();
+        if !gone.is_empty() {
+            unknown.push((name.clone(), gone));
         }
-    }
-    request.topics.retain(|topic| !topic.partitions.is_empty());
+        !partitions.is_empty()
+    });
     unknown
+}
+
+/// The same of a commit; returns the answers to it.
+fn split_commit(image: &Image, request: &mut OffsetCommitRequest) -> Vec<OffsetCommitResponseTopic> {
+    let unknown = take_unknown(
+        image,
+        &mut request.topics,
+        |topic| (&topic.name, &mut topic.partitions),
+        |partition| partition.partition_index,
+    );
+    let refused = |index| {
+        OffsetCommitResponsePartition::default()
+            .with_partition_index(index)
+            .with_error_code(ErrorCode::UnknownTopicOrPartition.code())
+    };
+    let answer = |(name, gone): (TopicName, Vec<i32>)| {
+        let partitions = gone.into_iter().map(refused).collect();
+        OffsetCommitResponseTopic::default().with_name(name).with_partitions(partitions)
+    };
+    unknown.into_iter().map(answer).collect()
 }
 
 /// The same of a deletion.
 fn split_deletion(image: &Image, request: &mut OffsetDeleteRequest) -> Vec<OffsetDeleteResponseTopic> {
-    let mut unknown = Vec::new();
-    for topic in &mut request.topics {
-        let name = topic.name.clone();
-        let gone = topic
-            .partitions
-            .extract_if(.., |partition| !has_partition(image, &name, partition.partition_index));
-        let answers: Vec<_> = gone
-            .map(|partition| {
-                OffsetDeleteResponsePartition::default()
-                    .with_partition_index(partition.partition_index)
-                    .with_error_code(ErrorCode::UnknownTopicOrPartition.code())
-            })
-            .collect();
-        if !answers.is_empty() {
-            unknown.push(OffsetDeleteResponseTopic::default().with_name(name).with_partitions(answers));
-        }
-    }
-    request.topics.retain(|topic| !topic.partitions.is_empty());
-    unknown
+    let unknown = take_unknown(
+        image,
+        &mut request.topics,
+        |topic| (&topic.name, &mut topic.partitions),
+        |partition| partition.partition_index,
+    );
+    let refused = |index| {
+        OffsetDeleteResponsePartition::default()
+            .with_partition_index(index)
+            .with_error_code(ErrorCode::UnknownTopicOrPartition.code())
+    };
+    let answer = |(name, gone): (TopicName, Vec<i32>)| {
+        let partitions = gone.into_iter().map(refused).collect();
+        OffsetDeleteResponseTopic::default().with_name(name).with_partitions(partitions)
+    };
+    unknown.into_iter().map(answer).collect()
 }
 
 /// Adds answers to others; no topic is listed again for them.
