@@ -9,6 +9,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use clap::Args;
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{
     Decodable, HeaderVersion, Message, Request, StrBytes, encode_request_header_into_buffer,
@@ -22,6 +23,24 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
 /// Bytes. Metadata of every topic of a large cluster stays well below.
 const ANSWER_SIZE_MAX: usize = 256 << 20;
 const UNSUPPORTED_VERSION: i16 = 35;
+
+/// What every command that asks brokers takes.
+#[derive(Debug, Args)]
+pub struct ClientFlags {
+    /// Brokers to ask; the first that answers is used
+    #[arg(
+        long,
+        visible_alias = "bootstrap-server",
+        value_name = "HOST:PORT,...",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:9092",
+        global = true
+    )]
+    pub brokers: Vec<HostPort>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {

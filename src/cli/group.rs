@@ -23,25 +23,14 @@ use odradek::config::HostPort;
 use odradek::metrics::names::error_name;
 use serde_json::{Value, json};
 
-use super::client::Client;
+use super::client::{Client, ClientFlags};
 use super::table::Table;
 use super::{Failure, print, print_json};
 
 #[derive(Debug, Args)]
 pub struct GroupArguments {
-    /// Brokers to ask; the first that answers is used
-    #[arg(
-        long,
-        visible_alias = "bootstrap-server",
-        value_name = "HOST:PORT,...",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:9092",
-        global = true
-    )]
-    brokers: Vec<HostPort>,
-    /// Print JSON
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    flags: ClientFlags,
     #[command(subcommand)]
     command: GroupCommand,
 }
@@ -104,12 +93,13 @@ const LATEST: i64 = -1;
 const UNKNOWN_MEMBER_ID: i16 = 25;
 
 pub fn run(arguments: &GroupArguments) -> Result<(), Failure> {
-    let mut cluster = Cluster { bootstrap: Client::connect(&arguments.brokers)?, brokers: BTreeMap::new() };
+    let mut cluster =
+        Cluster { bootstrap: Client::connect(&arguments.flags.brokers)?, brokers: BTreeMap::new() };
     match &arguments.command {
-        GroupCommand::List => list(&mut cluster, arguments.json),
-        GroupCommand::Describe { groups } => describe(&mut cluster, groups, arguments.json),
-        GroupCommand::ResetOffsets(reset) => self::reset(&mut cluster, reset, arguments.json),
-        GroupCommand::Delete { groups } => delete(&mut cluster, groups, arguments.json),
+        GroupCommand::List => list(&mut cluster, arguments.flags.json),
+        GroupCommand::Describe { groups } => describe(&mut cluster, groups, arguments.flags.json),
+        GroupCommand::ResetOffsets(reset) => self::reset(&mut cluster, reset, arguments.flags.json),
+        GroupCommand::Delete { groups } => delete(&mut cluster, groups, arguments.flags.json),
     }
 }
 

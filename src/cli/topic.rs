@@ -13,11 +13,10 @@ use kafka_protocol::messages::{
     TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
-use odradek::config::HostPort;
 use odradek::metrics::names::error_name;
 use serde_json::{Value, json};
 
-use super::client::Client;
+use super::client::{Client, ClientFlags};
 use super::settings::key_value;
 use super::{Failure, print, print_json};
 
@@ -25,19 +24,8 @@ mod describe;
 
 #[derive(Debug, Args)]
 pub struct TopicArguments {
-    /// Brokers to ask; the first that answers is used
-    #[arg(
-        long,
-        visible_alias = "bootstrap-server",
-        value_name = "HOST:PORT,...",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:9092",
-        global = true
-    )]
-    brokers: Vec<HostPort>,
-    /// Print JSON
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    flags: ClientFlags,
     #[command(subcommand)]
     command: TopicCommand,
 }
@@ -110,15 +98,17 @@ const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const TOPIC_ALREADY_EXISTS: i16 = 36;
 
 pub fn run(arguments: &TopicArguments) -> Result<(), Failure> {
-    let mut client = Client::connect(&arguments.brokers)?;
+    let mut client = Client::connect(&arguments.flags.brokers)?;
     let outcomes = match &arguments.command {
         TopicCommand::Create(create) => self::create(&mut client, create)?,
-        TopicCommand::List => return describe::list(&mut client, arguments.json),
-        TopicCommand::Describe { topics } => return describe::describe(&mut client, topics, arguments.json),
+        TopicCommand::List => return describe::list(&mut client, arguments.flags.json),
+        TopicCommand::Describe { topics } => {
+            return describe::describe(&mut client, topics, arguments.flags.json);
+        }
         TopicCommand::Alter(alter) => self::alter(&mut client, alter)?,
         TopicCommand::Delete { topics, if_exists } => delete(&mut client, topics, *if_exists)?,
     };
-    report(&outcomes, arguments.json)
+    report(&outcomes, arguments.flags.json)
 }
 
 /// What became of one topic.

@@ -20,6 +20,7 @@ use kafka_protocol::protocol::{
 };
 
 use super::*;
+use odradek::config::HostPort;
 
 #[test]
 fn every_version_of_every_command_is_understood() {
