@@ -225,17 +225,19 @@ fn small_files_are_shown_whole_or_not_at_all() {
     );
     let mut checksums = SegmentChecksums::new(SegmentId { partition: id, base_offset: offset(4711) });
     checksums.observe(&[7; 61], 40_000);
-    checksums.observe(&[8; 61], 100);
+    let mut transactional = [8; 61];
+    transactional[22] |= 0x10; // Of the attributes, the bit of a transaction's batch.
+    checksums.observe(&transactional, 100);
     shown(
         "00000000000000004711.checksums",
         &checksums.encode(),
         Depth::Batches,
         expect![[r#"
-        file: 00000000000000004711.checksums kind: checksums startingOffset: 4711
-        topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 baseOffset: 4711 segmentSize: 40100 hasTransactions: true extents: 2
-        | position: 0 crc: 0xc133bfce
-        | position: 40000 crc: 0xbd01ad7c
-    "#]],
+            file: 00000000000000004711.checksums kind: checksums startingOffset: 4711
+            topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 baseOffset: 4711 segmentSize: 40100 hasTransactions: true extents: 2
+            | position: 0 crc: 0xc133bfce
+            | position: 40000 crc: 0x8eb7026a
+        "#]],
     );
     shown(
         "00000000000000004711.checksums",
@@ -258,10 +260,10 @@ fn small_files_are_shown_whole_or_not_at_all() {
         &index.encode(&checksums.segment(), checksums.end()),
         Depth::Batches,
         expect![[r#"
-        file: 00000000000000004711.txnindex kind: transaction index startingOffset: 4711
-        abortedTransaction producerId: 9 firstOffset: 4000 lastOffset: 4800 lastStableOffset: 4790
-        end entries: 1 firstOpenOffset: none
-    "#]],
+            file: 00000000000000004711.txnindex kind: transaction index startingOffset: 4711
+            producerId: 9 firstOffset: 4000 lastOffset: 4800 lastStableOffset: 4790
+            end entries: 1 firstOpenOffset: none
+        "#]],
     );
     let snapshot = Producers::new().encode_snapshot();
     shown(
