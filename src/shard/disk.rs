@@ -6,6 +6,7 @@
 
 use crate::log::plan::{SyncFs, WriteProgress, WriteRest, may_reserve};
 use crate::shard::open_files::OpenFiles;
+use crate::shard::shared_flush::SharedFlush;
 use crate::types::limits::{IO_ALIGNMENT, IO_SIZE_MAX, OPEN_FILES_MAX};
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 use std::cell::RefCell;
@@ -42,11 +43,13 @@ pub struct Disk {
     open_files: Rc<OpenFiles>,
     /// Bytes that reservations leave free.
     min_free: u64,
+    shared_flush: Rc<SharedFlush>,
 }
 
 impl Disk {
     pub fn new(sync_fs: SyncFs, recorder: Recorder) -> Disk {
-        Disk { recorder, sync_fs, open_files: Rc::new(OpenFiles::new(OPEN_FILES_MAX)), min_free: 0 }
+        let open_files = Rc::new(OpenFiles::new(OPEN_FILES_MAX));
+        Disk { recorder, sync_fs, open_files, min_free: 0, shared_flush: Rc::default() }
     }
 
     /// Reserves nothing of the last `min_free` bytes of a file system.
@@ -61,7 +64,7 @@ impl Disk {
 
     /// The same on another file system: how many files are open counts together.
     pub fn on(&self, sync_fs: SyncFs) -> Disk {
-        Disk { sync_fs, ..self.clone() }
+        Disk { sync_fs, shared_flush: Rc::default(), ..self.clone() }
     }
 
     /// Segments that are open.
@@ -108,6 +111,12 @@ impl Disk {
             }
         }
         Ok(file.file.pre_allocate(size, false).await?)
+    }
+
+    /// As [`sync_file_system`](Self::sync_file_system), in one flush with all who ask for one while another
+    /// is under way.
+    pub async fn sync_together(&self, file: &DiskFile) -> io::Result<()> {
+        self.shared_flush.flush(|| self.sync_file_system(file)).await
     }
 
     /// One flush for the whole file system that `file` is on. Not for [`SyncFs::Nothing`].

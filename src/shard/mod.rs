@@ -15,6 +15,7 @@
 //! | [`partitions`], [`background`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; a clean stop |
 //! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
 //! | [`disk`], [`open_files`], [`replacing`], [`clock`] | the seams to files and time |
+//! | [`shared_flush`] | one flush of a file system for many who wait for one |
 //! | [`side_thread`] | a thread for long work that no request waits for |
 //! | [`fetch_sessions`], [`watches`] | what consumers have said, and what parked fetches wait for |
 //! | [`event`], [`memory`], [`step`], [`walk`], [`look_inside`] | wake-ups and budgets within a core; how long its tasks hold it; batches looked into without holding it |
@@ -65,6 +66,7 @@ mod segment_checksums;
 mod segment_index;
 mod segment_transactions;
 mod segments;
+mod shared_flush;
 mod side_thread;
 mod step;
 mod store;

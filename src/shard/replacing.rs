@@ -27,32 +27,44 @@ impl Replacement {
         temporary.push(".tmp");
         temporary.into()
     }
+
+    /// Writes what it is to hold beside it, flushed only if `flush`. Blocks. Leaves nothing after an error.
+    #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+    pub fn stage(&self, flush: bool) -> io::Result<()> {
+        let write = || {
+            let mut temporary = File::create(self.temporary())?;
+            temporary.write_all(&self.bytes)?;
+            if flush { temporary.sync_all() } else { Ok(()) }
+        };
+        write().inspect_err(|_| self.unstage())
+    }
+
+    /// Gives what was [staged](Self::stage), and flushed since, its name. Blocks.
+    #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+    pub fn put(&self) -> io::Result<()> {
+        std::fs::rename(self.temporary(), &self.path).inspect_err(|_| self.unstage())
+    }
+
+    /// On a full disk every block counts.
+    #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+    fn unstage(&self) {
+        let _ = std::fs::remove_file(self.temporary());
+    }
 }
 
 /// Replaces files of existing directories. Blocks. After an error each of them is whole, as it was or
 /// as it was to be.
-#[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
 pub fn replace_files(files: &[Replacement], sync_fs: SyncFs) -> io::Result<()> {
     let Some(last) = files.last() else { return Ok(()) };
     let replaced = (|| {
-        for file in files {
-            let mut temporary = File::create(file.temporary())?;
-            temporary.write_all(&file.bytes)?;
-            if sync_fs == SyncFs::Nothing {
-                temporary.sync_all()?;
-            }
-        }
+        files.iter().try_for_each(|file| file.stage(sync_fs == SyncFs::Nothing))?;
         flush(&last.temporary(), sync_fs)?;
-        for file in files {
-            std::fs::rename(file.temporary(), &file.path)?;
-        }
+        files.iter().try_for_each(Replacement::put)?;
         let directories: BTreeSet<&Path> = files.iter().filter_map(|file| file.path.parent()).collect();
         sync_directories(&directories, sync_fs)
     })();
     if replaced.is_err() {
-        for file in files {
-            let _ = std::fs::remove_file(file.temporary()); // On a full disk every block counts.
-        }
+        files.iter().for_each(Replacement::unstage);
     }
     replaced
 }

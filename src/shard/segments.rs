@@ -10,12 +10,14 @@
 //! A roll happens in memory at once; on disk it is finished by the next write, in this order: the
 //! old file is cut to its length and flushed, its indexes and the producer state are written, the
 //! spare gets its name. Only then is the new segment written to. A crash anywhere in between leaves
-//! the old segment as the last one, whole.
+//! the old segment as the last one, whole. The three flushes of it are shared with other partitions
+//! that roll at that time, where one flush of the file system stands for all.
 
 use crate::log::checksums::{SegmentChecksums, SegmentId};
 use crate::log::compaction::swap::{SwapStep, abandon_steps};
 use crate::log::index::SegmentIndex;
 use crate::log::partition::ClosedSegment;
+use crate::log::plan::SyncFs;
 use crate::log::producers::EncodedProducers;
 use crate::log::segment::SegmentFile;
 use crate::log::transactions::index::TransactionIndex;
@@ -24,6 +26,7 @@ use crate::shard::disk::{
     Disk, DiskFile, blocking, is_full_disk, remove_if_present, replace_file, sync_directory, unless_full,
 };
 use crate::shard::open_files::PooledFile;
+use crate::shard::replacing::Replacement;
 use crate::types::Offset;
 use glommio::sync::{Permit, Semaphore};
 use std::cell::{Cell, RefCell};
@@ -260,26 +263,36 @@ impl Segments {
         let sizes = self.hold_sizes().await?;
         file.truncate(closed.info.size).await?;
         drop(sizes);
-        file.flush().await?;
-        drop(file);
+        let sync_fs = disk.sync_fs();
+        if sync_fs == SyncFs::Nothing {
+            file.flush().await?;
+        }
         let derived = Derived { directory: self.directory.clone(), closed, next, producers, epochs };
-        if let Some(error) = blocking(move || derived.write()).await? {
+        let staged = blocking(move || derived.stage(sync_fs)).await?;
+        sync_together(disk, &file).await?;
+        let named = blocking(move || staged.put(sync_fs)).await?;
+        sync_together(disk, &file).await?;
+        if let Some(error) = named {
             tracing::warn!(
                 directory = %self.directory.display(), segment = %base, %error,
                 "no space for the files beside a closed segment; they are built again when they are needed"
             );
         }
         let spare = self.handle(next).expect("the spare was adopted at the roll");
-        self.name_segment(&spare.file, next, keep_trying).await?;
+        self.name_segment(disk, &file, &spare.file, next, keep_trying).await?;
+        drop(file);
         self.writable.borrow_mut().remove(&base);
         self.remember_reader(base, old);
         self.written.set(next);
         Ok(())
     }
 
-    /// Gives the spare its name as a segment. A directory may need a block for it.
+    /// Gives the spare its name as a segment. A directory may need a block for it. `beside`: any file on the
+    /// same file system.
     async fn name_segment(
         &self,
+        disk: &Disk,
+        beside: &DiskFile,
         spare: &PooledFile,
         segment: Offset,
         keep_trying: impl Fn() -> bool,
@@ -290,16 +303,21 @@ impl Segments {
             let (from, to) = (spare.path(), self.path(segment, SegmentFile::Log));
             let named = to.clone();
             let directory = self.directory.clone();
+            let alone = disk.sync_fs() == SyncFs::Nothing;
             let renamed = blocking(move || {
                 #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
                 std::fs::rename(from, to)?;
-                Ok(sync_directory(&directory))
+                Ok(if alone { sync_directory(&directory) } else { Ok(()) })
             });
             let synced = renamed.await.and_then(|synced: io::Result<()>| {
                 spare.renamed(named);
                 synced
             });
             drop(names);
+            let synced = match synced {
+                Ok(()) => sync_together(disk, beside).await,
+                error => error,
+            };
             match synced {
                 Err(error) if is_full_disk(&error) && keep_trying() => {
                     if !std::mem::replace(&mut waited, true) {
@@ -471,30 +489,72 @@ struct Derived {
 }
 
 impl Derived {
-    /// Each file for itself. Returns the last error for want of space. Files of a clean stop
-    /// may be there from when the segment was shorter: those must not stay.
-    fn write(&self) -> io::Result<Option<io::Error>> {
+    /// Writes each beside its place. Files of a clean stop may be there from when the segment was shorter:
+    /// those do not stay where there is no space for others.
+    fn stage(&self, sync_fs: SyncFs) -> io::Result<Staged> {
         let ClosedSegment { info, index, checksums, .. } = &self.closed;
-        let path = |file: SegmentFile, base| self.directory.join(file.name(base));
+        let replacement = |file: SegmentFile, base, bytes| Replacement {
+            path: self.directory.join(file.name(base)),
+            bytes,
+        };
+        let base = info.base_offset;
         let transactions = self.closed.encode_transactions();
-        let files: [(PathBuf, Vec<u8>); 4] = [
-            (path(SegmentFile::OffsetIndex, info.base_offset), index.encode_offset_index()),
-            (path(SegmentFile::TimeIndex, info.base_offset), index.encode_time_index()),
-            (path(SegmentFile::Checksums, info.base_offset), checksums.encode()),
-            (path(SegmentFile::ProducerSnapshot, self.next), self.producers.seal()),
+        let files = [
+            replacement(SegmentFile::OffsetIndex, base, index.encode_offset_index()),
+            replacement(SegmentFile::TimeIndex, base, index.encode_time_index()),
+            replacement(SegmentFile::Checksums, base, checksums.encode()),
+            replacement(SegmentFile::ProducerSnapshot, self.next, self.producers.seal()),
         ];
-        let transactions =
-            transactions.map(|bytes| (path(SegmentFile::TransactionIndex, info.base_offset), bytes));
-        let mut full = None;
-        for (path, bytes) in files.into_iter().chain(transactions) {
-            if let Some(error) = unless_full(replace_file(&path, &bytes))? {
-                remove_if_present(&path)?;
-                full = Some(error);
+        let transactions = transactions.map(|bytes| replacement(SegmentFile::TransactionIndex, base, bytes));
+        // Older epochs are of use: those it does not name are found in the active segment.
+        let epochs =
+            Replacement { path: self.directory.join(EPOCHS_FILE), bytes: self.epochs.as_bytes().to_owned() };
+        let mut staged = Staged { directory: self.directory.clone(), files: Vec::new(), full: None };
+        for file in files.into_iter().chain(transactions).chain([epochs]) {
+            match unless_full(file.stage(sync_fs == SyncFs::Nothing))? {
+                None => staged.files.push(file),
+                Some(error) => staged.left_out(&file, error)?,
             }
         }
-        // Older epochs are of use: those it does not name are found in the active segment.
-        let epochs = unless_full(replace_file(&self.directory.join(EPOCHS_FILE), self.epochs.as_bytes()))?;
-        Ok(epochs.or(full))
+        Ok(staged)
+    }
+}
+
+/// Files that wait for a flush before they get their names.
+struct Staged {
+    directory: PathBuf,
+    files: Vec<Replacement>,
+    /// There was no space for one.
+    full: Option<io::Error>,
+}
+
+impl Staged {
+    /// Each for itself. Returns the last error for want of space.
+    fn put(mut self, sync_fs: SyncFs) -> io::Result<Option<io::Error>> {
+        for file in std::mem::take(&mut self.files) {
+            if let Some(error) = unless_full(file.put())? {
+                self.left_out(&file, error)?;
+            }
+        }
+        if sync_fs == SyncFs::Nothing
+            && let Some(error) = unless_full(sync_directory(&self.directory))?
+        {
+            self.full = Some(error);
+        }
+        Ok(self.full)
+    }
+
+    fn left_out(&mut self, file: &Replacement, error: io::Error) -> io::Result<()> {
+        self.full = Some(error);
+        if file.path.ends_with(EPOCHS_FILE) { Ok(()) } else { remove_if_present(&file.path) }
+    }
+}
+
+/// One flush for all that roll, where a flush of the file system is one.
+async fn sync_together(disk: &Disk, file: &DiskFile) -> io::Result<()> {
+    match disk.sync_fs() {
+        SyncFs::Nothing => Ok(()),
+        SyncFs::Device | SyncFs::Metadata => disk.sync_together(file).await,
     }
 }
 

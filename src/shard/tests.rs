@@ -339,6 +339,45 @@ fn an_append_behind_a_roll_that_is_being_finished_waits_for_it() {
     });
 }
 
+/// Partitions that were begun together end their segments together: each roll needs three flushes, and all
+/// share them. What is beside a segment was flushed before it got its name, and before the next segment did.
+#[test]
+fn partitions_that_roll_together_share_their_flushes() {
+    const PARTITIONS: i32 = 30;
+    on_executor(async {
+        let directory = directory();
+        let events: Rc<RefCell<Vec<DiskEvent>>> = Rc::default();
+        let store = store_on(SyncFs::Device, Some(events.clone()), 64 << 20);
+        let acks = Acks::new(None);
+        let mut replicas = Vec::new();
+        for index in 0..PARTITIONS {
+            let replica = open_partition(&store, directory.path(), index, 100_000).await;
+            append(&store, &replica, &acks, &mut batch(1, None, &[1; 500])).await;
+            replicas.push(replica);
+        }
+        acks.all_arrived(&store).await;
+        let mut rolled = Vec::new();
+        for replica in &replicas {
+            rolled.push(roll_idle(&store, replica).await);
+        }
+        events.borrow_mut().clear();
+        let rolls = replicas.iter().zip(rolled).map(|(replica, rolled)| replica.finish_rolls(&store, rolled));
+        for finished in futures::future::join_all(rolls).await {
+            finished.unwrap();
+        }
+        let flushes =
+            events.borrow().iter().filter(|event| matches!(event, DiskEvent::FlushIssued { .. })).count();
+        assert!((3..=9).contains(&flushes), "{flushes} for {PARTITIONS} rolls");
+        for replica in &replicas {
+            assert_eq!(replica.segments.written(), offset(1));
+            for file in [SegmentFile::OffsetIndex, SegmentFile::TimeIndex, SegmentFile::Checksums] {
+                assert!(replica.segments.path(Offset::ZERO, file).exists(), "{file:?}");
+            }
+            assert!(replica.segments.path(offset(1), SegmentFile::ProducerSnapshot).exists());
+        }
+    });
+}
+
 /// A topic is deleted between a roll in memory and its end on disk, and its directory's path is
 /// another topic's by then: nothing is written there, and the log directory stays online.
 #[test]
