@@ -222,6 +222,11 @@ impl Group {
         self.pending.len()
     }
 
+    /// With those that have only been given an id.
+    pub fn member_count(&self) -> usize {
+        self.members.len() + self.pending.len()
+    }
+
     /// Ids were given out to members which did not come back yet.
     pub fn has_pending_members(&self) -> bool {
         !self.pending.is_empty()

@@ -138,6 +138,21 @@ fn take_batch(records: &mut VecDeque<GroupRecord>) -> Vec<GroupRecord> {
     batch
 }
 
+/// What a coordinator holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holdings {
+    pub groups: usize,
+    /// With those that have only been given an id.
+    pub members: usize,
+    /// Bytes that all groups take.
+    pub size: usize,
+    pub deadlines: usize,
+    /// Writes on their way, and groups that have some.
+    pub writes: usize,
+    /// Requests that wait for writes to end.
+    pub waiting: usize,
+}
+
 /// Lives: one per partition of `__consumer_offsets`, on the shard that owns it, from the end of its replay.
 pub struct Coordinator {
     settings: Settings,
@@ -197,6 +212,18 @@ impl Coordinator {
 
     pub fn group_count(&self) -> usize {
         self.groups.len()
+    }
+
+    /// What it holds, for those who watch that it lets go of it again.
+    pub fn holdings(&self) -> Holdings {
+        Holdings {
+            groups: self.groups.len(),
+            members: self.groups.values().map(Group::member_count).sum(),
+            size: self.held,
+            deadlines: self.timers.count(),
+            writes: self.writes.len() + self.write_counts.len(),
+            waiting: self.deferred_count,
+        }
     }
 
     /// The records of a write, to be appended.

@@ -34,7 +34,6 @@ impl Timers {
         self.queue.remove(&(at, timer.clone()));
     }
 
-    #[cfg(test)]
     pub fn count(&self) -> usize {
         self.queue.len()
     }

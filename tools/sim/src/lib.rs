@@ -1,4 +1,5 @@
-//! The storage engine's decisions on a disk that loses, tears and damages, one seed after the other.
+//! The broker's decisions with all around them simulated, one seed after the other: the storage engine on a disk
+//! that loses, tears and damages; coordinators of groups between a log that fails and clients that do.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -9,13 +10,18 @@
 //! | [`model`], [`ledger`], [`remains`] | what is expected of partitions and of journals, and the checks |
 //! | [`workload`], [`damage`], [`run`] | who uses the broker, what happens between its runs, one seed |
 //! | [`settings`] | what differs between seeds, and the mistakes for the tests that must find them |
-//! | [`report`] | how often what happened |
+//! | [`seeds`], [`report`] | what all simulations are to whoever runs them; how often what happened |
+//! | [`storage`] | the above as one of them |
+//! | [`groups`] | the other one: coordinators of consumer groups |
+//! | [`keyed_log`] | a compacted partition, as coordinators keep their state in |
 //!
 //! Absent: replication, several log directories.
 
 pub mod damage;
 pub mod disk;
 pub mod faults;
+pub mod groups;
+pub mod keyed_log;
 pub mod ledger;
 pub mod metadata;
 pub mod model;
@@ -24,7 +30,9 @@ pub mod random;
 pub mod remains;
 pub mod report;
 pub mod run;
+pub mod seeds;
 pub mod settings;
 pub mod shell;
+pub mod storage;
 pub mod workload;
 pub mod world;

@@ -1,5 +1,5 @@
-//! `odradek-sim storage`: many seeds of the storage engine on a simulated disk. `odradek-sim mistakes`:
-//! whether the checks find what they are there for.
+//! `odradek-sim storage`: many seeds of the storage engine on a simulated disk. `odradek-sim groups`: the same of
+//! group coordinators and their clients. `odradek-sim mistakes`: whether the checks find what they are there for.
 //!
 //! Exit code 0: every check held and everything that is to be met was met; 1: a check failed; 2: some
 //! fault or branch of recovery was never met; 3: the program could not do its work.
@@ -7,9 +7,10 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use odradek_sim::groups::Groups;
 use odradek_sim::report::Counts;
-use odradek_sim::run::{SeedOptions, run_seed};
-use odradek_sim::settings::Mistake;
+use odradek_sim::seeds::{PlannedMistake, SeedOptions, Simulation};
+use odradek_sim::storage::Storage;
 use std::cell::Cell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -25,8 +26,10 @@ struct Flags {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// The storage engine of one shard: journal, segments, recovery.
-    Storage(StorageFlags),
+    /// The storage engine of some cores: journal, segments, recovery.
+    Storage(SeedsFlags),
+    /// Coordinators of consumer groups: members, generations, committed offsets.
+    Groups(SeedsFlags),
     /// Makes each mistake on purpose and says which check found it, and after how many seeds.
     Mistakes(MistakesFlags),
 }
@@ -36,10 +39,13 @@ struct MistakesFlags {
     /// Seeds within which each has to be found.
     #[arg(long, default_value_t = 10_000)]
     seeds: u64,
+    /// Of one simulation only: storage or groups.
+    #[arg(long, value_name = "SIMULATION")]
+    of: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
-struct StorageFlags {
+struct SeedsFlags {
     /// How many seeds.
     #[arg(long, default_value_t = 1000)]
     seeds: u64,
@@ -58,16 +64,16 @@ struct StorageFlags {
     /// Sums are read from this file and kept in it, so that a long run can be resumed.
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
-    /// Make a mistake on purpose: flush-left-out, recycled-before-stored, acknowledged-across-gap,
-    /// log-start-moved-back, stale-block-accepted, checksums-unchecked, lost-journal-served,
-    /// flush-records-ignored, aborted-forgotten.
-    #[arg(long, value_parser = parse_mistake)]
-    mistake: Option<Mistake>,
+    /// Make a mistake on purpose, one of those that `odradek-sim mistakes` lists.
+    #[arg(long)]
+    mistake: Option<String>,
 }
 
-fn parse_mistake(name: &str) -> Result<Mistake, String> {
-    let found = Mistake::ALL.into_iter().find(|mistake| mistake.name() == name);
-    found.ok_or_else(|| format!("{name} is no mistake"))
+/// The mistake of that name.
+fn mistake_of<S: Simulation>(flags: &SeedsFlags) -> anyhow::Result<Option<S::Mistake>> {
+    let Some(name) = &flags.mistake else { return Ok(None) };
+    let found = S::Mistake::ALL.iter().find(|mistake| mistake.name() == name);
+    found.copied().map(Some).with_context(|| format!("{name} is no mistake of {}", S::NAME))
 }
 
 thread_local! {
@@ -91,8 +97,9 @@ fn main() -> ExitCode {
         }
     }));
     let done = match &what {
-        What::Storage(flags) => run(flags),
-        What::Mistakes(flags) => find_mistakes(flags),
+        What::Storage(flags) => run::<Storage>(flags),
+        What::Groups(flags) => run::<Groups>(flags),
+        What::Mistakes(flags) => find_all_mistakes(flags),
     };
     match done {
         Ok(code) => code,
@@ -103,11 +110,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(flags: &StorageFlags) -> anyhow::Result<ExitCode> {
+fn run<S: Simulation>(flags: &SeedsFlags) -> anyhow::Result<ExitCode> {
+    let mistake = mistake_of::<S>(flags)?;
     if let Some(seed) = flags.seed {
         SEED.set(seed);
-        let result = run_seed(SeedOptions { seed, mistake: flags.mistake, print: flags.trace });
-        print!("{}", result.counts.table());
+        let result = S::run_seed(SeedOptions { seed, mistake, print: flags.trace });
+        print!("{}", result.counts.table(S::EXPECTED));
         println!("seed {seed}: {} lines of trace, checksum {:08x}", result.trace.0, result.trace.1);
         result.findings.iter().for_each(|finding| println!("seed {seed}: {finding}"));
         return Ok(ExitCode::from(u8::from(!result.findings.is_empty())));
@@ -121,23 +129,23 @@ fn run(flags: &StorageFlags) -> anyhow::Result<ExitCode> {
     let mut failed = 0;
     for first in (first..end).step_by(SEEDS_PER_STATE as usize) {
         let seeds = first..end.min(first + SEEDS_PER_STATE);
-        failed += run_seeds(flags, seeds.clone(), &mut counts);
+        failed += run_seeds::<S>(flags.threads, mistake, seeds.clone(), &mut counts);
         let next = seeds.end.saturating_sub(counts.get(NEXT));
         counts.add(NEXT, next);
         if let Some(path) = &flags.state {
             write_state(path, &counts)?;
         }
     }
-    print!("{}", counts.table());
+    print!("{}", counts.table(S::EXPECTED));
     let seeds = counts.get(SEEDS).max(1);
-    for (what, name) in [("operations", "operations"), ("crashes", "crashes"), ("damage", "damage")] {
-        println!("{:>14.2}  {what} per seed", counts.get(name) as f64 / seeds as f64);
+    for name in S::RATES {
+        println!("{:>14.2}  {name} per seed", counts.get(name) as f64 / seeds as f64);
     }
     if failed > 0 {
         println!("{failed} findings");
         return Ok(ExitCode::from(1));
     }
-    let missing = counts.missing();
+    let missing = counts.missing(S::EXPECTED);
     if !missing.is_empty() {
         missing.iter().for_each(|name| println!("never met: {name}"));
         return Ok(ExitCode::from(2));
@@ -147,12 +155,17 @@ fn run(flags: &StorageFlags) -> anyhow::Result<ExitCode> {
 }
 
 /// Runs each of them, tells what is found, and sums up what was met. How many findings there were.
-fn run_seeds(flags: &StorageFlags, seeds: Range<u64>, counts: &mut Counts) -> u64 {
+fn run_seeds<S: Simulation>(
+    threads: u64,
+    mistake: Option<S::Mistake>,
+    seeds: Range<u64>,
+    counts: &mut Counts,
+) -> u64 {
     let share = |thread: u64| {
         let (mut counts, mut failed) = (Counts::default(), 0);
-        for seed in (seeds.start + thread..seeds.end).step_by(flags.threads as usize) {
+        for seed in (seeds.start + thread..seeds.end).step_by(threads as usize) {
             SEED.set(seed);
-            let result = run_seed(SeedOptions { seed, mistake: flags.mistake, print: false });
+            let result = S::run_seed(SeedOptions { seed, mistake, print: false });
             counts.sum(&result.counts);
             counts.add(SEEDS, 1);
             failed += result.findings.len() as u64;
@@ -162,7 +175,7 @@ fn run_seeds(flags: &StorageFlags, seeds: Range<u64>, counts: &mut Counts) -> u6
     };
     std::thread::scope(|scope| {
         let share = &share;
-        let threads: Vec<_> = (0..flags.threads).map(|thread| scope.spawn(move || share(thread))).collect();
+        let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || share(thread))).collect();
         let shares = threads.into_iter().map(|thread| thread.join().expect("a seed tells its panics itself"));
         shares.fold(0, |failed, (share, more)| {
             counts.sum(&share);
@@ -171,15 +184,27 @@ fn run_seeds(flags: &StorageFlags, seeds: Range<u64>, counts: &mut Counts) -> u6
     })
 }
 
-/// Each seed is a process of its own: a mistake may break an assertion, which ends it.
-fn find_mistakes(flags: &MistakesFlags) -> anyhow::Result<ExitCode> {
-    let program = std::env::current_exe()?;
+fn find_all_mistakes(flags: &MistakesFlags) -> anyhow::Result<ExitCode> {
+    let is_wanted = |name: &str| flags.of.as_deref().is_none_or(|of| of == name);
     println!("{:>24}  {:>6}  found by the check that", "mistake", "seeds");
     let mut missed = 0;
-    for mistake in Mistake::ALL {
+    if is_wanted(Storage::NAME) {
+        missed += find_mistakes::<Storage>(flags.seeds)?;
+    }
+    if is_wanted(Groups::NAME) {
+        missed += find_mistakes::<Groups>(flags.seeds)?;
+    }
+    Ok(ExitCode::from(u8::from(missed > 0)))
+}
+
+/// How many were missed. Each seed is a process of its own: a mistake may break an assertion, which ends it.
+fn find_mistakes<S: Simulation>(seeds: u64) -> anyhow::Result<usize> {
+    let program = std::env::current_exe()?;
+    let mut missed = 0;
+    for mistake in S::Mistake::ALL {
         let mut needed = None;
-        for seed in 0..flags.seeds {
-            let arguments = ["storage", "--mistake", mistake.name(), "--seed", &seed.to_string()];
+        for seed in 0..seeds {
+            let arguments = [S::NAME, "--mistake", mistake.name(), "--seed", &seed.to_string()];
             let output = std::process::Command::new(&program).args(arguments).output()?;
             let finding = format!("seed {seed}: {}: ", mistake.check());
             if String::from_utf8_lossy(&output.stdout).lines().any(|line| line.starts_with(&finding)) {
@@ -187,11 +212,11 @@ fn find_mistakes(flags: &MistakesFlags) -> anyhow::Result<ExitCode> {
                 break;
             }
         }
-        missed += u8::from(needed.is_none());
+        missed += usize::from(needed.is_none());
         let needed = needed.map_or("none".to_owned(), |needed| needed.to_string());
         println!("{:>24}  {needed:>6}  {}", mistake.name(), mistake.check());
     }
-    Ok(ExitCode::from(u8::from(missed > 0)))
+    Ok(missed)
 }
 
 fn read_state(path: &Path) -> anyhow::Result<Counts> {

@@ -8,7 +8,8 @@ use crate::faults::FaultPlan;
 use crate::model::Damaged;
 use crate::node::{Node, Users, make_partition};
 use crate::random::Random;
-use crate::report::Counts;
+use crate::seeds::run_in;
+pub use crate::seeds::{SeedOptions, SeedResult};
 use crate::settings::{Mistake, Settings};
 use crate::shell::Surroundings;
 use crate::shell::journal::{parse_damaged_directory, parse_journal_directory};
@@ -21,7 +22,6 @@ use odradek::log::segment::DirectoryName;
 use odradek::types::{ShardId, TopicPartition};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 /// What a seed has to have done at least, so that the mean lies above 2,000.
@@ -33,38 +33,11 @@ const STEPS_MAX: u64 = 2_000_000;
 /// Virtual time of a run of the broker at most.
 const RUN_MICROS_MAX: u64 = 60_000_000;
 
-/// One seed, and how to run it.
-#[derive(Clone, Copy, Debug)]
-pub struct SeedOptions {
-    pub seed: u64,
-    pub mistake: Option<Mistake>,
-    pub print: bool,
-}
-
-/// What came of one seed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SeedResult {
-    pub counts: Counts,
-    pub findings: Vec<String>,
-    /// Lines and checksum of the trace.
-    pub trace: (u64, u32),
-}
-
 /// Runs one seed. A broken assertion of the engine is a finding too.
-pub fn run_seed(options: SeedOptions) -> SeedResult {
+pub fn run_seed(options: SeedOptions<Mistake>) -> SeedResult {
     let world = World::new(options.seed, options.print);
     let mut seed = Seed::new(world.clone(), options);
-    let ran = catch_unwind(AssertUnwindSafe(|| seed.run()));
-    let mut findings = world.take_findings();
-    if let Err(panic) = ran {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        findings.push(format!("assertions hold: {}", text.unwrap_or_default()));
-    }
-    // Tasks hold the world, and the world its tasks.
-    world.drop_tasks();
-    let (counts, trace) = (world.counts.take(), world.trace());
-    SeedResult { counts, findings, trace }
+    run_in(&world, || seed.run())
 }
 
 /// How a run of the broker ends.
@@ -90,7 +63,7 @@ struct Seed {
 }
 
 impl Seed {
-    fn new(world: Rc<World>, options: SeedOptions) -> Seed {
+    fn new(world: Rc<World>, options: SeedOptions<Mistake>) -> Seed {
         let disk = Disk::new(world.clone(), options.seed);
         let settings = Settings::draw(options.seed, options.mistake);
         let around = Surroundings {

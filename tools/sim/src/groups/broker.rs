@@ -1,0 +1,736 @@
+//! The broker around a coordinator: carries out what it decides as `odradek::shard::groups` does, on a log that
+//! fails, and starts it again from that log.
+
+use crate::groups::request::{Reply, Request};
+use crate::groups::settings::{MS, Mistake, S, Settings, check};
+use crate::groups::watch::kept::WriteEnd;
+use crate::groups::watch::{Asked, Watch};
+use crate::keyed_log::KeyedLog;
+use crate::world::{Micros, Signal, World};
+use futures::channel::oneshot;
+use futures::future::{Either, select};
+use odradek::codec::error_code::ErrorCode;
+use odradek::codec::group_record::GroupRecord;
+use odradek::group::coordinator::{Coordinator, Holdings};
+use odradek::group::{Answer, Effect, Moment, Ticket, WriteId};
+use odradek::types::{Mono, Timestamp};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::pin;
+use std::rc::Rc;
+
+/// How a request waits at most: rebalances, one after the other, and writes that stall.
+const WAIT_MAX: Micros = 120 * S;
+
+/// A disk that stalls, stalls so long at most.
+const STALL_MAX: Micros = 3 * S;
+
+enum State {
+    Down,
+    /// Its log is being read.
+    Loading,
+    Ready(Box<Coordinator>),
+    /// It answers nothing any more; its writes may still end.
+    Resigned(Box<Coordinator>),
+}
+
+struct Waiting {
+    sender: oneshot::Sender<Reply>,
+    asked: Asked,
+}
+
+/// Lives: one per seed; its runs end and begin again.
+pub struct Broker {
+    pub world: Rc<World>,
+    pub settings: Settings,
+    pub watch: RefCell<Watch>,
+    log: RefCell<KeyedLog<GroupRecord>>,
+    state: RefCell<State>,
+    /// Which run it is; tasks of others end.
+    run: Cell<u64>,
+    lane: RefCell<VecDeque<WriteId>>,
+    lane_filled: Signal,
+    /// Writes that are in the log up to their ends, and not flushed.
+    unflushed: RefCell<VecDeque<(WriteId, u64)>>,
+    appended: Signal,
+    /// A flush has failed: nothing is written before the next start.
+    is_offline: Cell<bool>,
+    waiting: RefCell<BTreeMap<Ticket, Waiting>>,
+    next_ticket: Cell<u64>,
+    next_member: Cell<u64>,
+    sleeps_until: Cell<Option<Mono>>,
+    earlier: Signal,
+    /// Nothing goes wrong any more.
+    pub is_calm: Cell<bool>,
+    pub topics_gone: RefCell<BTreeSet<String>>,
+    heartbeats: Cell<u64>,
+}
+
+enum Begun {
+    Done(Reply),
+    Waits(oneshot::Receiver<Reply>),
+    /// The connection is refused.
+    Nobody,
+}
+
+impl Broker {
+    pub fn new(world: &Rc<World>, settings: Settings) -> Rc<Broker> {
+        let retention = settings.coordinator.offsets_retention.as_micros() as Micros;
+        // What expires is looked at when it is due, and then the walk comes by.
+        let lateness = settings.lateness_max + MS;
+        Rc::new(Broker {
+            world: world.clone(),
+            settings,
+            watch: RefCell::new(Watch::new(world.clone(), retention, lateness, settings.sessions.1)),
+            log: RefCell::default(),
+            state: RefCell::new(State::Down),
+            run: Cell::new(0),
+            lane: RefCell::default(),
+            lane_filled: Signal::default(),
+            unflushed: RefCell::default(),
+            appended: Signal::default(),
+            is_offline: Cell::new(false),
+            waiting: RefCell::default(),
+            next_ticket: Cell::new(0),
+            next_member: Cell::new(0),
+            sleeps_until: Cell::new(None),
+            earlier: Signal::default(),
+            is_calm: Cell::new(false),
+            topics_gone: RefCell::default(),
+            heartbeats: Cell::new(0),
+        })
+    }
+
+    fn moment(&self) -> Moment {
+        let world = &self.world;
+        Moment { mono: Mono(S * 1000 + world.now() * 1000), wall: Timestamp(world.wall_ms()) }
+    }
+
+    fn is_faulty(&self, one_in: u64) -> bool {
+        !self.is_calm.get() && one_in != u64::MAX && self.world.one_in(one_in)
+    }
+
+    pub fn is_offline(&self) -> bool {
+        self.is_offline.get()
+    }
+
+    // --- Requests
+
+    /// Asks the coordinator. `None`: the connection has ended.
+    pub async fn ask(self: &Rc<Self>, request: Request) -> Option<Reply> {
+        match self.begin(request) {
+            Begun::Done(reply) => Some(reply),
+            Begun::Waits(receiver) => receiver.await.ok(),
+            Begun::Nobody => None,
+        }
+    }
+
+    fn begin(self: &Rc<Self>, mut request: Request) -> Begun {
+        match &*self.state.borrow() {
+            State::Down => return Begun::Nobody,
+            State::Loading => return Begun::Done(Reply::Refused(ErrorCode::CoordinatorLoadInProgress)),
+            State::Resigned(_) => return Begun::Done(Reply::Refused(ErrorCode::NotCoordinator)),
+            State::Ready(_) => {}
+        }
+        // Of topics that there are not the coordinator is not asked.
+        let gone = self.topics_gone.borrow();
+        let has_some = match &mut request {
+            Request::Commit(_, request) => {
+                request.topics.retain(|topic| !gone.contains(&**topic.name));
+                !request.topics.is_empty()
+            }
+            Request::DeleteOffsets(request) => {
+                request.topics.retain(|topic| !gone.contains(&**topic.name));
+                !request.topics.is_empty()
+            }
+            _ => true,
+        };
+        drop(gone);
+        if !has_some {
+            return Begun::Done(Reply::Refused(ErrorCode::UnknownTopicOrPartition));
+        }
+        self.world.count("requests");
+        self.world.note(format_args!("{}", request.summary()));
+        let asked = self.watch.borrow_mut().arrived(&request);
+        self.dispatch(asked, request)
+    }
+
+    fn dispatch(self: &Rc<Self>, asked: Asked, mut request: Request) -> Begun {
+        self.make_mistakes(&mut request);
+        let (ticket, waits) = self.ticket(&asked);
+        let ready = "it was looked at";
+        let answer = match request {
+            Request::Join(caller, request) => {
+                self.next_member.set(self.next_member.get() + 1);
+                let fresh = self.next_member.get().to_string();
+                self.decide(|coordinator, now, effects| {
+                    coordinator.join(&caller, &request, &fresh, ticket, now, effects);
+                });
+                return waits;
+            }
+            Request::Sync(request) => {
+                self.decide(|coordinator, now, effects| coordinator.sync(&request, ticket, now, effects));
+                return waits;
+            }
+            Request::Commit(version, request) => {
+                self.decide(|coordinator, now, effects| {
+                    coordinator.commit(version, request, ticket, now, effects);
+                });
+                return waits;
+            }
+            Request::DeleteGroup(group) => {
+                self.decide(|coordinator, now, effects| {
+                    coordinator.delete_group(&group, ticket, now, effects);
+                });
+                return waits;
+            }
+            Request::DeleteOffsets(request) => {
+                self.decide(|coordinator, now, effects| {
+                    coordinator.delete_offsets(request, ticket, now, effects);
+                });
+                return waits;
+            }
+            Request::Heartbeat(request) => {
+                self.heartbeats.set(self.heartbeats.get() + 1);
+                let is_unheard = self.settings.makes(Mistake::HeartbeatsUnheard)
+                    && !self.heartbeats.get().is_multiple_of(8);
+                let beat = self
+                    .decide(|coordinator, now, effects| match is_unheard {
+                        true => ErrorCode::None,
+                        false => coordinator.heartbeat(&request, now, effects),
+                    })
+                    .expect(ready);
+                Answer::Heartbeat(beat)
+            }
+            Request::Leave(request) => {
+                let leave =
+                    self.decide(|coordinator, now, effects| coordinator.leave(&request, now, effects));
+                Answer::Leave(leave.expect(ready))
+            }
+            Request::Fetch(group) => {
+                self.waiting.borrow_mut().remove(&ticket);
+                self.look_at(&group);
+                let has_some = self.decide(|coordinator, _, _| {
+                    coordinator.offsets(&group).is_some_and(|offsets| offsets.count() > 0)
+                });
+                self.world.count(match has_some {
+                    Some(true) => "fetch: offset there",
+                    _ => "fetch: no offset",
+                });
+                return Begun::Done(Reply::Fetched);
+            }
+            Request::Describe(group) => {
+                self.waiting.borrow_mut().remove(&ticket);
+                self.look_at(&group);
+                return Begun::Done(Reply::Described);
+            }
+        };
+        self.answered(ticket, answer);
+        waits
+    }
+
+    fn ticket(&self, asked: &Asked) -> (Ticket, Begun) {
+        self.next_ticket.set(self.next_ticket.get() + 1);
+        let ticket = Ticket(self.next_ticket.get());
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.borrow_mut().insert(ticket, Waiting { sender, asked: asked.clone() });
+        (ticket, Begun::Waits(receiver))
+    }
+
+    /// Those of a request.
+    fn make_mistakes(&self, request: &mut Request) {
+        let newest = self.watch.borrow().generation_of(request.group());
+        match request {
+            Request::Commit(_, request) => {
+                if self.settings.makes(Mistake::CommitGenerationUnchecked)
+                    && request.generation_id_or_member_epoch >= 0
+                {
+                    request.generation_id_or_member_epoch = newest;
+                }
+                if self.settings.makes(Mistake::InstanceUnchecked) {
+                    request.group_instance_id = None;
+                }
+            }
+            Request::Sync(request) => {
+                let assignments = &mut request.assignments;
+                if self.settings.makes(Mistake::AssignmentsShifted) && assignments.len() > 1 {
+                    let last = assignments.len() - 1;
+                    for at in 0..last {
+                        let (left, right) = assignments.split_at_mut(at + 1);
+                        std::mem::swap(&mut left[at].assignment, &mut right[0].assignment);
+                    }
+                }
+                if self.settings.makes(Mistake::SyncGenerationUnchecked) {
+                    request.generation_id = newest;
+                }
+                if self.settings.makes(Mistake::InstanceUnchecked) {
+                    request.group_instance_id = None;
+                }
+            }
+            Request::Heartbeat(request) if self.settings.makes(Mistake::InstanceUnchecked) => {
+                request.group_instance_id = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Decides something, then carries it out. `None` while there is no coordinator.
+    fn decide<T>(
+        self: &Rc<Self>,
+        decide: impl FnOnce(&mut Coordinator, Moment, &mut Vec<Effect>) -> T,
+    ) -> Option<T> {
+        let now = self.moment();
+        let mut effects = Vec::new();
+        let (decided, next, written) = {
+            let mut state = self.state.borrow_mut();
+            let (State::Ready(coordinator) | State::Resigned(coordinator)) = &mut *state else { return None };
+            let decided = decide(coordinator, now, &mut effects);
+            let written = effects.iter().filter_map(|effect| match effect {
+                Effect::Write(write) => Some((*write, coordinator.records(*write).to_vec())),
+                Effect::Answer(..) => None,
+            });
+            (decided, coordinator.next_deadline(), written.collect::<BTreeMap<_, _>>())
+        };
+        for effect in effects {
+            match effect {
+                Effect::Answer(ticket, answer) => self.answered(ticket, answer),
+                Effect::Write(write) => self.written(write, &written[&write]),
+            }
+        }
+        if let Some(next) = next
+            && self.sleeps_until.get().is_none_or(|until| next < until)
+        {
+            self.earlier.notify();
+        }
+        Some(decided)
+    }
+
+    fn answered(&self, ticket: Ticket, mut answer: Answer) {
+        let Some(waiting) = self.waiting.borrow_mut().remove(&ticket) else {
+            self.world.finding(check::ANSWERED, format_args!("{ticket:?} is answered twice: {answer:?}"));
+            return;
+        };
+        if self.settings.makes(Mistake::AnswersForgotten)
+            && matches!(answer, Answer::Commit(_))
+            && self.world.one_in(20)
+        {
+            self.waiting.borrow_mut().insert(ticket, waiting);
+            return;
+        }
+        if self.settings.makes(Mistake::EverybodyLeads)
+            && let Answer::Join(response) = &mut answer
+            && response.error_code == 0
+        {
+            response.leader = response.member_id.clone();
+        }
+        let request = &waiting.asked.request;
+        self.world.note(format_args!(
+            "  {} of {} is answered {:?}",
+            request.name(),
+            request.group(),
+            crate::groups::request::errors(&answer)
+        ));
+        if let Answer::Join(response) = &answer {
+            self.world.note(format_args!(
+                "  {:?} generation {} leader {:?}",
+                response.member_id, response.generation_id, response.leader
+            ));
+        }
+        self.watch.borrow_mut().answered(&waiting.asked, &answer);
+        // Whoever asked may have died.
+        let _ = waiting.sender.send(Reply::Answer(answer));
+    }
+
+    fn written(&self, write: WriteId, records: &[GroupRecord]) {
+        self.world.note(format_args!("  {write:?}: {} records", records.len()));
+        let mut watch = self.watch.borrow_mut();
+        for record in records {
+            if let GroupRecord::Group { group, value: Some(value) } = record {
+                watch.generation_written(group, value);
+            }
+        }
+        let read: BTreeSet<(String, String)> = records
+            .iter()
+            .filter_map(|record| match record {
+                GroupRecord::Offset { group, topic, value: None, .. } => Some((group, topic)),
+                _ => None,
+            })
+            .filter(|(group, topic)| watch.is_surely_read(group, topic))
+            .map(|(group, topic)| (group.clone(), topic.clone()))
+            .collect();
+        watch
+            .kept
+            .written(write, records, |group, topic| read.contains(&(group.to_owned(), topic.to_owned())));
+        drop(watch);
+        self.lane.borrow_mut().push_back(write);
+        self.lane_filled.notify();
+    }
+
+    // --- Writes
+
+    fn end_write(self: &Rc<Self>, write: WriteId, end: WriteEnd, result: Result<(), ErrorCode>) {
+        self.world.note(format_args!("  {write:?} is {end:?}: {result:?}"));
+        self.world.count(match end {
+            WriteEnd::Kept => "write: kept",
+            WriteEnd::Refused => "write: refused",
+            WriteEnd::Unsure => "write: flush failed",
+        });
+        let records = self.watch.borrow_mut().kept.ended(write, end);
+        let gone = records.iter().filter_map(|record| match record {
+            GroupRecord::Group { group, value: None } if end == WriteEnd::Kept => Some(group),
+            _ => None,
+        });
+        gone.for_each(|group| self.watch.borrow_mut().group_gone(group));
+        self.decide(|coordinator, now, effects| coordinator.finished(write, result, now, effects));
+    }
+
+    /// Appends writes one after the other.
+    async fn run_lane(self: Rc<Self>, run: u64) {
+        const ERRORS: [ErrorCode; 4] = [
+            ErrorCode::NotEnoughReplicas,
+            ErrorCode::KafkaStorageError,
+            ErrorCode::UnknownTopicOrPartition,
+            ErrorCode::MessageTooLarge,
+        ];
+        loop {
+            let next = self.lane.borrow_mut().pop_front();
+            let Some(write) = next else {
+                self.lane_filled.notified().await;
+                if self.run.get() != run {
+                    return;
+                }
+                continue;
+            };
+            self.world.sleep(self.world.below(self.settings.write_max / 2 + 1)).await;
+            if self.run.get() != run {
+                return;
+            }
+            if self.is_offline.get() {
+                self.end_write(write, WriteEnd::Refused, Err(ErrorCode::KafkaStorageError));
+            } else if self.is_faulty(self.settings.write_fault) {
+                let error = ERRORS[self.world.below(ERRORS.len() as u64) as usize];
+                let told = match self.settings.makes(Mistake::RefusedTakenForKept) {
+                    true => Ok(()),
+                    false => Err(error),
+                };
+                self.end_write(write, WriteEnd::Refused, told);
+            } else {
+                self.append(write);
+            }
+        }
+    }
+
+    fn append(self: &Rc<Self>, write: WriteId) {
+        let records = match &*self.state.borrow() {
+            State::Ready(coordinator) | State::Resigned(coordinator) => coordinator.records(write).to_vec(),
+            State::Down | State::Loading => unreachable!("it has decided"),
+        };
+        let end = {
+            let mut log = self.log.borrow_mut();
+            log.append(&records);
+            log.end()
+        };
+        if self.settings.makes(Mistake::AnsweredBeforeFlushed) {
+            self.decide(|coordinator, now, effects| coordinator.finished(write, Ok(()), now, effects));
+            return;
+        }
+        self.unflushed.borrow_mut().push_back((write, end));
+        self.appended.notify();
+    }
+
+    async fn run_flushes(self: Rc<Self>, run: u64) {
+        loop {
+            if self.unflushed.borrow().is_empty() {
+                self.appended.notified().await;
+            } else {
+                let end = self.log.borrow().end();
+                let time = if self.is_faulty(self.settings.write_fault.saturating_mul(4)) {
+                    self.world.count("write: slow");
+                    self.world.between(MS, STALL_MAX)
+                } else {
+                    self.world.below(self.settings.write_max / 2 + 1)
+                };
+                self.world.sleep(time).await;
+                if self.run.get() == run {
+                    self.flushed(end);
+                }
+            }
+            if self.run.get() != run {
+                return;
+            }
+        }
+    }
+
+    fn flushed(self: &Rc<Self>, end: u64) {
+        let has_failed = self.is_faulty(self.settings.write_fault.saturating_mul(8));
+        if has_failed {
+            self.is_offline.set(true);
+        } else {
+            self.log.borrow_mut().flush(end);
+        }
+        loop {
+            let next = {
+                let mut unflushed = self.unflushed.borrow_mut();
+                let is_next = unflushed.front().is_some_and(|(_, at)| has_failed || *at <= end);
+                if is_next { unflushed.pop_front() } else { None }
+            };
+            let Some((write, _)) = next else { return };
+            match has_failed {
+                true => self.end_write(write, WriteEnd::Unsure, Err(ErrorCode::KafkaStorageError)),
+                false => self.end_write(write, WriteEnd::Kept, Ok(())),
+            }
+        }
+    }
+
+    // --- Time
+
+    async fn watch_deadlines(self: Rc<Self>, run: u64) {
+        if self.settings.makes(Mistake::DeadlinesUnwatched) {
+            return;
+        }
+        while self.run.get() == run {
+            let next = match &*self.state.borrow() {
+                State::Ready(coordinator) => coordinator.next_deadline(),
+                State::Down | State::Loading | State::Resigned(_) => None,
+            };
+            let now = self.moment().mono;
+            self.sleeps_until.set(next);
+            match next {
+                Some(next) if next <= now => {
+                    self.decide(|coordinator, now, effects| coordinator.expire(now, effects));
+                    self.world.sleep(0).await;
+                }
+                Some(next) => {
+                    let lateness = self.world.below(self.settings.lateness_max + 1);
+                    let wait = (next.since(now).as_nanos() as u64).div_ceil(1000) + lateness;
+                    let earlier = pin!(self.earlier.notified());
+                    match select(self.world.sleep(wait), earlier).await {
+                        Either::Left(_) | Either::Right(_) => {}
+                    }
+                }
+                None => self.earlier.notified().await,
+            }
+        }
+    }
+
+    /// Offsets that nobody came back for; now and then.
+    pub fn expire_offsets(self: &Rc<Self>) {
+        for id in self.ids() {
+            let is_early = self.settings.makes(Mistake::ExpiredEarly);
+            self.decide(|coordinator, mut now, effects| {
+                if is_early {
+                    now.wall.0 += 30 * 86_400_000;
+                }
+                coordinator.expire_offsets(&id, now, effects);
+            });
+        }
+        // A deletion that was not kept is tried again.
+        self.forget_topics();
+    }
+
+    /// A topic is deleted, or that is found out at a start.
+    pub fn forget_topics(self: &Rc<Self>) {
+        let gone = self.topics_gone.borrow().clone();
+        self.decide(|coordinator, _, _| coordinator.forget_in_flight(|topic| gone.contains(topic)));
+        for id in self.ids() {
+            self.decide(|coordinator, now, effects| {
+                coordinator.forget_topics(&id, |topic| gone.contains(topic), now, effects);
+            });
+        }
+    }
+
+    pub fn delete_topic(self: &Rc<Self>, topic: &str) {
+        self.world.note(format_args!("{topic} is deleted"));
+        self.topics_gone.borrow_mut().insert(topic.to_owned());
+        self.watch.borrow_mut().kept.topic_gone(topic);
+        self.forget_topics();
+    }
+
+    fn ids(&self) -> Vec<String> {
+        match &*self.state.borrow() {
+            State::Ready(coordinator) => coordinator.ids_after(None, usize::MAX),
+            State::Down | State::Loading | State::Resigned(_) => Vec::new(),
+        }
+    }
+
+    // --- Checks from time to time
+
+    fn look_at(&self, group: &str) {
+        let state = self.state.borrow();
+        let State::Ready(coordinator) = &*state else { return };
+        let waiting = self.waiting.borrow();
+        let of_group: Vec<&Asked> = waiting
+            .values()
+            .map(|waiting| &waiting.asked)
+            .filter(|asked| asked.request.group() == group)
+            .collect();
+        self.watch.borrow_mut().look(coordinator, group, &of_group);
+    }
+
+    pub fn look(&self) {
+        self.ids().iter().for_each(|group| self.look_at(group));
+        let now = self.world.now();
+        for waiting in self.waiting.borrow().values() {
+            if now > waiting.asked.since + WAIT_MAX {
+                let request = waiting.asked.request.summary();
+                let since = (now - waiting.asked.since) / S;
+                self.world.finding(check::ANSWERED, format_args!("{request} waits for {since} s"));
+                return;
+            }
+        }
+    }
+
+    pub fn waiting_count(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+
+    pub fn holdings(&self) -> Option<Holdings> {
+        match &*self.state.borrow() {
+            State::Ready(coordinator) => Some(coordinator.holdings()),
+            State::Down | State::Loading | State::Resigned(_) => None,
+        }
+    }
+
+    pub fn groups(&self) -> Vec<String> {
+        self.ids()
+    }
+
+    /// Topics that a group has offsets of.
+    pub fn topics_of(&self, group: &str) -> Vec<String> {
+        let State::Ready(coordinator) = &*self.state.borrow() else { return Vec::new() };
+        let offsets = coordinator.offsets(group);
+        offsets.into_iter().flat_map(|offsets| offsets.topics()).map(|(topic, _)| topic.to_owned()).collect()
+    }
+
+    // --- Runs
+
+    /// Everything in memory is gone, and with it as much as it likes of what was not flushed.
+    pub fn crash(&self) {
+        let end = {
+            let log = self.log.borrow();
+            self.world.between(log.flushed_end(), log.end())
+        };
+        self.world.note(format_args!("a crash leaves the log up to {end}"));
+        self.world.count("restart: crash");
+        self.log.borrow_mut().cut(end);
+        self.end_run();
+    }
+
+    /// The coordinator gives up its partition: whoever waits is sent away.
+    pub fn resign(self: &Rc<Self>) {
+        self.world.note(format_args!("the coordinator resigns"));
+        self.world.count("restart: resigned");
+        self.decide(|coordinator, now, effects| coordinator.resign(now, effects));
+        let state = std::mem::replace(&mut *self.state.borrow_mut(), State::Down);
+        *self.state.borrow_mut() = match state {
+            State::Ready(coordinator) => State::Resigned(coordinator),
+            state => state,
+        };
+    }
+
+    /// After it has resigned: what is in the log stays.
+    pub fn hand_over(&self) {
+        let waiting = self.waiting.borrow();
+        let left = waiting.values().find(|waiting| {
+            !matches!(
+                waiting.asked.request,
+                Request::Commit(..) | Request::DeleteGroup(_) | Request::DeleteOffsets(_)
+            )
+        });
+        if let Some(left) = left {
+            let request = left.asked.request.summary();
+            self.world.finding(check::ANSWERED, format_args!("{request} waits for one who has resigned"));
+        }
+        drop(waiting);
+        let end = self.log.borrow().end();
+        self.log.borrow_mut().cut(end);
+        self.end_run();
+    }
+
+    fn end_run(&self) {
+        self.run.set(self.run.get() + 1);
+        *self.state.borrow_mut() = State::Down;
+        self.lane.borrow_mut().clear();
+        self.unflushed.borrow_mut().clear();
+        // Connections end.
+        self.waiting.borrow_mut().clear();
+        let mut watch = self.watch.borrow_mut();
+        watch.forget_run();
+        let (is_assigning, is_deleting) = watch.kept.run_ended();
+        for (is, name) in
+            [(is_assigning, "restart: while a leader assigns"), (is_deleting, "restart: during a deletion")]
+        {
+            if is {
+                self.world.count(name);
+            }
+        }
+        drop(watch);
+        self.is_offline.set(false);
+        self.sleeps_until.set(None);
+        [&self.lane_filled, &self.appended, &self.earlier].into_iter().for_each(Signal::notify);
+    }
+
+    /// The cleaner comes by: everything up to somewhere, or not at all.
+    pub fn clean(&self) {
+        let mut log = self.log.borrow_mut();
+        let end = self.world.below(log.flushed_end() + 1);
+        let old = self.world.one_in(2);
+        self.world.note(format_args!("the cleaner goes up to {end}, deletions go: {old}"));
+        self.world.count("cleaner");
+        if old {
+            self.world.count("cleaner: old deletions gone");
+        }
+        if self.settings.makes(Mistake::TombstonesDroppedEarly) {
+            log.drop_tombstones(end);
+        } else {
+            log.compact(end, old);
+        }
+    }
+
+    /// Reads the log, and takes up the work.
+    pub async fn start(self: &Rc<Self>) {
+        self.world.count("restarts");
+        let run = self.run.get();
+        *self.state.borrow_mut() = State::Loading;
+        self.world.sleep(self.world.below(200 * MS)).await;
+        let mut coordinator = Coordinator::new(self.settings.coordinator);
+        self.replay(&mut coordinator);
+        let restored = {
+            let latest = self.log.borrow().latest();
+            self.watch.borrow_mut().kept.restarted(&coordinator, &latest)
+        };
+        for (id, value) in &restored {
+            self.watch.borrow_mut().restored(id, value);
+        }
+        *self.state.borrow_mut() = State::Ready(Box::new(coordinator));
+        self.world.spawn(self.clone().run_lane(run));
+        self.world.spawn(self.clone().run_flushes(run));
+        self.world.spawn(self.clone().watch_deadlines(run));
+        // A few groups at a time, while requests come in already.
+        for id in self.ids() {
+            self.decide(|coordinator, now, effects| coordinator.loaded(&id, now, effects));
+            self.watch.borrow_mut().sessions_began(&id);
+            if self.world.one_in(4) {
+                self.world.sleep(self.world.below(20 * MS)).await;
+            }
+        }
+        self.forget_topics();
+    }
+
+    fn replay(&self, coordinator: &mut Coordinator) {
+        let log = self.log.borrow();
+        let count = log.records().count();
+        let ends_early = self.settings.makes(Mistake::ReplayEndsEarly);
+        let taken = count.saturating_sub(usize::from(ends_early));
+        for record in log.records().take(taken) {
+            let (key, value) = (record.encode_key(), record.encode_value());
+            let read = GroupRecord::decode(Some(&key), value.as_deref());
+            assert_eq!(read.as_ref().map(Option::as_ref), Ok(Some(record)), "records are read as written");
+            let is_passed_over = self.settings.makes(Mistake::GroupsNotReplayed)
+                && matches!(record, GroupRecord::Group { .. });
+            if !is_passed_over {
+                coordinator.apply(record);
+            }
+        }
+    }
+}
