@@ -7,6 +7,7 @@
 //! | [`log`] | a partition's log as data: layouts, plans, which flush covers which write | async, file handles |
 //! | [`cluster`] | the metadata: topics, partitions, owners, configurations | clocks, sockets, disks |
 //! | [`group`] | consumer groups: members, generations, committed offsets | clocks, sockets, disks |
+//! | [`quota`] | what clients have used of their quotas | clocks, sockets, disks |
 //! | [`preflight`] | is this host fit: io_uring, data directory, limits, ports | shards |
 //! | [`shard`] | the I/O shell: connections, disk, one executor per core; the only module that names glommio | decisions |
 //! | [`admin`] | metrics and health, on one ordinary thread | glommio, files |
@@ -28,6 +29,7 @@ pub mod group;
 pub mod log;
 pub mod metrics;
 pub mod preflight;
+pub mod quota;
 pub mod schema;
 pub mod shard;
 pub mod types;

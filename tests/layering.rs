@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("cluster", WITH_LOG),
     ("group", WITH_LOG),
     ("txn", WITH_LOG),
+    ("quota", WITH_LOG),
     // Looks at the host before any shard exists.
     ("preflight", &["types", "config"]),
     ("shard", SHELL),
@@ -46,6 +47,7 @@ const SHELL: &[&str] = &[
     "cluster",
     "group",
     "txn",
+    "quota",
     "preflight",
 ];
 
@@ -64,6 +66,7 @@ const DATA_PATH: &[&str] = &[
     "cluster",
     "group",
     "txn",
+    "quota",
     "shard",
 ];
 

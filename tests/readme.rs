@@ -11,6 +11,11 @@ use std::path::{Path, PathBuf};
 use odradek::codec::api::versions::ApiKey;
 use odradek::config::{PROPERTIES, property};
 
+#[path = "readme/kafka_apis.rs"]
+mod kafka_apis;
+
+use kafka_apis::{BEHAVIOUR, KAFKA, NEWER_VERSIONS, NOT_OFFERED};
+
 #[test]
 fn settings_are_those_of_the_broker() {
     generated("settings", &property::markdown());
@@ -18,13 +23,65 @@ fn settings_are_those_of_the_broker() {
 
 #[test]
 fn protocol_is_what_the_broker_announces() {
-    let mut table = String::from("| key | API | versions served | announced from |\n|---|---|---|---|\n");
-    for api in ApiKey::ALL.iter().map(|key| key.api()) {
-        let from = if api.advertised_min == api.served_min { "" } else { &api.advertised_min.to_string() };
-        let versions = format!("{} to {}", api.served_min, api.max);
-        table.push_str(&format!("| {} | {} | {versions} | {from} |\n", api.key.to_wire(), api.name));
+    let head = "| key | API | versions served | Kafka 4 | missing |\n|---|---|---|---|---|\n";
+    let rows = KAFKA.iter().map(|&(key, name, first, last)| {
+        let (served, missing) = match ApiKey::from_wire(key) {
+            Some(key) => offered(key, last),
+            None => (String::new(), note(NOT_OFFERED, key).unwrap_or_default().to_string()),
+        };
+        format!("| {key} | {name} | {served} | {} | {missing} |\n", range(first, last))
+    });
+    generated("protocol", &(head.to_string() + &rows.collect::<String>()));
+}
+
+/// The versions that are served of an API, and what they lack against Kafka's.
+fn offered(key: ApiKey, last: i16) -> (String, String) {
+    let api = key.api();
+    let served = match api.advertised_min == api.served_min {
+        true => range(api.served_min, api.max),
+        false => format!("{}, announced from {}", range(api.served_min, api.max), api.advertised_min),
+    };
+    let newer = note(NEWER_VERSIONS, key.to_wire())
+        .map(|what| format!("version{} {}: {what}", plural(api.max + 1, last), range(api.max + 1, last)));
+    let behaviour = note(BEHAVIOUR, key.to_wire()).map(str::to_string);
+    let missing: Vec<String> = newer.into_iter().chain(behaviour).collect();
+    (served, missing.join("; "))
+}
+
+#[test]
+fn what_is_missing_is_said_of_every_api_and_of_no_other() {
+    let keys = |list: &[(i16, &str)]| list.iter().map(|(key, _)| *key).collect::<Vec<_>>();
+    let kafka = |is_missing: fn(&(i16, &str, i16, i16)) -> bool| -> Vec<i16> {
+        KAFKA.iter().filter(|api| is_missing(api)).map(|(key, ..)| *key).collect()
+    };
+    assert_eq!(keys(NOT_OFFERED), kafka(|(key, ..)| ApiKey::from_wire(*key).is_none()), "not offered");
+    let is_older = |&(key, _, _, last): &(i16, &str, i16, i16)| {
+        ApiKey::from_wire(key).is_some_and(|key| key.api().max < last)
+    };
+    assert_eq!(keys(NEWER_VERSIONS), kafka(is_older), "of these Kafka has newer versions");
+    for key in keys(BEHAVIOUR) {
+        assert!(ApiKey::from_wire(key).is_some(), "{key} is not offered at all");
     }
-    generated("protocol", &table);
+    for key in ApiKey::ALL {
+        let api = key.api();
+        let kafkas = KAFKA.iter().find(|(kafka, ..)| *kafka == key.to_wire());
+        let (_, name, first, last) = *kafkas.unwrap_or_else(|| panic!("Kafka has no {}", api.name));
+        assert_eq!(api.name, name);
+        assert!(api.served_min >= first && api.max <= last, "Kafka has no such version of {name}");
+        assert_eq!(api.served_min, first, "an older version of {name} is missing");
+    }
+}
+
+fn note(list: &[(i16, &'static str)], key: i16) -> Option<&'static str> {
+    list.iter().find(|(of, _)| *of == key).map(|(_, what)| *what)
+}
+
+fn range(first: i16, last: i16) -> String {
+    if first == last { first.to_string() } else { format!("{first} to {last}") }
+}
+
+fn plural(first: i16, last: i16) -> &'static str {
+    if first == last { "" } else { "s" }
 }
 
 #[test]
@@ -71,7 +128,7 @@ fn links_lead_somewhere() {
 
 #[test]
 fn flags_are_known() {
-    const SOURCES: [&str; 13] = [
+    const SOURCES: [&str; 14] = [
         "tools/loadgen/src/flags.rs",
         "bench/latency/src/flags.rs",
         "src/cli/settings.rs",
@@ -79,6 +136,7 @@ fn flags_are_known() {
         "src/cli/bench.rs",
         "src/cli/group.rs",
         "src/cli/log.rs",
+        "src/cli/quota.rs",
         "src/cli/topic.rs",
         "src/cli/topic/describe.rs",
         "src/cli/tune.rs",

@@ -10,6 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::config::quota::QuotaKind;
 use crate::metrics::names::{api_name, error_name};
 use crate::metrics::recovery::RecoveryBranch;
 use crate::metrics::{Histogram, LogDirSnapshot, MemoryKind, ShardMetrics, ShardSnapshot};
@@ -228,6 +229,27 @@ impl Shards {
                     let labels = [("shard", shard.as_str()), ("dir", dir.path.as_str())];
                     metric.encode_family(&labels)?.encode_gauge(&read(dir))?;
                 }
+            }
+        }
+        let help = "Requests whose clients had to wait for a quota";
+        let mut throttled =
+            encoder.encode_descriptor("throttled_requests", help, None, MetricType::Counter)?;
+        for (shard, metrics) in self.shards() {
+            for kind in QuotaKind::ALL {
+                let labels = [("shard", shard.as_str()), ("quota", kind.name())];
+                let (count, _) = metrics.throttled_by(kind);
+                throttled.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+            }
+        }
+        let help = "How long clients had to wait for a quota";
+        let mut throttled =
+            encoder.encode_descriptor("throttled", help, Some(&Unit::Seconds), MetricType::Counter)?;
+        for (shard, metrics) in self.shards() {
+            for kind in QuotaKind::ALL {
+                let labels = [("shard", shard.as_str()), ("quota", kind.name())];
+                let (_, time) = metrics.throttled_by(kind);
+                let seconds = time.as_secs_f64();
+                throttled.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&seconds, None)?;
             }
         }
         let help = "Longest step of one task, in which its shard did nothing else";

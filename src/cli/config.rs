@@ -43,6 +43,8 @@ fn entry_json(entry: &Entry) -> Value {
         Origin::File(path) => ("file", Some(path.display().to_string())),
         Origin::Environment(variable) => ("environment", Some(variable.clone())),
         Origin::Flag(flag) => ("flag", Some(flag.clone())),
+        // Of a running broker only; DescribeConfigs shows those.
+        Origin::Dynamic(_) => ("dynamic", None),
     };
     json!({
         "name": entry.property.name,

@@ -7,6 +7,7 @@
 //! | `config.rs` | `odradek config` |
 //! | `topic.rs`, `client.rs` | `odradek topic`, over the Kafka protocol |
 //! | `group.rs`, `client.rs` | `odradek group`, the same |
+//! | `quota.rs`, `client.rs` | `odradek quota`, the same |
 //! | `log.rs` | `odradek log`, over the files of a stopped broker |
 //! | `bench.rs` | `odradek bench`, over a file of its own |
 //! | `tune.rs` | `odradek tune`, over the data in `tuning/` |
@@ -21,6 +22,7 @@ mod config;
 mod group;
 mod log;
 mod logging;
+mod quota;
 mod settings;
 mod signals;
 mod start;
@@ -51,6 +53,8 @@ enum Command {
     Topic(topic::TopicArguments),
     /// List, describe, reset and delete consumer groups of a running broker
     Group(group::GroupArguments),
+    /// List, set and remove client quotas of a running broker
+    Quota(quota::QuotaArguments),
     /// Show or check the files of a stopped broker
     Log(log::LogArguments),
     /// Measure what this host's hardware costs
@@ -65,6 +69,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Config(arguments) => config::run(&arguments),
         Command::Topic(arguments) => topic::run(&arguments),
         Command::Group(arguments) => group::run(&arguments),
+        Command::Quota(arguments) => quota::run(&arguments),
         Command::Log(arguments) => log::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),

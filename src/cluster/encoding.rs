@@ -7,10 +7,11 @@
 use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, VerifierOptions, WIPOffset};
 
 use super::record::{
-    FEATURE_LEVEL, FEATURE_LEVEL_BASE, InvalidRecord, LogDirectory, Node, PartitionState, ProducerIdBlock,
-    Record, Replica,
+    ConfigResource, FEATURE_LEVEL, FEATURE_LEVEL_BASE, InvalidRecord, LogDirectory, Node, PartitionState,
+    ProducerIdBlock, Record, Replica,
 };
 use crate::config::Routing;
+use crate::config::quota::{EntityName, QuotaEntity, QuotaKind, QuotaLimit};
 use crate::schema::metadata as fb;
 use crate::types::limits::{LOG_DIRS_MAX, METADATA_RECORDS_PER_ENTRY_MAX, SHARDS_MAX};
 use crate::types::{
@@ -57,9 +58,9 @@ pub fn encode(records: &[Record]) -> Vec<u8> {
 /// Decodes what [`encode`] wrote, or refuses it.
 pub fn decode(payload: &[u8]) -> Result<Vec<Record>, DecodeError> {
     let options = VerifierOptions {
-        // A record has at most three tables (record, body, partition state), or those of a node's
-        // directories, of which there are few.
-        max_tables: 3 * METADATA_RECORDS_PER_ENTRY_MAX + LOG_DIRS_MAX + 1,
+        // A record has at most four tables (record, body, the two components of a quota's entity), or those
+        // of a node's directories, of which there are few.
+        max_tables: 4 * METADATA_RECORDS_PER_ENTRY_MAX + LOG_DIRS_MAX + 1,
         ..VerifierOptions::default()
     };
     let entry =
@@ -131,7 +132,51 @@ fn encode_body(
                 fb::ProducerIdsAllocated::create(builder, &args).as_union_value(),
             )
         }
+        Record::ConfigSet { resource, key, value } => {
+            (fb::Body::ConfigSet, encode_config(builder, resource, key, value.as_deref()))
+        }
+        Record::ClientQuotaSet { entity, kind, limit } => {
+            (fb::Body::ClientQuotaSet, encode_quota(builder, entity, *kind, *limit))
+        }
     }
+}
+
+fn encode_config(
+    builder: &mut FlatBufferBuilder<'_>,
+    resource: &ConfigResource,
+    key: &str,
+    value: Option<&str>,
+) -> WIPOffset<UnionWIPOffset> {
+    let (kind, node, name) = match resource {
+        ConfigResource::Brokers => (fb::ConfigKind::Brokers, 0, None),
+        ConfigResource::Node(node) => (fb::ConfigKind::Node, node.0, None),
+        ConfigResource::ClientMetrics(name) => {
+            (fb::ConfigKind::ClientMetrics, 0, Some(builder.create_string(name)))
+        }
+    };
+    let key = Some(builder.create_string(key));
+    let value = value.map(|value| builder.create_string(value));
+    fb::ConfigSet::create(builder, &fb::ConfigSetArgs { kind, node, name, key, value }).as_union_value()
+}
+
+fn encode_quota(
+    builder: &mut FlatBufferBuilder<'_>,
+    entity: &QuotaEntity,
+    kind: QuotaKind,
+    limit: Option<QuotaLimit>,
+) -> WIPOffset<UnionWIPOffset> {
+    let parts =
+        [(fb::QuotaEntityType::User, &entity.user), (fb::QuotaEntityType::ClientId, &entity.client_id)];
+    let mut components = Vec::with_capacity(2);
+    for (entity_type, name) in parts {
+        let Some(name) = name else { continue };
+        let name = name.name().map(|name| builder.create_string(name));
+        components.push(fb::QuotaComponent::create(builder, &fb::QuotaComponentArgs { entity_type, name }));
+    }
+    let entity = Some(builder.create_vector(&components));
+    let key = Some(builder.create_string(kind.name()));
+    let limit = limit.map_or(0.0, QuotaLimit::get);
+    fb::ClientQuotaSet::create(builder, &fb::ClientQuotaSetArgs { entity, key, limit }).as_union_value()
 }
 
 fn encode_node(builder: &mut FlatBufferBuilder<'_>, node: &Node) -> WIPOffset<UnionWIPOffset> {
@@ -216,10 +261,52 @@ fn decode_body(record: fb::Record<'_>) -> Result<Option<Record>, InvalidRecord> 
         let block = u32::try_from(count).ok().and_then(|count| ProducerIdBlock::new(first, count));
         let block = block.ok_or(InvalidRecord::ProducerIds { first, count: i64::from(count) })?;
         Record::ProducerIdsAllocated { node: node_id(body.node())?, block }
+    } else if let Some(body) = record.body_as_config_set() {
+        let resource = decode_resource(body)?;
+        let (key, value) = (body.key().to_owned(), body.value().map(str::to_owned));
+        Record::ConfigSet { resource, key, value }
+    } else if let Some(body) = record.body_as_client_quota_set() {
+        decode_quota(body)?
     } else {
         return Ok(None);
     };
     Ok(Some(decoded))
+}
+
+fn decode_resource(body: fb::ConfigSet<'_>) -> Result<ConfigResource, InvalidRecord> {
+    match body.kind() {
+        fb::ConfigKind::Brokers => Ok(ConfigResource::Brokers),
+        fb::ConfigKind::Node => Ok(ConfigResource::Node(node_id(body.node())?)),
+        fb::ConfigKind::ClientMetrics => {
+            let name = body.name().ok_or(InvalidRecord::NamelessSubscription)?;
+            Ok(ConfigResource::ClientMetrics(name.to_owned()))
+        }
+        unknown => Err(InvalidRecord::ConfigKind(unknown.0)),
+    }
+}
+
+fn decode_quota(body: fb::ClientQuotaSet<'_>) -> Result<Record, InvalidRecord> {
+    let mut entity = QuotaEntity { user: None, client_id: None };
+    for component in body.entity() {
+        let part = match component.entity_type() {
+            fb::QuotaEntityType::User => &mut entity.user,
+            fb::QuotaEntityType::ClientId => &mut entity.client_id,
+            _ => return Err(InvalidRecord::QuotaEntity),
+        };
+        if part.replace(EntityName::from_wire(component.name())).is_some() {
+            return Err(InvalidRecord::QuotaEntity);
+        }
+    }
+    if entity.user.is_none() && entity.client_id.is_none() {
+        return Err(InvalidRecord::QuotaEntity);
+    }
+    let kind = QuotaKind::from_name(body.key());
+    let kind = kind.ok_or_else(|| InvalidRecord::QuotaKey(body.key().to_owned()))?;
+    let limit = match body.limit() {
+        0.0 => None,
+        limit => Some(QuotaLimit::new(limit).ok_or_else(|| InvalidRecord::QuotaLimit(limit.to_string()))?),
+    };
+    Ok(Record::ClientQuotaSet { entity, kind, limit })
 }
 
 fn decode_node(body: fb::NodeRegistered<'_>) -> Result<Node, InvalidRecord> {
@@ -321,6 +408,27 @@ pub(super) mod tests {
         )
     }
 
+    fn any_resource() -> impl Strategy<Value = ConfigResource> {
+        prop_oneof![
+            Just(ConfigResource::Brokers),
+            (0..i32::MAX).prop_map(|node| ConfigResource::Node(NodeId(node))),
+            ".{0,9}".prop_map(ConfigResource::ClientMetrics),
+        ]
+    }
+
+    fn any_entity() -> impl Strategy<Value = QuotaEntity> {
+        let name = || {
+            let named = proptest::option::of(".{0,9}");
+            named.prop_map(|name: Option<String>| EntityName::from_wire(name.as_deref()))
+        };
+        prop_oneof![
+            name().prop_map(|user| QuotaEntity { user: Some(user), client_id: None }),
+            name().prop_map(|client| QuotaEntity { user: None, client_id: Some(client) }),
+            (name(), name())
+                .prop_map(|(user, client)| QuotaEntity { user: Some(user), client_id: Some(client) }),
+        ]
+    }
+
     pub fn any_record() -> impl Strategy<Value = Record> {
         let id = any::<u128>().prop_map(Uuid::from_u128);
         let topic = id.clone().prop_map(TopicId);
@@ -351,6 +459,14 @@ pub(super) mod tests {
             (0..9i32, 0..1i64 << 40, 1..99_999u32).prop_map(|(node, first, count)| {
                 Record::ProducerIdsAllocated { node: NodeId(node), block: ProducerIdBlock { first, count } }
             }),
+            (any_resource(), ".{0,9}", proptest::option::of(".{0,9}"))
+                .prop_map(|(resource, key, value)| Record::ConfigSet { resource, key, value }),
+            (any_entity(), proptest::sample::select(&QuotaKind::ALL[..]), 0..1000u32).prop_map(
+                |(entity, kind, limit)| {
+                    let limit = QuotaLimit::new(f64::from(limit) / 4.0);
+                    Record::ClientQuotaSet { entity, kind, limit }
+                }
+            ),
         ]
     }
 

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use super::record::{FEATURE_LEVEL, Node, PartitionState, ProducerIdBlock, Record};
+use super::record::{ConfigResource, FEATURE_LEVEL, Node, PartitionState, ProducerIdBlock, Record};
 use super::topic_name;
+use crate::config::quota::QuotaTable;
 use crate::config::topic::{InvalidConfig, TopicConfig, TopicDefaults};
 use crate::types::{DirectoryId, NodeId, PartitionIndex, ShardId, TopicId, TopicPartition, Uuid};
 
@@ -24,6 +25,9 @@ pub struct Image {
     /// Names that contain '.' or '_', by `topic_name::collision_key`.
     collisions: BTreeMap<String, TopicId>,
     producer_ids: Option<(NodeId, ProducerIdBlock)>,
+    /// Settings that are no topic's; no entry means none.
+    configs: BTreeMap<ConfigResource, BTreeMap<String, String>>,
+    quotas: QuotaTable,
     /// Replicas owned by each shard; no entry means none.
     loads: BTreeMap<(NodeId, ShardId), u32>,
     /// Replicas in each log directory that some are stated to be in; no entry means none.
@@ -146,6 +150,23 @@ impl Image {
         self.producer_ids.map_or(0, |(_, block)| block.end())
     }
 
+    /// What was set of a resource at run time, by Kafka's name.
+    pub fn settings(&self, resource: &ConfigResource) -> Option<&BTreeMap<String, String>> {
+        self.configs.get(resource)
+    }
+
+    /// The subscriptions to clients' metrics, by name.
+    pub fn subscriptions(&self) -> impl Iterator<Item = (&str, &BTreeMap<String, String>)> {
+        self.configs.iter().filter_map(|(resource, settings)| match resource {
+            ConfigResource::ClientMetrics(name) => Some((name.as_str(), settings)),
+            ConfigResource::Brokers | ConfigResource::Node(_) => None,
+        })
+    }
+
+    pub fn quotas(&self) -> &QuotaTable {
+        &self.quotas
+    }
+
     /// Takes one record. On an error the image is as it was.
     ///
     /// Shape: O(log topics), but O(partitions of the topic) for `TopicDeleted`.
@@ -163,6 +184,14 @@ impl Image {
             Record::PartitionChanged { id, state } => self.change_partition(*id, state),
             Record::TopicConfigSet { topic, key, value } => self.set_config(*topic, key, value.as_deref()),
             Record::ProducerIdsAllocated { node, block } => self.allocate_producer_ids(*node, *block),
+            Record::ConfigSet { resource, key, value } => {
+                self.set_resource_config(resource, key, value.as_deref());
+                Ok(())
+            }
+            Record::ClientQuotaSet { entity, kind, limit } => {
+                self.quotas.set(entity, *kind, *limit);
+                Ok(())
+            }
         }
     }
 
@@ -178,6 +207,20 @@ impl Image {
         }
         records.extend(self.nodes.values().cloned().map(Record::NodeRegistered));
         records.extend(self.producer_ids.map(|(node, block)| Record::ProducerIdsAllocated { node, block }));
+        for (resource, settings) in &self.configs {
+            records.extend(settings.iter().map(|(key, value)| Record::ConfigSet {
+                resource: resource.clone(),
+                key: key.clone(),
+                value: Some(value.clone()),
+            }));
+        }
+        for (entity, limits) in self.quotas.iter() {
+            records.extend(limits.iter().map(|(kind, limit)| Record::ClientQuotaSet {
+                entity: entity.clone(),
+                kind: *kind,
+                limit: Some(*limit),
+            }));
+        }
         for topic in self.topics.values() {
             records.push(Record::TopicCreated { topic: topic.id, name: topic.name.clone() });
             records.extend(topic.config.iter().map(|(key, value)| Record::TopicConfigSet {
@@ -279,6 +322,17 @@ impl Image {
         Ok(())
     }
 
+    fn set_resource_config(&mut self, resource: &ConfigResource, key: &str, value: Option<&str>) {
+        let settings = self.configs.entry(resource.clone()).or_default();
+        match value {
+            Some(value) => settings.insert(key.to_owned(), value.to_owned()),
+            None => settings.remove(key),
+        };
+        if settings.is_empty() {
+            self.configs.remove(resource);
+        }
+    }
+
     fn allocate_producer_ids(&mut self, node: NodeId, block: ProducerIdBlock) -> Result<(), Inapplicable> {
         let next = self.next_producer_id();
         if block.first < next {
@@ -344,6 +398,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::cluster::record::Replica;
     use crate::config::Routing;
+    use crate::config::quota::{EntityName, QuotaEntity, QuotaKind, QuotaLimit};
     use crate::types::{LeaderEpoch, OwnershipEpoch, PartitionEpoch};
     use proptest::prelude::*;
 
@@ -479,6 +534,25 @@ pub(crate) mod tests {
             (0..9i64, 1..5u32).prop_map(|(first, count)| Record::ProducerIdsAllocated {
                 node: NodeId(1),
                 block: ProducerIdBlock { first, count },
+            }),
+            (0..3i32, proptest::option::of("[0-9]")).prop_map(|(node, value)| {
+                let resource = match node {
+                    0 => ConfigResource::Brokers,
+                    node => ConfigResource::Node(NodeId(node)),
+                };
+                Record::ConfigSet { resource, key: "log.retention.ms".to_owned(), value }
+            }),
+            ("[a*]?", "[b*]", 0..3u32).prop_map(|(user, client, limit)| {
+                let name = |text: &str| match text {
+                    "*" => EntityName::Default,
+                    text => EntityName::Named(text.to_owned()),
+                };
+                let user = (!user.is_empty()).then(|| name(&user));
+                Record::ClientQuotaSet {
+                    entity: QuotaEntity { user, client_id: Some(name(&client)) },
+                    kind: QuotaKind::ConsumerByteRate,
+                    limit: QuotaLimit::new(limit.into()),
+                }
             }),
         ]
     }

@@ -5,19 +5,23 @@
 //! ([`PartitionState::check`]); rules that need the image are checked by `Image::apply`.
 
 use crate::config::Routing;
+use crate::config::quota::{QuotaEntity, QuotaKind, QuotaLimit};
 use crate::types::limits::SHARDS_MAX;
 use crate::types::{
     DirectoryId, LeaderEpoch, NodeId, OwnershipEpoch, PartitionEpoch, ShardId, TopicId, TopicPartition, Uuid,
 };
 
 /// The newest feature level that this build writes and understands.
-pub const FEATURE_LEVEL: u16 = 2;
+pub const FEATURE_LEVEL: u16 = 3;
 
 /// Of a cluster whose nodes have one log directory each.
 pub const FEATURE_LEVEL_BASE: u16 = 1;
 
 /// Nodes with several log directories, and which one a partition is in.
 pub const FEATURE_LEVEL_DIRECTORIES: u16 = 2;
+
+/// Settings other than topics', and client quotas.
+pub const FEATURE_LEVEL_SETTINGS: u16 = 3;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
@@ -30,6 +34,19 @@ pub enum Record {
     PartitionChanged { id: TopicPartition, state: PartitionState },
     TopicConfigSet { topic: TopicId, key: String, value: Option<String> },
     ProducerIdsAllocated { node: NodeId, block: ProducerIdBlock },
+    ConfigSet { resource: ConfigResource, key: String, value: Option<String> },
+    ClientQuotaSet { entity: QuotaEntity, kind: QuotaKind, limit: Option<QuotaLimit> },
+}
+
+/// What a setting belongs to that is no topic's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConfigResource {
+    /// Every node that does not say for itself.
+    Brokers,
+    /// Whichever brokers it is.
+    Node(NodeId),
+    /// A subscription to clients' metrics, by its name.
+    ClientMetrics(String),
 }
 
 impl Record {
@@ -41,6 +58,7 @@ impl Record {
                 state.replicas.iter().any(|replica| replica.directory.is_some())
             }
             Record::FeatureLevelSet { level } => return (*level).min(FEATURE_LEVEL),
+            Record::ConfigSet { .. } | Record::ClientQuotaSet { .. } => return FEATURE_LEVEL_SETTINGS,
             Record::ClusterCreated { .. }
             | Record::TopicCreated { .. }
             | Record::TopicDeleted { .. }
@@ -68,6 +86,17 @@ impl Record {
                 28 * state.replicas.len() + 4 * state.in_sync.len()
             }
             Record::TopicConfigSet { key, value, .. } => key.len() + value.as_ref().map_or(0, String::len),
+            Record::ConfigSet { resource, key, value } => {
+                let name = match resource {
+                    ConfigResource::Brokers | ConfigResource::Node(_) => 0,
+                    ConfigResource::ClientMetrics(name) => name.len(),
+                };
+                name + key.len() + value.as_ref().map_or(0, String::len)
+            }
+            Record::ClientQuotaSet { entity, .. } => {
+                let names = [&entity.user, &entity.client_id].into_iter().flatten();
+                names.map(|name| 40 + name.name().map_or(0, str::len)).sum::<usize>()
+            }
         };
         FIXED + variable
     }
@@ -124,7 +153,7 @@ pub struct ProducerIdBlock {
 }
 
 /// Why a record cannot be what a controller wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRecord {
     #[error("node id {0} is negative")]
     NegativeNode(i32),
@@ -152,6 +181,16 @@ pub enum InvalidRecord {
     ProducerIds { first: i64, count: i64 },
     #[error("feature level 0")]
     FeatureLevel,
+    #[error("kind {0} of a setting's resource is unknown")]
+    ConfigKind(u8),
+    #[error("a subscription without a name")]
+    NamelessSubscription,
+    #[error("a quota of nobody, or of an unknown type of entity, or of one twice")]
+    QuotaEntity,
+    #[error("quota {0:?} is unknown")]
+    QuotaKey(String),
+    #[error("a quota of {0}")]
+    QuotaLimit(String),
 }
 
 impl PartitionState {

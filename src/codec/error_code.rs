@@ -120,8 +120,11 @@ error_codes! {
     UnsupportedCompressionType = 76, "UNSUPPORTED_COMPRESSION_TYPE", "the compression type is not supported";
     OffsetNotAvailable = 78, "OFFSET_NOT_AVAILABLE", "a new leader does not know its high watermark yet";
     MemberIdRequired = 79, "MEMBER_ID_REQUIRED", "the member must join again with the member id it was given";
+    PreferredLeaderNotAvailable = 80, "PREFERRED_LEADER_NOT_AVAILABLE", "the preferred leader is not available";
     GroupMaxSizeReached = 81, "GROUP_MAX_SIZE_REACHED", "the group is full";
     FencedInstanceId = 82, "FENCED_INSTANCE_ID", "another member has registered with this group.instance.id";
+    EligibleLeadersNotAvailable = 83, "ELIGIBLE_LEADERS_NOT_AVAILABLE", "no replica may lead";
+    ElectionNotNeeded = 84, "ELECTION_NOT_NEEDED", "the partition has its leader";
     GroupSubscribedToTopic = 86, "GROUP_SUBSCRIBED_TO_TOPIC", "members of the group read the topic";
     InvalidRecord = 87, "INVALID_RECORD", "the record batch breaks a rule of the broker";
     UnstableOffsetCommit = 88, "UNSTABLE_OFFSET_COMMIT", "offsets of an open transaction are pending";
@@ -136,6 +139,8 @@ error_codes! {
         "the fetch session mixes topic names and topic ids";
     MismatchedEndpointType = 114, "MISMATCHED_ENDPOINT_TYPE", "the request belongs to another kind of endpoint";
     UnsupportedEndpointType = 115, "UNSUPPORTED_ENDPOINT_TYPE", "this kind of endpoint is not supported";
+    UnknownSubscriptionId = 117, "UNKNOWN_SUBSCRIPTION_ID", "the client's subscriptions to metrics have changed";
+    TelemetryTooLarge = 118, "TELEMETRY_TOO_LARGE", "the metrics are larger than telemetry.max.bytes";
 }
 
 impl ErrorCode {

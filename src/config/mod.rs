@@ -5,13 +5,19 @@
 //! | `property.rs` | the table of every broker setting: name, default, parser, what it means |
 //! | `resolve.rs` | default < file < environment < flags, and which of them won |
 //! | `value.rs` | sizes, durations, addresses |
+//! | `dynamic.rs` | settings that change at run time |
+//! | `quota.rs` | client quotas, and which of several counts |
+//! | `client_metrics.rs` | subscriptions to what clients measure |
 //! | `topic.rs` | topic-level properties |
 //!
 //! Everything here is a function of its arguments: file contents, environment and the facts about
 //! the machine are handed in, so that the same inputs give the same configuration.
 
+pub mod client_metrics;
+pub mod dynamic;
 pub mod memory;
 pub mod property;
+pub mod quota;
 pub mod resolve;
 pub mod topic;
 pub mod value;
@@ -26,7 +32,8 @@ pub use property::{PROPERTIES, Property, ValueType};
 pub use resolve::{ConfigError, Entry, Inputs, Machine, Origin};
 pub use value::{HostPort, LogFormat, Routing, TimestampType};
 
-/// The effective configuration of one node. Made by [`Config::resolve`], never changed after.
+/// The effective configuration of one node. Made by [`Config::resolve`], never changed after: what is set at
+/// run time makes [another one](Config::with_dynamic).
 ///
 /// Lives: one per process; every shard holds a copy.
 /// Invariant: `cpus` holds one CPU per core; `message_max_bytes` fits in a request.
@@ -65,6 +72,8 @@ pub struct Config {
     pub default_replication_factor: u16,
     /// `None`: a majority of the topic's replication factor.
     pub min_insync_replicas: Option<u16>,
+    /// Partitions in one answer that comes page by page.
+    pub max_request_partition_size_limit: usize,
     /// Largest record batch; topics may set their own.
     pub message_max_bytes: usize,
     pub socket_request_max_bytes: usize,
@@ -100,6 +109,8 @@ pub struct Config {
     pub log_cleaner_dedupe_buffer_size: usize,
     /// Of the whole node. `None`: no limit.
     pub log_cleaner_io_max_bytes_per_second: Option<u64>,
+    pub quota_window_num: u32,
+    pub quota_window_size: Duration,
     pub group_min_session_timeout: Duration,
     pub group_max_session_timeout: Duration,
     pub group_initial_rebalance_delay: Duration,

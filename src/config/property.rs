@@ -14,6 +14,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::resolve::blank;
 use super::value::{self, DurabilityMode, Expected, HostPort};
 use super::{Config, LogFormat, Routing, TimestampType};
 use crate::types::NodeId;
@@ -69,6 +70,14 @@ impl Property {
     /// The environment variable that sets it.
     pub fn environment(&self) -> String {
         format!("ODRADEK_{}", normalise(self.name).to_ascii_uppercase())
+    }
+
+    /// The default in Kafka's spelling; `None` where it follows from something else.
+    pub fn default_value(&self) -> Option<String> {
+        match self.default {
+            DefaultValue::Text(text) => (self.apply)(&mut blank(), text).ok(),
+            DefaultValue::Derived(_) => None,
+        }
     }
 
     /// The default as documentation shows it.
@@ -264,6 +273,12 @@ pub const PROPERTIES: &[Property] = &[
             Ok(replicas.to_string())
         },
         "Replicas that must hold a record before `acks=all` is answered."),
+    property!(Kafka "max.request.partition.size.limit", Int "N", Text("2000"),
+        |config, text| {
+            config.max_request_partition_size_limit = value::integer(text, 1..=i32::MAX as i64)? as usize;
+            Ok(config.max_request_partition_size_limit.to_string())
+        },
+        "Partitions in one answer to DescribeTopicPartitions."),
     property!(Kafka "message.max.bytes", Int "SIZE", Text("1048588"),
         |config, text| size(&mut config.message_max_bytes, text, 1..=INT_MAX),
         "Largest record batch, as sent."),
@@ -390,6 +405,19 @@ pub const PROPERTIES: &[Property] = &[
     property!(Kafka "log.cleaner.delete.retention.ms", Long "MS", Text("86400000"),
         |_, text| milliseconds(value::duration(text, MS, Duration::ZERO..=DURATION_MAX)?),
         "How long the tombstones of a compacted log stay."),
+    property!(Kafka "quota.window.num", Int "N", Text("11"),
+        |config, text| {
+            config.quota_window_num = value::integer(text, 1..=1000)? as u32;
+            Ok(config.quota_window_num.to_string())
+        },
+        "Windows over which client quotas are counted, the one that is being filled among them."),
+    property!(Kafka "quota.window.size.seconds", Int "N", Text("1"),
+        |config, text| {
+            let seconds = value::integer(text, 1..=3600)?;
+            config.quota_window_size = Duration::from_secs(seconds as u64);
+            Ok(seconds.to_string())
+        },
+        "How long each of them is."),
     property!(Kafka "group.min.session.timeout.ms", Int "MS", Text("6000"),
         |config, text| duration(&mut config.group_min_session_timeout, text, Duration::ZERO),
         "Shortest session time-out that a member of a group may ask for."),

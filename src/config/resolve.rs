@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use super::dynamic::DynamicLevel;
 use super::memory::MemoryPlan;
 use super::property::{self, DefaultValue, PROPERTIES, Property};
 use super::value::{self, HostPort};
@@ -23,6 +24,8 @@ pub enum Origin {
     Environment(String),
     /// As it was written: `--data-dir`, `--set log.segment.bytes`.
     Flag(String),
+    /// Made at run time, for all nodes or for this one.
+    Dynamic(DynamicLevel),
 }
 
 impl fmt::Display for Origin {
@@ -32,6 +35,8 @@ impl fmt::Display for Origin {
             Origin::File(path) => write!(f, "file {}", path.display()),
             Origin::Environment(variable) => write!(f, "environment {variable}"),
             Origin::Flag(flag) => write!(f, "flag {flag}"),
+            Origin::Dynamic(DynamicLevel::Cluster) => f.write_str("set for all nodes"),
+            Origin::Dynamic(DynamicLevel::Node) => f.write_str("set for this node"),
         }
     }
 }
@@ -220,7 +225,7 @@ impl Config {
     }
 
     /// What only several settings together can violate.
-    fn check(&self) -> Result<(), ConfigError> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         self.check_data_dirs()?;
         let per_core = self.memory_bytes_per_shard();
         if per_core < MEMORY_PER_SHARD_MIN {
@@ -356,7 +361,7 @@ fn assign_environment(
 }
 
 /// Zeros, before the table's defaults are applied; never seen outside.
-fn blank() -> Config {
+pub(super) fn blank() -> Config {
     let nowhere = HostPort { host: String::new(), port: 0 };
     Config {
         node_id: NodeId(0),
@@ -382,6 +387,7 @@ fn blank() -> Config {
         num_partitions: 0,
         default_replication_factor: 0,
         min_insync_replicas: None,
+        max_request_partition_size_limit: 0,
         message_max_bytes: 0,
         socket_request_max_bytes: 0,
         max_connections: 0,
@@ -408,6 +414,8 @@ fn blank() -> Config {
         log_cleaner_backoff: Duration::ZERO,
         log_cleaner_dedupe_buffer_size: 0,
         log_cleaner_io_max_bytes_per_second: None,
+        quota_window_num: 0,
+        quota_window_size: Duration::ZERO,
         group_min_session_timeout: Duration::ZERO,
         group_max_session_timeout: Duration::ZERO,
         group_initial_rebalance_delay: Duration::ZERO,

@@ -15,7 +15,7 @@
 mod defaults;
 mod properties;
 
-pub use defaults::TopicDefaults;
+pub use defaults::{SettingLevel, TopicDefaults};
 pub use properties::{BrokerName, Kind, PROPERTIES, Property, find};
 
 use super::TimestampType;

@@ -14,6 +14,8 @@ pub enum ListOffsetsTarget {
     Earliest,
     /// -3: the record with the largest timestamp (KIP-734).
     MaxTimestamp,
+    /// -5: up to where the log is in tiered storage (KIP-1005), of which there is none.
+    LatestTiered,
     /// The first record whose timestamp is at or past this one (KIP-79).
     AtOrAfter(Timestamp),
 }

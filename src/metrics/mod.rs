@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram as HdrHistogram;
 
+use crate::config::quota::QuotaKind;
 use crate::metrics::recovery::RecoveryCounts;
 use crate::types::ShardId;
 
@@ -233,6 +234,8 @@ pub struct ShardMetrics {
     /// The steps of [`STEP_RECORDED_MIN`] and more. Microseconds.
     pub step_us: Histogram,
 
+    /// Requests whose clients had to wait for a quota, by kind, and for how long. Microseconds.
+    throttled: [(u64, u64); QuotaKind::ALL.len()],
     /// Gauge: consumer groups that this shard coordinates.
     pub groups: u64,
     /// Generations of consumer groups that began with members.
@@ -292,6 +295,7 @@ impl ShardMetrics {
             requests_forwarded: 0,
             stall_us_max: 0,
             step_us: Histogram::durations(),
+            throttled: Default::default(),
             groups: 0,
             group_rebalances: 0,
             compactions: 0,
@@ -331,6 +335,19 @@ impl ShardMetrics {
             }
             None => self.errors_unlisted += 1,
         }
+    }
+
+    /// A client has to wait for a quota.
+    pub fn throttled(&mut self, kind: QuotaKind, wait: Duration) {
+        let (count, microseconds) = &mut self.throttled[kind as usize];
+        *count += 1;
+        *microseconds += wait.as_micros().min(u64::MAX.into()) as u64;
+    }
+
+    /// How many requests had to wait for a quota of a kind, and for how long together.
+    pub fn throttled_by(&self, kind: QuotaKind) -> (u64, Duration) {
+        let (count, microseconds) = self.throttled[kind as usize];
+        (count, Duration::from_micros(microseconds))
     }
 
     pub fn memory_add(&mut self, kind: MemoryKind, bytes: usize) {

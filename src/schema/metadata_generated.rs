@@ -93,12 +93,185 @@ impl<'a> ::flatbuffers::Verifiable for Routing {
 
 impl ::flatbuffers::SimpleToVerifyInSlice for Routing {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MIN_BODY: u8 = 0;
+pub const ENUM_MIN_CONFIG_KIND: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_BODY: u8 = 9;
+pub const ENUM_MAX_CONFIG_KIND: u8 = 2;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_BODY: [Body; 10] = [
+pub const ENUM_VALUES_CONFIG_KIND: [ConfigKind; 3] = [
+  ConfigKind::Brokers,
+  ConfigKind::Node,
+  ConfigKind::ClientMetrics,
+];
+
+/// `Brokers`: every node. `Node`: one, whichever brokers it is. `ClientMetrics`: a subscription (KIP-714).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct ConfigKind(pub u8);
+#[allow(non_upper_case_globals)]
+impl ConfigKind {
+  pub const Brokers: Self = Self(0);
+  pub const Node: Self = Self(1);
+  pub const ClientMetrics: Self = Self(2);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 2;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Brokers,
+    Self::Node,
+    Self::ClientMetrics,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Brokers => Some("Brokers"),
+      Self::Node => Some("Node"),
+      Self::ClientMetrics => Some("ClientMetrics"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for ConfigKind {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for ConfigKind {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for ConfigKind {
+    type Output = ConfigKind;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for ConfigKind {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for ConfigKind {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for ConfigKind {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_QUOTA_ENTITY_TYPE: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_QUOTA_ENTITY_TYPE: u8 = 1;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_QUOTA_ENTITY_TYPE: [QuotaEntityType; 2] = [
+  QuotaEntityType::User,
+  QuotaEntityType::ClientId,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct QuotaEntityType(pub u8);
+#[allow(non_upper_case_globals)]
+impl QuotaEntityType {
+  pub const User: Self = Self(0);
+  pub const ClientId: Self = Self(1);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 1;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::User,
+    Self::ClientId,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::User => Some("User"),
+      Self::ClientId => Some("ClientId"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for QuotaEntityType {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for QuotaEntityType {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for QuotaEntityType {
+    type Output = QuotaEntityType;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for QuotaEntityType {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for QuotaEntityType {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for QuotaEntityType {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_BODY: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_BODY: u8 = 11;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_BODY: [Body; 12] = [
   Body::NONE,
   Body::ClusterCreated,
   Body::FeatureLevelSet,
@@ -109,6 +282,8 @@ pub const ENUM_VALUES_BODY: [Body; 10] = [
   Body::PartitionChanged,
   Body::TopicConfigSet,
   Body::ProducerIdsAllocated,
+  Body::ConfigSet,
+  Body::ClientQuotaSet,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -126,9 +301,11 @@ impl Body {
   pub const PartitionChanged: Self = Self(7);
   pub const TopicConfigSet: Self = Self(8);
   pub const ProducerIdsAllocated: Self = Self(9);
+  pub const ConfigSet: Self = Self(10);
+  pub const ClientQuotaSet: Self = Self(11);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 9;
+  pub const ENUM_MAX: u8 = 11;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::ClusterCreated,
@@ -140,6 +317,8 @@ impl Body {
     Self::PartitionChanged,
     Self::TopicConfigSet,
     Self::ProducerIdsAllocated,
+    Self::ConfigSet,
+    Self::ClientQuotaSet,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -154,6 +333,8 @@ impl Body {
       Self::PartitionChanged => Some("PartitionChanged"),
       Self::TopicConfigSet => Some("TopicConfigSet"),
       Self::ProducerIdsAllocated => Some("ProducerIdsAllocated"),
+      Self::ConfigSet => Some("ConfigSet"),
+      Self::ClientQuotaSet => Some("ClientQuotaSet"),
       _ => None,
     }
   }
@@ -1899,6 +2080,423 @@ impl ::core::fmt::Debug for ProducerIdsAllocated<'_> {
       ds.finish()
   }
 }
+pub enum ConfigSetOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// A setting that is no topic's, made at run time. No value: it is removed. From level 3.
+///
+/// `node`: of a node's. `name`: of a subscription.
+pub struct ConfigSet<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ConfigSet<'a> {
+  type Inner = ConfigSet<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ConfigSet<'a> {
+  pub const VT_KIND: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_NAME: ::flatbuffers::VOffsetT = 8;
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 10;
+  pub const VT_VALUE: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ConfigSet { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ConfigSetArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ConfigSet<'bldr>> {
+    let mut builder = ConfigSetBuilder::new(_fbb);
+    if let Some(x) = args.value { builder.add_value(x); }
+    if let Some(x) = args.key { builder.add_key(x); }
+    if let Some(x) = args.name { builder.add_name(x); }
+    builder.add_node(args.node);
+    builder.add_kind(args.kind);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn kind(&self) -> ConfigKind {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ConfigKind>(ConfigSet::VT_KIND, Some(ConfigKind::Brokers)).unwrap()}
+  }
+  #[inline]
+  pub fn node(&self) -> i32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i32>(ConfigSet::VT_NODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn name(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ConfigSet::VT_NAME, None)}
+  }
+  #[inline]
+  pub fn key(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ConfigSet::VT_KEY, None).unwrap()}
+  }
+  #[inline]
+  pub fn value(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ConfigSet::VT_VALUE, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ConfigSet<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<ConfigKind>("kind", Self::VT_KIND, false)?
+     .visit_field::<i32>("node", Self::VT_NODE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("key", Self::VT_KEY, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("value", Self::VT_VALUE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ConfigSetArgs<'a> {
+    pub kind: ConfigKind,
+    pub node: i32,
+    pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub key: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub value: Option<::flatbuffers::WIPOffset<&'a str>>,
+}
+impl<'a> Default for ConfigSetArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ConfigSetArgs {
+      kind: ConfigKind::Brokers,
+      node: 0,
+      name: None,
+      key: None, // required field
+      value: None,
+    }
+  }
+}
+
+pub struct ConfigSetBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ConfigSetBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_kind(&mut self, kind: ConfigKind) {
+    self.fbb_.push_slot::<ConfigKind>(ConfigSet::VT_KIND, kind, ConfigKind::Brokers);
+  }
+  #[inline]
+  pub fn add_node(&mut self, node: i32) {
+    self.fbb_.push_slot::<i32>(ConfigSet::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ConfigSet::VT_NAME, name);
+  }
+  #[inline]
+  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ConfigSet::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_value(&mut self, value: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ConfigSet::VT_VALUE, value);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ConfigSetBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ConfigSetBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ConfigSet<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ConfigSet::VT_KEY,"key");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ConfigSet<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ConfigSet");
+      ds.field("kind", &self.kind());
+      ds.field("node", &self.node());
+      ds.field("name", &self.name());
+      ds.field("key", &self.key());
+      ds.field("value", &self.value());
+      ds.finish()
+  }
+}
+pub enum QuotaComponentOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// No name: the default, for all that have no quota of their own.
+pub struct QuotaComponent<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for QuotaComponent<'a> {
+  type Inner = QuotaComponent<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> QuotaComponent<'a> {
+  pub const VT_ENTITY_TYPE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NAME: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    QuotaComponent { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args QuotaComponentArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<QuotaComponent<'bldr>> {
+    let mut builder = QuotaComponentBuilder::new(_fbb);
+    if let Some(x) = args.name { builder.add_name(x); }
+    builder.add_entity_type(args.entity_type);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn entity_type(&self) -> QuotaEntityType {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<QuotaEntityType>(QuotaComponent::VT_ENTITY_TYPE, Some(QuotaEntityType::User)).unwrap()}
+  }
+  #[inline]
+  pub fn name(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(QuotaComponent::VT_NAME, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for QuotaComponent<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<QuotaEntityType>("entity_type", Self::VT_ENTITY_TYPE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct QuotaComponentArgs<'a> {
+    pub entity_type: QuotaEntityType,
+    pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
+}
+impl<'a> Default for QuotaComponentArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    QuotaComponentArgs {
+      entity_type: QuotaEntityType::User,
+      name: None,
+    }
+  }
+}
+
+pub struct QuotaComponentBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> QuotaComponentBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_entity_type(&mut self, entity_type: QuotaEntityType) {
+    self.fbb_.push_slot::<QuotaEntityType>(QuotaComponent::VT_ENTITY_TYPE, entity_type, QuotaEntityType::User);
+  }
+  #[inline]
+  pub fn add_name(&mut self, name: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(QuotaComponent::VT_NAME, name);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> QuotaComponentBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    QuotaComponentBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<QuotaComponent<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for QuotaComponent<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("QuotaComponent");
+      ds.field("entity_type", &self.entity_type());
+      ds.field("name", &self.name());
+      ds.finish()
+  }
+}
+pub enum ClientQuotaSetOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// What the clients of an entity may use, per second (KIP-546). Zero: the quota is removed. From level 3.
+///
+/// `key`: Kafka's name of the quota.
+pub struct ClientQuotaSet<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ClientQuotaSet<'a> {
+  type Inner = ClientQuotaSet<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ClientQuotaSet<'a> {
+  pub const VT_ENTITY: ::flatbuffers::VOffsetT = 4;
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 6;
+  pub const VT_LIMIT: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ClientQuotaSet { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ClientQuotaSetArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ClientQuotaSet<'bldr>> {
+    let mut builder = ClientQuotaSetBuilder::new(_fbb);
+    builder.add_limit(args.limit);
+    if let Some(x) = args.key { builder.add_key(x); }
+    if let Some(x) = args.entity { builder.add_entity(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn entity(&self) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<QuotaComponent<'a>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<QuotaComponent>>>>(ClientQuotaSet::VT_ENTITY, None).unwrap()}
+  }
+  #[inline]
+  pub fn key(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ClientQuotaSet::VT_KEY, None).unwrap()}
+  }
+  #[inline]
+  pub fn limit(&self) -> f64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<f64>(ClientQuotaSet::VT_LIMIT, Some(0.0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ClientQuotaSet<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<QuotaComponent>>>>("entity", Self::VT_ENTITY, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("key", Self::VT_KEY, true)?
+     .visit_field::<f64>("limit", Self::VT_LIMIT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ClientQuotaSetArgs<'a> {
+    pub entity: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<QuotaComponent<'a>>>>>,
+    pub key: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub limit: f64,
+}
+impl<'a> Default for ClientQuotaSetArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ClientQuotaSetArgs {
+      entity: None, // required field
+      key: None, // required field
+      limit: 0.0,
+    }
+  }
+}
+
+pub struct ClientQuotaSetBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ClientQuotaSetBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_entity(&mut self, entity: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<QuotaComponent<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ClientQuotaSet::VT_ENTITY, entity);
+  }
+  #[inline]
+  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ClientQuotaSet::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_limit(&mut self, limit: f64) {
+    self.fbb_.push_slot::<f64>(ClientQuotaSet::VT_LIMIT, limit, 0.0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ClientQuotaSetBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ClientQuotaSetBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ClientQuotaSet<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ClientQuotaSet::VT_ENTITY,"entity");
+    self.fbb_.required(o, ClientQuotaSet::VT_KEY,"key");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ClientQuotaSet<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ClientQuotaSet");
+      ds.field("entity", &self.entity());
+      ds.field("key", &self.key());
+      ds.field("limit", &self.limit());
+      ds.finish()
+  }
+}
 pub enum RecordOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -2074,6 +2672,34 @@ impl<'a> Record<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_config_set(&self) -> Option<ConfigSet<'a>> {
+    if self.body_type() == Body::ConfigSet {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { ConfigSet::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_client_quota_set(&self) -> Option<ClientQuotaSet<'a>> {
+    if self.body_type() == Body::ClientQuotaSet {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { ClientQuotaSet::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Record<'_> {
@@ -2093,6 +2719,8 @@ impl ::flatbuffers::Verifiable for Record<'_> {
           Body::PartitionChanged => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<PartitionChanged>>("Body::PartitionChanged", pos),
           Body::TopicConfigSet => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TopicConfigSet>>("Body::TopicConfigSet", pos),
           Body::ProducerIdsAllocated => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ProducerIdsAllocated>>("Body::ProducerIdsAllocated", pos),
+          Body::ConfigSet => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ConfigSet>>("Body::ConfigSet", pos),
+          Body::ClientQuotaSet => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ClientQuotaSet>>("Body::ClientQuotaSet", pos),
           _ => Ok(()),
         }
      })?
@@ -2206,6 +2834,20 @@ impl ::core::fmt::Debug for Record<'_> {
         },
         Body::ProducerIdsAllocated => {
           if let Some(x) = self.body_as_producer_ids_allocated() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Body::ConfigSet => {
+          if let Some(x) = self.body_as_config_set() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Body::ClientQuotaSet => {
+          if let Some(x) = self.body_as_client_quota_set() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

@@ -159,7 +159,7 @@ fn close_most_untaken(
 }
 
 async fn expire_producers(shard: &Rc<Shard>) {
-    let idle_max = shard.config.producer_id_expiration;
+    let idle_max = shard.settings().producer_id_expiration;
     let mut pace = Pace::new(&shard.clock);
     for store in shard.stores.iter() {
         let mut walk = Walk::new(store);

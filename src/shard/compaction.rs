@@ -35,7 +35,7 @@ use crate::shard::walk::Walk;
 use crate::types::limits::{OFFSET_MAP_SIZE_MAX, OFFSET_MAP_SIZE_MIN};
 use crate::types::{Offset, Timestamp, TopicPartition};
 use glommio::{Latency, Shares};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -53,7 +53,7 @@ pub struct CleanerSettings {
 
 impl CleanerSettings {
     fn of(shard: &Shard) -> CleanerSettings {
-        let config = &shard.config;
+        let config = shard.settings();
         let memory_max = config.memory_bytes_per_shard() as usize / MAP_MEMORY_SHARE;
         let wanted = config.log_cleaner_dedupe_buffer_size / config.cores;
         let bytes_per_second =
@@ -75,7 +75,8 @@ pub fn start(shard: &Rc<Shard>) {
     let running = shard.clone();
     let looped = async move {
         loop {
-            glommio::timer::sleep(running.config.log_cleaner_backoff).await;
+            glommio::timer::sleep(running.settings().log_cleaner_backoff).await;
+            cleaner.set(CleanerSettings::of(&running));
             cleaner.clean_all(|| !running.is_stopping()).await;
             if running.is_stopping() {
                 return;
@@ -91,7 +92,7 @@ pub struct Cleaner {
     stores: Vec<Rc<Store>>,
     clock: Clock,
     metrics: Rc<RefCell<ShardMetrics>>,
-    settings: CleanerSettings,
+    settings: Cell<CleanerSettings>,
     pace: RefCell<Pace>,
     /// What was written down of each partition: its first dirty offset.
     checkpoints: RefCell<BTreeMap<TopicPartition, Option<Offset>>>,
@@ -113,11 +114,17 @@ impl Cleaner {
             clock: stores[0].clock.clone(),
             metrics: stores[0].metrics.clone(),
             stores,
-            settings,
+            settings: Cell::new(settings),
             pace: RefCell::new(Pace::new(settings.bytes_per_second)),
             checkpoints: RefCell::default(),
             uncleanable: RefCell::default(),
         }
+    }
+
+    /// The settings have changed: from the next pass on.
+    fn set(&self, settings: CleanerSettings) {
+        self.settings.set(settings);
+        self.pace.borrow_mut().set_rate(settings.bytes_per_second);
     }
 
     fn store(&self, replica: &Replica) -> &Rc<Store> {

@@ -19,9 +19,10 @@ use crate::codec::api::response::EncodeError;
 use crate::codec::api::versions::ApiKey;
 use crate::codec::frame::{self, Frame, FrameError, HeaderError};
 use crate::metrics::ShardMetrics;
-use crate::shard::api::{self, RequestContext};
+use crate::shard::api::{self, Caller, RequestContext};
 use crate::shard::event::Signal;
 use crate::shard::memory::Charge;
+use crate::shard::quotas::ClientLimits;
 use crate::shard::receive::{Growth, Holder, HolderState, ReceiveBuffer, ReceiveMemory, Received, slowest};
 use crate::shard::response::{Response, ResponseMemory, WriteCursor};
 use crate::shard::{Parked, Shard};
@@ -156,6 +157,10 @@ pub struct Connection {
     parked: RefCell<Vec<Weak<Parked>>>,
     /// Requests that are on the account of the shard's memory for them.
     pub requests_counted: Rc<Cell<usize>>,
+    /// It is not read before: its client has used up a quota.
+    muted_until: Cell<Mono>,
+    /// What its client may use, as far as that was looked up.
+    pub limits: RefCell<Option<Rc<ClientLimits>>>,
     /// The shard's.
     metrics: Rc<RefCell<ShardMetrics>>,
     response_memory: Rc<ResponseMemory>,
@@ -220,6 +225,8 @@ impl Connection {
             held: Cell::new(None),
             parked: RefCell::default(),
             requests_counted: Rc::default(),
+            muted_until: Cell::default(),
+            limits: RefCell::default(),
             metrics,
             response_memory,
         })
@@ -353,6 +360,15 @@ impl Connection {
     /// Bytes of tail buffers that they keep.
     pub fn pinned_tail(&self) -> usize {
         self.answers.borrow().pinned_tail
+    }
+
+    /// Nothing more is read of it until then.
+    pub fn mute_until(&self, until: Mono) {
+        self.muted_until.set(self.muted_until.get().max(until));
+    }
+
+    fn is_muted(&self) -> bool {
+        self.muted_until.get() > Mono::default()
     }
 
     /// Its next request has to wait for its answers. While those of all connections are more than the
@@ -509,7 +525,27 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result
 /// connection ended meanwhile.
 async fn may_go_on(shard: &Rc<Shard>, connection: &Connection, held: usize) -> bool {
     wait_while(shard, connection, held, Connection::must_wait).await;
+    if connection.is_muted() {
+        wait_while_muted(shard, connection, held).await;
+    }
     !connection.is_closed()
+}
+
+/// Waits until its client may go on. What it holds of receive memory meanwhile it holds for itself.
+async fn wait_while_muted(shard: &Rc<Shard>, connection: &Connection, held: usize) {
+    let state = HolderState::Client { since: shard.clock.mono() };
+    connection.held.set((held > 0).then_some(Holder { held, state }));
+    while !connection.is_closed() && !shard.is_stopping() {
+        let wait = connection.muted_until.get().since(shard.clock.mono());
+        if wait.is_zero() {
+            break;
+        }
+        shard.stores.pump();
+        let drained = pin!(connection.drained.notified());
+        select(drained, pin!(glommio::timer::sleep(wait))).await;
+    }
+    connection.muted_until.set(Mono::default());
+    connection.held.set(None);
 }
 
 /// Waits for answers to leave. What is parked before them leaves soon: its client decides how long it
@@ -758,7 +794,12 @@ async fn dispatch(
         wait_while(shard, connection, held, Connection::fetch_must_wait).await;
     }
     let ticket = connection.begin(context.api_key, size, shard.clock.mono());
-    api::dispatch(shard, connection, ticket, (context, client_id), &mut frame[body_start..]).await
+    let charged = shard.charged(connection, header.client_id);
+    if let Some(charged) = charged.as_ref().filter(|_| context.api_key == ApiKey::Produce) {
+        charged.produced(size);
+    }
+    let caller = Caller { client_id, charged };
+    api::dispatch(shard, connection, ticket, (context, caller), &mut frame[body_start..]).await
 }
 
 async fn write_answers(shard: Rc<Shard>, connection: Rc<Connection>) {

@@ -21,7 +21,8 @@ const ASK_INTERVAL: Duration = Duration::from_millis(100);
 /// Lives: one per shard.
 #[derive(Debug)]
 pub struct ConnectionShare {
-    slots: usize,
+    /// Below zero after the limit was lowered by more than was here.
+    slots: i64,
     /// When all others were asked in vain.
     refused: Option<Mono>,
 }
@@ -29,12 +30,18 @@ pub struct ConnectionShare {
 impl ConnectionShare {
     /// The equal part of `limit` with which a shard begins; the first shards get what is left over.
     pub fn new(limit: usize, shards: usize, shard: ShardId) -> ConnectionShare {
-        let slots = limit / shards + usize::from(shard.index() < limit % shards);
-        ConnectionShare { slots, refused: None }
+        ConnectionShare { slots: part(limit, shards, shard), refused: None }
+    }
+
+    /// The node may have another number from now on. Each shard makes its own part larger or smaller by what
+    /// the equal parts differ, wherever slots have gone meanwhile: the shares add up to the new limit.
+    pub fn change_limit(&mut self, (before, after): (usize, usize), shards: usize, shard: ShardId) {
+        self.slots += part(after, shards, shard) - part(before, shards, shard);
+        self.refused = None;
     }
 
     pub fn has_room(&self, open: usize) -> bool {
-        open < self.slots
+        (open as i64) < self.slots
     }
 
     /// Whether the others are worth asking.
@@ -48,7 +55,7 @@ impl ConnectionShare {
 
     /// Another shard has given `slots` of its own.
     pub fn take(&mut self, slots: usize) {
-        self.slots += slots;
+        self.slots += slots as i64;
         if slots > 0 {
             self.refused = None;
         }
@@ -56,10 +63,16 @@ impl ConnectionShare {
 
     /// Gives away half of what is free, the last one too: whoever asks has none.
     pub fn lend(&mut self, open: usize) -> usize {
-        let lent = self.slots.saturating_sub(open).div_ceil(2);
-        self.slots -= lent;
+        let free = usize::try_from(self.slots - open as i64).unwrap_or_default();
+        let lent = free.div_ceil(2);
+        self.slots -= lent as i64;
         lent
     }
+}
+
+/// An equal part of `limit`; the first shards get what is left over.
+fn part(limit: usize, shards: usize, shard: ShardId) -> i64 {
+    (limit / shards + usize::from(shard.index() < limit % shards)) as i64
 }
 
 #[cfg(test)]
@@ -72,8 +85,8 @@ mod tests {
         for (limit, shards) in [(10, 4), (3, 4), (20_000, 7), (1, 2)] {
             let slots =
                 (0..shards).map(|shard| ConnectionShare::new(limit, shards, ShardId(shard as u16)).slots);
-            let slots: Vec<usize> = slots.collect();
-            assert_eq!(slots.iter().sum::<usize>(), limit);
+            let slots: Vec<i64> = slots.collect();
+            assert_eq!(slots.iter().sum::<i64>(), limit as i64);
             assert!(slots.iter().max().unwrap() - slots.iter().min().unwrap() <= 1);
         }
     }
@@ -94,16 +107,27 @@ mod tests {
         /// Connections come and go anywhere: one is refused only if the node has as many as it may.
         #[test]
         fn a_connection_is_refused_exactly_at_the_nodes_limit(
-            steps in proptest::collection::vec((0..3usize, any::<bool>()), 1..300),
+            steps in proptest::collection::vec((0..3usize, any::<bool>(), 0..40usize), 1..300),
             limit in 1..20usize,
         ) {
+            let mut limit = limit;
             let mut shares = [0, 1, 2].map(|shard| ConnectionShare::new(limit, 3, ShardId(shard)));
             let mut open = [0usize; 3];
-            for (shard, comes) in steps {
+            for (shard, comes, changed) in steps {
+                // Now and then the limit changes under them.
+                if (1..20).contains(&changed) && comes {
+                    for (at, share) in shares.iter_mut().enumerate() {
+                        share.change_limit((limit, changed), 3, ShardId(at as u16));
+                    }
+                    limit = changed;
+                }
                 if !comes {
                     open[shard] = open[shard].saturating_sub(1);
                     continue;
                 }
+                // Where the limit was lowered below what is there, those that are too many stay until they end,
+                // and others may come up to their own parts.
+                let is_over = shares.iter().zip(open).any(|(share, open)| (open as i64) > share.slots);
                 for other in (0..3).filter(|other| *other != shard) {
                     if !shares[shard].has_room(open[shard]) {
                         let lent = shares[other].lend(open[other]);
@@ -111,9 +135,11 @@ mod tests {
                     }
                 }
                 let admitted = shares[shard].has_room(open[shard]);
-                prop_assert_eq!(admitted, open.iter().sum::<usize>() < limit);
+                if !is_over {
+                    prop_assert_eq!(admitted, open.iter().sum::<usize>() < limit);
+                }
                 open[shard] += usize::from(admitted);
-                prop_assert_eq!(shares.iter().map(|share| share.slots).sum::<usize>(), limit);
+                prop_assert_eq!(shares.iter().map(|share| share.slots).sum::<i64>(), limit as i64);
             }
         }
     }

@@ -4,13 +4,13 @@
 //! that a client which was told of a topic finds it on whichever core it connects to next.
 
 use crate::cluster::decide::{
-    self, InternalTopic, decide_allocate_producer_ids, decide_auto_create, decide_create_internal,
-    decide_create_partitions, decide_create_topics, decide_delete_topics, decide_incremental_alter_configs,
+    self, InternalTopic, decide_allocate_producer_ids, decide_alter_client_quotas, decide_alter_configs,
+    decide_auto_create, decide_create_internal, decide_create_partitions, decide_create_topics,
+    decide_delete_topics, decide_elect_leaders, decide_incremental_alter_configs,
 };
 use crate::cluster::placement::DirectoryChoice;
 use crate::cluster::record::{ProducerIdBlock, Record};
 use crate::codec::error_code::ErrorCode;
-use crate::config::topic::TopicDefaults;
 use crate::group::GROUPS_TOPIC;
 use crate::shard::disk::blocking;
 use crate::shard::message::{Reply, Request};
@@ -19,9 +19,10 @@ use crate::shard::{Shard, partitions};
 use crate::types::{LogDirIndex, ShardId, TopicId, Uuid};
 use glommio::sync::Semaphore;
 use kafka_protocol::messages::{
+    AlterClientQuotasRequest, AlterClientQuotasResponse, AlterConfigsRequest, AlterConfigsResponse,
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    DeleteTopicsRequest, DeleteTopicsResponse, IncrementalAlterConfigsRequest,
-    IncrementalAlterConfigsResponse, TopicName,
+    DeleteTopicsRequest, DeleteTopicsResponse, ElectLeadersRequest, ElectLeadersResponse,
+    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, TopicName,
 };
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +38,9 @@ pub enum ControlRequest {
     DeleteTopics(DeleteTopicsRequest, i16),
     CreatePartitions(CreatePartitionsRequest),
     IncrementalAlterConfigs(IncrementalAlterConfigsRequest),
+    AlterConfigs(AlterConfigsRequest),
+    ElectLeaders(ElectLeadersRequest),
+    AlterClientQuotas(AlterClientQuotasRequest),
     AutoCreate(BTreeSet<TopicName>),
     /// The topic that group coordinators keep their state in.
     CreateGroupsTopic,
@@ -48,6 +52,9 @@ pub enum ControlReply {
     DeleteTopics(DeleteTopicsResponse),
     CreatePartitions(CreatePartitionsResponse),
     IncrementalAlterConfigs(IncrementalAlterConfigsResponse),
+    AlterConfigs(AlterConfigsResponse),
+    ElectLeaders(ElectLeadersResponse),
+    AlterClientQuotas(AlterClientQuotasResponse),
     /// Topics that were not created, and why.
     AutoCreate(BTreeMap<TopicName, ErrorCode>),
     ProducerIds(ProducerIdBlock),
@@ -60,14 +67,13 @@ pub struct Controller {
     /// Taken out while an entry is written; lost for good when that failed, but not for want of
     /// space.
     log: RefCell<Option<MetadataLog>>,
-    defaults: TopicDefaults,
     /// One change at a time: the next decision sees this one applied.
     turn: Semaphore,
 }
 
 impl Controller {
-    pub fn new(log: MetadataLog, defaults: TopicDefaults) -> Rc<Controller> {
-        Rc::new(Controller { log: RefCell::new(Some(log)), defaults, turn: Semaphore::new(1) })
+    pub fn new(log: MetadataLog) -> Rc<Controller> {
+        Rc::new(Controller { log: RefCell::new(Some(log)), turn: Semaphore::new(1) })
     }
 }
 
@@ -103,7 +109,7 @@ pub async fn execute(shard: &Rc<Shard>, request: ControlRequest) -> ControlReply
     let Ok(_turn) = controller.turn.acquire_permit(1).await else {
         return ControlReply::Failed(ErrorCode::NotController);
     };
-    let (records, reply) = decide(shard, &controller, &request);
+    let (records, reply) = decide(shard, &request);
     if records.is_empty() {
         return reply;
     }
@@ -121,13 +127,13 @@ pub async fn execute(shard: &Rc<Shard>, request: ControlRequest) -> ControlReply
     }
 }
 
-fn decide(shard: &Shard, controller: &Controller, request: &ControlRequest) -> (Vec<Record>, ControlReply) {
+fn decide(shard: &Shard, request: &ControlRequest) -> (Vec<Record>, ControlReply) {
     let image = shard.image.borrow();
     let brokers = shard.brokers.borrow();
     let online = shard.online_log_dirs();
     let log_dirs = (shard.node, &online);
-    let view =
-        decide::Controller { image: &image, brokers: &brokers, defaults: &controller.defaults, log_dirs };
+    let (config, defaults) = (&*shard.config, &*shard.topic_defaults());
+    let view = decide::Controller { image: &image, brokers: &brokers, config, defaults, log_dirs };
     let mut new_topic_id = || new_topic_id(&image);
     match request {
         ControlRequest::CreateTopics(request) => {
@@ -145,6 +151,18 @@ fn decide(shard: &Shard, controller: &Controller, request: &ControlRequest) -> (
         ControlRequest::IncrementalAlterConfigs(request) => {
             let (records, response) = decide_incremental_alter_configs(view, request);
             (records, ControlReply::IncrementalAlterConfigs(response))
+        }
+        ControlRequest::AlterConfigs(request) => {
+            let (records, response) = decide_alter_configs(view, request);
+            (records, ControlReply::AlterConfigs(response))
+        }
+        ControlRequest::ElectLeaders(request) => {
+            let (records, response) = decide_elect_leaders(view, request);
+            (records, ControlReply::ElectLeaders(response))
+        }
+        ControlRequest::AlterClientQuotas(request) => {
+            let (records, response) = decide_alter_client_quotas(view, request);
+            (records, ControlReply::AlterClientQuotas(response))
         }
         ControlRequest::AutoCreate(names) => {
             let (records, errors) = decide_auto_create(view, names, &mut new_topic_id);

@@ -286,6 +286,27 @@ pub fn free_space(file: &impl AsRawFd) -> io::Result<Option<u64>> {
     Ok((found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize)))
 }
 
+/// Bytes of a file system.
+#[derive(Clone, Copy, Debug)]
+pub struct FileSystemSpace {
+    pub total: u64,
+    /// What is free for us.
+    pub usable: u64,
+}
+
+/// How large the file system is that has `path`. Blocks.
+pub fn file_system_space(path: &Path) -> io::Result<FileSystemSpace> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: `path` ends with a zero, and statvfs fills in `found`; both live until it returns.
+    check(unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) })?;
+    // SAFETY: it has succeeded.
+    let found = unsafe { found.assume_init() };
+    let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+    Ok(FileSystemSpace { total: bytes(found.f_blocks), usable: bytes(found.f_bavail) })
+}
+
 /// Makes a created, renamed or removed name survive a crash.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]

@@ -38,7 +38,7 @@ use crate::shard::recover::{self, Images, Recovered};
 use crate::shard::step::timed;
 use crate::shard::store::{Store, StoreDir};
 use crate::shard::stores::{Shared, Stores};
-use crate::shard::{Shard, ShardParts, Unavailable, background, groups, inbox};
+use crate::shard::{Shard, ShardParts, Unavailable, background, groups, inbox, quotas};
 use crate::types::limits::{MESH_QUEUE_LENGTH, OPEN_FILES_MIN};
 use crate::types::{LogDirIndex, ShardId, TopicPartition, Uuid};
 use futures::future::join_all;
@@ -393,7 +393,7 @@ async fn run_shard(
     let mesh = mesh.join().await;
     let (senders, mut receivers) = mesh.map_err(|error| StartError::Executor(error.to_string()))?;
     let id = ShardId(senders.peer_id() as u16);
-    let defaults = partitions::topic_defaults(&seed.config).map_err(StartError::TopicDefaults)?;
+    partitions::topic_defaults(&seed.config).map_err(StartError::TopicDefaults)?;
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
     if id == CONTROLLER_SHARD {
         metrics.borrow_mut().recovery.add(&seed.recovery);
@@ -416,7 +416,6 @@ async fn run_shard(
         log_dirs: Rc::new((*seed.log_dirs).clone()),
         mesh: Mesh::new(senders, metrics),
         image: seed.image,
-        topic_defaults: defaults,
         memory,
     });
     tell_of_failures(&shard);
@@ -520,7 +519,7 @@ async fn obey(
         match command {
             Command::Listen(log) => {
                 if let Some(log) = log {
-                    let controller = Controller::new(*log, shard.topic_defaults.clone());
+                    let controller = Controller::new(*log);
                     assert!(shard.controller.set(controller).is_ok(), "one metadata log");
                 }
                 listen(shard, base, per_shard)?;
@@ -528,6 +527,7 @@ async fn obey(
                 let queue = glommio::executor().create_task_queue(shares, latency, "background");
                 background::start(shard, queue);
                 groups::start(shard);
+                shard.spawn(quotas::exchange(shard.clone()));
                 let _ = progress.send(Progress::Serving);
             }
             Command::Snapshot(reply) => {
@@ -569,7 +569,7 @@ async fn accept(shard: Rc<Shard>, listening: TcpListener, listener: Listener) {
         }
         if !shard.admits_connection().await {
             shard.metrics.borrow_mut().connections_refused += 1;
-            let connections_max = shard.config.max_connections;
+            let connections_max = shard.settings().max_connections;
             tracing::warn!(connections_max, "a connection was refused: max.connections is reached");
             refuse(stream).await;
             continue;

@@ -110,6 +110,11 @@ impl FetchSessions {
         self.sessions.len()
     }
 
+    /// A session whose client was not told of it.
+    pub fn forget(&mut self, id: i32) {
+        self.remove(id);
+    }
+
     /// Takes in a request and says which partitions to read, in which order.
     ///
     /// `fresh` is a random id for a session that this request may open.

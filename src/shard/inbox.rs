@@ -6,7 +6,8 @@
 
 use crate::metrics::{LogDirSnapshot, ShardSnapshot};
 use crate::shard::api::{
-    delete_records, describe_producers, fetch, list_offsets, offset_for_leader_epoch, produce,
+    delete_records, describe_log_dirs, describe_producers, fetch, list_offsets, offset_for_leader_epoch,
+    produce,
 };
 use crate::shard::event::Signal;
 use crate::shard::message::{Message, ProduceItem, Reply, Request};
@@ -33,6 +34,7 @@ pub async fn serve_peer(shard: Rc<Shard>, peer: ShardId, receiver: ConnectedRece
         match message {
             Message::Reply { id, reply } => shard.mesh.answered(id, reply),
             Message::Wake { watch } => shard.wake(watch),
+            Message::QuotaUsage(usages) => shard.quotas.add(&usages, shard.clock.mono()),
             Message::LogDirFailed { dir, reason } => shard.log_dir_failed(dir, &reason),
             Message::Request { id, request: Request::Produce(items) } => {
                 lane.queue.borrow_mut().push_back((id, items));
@@ -96,6 +98,9 @@ async fn answer(shard: &Rc<Shard>, peer: ShardId, request: Request) -> Reply {
         Request::ListGroups => Reply::ListGroups(groups::list_local(shard).await),
         Request::DescribeProducers(items) => {
             Reply::DescribeProducers(describe_producers::describe_local(shard, &items).await)
+        }
+        Request::LogSizes(wanted) => {
+            Reply::LogSizes(describe_log_dirs::sizes_local(shard, wanted.as_ref()).await)
         }
         Request::WriteMarkers(items) => Reply::WriteMarkers(markers::write_local(shard, &items).await),
         Request::LendConnections => Reply::LendConnections(shard.lend_connections()),

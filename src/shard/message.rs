@@ -8,11 +8,14 @@ use crate::codec::error_code::ErrorCode;
 use crate::log::producers::ProducerDescription;
 use crate::log::read::ListOffsetsTarget;
 use crate::log::transactions::Isolation;
+use crate::quota::meters::Usage;
+use crate::shard::api::describe_log_dirs::LogSize;
 use crate::shard::controller::{ControlReply, ControlRequest};
 use crate::shard::groups::{GroupCall, GroupReply};
 use crate::types::{LeaderEpoch, LogDirIndex, Offset, Timestamp, TopicPartition, TransactionVersion};
 use bytes::Bytes;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub enum Message {
@@ -28,6 +31,8 @@ pub enum Message {
     Wake {
         watch: u64,
     },
+    /// What clients of the sender have used of their quotas since it last said so.
+    QuotaUsage(Vec<Usage>),
     /// A write or a flush of the sender has failed: a log directory is offline for the whole node.
     LogDirFailed {
         dir: LogDirIndex,
@@ -49,6 +54,8 @@ pub enum Request {
     /// All groups that the receiver coordinates.
     ListGroups,
     DescribeProducers(Vec<DescribeProducersItem>),
+    /// How large logs of the receiver are: those named, or all.
+    LogSizes(Option<BTreeSet<TopicPartition>>),
     /// From a transaction's coordinator: it has ended in these partitions.
     WriteMarkers(Vec<MarkerItem>),
     /// Some of the connections that the receiver may have and has not.
@@ -68,6 +75,7 @@ pub enum Reply {
     Group(Box<GroupReply>),
     ListGroups(Result<Vec<ListedGroup>, ErrorCode>),
     DescribeProducers(Vec<DescribeProducersOutcome>),
+    LogSizes(Vec<LogSize>),
     WriteMarkers(Vec<MarkerOutcome>),
     /// How many the asking shard may have more.
     LendConnections(usize),

@@ -11,7 +11,8 @@
 //! | [`store`], [`partition_map`], [`replica`], [`tail`], [`segments`], [`open`], [`survey`] | partitions: append, commit, recover |
 //! | [`reader`], [`verified`], [`segment_checksums`], [`catch_up`], [`read_gate`], [`read_ahead`], [`segment_index`] | reads: from the tail, or in turns from disk, held against checksums |
 //! | [`groups`] | coordinators of consumer groups: loaded, asked, and their writes |
-//! | [`controller`] | metadata changes, on shard 0 |
+//! | [`quotas`] | what clients use of their quotas, and how long they are not read |
+//! | [`controller`], [`settings`] | metadata changes, on shard 0; settings that change with them |
 //! | [`partitions`], [`background`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; a clean stop |
 //! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
 //! | [`disk`], [`open_files`], [`replacing`], [`clock`] | the seams to files and time |
@@ -51,6 +52,7 @@ mod open;
 mod open_files;
 mod partition_map;
 mod partitions;
+pub mod quotas;
 mod read_ahead;
 mod read_gate;
 mod reader;
@@ -66,6 +68,7 @@ mod segment_checksums;
 mod segment_index;
 mod segment_transactions;
 mod segments;
+mod settings;
 mod shared_flush;
 mod side_thread;
 mod step;
@@ -85,9 +88,9 @@ use crate::cluster::image::Image;
 use crate::cluster::record::ProducerIdBlock;
 use crate::config::Config;
 use crate::config::memory::MemoryPlan;
-use crate::config::topic::TopicDefaults;
 use crate::log::checkpoint::PartitionPoint;
 use crate::metrics::ShardMetrics;
+use crate::quota::rate::Windows;
 use crate::shard::clock::Clock;
 use crate::shard::conn::{CloseReason, Connection};
 use crate::shard::connection_share::ConnectionShare;
@@ -99,10 +102,12 @@ use crate::shard::log_dirs::LogDirs;
 use crate::shard::memory::Meter;
 use crate::shard::mesh::Mesh;
 use crate::shard::message::{Message, Reply, Request};
+use crate::shard::quotas::Quotas;
 use crate::shard::receive::ReceiveMemory;
 use crate::shard::replica::{Replica, Watcher};
 use crate::shard::request_memory::{RequestMemory, oldest_covering};
 use crate::shard::response::{ResponseMemory, Shortage};
+use crate::shard::settings::Settings;
 use crate::shard::store::Store;
 use crate::shard::stores::Stores;
 use crate::shard::verification::TransactionVerifier;
@@ -134,8 +139,8 @@ pub struct Shard {
     /// last checkpoint said of them, which every new one repeats: without it the next start would
     /// take damage for a torn tail, and cut it.
     pub unavailable: RefCell<BTreeMap<TopicPartition, Unavailable>>,
-    /// What topics inherit from this node's settings.
-    pub topic_defaults: TopicDefaults,
+    /// The settings in effect.
+    settings: RefCell<Settings>,
     /// On shard 0 only.
     pub controller: OnceCell<Rc<Controller>>,
     pub receive_memory: Rc<ReceiveMemory>,
@@ -155,6 +160,7 @@ pub struct Shard {
     connection_share: RefCell<ConnectionShare>,
     pub sessions: RefCell<FetchSessions>,
     pub groups: Groups,
+    pub quotas: Quotas,
     /// Partitions of this shard that parked fetches of other shards watch.
     remote_watches: RefCell<RemoteWatches>,
     /// Producer ids that this shard may give out.
@@ -190,7 +196,6 @@ pub struct ShardParts {
     pub log_dirs: Rc<LogDirs>,
     pub mesh: Rc<Mesh>,
     pub image: Image,
-    pub topic_defaults: TopicDefaults,
     pub memory: MemoryPlan,
 }
 
@@ -210,7 +215,12 @@ impl Shard {
             sessions: parts.config.max_incremental_fetch_session_cache_slots,
             partitions: FETCH_SESSION_PARTITIONS_MAX,
         });
-        let share = ConnectionShare::new(parts.config.max_connections, parts.config.cores, parts.id);
+        let windows = Windows { count: parts.config.quota_window_num, size: parts.config.quota_window_size };
+        let quotas = Quotas::new(windows);
+        quotas.changed(!parts.image.quotas().is_empty());
+        let settings = Settings::of(&parts.config, &parts.image, parts.node);
+        let connections_max = settings.config.max_connections;
+        let share = ConnectionShare::new(connections_max, parts.config.cores, parts.id);
         Rc::new(Shard {
             id: parts.id,
             node: parts.node,
@@ -224,7 +234,7 @@ impl Shard {
             image: RefCell::new(parts.image),
             brokers: RefCell::new(brokers),
             unavailable: RefCell::default(),
-            topic_defaults: parts.topic_defaults,
+            settings: RefCell::new(settings),
             controller: OnceCell::new(),
             receive_memory: ReceiveMemory::new(parts.memory.receive),
             forward_memory: Meter::new(parts.memory.forward),
@@ -238,6 +248,7 @@ impl Shard {
             connection_share: RefCell::new(share),
             sessions: RefCell::new(sessions),
             groups: Groups::default(),
+            quotas,
             remote_watches: RefCell::default(),
             producer_ids: Cell::new(None),
             verifier: RefCell::new(None),

@@ -5,7 +5,7 @@
 //! that has its name.
 
 use crate::cluster::image::Image;
-use crate::cluster::record::Record;
+use crate::cluster::record::{ConfigResource, Record};
 use crate::config::TimestampType;
 use crate::config::topic::{TopicConfig, TopicDefaults};
 use crate::log::checkpoint::PartitionPoint;
@@ -374,17 +374,24 @@ pub struct Changes {
     pub created: Vec<TopicPartition>,
     pub deleted: Vec<TopicId>,
     pub configured: Vec<TopicId>,
+    /// What topics inherit may be something else now.
+    pub defaults_changed: bool,
 }
 
 /// Applies committed metadata to the image, in the order committed. What follows is to be
 /// [carried out](carry_out) in the same order.
 pub fn apply(shard: &Shard, records: &[Record]) -> Changes {
     let mut changes = Changes::default();
+    let mut quotas_changed = false;
     let mut image = shard.image.borrow_mut();
     for record in records {
         match record {
             Record::TopicDeleted { topic } => changes.deleted.push(*topic),
             Record::TopicConfigSet { topic, .. } => changes.configured.push(*topic),
+            Record::ConfigSet { resource: ConfigResource::Brokers | ConfigResource::Node(_), .. } => {
+                changes.defaults_changed = true;
+            }
+            Record::ClientQuotaSet { .. } => quotas_changed = true,
             Record::PartitionCreated { id, state }
                 if state.replica_on(shard.node).is_some_and(|replica| replica.owner == shard.id) =>
             {
@@ -398,6 +405,13 @@ pub fn apply(shard: &Shard, records: &[Record]) -> Changes {
         }
     }
     *shard.brokers.borrow_mut() = crate::cluster::brokers::Brokers::new(&image, shard.node);
+    if quotas_changed {
+        shard.quotas.changed(!image.quotas().is_empty());
+    }
+    if changes.defaults_changed {
+        shard.settings_changed(&image);
+        changes.configured = image.topics().map(|topic| topic.id).collect();
+    }
     changes
 }
 
@@ -440,11 +454,11 @@ async fn reconfigure(shard: &Shard, topic: TopicId) {
 fn log_config(shard: &Shard, image: &Image, topic: TopicId) -> LogConfig {
     let topic = image.topic(topic).expect("the caller looked it up");
     let overrides = topic.config.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let config = TopicConfig::resolve(&shard.topic_defaults, topic.replication_factor(), overrides);
+    let config = TopicConfig::resolve(&shard.topic_defaults(), topic.replication_factor(), overrides);
     let config = config.unwrap_or_else(|error| {
         // Checked before it was committed; a property that became invalid falls back.
         tracing::warn!(topic = topic.name, %error, "a stored property is invalid; the defaults are used");
-        TopicConfig::resolve(&shard.topic_defaults, 1, std::iter::empty()).expect("defaults are valid")
+        TopicConfig::resolve(&shard.topic_defaults(), 1, std::iter::empty()).expect("defaults are valid")
     });
     to_log_config(&config)
 }

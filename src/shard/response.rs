@@ -236,6 +236,11 @@ impl Response {
         self.is_from_disk
     }
 
+    /// What was encoded, without slices of record bytes. Its size does not change.
+    pub fn head_mut(&mut self) -> &mut [u8] {
+        &mut self.head
+    }
+
     /// Bytes on the wire.
     pub fn size(&self) -> usize {
         self.size

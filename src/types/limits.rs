@@ -303,6 +303,27 @@ pub const GROUP_REJOIN_TIME_MIN: Duration = Duration::from_secs(1);
 /// `GroupCoordinatorConfig.CLASSIC_GROUP_NEW_MEMBER_JOIN_TIMEOUT_MS`).
 pub const GROUP_NEW_MEMBER_TIME_MAX: Duration = Duration::from_secs(300);
 
+/// Entities with client quotas; every shard holds them all, some 200 bytes each.
+pub const CLIENT_QUOTA_ENTITIES_MAX: usize = 100_000;
+
+/// Bytes of a user's name or a client id that a quota may name.
+pub const QUOTA_NAME_SIZE_MAX: usize = 1024;
+
+/// Subscriptions to clients' metrics: each is held against every client that asks.
+pub const CLIENT_METRICS_SUBSCRIPTIONS_MAX: usize = 1000;
+
+/// Client instances of one shard whose metrics are kept (Kafka has 16,384 of one broker).
+pub const TELEMETRY_INSTANCES_MAX: usize = 4096;
+
+/// Series of one instance: a client that reads a thousand partitions has some thousands.
+pub const TELEMETRY_SERIES_MAX: usize = 2000;
+
+/// Bytes of the name and the attributes of one series.
+pub const TELEMETRY_SERIES_NAME_SIZE_MAX: usize = 1024;
+
+/// Bytes that pushed metrics may expand to. They are compressed to a fifth or so.
+pub const TELEMETRY_DECOMPRESSED_SIZE_MAX: usize = 8 << 20;
+
 const _: () = assert!(SOCKET_READ_SIZE_MIN * 4 <= RECEIVE_BUFFER_SIZE);
 const _: () = assert!(RECEIVE_GROW_WAIT_MAX.as_millis() > RECEIVE_STEP_TIME_MAX.as_millis());
 const _: () = assert!(OFFSET_MAP_SIZE_MIN <= OFFSET_MAP_SIZE_MAX);

@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests read files and the clock")]
 
 mod admin;
+mod administration;
 mod compaction;
 mod connections;
 mod deletion;
@@ -19,6 +20,7 @@ mod log_dirs;
 mod many_partitions;
 mod offsets;
 mod ownership;
+mod quotas;
 mod refusals;
 mod routing;
 mod start_stop;

@@ -22,7 +22,7 @@ fn every_port_advertises_the_same_and_nothing_else() {
     let expected = BTreeMap::from([
         (0, (0, 11)),
         (1, (4, 12)),
-        (2, (1, 7)),
+        (2, (1, 10)),
         (3, (0, 12)),
         (8, (2, 9)),
         (9, (1, 9)),
@@ -41,12 +41,20 @@ fn every_port_advertises_the_same_and_nothing_else() {
         (23, (2, 4)),
         (27, (1, 1)),
         (32, (1, 4)),
+        (33, (0, 2)),
+        (35, (1, 4)),
         (37, (0, 3)),
         (42, (0, 2)),
+        (43, (0, 2)),
         (44, (0, 1)),
+        (46, (0, 0)),
         (47, (0, 0)),
+        (48, (0, 1)),
+        (49, (0, 1)),
         (60, (0, 2)),
         (61, (0, 0)),
+        (74, (0, 1)),
+        (75, (0, 0)),
     ]);
     let broker = Broker::start(Routing::Core);
     for port in [broker.port(), broker.port() + 1, broker.port() + 2] {

@@ -8,19 +8,23 @@
 
 mod alter_configs;
 mod auto_create;
+mod client_quotas;
 mod create_internal;
 mod create_partitions;
 mod create_topics;
 mod delete_topics;
+mod elect_leaders;
 mod producer_ids;
 mod refusal;
 
-pub use alter_configs::decide_incremental_alter_configs;
+pub use alter_configs::{decide_alter_configs, decide_incremental_alter_configs};
 pub use auto_create::{decide_auto_create, topics_to_create};
+pub use client_quotas::decide_alter_client_quotas;
 pub use create_internal::{InternalTopic, decide_create_internal};
 pub use create_partitions::decide_create_partitions;
 pub use create_topics::decide_create_topics;
 pub use delete_topics::decide_delete_topics;
+pub use elect_leaders::decide_elect_leaders;
 pub use producer_ids::{PRODUCER_IDS_PER_BLOCK, ProducerIdsExhausted, decide_allocate_producer_ids};
 pub use refusal::Refusal;
 
@@ -29,7 +33,8 @@ use std::collections::BTreeMap;
 use super::brokers::Brokers;
 use super::image::Image;
 use super::placement::DirectoryChoice;
-use super::record::Record;
+use super::record::{FEATURE_LEVEL_BASE, Record};
+use crate::config::Config;
 use crate::config::topic::TopicDefaults;
 use crate::types::limits::{METADATA_ENTRY_SIZE_MAX, METADATA_RECORDS_PER_ENTRY_MAX, PARTITIONS_MAX};
 use crate::types::{NodeId, TopicId};
@@ -39,6 +44,8 @@ use crate::types::{NodeId, TopicId};
 pub struct Controller<'a> {
     pub image: &'a Image,
     pub brokers: &'a Brokers,
+    /// What this node was started with.
+    pub config: &'a Config,
     pub defaults: &'a TopicDefaults,
     /// Of this node.
     pub log_dirs: (NodeId, &'a DirectoryChoice),
@@ -50,6 +57,8 @@ pub type NewTopicId<'a> = &'a mut dyn FnMut() -> TopicId;
 /// The records of one request so far, never more than one log entry and the cluster hold.
 #[derive(Debug)]
 struct Change {
+    /// Of the cluster, so far.
+    feature_level: u16,
     records: Vec<Record>,
     encoded_size: usize,
     partitions_left: usize,
@@ -58,11 +67,16 @@ struct Change {
 impl Change {
     fn new(image: &Image) -> Change {
         let partitions_left = PARTITIONS_MAX.saturating_sub(image.partition_count());
-        Change { records: Vec::new(), encoded_size: 0, partitions_left }
+        let feature_level = image.feature_level();
+        Change { feature_level, records: Vec::new(), encoded_size: 0, partitions_left }
     }
 
     /// Adds the records of one topic or resource, all or none.
-    fn add(&mut self, records: Vec<Record>) -> Result<(), Refusal> {
+    fn add(&mut self, mut records: Vec<Record>) -> Result<(), Refusal> {
+        let level = records.iter().map(Record::feature_level).max().unwrap_or_default();
+        if level > self.feature_level.max(FEATURE_LEVEL_BASE) {
+            records.insert(0, Record::FeatureLevelSet { level });
+        }
         let count = self.records.len() + records.len();
         let size = self.encoded_size + records.iter().map(Record::encoded_size_max).sum::<usize>();
         if count > METADATA_RECORDS_PER_ENTRY_MAX || size > METADATA_ENTRY_SIZE_MAX {
@@ -71,6 +85,7 @@ impl Change {
         let partitions =
             records.iter().filter(|record| matches!(record, Record::PartitionCreated { .. })).count();
         self.partitions_left = self.partitions_left.checked_sub(partitions).ok_or(Refusal::ClusterFull)?;
+        self.feature_level = self.feature_level.max(level);
         self.records.extend(records);
         self.encoded_size = size;
         Ok(())
@@ -94,7 +109,7 @@ mod tests {
     use crate::cluster::image::tests::{image_of, node, partition_id, replica};
     use crate::cluster::log_entry::{EntrySequence, Verdict, encode_entry, scan};
     use crate::cluster::record::PartitionState;
-    use crate::config::Routing;
+    use crate::config::{Machine, Routing};
     use crate::types::Uuid;
     use kafka_protocol::messages::create_partitions_request::{
         CreatePartitionsRequest, CreatePartitionsTopic,
@@ -112,6 +127,7 @@ mod tests {
     pub struct Cluster {
         pub image: Image,
         pub brokers: Brokers,
+        pub config: Config,
         pub defaults: TopicDefaults,
         topic_ids: u128,
     }
@@ -120,7 +136,9 @@ mod tests {
         pub fn new(cores: u16, routing: Routing) -> Cluster {
             let image = image_of(&[node(1, cores, routing)]);
             let brokers = Brokers::new(&image, NodeId(1));
-            Cluster { image, brokers, defaults: TopicDefaults::default(), topic_ids: 0 }
+            let machine = Machine { cpus_allowed: vec![0, 1], memory_bytes: 8 << 30 };
+            let config = Config::defaults(&machine).expect("valid");
+            Cluster { image, brokers, config, defaults: TopicDefaults::default(), topic_ids: 0 }
         }
 
         /// Decides, applies the records, and gives them back with the response.
@@ -128,13 +146,13 @@ mod tests {
             &mut self,
             decide: impl FnOnce(Controller<'_>, NewTopicId<'_>) -> (Vec<Record>, R),
         ) -> (Vec<Record>, R) {
-            let Cluster { image, brokers, defaults, topic_ids } = self;
+            let Cluster { image, brokers, config, defaults, topic_ids } = self;
             let mut new_topic_id = || {
                 *topic_ids += 1;
                 TopicId(Uuid::from_u128(*topic_ids))
             };
             let log_dirs = (NodeId(1), &DirectoryChoice::One);
-            let controller = Controller { image, brokers, defaults, log_dirs };
+            let controller = Controller { image, brokers, config, defaults, log_dirs };
             let (records, response) = decide(controller, &mut new_topic_id);
             records.iter().for_each(|record| image.apply(record).expect("decided on this image"));
             (records, response)

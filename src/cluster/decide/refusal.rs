@@ -5,9 +5,11 @@ use kafka_protocol::protocol::StrBytes;
 use crate::cluster::topic_name::InvalidTopicName;
 use crate::cluster::wire_text;
 use crate::codec::error_code::ErrorCode;
+use crate::config::client_metrics::{InvalidSubscription, NAME_SIZE_MAX};
+use crate::config::dynamic::NotDynamic;
 use crate::config::topic::InvalidConfig;
 use crate::types::BrokerId;
-use crate::types::limits::{PARTITIONS_MAX, PARTITIONS_PER_TOPIC_MAX};
+use crate::types::limits::{CLIENT_METRICS_SUBSCRIPTIONS_MAX, PARTITIONS_MAX, PARTITIONS_PER_TOPIC_MAX};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -108,11 +110,20 @@ pub enum Refusal {
     NotAList { operation: &'static str, key: String },
     #[error("Default topic resources are not allowed.")]
     DefaultTopicResource,
-    #[error(
-        "Cannot update these configs dynamically: {0}. Broker settings come from the node's configuration and \
-         change with a restart."
-    )]
-    BrokerConfigs(String),
+    #[error(transparent)]
+    NotDynamic(#[from] NotDynamic),
+    #[error("Node id must be an integer, but it is: {0}")]
+    BrokerName(String),
+    #[error("Unexpected broker id, expected {expected}, but received {found}")]
+    OtherBroker { expected: String, found: BrokerId },
+    #[error(transparent)]
+    Subscription(#[from] InvalidSubscription),
+    /// Ours: a bound.
+    #[error("Subscription name can't be longer than {NAME_SIZE_MAX} bytes")]
+    SubscriptionName,
+    /// Ours: a bound.
+    #[error("There are {CLIENT_METRICS_SUBSCRIPTIONS_MAX} client metrics subscriptions already.")]
+    TooManySubscriptions,
     #[error("Unknown resource type {0}")]
     ResourceType(i8),
 
@@ -143,8 +154,19 @@ impl Refusal {
             | Refusal::NullValues(_)
             | Refusal::UnknownOperation(_)
             | Refusal::DefaultTopicResource
-            | Refusal::BrokerConfigs(_)
+            | Refusal::BrokerName(_)
+            | Refusal::OtherBroker { .. }
+            | Refusal::SubscriptionName
             | Refusal::ResourceType(_) => ErrorCode::InvalidRequest,
+            // Kafka has it so, and clients with it: a setting that cannot be applied is a wrong request.
+            Refusal::NotDynamic(NotDynamic::Unknown(_)) => ErrorCode::InvalidConfig,
+            Refusal::NotDynamic(
+                NotDynamic::ReadOnly(_) | NotDynamic::Value { .. } | NotDynamic::Together(_),
+            ) => ErrorCode::InvalidRequest,
+            Refusal::Subscription(InvalidSubscription::NotANumber(_) | InvalidSubscription::Pattern(_)) => {
+                ErrorCode::InvalidConfig
+            }
+            Refusal::Subscription(_) => ErrorCode::InvalidRequest,
             Refusal::TopicName(_) | Refusal::Collision { .. } => ErrorCode::InvalidTopicException,
             Refusal::TopicExists(_) => ErrorCode::TopicAlreadyExists,
             Refusal::UnknownTopic | Refusal::NoSuchTopic(_) => ErrorCode::UnknownTopicOrPartition,
@@ -170,7 +192,9 @@ impl Refusal {
             | Refusal::NullConfigs(_)
             | Refusal::NotAList { .. } => ErrorCode::InvalidConfig,
             Refusal::NoLogDirectory => ErrorCode::KafkaStorageError,
-            Refusal::ChangeTooLarge | Refusal::ClusterFull => ErrorCode::PolicyViolation,
+            Refusal::ChangeTooLarge | Refusal::ClusterFull | Refusal::TooManySubscriptions => {
+                ErrorCode::PolicyViolation
+            }
         }
     }
 

@@ -1,4 +1,5 @@
-//! DescribeConfigs: the effective properties of topics and brokers, and where they come from.
+//! DescribeConfigs: the effective properties of topics, brokers and subscriptions to clients' metrics, and where
+//! they come from. ListConfigResources: of what there are any.
 
 use std::collections::BTreeSet;
 
@@ -6,15 +7,19 @@ use kafka_protocol::messages::describe_configs_request::{DescribeConfigsRequest,
 use kafka_protocol::messages::describe_configs_response::{
     DescribeConfigsResourceResult, DescribeConfigsResponse, DescribeConfigsResult, DescribeConfigsSynonym,
 };
+use kafka_protocol::messages::list_config_resources_response::ConfigResource as ListedResource;
+use kafka_protocol::messages::{ListConfigResourcesRequest, ListConfigResourcesResponse};
 use kafka_protocol::protocol::StrBytes;
 
 use crate::cluster::brokers::Brokers;
 use crate::cluster::image::{Image, Topic};
+use crate::cluster::record::ConfigResource;
 use crate::cluster::topic_name::{self, InvalidTopicName};
 use crate::cluster::wire_text;
 use crate::codec::error_code::ErrorCode;
-use crate::config::topic::{InvalidConfig, PROPERTIES, Property, TopicConfig, TopicDefaults};
-use crate::config::{Entry, Origin};
+use crate::config::dynamic::{DynamicLevel, is_dynamic};
+use crate::config::topic::{InvalidConfig, PROPERTIES, Property, SettingLevel, TopicConfig, TopicDefaults};
+use crate::config::{Config, Entry, Origin, client_metrics, property};
 use crate::types::{BrokerId, NodeId};
 
 /// Where a value comes from (Kafka `DescribeConfigsResponse.ConfigSource`).
@@ -23,9 +28,15 @@ use crate::types::{BrokerId, NodeId};
 pub enum ConfigSource {
     /// An override of the topic.
     DynamicTopic = 1,
+    /// Set at run time, for this node.
+    DynamicBroker = 2,
+    /// The same, for all nodes.
+    DynamicDefaultBroker = 3,
     /// A setting of the node: file, environment or flag.
     StaticBroker = 4,
     Default = 5,
+    /// Of a subscription to clients' metrics.
+    ClientMetrics = 7,
 }
 
 /// What a configuration belongs to; Kafka's other types do not exist here.
@@ -34,18 +45,7 @@ pub enum ConfigSource {
 pub enum ResourceType {
     Topic = 2,
     Broker = 4,
-}
-
-/// One effective setting of this node, as it is to be shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BrokerProperty {
-    pub name: &'static str,
-    /// `None`: unset.
-    pub value: Option<String>,
-    pub source: ConfigSource,
-    /// Kafka's `ConfigType` on the wire.
-    pub wire_type: i8,
-    pub doc: &'static str,
+    ClientMetrics = 16,
 }
 
 /// What DescribeConfigs may look at.
@@ -56,7 +56,10 @@ pub struct ConfigView<'a> {
     pub defaults: &'a TopicDefaults,
     /// This node: the only one whose settings are known here.
     pub node: NodeId,
-    pub broker_properties: &'a [BrokerProperty],
+    /// What it was started with.
+    pub started: &'a Config,
+    /// The same with what was set at run time.
+    pub effective: &'a Config,
 }
 
 /// Why a resource is not described.
@@ -73,6 +76,8 @@ enum NotDescribed {
     BrokerName(String),
     #[error("Unexpected broker id, expected {expected} or empty string, but received {found}")]
     OtherBroker { expected: String, found: BrokerId },
+    #[error("Client metrics subscription name must not be empty")]
+    NamelessSubscription,
     #[error("Unsupported resource type: {0}")]
     ResourceType(i8),
 }
@@ -100,10 +105,26 @@ pub fn describe_configs(view: ConfigView<'_>, request: &DescribeConfigsRequest) 
 impl ConfigSource {
     /// The source that counts for a topic property.
     pub fn of(property: &Property, defaults: &TopicDefaults, overridden: bool) -> ConfigSource {
-        match defaults.configured(property) {
+        match defaults.configured_at(property) {
             _ if overridden => ConfigSource::DynamicTopic,
-            Some(_) => ConfigSource::StaticBroker,
+            Some((_, _, SettingLevel::Static)) => ConfigSource::StaticBroker,
+            Some((_, _, SettingLevel::Dynamic(level))) => ConfigSource::of_level(level),
             None => ConfigSource::Default,
+        }
+    }
+
+    fn of_level(level: DynamicLevel) -> ConfigSource {
+        match level {
+            DynamicLevel::Cluster => ConfigSource::DynamicDefaultBroker,
+            DynamicLevel::Node => ConfigSource::DynamicBroker,
+        }
+    }
+
+    fn of_origin(origin: &Origin) -> ConfigSource {
+        match origin {
+            Origin::Default => ConfigSource::Default,
+            Origin::File(_) | Origin::Environment(_) | Origin::Flag(_) => ConfigSource::StaticBroker,
+            Origin::Dynamic(level) => ConfigSource::of_level(*level),
         }
     }
 }
@@ -113,22 +134,8 @@ impl ResourceType {
         match resource_type {
             2 => Some(ResourceType::Topic),
             4 => Some(ResourceType::Broker),
+            16 => Some(ResourceType::ClientMetrics),
             _ => None,
-        }
-    }
-}
-
-impl From<&Entry> for BrokerProperty {
-    fn from(entry: &Entry) -> BrokerProperty {
-        BrokerProperty {
-            name: entry.property.name,
-            value: Some(entry.value.clone()).filter(|value| !value.is_empty()),
-            source: match entry.origin {
-                Origin::Default => ConfigSource::Default,
-                Origin::File(_) | Origin::Environment(_) | Origin::Flag(_) => ConfigSource::StaticBroker,
-            },
-            wire_type: entry.property.value_type as i8,
-            doc: entry.property.doc,
         }
     }
 }
@@ -141,6 +148,7 @@ impl NotDescribed {
             NotDescribed::Config(_) => ErrorCode::InvalidConfig,
             NotDescribed::BrokerName(_)
             | NotDescribed::OtherBroker { .. }
+            | NotDescribed::NamelessSubscription
             | NotDescribed::ResourceType(_) => ErrorCode::InvalidRequest,
         }
     }
@@ -166,13 +174,26 @@ fn describe_resource(
             Ok(properties.map(|property| topic_property(view, request, topic, property, &config)).collect())
         }
         Some(ResourceType::Broker) => {
-            // The empty name stands for settings of all brokers at run time; there are none.
+            // The empty name stands for what was set at run time for all brokers.
             if name.is_empty() {
-                return Ok(Vec::new());
+                let set = view.image.settings(&ConfigResource::Brokers).into_iter().flatten();
+                let set = set.filter(|(name, _)| asked(name));
+                return Ok(set
+                    .filter_map(|(name, value)| default_of_brokers(request, name, value))
+                    .collect());
             }
             check_broker(view, name)?;
-            let properties = view.broker_properties.iter().filter(|property| asked(property.name));
-            Ok(properties.map(|property| broker_property(request, property)).collect())
+            let entries = view.effective.entries().iter().filter(|entry| asked(entry.property.name));
+            Ok(entries.map(|entry| broker_property(view, request, entry)).collect())
+        }
+        Some(ResourceType::ClientMetrics) => {
+            if name.is_empty() {
+                return Err(NotDescribed::NamelessSubscription);
+            }
+            let resource = ConfigResource::ClientMetrics(name.to_owned());
+            let set = view.image.settings(&resource).into_iter().flatten();
+            let set = set.filter(|(name, _)| asked(name));
+            Ok(set.filter_map(|(name, value)| of_subscription(request, name, value)).collect())
         }
         None => Err(NotDescribed::ResourceType(resource.resource_type)),
     }
@@ -212,46 +233,169 @@ fn topic_property(
         .with_documentation(documentation(request, property.doc))
 }
 
-/// Every place that gives the property a value, the one that counts first.
-fn synonyms(view: ConfigView<'_>, topic: &Topic, property: &Property) -> Vec<DescribeConfigsSynonym> {
-    let synonym = |name: &'static str, value: &str, source: ConfigSource| {
-        DescribeConfigsSynonym::default()
-            .with_name(StrBytes::from_static_str(name))
-            .with_value(Some(StrBytes::from_string(value.to_owned())))
-            .with_source(source as i8)
-    };
-    let overridden = topic.config.get(property.name);
-    let configured = view.defaults.configured(property);
-    let built_in = TopicDefaults::default().config(topic.replication_factor());
-    let default = property
-        .broker_names
-        .first()
-        .map(|broker| synonym(broker.name, &property.show(&built_in), ConfigSource::Default));
-    overridden
-        .map(|value| synonym(property.name, value, ConfigSource::DynamicTopic))
-        .into_iter()
-        .chain(configured.map(|(name, value)| synonym(name, value, ConfigSource::StaticBroker)))
-        .chain(default)
-        .collect()
+fn synonym(name: &str, value: &str, source: ConfigSource) -> DescribeConfigsSynonym {
+    DescribeConfigsSynonym::default()
+        .with_name(StrBytes::from_string(name.to_owned()))
+        .with_value(Some(StrBytes::from_string(value.to_owned())))
+        .with_source(source as i8)
 }
 
+/// Every place that gives the property a value, the one that counts first.
+fn synonyms(view: ConfigView<'_>, topic: &Topic, property: &Property) -> Vec<DescribeConfigsSynonym> {
+    let mut found = Vec::new();
+    if let Some(value) = topic.config.get(property.name) {
+        found.push(synonym(property.name, value, ConfigSource::DynamicTopic));
+    }
+    let names: Vec<&str> = property.broker_names.iter().map(|name| name.name).collect();
+    found.extend(dynamic_synonyms(view, &names));
+    let started = TopicDefaults::from_config(view.started).unwrap_or_default();
+    if let Some((name, value)) = started.configured(property) {
+        found.push(synonym(name, value, ConfigSource::StaticBroker));
+    }
+    if let Some(name) = names.first() {
+        let built_in = TopicDefaults::default().config(topic.replication_factor());
+        found.push(synonym(name, &property.show(&built_in), ConfigSource::Default));
+    }
+    found
+}
+
+/// What was set at run time under any of these names, for this node first.
+fn dynamic_synonyms<'a>(
+    view: ConfigView<'a>,
+    names: &'a [&'a str],
+) -> impl Iterator<Item = DescribeConfigsSynonym> + 'a {
+    let node = view.image.settings(&ConfigResource::Node(view.node));
+    let cluster = view.image.settings(&ConfigResource::Brokers);
+    let levels = [(DynamicLevel::Node, node), (DynamicLevel::Cluster, cluster)];
+    levels.into_iter().flat_map(move |(level, settings)| {
+        names
+            .iter()
+            .filter_map(move |name| Some(synonym(name, settings?.get(*name)?, ConfigSource::of_level(level))))
+    })
+}
+
+/// Settings of the broker that are one in several units, the one that counts first.
+const UNITS: [&[&str]; 2] = [
+    &["log.retention.ms", "log.retention.minutes", "log.retention.hours"],
+    &["log.roll.ms", "log.roll.hours"],
+];
+
 fn broker_property(
+    view: ConfigView<'_>,
     request: &DescribeConfigsRequest,
-    property: &BrokerProperty,
+    entry: &Entry,
 ) -> DescribeConfigsResourceResult {
-    let value = property.value.clone().map(StrBytes::from_string);
-    let own = DescribeConfigsSynonym::default()
-        .with_name(StrBytes::from_static_str(property.name))
-        .with_value(value.clone())
-        .with_source(property.source as i8);
+    let name = entry.property.name;
+    let value = Some(entry.value.clone()).filter(|value| !value.is_empty()).map(StrBytes::from_string);
+    let synonyms = match request.include_synonyms {
+        true => broker_synonyms(view, name),
+        false => Vec::new(),
+    };
     DescribeConfigsResourceResult::default()
-        .with_name(StrBytes::from_static_str(property.name))
+        .with_name(StrBytes::from_static_str(name))
         .with_value(value)
-        .with_read_only(true)
-        .with_config_source(property.source as i8)
-        .with_synonyms(if request.include_synonyms { vec![own] } else { Vec::new() })
+        .with_read_only(!is_dynamic(name))
+        .with_config_source(ConfigSource::of_origin(&entry.origin) as i8)
+        .with_synonyms(synonyms)
+        .with_config_type(entry.property.value_type as i8)
+        .with_documentation(documentation(request, entry.property.doc))
+}
+
+fn broker_synonyms(view: ConfigView<'_>, name: &str) -> Vec<DescribeConfigsSynonym> {
+    let own = [name];
+    let names = UNITS.into_iter().find(|names| names.contains(&name)).unwrap_or(&own);
+    let of_names = |entry: &&Entry| names.contains(&entry.property.name);
+    let entries = || view.started.entries().iter().filter(of_names);
+    let made = entries().filter(|entry| entry.origin != Origin::Default);
+    let made = made.map(|entry| synonym(entry.property.name, &entry.value, ConfigSource::StaticBroker));
+    let built_in = entries().filter_map(|entry| {
+        Some(synonym(entry.property.name, &entry.property.default_value()?, ConfigSource::Default))
+    });
+    let found = dynamic_synonyms(view, names).chain(made).chain(built_in);
+    // Kafka leaves out what counts before the one that is asked for.
+    found.skip_while(|synonym| synonym.name.as_str() != name).collect()
+}
+
+/// What was set of one of the brokers' settings for all of them.
+fn default_of_brokers(
+    request: &DescribeConfigsRequest,
+    name: &str,
+    value: &str,
+) -> Option<DescribeConfigsResourceResult> {
+    let property = property::find(name)?;
+    let source = ConfigSource::DynamicDefaultBroker;
+    let synonyms = if request.include_synonyms { vec![synonym(name, value, source)] } else { Vec::new() };
+    let result = DescribeConfigsResourceResult::default()
+        .with_name(StrBytes::from_static_str(property.name))
+        .with_value(Some(StrBytes::from_string(value.to_owned())))
+        .with_config_source(source as i8)
+        .with_synonyms(synonyms)
+        .with_config_type(property.value_type as i8)
+        .with_documentation(documentation(request, property.doc));
+    Some(result)
+}
+
+fn of_subscription(
+    request: &DescribeConfigsRequest,
+    name: &str,
+    value: &str,
+) -> Option<DescribeConfigsResourceResult> {
+    let property = client_metrics::find(name)?;
+    let result = DescribeConfigsResourceResult::default()
+        .with_name(StrBytes::from_static_str(property.name))
+        .with_value(Some(StrBytes::from_string(value.to_owned())))
+        .with_config_source(ConfigSource::ClientMetrics as i8)
         .with_config_type(property.wire_type)
-        .with_documentation(documentation(request, property.doc))
+        .with_documentation(documentation(request, property.doc));
+    Some(result)
+}
+
+/// Answers ListConfigResources 0 to 1 (KIP-1142). Version 0 asks for the subscriptions to clients' metrics.
+pub fn list_config_resources(
+    image: &Image,
+    brokers: &Brokers,
+    request: &ListConfigResourcesRequest,
+    version: i16,
+) -> ListConfigResourcesResponse {
+    /// Kafka has settings of these two as well; here there are none.
+    const LOGGER: i8 = 8;
+    const GROUP: i8 = 32;
+    const SUPPORTED: [i8; 5] = [
+        ResourceType::Topic as i8,
+        ResourceType::Broker as i8,
+        LOGGER,
+        ResourceType::ClientMetrics as i8,
+        GROUP,
+    ];
+    let asked: BTreeSet<i8> = match (version, &request.resource_types[..]) {
+        (0, _) => BTreeSet::from([ResourceType::ClientMetrics as i8]),
+        (_, []) => BTreeSet::from(SUPPORTED),
+        (_, types) => types.iter().copied().collect(),
+    };
+    if asked.iter().any(|resource_type| !SUPPORTED.contains(resource_type)) {
+        let code = ErrorCode::UnsupportedVersion.code();
+        return ListConfigResourcesResponse::default().with_error_code(code);
+    }
+    let resource = |resource_type: ResourceType, name: &str| {
+        // Version 0 has no place for anything else.
+        ListedResource::default()
+            .with_resource_name(StrBytes::from_string(name.to_owned()))
+            .with_resource_type(resource_type as i8)
+    };
+    let has = |resource_type: ResourceType| asked.contains(&(resource_type as i8));
+    let mut listed = Vec::new();
+    if has(ResourceType::Topic) {
+        listed.extend(image.topics().map(|topic| resource(ResourceType::Topic, &topic.name)));
+    }
+    if has(ResourceType::Broker) {
+        let ids = brokers.iter().map(|broker| broker.id.to_string());
+        listed.extend(ids.map(|id| resource(ResourceType::Broker, &id)));
+    }
+    if has(ResourceType::ClientMetrics) {
+        let names = image.subscriptions().map(|(name, _)| name);
+        listed.extend(names.map(|name| resource(ResourceType::ClientMetrics, name)));
+    }
+    ListConfigResourcesResponse::default().with_config_resources(listed)
 }
 
 fn documentation(request: &DescribeConfigsRequest, doc: &'static str) -> Option<StrBytes> {
@@ -263,7 +407,7 @@ mod tests {
     use super::*;
     use crate::cluster::image::tests::{add_topic, image_of, node, topic_id};
     use crate::cluster::record::Record;
-    use crate::config::Routing;
+    use crate::config::{Inputs, Machine, Routing};
     use bytes::BytesMut;
     use kafka_protocol::protocol::{Decodable, Encodable};
 
@@ -285,6 +429,15 @@ mod tests {
             .with_include_documentation(true)
     }
 
+    fn started() -> Config {
+        let machine = Machine { cpus_allowed: vec![0, 1], memory_bytes: 8 << 30 };
+        let flags = [
+            ("--set".to_owned(), "log.retention.hours".to_owned(), "1".to_owned()),
+            ("--set".to_owned(), "log.segment.bytes".to_owned(), "1048576".to_owned()),
+        ];
+        Config::resolve(&Inputs { flags: &flags, ..Inputs::default() }, &machine).expect("valid")
+    }
+
     /// Describes one resource, and takes the answer over the wire of that version.
     fn describe(request: &DescribeConfigsRequest, version: i16) -> DescribeConfigsResult {
         let mut image = image_of(&[node(1, 2, Routing::Core)]);
@@ -295,22 +448,15 @@ mod tests {
             value: Some("5000".to_owned()),
         };
         image.apply(&set).expect("fits");
-        let mut defaults = TopicDefaults::default();
-        defaults.set("log.retention.hours", "1").expect("valid");
-        defaults.set("log.segment.bytes", "1048576").expect("valid");
-        let broker_properties = [BrokerProperty {
-            name: "num.partitions",
-            value: Some("1".to_owned()),
-            source: ConfigSource::Default,
-            wire_type: 3,
-            doc: "Partitions of a new topic.",
-        }];
+        let defaults = TopicDefaults::from_config(&started()).expect("valid");
+        let started = started();
         let view = ConfigView {
             image: &image,
             brokers: &Brokers::new(&image, NodeId(1)),
             defaults: &defaults,
             node: NodeId(1),
-            broker_properties: &broker_properties,
+            started: &started,
+            effective: &started,
         };
         let response = describe_configs(view, request);
         let mut bytes = BytesMut::new();
@@ -357,7 +503,86 @@ mod tests {
         let result = describe(&asking(resource(BROKER, "1001", None)), 4);
         assert_eq!(config(&result, "num.partitions"), (Some("1".to_owned()), 5));
         assert!(result.configs[0].read_only);
+        assert_eq!(config(&result, "log.segment.bytes"), (Some("1048576".to_owned()), 4));
         assert_eq!(describe(&asking(resource(BROKER, "", None)), 4).configs, []);
+    }
+
+    #[test]
+    fn what_was_set_at_run_time_comes_before_what_the_node_was_started_with() {
+        let mut image = image_of(&[node(1, 2, Routing::Core)]);
+        add_topic(&mut image, 1, "a", &[0]);
+        let mut set = |resource, key: &str, value: &str| {
+            let (key, value) = (key.to_owned(), Some(value.to_owned()));
+            image.apply(&Record::ConfigSet { resource, key, value }).expect("fits");
+        };
+        set(ConfigResource::Brokers, "log.retention.ms", "1000");
+        set(ConfigResource::Node(NodeId(1)), "log.retention.ms", "2000");
+        set(ConfigResource::Brokers, "log.segment.bytes", "8192");
+        set(ConfigResource::ClientMetrics("m".to_owned()), "metrics", "*");
+        let settings = |resource| image.settings(&resource).cloned().unwrap_or_default();
+        let (cluster, own) = (settings(ConfigResource::Brokers), settings(ConfigResource::Node(NodeId(1))));
+        let started = started();
+        let (effective, _) = started.with_dynamic(&cluster, &own);
+        let brokers = Brokers::new(&image, NodeId(1));
+        let view = ConfigView {
+            image: &image,
+            brokers: &brokers,
+            defaults: &TopicDefaults::from_config(&effective).expect("valid"),
+            node: NodeId(1),
+            started: &started,
+            effective: &effective,
+        };
+        let describe = |kind, name: &str, key: &'static str| {
+            let request = asking(resource(kind, name, Some(&[key])));
+            let mut result = describe_configs(view, &request).results.remove(0);
+            let config = result.configs.remove(0);
+            let synonyms = config.synonyms.iter().map(|synonym| {
+                (synonym.name.to_string(), synonym.value.as_deref().unwrap_or("-").to_owned(), synonym.source)
+            });
+            let synonyms: Vec<_> = synonyms.collect();
+            (config.value.map(|value| value.to_string()), config.config_source, config.read_only, synonyms)
+        };
+        let owned = |all: &[(&str, &str, i8)]| -> Vec<(String, String, i8)> {
+            all.iter()
+                .map(|(name, value, source)| ((*name).to_owned(), (*value).to_owned(), *source))
+                .collect()
+        };
+        let (value, source, read_only, synonyms) = describe(BROKER, "1000", "log.retention.ms");
+        assert_eq!((value.as_deref(), source, read_only), (Some("2000"), 2, false));
+        let expected = [
+            ("log.retention.ms", "2000", 2),
+            ("log.retention.ms", "1000", 3),
+            ("log.retention.hours", "1", 4),
+            ("log.retention.hours", "168", 5),
+        ];
+        assert_eq!(synonyms, owned(&expected));
+        let (value, source, _, synonyms) = describe(TOPIC, "a", "segment.bytes");
+        assert_eq!((value.as_deref(), source), (Some("8192"), 3));
+        let expected = [
+            ("log.segment.bytes", "8192", 3),
+            ("log.segment.bytes", "1048576", 4),
+            ("log.segment.bytes", "1073741824", 5),
+        ];
+        assert_eq!(synonyms, owned(&expected));
+        let (value, source, _, synonyms) = describe(BROKER, "", "log.retention.ms");
+        assert_eq!((value.as_deref(), source), (Some("1000"), 3));
+        assert_eq!(synonyms, owned(&[("log.retention.ms", "1000", 3)]));
+        let (value, source, ..) = describe(16, "m", "metrics");
+        assert_eq!((value.as_deref(), source), (Some("*"), 7));
+        let list = |types: &[i8], version| {
+            let request = ListConfigResourcesRequest::default().with_resource_types(types.to_vec());
+            let response = list_config_resources(&image, &brokers, &request, version);
+            let listed = response.config_resources.iter();
+            let listed: Vec<_> = listed.map(|it| (it.resource_type, it.resource_name.to_string())).collect();
+            (response.error_code, listed)
+        };
+        let all = [(TOPIC, "a"), (BROKER, "1000"), (BROKER, "1001"), (16, "m")];
+        let all = all.map(|(kind, name)| (kind, name.to_owned()));
+        assert_eq!(list(&[], 1), (0, all.to_vec()));
+        assert_eq!(list(&[], 0), (0, all[3..].to_vec()));
+        assert_eq!(list(&[TOPIC, 16], 1), (0, vec![all[0].clone(), all[3].clone()]));
+        assert_eq!(list(&[32, 8], 1), (0, Vec::new()));
+        assert_eq!(list(&[3], 1), (ErrorCode::UnsupportedVersion.code(), Vec::new()));
     }
 
     #[test]
@@ -367,6 +592,7 @@ mod tests {
             (resource(TOPIC, "bad/name", None), ErrorCode::InvalidTopicException),
             (resource(BROKER, "7", None), ErrorCode::InvalidRequest),
             (resource(BROKER, "x", None), ErrorCode::InvalidRequest),
+            (resource(16, "", None), ErrorCode::InvalidRequest),
             (resource(8, "1", None), ErrorCode::InvalidRequest),
         ];
         for (resource, code) in scripts {
@@ -378,14 +604,15 @@ mod tests {
 
     #[test]
     fn a_resource_is_described_once_however_often_it_is_named() {
-        let image = image_of(&[node(1, 2, Routing::Core)]);
+        let (started, image) = (started(), image_of(&[node(1, 2, Routing::Core)]));
         let brokers = Brokers::new(&image, NodeId(1));
         let view = ConfigView {
             image: &image,
             brokers: &brokers,
             defaults: &TopicDefaults::default(),
             node: NodeId(1),
-            broker_properties: &[],
+            started: &started,
+            effective: &started,
         };
         let named = ["a", "b", "a", "a"].map(|name| resource(TOPIC, name, None));
         let request = DescribeConfigsRequest::default().with_resources(named.to_vec());

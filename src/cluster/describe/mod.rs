@@ -2,13 +2,17 @@
 //!
 //! Nothing is decided here and nothing waits: any shard answers from its own copy.
 
+mod client_quotas;
 mod cluster;
 mod configs;
 mod metadata;
+mod topic_partitions;
 
+pub use client_quotas::describe_client_quotas;
 pub use cluster::describe_cluster;
-pub use configs::{BrokerProperty, ConfigSource, ConfigView, ResourceType, describe_configs};
+pub use configs::{ConfigSource, ConfigView, ResourceType, describe_configs, list_config_resources};
 pub use metadata::describe_metadata;
+pub use topic_partitions::describe_topic_partitions;
 
 /// Bits of the operations that a client may perform (Kafka `AclOperation`). Until there are ACLs,
 /// all that exist for the resource.

@@ -76,7 +76,21 @@ impl Walk<'_> {
                 let count = self.reader.nullable_count(self.size_min(element));
                 self.elements(field, element, count.map(Option::unwrap_or_default))
             }
+            Kind::Structure(structure) if field.is_nullable(self.version) => {
+                self.nullable_structure(field, structure)
+            }
             kind => self.value(field, kind),
+        }
+    }
+
+    /// A byte says whether there is one: 1 or -1. Kafka takes any other positive one for the former, and the
+    /// library for the latter.
+    fn nullable_structure(&mut self, field: &Field, structure: &Structure) -> Result<(), WalkError> {
+        let at = self.reader.at();
+        match self.reader.i8().map_err(malformed(field))? {
+            1 => self.structure(structure),
+            -1 => Ok(()),
+            other => Err(malformed(field)(WireError::Length { at, length: other.into() })),
         }
     }
 
@@ -157,7 +171,10 @@ fn size_min(kind: &Kind, version: i16, encoding: Encoding) -> usize {
         (Kind::Str | Kind::Bytes | Kind::Array(_), Encoding::Compact) => 1,
         (Kind::Structure(structure), _) => {
             let fields = structure.fields.iter().filter(|field| field.is_in(version));
-            let sizes = fields.map(|field| size_min(&field.kind, version, encoding));
+            let sizes = fields.map(|field| match field.kind {
+                Kind::Structure(_) if field.is_nullable(version) => 1,
+                kind => size_min(&kind, version, encoding),
+            });
             sizes.sum::<usize>() + usize::from(encoding == Encoding::Compact)
         }
     }

@@ -8,4 +8,5 @@ pub mod produce;
 pub mod request;
 pub mod response;
 mod schema;
+pub mod throttle;
 pub mod versions;

@@ -4,12 +4,15 @@
 
 use bytes::{Buf, Bytes};
 use kafka_protocol::messages::{
-    ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
-    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    DescribeGroupsRequest, DescribeProducersRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
-    IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
-    ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
-    OffsetFetchRequest, OffsetForLeaderEpochRequest, SyncGroupRequest, WriteTxnMarkersRequest,
+    AlterClientQuotasRequest, AlterConfigsRequest, ApiVersionsRequest, CreatePartitionsRequest,
+    CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    DescribeClientQuotasRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
+    DescribeLogDirsRequest, DescribeProducersRequest, DescribeTopicPartitionsRequest, ElectLeadersRequest,
+    FetchRequest, FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
+    InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListConfigResourcesRequest,
+    ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest, MetadataRequest,
+    OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
+    SyncGroupRequest, WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::Decodable;
 
@@ -41,12 +44,20 @@ pub enum Request {
     OffsetForLeaderEpoch(OffsetForLeaderEpochRequest),
     WriteTxnMarkers(WriteTxnMarkersRequest),
     DescribeConfigs(DescribeConfigsRequest),
+    AlterConfigs(AlterConfigsRequest),
+    DescribeLogDirs(DescribeLogDirsRequest),
     CreatePartitions(CreatePartitionsRequest),
     DeleteGroups(DeleteGroupsRequest),
+    ElectLeaders(ElectLeadersRequest),
     IncrementalAlterConfigs(IncrementalAlterConfigsRequest),
+    ListPartitionReassignments(ListPartitionReassignmentsRequest),
     OffsetDelete(OffsetDeleteRequest),
+    DescribeClientQuotas(DescribeClientQuotasRequest),
+    AlterClientQuotas(AlterClientQuotasRequest),
     DescribeCluster(DescribeClusterRequest),
     DescribeProducers(DescribeProducersRequest),
+    ListConfigResources(ListConfigResourcesRequest),
+    DescribeTopicPartitions(DescribeTopicPartitionsRequest),
 }
 
 /// Why a body cannot be decoded; ends the connection, as in Kafka.
@@ -137,12 +148,20 @@ fn decode_walked(api_key: ApiKey, version: i16, body: &mut Bytes) -> Result<Opti
         ApiKey::OffsetForLeaderEpoch => Request::OffsetForLeaderEpoch(decode(version, body)?),
         ApiKey::WriteTxnMarkers => Request::WriteTxnMarkers(decode(version, body)?),
         ApiKey::DescribeConfigs => Request::DescribeConfigs(decode(version, body)?),
+        ApiKey::AlterConfigs => Request::AlterConfigs(decode(version, body)?),
+        ApiKey::DescribeLogDirs => Request::DescribeLogDirs(decode(version, body)?),
         ApiKey::CreatePartitions => Request::CreatePartitions(decode(version, body)?),
         ApiKey::DeleteGroups => Request::DeleteGroups(decode(version, body)?),
+        ApiKey::ElectLeaders => Request::ElectLeaders(decode(version, body)?),
         ApiKey::IncrementalAlterConfigs => Request::IncrementalAlterConfigs(decode(version, body)?),
+        ApiKey::ListPartitionReassignments => Request::ListPartitionReassignments(decode(version, body)?),
         ApiKey::OffsetDelete => Request::OffsetDelete(decode(version, body)?),
+        ApiKey::DescribeClientQuotas => Request::DescribeClientQuotas(decode(version, body)?),
+        ApiKey::AlterClientQuotas => Request::AlterClientQuotas(decode(version, body)?),
         ApiKey::DescribeCluster => Request::DescribeCluster(decode(version, body)?),
         ApiKey::DescribeProducers => Request::DescribeProducers(decode(version, body)?),
+        ApiKey::ListConfigResources => Request::ListConfigResources(decode(version, body)?),
+        ApiKey::DescribeTopicPartitions => Request::DescribeTopicPartitions(decode(version, body)?),
     }))
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Field {
 
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
-    /// An integer, a boolean or a UUID, by its size in bytes.
+    /// A number, a boolean or a UUID, by its size in bytes.
     Fixed(usize),
     Str,
     Bytes,
@@ -37,6 +37,7 @@ const I8: Kind = Kind::Fixed(1);
 const I16: Kind = Kind::Fixed(2);
 const I32: Kind = Kind::Fixed(4);
 const I64: Kind = Kind::Fixed(8);
+const F64: Kind = Kind::Fixed(8);
 const UUID: Kind = Kind::Fixed(16);
 const STR: Kind = Kind::Str;
 const BYTES: Kind = Kind::Bytes;
@@ -95,12 +96,20 @@ pub(super) fn schema(api_key: ApiKey) -> Option<&'static Structure> {
         ApiKey::OffsetForLeaderEpoch => &OFFSET_FOR_LEADER_EPOCH,
         ApiKey::WriteTxnMarkers => &WRITE_TXN_MARKERS,
         ApiKey::DescribeConfigs => &DESCRIBE_CONFIGS,
+        ApiKey::AlterConfigs => &ALTER_CONFIGS,
+        ApiKey::DescribeLogDirs => &DESCRIBE_LOG_DIRS,
         ApiKey::CreatePartitions => &CREATE_PARTITIONS,
         ApiKey::DeleteGroups => &DELETE_GROUPS,
+        ApiKey::ElectLeaders => &ELECT_LEADERS,
         ApiKey::IncrementalAlterConfigs => &INCREMENTAL_ALTER_CONFIGS,
+        ApiKey::ListPartitionReassignments => &LIST_PARTITION_REASSIGNMENTS,
         ApiKey::OffsetDelete => &OFFSET_DELETE,
+        ApiKey::DescribeClientQuotas => &DESCRIBE_CLIENT_QUOTAS,
+        ApiKey::AlterClientQuotas => &ALTER_CLIENT_QUOTAS,
         ApiKey::DescribeCluster => &DESCRIBE_CLUSTER,
         ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
+        ApiKey::ListConfigResources => &LIST_CONFIG_RESOURCES,
+        ApiKey::DescribeTopicPartitions => &DESCRIBE_TOPIC_PARTITIONS,
     })
 }
 
@@ -135,6 +144,7 @@ static LIST_OFFSETS: Structure = structure(&[
     field("replica_id", I32),
     field("isolation_level", I8).from(2),
     field("topics", Kind::Array(&Kind::Structure(&LIST_OFFSETS_TOPIC))),
+    field("timeout_ms", I32).from(10),
 ]);
 static LIST_OFFSETS_TOPIC: Structure = structure(&[
     field("name", STR),
@@ -364,3 +374,56 @@ static WRITABLE_MARKER: Structure = structure(&[
     field("topics", Kind::Array(&Kind::Structure(&DESCRIBED_TOPIC))),
     field("coordinator_epoch", I32),
 ]);
+
+static ALTER_CONFIGS: Structure = structure(&[
+    field("resources", Kind::Array(&Kind::Structure(&REPLACED_RESOURCE))),
+    field("validate_only", BOOL),
+]);
+static REPLACED_RESOURCE: Structure = structure(&[
+    field("resource_type", I8),
+    field("resource_name", STR),
+    field("configs", Kind::Array(&Kind::Structure(&REPLACED_CONFIG))),
+]);
+static REPLACED_CONFIG: Structure = structure(&[field("name", STR), field("value", STR).nullable_from(0)]);
+
+static DESCRIBE_LOG_DIRS: Structure =
+    structure(&[field("topics", Kind::Array(&Kind::Structure(&LOG_DIR_TOPIC))).nullable_from(0)]);
+static LOG_DIR_TOPIC: Structure = structure(&[field("topic", STR), field("partitions", Kind::Array(&I32))]);
+
+static ELECT_LEADERS: Structure = structure(&[
+    field("election_type", I8).from(1),
+    field("topic_partitions", Kind::Array(&Kind::Structure(&ELECTED_TOPIC))).nullable_from(0),
+    field("timeout_ms", I32),
+]);
+static ELECTED_TOPIC: Structure = structure(&[field("topic", STR), field("partitions", Kind::Array(&I32))]);
+
+static LIST_PARTITION_REASSIGNMENTS: Structure = structure(&[
+    field("timeout_ms", I32),
+    field("topics", Kind::Array(&Kind::Structure(&DESCRIBED_TOPIC))).nullable_from(0),
+]);
+
+static LIST_CONFIG_RESOURCES: Structure = structure(&[field("resource_types", Kind::Array(&I8)).from(1)]);
+
+static DESCRIBE_TOPIC_PARTITIONS: Structure = structure(&[
+    field("topics", Kind::Array(&Kind::Structure(&PAGED_TOPIC))),
+    field("response_partition_limit", I32),
+    field("cursor", Kind::Structure(&TOPIC_CURSOR)).nullable_from(0),
+]);
+static PAGED_TOPIC: Structure = structure(&[field("name", STR)]);
+static TOPIC_CURSOR: Structure = structure(&[field("topic_name", STR), field("partition_index", I32)]);
+
+static DESCRIBE_CLIENT_QUOTAS: Structure =
+    structure(&[field("components", Kind::Array(&Kind::Structure(&QUOTA_FILTER))), field("strict", BOOL)]);
+static QUOTA_FILTER: Structure =
+    structure(&[field("entity_type", STR), field("match_type", I8), field("match", STR).nullable_from(0)]);
+
+static ALTER_CLIENT_QUOTAS: Structure =
+    structure(&[field("entries", Kind::Array(&Kind::Structure(&QUOTA_ENTRY))), field("validate_only", BOOL)]);
+static QUOTA_ENTRY: Structure = structure(&[
+    field("entity", Kind::Array(&Kind::Structure(&QUOTA_ENTITY))),
+    field("ops", Kind::Array(&Kind::Structure(&QUOTA_OPERATION))),
+]);
+static QUOTA_ENTITY: Structure =
+    structure(&[field("entity_type", STR), field("entity_name", STR).nullable_from(0)]);
+static QUOTA_OPERATION: Structure =
+    structure(&[field("key", STR), field("value", F64), field("remove", BOOL)]);

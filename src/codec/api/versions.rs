@@ -35,12 +35,20 @@ pub enum ApiKey {
     OffsetForLeaderEpoch = 23,
     WriteTxnMarkers = 27,
     DescribeConfigs = 32,
+    AlterConfigs = 33,
+    DescribeLogDirs = 35,
     CreatePartitions = 37,
     DeleteGroups = 42,
+    ElectLeaders = 43,
     IncrementalAlterConfigs = 44,
+    ListPartitionReassignments = 46,
     OffsetDelete = 47,
+    DescribeClientQuotas = 48,
+    AlterClientQuotas = 49,
     DescribeCluster = 60,
     DescribeProducers = 61,
+    ListConfigResources = 74,
+    DescribeTopicPartitions = 75,
 }
 
 /// One row of the table. All versions are inclusive.
@@ -63,10 +71,10 @@ pub struct Api {
 /// Kafka announces 0 to 2 and refuses them (KAFKA-18659); the same here. Fetch 13, Produce 13, and
 /// OffsetCommit and OffsetFetch 10 would commit us to topic ids, hence the maxima. Older librdkafka wants
 /// version 0 of FindCoordinator for LZ4, and of all group APIs for groups (`rdkafka_feature.c`).
-const APIS: [Api; 27] = [
+const APIS: [Api; 35] = [
     Api { served_min: 3, ..api(ApiKey::Produce, "Produce", 0, 11, 9) },
     api(ApiKey::Fetch, "Fetch", 4, 12, 12),
-    api(ApiKey::ListOffsets, "ListOffsets", 1, 7, 6),
+    api(ApiKey::ListOffsets, "ListOffsets", 1, 10, 6),
     api(ApiKey::Metadata, "Metadata", 0, 12, 9),
     api(ApiKey::OffsetCommit, "OffsetCommit", 2, 9, 8),
     api(ApiKey::OffsetFetch, "OffsetFetch", 1, 9, 6),
@@ -85,12 +93,20 @@ const APIS: [Api; 27] = [
     api(ApiKey::OffsetForLeaderEpoch, "OffsetForLeaderEpoch", 2, 4, 4),
     api(ApiKey::WriteTxnMarkers, "WriteTxnMarkers", 1, 1, 1),
     api(ApiKey::DescribeConfigs, "DescribeConfigs", 1, 4, 4),
+    api(ApiKey::AlterConfigs, "AlterConfigs", 0, 2, 2),
+    api(ApiKey::DescribeLogDirs, "DescribeLogDirs", 1, 4, 2),
     api(ApiKey::CreatePartitions, "CreatePartitions", 0, 3, 2),
     api(ApiKey::DeleteGroups, "DeleteGroups", 0, 2, 2),
+    api(ApiKey::ElectLeaders, "ElectLeaders", 0, 2, 2),
     api(ApiKey::IncrementalAlterConfigs, "IncrementalAlterConfigs", 0, 1, 1),
+    api(ApiKey::ListPartitionReassignments, "ListPartitionReassignments", 0, 0, 0),
     api(ApiKey::OffsetDelete, "OffsetDelete", 0, 0, NEVER_FLEXIBLE),
+    api(ApiKey::DescribeClientQuotas, "DescribeClientQuotas", 0, 1, 1),
+    api(ApiKey::AlterClientQuotas, "AlterClientQuotas", 0, 1, 1),
     api(ApiKey::DescribeCluster, "DescribeCluster", 0, 2, 0),
     api(ApiKey::DescribeProducers, "DescribeProducers", 0, 0, 0),
+    api(ApiKey::ListConfigResources, "ListConfigResources", 0, 1, 0),
+    api(ApiKey::DescribeTopicPartitions, "DescribeTopicPartitions", 0, 0, 0),
 ];
 
 /// Of an API whose only versions are from before.
@@ -216,7 +232,7 @@ mod tests {
         expect![[r#"
             0 Produce 0(3)-11 flexible 9
             1 Fetch 4(4)-12 flexible 12
-            2 ListOffsets 1(1)-7 flexible 6
+            2 ListOffsets 1(1)-10 flexible 6
             3 Metadata 0(0)-12 flexible 9
             8 OffsetCommit 2(2)-9 flexible 8
             9 OffsetFetch 1(1)-9 flexible 6
@@ -235,12 +251,20 @@ mod tests {
             23 OffsetForLeaderEpoch 2(2)-4 flexible 4
             27 WriteTxnMarkers 1(1)-1 flexible 1
             32 DescribeConfigs 1(1)-4 flexible 4
+            33 AlterConfigs 0(0)-2 flexible 2
+            35 DescribeLogDirs 1(1)-4 flexible 2
             37 CreatePartitions 0(0)-3 flexible 2
             42 DeleteGroups 0(0)-2 flexible 2
+            43 ElectLeaders 0(0)-2 flexible 2
             44 IncrementalAlterConfigs 0(0)-1 flexible 1
+            46 ListPartitionReassignments 0(0)-0 flexible 0
             47 OffsetDelete 0(0)-0 flexible 32767
+            48 DescribeClientQuotas 0(0)-1 flexible 1
+            49 AlterClientQuotas 0(0)-1 flexible 1
             60 DescribeCluster 0(0)-2 flexible 0
             61 DescribeProducers 0(0)-0 flexible 0
+            74 ListConfigResources 0(0)-1 flexible 0
+            75 DescribeTopicPartitions 0(0)-0 flexible 0
         "#]]
         .assert_eq(&rows);
     }

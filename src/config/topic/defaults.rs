@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use super::properties::{BrokerName, PROPERTIES, Property};
 use super::{InvalidConfig, TopicConfig, Value};
+use crate::config::dynamic::DynamicLevel;
 use crate::config::value::DurabilityMode;
 use crate::config::{Config, Origin, TimestampType};
 
 /// The broker's defaults for topics.
 ///
-/// Lives: one per shard, a copy; changes with a restart only.
+/// Lives: one per shard, a copy; made anew when settings change at run time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TopicDefaults {
     /// `num.partitions`.
@@ -25,7 +26,15 @@ pub struct TopicDefaults {
     /// `None`: a majority of the replication factor.
     min_insync_replicas: Option<u32>,
     /// Settings that the operator made, by broker setting, in milliseconds where they are times.
-    configured: BTreeMap<&'static str, String>,
+    configured: BTreeMap<&'static str, (String, SettingLevel)>,
+}
+
+/// Where the operator has made a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettingLevel {
+    /// In what the node was started with.
+    Static,
+    Dynamic(DynamicLevel),
 }
 
 impl TopicDefaults {
@@ -39,18 +48,29 @@ impl TopicDefaults {
             ..TopicDefaults::default()
         };
         for entry in config.entries().iter().filter(|entry| entry.origin != Origin::Default) {
-            defaults.set(entry.property.name, &entry.value)?;
+            let level = match entry.origin {
+                Origin::Dynamic(level) => SettingLevel::Dynamic(level),
+                Origin::Default | Origin::File(_) | Origin::Environment(_) | Origin::Flag(_) => {
+                    SettingLevel::Static
+                }
+            };
+            defaults.set_at(level, entry.property.name, &entry.value)?;
         }
+        defaults.config.check()?;
         Ok(defaults)
     }
 
     /// Takes one broker setting; settings that no topic property follows are not ours.
     pub fn set(&mut self, broker_name: &str, text: &str) -> Result<(), InvalidConfig> {
+        self.set_at(SettingLevel::Static, broker_name, text)
+    }
+
+    fn set_at(&mut self, level: SettingLevel, broker_name: &str, text: &str) -> Result<(), InvalidConfig> {
         for property in PROPERTIES {
             if let Some(name) = property.broker_names.iter().find(|name| name.name == broker_name) {
                 let text = in_base_unit(name, text);
                 property.parse(&text)?;
-                self.configured.insert(name.name, text);
+                self.configured.insert(name.name, (text, level));
                 self.follow(property)?;
             }
         }
@@ -68,8 +88,15 @@ impl TopicDefaults {
 
     /// The operator's setting that a property follows, and its value.
     pub fn configured(&self, property: &Property) -> Option<(&'static str, &str)> {
+        self.configured_at(property).map(|(name, text, _)| (name, text))
+    }
+
+    /// The same, with where it was made.
+    pub fn configured_at(&self, property: &Property) -> Option<(&'static str, &str, SettingLevel)> {
         let mut names = property.broker_names.iter();
-        names.find_map(|name| self.configured.get(name.name).map(|text| (name.name, text.as_str())))
+        names.find_map(|name| {
+            self.configured.get(name.name).map(|(text, level)| (name.name, text.as_str(), *level))
+        })
     }
 
     /// Of several settings for one property the first in the table's order wins, not the last made.

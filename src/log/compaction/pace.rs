@@ -18,6 +18,11 @@ impl Pace {
         Pace { bytes_per_second, paid_at: Mono::default() }
     }
 
+    /// What was spent is paid for as it was.
+    pub fn set_rate(&mut self, bytes_per_second: Option<u64>) {
+        self.bytes_per_second = bytes_per_second;
+    }
+
     /// Counts bytes read or written, and returns how long to wait before the next.
     pub fn spend(&mut self, bytes: u64, now: Mono) -> Duration {
         let Some(rate) = self.bytes_per_second else { return Duration::ZERO };

@@ -1,13 +1,15 @@
-//! DescribeCluster (60), DescribeConfigs (32), IncrementalAlterConfigs (44).
+//! DescribeCluster (60), DescribeConfigs (32), AlterConfigs (33), IncrementalAlterConfigs (44),
+//! ListConfigResources (74).
 
 use crate::cluster::describe;
-use crate::cluster::describe::{BrokerProperty, ConfigView};
+use crate::cluster::describe::ConfigView;
 use crate::shard::Shard;
 use crate::shard::controller::{ControlReply, ControlRequest};
-use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{
-    DescribeClusterRequest, DescribeClusterResponse, DescribeConfigsRequest, DescribeConfigsResponse,
-    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+    AlterConfigsRequest, AlterConfigsResponse, DescribeClusterRequest, DescribeClusterResponse,
+    DescribeConfigsRequest, DescribeConfigsResponse, IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResponse, ListConfigResourcesRequest, ListConfigResourcesResponse,
+    alter_configs_response, incremental_alter_configs_response,
 };
 use std::rc::Rc;
 
@@ -22,37 +24,60 @@ pub fn describe_cluster(
 
 pub fn describe_configs(shard: &Shard, request: &DescribeConfigsRequest) -> DescribeConfigsResponse {
     let (image, brokers) = (shard.image.borrow(), shard.brokers.borrow());
-    let broker_properties: Vec<BrokerProperty> =
-        shard.config.entries().iter().map(BrokerProperty::from).collect();
     let view = ConfigView {
         image: &image,
         brokers: &brokers,
-        defaults: &shard.topic_defaults,
+        defaults: &shard.topic_defaults(),
         node: shard.node,
-        broker_properties: &broker_properties,
+        started: &shard.config,
+        effective: &shard.settings(),
     };
     describe::describe_configs(view, request)
 }
 
-pub async fn alter_configs(
+pub fn list_config_resources(
+    shard: &Shard,
+    request: &ListConfigResourcesRequest,
+    version: i16,
+) -> ListConfigResourcesResponse {
+    let (image, brokers) = (shard.image.borrow(), shard.brokers.borrow());
+    describe::list_config_resources(&image, &brokers, request, version)
+}
+
+pub async fn incremental_alter_configs(
     shard: &Rc<Shard>,
     request: IncrementalAlterConfigsRequest,
 ) -> IncrementalAlterConfigsResponse {
-    let asked: Vec<_> = request
-        .resources
-        .iter()
-        .map(|resource| (resource.resource_type, resource.resource_name.clone()))
-        .collect();
+    let resources = request.resources.iter();
+    let asked: Vec<_> = resources.map(|it| (it.resource_type, it.resource_name.clone())).collect();
     match shard.control(ControlRequest::IncrementalAlterConfigs(request)).await {
         ControlReply::IncrementalAlterConfigs(response) => response,
         ControlReply::Failed(error) => {
             let failed = |(resource_type, name)| {
-                AlterConfigsResourceResponse::default()
+                incremental_alter_configs_response::AlterConfigsResourceResponse::default()
                     .with_error_code(error.code())
                     .with_resource_type(resource_type)
                     .with_resource_name(name)
             };
             IncrementalAlterConfigsResponse::default().with_responses(asked.into_iter().map(failed).collect())
+        }
+        _ => unreachable!("an alteration is answered as such"),
+    }
+}
+
+pub async fn alter_configs(shard: &Rc<Shard>, request: AlterConfigsRequest) -> AlterConfigsResponse {
+    let resources = request.resources.iter();
+    let asked: Vec<_> = resources.map(|it| (it.resource_type, it.resource_name.clone())).collect();
+    match shard.control(ControlRequest::AlterConfigs(request)).await {
+        ControlReply::AlterConfigs(response) => response,
+        ControlReply::Failed(error) => {
+            let failed = |(resource_type, name)| {
+                alter_configs_response::AlterConfigsResourceResponse::default()
+                    .with_error_code(error.code())
+                    .with_resource_type(resource_type)
+                    .with_resource_name(name)
+            };
+            AlterConfigsResponse::default().with_responses(asked.into_iter().map(failed).collect())
         }
         _ => unreachable!("an alteration is answered as such"),
     }

@@ -21,6 +21,7 @@ use crate::shard::catch_up::Reading;
 use crate::shard::conn::Connection;
 use crate::shard::fetch_sessions::{FetchPartition, FetchScope, Told};
 use crate::shard::message::{Message, ReadItem, ReadOutcome, ReadRequest, Reply, Request};
+use crate::shard::quotas::Charged;
 use crate::shard::reader::{ReadBytes, ReadFailed};
 use crate::shard::replica::{Replica, Watcher};
 use crate::shard::response::{Response, Slice};
@@ -67,19 +68,19 @@ struct FetchBounds {
 pub async fn answer(
     shard: &Rc<Shard>,
     connection: &Rc<Connection>,
-    context: RequestContext,
+    (context, charged): (RequestContext, Option<&Charged>),
     request: FetchRequest,
     memory_size: usize,
 ) -> Result<Response, EncodeError> {
     let deadline = shard.clock.mono().after(Duration::from_millis(request.max_wait_ms.max(0) as u64));
     let bytes_min = request.min_bytes.max(0) as usize;
-    let bytes_max = answer_size_max(shard, &request);
+    let bytes_max = answer_size_max(shard, &request).min(charged.map_or(usize::MAX, Charged::fetch_size_max));
     let begun = begin_session(shard, &context, &request);
     let (scope, partitions) = match begun {
         Ok(begun) => begun,
         Err(error) => {
             shard.metrics.borrow_mut().error(context.api_key.to_wire(), error.code());
-            return Ok(encode(&context, error, 0, &[], Vec::new()));
+            return Ok(encode(&context, error, Throttle::NONE, 0, &[], Vec::new()));
         }
     };
     let targets: Vec<Target> =
@@ -87,7 +88,48 @@ pub async fn answer(
     let isolation = isolation(request.isolation_level);
     let bounds = FetchBounds { isolation, bytes_min, bytes_max, deadline, memory_size };
     let outcomes = read_until_enough(shard, connection, &partitions, &targets, bounds).await;
+    if let Some(charged) = charged {
+        let size = outcomes.iter().filter(|outcome| outcome.is_told()).map(Outcome::told_size).sum();
+        if charged.fetched(size) > Duration::ZERO {
+            return Ok(throttled(shard, &context, scope, charged));
+        }
+    }
     Ok(respond(shard, &context, scope, &partitions, outcomes).charge_to(&shard.response_memory))
+}
+
+/// A client that has used up its quota gets nothing but the time that it has to wait, and asks again. A session
+/// that began with this request is none: the client does not take it for one without its partitions.
+fn throttled(shard: &Shard, context: &RequestContext, scope: FetchScope, charged: &Charged) -> Response {
+    let session = if scope.incremental { scope.session } else { 0 };
+    if !scope.incremental {
+        shard.sessions.borrow_mut().forget(scope.session);
+    }
+    let throttle = Throttle { milliseconds: charged.throttle_ms() };
+    encode(context, ErrorCode::None, throttle, session, &[], Vec::new())
+}
+
+/// For how long its client is told to wait.
+#[derive(Clone, Copy)]
+struct Throttle {
+    milliseconds: i32,
+}
+
+impl Throttle {
+    const NONE: Throttle = Throttle { milliseconds: 0 };
+}
+
+impl Outcome {
+    /// It is in an answer that leaves out what has no news.
+    fn is_told(&self) -> bool {
+        self.records.size > 0 || self.error != ErrorCode::None || self.diverging.is_some()
+    }
+
+    /// About how many bytes of the answer are its.
+    fn told_size(&self) -> usize {
+        /// Number, error, offsets and sizes.
+        const FIXED: usize = 40;
+        self.records.size + FIXED
+    }
 }
 
 /// From the wire. As in Kafka everything but 1 reads uncommitted.
@@ -603,12 +645,14 @@ fn respond(
         }
     }
     let (partitions, outcomes): (Vec<&FetchPartition>, Vec<Outcome>) = told.into_iter().unzip();
-    encode(context, ErrorCode::None, scope.session, &partitions, outcomes).mark_from_disk(is_from_disk)
+    let encoded = encode(context, ErrorCode::None, Throttle::NONE, scope.session, &partitions, outcomes);
+    encoded.mark_from_disk(is_from_disk)
 }
 
 fn encode(
     context: &RequestContext,
     error: ErrorCode,
+    throttle: Throttle,
     session_id: i32,
     partitions: &[&FetchPartition],
     outcomes: Vec<Outcome>,
@@ -616,7 +660,7 @@ fn encode(
     let header = FetchResponseHeader {
         version: context.version,
         correlation_id: context.correlation_id,
-        throttle_time_ms: 0,
+        throttle_time_ms: throttle.milliseconds,
         error,
         session_id,
     };

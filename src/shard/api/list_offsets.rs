@@ -1,4 +1,5 @@
-//! ListOffsets (key 2): earliest, latest, by timestamp, and the offset of the largest timestamp. Who reads
+//! ListOffsets (key 2): earliest, latest, by timestamp, the offset of the largest timestamp, and what there is in
+//! tiered storage: nothing. Who reads
 //! committed records only is told of none past the last stable offset.
 //!
 //! A timestamp is looked up in the segments' time indexes; only the one batch found is decompressed,
@@ -38,6 +39,12 @@ const LEADER_EPOCH_FROM: i16 = 4;
 
 /// The first version that asks for the largest timestamp.
 const MAX_TIMESTAMP_FROM: i16 = 7;
+
+/// The first version that asks where the local log begins (KIP-405): without tiered storage, where all does.
+const EARLIEST_LOCAL_FROM: i16 = 8;
+
+/// The first version that asks up to where the log is in tiered storage (KIP-1005): nowhere.
+const LATEST_TIERED_FROM: i16 = 9;
 
 pub async fn answer(
     shard: &Rc<Shard>,
@@ -105,6 +112,8 @@ fn target(timestamp: i64, version: i16) -> Option<ListOffsetsTarget> {
         -1 => Some(ListOffsetsTarget::Latest),
         -2 => Some(ListOffsetsTarget::Earliest),
         -3 if version >= MAX_TIMESTAMP_FROM => Some(ListOffsetsTarget::MaxTimestamp),
+        -4 if version >= EARLIEST_LOCAL_FROM => Some(ListOffsetsTarget::Earliest),
+        -5 if version >= LATEST_TIERED_FROM => Some(ListOffsetsTarget::LatestTiered),
         0.. => Some(ListOffsetsTarget::AtOrAfter(Timestamp(timestamp))),
         _ => None,
     }
@@ -147,6 +156,7 @@ async fn list_one(shard: &Rc<Shard>, item: &ListOffsetsItem) -> Result<ListOffse
     let found = match item.target {
         ListOffsetsTarget::Latest => Some((readable_end, None)),
         ListOffsetsTarget::Earliest => Some((log_start, None)),
+        ListOffsetsTarget::LatestTiered => None,
         ListOffsetsTarget::MaxTimestamp | ListOffsetsTarget::AtOrAfter(_) => {
             let found = look_up(shard.stores.for_reading(), &replica, item.target).await;
             if replica.is_deleted() {

@@ -4,8 +4,10 @@
 //! the order of their arrival. Everything else runs as its own task; answers keep their order.
 
 mod by_owner;
+mod client_quotas;
 mod cluster_admin;
 pub(super) mod delete_records;
+pub(super) mod describe_log_dirs;
 pub(super) mod describe_producers;
 pub(super) mod fetch;
 mod find_coordinator;
@@ -20,6 +22,7 @@ mod write_txn_markers;
 use crate::cluster::image::Image;
 use crate::codec::api::request::{Request, check_request, decode_checked};
 use crate::codec::api::response::{EncodeError, write_response};
+use crate::codec::api::throttle::set_throttle_time;
 use crate::codec::api::versions::{
     Admission, ApiKey, api_versions_fallback, api_versions_response, is_client_software,
 };
@@ -28,6 +31,7 @@ use crate::codec::frame::RequestHeader;
 use crate::shard::Shard;
 use crate::shard::api::groups::Asking;
 use crate::shard::conn::{AnswerTicket, CloseReason, Connection, FetchingAnswer, MakingAnswer};
+use crate::shard::quotas::Charged;
 use crate::shard::request_memory::RequestCharge;
 use crate::shard::response::Response;
 use crate::types::TopicId;
@@ -65,12 +69,20 @@ impl RequestContext {
     }
 }
 
+/// Whose request it is.
+pub struct Caller {
+    /// Of JoinGroup, which alone keeps it.
+    pub client_id: Option<String>,
+    /// What it counts for; `None` while there are no quotas.
+    pub charged: Option<Rc<Charged>>,
+}
+
 /// Starts serving one request. Its answer goes to `ticket`, now or later.
 pub async fn dispatch(
     shard: &Rc<Shard>,
     connection: &Rc<Connection>,
     ticket: AnswerTicket,
-    (context, client_id): (RequestContext, Option<String>),
+    (context, caller): (RequestContext, Caller),
     body: &mut [u8],
 ) -> Result<(), CloseReason> {
     let RequestContext { api_key, version, .. } = context;
@@ -87,7 +99,13 @@ pub async fn dispatch(
         }
     }
     if api_key == ApiKey::Produce {
-        return produce::handle(shard, connection, ticket, context, body).await;
+        return match caller.charged {
+            None => produce::handle(shard, connection, (ticket, None), context, body).await,
+            Some(charged) => {
+                let produced = produce::handle(shard, connection, (ticket, Some(&charged)), context, body);
+                charged.timed(produced).await
+            }
+        };
     }
     let checked = check_request(api_key, version, body)?;
     let Some(memory) = take_memory(shard, connection, checked.memory_size()).await else { return Ok(()) };
@@ -109,7 +127,16 @@ pub async fn dispatch(
         _ => (memory.size(), Some((making, memory))),
     };
     shard.spawn(async move {
-        match answer(&serving, &connection, (context, client_id), request, memory_size).await {
+        let Caller { client_id, charged } = caller;
+        let asked = Asked { context, client_id, charged: charged.as_deref(), memory_size };
+        let answering = answer(&serving, &connection, asked, request);
+        let answered = match &charged {
+            None => answering.await,
+            Some(charged) => {
+                charged.timed(answering).await.map(|response| throttled(context, charged, response))
+            }
+        };
+        match answered {
             Ok(response) => connection.complete(ticket, Some(response)),
             Err(error) => connection.close(&CloseReason::Encode(error)),
         }
@@ -118,6 +145,19 @@ pub async fn dispatch(
     // One of a connection, then one of each other.
     glommio::executor().yield_now().await;
     Ok(())
+}
+
+/// Counts the time that a request has taken, and tells its client for how long it is not read. A fetch has counted
+/// already.
+fn throttled(context: RequestContext, charged: &Charged, mut response: Response) -> Response {
+    if context.api_key == ApiKey::Fetch {
+        return response;
+    }
+    charged.record_time();
+    if charged.throttle_ms() > 0 {
+        set_throttle_time(context.api_key, context.version, response.head_mut(), charged.throttle_ms());
+    }
+    response
 }
 
 /// An answer that is being made, as it counts for its connection.
@@ -187,22 +227,43 @@ fn answer_size(image: &Image, request: &Request, request_size: usize) -> usize {
             let each = if all == 0 { 0 } else { partitions() * PARTITION };
             of_request + all.saturating_mul(each).min(GROUPS_MAX)
         }
+        Request::DescribeTopicPartitions(request) => {
+            let asked = usize::try_from(request.response_partition_limit).unwrap_or_default();
+            of_request
+                + asked.min(image.partition_count()) * PARTITION
+                + image.topics().len().min(asked) * TOPIC
+        }
+        Request::DescribeLogDirs(_) => of_request + image.partition_count() * PARTITION,
+        Request::ListConfigResources(_) => of_request + image.topics().len() * TOPIC,
+        Request::ElectLeaders(request) if request.topic_partitions.is_none() => {
+            of_request + image.topics().len() * TOPIC
+        }
         Request::DescribeGroups(request) => of_request + (request.groups.len() * GROUP).min(GROUPS_MAX),
         Request::ListGroups(_) => of_request + GROUP,
         _ => of_request,
     }
 }
 
+/// What a handler is to know beside the request.
+struct Asked<'a> {
+    context: RequestContext,
+    client_id: Option<String>,
+    charged: Option<&'a Charged>,
+    /// Bytes of request memory that are held for it.
+    memory_size: usize,
+}
+
 async fn answer(
     shard: &Rc<Shard>,
     connection: &Rc<Connection>,
-    (context, client_id): (RequestContext, Option<String>),
+    Asked { context, client_id, charged, memory_size }: Asked<'_>,
     request: Request,
-    memory_size: usize,
 ) -> Result<Response, EncodeError> {
     let asking = Asking { shard, connection, version: context.version, client_id };
     match request {
-        Request::Fetch(request) => fetch::answer(shard, connection, context, request, memory_size).await,
+        Request::Fetch(request) => {
+            fetch::answer(shard, connection, (context, charged), request, memory_size).await
+        }
         Request::ListOffsets(request) => {
             context.encode(&list_offsets::answer(shard, connection, request, context.version).await)
         }
@@ -244,11 +305,25 @@ async fn answer(
             context.encode(&topics::create_partitions(shard, request).await)
         }
         Request::IncrementalAlterConfigs(request) => {
-            context.encode(&cluster_admin::alter_configs(shard, request).await)
+            context.encode(&cluster_admin::incremental_alter_configs(shard, request).await)
         }
+        Request::AlterConfigs(request) => context.encode(&cluster_admin::alter_configs(shard, request).await),
+        Request::ListConfigResources(request) => {
+            context.encode(&cluster_admin::list_config_resources(shard, &request, context.version))
+        }
+        Request::DescribeLogDirs(request) => {
+            context.encode(&describe_log_dirs::answer(shard, connection, request, context.version).await)
+        }
+        Request::ElectLeaders(request) => {
+            context.encode(&topics::elect_leaders(shard, request, context.version).await)
+        }
+        Request::ListPartitionReassignments(_) => context.encode(&topics::list_reassignments()),
+        Request::DescribeTopicPartitions(request) => context.encode(&topics::describe(shard, &request)),
         Request::DescribeConfigs(request) => {
             context.encode(&cluster_admin::describe_configs(shard, &request))
         }
+        Request::DescribeClientQuotas(request) => context.encode(&client_quotas::describe(shard, &request)),
+        Request::AlterClientQuotas(request) => context.encode(&client_quotas::alter(shard, request).await),
         Request::DescribeCluster(request) => {
             context.encode(&cluster_admin::describe_cluster(shard, &request, context.version))
         }

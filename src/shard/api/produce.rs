@@ -19,6 +19,7 @@ use crate::shard::api::RequestContext;
 use crate::shard::conn::{AnswerTicket, CloseReason, Connection, Listener};
 use crate::shard::look_inside::look_inside;
 use crate::shard::message::{ProduceItem, ProduceOutcome, Reply, Request, TransactionClaim};
+use crate::shard::quotas::Charged;
 use crate::shard::replica::Appended;
 use crate::shard::response::Response;
 use crate::shard::store::AckTarget;
@@ -49,6 +50,8 @@ struct InFlight {
     acks: Acks,
     parts: RefCell<Vec<Part>>,
     remaining: Cell<usize>,
+    /// What the request counts for; `None` while there are no quotas.
+    charged: Option<Rc<Charged>>,
 }
 
 /// Where a batch goes.
@@ -61,7 +64,7 @@ struct Routed {
 pub async fn handle(
     shard: &Rc<Shard>,
     connection: &Rc<Connection>,
-    ticket: AnswerTicket,
+    (ticket, charged): (AnswerTicket, Option<&Rc<Charged>>),
     context: RequestContext,
     body: &mut [u8],
 ) -> Result<(), CloseReason> {
@@ -104,6 +107,7 @@ pub async fn handle(
         parts: RefCell::new(parts),
         // One more, held by this function until everything has been handed on.
         remaining: Cell::new(pending + 1),
+        charged: charged.cloned(),
     });
     let target: Rc<dyn AckTarget> = in_flight.clone();
     for (owner, routed) in remote {
@@ -111,6 +115,10 @@ pub async fn handle(
     }
     for routed in local {
         append(shard, &target, routed.index, &routed.id, &mut body[routed.range], claim.as_ref()).await;
+    }
+    // Nobody is told of it where there is no answer, and Kafka counts none of these.
+    if let Some(charged) = charged.filter(|_| acks != Acks::None) {
+        charged.record_time();
     }
     in_flight.finish_one();
     if acks == Acks::None {
@@ -378,8 +386,8 @@ impl InFlight {
                 rack: broker.rack.as_deref(),
             })
             .collect();
-        let response =
-            ProduceResponse { partitions: &partitions, endpoints: &endpoints, throttle_time_ms: 0 };
+        let throttle_time_ms = self.charged.as_ref().map_or(0, |charged| charged.throttle_ms());
+        let response = ProduceResponse { partitions: &partitions, endpoints: &endpoints, throttle_time_ms };
         let mut out = Vec::with_capacity(128);
         response.write(self.context.version, self.context.correlation_id, &mut out);
         Response::new(out)

@@ -1,7 +1,8 @@
-//! Metadata (3), CreateTopics (19), DeleteTopics (20), CreatePartitions (37).
+//! Metadata (3), CreateTopics (19), DeleteTopics (20), CreatePartitions (37), ElectLeaders (43),
+//! ListPartitionReassignments (46), DescribeTopicPartitions (75).
 
 use crate::cluster::decide::topics_to_create;
-use crate::cluster::describe::describe_metadata;
+use crate::cluster::describe::{describe_metadata, describe_topic_partitions};
 use crate::codec::error_code::ErrorCode;
 use crate::shard::Shard;
 use crate::shard::controller::{ControlReply, ControlRequest};
@@ -10,14 +11,16 @@ use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    DeleteTopicsRequest, DeleteTopicsResponse, MetadataRequest, MetadataResponse,
+    DeleteTopicsRequest, DeleteTopicsResponse, DescribeTopicPartitionsRequest,
+    DescribeTopicPartitionsResponse, ElectLeadersRequest, ElectLeadersResponse,
+    ListPartitionReassignmentsResponse, MetadataRequest, MetadataResponse,
 };
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// Creates what is asked for and missing, if that is allowed, then describes.
 pub async fn metadata(shard: &Rc<Shard>, request: MetadataRequest, version: i16) -> MetadataResponse {
-    let missing = topics_to_create(&shard.image.borrow(), &shard.topic_defaults, &request, version);
+    let missing = topics_to_create(&shard.image.borrow(), &shard.topic_defaults(), &request, version);
     let mut not_created = BTreeMap::new();
     if !missing.is_empty() {
         let names = missing.clone();
@@ -71,6 +74,36 @@ pub async fn create_partitions(
         }
         _ => unreachable!("an extension is answered as such"),
     }
+}
+
+/// A page of topics.
+pub fn describe(shard: &Shard, request: &DescribeTopicPartitionsRequest) -> DescribeTopicPartitionsResponse {
+    let (image, brokers) = (shard.image.borrow(), shard.brokers.borrow());
+    let partitions_max = shard.config.max_request_partition_size_limit;
+    describe_topic_partitions(&image, &brokers, request, partitions_max)
+}
+
+pub async fn elect_leaders(
+    shard: &Rc<Shard>,
+    request: ElectLeadersRequest,
+    version: i16,
+) -> ElectLeadersResponse {
+    /// Before it there was no place for an error of the whole request.
+    const ERROR_FROM: i16 = 1;
+    let mut response = match shard.control(ControlRequest::ElectLeaders(request)).await {
+        ControlReply::ElectLeaders(response) => response,
+        ControlReply::Failed(error) => ElectLeadersResponse::default().with_error_code(error.code()),
+        _ => unreachable!("an election is answered as such"),
+    };
+    if version < ERROR_FROM {
+        response.error_code = 0;
+    }
+    response
+}
+
+/// Partitions do not move between brokers of one node, so none is on its way.
+pub fn list_reassignments() -> ListPartitionReassignmentsResponse {
+    ListPartitionReassignmentsResponse::default().with_error_message(None)
 }
 
 fn refused(name: kafka_protocol::messages::TopicName, error: ErrorCode) -> CreatePartitionsTopicResult {

@@ -102,7 +102,7 @@ impl Cleaner {
     async fn walk_keys(&self, dirty: &Dirty) -> Result<KeyWalk, Failed> {
         let (replica, cleanable) = (&dirty.replica, &dirty.cleanable);
         let (high, low) = Uuid::new_v4().as_u64_pair();
-        let size_max = self.settings.map_size_max;
+        let size_max = self.settings.get().map_size_max;
         let seed = HashSeed(high, low);
         let mut walk = KeyWalk::new(cleanable.first_dirty, cleanable.first_uncleanable, size_max, seed);
         let mut pace = Pace::new(&self.clock);

@@ -10,7 +10,6 @@ use crate::shard::clock::Clock;
 use crate::shard::log_dirs::LogDirs;
 use crate::shard::mesh::Mesh;
 use crate::shard::message::Message;
-use crate::shard::partitions::topic_defaults;
 use crate::shard::response::Slice;
 use crate::shard::stores::Stores;
 use crate::shard::tail::Tail;
@@ -193,7 +192,6 @@ pub async fn shard_of(stores: Stores, directory: &Path, owners: &[u16]) -> Rc<Sh
         log_dirs: Rc::new(LogDirs::only(directory)),
         mesh: Mesh::new(senders, metrics),
         image,
-        topic_defaults: topic_defaults(&config).expect("they are the defaults"),
         memory: config.memory_plan(),
         config: Rc::new(config),
     })

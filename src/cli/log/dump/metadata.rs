@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
 use odradek::cluster::log_entry::{EntrySequence, HEADER_SIZE, NoEntry, entry_size, read_entry};
-use odradek::cluster::record::{LogDirectory, Node, PartitionState, Record};
+use odradek::cluster::record::{ConfigResource, LogDirectory, Node, PartitionState, Record};
+use odradek::config::quota::{EntityName, QuotaLimit};
 use odradek::types::limits::IO_ALIGNMENT;
 use odradek::types::{TopicPartition, uuid_text};
 use serde_json::{Value, json};
@@ -134,6 +135,29 @@ fn record_item(record: &Record) -> Item {
             .with("nodeId", node.0)
             .with("first", block.first)
             .with("count", block.count),
+        Record::ConfigSet { resource, key, value } => {
+            let item = match resource {
+                ConfigResource::Brokers => item("ConfigSet").with("resource", "brokers"),
+                ConfigResource::Node(node) => {
+                    item("ConfigSet").with("resource", "node").with("nodeId", node.0)
+                }
+                ConfigResource::ClientMetrics(name) => {
+                    item("ConfigSet").with("resource", "client-metrics").with("name", data(Some(name)))
+                }
+            };
+            item.with("key", data(Some(key))).with("value", data(value.as_deref()))
+        }
+        Record::ClientQuotaSet { entity, kind, limit } => {
+            let shown = |name: &Option<EntityName>| match name {
+                None => Value::Null,
+                Some(name) => json!({ "default": name.name().is_none(), "name": name.name() }),
+            };
+            item("ClientQuotaSet")
+                .with("user", shown(&entity.user))
+                .with("clientId", shown(&entity.client_id))
+                .with("key", kind.name())
+                .with("limit", json!(limit.map(QuotaLimit::get)))
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 //! field set that the version has. For the tests, and for the fuzz targets to start from.
 
 use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::alter_client_quotas_request::{EntityData, EntryData, OpData};
+use kafka_protocol::messages::alter_configs_request;
 use kafka_protocol::messages::create_partitions_request::{
     CreatePartitionsAssignment, CreatePartitionsTopic,
 };
@@ -10,13 +12,18 @@ use kafka_protocol::messages::create_topics_request::{
 };
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::describe_client_quotas_request::ComponentData;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use kafka_protocol::messages::describe_producers_request::TopicRequest;
+use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest as PagedTopic};
+use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
@@ -34,13 +41,15 @@ use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProdu
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
-    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    DescribeGroupsRequest, DescribeProducersRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
+    AlterClientQuotasRequest, AlterConfigsRequest, ApiKey, ApiVersionsRequest, BrokerId,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeClusterRequest, DescribeConfigsRequest,
+    DescribeGroupsRequest, DescribeLogDirsRequest, DescribeProducersRequest, DescribeTopicPartitionsRequest,
+    ElectLeadersRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
     IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
-    ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
-    OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, SyncGroupRequest,
-    WriteTxnMarkersRequest,
+    ListConfigResourcesRequest, ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest,
+    MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
+    OffsetForLeaderEpochRequest, ProduceRequest, SyncGroupRequest, WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
@@ -68,12 +77,20 @@ pub fn samples(api_key: ApiKey, version: i16, records: &Bytes) -> [Bytes; 2] {
         ApiKey::OffsetForLeaderEpoch => both(version, offset_for_leader_epoch()),
         ApiKey::WriteTxnMarkers => both(version, write_txn_markers()),
         ApiKey::DescribeConfigs => both(version, describe_configs(version)),
+        ApiKey::AlterConfigs => both(version, alter_configs()),
+        ApiKey::DescribeLogDirs => both(version, describe_log_dirs()),
         ApiKey::CreatePartitions => both(version, create_partitions()),
         ApiKey::DeleteGroups => both(version, delete_groups()),
+        ApiKey::ElectLeaders => both(version, elect_leaders(version)),
         ApiKey::IncrementalAlterConfigs => both(version, incremental_alter_configs()),
+        ApiKey::ListPartitionReassignments => both(version, list_partition_reassignments()),
         ApiKey::OffsetDelete => both(version, offset_delete()),
+        ApiKey::DescribeClientQuotas => both(version, describe_client_quotas()),
+        ApiKey::AlterClientQuotas => both(version, alter_client_quotas()),
         ApiKey::DescribeCluster => both(version, describe_cluster(version)),
         ApiKey::DescribeProducers => both(version, describe_producers()),
+        ApiKey::ListConfigResources => both(version, list_config_resources(version)),
+        ApiKey::DescribeTopicPartitions => both(version, describe_topic_partitions()),
         other => panic!("no sample of {other:?}"),
     }
 }
@@ -142,6 +159,9 @@ fn list_offsets(version: i16) -> ListOffsetsRequest {
     }
     if version >= 4 {
         partition.current_leader_epoch = 9;
+    }
+    if version >= 10 {
+        request.timeout_ms = 30_000;
     }
     let topic = ListOffsetsTopic::default().with_name(text("orders"));
     request.with_topics(vec![topic.with_partitions(vec![partition.clone(), partition])])
@@ -435,4 +455,62 @@ fn write_txn_markers() -> WriteTxnMarkersRequest {
             .with_coordinator_epoch(5)
     };
     WriteTxnMarkersRequest::default().with_markers(vec![marker(1), marker(2)])
+}
+
+fn alter_configs() -> AlterConfigsRequest {
+    let config = alter_configs_request::AlterableConfig::default().with_name(text("retention.ms"));
+    let configs = vec![config.clone().with_value(Some(text("1000"))), config.with_value(None)];
+    let resource = alter_configs_request::AlterConfigsResource::default()
+        .with_resource_type(2)
+        .with_resource_name(text("orders"))
+        .with_configs(configs);
+    AlterConfigsRequest::default().with_resources(vec![resource]).with_validate_only(true)
+}
+
+fn describe_log_dirs() -> DescribeLogDirsRequest {
+    let topic = DescribableLogDirTopic::default().with_topic(text("orders")).with_partitions(vec![0, 7]);
+    DescribeLogDirsRequest::default().with_topics(Some(vec![topic]))
+}
+
+fn elect_leaders(version: i16) -> ElectLeadersRequest {
+    let topic = TopicPartitions::default().with_topic(text("orders")).with_partitions(vec![0, 7]);
+    let request = ElectLeadersRequest::default().with_topic_partitions(Some(vec![topic]));
+    request.with_timeout_ms(1000).with_election_type(i8::from(version >= 1))
+}
+
+fn list_partition_reassignments() -> ListPartitionReassignmentsRequest {
+    let topic = ListPartitionReassignmentsTopics::default()
+        .with_name(text("orders"))
+        .with_partition_indexes(vec![0, 7]);
+    ListPartitionReassignmentsRequest::default().with_topics(Some(vec![topic]))
+}
+
+fn list_config_resources(version: i16) -> ListConfigResourcesRequest {
+    let types = if version >= 1 { vec![2, 16] } else { Vec::new() };
+    ListConfigResourcesRequest::default().with_resource_types(types)
+}
+
+fn describe_topic_partitions() -> DescribeTopicPartitionsRequest {
+    let topic = |name| PagedTopic::default().with_name(text(name));
+    let cursor = Cursor::default().with_topic_name(text("orders")).with_partition_index(7);
+    DescribeTopicPartitionsRequest::default()
+        .with_topics(vec![topic("orders"), topic("payments")])
+        .with_response_partition_limit(100)
+        .with_cursor(Some(cursor))
+}
+
+fn describe_client_quotas() -> DescribeClientQuotasRequest {
+    let exactly = ComponentData::default().with_entity_type(text("user")).with_match(Some(text("ann")));
+    let any =
+        ComponentData::default().with_entity_type(text("client-id")).with_match_type(2).with_match(None);
+    DescribeClientQuotasRequest::default().with_components(vec![exactly, any]).with_strict(true)
+}
+
+fn alter_client_quotas() -> AlterClientQuotasRequest {
+    let user = EntityData::default().with_entity_type(text("user")).with_entity_name(Some(text("ann")));
+    let client = EntityData::default().with_entity_type(text("client-id")).with_entity_name(None);
+    let set = OpData::default().with_key(text("producer_byte_rate")).with_value(1024.5);
+    let remove = OpData::default().with_key(text("request_percentage")).with_remove(true);
+    let entry = EntryData::default().with_entity(vec![user, client]).with_ops(vec![set, remove]);
+    AlterClientQuotasRequest::default().with_entries(vec![entry]).with_validate_only(true)
 }

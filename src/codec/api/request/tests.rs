@@ -195,6 +195,11 @@ impl Bodies {
         match field.kind {
             Kind::Str if null => Writer::new(out, self.encoding).nullable_str(None),
             Kind::Array(_) if null => Writer::new(out, self.encoding).length(None),
+            Kind::Structure(_) if null => out.push(0xff),
+            Kind::Structure(structure) if field.is_nullable(self.version) => {
+                out.push(1);
+                self.structure(structure, out);
+            }
             kind => self.value(kind, out),
         }
     }
@@ -257,14 +262,22 @@ fn encode(request: &Request, version: i16) -> Bytes {
         Request::DeleteRecords(request) => request.encode(&mut body, version),
         Request::InitProducerId(request) => request.encode(&mut body, version),
         Request::OffsetForLeaderEpoch(request) => request.encode(&mut body, version),
+        Request::WriteTxnMarkers(request) => request.encode(&mut body, version),
         Request::DescribeConfigs(request) => request.encode(&mut body, version),
+        Request::AlterConfigs(request) => request.encode(&mut body, version),
+        Request::DescribeLogDirs(request) => request.encode(&mut body, version),
         Request::CreatePartitions(request) => request.encode(&mut body, version),
         Request::DeleteGroups(request) => request.encode(&mut body, version),
+        Request::ElectLeaders(request) => request.encode(&mut body, version),
         Request::IncrementalAlterConfigs(request) => request.encode(&mut body, version),
+        Request::ListPartitionReassignments(request) => request.encode(&mut body, version),
         Request::OffsetDelete(request) => request.encode(&mut body, version),
+        Request::DescribeClientQuotas(request) => request.encode(&mut body, version),
+        Request::AlterClientQuotas(request) => request.encode(&mut body, version),
         Request::DescribeCluster(request) => request.encode(&mut body, version),
-        Request::WriteTxnMarkers(request) => request.encode(&mut body, version),
         Request::DescribeProducers(request) => request.encode(&mut body, version),
+        Request::ListConfigResources(request) => request.encode(&mut body, version),
+        Request::DescribeTopicPartitions(request) => request.encode(&mut body, version),
     };
     encoded.unwrap();
     body.into()

@@ -1,0 +1,60 @@
+//! The settings in effect: what the node was started with, and what was set at run time.
+//!
+//! They are made anew whenever the metadata say so; who asks for one looks here each time it needs it.
+
+use crate::cluster::image::Image;
+use crate::cluster::record::ConfigResource;
+use crate::config::Config;
+use crate::config::topic::TopicDefaults;
+use crate::shard::Shard;
+use crate::types::NodeId;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// Lives: one per shard.
+pub(super) struct Settings {
+    pub config: Rc<Config>,
+    /// What topics inherit.
+    pub topic_defaults: Rc<TopicDefaults>,
+}
+
+impl Settings {
+    /// `started`: what the node was started with, which a start has checked.
+    pub fn of(started: &Rc<Config>, image: &Image, node: NodeId) -> Settings {
+        let none = BTreeMap::new();
+        let set = |resource| image.settings(&resource).unwrap_or(&none);
+        let (cluster, own) = (set(ConfigResource::Brokers), set(ConfigResource::Node(node)));
+        let config = match cluster.is_empty() && own.is_empty() {
+            true => started.clone(),
+            false => {
+                let (config, refused) = started.with_dynamic(cluster, own);
+                for error in refused {
+                    tracing::warn!(%error, "a setting made at run time is left out");
+                }
+                Rc::new(config)
+            }
+        };
+        let topic_defaults = TopicDefaults::from_config(&config).expect("with the settings it was checked");
+        Settings { config, topic_defaults: Rc::new(topic_defaults) }
+    }
+}
+
+impl Shard {
+    /// Those in effect. What does not change while the node runs is in [`Shard::config`] as well.
+    pub fn settings(&self) -> Rc<Config> {
+        self.settings.borrow().config.clone()
+    }
+
+    /// What topics inherit from the settings in effect.
+    pub fn topic_defaults(&self) -> Rc<TopicDefaults> {
+        self.settings.borrow().topic_defaults.clone()
+    }
+
+    /// The metadata have other settings than before. What follows for partitions is the caller's to do.
+    pub(super) fn settings_changed(&self, image: &Image) {
+        let settings = Settings::of(&self.config, image, self.node);
+        let before = self.settings.replace(settings);
+        let (before, after) = (before.config.max_connections, self.settings().max_connections);
+        self.connection_share.borrow_mut().change_limit((before, after), self.config.cores, self.id);
+    }
+}
