@@ -73,6 +73,20 @@ enum Deferred {
     Forget(BTreeSet<String>),
 }
 
+impl Deferred {
+    /// Topics that it is about to commit to.
+    fn committed_topics(&self) -> impl Iterator<Item = &str> {
+        let topics = match self {
+            Deferred::Commit(_, request, _) => &request.topics[..],
+            Deferred::Join(..)
+            | Deferred::DeleteGroup(_)
+            | Deferred::DeleteOffsets(..)
+            | Deferred::Forget(_) => &[],
+        };
+        topics.iter().map(|topic| &**topic.name)
+    }
+}
+
 /// What a group may use while it decides.
 pub struct Turn<'a> {
     pub now: Moment,

@@ -160,7 +160,7 @@ impl Coordinator {
         }
     }
 
-    /// Topics are gone: what is on its way into the log of them is to be taken away again.
+    /// Topics are gone: what is on its way into the log of them, or waits to be, is to be taken away again.
     pub fn forget_in_flight(&mut self, is_gone: impl Fn(&str) -> bool) {
         let mut gone: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for record in self.writes.values().flat_map(|write| &write.records) {
@@ -170,7 +170,13 @@ impl Coordinator {
                 gone.entry(group.clone()).or_default().insert(topic.clone());
             }
         }
-        // Bounded by the writes that are on their way.
+        // Commits that wait come into the log before it is taken away behind them.
+        for (group, deferred) in &self.deferred {
+            for topic in deferred.iter().flat_map(Deferred::committed_topics).filter(|topic| is_gone(topic)) {
+                gone.entry(group.clone()).or_default().insert(topic.to_owned());
+            }
+        }
+        // Bounded by the writes that are on their way, and the requests that wait for them.
         gone.into_iter().for_each(|(group, topics)| self.defer_any(&group, Deferred::Forget(topics)));
     }
 

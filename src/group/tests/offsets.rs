@@ -330,6 +330,22 @@ fn first_commit_to_a_topic_that_goes_meanwhile_is_taken_away_again() {
 }
 
 #[test]
+fn commit_that_waits_to_a_topic_that_goes_meanwhile_is_taken_away_again() {
+    let mut room = Room::new();
+    assert_eq!(room.commit("", -1, "read", 5), ErrorCode::None);
+    room.holds_writes = true;
+    let deleting = room.delete_group();
+    let committing = room.send_commit(8, commit_request("", -1, "gone", 6, ""));
+    room.decide(|coordinator, _, _| coordinator.forget_in_flight(|topic| topic == "gone"));
+    while !room.writes.is_empty() {
+        room.end_write(Ok(()));
+    }
+    assert_eq!(room.deleted(deleting), ErrorCode::None);
+    room.committed(committing);
+    assert_eq!((room.offset("read"), room.offset("gone")), (None, None));
+}
+
+#[test]
 fn large_groups_are_taken_away_in_several_batches() {
     let mut room = Room::new();
     for partition in 0..1200 {
