@@ -353,6 +353,10 @@ pub fn start(shard: &Rc<Shard>) {
             }
             load_all(&expiring); // Those that were opened late.
             expire_offsets(&expiring).await;
+            // Those of deleted topics that could not be taken away are tried again.
+            for served in expiring.groups.served() {
+                forget_gone_topics(&expiring, &served).await;
+            }
         }
     });
 }
