@@ -8,6 +8,7 @@
 //! | [`cluster`] | the metadata: topics, partitions, owners, configurations | clocks, sockets, disks |
 //! | [`group`] | consumer groups: members, generations, committed offsets | clocks, sockets, disks |
 //! | [`quota`] | what clients have used of their quotas | clocks, sockets, disks |
+//! | [`telemetry`] | what clients measure of themselves | clocks, sockets, disks |
 //! | [`preflight`] | is this host fit: io_uring, data directory, limits, ports | shards |
 //! | [`shard`] | the I/O shell: connections, disk, one executor per core; the only module that names glommio | decisions |
 //! | [`admin`] | metrics and health, on one ordinary thread | glommio, files |
@@ -32,4 +33,5 @@ pub mod preflight;
 pub mod quota;
 pub mod schema;
 pub mod shard;
+pub mod telemetry;
 pub mod types;

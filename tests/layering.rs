@@ -22,6 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("group", WITH_LOG),
     ("txn", WITH_LOG),
     ("quota", WITH_LOG),
+    ("telemetry", WITH_LOG),
     // Looks at the host before any shard exists.
     ("preflight", &["types", "config"]),
     ("shard", SHELL),
@@ -48,6 +49,7 @@ const SHELL: &[&str] = &[
     "group",
     "txn",
     "quota",
+    "telemetry",
     "preflight",
 ];
 
@@ -67,6 +69,7 @@ const DATA_PATH: &[&str] = &[
     "group",
     "txn",
     "quota",
+    "telemetry",
     "shard",
 ];
 

@@ -5,11 +5,13 @@
 //! | `/metrics` | Prometheus (OpenMetrics) text, every series with `shard=` |
 //! | `/healthz` | 200 `ok` while serving; 503 and a reason while starting or stopping, or when a shard does not answer or its log directory is offline |
 //! | `/v1/status` | the same in JSON, with a few figures per shard |
+//! | `/v1/clients` | connected clients, in JSON; `/v1/clients/ADDRESS:PORT`: what one measures of itself |
 //!
-//! It knows the shards only as a function that asks them ([`SnapshotSource`]); what they answer is a
+//! It knows the shards only as functions that ask them ([`Sources`]); what they answer is a
 //! copy. The socket is bound before the broker says that it is ready, so that a taken port is an
 //! error of the start. Absent on purpose: authentication (the default address is local).
 
+mod clients;
 mod prometheus;
 mod server;
 mod status;
@@ -21,13 +23,13 @@ use std::thread::JoinHandle;
 use tokio::sync::{oneshot, watch};
 
 use crate::config::HostPort;
-use crate::metrics::SnapshotSource;
+use crate::metrics::Sources;
 
 /// What the broker is doing, as the admin plane sees it.
 #[derive(Clone)]
 enum State {
     Starting,
-    Serving(SnapshotSource),
+    Serving(Sources),
     Stopping,
 }
 
@@ -76,8 +78,8 @@ impl AdminHandle {
     }
 
     /// The shards serve and can be asked.
-    pub fn serving(&self, source: SnapshotSource) {
-        self.state.send_replace(State::Serving(source));
+    pub fn serving(&self, sources: Sources) {
+        self.state.send_replace(State::Serving(sources));
     }
 
     /// The shards are stopping: health turns bad before the port closes, and nobody asks them.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State as Extract;
+use axum::extract::{Path, State as Extract};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -18,8 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::{Sleep, timeout};
 
-use super::{State, prometheus, status};
-use crate::metrics::ShardSnapshot;
+use super::{State, clients, prometheus, status};
+use crate::metrics::{ShardSnapshot, SnapshotError, Sources};
 
 /// Connections at once; the next ones wait in the kernel's backlog. A few scrapers and probes.
 const CONNECTIONS_MAX: usize = 64;
@@ -45,6 +45,8 @@ pub async fn serve(
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/v1/status", get(v1_status))
+        .route("/v1/clients", get(v1_clients))
+        .route("/v1/clients/{address}", get(v1_client))
         .with_state(state);
     let (drain, drained) = oneshot::channel::<()>();
     let server = axum::serve(listener, routes).with_graceful_shutdown(async {
@@ -77,12 +79,22 @@ pub enum Unhealthy {
 }
 
 async fn snapshots(state: &watch::Receiver<State>) -> Result<Vec<ShardSnapshot>, Unhealthy> {
+    ask(state, |sources| (sources.snapshots)()).await
+}
+
+async fn ask<T, F>(
+    state: &watch::Receiver<State>,
+    question: impl FnOnce(&Sources) -> F,
+) -> Result<T, Unhealthy>
+where
+    F: Future<Output = Result<T, SnapshotError>>,
+{
     let state = state.borrow().clone();
     match state {
         State::Starting => Err(Unhealthy::Starting),
         State::Stopping => Err(Unhealthy::Stopping),
-        State::Serving(source) => match timeout(ANSWER_TIME_MAX, source()).await {
-            Ok(snapshots) => Ok(snapshots?),
+        State::Serving(sources) => match timeout(ANSWER_TIME_MAX, question(&sources)).await {
+            Ok(answer) => Ok(answer?),
             Err(_) => Err(Unhealthy::Timeout),
         },
     }
@@ -108,6 +120,25 @@ async fn healthz(Extract(state): Extract<watch::Receiver<State>>) -> Response {
 async fn v1_status(Extract(state): Extract<watch::Receiver<State>>) -> Response {
     let text = status::json(&snapshots(&state).await);
     ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+async fn v1_clients(Extract(state): Extract<watch::Receiver<State>>) -> Response {
+    json(ask(&state, |sources| (sources.clients)()).await.map(clients::list))
+}
+
+async fn v1_client(Extract(state): Extract<watch::Receiver<State>>, Path(address): Path<String>) -> Response {
+    let Ok(address) = address.parse::<SocketAddr>() else {
+        return (StatusCode::BAD_REQUEST, format!("{address} is not ADDRESS:PORT\n")).into_response();
+    };
+    let measured = ask(&state, |sources| (sources.client_metrics)(address)).await;
+    json(measured.map(|measured| clients::describe(&measured)))
+}
+
+fn json(answer: Result<String, Unhealthy>) -> Response {
+    match answer {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
 }
 
 /// A broker with a log directory left serves what is in it, and says what is not: to take it out of

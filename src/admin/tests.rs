@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::metrics::clients::{ClientMetrics, ClientSeries, ClientSnapshot};
 use crate::metrics::recovery::RecoveryBranch;
 use crate::metrics::{
     LogDirSnapshot, MemoryKind, ShardMetrics, ShardSnapshot, SnapshotError, SnapshotSource,
@@ -18,17 +19,17 @@ fn health_follows_the_brokers_state() {
     assert_eq!(get(&admin, "/healthz"), (503, "starting\n".to_string()));
     assert!(get(&admin, "/metrics").1.contains("odradek_up 0\n"));
 
-    admin.serving(shards(|_| None));
+    admin.serving(serving(|_| None));
     assert_eq!(get(&admin, "/healthz"), (200, "ok\n".to_string()));
     assert!(get(&admin, "/v1/status").1.contains("\"state\": \"serving\""));
 
     let failed = |_: u16| Some("fdatasync: input/output error".to_string());
-    admin.serving(shards(failed));
+    admin.serving(serving(failed));
     let line = "log directory offline: /disk0: fdatasync: input/output error\n";
     assert_eq!(get(&admin, "/healthz"), (503, line.to_string()));
-    admin.serving(shards_with(&["/disk0", "/disk1"], |shard| {
+    admin.serving(sources(shards_with(&["/disk0", "/disk1"], |shard| {
         (shard == 1).then(|| "fdatasync: input/output error".to_string())
-    }));
+    })));
     assert_eq!(get(&admin, "/healthz"), (200, format!("ok\n{line}")), "the other one is served");
     let text = get(&admin, "/metrics").1;
     assert!(text.contains("odradek_log_dir_offline{shard=\"1\",dir=\"/disk0\"} 1\n"), "{text}");
@@ -36,7 +37,7 @@ fn health_follows_the_brokers_state() {
     assert!(text.contains("odradek_log_dir_partitions{shard=\"0\",dir=\"/disk1\"} 3\n"), "{text}");
     assert!(get(&admin, "/v1/status").1.contains("\"path\": \"/disk1\""));
 
-    admin.serving(Arc::new(|| Box::pin(async { Err(SnapshotError { shard: ShardId(1) }) })));
+    admin.serving(sources(Arc::new(|| Box::pin(async { Err(SnapshotError { shard: ShardId(1) }) }))));
     assert_eq!(get(&admin, "/healthz"), (503, "shard 1 does not answer\n".to_string()));
 
     admin.stopping();
@@ -49,7 +50,7 @@ fn health_follows_the_brokers_state() {
 #[test]
 fn shards_that_never_answer_are_unhealthy_and_do_not_hold_up_the_end() {
     let admin = start(&any_port()).expect("a free port");
-    admin.serving(Arc::new(|| Box::pin(std::future::pending())));
+    admin.serving(sources(Arc::new(|| Box::pin(std::future::pending()))));
     assert_eq!(get(&admin, "/healthz"), (503, "the shards do not answer within 2 s\n".to_string()));
     let mut open = connect(&admin);
     open.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
@@ -59,7 +60,7 @@ fn shards_that_never_answer_are_unhealthy_and_do_not_hold_up_the_end() {
 #[test]
 fn every_series_names_its_shard_and_histograms_are_cumulative() {
     let admin = start(&any_port()).expect("a free port");
-    admin.serving(shards(|_| None));
+    admin.serving(serving(|_| None));
     let (status, text) = get(&admin, "/metrics");
     assert_eq!(status, 200);
     for line in [
@@ -95,6 +96,65 @@ fn a_taken_port_is_an_error_of_the_start() {
 
 fn any_port() -> HostPort {
     HostPort { host: "127.0.0.1".to_string(), port: 0 }
+}
+
+#[test]
+fn clients_are_listed_and_what_they_measure() {
+    let admin = start(&any_port()).expect("a free port");
+    assert_eq!(get(&admin, "/v1/clients"), (503, "starting\n".to_string()));
+    admin.serving(serving(|_| None));
+    let (status, text) = get(&admin, "/v1/clients");
+    let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((status, found["clients"].as_array().map(Vec::len)), (200, Some(1)));
+    let client = &found["clients"][0];
+    assert_eq!(client["address"], "127.0.0.1:4711");
+    assert_eq!((&client["client_id"], &client["requests"]), (&"app".into(), &3.into()));
+    assert_eq!(client["software_version"], serde_json::Value::Null);
+    let (status, text) = get(&admin, "/v1/clients/127.0.0.1:4711");
+    let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(status, 200);
+    let series = &found["instances"][0]["metrics"][0];
+    assert_eq!((&series["name"], &series["value"]), (&"m".into(), &1.5.into()));
+    assert_eq!(series["attributes"]["node_id"], "1");
+    assert_eq!(get(&admin, "/v1/clients/nobody").0, 400);
+}
+
+/// The admin plane with these shards and one client.
+fn sources(snapshots: SnapshotSource) -> Sources {
+    let client = ClientSnapshot {
+        shard: ShardId(0),
+        connection: 1,
+        address: "127.0.0.1:4711".parse().expect("an address"),
+        client_id: Some("app".to_string()),
+        software_name: Some("a-client".to_string()),
+        software_version: None,
+        connected: Duration::from_secs(5),
+        requests: 3,
+        bytes_in: 100,
+        bytes_out: 200,
+    };
+    let series = ClientSeries {
+        name: "m".to_string(),
+        attributes: vec![("node_id".to_string(), "1".to_string())],
+        value: 1.5,
+    };
+    let interval = Duration::from_secs(1);
+    let measured = ClientMetrics { instance: "id".to_string(), pushes: 1, interval, series: vec![series] };
+    Sources {
+        snapshots,
+        clients: Arc::new(move || {
+            let client = client.clone();
+            Box::pin(async move { Ok(vec![client]) })
+        }),
+        client_metrics: Arc::new(move |_| {
+            let measured = measured.clone();
+            Box::pin(async move { Ok(vec![measured]) })
+        }),
+    }
+}
+
+fn serving(offline: fn(u16) -> Option<String>) -> Sources {
+    sources(shards(offline))
 }
 
 /// Two shards; `offline` says why a shard's log directory is.

@@ -8,6 +8,7 @@
 //! | `topic.rs`, `client.rs` | `odradek topic`, over the Kafka protocol |
 //! | `group.rs`, `client.rs` | `odradek group`, the same |
 //! | `quota.rs`, `client.rs` | `odradek quota`, the same |
+//! | `clients.rs` | `odradek client`, over the admin port |
 //! | `log.rs` | `odradek log`, over the files of a stopped broker |
 //! | `bench.rs` | `odradek bench`, over a file of its own |
 //! | `tune.rs` | `odradek tune`, over the data in `tuning/` |
@@ -18,6 +19,7 @@
 
 mod bench;
 mod client;
+mod clients;
 mod config;
 mod group;
 mod log;
@@ -55,6 +57,8 @@ enum Command {
     Group(group::GroupArguments),
     /// List, set and remove client quotas of a running broker
     Quota(quota::QuotaArguments),
+    /// Show who is connected to a running broker, and what clients measure of themselves
+    Client(clients::ClientArguments),
     /// Show or check the files of a stopped broker
     Log(log::LogArguments),
     /// Measure what this host's hardware costs
@@ -70,6 +74,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Topic(arguments) => topic::run(&arguments),
         Command::Group(arguments) => group::run(&arguments),
         Command::Quota(arguments) => quota::run(&arguments),
+        Command::Client(arguments) => clients::run(&arguments),
         Command::Log(arguments) => log::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Tune(arguments) => tune::run(&arguments),

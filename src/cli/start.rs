@@ -6,7 +6,7 @@ use clap::Args;
 use futures::channel::oneshot;
 use odradek::admin::{self, AdminHandle};
 use odradek::config::{Config, HostPort};
-use odradek::metrics::SnapshotSource;
+use odradek::metrics::Sources;
 use odradek::preflight::{self, Preflight};
 use odradek::shard;
 
@@ -64,9 +64,9 @@ fn serve(
     })?;
 
     let ready = ready_line(config, &preflight);
-    let on_serving = move |snapshots: SnapshotSource| {
+    let on_serving = move |sources: Sources| {
         if let Some(admin) = admin {
-            admin.serving(snapshots);
+            admin.serving(sources);
         }
         if let Err(error) = print(&ready) {
             tracing::warn!(%error, "standard output is closed");

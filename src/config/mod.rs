@@ -109,6 +109,8 @@ pub struct Config {
     pub log_cleaner_dedupe_buffer_size: usize,
     /// Of the whole node. `None`: no limit.
     pub log_cleaner_io_max_bytes_per_second: Option<u64>,
+    /// Of what a client pushes at once, compressed.
+    pub telemetry_max_bytes: usize,
     pub quota_window_num: u32,
     pub quota_window_size: Duration,
     pub group_min_session_timeout: Duration,

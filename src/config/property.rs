@@ -405,6 +405,9 @@ pub const PROPERTIES: &[Property] = &[
     property!(Kafka "log.cleaner.delete.retention.ms", Long "MS", Text("86400000"),
         |_, text| milliseconds(value::duration(text, MS, Duration::ZERO..=DURATION_MAX)?),
         "How long the tombstones of a compacted log stay."),
+    property!(Kafka "telemetry.max.bytes", Int "SIZE", Text("1048576"),
+        |config, text| size(&mut config.telemetry_max_bytes, text, 1..=INT_MAX),
+        "Largest push of what a client measures of itself, compressed."),
     property!(Kafka "quota.window.num", Int "N", Text("11"),
         |config, text| {
             config.quota_window_num = value::integer(text, 1..=1000)? as u32;

@@ -233,16 +233,19 @@ mod tests {
         QuotaEntity { user: user.map(name), client_id: client_id.map(name) }
     }
 
+    /// User and client id.
+    type Names = (Option<&'static str>, Option<&'static str>);
+
     /// From the most specific to the least, with who shares each.
-    const LEVELS: [(Option<&str>, Option<&str>, Option<&str>, Option<&str>); 8] = [
-        (Some("u"), Some("c"), Some("u"), Some("c")),
-        (Some("u"), Some("*"), Some("u"), Some("c")),
-        (Some("u"), None, Some("u"), None),
-        (Some("*"), Some("c"), Some("u"), Some("c")),
-        (Some("*"), Some("*"), Some("u"), Some("c")),
-        (Some("*"), None, Some("u"), None),
-        (None, Some("c"), None, Some("c")),
-        (None, Some("*"), None, Some("c")),
+    const LEVELS: [(Names, Names); 8] = [
+        ((Some("u"), Some("c")), (Some("u"), Some("c"))),
+        ((Some("u"), Some("*")), (Some("u"), Some("c"))),
+        ((Some("u"), None), (Some("u"), None)),
+        ((Some("*"), Some("c")), (Some("u"), Some("c"))),
+        ((Some("*"), Some("*")), (Some("u"), Some("c"))),
+        ((Some("*"), None), (Some("u"), None)),
+        ((None, Some("c")), (None, Some("c"))),
+        ((None, Some("*")), (None, Some("c"))),
     ];
 
     #[test]
@@ -250,7 +253,7 @@ mod tests {
         const KIND: QuotaKind = QuotaKind::ProducerByteRate;
         let mut table = QuotaTable::default();
         assert_eq!(table.limit(KIND, "u", "c"), None);
-        for (rank, (user, client, shared_user, shared_client)) in LEVELS.into_iter().enumerate().rev() {
+        for (rank, ((user, client), (shared_user, shared_client))) in LEVELS.into_iter().enumerate().rev() {
             let limit = QuotaLimit(rank as f64 + 1.0);
             table.set(&entity(user, client), KIND, Some(limit));
             let scope = QuotaScope {
@@ -263,7 +266,7 @@ mod tests {
         // Without a client id: the user's, which is the third.
         assert_eq!(table.limit(KIND, "u", "").map(|(_, limit)| limit), Some(QuotaLimit(3.0)));
         assert_eq!(table.limit(KIND, "other", "").map(|(_, limit)| limit), Some(QuotaLimit(6.0)));
-        for (user, client, ..) in LEVELS {
+        for ((user, client), _) in LEVELS {
             table.set(&entity(user, client), KIND, None);
         }
         assert_eq!(table, QuotaTable::default());

@@ -414,6 +414,7 @@ pub(super) fn blank() -> Config {
         log_cleaner_backoff: Duration::ZERO,
         log_cleaner_dedupe_buffer_size: 0,
         log_cleaner_io_max_bytes_per_second: None,
+        telemetry_max_bytes: 0,
         quota_window_num: 0,
         quota_window_size: Duration::ZERO,
         group_min_session_timeout: Duration::ZERO,

@@ -5,10 +5,12 @@
 //! recording a duration is one bucket computation. What is copied is bounded: about 20 KiB per
 //! histogram, and one histogram per API that was ever asked for.
 
+pub mod clients;
 pub mod names;
 pub mod recovery;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram as HdrHistogram;
 
 use crate::config::quota::QuotaKind;
+use crate::metrics::clients::{ClientMetrics, ClientSnapshot};
 use crate::metrics::recovery::RecoveryCounts;
 use crate::types::ShardId;
 
@@ -422,7 +425,23 @@ pub struct LogDirSnapshot {
 pub type SnapshotSource = Arc<dyn Fn() -> SnapshotFuture + Send + Sync>;
 
 /// In shard order.
-pub type SnapshotFuture = Pin<Box<dyn Future<Output = Result<Vec<ShardSnapshot>, SnapshotError>> + Send>>;
+pub type SnapshotFuture = Answer<Vec<ShardSnapshot>>;
+
+/// Whom the admin plane asks.
+#[derive(Clone)]
+pub struct Sources {
+    pub snapshots: SnapshotSource,
+    pub clients: ClientsSource,
+    pub client_metrics: ClientMetricsSource,
+}
+
+type Answer<T> = Pin<Box<dyn Future<Output = Result<T, SnapshotError>> + Send>>;
+
+/// Asks every shard for its connections.
+pub type ClientsSource = Arc<dyn Fn() -> Answer<Vec<ClientSnapshot>> + Send + Sync>;
+
+/// Asks for what the client at an address measures; empty where it sends nothing.
+pub type ClientMetricsSource = Arc<dyn Fn(SocketAddr) -> Answer<Vec<ClientMetrics>> + Send + Sync>;
 
 /// A shard that does not answer is stuck or stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

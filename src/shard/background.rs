@@ -38,6 +38,9 @@ const REMOVAL_INTERVAL: Duration = Duration::from_millis(500);
 /// Between two looks at idle producers (Kafka `producer.id.expiration.check.interval.ms`).
 const PRODUCER_CHECK_INTERVAL: Duration = Duration::from_secs(600);
 
+/// Between two looks at clients that push no metrics any more.
+const TELEMETRY_CHECK_INTERVAL: Duration = Duration::from_secs(15);
+
 /// Name of a shard's checkpoint in the data directory.
 pub fn checkpoint_path(data_dir: &Path, shard: ShardId) -> PathBuf {
     data_dir.join(checkpoint_name(shard))
@@ -68,6 +71,9 @@ pub fn start(shard: &Rc<Shard>, queue: glommio::TaskQueueHandle) {
     compaction::start(shard);
     spawn_every(shard, queue, PRODUCER_CHECK_INTERVAL, |shard| async move {
         expire_producers(&shard).await;
+    });
+    spawn_every(shard, queue, TELEMETRY_CHECK_INTERVAL, |shard| async move {
+        shard.telemetry.instances.borrow_mut().expire(shard.clock.mono());
     });
     let idle_max = shard.config.connections_max_idle;
     let interval = IDLE_CHECK_INTERVAL.min(idle_max.unwrap_or(IDLE_CHECK_INTERVAL));

@@ -19,6 +19,7 @@ use crate::codec::api::response::EncodeError;
 use crate::codec::api::versions::ApiKey;
 use crate::codec::frame::{self, Frame, FrameError, HeaderError};
 use crate::metrics::ShardMetrics;
+use crate::metrics::clients::ClientSnapshot;
 use crate::shard::api::{self, Caller, RequestContext};
 use crate::shard::event::Signal;
 use crate::shard::memory::Charge;
@@ -130,6 +131,25 @@ impl Answers {
     }
 }
 
+/// Who a client says it is.
+#[derive(Clone, Debug, Default)]
+pub struct ClientInfo {
+    /// Of its first request and of the last that was neither Produce nor Fetch, which are many and have the
+    /// same.
+    pub client_id: Option<String>,
+    /// As its ApiVersions says (KIP-511).
+    pub software_name: Option<String>,
+    pub software_version: Option<String>,
+}
+
+/// What a connection has carried.
+struct Counts {
+    since: Mono,
+    requests: Cell<u64>,
+    bytes_in: Cell<u64>,
+    bytes_out: Cell<u64>,
+}
+
 /// Lives: on one shard, from accept to close. Handlers keep it alive until their answer is in.
 pub struct Connection {
     pub id: u64,
@@ -161,6 +181,8 @@ pub struct Connection {
     muted_until: Cell<Mono>,
     /// What its client may use, as far as that was looked up.
     pub limits: RefCell<Option<Rc<ClientLimits>>>,
+    pub client: RefCell<ClientInfo>,
+    counts: Counts,
     /// The shard's.
     metrics: Rc<RefCell<ShardMetrics>>,
     response_memory: Rc<ResponseMemory>,
@@ -227,6 +249,13 @@ impl Connection {
             requests_counted: Rc::default(),
             muted_until: Cell::default(),
             limits: RefCell::default(),
+            client: RefCell::default(),
+            counts: Counts {
+                since: now,
+                requests: Cell::new(0),
+                bytes_in: Cell::new(0),
+                bytes_out: Cell::new(0),
+            },
             metrics,
             response_memory,
         })
@@ -360,6 +389,35 @@ impl Connection {
     /// Bytes of tail buffers that they keep.
     pub fn pinned_tail(&self) -> usize {
         self.answers.borrow().pinned_tail
+    }
+
+    /// A request of `size` bytes has come.
+    fn count_request(&self, api_key: ApiKey, client_id: Option<&str>, size: usize) {
+        let counts = &self.counts;
+        let is_first = counts.requests.replace(counts.requests.get() + 1) == 0;
+        counts.bytes_in.set(counts.bytes_in.get() + (FRAME_PREFIX_SIZE + size) as u64);
+        if is_first || !matches!(api_key, ApiKey::Produce | ApiKey::Fetch) {
+            let mut client = self.client.borrow_mut();
+            if client.client_id.as_deref() != client_id {
+                client.client_id = client_id.map(str::to_owned);
+            }
+        }
+    }
+
+    pub fn snapshot(&self, shard: ShardId, now: Mono) -> ClientSnapshot {
+        let client = self.client.borrow().clone();
+        ClientSnapshot {
+            shard,
+            connection: self.id,
+            address: self.peer,
+            client_id: client.client_id,
+            software_name: client.software_name,
+            software_version: client.software_version,
+            connected: now.since(self.counts.since),
+            requests: self.counts.requests.get(),
+            bytes_in: self.counts.bytes_in.get(),
+            bytes_out: self.counts.bytes_out.get(),
+        }
     }
 
     /// Nothing more is read of it until then.
@@ -789,6 +847,7 @@ async fn dispatch(
     let client_id =
         (context.api_key == ApiKey::JoinGroup).then(|| header.client_id.unwrap_or_default().to_owned());
     shard.metrics.borrow_mut().request_received(context.api_key.to_wire(), size);
+    connection.count_request(context.api_key, header.client_id, size);
     if context.api_key == ApiKey::Fetch {
         // Before it takes memory: it may be for as long as its client likes.
         wait_while(shard, connection, held, Connection::fetch_must_wait).await;
@@ -870,6 +929,7 @@ async fn write_all(shard: &Shard, connection: &Connection, responses: &[Response
             return Err(io::ErrorKind::WriteZero.into());
         }
         connection.last_active.set(shard.clock.mono());
+        connection.counts.bytes_out.set(connection.counts.bytes_out.get() + taken as u64);
         cursor.advance(responses, taken);
         match is_cold {
             true => glommio::executor().yield_task_queue_now().await,

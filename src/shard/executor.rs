@@ -19,8 +19,9 @@ use crate::log::data_dir::CLEAN_STOP_FILE;
 use crate::log::journal::ring::RingLimits;
 use crate::log::plan::SyncFs;
 use crate::log::segment::directory_name;
+use crate::metrics::clients::{ClientMetrics, ClientSnapshot};
 use crate::metrics::recovery::RecoveryCounts;
-use crate::metrics::{ShardMetrics, ShardSnapshot, SnapshotError, SnapshotFuture, SnapshotSource};
+use crate::metrics::{ShardMetrics, ShardSnapshot, SnapshotError, Sources};
 use crate::preflight::{self, Preflight, PreflightError};
 use crate::shard::clock::Clock;
 use crate::shard::conn::{CloseReason, Connection, Listener, refuse, serve};
@@ -97,6 +98,9 @@ pub enum StartError {
 /// What the main thread tells a shard.
 enum Command {
     Snapshot(tokio::sync::oneshot::Sender<ShardSnapshot>),
+    Clients(tokio::sync::oneshot::Sender<Vec<ClientSnapshot>>),
+    /// What the client at an address measures of itself, as far as this shard has it.
+    ClientMetrics(SocketAddr, tokio::sync::oneshot::Sender<Vec<ClientMetrics>>),
     /// All shards have opened their partitions. Shard 0 gets the metadata log with it.
     Listen(Option<Box<MetadataLog>>),
     /// Finish what is in flight, take nothing new; other shards may still ask.
@@ -138,7 +142,7 @@ pub fn run(
     config: &Config,
     preflight: &Preflight,
     mut stopped: futures::channel::oneshot::Receiver<()>,
-    on_serving: impl FnOnce(SnapshotSource),
+    on_serving: impl FnOnce(Sources),
 ) -> Result<(), StartError> {
     let node = Node {
         id: config.node_id,
@@ -185,7 +189,7 @@ pub fn run(
         }
     }
     let commands = Arc::new(commands);
-    on_serving(snapshot_source(commands.clone()));
+    on_serving(sources(&commands));
     let _ = futures::executor::block_on(stopped); // A dropped sender also means: stop.
     tracing::info!("stopping");
     commands.values().for_each(|sender| tell(sender, Command::Stop));
@@ -364,24 +368,42 @@ fn finish(config: &Config, log_dirs: &LogDirs, reports: &mpsc::Receiver<Progress
     Ok(())
 }
 
-fn snapshot_source(commands: Arc<BTreeMap<ShardId, ForeignSender<Command>>>) -> SnapshotSource {
-    Arc::new(move || -> SnapshotFuture {
-        let commands = commands.clone();
-        Box::pin(async move {
-            let mut asked = Vec::with_capacity(commands.len());
-            for (shard, sender) in commands.iter() {
-                let (reply, answer) = tokio::sync::oneshot::channel();
-                let unanswered = SnapshotError { shard: *shard };
-                sender.try_send(Command::Snapshot(reply)).map_err(|_| unanswered)?;
-                asked.push((answer, unanswered));
-            }
-            let mut snapshots = Vec::with_capacity(asked.len());
-            for (answer, unanswered) in asked {
-                snapshots.push(answer.await.map_err(|_| unanswered)?);
-            }
-            Ok(snapshots)
-        })
-    })
+type Commands = Arc<BTreeMap<ShardId, ForeignSender<Command>>>;
+
+/// How the admin thread asks the shards.
+fn sources(commands: &Commands) -> Sources {
+    let (snapshots, clients, client_metrics) = (commands.clone(), commands.clone(), commands.clone());
+    Sources {
+        snapshots: Arc::new(move || Box::pin(ask_all(snapshots.clone(), Command::Snapshot))),
+        clients: Arc::new(move || {
+            let answers = ask_all(clients.clone(), Command::Clients);
+            Box::pin(async move { Ok(answers.await?.concat()) })
+        }),
+        client_metrics: Arc::new(move |address| {
+            let command = move |reply| Command::ClientMetrics(address, reply);
+            let answers = ask_all(client_metrics.clone(), command);
+            Box::pin(async move { Ok(answers.await?.concat()) })
+        }),
+    }
+}
+
+/// Asks all shards at once; their answers in shard order.
+async fn ask_all<T>(
+    commands: Commands,
+    command: impl Fn(tokio::sync::oneshot::Sender<T>) -> Command,
+) -> Result<Vec<T>, SnapshotError> {
+    let mut asked = Vec::with_capacity(commands.len());
+    for (shard, sender) in commands.iter() {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let unanswered = SnapshotError { shard: *shard };
+        sender.try_send(command(reply)).map_err(|_| unanswered)?;
+        asked.push((answer, unanswered));
+    }
+    let mut answers = Vec::with_capacity(asked.len());
+    for (answer, unanswered) in asked {
+        answers.push(answer.await.map_err(|_| unanswered)?);
+    }
+    Ok(answers)
 }
 
 async fn run_shard(
@@ -528,10 +550,20 @@ async fn obey(
                 background::start(shard, queue);
                 groups::start(shard);
                 shard.spawn(quotas::exchange(shard.clone()));
+                shard.subscriptions_changed();
                 let _ = progress.send(Progress::Serving);
             }
             Command::Snapshot(reply) => {
                 let _ = reply.send(inbox::snapshot(shard));
+            }
+            Command::Clients(reply) => {
+                let asked = shard.clone();
+                shard.spawn(async move {
+                    let _ = reply.send(inbox::clients(&asked).await);
+                });
+            }
+            Command::ClientMetrics(address, reply) => {
+                let _ = reply.send(shard.client_metrics(address));
             }
             Command::Stop => {
                 drain(shard).await;

@@ -4,6 +4,7 @@
 //! are appended as they were sent; everything else runs as it comes. A lane holds no more than the
 //! asking shard may have outstanding.
 
+use crate::metrics::clients::ClientSnapshot;
 use crate::metrics::{LogDirSnapshot, ShardSnapshot};
 use crate::shard::api::{
     delete_records, describe_log_dirs, describe_producers, fetch, list_offsets, offset_for_leader_epoch,
@@ -13,7 +14,7 @@ use crate::shard::event::Signal;
 use crate::shard::message::{Message, ProduceItem, Reply, Request};
 use crate::shard::store::AckTarget;
 use crate::shard::watches::WatchKey;
-use crate::shard::{Shard, controller, groups, markers, partitions};
+use crate::shard::{Shard, controller, groups, markers, partitions, telemetry};
 use crate::types::ShardId;
 use glommio::channels::shared_channel::ConnectedReceiver;
 use std::cell::RefCell;
@@ -102,6 +103,7 @@ async fn answer(shard: &Rc<Shard>, peer: ShardId, request: Request) -> Reply {
         Request::LogSizes(wanted) => {
             Reply::LogSizes(describe_log_dirs::sizes_local(shard, wanted.as_ref()).await)
         }
+        Request::Telemetry(call) => Reply::Telemetry(telemetry::call_local(shard, *call).await),
         Request::WriteMarkers(items) => Reply::WriteMarkers(markers::write_local(shard, &items).await),
         Request::LendConnections => Reply::LendConnections(shard.lend_connections()),
         Request::Control(request) => Reply::Control(controller::execute(shard, request).await),
@@ -109,6 +111,19 @@ async fn answer(shard: &Rc<Shard>, peer: ShardId, request: Request) -> Reply {
             unreachable!("handled in the order of arrival")
         }
     }
+}
+
+/// Copies of what is known of this shard's connections, a few at a time.
+pub async fn clients(shard: &Shard) -> Vec<ClientSnapshot> {
+    const AT_ONCE: usize = 256;
+    let connections = shard.connections();
+    let mut clients = Vec::with_capacity(connections.len());
+    for some in connections.chunks(AT_ONCE) {
+        let now = shard.clock.mono();
+        clients.extend(some.iter().map(|connection| connection.snapshot(shard.id, now)));
+        glommio::executor().yield_now().await;
+    }
+    clients
 }
 
 /// A copy of this shard's counters, with the gauges read now.

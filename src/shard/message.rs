@@ -12,6 +12,7 @@ use crate::quota::meters::Usage;
 use crate::shard::api::describe_log_dirs::LogSize;
 use crate::shard::controller::{ControlReply, ControlRequest};
 use crate::shard::groups::{GroupCall, GroupReply};
+use crate::shard::telemetry::{TelemetryCall, TelemetryReply};
 use crate::types::{LeaderEpoch, LogDirIndex, Offset, Timestamp, TopicPartition, TransactionVersion};
 use bytes::Bytes;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
@@ -51,6 +52,7 @@ pub enum Request {
     EpochEnds(Vec<EpochEndItem>),
     DeleteRecords(Vec<DeleteRecordsItem>),
     Group(Box<GroupCall>),
+    Telemetry(Box<TelemetryCall>),
     /// All groups that the receiver coordinates.
     ListGroups,
     DescribeProducers(Vec<DescribeProducersItem>),
@@ -73,6 +75,7 @@ pub enum Reply {
     EpochEnds(Vec<EpochEndOutcome>),
     DeleteRecords(Vec<DeleteRecordsOutcome>),
     Group(Box<GroupReply>),
+    Telemetry(TelemetryReply),
     ListGroups(Result<Vec<ListedGroup>, ErrorCode>),
     DescribeProducers(Vec<DescribeProducersOutcome>),
     LogSizes(Vec<LogSize>),

@@ -12,6 +12,7 @@
 //! | [`reader`], [`verified`], [`segment_checksums`], [`catch_up`], [`read_gate`], [`read_ahead`], [`segment_index`] | reads: from the tail, or in turns from disk, held against checksums |
 //! | [`groups`] | coordinators of consumer groups: loaded, asked, and their writes |
 //! | [`quotas`] | what clients use of their quotas, and how long they are not read |
+//! | [`telemetry`] | what clients measure of themselves |
 //! | [`controller`], [`settings`] | metadata changes, on shard 0; settings that change with them |
 //! | [`partitions`], [`background`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; a clean stop |
 //! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
@@ -76,6 +77,7 @@ mod store;
 mod stores;
 mod survey;
 mod tail;
+pub mod telemetry;
 #[cfg(test)]
 mod tests;
 pub mod verification;
@@ -110,6 +112,7 @@ use crate::shard::response::{ResponseMemory, Shortage};
 use crate::shard::settings::Settings;
 use crate::shard::store::Store;
 use crate::shard::stores::Stores;
+use crate::shard::telemetry::Telemetry;
 use crate::shard::verification::TransactionVerifier;
 use crate::shard::watches::{RemoteWatches, WatchKey};
 use crate::types::limits::FETCH_SESSION_PARTITIONS_MAX;
@@ -161,6 +164,7 @@ pub struct Shard {
     pub sessions: RefCell<FetchSessions>,
     pub groups: Groups,
     pub quotas: Quotas,
+    pub telemetry: Telemetry,
     /// Partitions of this shard that parked fetches of other shards watch.
     remote_watches: RefCell<RemoteWatches>,
     /// Producer ids that this shard may give out.
@@ -249,6 +253,7 @@ impl Shard {
             sessions: RefCell::new(sessions),
             groups: Groups::default(),
             quotas,
+            telemetry: Telemetry::default(),
             remote_watches: RefCell::default(),
             producer_ids: Cell::new(None),
             verifier: RefCell::new(None),

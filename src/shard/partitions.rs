@@ -383,6 +383,7 @@ pub struct Changes {
 pub fn apply(shard: &Shard, records: &[Record]) -> Changes {
     let mut changes = Changes::default();
     let mut quotas_changed = false;
+    let mut subscriptions_changed = false;
     let mut image = shard.image.borrow_mut();
     for record in records {
         match record {
@@ -390,6 +391,9 @@ pub fn apply(shard: &Shard, records: &[Record]) -> Changes {
             Record::TopicConfigSet { topic, .. } => changes.configured.push(*topic),
             Record::ConfigSet { resource: ConfigResource::Brokers | ConfigResource::Node(_), .. } => {
                 changes.defaults_changed = true;
+            }
+            Record::ConfigSet { resource: ConfigResource::ClientMetrics(_), .. } => {
+                subscriptions_changed = true;
             }
             Record::ClientQuotaSet { .. } => quotas_changed = true,
             Record::PartitionCreated { id, state }
@@ -411,6 +415,10 @@ pub fn apply(shard: &Shard, records: &[Record]) -> Changes {
     if changes.defaults_changed {
         shard.settings_changed(&image);
         changes.configured = image.topics().map(|topic| topic.id).collect();
+    }
+    drop(image);
+    if subscriptions_changed {
+        shard.subscriptions_changed();
     }
     changes
 }

@@ -25,6 +25,7 @@ mod refusals;
 mod routing;
 mod start_stop;
 mod survival;
+mod telemetry;
 mod transactions;
 mod versions;
 

@@ -86,7 +86,6 @@ pub const KAFKA: &[(i16, &str, i16, i16)] = &[
 const TRANSACTIONS: &str = "transactions";
 const SECURITY: &str = "authentication and authorisation";
 const CONSUMER_GROUPS: &str = "the newer group protocol (KIP-848)";
-const TELEMETRY: &str = "client telemetry (KIP-714)";
 const SHARE_GROUPS: &str = "share groups (KIP-932)";
 const STREAMS_GROUPS: &str = "streams groups (KIP-1071)";
 const NO_KRAFT: &str = "one node has no quorum of controllers";
@@ -117,8 +116,6 @@ pub const NOT_OFFERED: &[(i16, &str)] = &[
     (66, TRANSACTIONS),
     (68, CONSUMER_GROUPS),
     (69, CONSUMER_GROUPS),
-    (71, TELEMETRY),
-    (72, TELEMETRY),
     (76, SHARE_GROUPS),
     (77, SHARE_GROUPS),
     (78, SHARE_GROUPS),

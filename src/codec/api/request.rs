@@ -8,11 +8,11 @@ use kafka_protocol::messages::{
     CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
     DescribeClientQuotasRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
     DescribeLogDirsRequest, DescribeProducersRequest, DescribeTopicPartitionsRequest, ElectLeadersRequest,
-    FetchRequest, FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
-    InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListConfigResourcesRequest,
-    ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest, MetadataRequest,
-    OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
-    SyncGroupRequest, WriteTxnMarkersRequest,
+    FetchRequest, FindCoordinatorRequest, GetTelemetrySubscriptionsRequest, HeartbeatRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
+    ListConfigResourcesRequest, ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest,
+    MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
+    OffsetForLeaderEpochRequest, PushTelemetryRequest, SyncGroupRequest, WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::Decodable;
 
@@ -56,6 +56,8 @@ pub enum Request {
     AlterClientQuotas(AlterClientQuotasRequest),
     DescribeCluster(DescribeClusterRequest),
     DescribeProducers(DescribeProducersRequest),
+    GetTelemetrySubscriptions(GetTelemetrySubscriptionsRequest),
+    PushTelemetry(PushTelemetryRequest),
     ListConfigResources(ListConfigResourcesRequest),
     DescribeTopicPartitions(DescribeTopicPartitionsRequest),
 }
@@ -160,6 +162,8 @@ fn decode_walked(api_key: ApiKey, version: i16, body: &mut Bytes) -> Result<Opti
         ApiKey::AlterClientQuotas => Request::AlterClientQuotas(decode(version, body)?),
         ApiKey::DescribeCluster => Request::DescribeCluster(decode(version, body)?),
         ApiKey::DescribeProducers => Request::DescribeProducers(decode(version, body)?),
+        ApiKey::GetTelemetrySubscriptions => Request::GetTelemetrySubscriptions(decode(version, body)?),
+        ApiKey::PushTelemetry => Request::PushTelemetry(decode(version, body)?),
         ApiKey::ListConfigResources => Request::ListConfigResources(decode(version, body)?),
         ApiKey::DescribeTopicPartitions => Request::DescribeTopicPartitions(decode(version, body)?),
     }))

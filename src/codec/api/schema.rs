@@ -108,6 +108,8 @@ pub(super) fn schema(api_key: ApiKey) -> Option<&'static Structure> {
         ApiKey::AlterClientQuotas => &ALTER_CLIENT_QUOTAS,
         ApiKey::DescribeCluster => &DESCRIBE_CLUSTER,
         ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
+        ApiKey::GetTelemetrySubscriptions => &GET_TELEMETRY_SUBSCRIPTIONS,
+        ApiKey::PushTelemetry => &PUSH_TELEMETRY,
         ApiKey::ListConfigResources => &LIST_CONFIG_RESOURCES,
         ApiKey::DescribeTopicPartitions => &DESCRIBE_TOPIC_PARTITIONS,
     })
@@ -427,3 +429,13 @@ static QUOTA_ENTITY: Structure =
     structure(&[field("entity_type", STR), field("entity_name", STR).nullable_from(0)]);
 static QUOTA_OPERATION: Structure =
     structure(&[field("key", STR), field("value", F64), field("remove", BOOL)]);
+
+static GET_TELEMETRY_SUBSCRIPTIONS: Structure = structure(&[field("client_instance_id", UUID)]);
+
+static PUSH_TELEMETRY: Structure = structure(&[
+    field("client_instance_id", UUID),
+    field("subscription_id", I32),
+    field("terminating", BOOL),
+    field("compression_type", I8),
+    field("metrics", BYTES),
+]);

@@ -137,6 +137,8 @@ mod tests {
         AlterClientQuotas: AlterClientQuotasResponse,
         DescribeCluster: DescribeClusterResponse,
         DescribeProducers: DescribeProducersResponse,
+        GetTelemetrySubscriptions: GetTelemetrySubscriptionsResponse,
+        PushTelemetry: PushTelemetryResponse,
         ListConfigResources: ListConfigResourcesResponse,
         DescribeTopicPartitions: DescribeTopicPartitionsResponse,
     }

@@ -47,6 +47,8 @@ pub enum ApiKey {
     AlterClientQuotas = 49,
     DescribeCluster = 60,
     DescribeProducers = 61,
+    GetTelemetrySubscriptions = 71,
+    PushTelemetry = 72,
     ListConfigResources = 74,
     DescribeTopicPartitions = 75,
 }
@@ -71,7 +73,7 @@ pub struct Api {
 /// Kafka announces 0 to 2 and refuses them (KAFKA-18659); the same here. Fetch 13, Produce 13, and
 /// OffsetCommit and OffsetFetch 10 would commit us to topic ids, hence the maxima. Older librdkafka wants
 /// version 0 of FindCoordinator for LZ4, and of all group APIs for groups (`rdkafka_feature.c`).
-const APIS: [Api; 35] = [
+const APIS: [Api; 37] = [
     Api { served_min: 3, ..api(ApiKey::Produce, "Produce", 0, 11, 9) },
     api(ApiKey::Fetch, "Fetch", 4, 12, 12),
     api(ApiKey::ListOffsets, "ListOffsets", 1, 10, 6),
@@ -105,6 +107,8 @@ const APIS: [Api; 35] = [
     api(ApiKey::AlterClientQuotas, "AlterClientQuotas", 0, 1, 1),
     api(ApiKey::DescribeCluster, "DescribeCluster", 0, 2, 0),
     api(ApiKey::DescribeProducers, "DescribeProducers", 0, 0, 0),
+    api(ApiKey::GetTelemetrySubscriptions, "GetTelemetrySubscriptions", 0, 0, 0),
+    api(ApiKey::PushTelemetry, "PushTelemetry", 0, 0, 0),
     api(ApiKey::ListConfigResources, "ListConfigResources", 0, 1, 0),
     api(ApiKey::DescribeTopicPartitions, "DescribeTopicPartitions", 0, 0, 0),
 ];
@@ -263,6 +267,8 @@ mod tests {
             49 AlterClientQuotas 0(0)-1 flexible 1
             60 DescribeCluster 0(0)-2 flexible 0
             61 DescribeProducers 0(0)-0 flexible 0
+            71 GetTelemetrySubscriptions 0(0)-0 flexible 0
+            72 PushTelemetry 0(0)-0 flexible 0
             74 ListConfigResources 0(0)-1 flexible 0
             75 DescribeTopicPartitions 0(0)-0 flexible 0
         "#]]

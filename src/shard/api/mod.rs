@@ -16,6 +16,7 @@ mod init_producer_id;
 pub(super) mod list_offsets;
 pub(super) mod offset_for_leader_epoch;
 pub(super) mod produce;
+mod telemetry;
 mod topics;
 mod write_txn_markers;
 
@@ -280,7 +281,7 @@ async fn answer(
             context.encode(&describe_producers::answer(shard, connection, request).await)
         }
         Request::InitProducerId(request) => context.encode(&init_producer_id::answer(shard, request).await),
-        Request::ApiVersions(request) => context.encode(&api_versions(&request, context.version)),
+        Request::ApiVersions(request) => context.encode(&api_versions(connection, &request, context.version)),
         Request::Metadata(request) => {
             context.encode(&topics::metadata(shard, request, context.version).await)
         }
@@ -324,18 +325,27 @@ async fn answer(
         }
         Request::DescribeClientQuotas(request) => context.encode(&client_quotas::describe(shard, &request)),
         Request::AlterClientQuotas(request) => context.encode(&client_quotas::alter(shard, request).await),
+        Request::GetTelemetrySubscriptions(request) => {
+            context.encode(&telemetry::get(shard, connection, request).await)
+        }
+        Request::PushTelemetry(request) => context.encode(&telemetry::push(shard, connection, request).await),
         Request::DescribeCluster(request) => {
             context.encode(&cluster_admin::describe_cluster(shard, &request, context.version))
         }
     }
 }
 
-fn api_versions(request: &ApiVersionsRequest, version: i16) -> ApiVersionsResponse {
-    let named = is_client_software(&request.client_software_name)
-        && is_client_software(&request.client_software_version);
-    if version >= 3 && !named {
+fn api_versions(connection: &Connection, request: &ApiVersionsRequest, version: i16) -> ApiVersionsResponse {
+    let (name, software_version) = (&request.client_software_name, &request.client_software_version);
+    if version < 3 {
+        return api_versions_response();
+    }
+    if !is_client_software(name) || !is_client_software(software_version) {
         return ApiVersionsResponse::default().with_error_code(ErrorCode::InvalidRequest.code());
     }
+    let mut client = connection.client.borrow_mut();
+    client.software_name = Some(name.to_string());
+    client.software_version = Some(software_version.to_string());
     api_versions_response()
 }
 

@@ -218,6 +218,11 @@ impl Broker {
         self.directory.path()
     }
 
+    /// Where metrics and health are.
+    pub fn admin_port(&self) -> u16 {
+        self.ports.admin()
+    }
+
     /// Everything that it has logged, over all starts.
     pub fn log(&self) -> String {
         let bytes = std::fs::read(self.directory.path().join("log")).unwrap_or_default();

@@ -45,11 +45,12 @@ use kafka_protocol::messages::{
     CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest,
     DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeClusterRequest, DescribeConfigsRequest,
     DescribeGroupsRequest, DescribeLogDirsRequest, DescribeProducersRequest, DescribeTopicPartitionsRequest,
-    ElectLeadersRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
-    IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
-    ListConfigResourcesRequest, ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest,
-    MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
-    OffsetForLeaderEpochRequest, ProduceRequest, SyncGroupRequest, WriteTxnMarkersRequest,
+    ElectLeadersRequest, FetchRequest, FindCoordinatorRequest, GetTelemetrySubscriptionsRequest,
+    HeartbeatRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest,
+    LeaveGroupRequest, ListConfigResourcesRequest, ListGroupsRequest, ListOffsetsRequest,
+    ListPartitionReassignmentsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
+    OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, PushTelemetryRequest, SyncGroupRequest,
+    WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
@@ -89,6 +90,8 @@ pub fn samples(api_key: ApiKey, version: i16, records: &Bytes) -> [Bytes; 2] {
         ApiKey::AlterClientQuotas => both(version, alter_client_quotas()),
         ApiKey::DescribeCluster => both(version, describe_cluster(version)),
         ApiKey::DescribeProducers => both(version, describe_producers()),
+        ApiKey::GetTelemetrySubscriptions => both(version, get_telemetry_subscriptions()),
+        ApiKey::PushTelemetry => both(version, push_telemetry()),
         ApiKey::ListConfigResources => both(version, list_config_resources(version)),
         ApiKey::DescribeTopicPartitions => both(version, describe_topic_partitions()),
         other => panic!("no sample of {other:?}"),
@@ -513,4 +516,17 @@ fn alter_client_quotas() -> AlterClientQuotasRequest {
     let remove = OpData::default().with_key(text("request_percentage")).with_remove(true);
     let entry = EntryData::default().with_entity(vec![user, client]).with_ops(vec![set, remove]);
     AlterClientQuotasRequest::default().with_entries(vec![entry]).with_validate_only(true)
+}
+
+fn get_telemetry_subscriptions() -> GetTelemetrySubscriptionsRequest {
+    GetTelemetrySubscriptionsRequest::default().with_client_instance_id(uuid::Uuid::from_u128(7))
+}
+
+fn push_telemetry() -> PushTelemetryRequest {
+    PushTelemetryRequest::default()
+        .with_client_instance_id(uuid::Uuid::from_u128(7))
+        .with_subscription_id(4711)
+        .with_terminating(true)
+        .with_compression_type(4)
+        .with_metrics(Bytes::from_static(b"metrics"))
 }
