@@ -11,22 +11,37 @@ import java.util.ArrayList;
 import java.util.Base64;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
+import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.AlterConfigOp;
+import org.apache.kafka.clients.admin.AlterConfigsOptions;
+import org.apache.kafka.clients.admin.ConfigEntry;
+import org.apache.kafka.clients.admin.DescribeTopicsOptions;
+import org.apache.kafka.clients.admin.LogDirDescription;
 import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
+import org.apache.kafka.clients.admin.OffsetSpec;
+import org.apache.kafka.clients.admin.RecordsToDelete;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
+import org.apache.kafka.common.ElectionType;
 import org.apache.kafka.common.Node;
+import org.apache.kafka.common.TopicCollection;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.header.Header;
+import org.apache.kafka.common.quota.ClientQuotaAlteration;
+import org.apache.kafka.common.quota.ClientQuotaEntity;
+import org.apache.kafka.common.quota.ClientQuotaFilter;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 
@@ -85,6 +100,11 @@ public final class Driver {
             case "poll" -> poll(request.get("ms").asLong(), answer);
             case "commit" -> member.commitSync();
             case "leave" -> member.close();
+            case "admin" -> {
+                try (Admin admin = admin()) {
+                    administrate(admin, request, where, answer);
+                }
+            }
             default -> throw new IllegalArgumentException("unknown operation " + request.get("op"));
         }
     }
@@ -228,6 +248,119 @@ public final class Driver {
         TreeSet<Integer> partitions = new TreeSet<>();
         member.assignment().forEach(where -> partitions.add(where.partition()));
         partitions.forEach(assigned::add);
+    }
+
+    /** The sources of settings, as the protocol numbers them. */
+    private static final Map<ConfigEntry.ConfigSource, Integer> SOURCES = Map.of(
+        ConfigEntry.ConfigSource.DYNAMIC_TOPIC_CONFIG, 1,
+        ConfigEntry.ConfigSource.DYNAMIC_BROKER_CONFIG, 2,
+        ConfigEntry.ConfigSource.DYNAMIC_DEFAULT_BROKER_CONFIG, 3,
+        ConfigEntry.ConfigSource.STATIC_BROKER_CONFIG, 4,
+        ConfigEntry.ConfigSource.DEFAULT_CONFIG, 5,
+        ConfigEntry.ConfigSource.DYNAMIC_CLIENT_METRICS_CONFIG, 7);
+
+    private static final Map<String, OffsetSpec> OFFSETS = Map.of(
+        "earliest", OffsetSpec.earliest(),
+        "latest", OffsetSpec.latest(),
+        "max-timestamp", OffsetSpec.maxTimestamp(),
+        "earliest-local", OffsetSpec.earliestLocal(),
+        "latest-tiered", OffsetSpec.latestTiered());
+
+    // listClientMetricsResources: 4.1 has another call beside it, which 3.9 does not have.
+    @SuppressWarnings({"deprecation", "removal"})
+    private static void administrate(Admin admin, JsonNode request, TopicPartition where, ObjectNode answer)
+            throws Exception {
+        switch (request.get("call").asText()) {
+            case "cluster" -> {
+                answer.put("id", admin.describeCluster().clusterId().get());
+                answer.put("controller", admin.describeCluster().controller().get().id());
+                ArrayNode brokers = answer.putArray("brokers");
+                admin.describeCluster().nodes().get().stream().map(Node::id).sorted().forEach(brokers::add);
+            }
+            case "configs" -> {
+                ConfigResource resource = resource(request);
+                ObjectNode configs = answer.putObject("configs");
+                for (ConfigEntry entry : admin.describeConfigs(List.of(resource)).all().get().get(resource).entries()) {
+                    configs.putArray(entry.name()).add(entry.value()).add(SOURCES.get(entry.source()))
+                        .add(entry.isReadOnly());
+                }
+            }
+            case "alter" -> {
+                List<AlterConfigOp> changes = new ArrayList<>();
+                request.get("set").fields().forEachRemaining(field -> changes.add(new AlterConfigOp(
+                    new ConfigEntry(field.getKey(), field.getValue().asText()), AlterConfigOp.OpType.SET)));
+                AlterConfigsOptions options = new AlterConfigsOptions().validateOnly(request.get("validate").asBoolean());
+                admin.incrementalAlterConfigs(Map.of(resource(request), changes), options).all().get();
+            }
+            case "offset" -> {
+                OffsetSpec of = OFFSETS.get(request.get("of").asText());
+                answer.put("offset", admin.listOffsets(Map.of(where, of)).partitionResult(where).get().offset());
+            }
+            case "delete_records" -> {
+                RecordsToDelete records = RecordsToDelete.beforeOffset(request.get("before").asLong());
+                answer.put("low", admin.deleteRecords(Map.of(where, records)).lowWatermarks().get(where).get().lowWatermark());
+            }
+            case "elect" -> {
+                Optional<Throwable> elected =
+                    admin.electLeaders(ElectionType.PREFERRED, Set.of(where)).partitions().get().get(where);
+                answer.put("elected", String.valueOf(elected));
+            }
+            case "partitions" -> {
+                DescribeTopicsOptions options = new DescribeTopicsOptions().partitionSizeLimitPerResponse(1);
+                TopicCollection topics = TopicCollection.ofTopicNames(List.of(where.topic()));
+                ArrayNode partitions = answer.putArray("partitions");
+                admin.describeTopics(topics, options).allTopicNames().get().get(where.topic()).partitions()
+                    .forEach(partition -> partitions.add(partition.partition()));
+            }
+            case "log_dirs" -> {
+                int broker = admin.describeCluster().controller().get().id();
+                Map<String, LogDirDescription> found =
+                    admin.describeLogDirs(List.of(broker)).allDescriptions().get().get(broker);
+                Map.Entry<String, LogDirDescription> dir = found.entrySet().iterator().next();
+                answer.put("dir", dir.getKey());
+                answer.put("total", dir.getValue().totalBytes().getAsLong());
+                answer.put("usable", dir.getValue().usableBytes().getAsLong());
+                ArrayNode sizes = answer.putArray("sizes");
+                dir.getValue().replicaInfos().forEach((partition, info) -> {
+                    if (partition.topic().equals(where.topic())) {
+                        sizes.addArray().add(partition.partition()).add(info.size());
+                    }
+                });
+            }
+            case "client_metrics" -> {
+                ArrayNode names = answer.putArray("names");
+                admin.listClientMetricsResources().all().get().forEach(listing -> names.add(listing.name()));
+            }
+            case "reassignments" -> {
+                ArrayNode partitions = answer.putArray("partitions");
+                admin.listPartitionReassignments().reassignments().get().keySet()
+                    .forEach(partition -> partitions.add(partition.toString()));
+            }
+            case "quota" -> {
+                ClientQuotaEntity entity = new ClientQuotaEntity(Map.of("client-id", request.get("client").asText()));
+                List<ClientQuotaAlteration.Op> operations = new ArrayList<>();
+                request.get("set").fields().forEachRemaining(field -> operations.add(new ClientQuotaAlteration.Op(
+                    field.getKey(), field.getValue().isNull() ? null : field.getValue().asDouble())));
+                admin.alterClientQuotas(List.of(new ClientQuotaAlteration(entity, operations))).all().get();
+                ObjectNode quotas = answer.putObject("quotas");
+                Map<String, Double> kept =
+                    admin.describeClientQuotas(ClientQuotaFilter.all()).entities().get().get(entity);
+                if (kept != null) {
+                    kept.forEach(quotas::put);
+                }
+            }
+            case "delete" -> admin.deleteTopics(List.of(where.topic())).all().get();
+            default -> throw new IllegalArgumentException("unknown call " + request.get("call"));
+        }
+    }
+
+    private static ConfigResource resource(JsonNode request) {
+        ConfigResource.Type type = switch (request.get("type").asText()) {
+            case "topic" -> ConfigResource.Type.TOPIC;
+            case "broker" -> ConfigResource.Type.BROKER;
+            default -> ConfigResource.Type.CLIENT_METRICS;
+        };
+        return new ConfigResource(type, request.get("name").asText());
     }
 
     private static byte[] bytes(JsonNode text) {

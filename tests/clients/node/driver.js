@@ -250,6 +250,64 @@ Object.assign(operations, {
   },
 })
 
+// Administration. kafkajs knows the replacing AlterConfigs only.
+const RESOURCES = { topic: 2, broker: 4 }
+const admin = {
+  cluster: () =>
+    withAdmin(async admin => {
+      const { brokers, controller, clusterId } = await admin.describeCluster()
+      return { id: clusterId, controller, brokers: brokers.map(b => b.nodeId).sort((a, b) => a - b) }
+    }),
+
+  configs: ({ type, name }) =>
+    withAdmin(async admin => {
+      const { resources } = await admin.describeConfigs({
+        includeSynonyms: true,
+        resources: [{ type: RESOURCES[type], name }],
+      })
+      const described = resources[0].configEntries
+      return {
+        configs: Object.fromEntries(
+          described.map(e => [e.configName, [e.configValue, e.configSource, e.readOnly]])
+        ),
+      }
+    }),
+
+  replace: request =>
+    withAdmin(async admin => {
+      const configEntries = Object.entries(request.set).map(([name, value]) => ({ name, value }))
+      const resource = { type: RESOURCES[request.type], name: request.name, configEntries }
+      await admin.alterConfigs({ validateOnly: request.validate, resources: [resource] })
+      return {}
+    }),
+
+  offset: ({ topic, partition, of }) =>
+    withAdmin(async admin => {
+      const found = (await admin.fetchTopicOffsets(topic)).find(p => p.partition === partition)
+      return { offset: Number(of === 'earliest' ? found.low : found.high) }
+    }),
+
+  delete_records: ({ topic, partition, before }) =>
+    withAdmin(async admin => {
+      await admin.deleteTopicRecords({ topic, partitions: [{ partition, offset: String(before) }] })
+      const found = (await admin.fetchTopicOffsets(topic)).find(p => p.partition === partition)
+      return { low: Number(found.low) }
+    }),
+
+  partitions: ({ topic }) =>
+    withAdmin(async admin => {
+      const { topics } = await admin.fetchTopicMetadata({ topics: [topic] })
+      return { partitions: topics[0].partitions.map(p => p.partitionId).sort((a, b) => a - b) }
+    }),
+
+  delete: ({ topic }) =>
+    withAdmin(async admin => {
+      await admin.deleteTopics({ topics: [topic] })
+      return {}
+    }),
+}
+operations.admin = request => admin[request.call](request)
+
 const main = async () => {
   for await (const line of readline.createInterface({ input: process.stdin })) {
     const request = JSON.parse(line)

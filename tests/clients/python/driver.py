@@ -82,6 +82,8 @@ def answer(client, request):
     if operation == "leave":
         client.leave()
         return {}
+    if operation == "admin":
+        return getattr(client, "admin_" + request["call"])(request)
     raise ValueError(f"unknown operation {operation}")
 
 

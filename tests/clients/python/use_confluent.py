@@ -3,10 +3,32 @@
 import sys
 import time
 
-from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from confluent_kafka import Consumer, ElectionType, Producer, TopicCollection, TopicPartition
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+    OffsetSpec,
+)
 
 import driver
+
+
+RESOURCES = {"topic": ConfigResource.Type.TOPIC, "broker": ConfigResource.Type.BROKER}
+OFFSETS = {
+    "earliest": OffsetSpec.earliest,
+    "latest": OffsetSpec.latest,
+    "max-timestamp": OffsetSpec.max_timestamp,
+}
+
+
+def done(futures):
+    """What the one future of these has."""
+    [future] = futures.values()
+    return future.result(driver.TIMEOUT_S)
 
 
 class Client:
@@ -159,6 +181,63 @@ class Client:
 
     def leave(self):
         self.member.close()
+
+    def admin_cluster(self, request):
+        admin = self.admin()
+        found = admin.describe_cluster().result(driver.TIMEOUT_S)
+        return {
+            "id": found.cluster_id,
+            "controller": found.controller.id,
+            "brokers": sorted(node.id for node in found.nodes),
+        }
+
+    def admin_configs(self, request):
+        admin = self.admin()
+        resource = ConfigResource(RESOURCES[request["type"]], request["name"])
+        entries = done(admin.describe_configs([resource])).values()
+        return {"configs": {e.name: [e.value, int(e.source), e.is_read_only] for e in entries}}
+
+    def admin_alter(self, request):
+        admin = self.admin()
+        changes = [
+            ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+            for name, value in request["set"].items()
+        ]
+        resource = ConfigResource(RESOURCES[request["type"]], request["name"], incremental_configs=changes)
+        done(admin.incremental_alter_configs([resource], validate_only=request["validate"]))
+        return {}
+
+    def admin_replace(self, request):
+        admin = self.admin()
+        resource = ConfigResource(RESOURCES[request["type"]], request["name"], set_config=request["set"])
+        done(admin.alter_configs([resource], validate_only=request["validate"]))
+        return {}
+
+    def admin_offset(self, request):
+        admin = self.admin()
+        where = TopicPartition(request["topic"], request["partition"])
+        return {"offset": done(admin.list_offsets({where: OFFSETS[request["of"]]()})).offset}
+
+    def admin_delete_records(self, request):
+        admin = self.admin()
+        where = TopicPartition(request["topic"], request["partition"], request["before"])
+        return {"low": done(admin.delete_records([where])).low_watermark}
+
+    def admin_elect(self, request):
+        admin = self.admin()
+        where = TopicPartition(request["topic"], request["partition"])
+        elected = admin.elect_leaders(ElectionType.PREFERRED, [where]).result(driver.TIMEOUT_S)
+        return {"elected": str(elected[where])}
+
+    def admin_partitions(self, request):
+        admin = self.admin()
+        described = done(admin.describe_topics(TopicCollection([request["topic"]])))
+        return {"partitions": sorted(partition.id for partition in described.partitions)}
+
+    def admin_delete(self, request):
+        admin = self.admin()
+        done(admin.delete_topics([request["topic"]]))
+        return {}
 
 
 driver.run(Client(sys.argv[1]))

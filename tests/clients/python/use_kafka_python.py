@@ -3,8 +3,9 @@
 import sys
 import time
 
+import kafka.errors
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.admin import KafkaAdminClient, NewPartitions, NewTopic
+from kafka.admin import ConfigResource, KafkaAdminClient, NewPartitions, NewTopic
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
@@ -16,6 +17,18 @@ ASSIGNORS = {
     "range": RangePartitionAssignor,
     "round-robin": RoundRobinPartitionAssignor,
     "sticky": StickyPartitionAssignor,
+}
+
+
+# As the protocol has them.
+OFFSETS = {"latest": -1, "earliest": -2, "max-timestamp": -3, "earliest-local": -4, "latest-tiered": -5}
+SOURCES = {
+    "DYNAMIC_TOPIC_CONFIG": 1,
+    "DYNAMIC_BROKER_CONFIG": 2,
+    "DYNAMIC_DEFAULT_BROKER_CONFIG": 3,
+    "STATIC_BROKER_CONFIG": 4,
+    "DEFAULT_CONFIG": 5,
+    "DYNAMIC_CLIENT_METRICS_CONFIG": 7,
 }
 
 
@@ -138,6 +151,117 @@ class Client:
 
     def leave(self):
         self.member.close()
+
+    # Administration: version 3 only.
+
+    def administrate(self, use):
+        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
+        try:
+            return use(admin)
+        finally:
+            admin.close()
+
+    def admin_cluster(self, request):
+        found = self.administrate(lambda admin: admin.describe_cluster())
+        return {
+            "id": found["cluster_id"],
+            "controller": found["controller_id"],
+            "brokers": sorted(
+                broker.get("broker_id", broker.get("node_id")) for broker in found["brokers"]
+            ),
+        }
+
+    def admin_configs(self, request):
+        resource = ConfigResource(request["type"], request["name"])
+        found = self.administrate(lambda admin: admin.describe_configs([resource], config_filter="all"))
+        [configs] = found[request["type"]].values()
+        return {
+            "configs": {
+                name: [entry["value"], SOURCES[entry["config_source"]], entry["read_only"]]
+                for name, entry in configs.items()
+            }
+        }
+
+    def change(self, request, incremental):
+        resource = ConfigResource(request["type"], request["name"], request["set"])
+        changed = self.administrate(
+            lambda admin: admin.alter_configs(
+                [resource],
+                validate_only=request["validate"],
+                raise_on_unknown=False,
+                incremental=incremental,
+            )
+        )
+        [said] = changed[request["type"]].values()
+        if said != "OK":
+            raise RuntimeError(said)
+        return {}
+
+    def admin_alter(self, request):
+        return self.change(request, True)
+
+    def admin_replace(self, request):
+        return self.change(request, False)
+
+    def admin_offset(self, request):
+        where = TopicPartition(request["topic"], request["partition"])
+        found = self.administrate(
+            lambda admin: admin.list_partition_offsets({where: OFFSETS[request["of"]]})
+        )
+        return {"offset": found[where].offset}
+
+    def admin_delete_records(self, request):
+        where = TopicPartition(request["topic"], request["partition"])
+        deleted = self.administrate(lambda admin: admin.delete_records({where: request["before"]}))
+        return {"low": deleted[where]["low_watermark"]}
+
+    def admin_elect(self, request):
+        partitions = {request["topic"]: [request["partition"]]}
+        answer = self.administrate(lambda admin: admin.elect_leaders(0, partitions))
+        [topic] = answer.replica_election_results
+        [partition] = topic.partition_result
+        return {"elected": kafka.errors.for_code(partition.error_code).__name__}
+
+    def admin_partitions(self, request):
+        def pages(admin):
+            cursor = None
+            while True:
+                page = admin.describe_topic_partitions([request["topic"]], 1, cursor)
+                yield [p["partition_index"] for topic in page["topics"] for p in topic["partitions"]]
+                cursor = page["next_cursor"]
+                if cursor is None:
+                    return
+
+        found = self.administrate(lambda admin: list(pages(admin)))
+        if max(map(len, found)) > 1:
+            raise RuntimeError(f"more than one partition in a page: {found}")
+        return {"partitions": sorted(sum(found, []))}
+
+    def admin_log_dirs(self, request):
+        [broker] = self.administrate(lambda admin: admin.describe_log_dirs([request["topic"]]))
+        [log_dir] = broker["log_dirs"]
+        return {
+            "dir": log_dir["log_dir"],
+            "total": log_dir["total_bytes"],
+            "usable": log_dir["usable_bytes"],
+            "sizes": [
+                [partition["partition_index"], partition["partition_size"]]
+                for topic in log_dir["topics"]
+                for partition in topic["partitions"]
+            ],
+        }
+
+    def admin_client_metrics(self, request):
+        found = self.administrate(lambda admin: admin.list_config_resources(["CLIENT_METRICS"]))
+        return {"names": found.get("client_metrics", [])}
+
+    def admin_reassignments(self, request):
+        found = self.administrate(lambda admin: admin.list_partition_reassignments())
+        return {"partitions": [str(where) for where in found]}
+
+    def admin_delete(self, request):
+        self.administrate(lambda admin: admin.delete_topics([request["topic"]]))
+        return {}
 
 
 driver.run(Client(sys.argv[1]))

@@ -12,6 +12,7 @@
 //! | `{"op":"join","group":G,"topic":T,"assignor":A,"instance":I}` | `{}`: a member that subscribes |
 //! | `{"op":"poll","ms":M}` | `{"assigned":[P..],"records":[[partition,offset]..]}`: of the member |
 //! | `{"op":"commit"}`, `{"op":"leave"}` | `{}`: the same |
+//! | `{"op":"admin","call":C,..}` | what `admin.rs` says of each call |
 //!
 //! F is `"earliest"`, `{"offset":O}` or `{"timestamp":MS}`. A record R has `key`, `value` (base64 or
 //! null), `headers` (`[[name, base64 or null]..]`), `timestamp`; `partition` (or null) when it is
@@ -76,7 +77,7 @@ impl Driver {
         Driver { child, requests, answers }
     }
 
-    fn ask(&mut self, request: &Value) -> Answer<Value> {
+    pub fn ask(&mut self, request: &Value) -> Answer<Value> {
         self.send(request)?;
         self.receive()
     }

@@ -1,0 +1,28 @@
+//! Administration by real clients: see `odradek_client_tests::administration`.
+
+use odradek_client_tests::{Kind, administration};
+
+#[test]
+fn confluent_kafka_administers() {
+    administration(Kind::Confluent);
+}
+
+#[test]
+fn kafka_python_3_administers() {
+    administration(Kind::KafkaPython3);
+}
+
+#[test]
+fn kafkajs_administers() {
+    administration(Kind::Kafkajs);
+}
+
+#[test]
+fn java_3_administers() {
+    administration(Kind::Java3);
+}
+
+#[test]
+fn java_4_administers() {
+    administration(Kind::Java4);
+}
