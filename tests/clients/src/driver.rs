@@ -44,8 +44,12 @@ pub struct Driver {
 
 impl Driver {
     pub fn python(environment: &str, script: &str, bootstrap: &str) -> Driver {
+        Driver::python_with(environment, script, &[bootstrap])
+    }
+
+    pub fn python_with(environment: &str, script: &str, arguments: &[&str]) -> Driver {
         let python = installed().join(environment).join("bin/python");
-        Driver::start(Command::new(python).arg(here().join("python").join(script)).arg(bootstrap))
+        Driver::start(Command::new(python).arg(here().join("python").join(script)).args(arguments))
     }
 
     pub fn node(bootstrap: &str) -> Driver {

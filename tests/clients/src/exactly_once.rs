@@ -1,0 +1,361 @@
+//! The workload of exactly-once (SAFETY 8) while the broker and its clients are killed: transfers between
+//! accounts, whose sum is constant, and a pipeline from one topic to another, which counts each record once.
+//!
+//! Workers are processes of a real client (`python/exactly_once.py`). A round has all of them at work, kills
+//! the broker in the middle of it, now and then a worker too, and starts both again. What is read in the end, of
+//! committed transactions only, is held against what the workers were told:
+//!
+//! | a transaction that | is |
+//! |---|---|
+//! | was committed | there, whole and once |
+//! | was aborted | not there |
+//! | ended in an error, or whose worker was killed | there whole and once, or not at all |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use odradek_test_harness::{Broker, Client as PlainClient, Options, Routing};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::client::Answer;
+use crate::driver::{Driver, parse};
+
+/// As the workers have it.
+const PARTITIONS: i32 = 4;
+const INPUTS_A_ROUND: u64 = 60;
+const WORK_MS: u64 = 2500;
+/// Of everything that is still open at the end: a transaction that nobody ends is aborted after ten seconds, a
+/// session after six.
+const END_TIME_MAX: Duration = Duration::from_secs(90);
+const CALL_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Clients that have transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transactor {
+    Confluent,
+    KafkaPython,
+}
+
+impl Transactor {
+    fn name(self) -> &'static str {
+        match self {
+            Transactor::Confluent => "confluent",
+            Transactor::KafkaPython => "kafka-python",
+        }
+    }
+}
+
+/// How long it goes on, and what happens when.
+#[derive(Clone, Copy, Debug)]
+pub struct Play {
+    pub transactor: Transactor,
+    /// In each the broker is killed once.
+    pub rounds: u32,
+    /// Of the dice.
+    pub seed: u64,
+}
+
+/// What a run has met, so that a reader can tell that it was about something.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Met {
+    pub committed: usize,
+    pub aborted: usize,
+    pub unknown: usize,
+    pub workers_killed: u32,
+    pub inputs: u64,
+}
+
+/// Which transactions a worker knows what of.
+#[derive(Debug, Default, Deserialize)]
+struct Outcomes {
+    committed: Vec<String>,
+    aborted: Vec<String>,
+    unknown: Vec<String>,
+}
+
+struct Worker {
+    role: &'static str,
+    name: String,
+    driver: Driver,
+}
+
+impl Worker {
+    fn start(play: &Play, broker: &Broker, role: &'static str, number: u32) -> Worker {
+        let name = format!("{role}-{number}");
+        let arguments = [play.transactor.name(), &broker.bootstrap(), role, &name];
+        Worker { role, driver: Driver::python_with("python", "exactly_once.py", &arguments), name }
+    }
+}
+
+/// Everything that the workers of one role were told.
+#[derive(Debug, Default)]
+struct Told {
+    committed: BTreeSet<String>,
+    aborted: BTreeSet<String>,
+    unknown: BTreeSet<String>,
+}
+
+impl Told {
+    fn add(&mut self, outcomes: Outcomes) {
+        self.committed.extend(outcomes.committed);
+        self.aborted.extend(outcomes.aborted);
+        self.unknown.extend(outcomes.unknown);
+    }
+}
+
+/// Dice that fall alike for one seed.
+struct Dice(u64);
+
+impl Dice {
+    /// Below `sides`.
+    fn throw(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// Plays to the end: what was met, or what was violated.
+pub fn exactly_once(play: Play) -> Answer<Met> {
+    let options = Options::new(Routing::Node)
+        .set("offsets.topic.num.partitions", "4")
+        .set("transaction.state.log.num.partitions", "4")
+        .small_journal();
+    let mut broker = Broker::start_with(options);
+    let mut plain = PlainClient::connect(&broker);
+    for topic in ["accounts", "inputs", "outputs"] {
+        plain.create_topic(topic, PARTITIONS, &[]);
+    }
+    drop(plain);
+    let result = Run::new(play, &broker).and_then(|run| run.play(&mut broker));
+    if result.is_ok() {
+        broker.stop();
+    }
+    result
+}
+
+struct Run {
+    play: Play,
+    dice: Dice,
+    workers: Vec<Worker>,
+    transfers: Told,
+    pipeline: Told,
+    /// Lives of workers that were killed: of their last transactions nobody was told.
+    killed_names: BTreeSet<String>,
+    source: BaseProducer,
+    met: Met,
+}
+
+impl Run {
+    fn new(play: Play, broker: &Broker) -> Answer<Run> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", broker.bootstrap()).set("enable.idempotence", "true");
+        let source: BaseProducer = config.create().map_err(text)?;
+        let workers = ["transfer", "pipeline"]
+            .into_iter()
+            .flat_map(|role| (0..2).map(move |number| (role, number)))
+            .map(|(role, number)| Worker::start(&play, broker, role, number))
+            .collect();
+        Ok(Run {
+            dice: Dice(play.seed),
+            play,
+            workers,
+            transfers: Told::default(),
+            pipeline: Told::default(),
+            killed_names: BTreeSet::new(),
+            source,
+            met: Met::default(),
+        })
+    }
+
+    fn play(mut self, broker: &mut Broker) -> Answer<Met> {
+        for round in 0..self.play.rounds {
+            self.round(broker, round).map_err(|error| format!("round {round}: {error}"))?;
+        }
+        self.finish(broker)?;
+        self.judge_transfers(broker)?;
+        Ok(self.met)
+    }
+
+    fn round(&mut self, broker: &mut Broker, round: u32) -> Answer<()> {
+        for worker in &mut self.workers {
+            worker.driver.send(&json!({ "op": "work", "ms": WORK_MS }))?;
+        }
+        for _ in 0..INPUTS_A_ROUND {
+            let number = self.met.inputs;
+            let value = number.to_string();
+            let partition = self.dice.throw(PARTITIONS as u64) as i32;
+            let record = BaseRecord::<(), str>::to("inputs").payload(&value).partition(partition);
+            self.source.send(record).map_err(|(error, _)| text(error))?;
+            self.met.inputs += 1;
+        }
+        self.source.poll(Duration::ZERO);
+        std::thread::sleep(Duration::from_millis(200 + self.dice.throw(1800)));
+        broker.kill();
+        if round % 5 == 4 {
+            let worker = self.dice.throw(self.workers.len() as u64) as usize;
+            self.kill_worker(broker, worker)?;
+        }
+        broker.start_again();
+        self.source.flush(CALL_TIME_MAX).map_err(text)?;
+        self.hear()
+    }
+
+    /// Another one of its name is at work at once, and has to fence it.
+    fn kill_worker(&mut self, broker: &Broker, index: usize) -> Answer<()> {
+        let Worker { role, name, .. } = &self.workers[index];
+        let (role, name) = (*role, name.clone());
+        let number = name.rsplit('-').next().and_then(|number| number.parse().ok()).expect("it ends in one");
+        self.killed_names.insert(name);
+        self.workers[index] = Worker::start(&self.play, broker, role, number);
+        self.workers[index].driver.send(&json!({ "op": "work", "ms": WORK_MS }))?;
+        self.met.workers_killed += 1;
+        Ok(())
+    }
+
+    fn hear(&mut self) -> Answer<()> {
+        for worker in &mut self.workers {
+            let answer = worker.driver.receive().map_err(|error| format!("{}: {error}", worker.name))?;
+            let outcomes: Outcomes = parse(answer)?;
+            self.met.committed += outcomes.committed.len();
+            self.met.aborted += outcomes.aborted.len();
+            self.met.unknown += outcomes.unknown.len();
+            match worker.role {
+                "transfer" => self.transfers.add(outcomes),
+                _ => self.pipeline.add(outcomes),
+            }
+        }
+        Ok(())
+    }
+
+    /// Until everything is through the pipeline and no transaction is open.
+    fn finish(&mut self, broker: &Broker) -> Answer<()> {
+        let begun = Instant::now();
+        loop {
+            for worker in self.workers.iter_mut().filter(|worker| worker.role == "pipeline") {
+                worker.driver.send(&json!({ "op": "work", "ms": 1000 }))?;
+            }
+            for worker in self.workers.iter_mut().filter(|worker| worker.role == "pipeline") {
+                let outcomes: Outcomes = parse(worker.driver.receive()?)?;
+                self.met.committed += outcomes.committed.len();
+            }
+            let counted = self.outputs(broker)?;
+            if let Some((number, count)) = counted.iter().find(|(_, count)| **count > 1) {
+                return Err(format!("input {number} was counted {count} times"));
+            }
+            if let Some(number) = counted.keys().find(|number| **number >= self.met.inputs) {
+                return Err(format!("{number} was read, and never written"));
+            }
+            if counted.len() as u64 == self.met.inputs {
+                break;
+            }
+            if begun.elapsed() > END_TIME_MAX {
+                let missing: Vec<u64> =
+                    (0..self.met.inputs).filter(|number| !counted.contains_key(number)).take(20).collect();
+                return Err(format!("inputs {missing:?} and others were not counted"));
+            }
+        }
+        for worker in &mut self.workers {
+            worker.driver.send(&json!({ "op": "finish" }))?;
+        }
+        for worker in &mut self.workers {
+            worker.driver.receive().map_err(|error| format!("{}: {error}", worker.name))?;
+        }
+        Ok(())
+    }
+
+    /// How often each input is there.
+    fn outputs(&self, broker: &Broker) -> Answer<BTreeMap<u64, usize>> {
+        let mut counted = BTreeMap::new();
+        for value in committed_values(broker, "outputs")? {
+            let number = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
+            *counted.entry(number.ok_or("an output is no number")?).or_default() += 1;
+        }
+        Ok(counted)
+    }
+
+    fn judge_transfers(&mut self, broker: &Broker) -> Answer<()> {
+        #[derive(Deserialize)]
+        struct Transfer {
+            transaction: String,
+            amount: i64,
+        }
+        let mut amounts: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+        for value in committed_values(broker, "accounts")? {
+            let transfer: Transfer = serde_json::from_slice(&value).map_err(text)?;
+            amounts.entry(transfer.transaction).or_default().push(transfer.amount);
+        }
+        for (transaction, amounts) in &amounts {
+            if amounts.len() != 2 || amounts.iter().sum::<i64>() != 0 {
+                return Err(format!("{transaction} is not there whole and once: {amounts:?}"));
+            }
+            if self.transfers.aborted.contains(transaction) {
+                return Err(format!("{transaction} was aborted, and is there"));
+            }
+            let is_told =
+                self.transfers.committed.contains(transaction) || self.transfers.unknown.contains(transaction);
+            let of_killed = self.killed_names.iter().any(|name| transaction.starts_with(&format!("{name}.")));
+            if !is_told && !of_killed {
+                return Err(format!("{transaction} is there, and nobody has made it"));
+            }
+        }
+        match self.transfers.committed.iter().find(|transaction| !amounts.contains_key(*transaction)) {
+            Some(lost) => Err(format!("{lost} was committed, and is not there")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Every record of committed transactions, once none is open any more.
+fn committed_values(broker: &Broker, topic: &str) -> Answer<Vec<Vec<u8>>> {
+    let consumer = |isolation: &str| -> Answer<BaseConsumer> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", broker.bootstrap()).set("group.id", "unused");
+        config.set("enable.auto.commit", "false").set("auto.offset.reset", "error");
+        config.set("enable.partition.eof", "true").set("isolation.level", isolation);
+        config.create().map_err(text)
+    };
+    let (committed, all) = (consumer("read_committed")?, consumer("read_uncommitted")?);
+    let begun = Instant::now();
+    for partition in 0..PARTITIONS {
+        loop {
+            let stable = committed.fetch_watermarks(topic, partition, CALL_TIME_MAX).map_err(text)?.1;
+            let end = all.fetch_watermarks(topic, partition, CALL_TIME_MAX).map_err(text)?.1;
+            if stable == end {
+                break;
+            }
+            if begun.elapsed() > END_TIME_MAX {
+                return Err(format!("{topic}-{partition}: a transaction stays open: {stable} of {end}"));
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+    let mut list = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        list.add_partition_offset(topic, partition, Offset::Beginning).map_err(text)?;
+    }
+    committed.assign(&list).map_err(text)?;
+    let mut values = Vec::new();
+    let mut ended = BTreeSet::new();
+    while ended.len() < PARTITIONS as usize {
+        match committed.poll(CALL_TIME_MAX) {
+            None => return Err(format!("{topic}: nothing comes any more")),
+            Some(Ok(message)) => values.push(message.payload().unwrap_or_default().to_vec()),
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                ended.insert(partition);
+            }
+            Some(Err(error)) => return Err(text(error)),
+        }
+    }
+    Ok(values)
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
