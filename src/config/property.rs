@@ -436,6 +436,43 @@ pub const PROPERTIES: &[Property] = &[
             Ok(config.group_max_size.to_string())
         },
         "Members of a group; never more than 10,000."),
+    property!(Kafka "group.consumer.session.timeout.ms", Int "MS", Text("45000"),
+        |config, text| duration(&mut config.group_consumer_session_timeout, text, MS),
+        "Session time-out of members of the newer protocol (KIP-848), which do not say one."),
+    property!(Kafka "group.consumer.min.session.timeout.ms", Int "MS", Text("45000"),
+        |config, text| duration(&mut config.group_consumer_min_session_timeout, text, MS),
+        "The shortest that may be set."),
+    property!(Kafka "group.consumer.max.session.timeout.ms", Int "MS", Text("60000"),
+        |config, text| duration(&mut config.group_consumer_max_session_timeout, text, MS),
+        "The longest that may be set."),
+    property!(Kafka "group.consumer.heartbeat.interval.ms", Int "MS", Text("5000"),
+        |config, text| duration(&mut config.group_consumer_heartbeat_interval, text, MS),
+        "How often these members are told to send a heartbeat."),
+    property!(Kafka "group.consumer.min.heartbeat.interval.ms", Int "MS", Text("5000"),
+        |config, text| duration(&mut config.group_consumer_min_heartbeat_interval, text, MS),
+        "The shortest that may be set."),
+    property!(Kafka "group.consumer.max.heartbeat.interval.ms", Int "MS", Text("15000"),
+        |config, text| duration(&mut config.group_consumer_max_heartbeat_interval, text, MS),
+        "The longest that may be set."),
+    property!(Kafka "group.consumer.max.size", Int "N", Text("2147483647"),
+        |config, text| {
+            config.group_consumer_max_size = value::integer(text, 1..=INT_MAX as i64)? as usize;
+            Ok(config.group_consumer_max_size.to_string())
+        },
+        "Members of a group of the newer protocol; never more than 10,000."),
+    property!(Kafka "group.consumer.assignors", List "NAMES", Text("uniform,range"),
+        |config, text| {
+            config.group_consumer_assignors = value::choices(text, &["uniform", "range"])?;
+            Ok(config.group_consumer_assignors.join(","))
+        },
+        "Assignors that these members may ask for, with commas between; the first is the default."),
+    property!(Kafka "group.consumer.migration.policy", String "POLICY", Text("bidirectional"),
+        |config, text| {
+            let known = ["disabled", "upgrade", "downgrade", "bidirectional"];
+            config.group_consumer_migration_policy = value::choice(text, &known)?;
+            Ok(config.group_consumer_migration_policy.to_owned())
+        },
+        "Whether a group may change its protocol while members use it: `bidirectional`, `upgrade` (to the newer one), `downgrade`, `disabled`."),
     property!(Kafka "offset.metadata.max.bytes", Int "SIZE", Text("4096"),
         |config, text| size(&mut config.offset_metadata_max_bytes, text, 0..=INT_MAX),
         "Largest note that a client may leave with a committed offset."),

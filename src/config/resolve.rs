@@ -114,6 +114,13 @@ pub enum ConfigError {
          at least {needed}: raise --memory or lower --cores"
     )]
     MemoryTooSmall { memory_bytes: u64, per_core: u64, cores: usize, needed: u64 },
+    #[error("{name} ({value} ms) is not between {min} and {max} ms, as set by the limits beside it")]
+    OutsideOfLimits { name: &'static str, value: u128, min: u128, max: u128 },
+    #[error(
+        "group.consumer.heartbeat.interval.ms ({interval}) is not below group.consumer.session.timeout.ms \
+         ({timeout}): members would be given up between two heartbeats"
+    )]
+    HeartbeatAboveSession { interval: u128, timeout: u128 },
 }
 
 fn suggestion(nearest: Option<&'static str>) -> String {
@@ -255,7 +262,33 @@ impl Config {
         if self.routing == Routing::Core && last_port > u16::MAX as usize {
             return Err(ConfigError::PortsPastEnd { cores: self.cores, port: self.listen.port });
         }
-        Ok(())
+        self.check_consumer_groups()
+    }
+
+    fn check_consumer_groups(&self) -> Result<(), ConfigError> {
+        let within = |name, value: Duration, min: Duration, max: Duration| {
+            let (value, min, max) = (value.as_millis(), min.as_millis(), max.as_millis());
+            match (min..=max).contains(&value) {
+                true => Ok(value),
+                false => Err(ConfigError::OutsideOfLimits { name, value, min, max }),
+            }
+        };
+        let timeout = within(
+            "group.consumer.session.timeout.ms",
+            self.group_consumer_session_timeout,
+            self.group_consumer_min_session_timeout,
+            self.group_consumer_max_session_timeout,
+        )?;
+        let interval = within(
+            "group.consumer.heartbeat.interval.ms",
+            self.group_consumer_heartbeat_interval,
+            self.group_consumer_min_heartbeat_interval,
+            self.group_consumer_max_heartbeat_interval,
+        )?;
+        match interval < timeout {
+            true => Ok(()),
+            false => Err(ConfigError::HeartbeatAboveSession { interval, timeout }),
+        }
     }
 
     fn check_data_dirs(&self) -> Result<(), ConfigError> {
@@ -421,6 +454,15 @@ pub(super) fn blank() -> Config {
         group_max_session_timeout: Duration::ZERO,
         group_initial_rebalance_delay: Duration::ZERO,
         group_max_size: 0,
+        group_consumer_session_timeout: Duration::ZERO,
+        group_consumer_min_session_timeout: Duration::ZERO,
+        group_consumer_max_session_timeout: Duration::ZERO,
+        group_consumer_heartbeat_interval: Duration::ZERO,
+        group_consumer_min_heartbeat_interval: Duration::ZERO,
+        group_consumer_max_heartbeat_interval: Duration::ZERO,
+        group_consumer_max_size: 0,
+        group_consumer_assignors: Vec::new(),
+        group_consumer_migration_policy: "",
         offset_metadata_max_bytes: 0,
         offsets_retention: Duration::ZERO,
         offsets_retention_check_interval: Duration::ZERO,

@@ -216,6 +216,25 @@ pub fn duration_or_unlimited(
     duration(text, unit, range).map(Some).map_err(|expected| format!("{expected}, or -1 for no limit"))
 }
 
+/// One of some words.
+pub fn choice(text: &str, known: &[&'static str]) -> Result<&'static str, Expected> {
+    let word = text.trim();
+    let found = known.iter().find(|known| known.eq_ignore_ascii_case(word));
+    found.copied().ok_or_else(|| known.join(", "))
+}
+
+/// Some of some words, each once, with commas between.
+pub fn choices(text: &str, known: &[&'static str]) -> Result<Vec<&'static str>, Expected> {
+    let mut chosen = Vec::new();
+    for word in text.split(',') {
+        let word = choice(word, known).map_err(|known| format!("some of {known}, with commas between"))?;
+        if !chosen.contains(&word) {
+            chosen.push(word);
+        }
+    }
+    Ok(chosen)
+}
+
 /// CPU numbers as the kernel lists them: `0-3,6`. Ascending and without repeats.
 pub fn cpu_list(text: &str) -> Result<Vec<usize>, Expected> {
     /// Above the kernel's own `NR_CPUS` maximum of 8192; bounds the list that a typo can ask for.
