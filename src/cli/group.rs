@@ -3,10 +3,14 @@
 //! What a group is asked goes to its coordinator, offsets of partitions to their leaders: any cluster of
 //! Kafka-compatible brokers will do.
 
+mod consumer;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::{Args, Subcommand};
+use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup as DescribedConsumerGroup;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
+use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::offset_commit_request::{
@@ -91,6 +95,7 @@ const EARLIEST: i64 = -2;
 const LATEST: i64 = -1;
 /// "The group has members", as a commit from outside is told.
 const UNKNOWN_MEMBER_ID: i16 = 25;
+const GROUP_ID_NOT_FOUND: i16 = 69;
 
 pub fn run(arguments: &GroupArguments) -> Result<(), Failure> {
     let mut cluster =
@@ -211,15 +216,31 @@ fn list(cluster: &mut Cluster, as_json: bool) -> Result<(), Failure> {
     }
     if as_json {
         let groups = groups.iter().map(|(id, group)| {
-            json!({ "group": id, "state": &*group.group_state, "protocol_type": &*group.protocol_type })
+            json!({
+                "group": id,
+                "type": kind(group),
+                "state": &*group.group_state,
+                "protocol_type": &*group.protocol_type,
+            })
         });
         return print_json(&groups.collect());
     }
-    let mut table = Table::new(&["GROUP", "STATE", "TYPE"]);
+    let mut table = Table::new(&["GROUP", "TYPE", "STATE", "PROTOCOL"]);
     for (id, group) in &groups {
-        table.row(&[id, &group.group_state, &group.protocol_type]);
+        table.row(&[id, kind(group), &group.group_state, &group.protocol_type]);
     }
     print(&table.to_string())
+}
+
+/// Brokers that say nothing of it know one type.
+fn kind(group: &ListedGroup) -> &str {
+    if group.group_type.is_empty() { "classic" } else { &group.group_type }
+}
+
+/// A group, by the protocol that it uses.
+enum Shown {
+    Classic(DescribedGroup),
+    Consumer(DescribedConsumerGroup),
 }
 
 /// A committed offset of a group, and the end of its partition.
@@ -243,13 +264,20 @@ fn describe(cluster: &mut Cluster, groups: &[String], as_json: bool) -> Result<(
         let request = DescribeGroupsRequest::default().with_groups(vec![GroupId(text(id))]);
         let mut response = cluster.coordinator(id)?.send(|_| request)?;
         let group = response.groups.pop().ok_or_else(|| format!("{id}: nothing was said of it"))?;
-        if group.error_code != 0 {
-            missing.push(format!("{id}: {}", error_name(group.error_code)));
-        } else if &*group.group_state == "Dead" {
-            missing.push(format!("{id}: GROUP_ID_NOT_FOUND"));
+        let is_missing = group.error_code == GROUP_ID_NOT_FOUND || &*group.group_state == "Dead";
+        let group = if is_missing {
+            consumer::describe(cluster, id)?.map(Shown::Consumer)
+        } else if group.error_code != 0 {
+            Err(error_name(group.error_code))
         } else {
-            let progress = progress(cluster, id)?;
-            described.push((group, progress));
+            Ok(Shown::Classic(group))
+        };
+        match group {
+            Ok(group) => {
+                let progress = progress(cluster, id)?;
+                described.push((group, progress));
+            }
+            Err(error) => missing.push(format!("{id}: {error}")),
         }
     }
     if as_json {
@@ -293,15 +321,7 @@ fn progress(cluster: &mut Cluster, id: &str) -> Result<Vec<Progress>, Failure> {
     Ok(progress)
 }
 
-fn group_json(group: &DescribedGroup, progress: &[Progress]) -> Value {
-    let members = group.members.iter().map(|member| {
-        json!({
-            "member": &*member.member_id,
-            "instance": member.group_instance_id.as_deref(),
-            "client": &*member.client_id,
-            "host": &*member.client_host,
-        })
-    });
+fn group_json(group: &Shown, progress: &[Progress]) -> Value {
     let offsets = progress.iter().map(|progress| {
         json!({
             "topic": progress.topic,
@@ -311,17 +331,39 @@ fn group_json(group: &DescribedGroup, progress: &[Progress]) -> Value {
             "lag": progress.lag(),
         })
     });
+    let offsets: Vec<Value> = offsets.collect();
+    let group = match group {
+        Shown::Classic(group) => group,
+        Shown::Consumer(group) => return consumer::json(group, &offsets),
+    };
+    let members = group.members.iter().map(|member| {
+        json!({
+            "member": &*member.member_id,
+            "instance": member.group_instance_id.as_deref(),
+            "client": &*member.client_id,
+            "host": &*member.client_host,
+        })
+    });
     json!({
         "group": &*group.group_id.0,
+        "type": "classic",
         "state": &*group.group_state,
         "protocol_type": &*group.protocol_type,
         "protocol": &*group.protocol_data,
         "members": members.collect::<Vec<_>>(),
-        "offsets": offsets.collect::<Vec<_>>(),
+        "offsets": offsets,
     })
 }
 
-fn group_text(group: &DescribedGroup, progress: &[Progress]) -> String {
+fn group_text(group: &Shown, progress: &[Progress]) -> String {
+    let shown = match group {
+        Shown::Classic(group) => classic_text(group),
+        Shown::Consumer(group) => consumer::shown(group),
+    };
+    shown + &progress_text(progress)
+}
+
+fn classic_text(group: &DescribedGroup) -> String {
     let protocol =
         if group.protocol_data.is_empty() { String::new() } else { format!(", {}", &*group.protocol_data) };
     let mut shown = format!("{}: {}{protocol}\n", &*group.group_id.0, &*group.group_state);
@@ -333,6 +375,11 @@ fn group_text(group: &DescribedGroup, progress: &[Progress]) -> String {
         }
         shown += &table.to_string();
     }
+    shown
+}
+
+fn progress_text(progress: &[Progress]) -> String {
+    let mut shown = String::new();
     if !progress.is_empty() {
         let mut table = Table::new(&["TOPIC", "PARTITION", "COMMITTED", "END", "LAG"]);
         let number = |number: Option<i64>| number.map_or("-".to_string(), |number| number.to_string());

@@ -552,7 +552,7 @@ fn groups_are_looked_after_by_command() {
         let listed = command(&broker, &["list"]).expect("it is listed");
         assert_eq!(
             listed.lines().nth(1).map(|line| line.split_whitespace().collect()),
-            Some(vec!["used", "Stable", "consumer"])
+            Some(vec!["used", "classic", "Stable", "consumer"])
         );
         let described = command(&broker, &["describe", "used"]).expect("it is described");
         assert!(described.starts_with("used: Stable, range\n"), "{described}");
