@@ -5,6 +5,7 @@
 //! one look (brokers, resolved configurations) is not stored here.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::record::{ConfigResource, FEATURE_LEVEL, Node, PartitionState, ProducerIdBlock, Record};
 use super::topic_name;
@@ -109,6 +110,12 @@ impl Image {
     /// All topics, by name.
     pub fn topics(&self) -> impl ExactSizeIterator<Item = &Topic> {
         self.names.values().map(|id| &self.topics[id])
+    }
+
+    /// Those behind a name.
+    pub fn topics_after(&self, after: Option<&str>) -> impl Iterator<Item = &Topic> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.names.range::<str, _>((from, Bound::Unbounded)).map(|(_, id)| &self.topics[id])
     }
 
     /// The topic whose name differs from `name` only in '.' and '_', or is the same.

@@ -137,10 +137,16 @@ error_codes! {
     InconsistentTopicId = 103, "INCONSISTENT_TOPIC_ID", "the topic id is not the one the log has";
     FetchSessionTopicIdError = 106, "FETCH_SESSION_TOPIC_ID_ERROR",
         "the fetch session mixes topic names and topic ids";
+    FencedMemberEpoch = 110, "FENCED_MEMBER_EPOCH",
+        "the member's epoch is not the coordinator's: it must give up its partitions and join again";
+    UnreleasedInstanceId = 111, "UNRELEASED_INSTANCE_ID", "another member still has this group.instance.id";
+    UnsupportedAssignor = 112, "UNSUPPORTED_ASSIGNOR", "the coordinator does not know this assignor";
+    StaleMemberEpoch = 113, "STALE_MEMBER_EPOCH", "the member's epoch is not the current one; try with the new one";
     MismatchedEndpointType = 114, "MISMATCHED_ENDPOINT_TYPE", "the request belongs to another kind of endpoint";
     UnsupportedEndpointType = 115, "UNSUPPORTED_ENDPOINT_TYPE", "this kind of endpoint is not supported";
     UnknownSubscriptionId = 117, "UNKNOWN_SUBSCRIPTION_ID", "the client's subscriptions to metrics have changed";
     TelemetryTooLarge = 118, "TELEMETRY_TOO_LARGE", "the metrics are larger than telemetry.max.bytes";
+    InvalidRegularExpression = 128, "INVALID_REGULAR_EXPRESSION", "the regular expression is invalid";
 }
 
 impl ErrorCode {

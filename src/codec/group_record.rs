@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | 0, 1 | group, topic: string; partition: i32 | a committed offset |
 //! | 2 | group: string | a group: its generation and its members |
-//! | 3 and above | the newer group protocols; passed over | |
+//! | 3 to 8, 16 | groups of the newer protocol: [`consumer_record`](super::consumer_record) | |
+//! | others | other kinds of groups; passed over | |
 //!
 //! A value begins with its own version; no value is a tombstone.
 //!
@@ -22,6 +23,7 @@
 //! Source: Kafka `OffsetCommitKey`, `OffsetCommitValue`, `GroupMetadataKey`, `GroupMetadataValue`,
 //! `GroupCoordinatorRecordHelpers`.
 
+use crate::codec::consumer_record::ConsumerRecord;
 use crate::codec::wire::{Encoding, Reader, WireError, Writer};
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -37,8 +39,18 @@ const FLEXIBLE_FROM: i16 = 4;
 /// One record; no value deletes what its key names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupRecord {
-    Offset { group: String, topic: String, partition: i32, value: Option<OffsetValue> },
-    Group { group: String, value: Option<GroupValue> },
+    Offset {
+        group: String,
+        topic: String,
+        partition: i32,
+        value: Option<OffsetValue>,
+    },
+    Group {
+        group: String,
+        value: Option<GroupValue>,
+    },
+    /// Of a group of the newer protocol.
+    Consumer(ConsumerRecord),
 }
 
 /// A committed offset, as a group has it for one partition.
@@ -125,7 +137,10 @@ impl GroupRecord {
                 let group = key.str().map_err(GroupRecordError::Key)?.to_owned();
                 GroupRecord::Group { group, value: value.map(group_value).transpose()? }
             }
-            _ => return Ok(None),
+            version => {
+                let record = ConsumerRecord::decode(version, key, value)?;
+                return Ok(record.map(GroupRecord::Consumer));
+            }
         }))
     }
 
@@ -133,6 +148,7 @@ impl GroupRecord {
     pub fn group(&self) -> &str {
         match self {
             GroupRecord::Offset { group, .. } | GroupRecord::Group { group, .. } => group,
+            GroupRecord::Consumer(record) => record.group(),
         }
     }
 
@@ -145,6 +161,7 @@ impl GroupRecord {
             GroupRecord::Group { group, value } => {
                 2 + string_size(group) + value.as_ref().map_or(0, group_size)
             }
+            GroupRecord::Consumer(record) => record.size(),
         }
     }
 
@@ -162,6 +179,7 @@ impl GroupRecord {
                 writer.i16(GROUP_KEY);
                 writer.str(group);
             }
+            GroupRecord::Consumer(record) => return record.encode_key(),
         }
         out
     }
@@ -172,6 +190,7 @@ impl GroupRecord {
         match self {
             GroupRecord::Offset { value, .. } => write_offset(value.as_ref()?, &mut out),
             GroupRecord::Group { value, .. } => write_group(value.as_ref()?, &mut out),
+            GroupRecord::Consumer(record) => return record.encode_value(),
         }
         Some(out)
     }
@@ -456,7 +475,7 @@ mod tests {
 
     #[test]
     fn other_kinds_of_records_are_passed_over() {
-        for kind in 3..20i16 {
+        for kind in (9..16).chain(17..20i16) {
             assert_eq!(decode(&kind.to_be_bytes(), b"anything"), Ok(None));
         }
         assert_eq!(GroupRecord::decode(None, None), Err(GroupRecordError::NoKey));

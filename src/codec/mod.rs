@@ -3,6 +3,7 @@
 pub mod api;
 pub mod compression;
 pub mod consumer_protocol;
+pub mod consumer_record;
 pub mod control_record;
 pub mod error_code;
 pub mod frame;

@@ -23,6 +23,7 @@ mod syncing;
 use crate::codec::consumer_protocol::PROTOCOL_TYPE;
 use crate::codec::error_code::ErrorCode;
 use crate::codec::group_record::{GroupRecord, GroupValue};
+use crate::group::consumer::ConsumerGroup;
 use crate::group::member::{Joining, Member, pending_size, text};
 use crate::group::offsets::GroupOffsets;
 use crate::group::{Answer, Ticket, WriteId};
@@ -101,6 +102,8 @@ pub struct Group {
     /// Topics that consumers of this generation named; `None` if that is not known.
     subscribed: Option<BTreeSet<String>>,
     pub offsets: GroupOffsets,
+    /// It uses the newer protocol; there are no members here then.
+    pub consumer: Option<Box<ConsumerGroup>>,
     /// There are records of it, and so it stays until one says that it is gone.
     pub is_kept: bool,
     /// It is being deleted: nothing else happens to it meanwhile.
@@ -140,6 +143,7 @@ impl Group {
             state_since: Some(now),
             subscribed: None,
             offsets: GroupOffsets::default(),
+            consumer: None,
             is_kept: false,
             is_closing: false,
         }
@@ -191,7 +195,7 @@ impl Group {
 
     /// Nobody is a member, or on the way to become one.
     pub fn is_empty(&self) -> bool {
-        self.state == State::Empty
+        self.state == State::Empty && self.consumer.as_ref().is_none_or(|consumer| consumer.is_empty())
     }
 
     /// It was never used but to keep offsets.
@@ -207,7 +211,8 @@ impl Group {
     pub fn size(&self) -> usize {
         let members: usize = self.members.values().map(Member::size).sum();
         let pending: usize = self.pending.keys().map(|id| pending_size(id)).sum();
-        members + pending + self.offsets.size()
+        let consumer = self.consumer.as_ref().map_or(0, |consumer| consumer.size());
+        members + pending + self.offsets.size() + consumer
     }
 
     /// Bytes that a member would take more than now.
@@ -234,6 +239,9 @@ impl Group {
 
     /// Whether consumers of the group read a topic, as far as is known: then its offsets stay.
     pub fn is_subscribed_to(&self, topic: &str) -> bool {
+        if let Some(consumer) = &self.consumer {
+            return consumer.is_subscribed_to(topic);
+        }
         match &self.subscribed {
             Some(topics) => topics.contains(topic),
             None => self.is_of_consumers(),
@@ -260,6 +268,10 @@ impl Group {
     /// Panics unless what must hold does.
     #[cfg(test)]
     pub fn check(&self) {
+        if let Some(consumer) = &self.consumer {
+            consumer.check();
+            assert!(self.state == State::Empty && self.pending.is_empty(), "{self:?}");
+        }
         let statics = self.members.values().filter(|member| member.instance_id.is_some()).count();
         assert_eq!(statics, self.statics.len());
         for (instance_id, member_id) in &self.statics {

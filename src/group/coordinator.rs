@@ -6,13 +6,18 @@
 //! way would come after; and whatever meets a group that is being taken away. They wait in one queue of their
 //! group, in their order.
 
+use crate::codec::consumer_protocol::PROTOCOL_TYPE;
 use crate::codec::error_code::ErrorCode;
 use crate::codec::group_record::GroupRecord;
 use crate::group::classic::{Assignments, Group, Replaced, refused_join, refused_sync};
+use crate::group::consumer::ConsumerSettings;
+use crate::group::consumer::rebalance::Resolved;
 use crate::group::coordinator::commits::commit_response;
+use crate::group::coordinator::consumers::{Changed, HeartbeatCall, described_as_classic, refused_heartbeat};
 use crate::group::member::{Joining, text};
 use crate::group::offsets::GroupOffsets;
 use crate::group::timers::{Timer, Timers};
+use crate::group::topics::{NoTopics, Topics};
 use crate::group::{Answer, Caller, Effect, Moment, Settings, Ticket, WriteId, millis};
 use crate::types::limits::{
     GROUP_DEFERRED_MAX, GROUP_ID_SIZE_MAX, GROUP_INSTANCE_ID_SIZE_MAX, GROUP_MEMBER_NAME_SIZE_MAX,
@@ -29,16 +34,20 @@ use kafka_protocol::messages::{
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
+use std::rc::Rc;
 
 /// The first version that says that a group does not exist; before it the generation was wrong.
 const GROUP_NOT_FOUND_FROM: i16 = 9;
 /// The first version of DescribeGroups that says so (KIP-1043); before it the group is dead.
 const DESCRIBE_NOT_FOUND_FROM: i16 = 6;
+/// Kafka's names for groups of the two protocols.
+const CLASSIC: &str = "classic";
+const CONSUMER: &str = "consumer";
 /// Kafka's name of the state of a group that does not exist.
 const DEAD: &str = "Dead";
 
 /// What follows when a write has ended.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Then {
     Nothing,
     Assigned {
@@ -47,6 +56,8 @@ pub enum Then {
     },
     Replaced(Box<Replaced>),
     Answer(Ticket, Answer),
+    /// A group of the newer protocol.
+    Changed(Box<Changed>),
     /// More is taken away, if this was; at the end of it somebody is answered.
     Remove {
         rest: VecDeque<GroupRecord>,
@@ -71,6 +82,13 @@ enum Deferred {
     DeleteOffsets(OffsetDeleteRequest, Ticket),
     /// Topics are gone.
     Forget(BTreeSet<String>),
+    ConsumerHeartbeat(Box<HeartbeatCall>, Ticket),
+    Sync(SyncGroupRequest, Ticket),
+    Leave(LeaveGroupRequest, Ticket),
+    /// A member may have to be given up.
+    Overdue(String),
+    /// What regular expressions match in some version of the topics.
+    Resolved(u64, Resolved),
 }
 
 impl Deferred {
@@ -81,7 +99,12 @@ impl Deferred {
             Deferred::Join(..)
             | Deferred::DeleteGroup(_)
             | Deferred::DeleteOffsets(..)
-            | Deferred::Forget(_) => &[],
+            | Deferred::Forget(_)
+            | Deferred::ConsumerHeartbeat(..)
+            | Deferred::Sync(..)
+            | Deferred::Leave(..)
+            | Deferred::Overdue(_)
+            | Deferred::Resolved(..) => &[],
         };
         topics.iter().map(|topic| &**topic.name)
     }
@@ -91,6 +114,7 @@ impl Deferred {
 pub struct Turn<'a> {
     pub now: Moment,
     pub settings: &'a Settings,
+    pub consumers: &'a ConsumerSettings,
     pub timers: &'a mut Timers,
     /// Rebalances that began a generation with members.
     pub rebalances: &'a mut u64,
@@ -170,6 +194,12 @@ pub struct Holdings {
 /// Lives: one per partition of `__consumer_offsets`, on the shard that owns it, from the end of its replay.
 pub struct Coordinator {
     settings: Settings,
+    consumers: ConsumerSettings,
+    topics: Rc<dyn Topics>,
+    /// Grows whenever topics change; never zero.
+    topics_version: u64,
+    /// Regular expressions for the shell: of each group once.
+    to_resolve: VecDeque<ToResolve>,
     groups: BTreeMap<String, Group>,
     /// Bytes that they take.
     held: usize,
@@ -194,6 +224,7 @@ macro_rules! turn {
         Turn {
             now: $now,
             settings: &$coordinator.settings,
+            consumers: &$coordinator.consumers,
             timers: &mut $coordinator.timers,
             rebalances: &mut $coordinator.rebalances,
             held: &mut $coordinator.held,
@@ -205,12 +236,19 @@ macro_rules! turn {
     };
 }
 
-mod commits; // Behind the macro, which it uses.
+mod commits; // Behind the macro, which they use.
+mod consumers;
+
+pub use consumers::ToResolve;
 
 impl Coordinator {
     pub fn new(settings: Settings) -> Coordinator {
         Coordinator {
             settings,
+            consumers: ConsumerSettings::default(),
+            topics: Rc::new(NoTopics),
+            topics_version: 1,
+            to_resolve: VecDeque::new(),
             groups: BTreeMap::new(),
             held: 0,
             timers: Timers::default(),
@@ -272,6 +310,7 @@ impl Coordinator {
                 self.held += group.size();
                 self.groups.insert(id.clone(), group);
             }
+            GroupRecord::Consumer(record) => self.apply_consumer(record),
             GroupRecord::Group { group: id, value: None } => {
                 let offsets = self.take_offsets(id);
                 // Offsets have records of their own: those that are not taken away stay.
@@ -317,6 +356,10 @@ impl Coordinator {
                 self.write_counts.remove(&id_of_group);
             }
         }
+        if let Then::Changed(changed) = write.then {
+            self.changed(&id_of_group, &write.records, *changed, kept, now, effects);
+            return self.retry(&id_of_group, now, effects);
+        }
         for record in &write.records {
             self.record_ended(record, kept, now, effects);
         }
@@ -324,7 +367,7 @@ impl Coordinator {
         let group = self.groups.get_mut(&id_of_group);
         let mut turn = turn!(self, now, effects);
         match (write.then, group) {
-            (Then::Nothing, _) => {}
+            (Then::Nothing | Then::Changed(_), _) => {}
             (Then::Assigned { generation, assignments }, Some(group)) => {
                 group.assigned(id, generation, assignments, kept, &mut turn);
             }
@@ -366,7 +409,8 @@ impl Coordinator {
                 self.apply(record);
             }
             GroupRecord::Offset { .. } if kept.is_ok() => self.apply(record),
-            GroupRecord::Group { .. } | GroupRecord::Offset { .. } => {}
+            // What is taken away goes with its group; of a group that stays, memory is ahead of its records.
+            GroupRecord::Group { .. } | GroupRecord::Offset { .. } | GroupRecord::Consumer(_) => {}
         }
     }
 
@@ -419,12 +463,19 @@ impl Coordinator {
         now: Moment,
         effects: &mut Vec<Effect>,
     ) {
-        if self.is_closing(&joining.group) {
+        if self.is_busy(&joining.group) {
             let refused = refused_join(&joining.member_id, ErrorCode::CoordinatorLoadInProgress);
             let id = joining.group.clone();
             return self.defer(&id, Deferred::Join(joining, fresh_id, ticket), ticket, refused, effects);
         }
         let id = joining.group.clone();
+        let joining = match self.is_consumer_group(&id) {
+            true => match self.consumer_join(joining, &fresh_id, ticket, now, effects) {
+                Some(joining) => joining,
+                None => return,
+            },
+            false => joining,
+        };
         let is_new = !self.groups.contains_key(&id);
         if is_new && !joining.member_id.is_empty() {
             let refused = refused_join(&joining.member_id, ErrorCode::UnknownMemberId);
@@ -461,6 +512,9 @@ impl Coordinator {
         now: Moment,
         effects: &mut Vec<Effect>,
     ) {
+        if self.is_consumer_group(&request.group_id.0) {
+            return self.consumer_sync(request, ticket, now, effects);
+        }
         let mut turn = turn!(self, now, effects);
         match self.groups.get_mut(&*request.group_id.0) {
             _ if request.group_id.is_empty() => turn.answer(ticket, refused_sync(ErrorCode::InvalidGroupId)),
@@ -477,6 +531,7 @@ impl Coordinator {
     ) -> ErrorCode {
         match self.groups.get_mut(&*request.group_id.0) {
             _ if request.group_id.is_empty() => ErrorCode::InvalidGroupId,
+            Some(group) if group.consumer.is_some() => self.consumer_classic_heartbeat(request, now),
             Some(group) => group.heartbeat(request, &mut turn!(self, now, effects)),
             None => ErrorCode::UnknownMemberId,
         }
@@ -543,6 +598,9 @@ impl Coordinator {
                 _ => described,
             };
         };
+        if group.consumer.is_some() {
+            return described_as_classic(id, version);
+        }
         let is_stable = group.state == crate::group::classic::State::Stable;
         let protocol = group.protocol.as_deref().filter(|_| is_stable);
         described
@@ -555,11 +613,17 @@ impl Coordinator {
     /// A group as it is listed.
     pub fn listed(&self, id: &str) -> Option<ListedGroup> {
         let group = self.groups.get(id)?;
-        let listed = ListedGroup::default()
-            .with_group_id(GroupId(text(&group.id)))
-            .with_protocol_type(text(group.protocol_type.as_deref().unwrap_or_default()))
-            .with_group_state(text(group.state.name()));
-        Some(listed)
+        let listed = ListedGroup::default().with_group_id(GroupId(text(&group.id)));
+        Some(match &group.consumer {
+            Some(consumer) => listed
+                .with_protocol_type(text(PROTOCOL_TYPE))
+                .with_group_state(text(consumer.state_name()))
+                .with_group_type(text(CONSUMER)),
+            None => listed
+                .with_protocol_type(text(group.protocol_type.as_deref().unwrap_or_default()))
+                .with_group_state(text(group.state.name()))
+                .with_group_type(text(CLASSIC)),
+        })
     }
 
     // --- Time
@@ -576,14 +640,21 @@ impl Coordinator {
         }
         for _ in 0..GROUP_TIMERS_PER_STEP {
             let Some(timer) = self.timers.take_due(now.mono) else { return };
-            let (Timer::Session { group: id, .. } | Timer::Join { group: id } | Timer::Sync { group: id }) =
-                &timer;
+            let (Timer::Session { group: id, .. }
+            | Timer::Join { group: id }
+            | Timer::Sync { group: id }
+            | Timer::Member { group: id, .. }) = &timer;
+            if let Timer::Member { member, .. } = &timer {
+                self.member_reminded(id, member, now, effects);
+                continue;
+            }
             let Some(group) = self.groups.get_mut(id) else { continue };
             let mut turn = turn!(self, now, effects);
             match &timer {
                 Timer::Session { member, .. } => group.session_ended(member, &mut turn),
                 Timer::Join { .. } => group.join_ended(&mut turn),
                 Timer::Sync { .. } => group.sync_ended(&mut turn),
+                Timer::Member { .. } => {} // Looked at above.
             }
             self.drop_if_nothing(id);
         }
@@ -614,7 +685,13 @@ impl Coordinator {
                     let refused = OffsetDeleteResponse::default().with_error_code(error.code());
                     (ticket, Answer::DeleteOffsets(refused))
                 }
-                Deferred::Forget(_) => continue,
+                Deferred::ConsumerHeartbeat(_, ticket) => (ticket, refused_heartbeat(error, None)),
+                Deferred::Sync(_, ticket) => (ticket, refused_sync(error)),
+                Deferred::Leave(_, ticket) => {
+                    let refused = LeaveGroupResponse::default().with_error_code(error.code());
+                    (ticket, Answer::Leave(refused))
+                }
+                Deferred::Forget(_) | Deferred::Overdue(_) | Deferred::Resolved(..) => continue,
             };
             turn.answer(ticket, refused);
         }
@@ -669,6 +746,15 @@ impl Coordinator {
                     self.delete_offsets(request, ticket, now, effects);
                 }
                 Deferred::Forget(topics) => self.forget_or_wait(id, topics, now, effects),
+                Deferred::ConsumerHeartbeat(call, ticket) => {
+                    self.heartbeat_or_wait(call, ticket, now, effects);
+                }
+                Deferred::Sync(request, ticket) => self.sync(&request, ticket, now, effects),
+                Deferred::Leave(request, ticket) => self.consumer_leave_group(request, ticket, now, effects),
+                Deferred::Overdue(member) => self.member_reminded(id, &member, now, effects),
+                Deferred::Resolved(version, resolved) => {
+                    self.resolved(id, version, resolved, now, effects);
+                }
             }
         }
     }
@@ -677,7 +763,8 @@ impl Coordinator {
     #[cfg(test)]
     pub fn check(&self) {
         self.groups.values().for_each(Group::check);
-        let members = |group: &Group| group.members.len() + group.pending_count() + 2;
+        let clocks = |group: &Group| group.consumer.as_ref().map_or(0, |consumer| consumer.clock_count());
+        let members = |group: &Group| group.members.len() + group.pending_count() + clocks(group) + 2;
         assert_eq!(self.held, self.groups.values().map(Group::size).sum::<usize>());
         let mut counts = BTreeMap::new();
         for write in self.writes.values() {
@@ -713,7 +800,11 @@ impl Group {
     fn close(&mut self) -> VecDeque<GroupRecord> {
         self.is_closing = true;
         let offsets = self.offsets.keys().map(|(topic, index)| tombstone(&self.id, topic, index));
-        offsets.chain([GroupRecord::Group { group: self.id.clone(), value: None }]).collect()
+        let consumer = self.consumer.iter().flat_map(|consumer| consumer.tombstones());
+        offsets
+            .chain(consumer.map(GroupRecord::Consumer))
+            .chain([GroupRecord::Group { group: self.id.clone(), value: None }])
+            .collect()
     }
 }
 
@@ -756,5 +847,6 @@ fn failed(answer: Answer, error: ErrorCode) -> Answer {
         Answer::Sync(response) => Answer::Sync(response.with_error_code(error.code())),
         Answer::Leave(response) => Answer::Leave(response.with_error_code(error.code())),
         Answer::Heartbeat(_) => Answer::Heartbeat(error),
+        Answer::ConsumerHeartbeat(_) => refused_heartbeat(error, None),
     }
 }

@@ -10,6 +10,9 @@
 //! | file | what it decides |
 //! |---|---|
 //! | [`coordinator`] | the groups of one partition of `__consumer_offsets`: which request meets which group, what waits for which write |
+//! | [`consumer`] | a group under the newer protocol (KIP-848): heartbeats, epochs, what each member is to have |
+//! | [`assignor`] | who is to have which partition in such a group |
+//! | [`topics`] | what groups have to know of topics |
 //! | [`classic`] | a group under the classic protocol: joins, syncs, heartbeats, leaves, and the time-outs of all these |
 //! | [`member`] | a member, and what it says of itself |
 //! | [`offsets`] | committed offsets of a group, and when they expire |
@@ -21,20 +24,24 @@
 //! for, is in memory only, and members say it again after a restart. An answer that reports something as kept
 //! leaves when [`finished`](coordinator::Coordinator::finished) says that its records are.
 //!
-//! Absent: the newer protocol (KIP-848), offsets of open transactions, authorization.
-//! Source: Kafka `GroupMetadataManager`, `ClassicGroup`, `OffsetMetadataManager`; KIP-62, 345, 394, 496, 814.
+//! Absent: offsets of open transactions, authorization.
+//! Source: Kafka `GroupMetadataManager`, `ClassicGroup`, `OffsetMetadataManager`; KIP-62, 345, 394, 496, 814, 848.
 
+pub mod assignor;
 pub mod classic;
+pub mod consumer;
 pub mod coordinator;
 pub mod member;
 pub mod offsets;
 pub mod timers;
+pub mod topics;
 
 use crate::codec::error_code::ErrorCode;
 use crate::config::Config;
 use crate::types::{Mono, Timestamp};
 use kafka_protocol::messages::{
-    JoinGroupResponse, LeaveGroupResponse, OffsetCommitResponse, OffsetDeleteResponse, SyncGroupResponse,
+    ConsumerGroupHeartbeatResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitResponse,
+    OffsetDeleteResponse, SyncGroupResponse,
 };
 use std::time::Duration;
 
@@ -87,6 +94,7 @@ pub enum Answer {
     Commit(OffsetCommitResponse),
     DeleteGroup(ErrorCode),
     DeleteOffsets(OffsetDeleteResponse),
+    ConsumerHeartbeat(ConsumerGroupHeartbeatResponse),
 }
 
 /// What the operator has set.

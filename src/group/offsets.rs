@@ -118,12 +118,14 @@ impl Group {
     /// Checks that offsets may be taken away while others may be in use.
     pub fn check_delete_offsets(&self) -> Result<(), ErrorCode> {
         // Which topics others than consumers use is not known.
-        if self.is_empty() || self.is_of_consumers() { Ok(()) } else { Err(ErrorCode::NonEmptyGroup) }
+        let is_of_consumers = self.is_of_consumers() || self.consumer.is_some();
+        if self.is_empty() || is_of_consumers { Ok(()) } else { Err(ErrorCode::NonEmptyGroup) }
     }
 
     /// Offsets that nobody came back for in time, and whether these are all.
     pub fn expired_offsets(&self, now: Timestamp, retention: Duration) -> (Vec<(String, i32)>, bool) {
         let counts_from_state = match (&self.protocol_type, self.state) {
+            _ if self.consumer.is_some() => false,
             (None, _) => false,
             (Some(_), State::Empty) => true,
             (Some(_), State::Stable) if self.knows_subscriptions() => false,

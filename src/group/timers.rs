@@ -16,6 +16,8 @@ pub enum Timer {
     Join { group: String },
     /// It waits for members to ask for their assignments.
     Sync { group: String },
+    /// A member of a group of the newer protocol, whichever of its deadlines is the first.
+    Member { group: String, member: String },
 }
 
 /// Lives: one per coordinator. Bounded by the members and groups there are: each has one reminder for each of

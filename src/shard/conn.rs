@@ -843,9 +843,8 @@ async fn dispatch(
     let (header, body) = frame::parse_request_header(frame)?;
     let context = RequestContext::new(&header);
     let body_start = size - body.len();
-    // Of all requests the one that keeps it.
-    let client_id =
-        (context.api_key == ApiKey::JoinGroup).then(|| header.client_id.unwrap_or_default().to_owned());
+    let keeps_it = matches!(context.api_key, ApiKey::JoinGroup | ApiKey::ConsumerGroupHeartbeat);
+    let client_id = keeps_it.then(|| header.client_id.unwrap_or_default().to_owned());
     shard.metrics.borrow_mut().request_received(context.api_key.to_wire(), size);
     connection.count_request(context.api_key, header.client_id, size);
     if context.api_key == ApiKey::Fetch {

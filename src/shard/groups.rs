@@ -11,12 +11,15 @@
 //! batch. One task of the shard waits for the next deadline of all its coordinators.
 
 mod load;
+mod topics;
 
 use crate::cluster::image::Image;
 use crate::codec::error_code::ErrorCode;
 use crate::codec::group_record::GroupRecord;
 use crate::codec::record_batch::{BatchHeader, Compression, write_batch};
 use crate::codec::records::{NewRecord, write_record};
+use crate::group::assignor::Assignor;
+use crate::group::consumer::{ConsumerSettings, Migration};
 use crate::group::coordinator::Coordinator;
 use crate::group::offsets::GroupOffsets;
 use crate::group::{Answer, Caller, Effect, GROUPS_TOPIC, Moment, Settings, Ticket, WriteId};
@@ -29,6 +32,7 @@ use crate::shard::store::AckTarget;
 use crate::types::limits::GROUP_BATCH_SIZE_MAX;
 use crate::types::{Mono, PartitionIndex, Timestamp, TopicId, TopicPartition, Uuid};
 use futures::future::select;
+use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup as DescribedConsumerGroup;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::offset_commit_response::{
@@ -38,8 +42,8 @@ use kafka_protocol::messages::offset_delete_response::{
     OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
 };
 use kafka_protocol::messages::{
-    HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, OffsetCommitRequest, OffsetCommitResponse,
-    OffsetDeleteRequest, SyncGroupRequest, TopicName,
+    ConsumerGroupHeartbeatRequest, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest,
+    OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, SyncGroupRequest, TopicName,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -70,9 +74,11 @@ pub enum GroupRequest {
     /// As versions from 3 on have it.
     Leave(LeaveGroupRequest),
     Commit(OffsetCommitRequest),
-    /// `None`: of all topics.
     Fetch {
         group: String,
+        /// Who asks, and in which epoch, if that is said.
+        member: (Option<String>, i32),
+        /// `None`: of all topics.
         topics: Option<Vec<(TopicName, Vec<i32>)>>,
     },
     Describe {
@@ -82,12 +88,17 @@ pub enum GroupRequest {
         group: String,
     },
     DeleteOffsets(OffsetDeleteRequest),
+    ConsumerHeartbeat(ConsumerGroupHeartbeatRequest),
+    ConsumerDescribe {
+        group: String,
+    },
 }
 
 pub enum GroupReply {
     Answer(Answer),
     Fetched(Vec<(TopicName, Vec<FetchedOffset>)>),
     Described(DescribedGroup),
+    ConsumerDescribed(Box<DescribedConsumerGroup>),
     /// Nothing was looked at.
     Refused(ErrorCode),
 }
@@ -196,12 +207,14 @@ impl Served {
     ) -> Option<T> {
         let now = moment(shard);
         let mut effects = Vec::new();
+        let mut to_resolve = Vec::new();
         let (decided, next) = {
             let mut state = self.state.borrow_mut();
             let ServedState::Ready(coordinator) = &mut *state else { return None };
             let rebalances = coordinator.rebalances;
             let decided = decide(coordinator, now, &mut effects);
             shard.metrics.borrow_mut().group_rebalances += coordinator.rebalances - rebalances;
+            to_resolve.extend(std::iter::from_fn(|| coordinator.next_to_resolve()));
             (decided, coordinator.next_deadline())
         };
         for effect in effects {
@@ -212,6 +225,9 @@ impl Served {
                     self.lane_filled.notify();
                 }
             }
+        }
+        for asked in to_resolve {
+            shard.spawn(topics::resolve(shard.clone(), self.clone(), asked));
         }
         shard.groups.look_by(next);
         Some(decided)
@@ -226,6 +242,13 @@ impl Served {
                 batch_of(coordinator.records(write), shard.clock.wall(), allowed.min(GROUP_BATCH_SIZE_MAX))
             }
             ServedState::Loading | ServedState::Failed { .. } => unreachable!("it has decided"),
+        }
+    }
+
+    fn has_consumers(&self, group: &str) -> bool {
+        match &*self.state.borrow() {
+            ServedState::Ready(coordinator) => coordinator.is_consumer_group(group),
+            ServedState::Loading | ServedState::Failed { .. } => false,
         }
     }
 
@@ -452,6 +475,15 @@ pub fn topics_deleted(shard: &Rc<Shard>, topics: &[TopicId]) {
     }
 }
 
+/// Topics have come, gone or grown: groups that read them look at them with the next heartbeat.
+pub fn topics_changed(shard: &Shard) {
+    for served in shard.groups.served() {
+        if let ServedState::Ready(coordinator) = &mut *served.state.borrow_mut() {
+            coordinator.topics_changed();
+        }
+    }
+}
+
 /// This node stops: all that wait are sent to look elsewhere.
 pub fn resign(shard: &Rc<Shard>) {
     for served in shard.groups.served() {
@@ -569,6 +601,13 @@ fn ask(shard: &Rc<Shard>, served: &Rc<Served>, caller: &Caller, request: GroupRe
             };
             done(Answer::Heartbeat(served.decide(shard, beat).expect(ready)))
         }
+        GroupRequest::Leave(request) if served.has_consumers(&request.group_id.0) => {
+            let ticket = answers.ticket();
+            served.decide(shard, |coordinator, now, effects| {
+                coordinator.consumer_leave_group(request, ticket, now, effects);
+            });
+            Asked::Waits(ticket)
+        }
         GroupRequest::Leave(request) => {
             let leave = |coordinator: &mut Coordinator, now, effects: &mut Vec<Effect>| {
                 coordinator.leave(&request, now, effects)
@@ -586,11 +625,29 @@ fn ask(shard: &Rc<Shard>, served: &Rc<Served>, caller: &Caller, request: GroupRe
             });
             Asked::Commits(ticket, unknown)
         }
-        GroupRequest::Fetch { group, topics } => {
+        GroupRequest::Fetch { group, member: (member, epoch), topics } => {
             let fetch = |coordinator: &mut Coordinator, _, _: &mut Vec<Effect>| {
-                fetched(coordinator.offsets(&group), topics)
+                coordinator.check_fetch(&group, member.as_deref(), epoch)?;
+                Ok(fetched(coordinator.offsets(&group), topics))
             };
-            Asked::Done(GroupReply::Fetched(served.decide(shard, fetch).expect(ready)))
+            Asked::Done(match served.decide(shard, fetch).expect(ready) {
+                Ok(fetched) => GroupReply::Fetched(fetched),
+                Err(error) => GroupReply::Refused(error),
+            })
+        }
+        GroupRequest::ConsumerHeartbeat(request) => {
+            let ticket = answers.ticket();
+            let fresh = Uuid::new_v4().to_string();
+            served.decide(shard, |coordinator, now, effects| {
+                coordinator.consumer_heartbeat(caller, request, &fresh, ticket, now, effects);
+            });
+            Asked::Waits(ticket)
+        }
+        GroupRequest::ConsumerDescribe { group } => {
+            let describe = |coordinator: &mut Coordinator, _, _: &mut Vec<Effect>| {
+                Box::new(coordinator.consumer_describe(&group, caller.version))
+            };
+            Asked::Done(GroupReply::ConsumerDescribed(served.decide(shard, describe).expect(ready)))
         }
         GroupRequest::Describe { group } => {
             let describe = |coordinator: &mut Coordinator, _, _: &mut Vec<Effect>| {
@@ -769,7 +826,19 @@ pub fn partition_of(shard: &Shard, group: &str) -> Option<TopicPartition> {
 }
 
 fn new_coordinator(shard: &Shard) -> Coordinator {
-    Coordinator::new(Settings::new(&shard.config))
+    let config = &shard.config;
+    let named = |name: &&str| Assignor::named(name).expect("the configuration has no others");
+    let policy = config.group_consumer_migration_policy;
+    let migration = Migration::ALL.into_iter().find(|migration| migration.name() == policy);
+    let consumers = ConsumerSettings {
+        session_timeout: config.group_consumer_session_timeout,
+        heartbeat_interval: config.group_consumer_heartbeat_interval,
+        size_max: config.group_consumer_max_size,
+        assignors: config.group_consumer_assignors.iter().map(named).collect(),
+        migration: migration.expect("the configuration has no others"),
+    };
+    let topics = Rc::new(topics::ImageTopics(shard.image.clone()));
+    Coordinator::new(Settings::new(config)).with_consumers(consumers, topics)
 }
 
 #[cfg(test)]

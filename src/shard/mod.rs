@@ -136,7 +136,7 @@ pub struct Shard {
     pub log_dirs: Rc<LogDirs>,
     pub mesh: Rc<Mesh>,
     /// What the cluster agreed on, as far as this shard has applied it.
-    pub image: RefCell<Image>,
+    pub image: Rc<RefCell<Image>>,
     pub brokers: RefCell<Brokers>,
     /// Partitions of this shard whose log could not be opened: `KAFKA_STORAGE_ERROR`. With what the
     /// last checkpoint said of them, which every new one repeats: without it the next start would
@@ -235,7 +235,7 @@ impl Shard {
             stores: parts.stores,
             log_dirs: parts.log_dirs,
             mesh: parts.mesh,
-            image: RefCell::new(parts.image),
+            image: Rc::new(RefCell::new(parts.image)),
             brokers: RefCell::new(brokers),
             unavailable: RefCell::default(),
             settings: RefCell::new(settings),

@@ -420,6 +420,15 @@ pub fn apply(shard: &Shard, records: &[Record]) -> Changes {
     if subscriptions_changed {
         shard.subscriptions_changed();
     }
+    let is_of_topics = |record: &Record| {
+        matches!(
+            record,
+            Record::TopicCreated { .. } | Record::TopicDeleted { .. } | Record::PartitionCreated { .. }
+        )
+    };
+    if records.iter().any(is_of_topics) {
+        groups::topics_changed(shard);
+    }
     changes
 }
 

@@ -293,6 +293,19 @@ pub const GROUP_DELETIONS_MAX: usize = 100;
 /// Requests of one partition of `__consumer_offsets` that wait for a group to be taken away, or for that.
 pub const GROUP_DEFERRED_MAX: usize = 1000;
 
+/// Bytes of a regular expression that a group subscribes by; names of topics have 249.
+pub const GROUP_REGEX_SIZE_MAX: usize = 4096;
+
+/// Bytes that one takes once compiled. Compiling takes some milliseconds for each 256 KiB in the worst case.
+pub const GROUP_REGEX_COMPILED_SIZE_MAX: usize = 128 << 10;
+
+/// Names of topics that regular expressions are held against while a heartbeat waits; of more of them the shell
+/// looks at a few at a time. One takes some 100 ns.
+pub const GROUP_REGEX_TOPICS_AT_ONCE_MAX: usize = 1000;
+
+/// How often the regular expressions of one group are held against topics that change all the time.
+pub const GROUP_REGEX_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Deadlines of groups that are looked at before others run: some microseconds each.
 pub const GROUP_TIMERS_PER_STEP: usize = 100;
 

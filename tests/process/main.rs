@@ -8,6 +8,7 @@ mod admin;
 mod administration;
 mod compaction;
 mod connections;
+mod consumer_groups;
 mod deletion;
 mod durability;
 mod fetching;

@@ -85,7 +85,6 @@ pub const KAFKA: &[(i16, &str, i16, i16)] = &[
 
 const TRANSACTIONS: &str = "transactions";
 const SECURITY: &str = "authentication and authorisation";
-const CONSUMER_GROUPS: &str = "the newer group protocol (KIP-848)";
 const SHARE_GROUPS: &str = "share groups (KIP-932)";
 const STREAMS_GROUPS: &str = "streams groups (KIP-1071)";
 const NO_KRAFT: &str = "one node has no quorum of controllers";
@@ -114,8 +113,6 @@ pub const NOT_OFFERED: &[(i16, &str)] = &[
     (64, "one node"),
     (65, TRANSACTIONS),
     (66, TRANSACTIONS),
-    (68, CONSUMER_GROUPS),
-    (69, CONSUMER_GROUPS),
     (76, SHARE_GROUPS),
     (77, SHARE_GROUPS),
     (78, SHARE_GROUPS),

@@ -4,15 +4,16 @@
 
 use bytes::{Buf, Bytes};
 use kafka_protocol::messages::{
-    AlterClientQuotasRequest, AlterConfigsRequest, ApiVersionsRequest, CreatePartitionsRequest,
-    CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-    DescribeClientQuotasRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
-    DescribeLogDirsRequest, DescribeProducersRequest, DescribeTopicPartitionsRequest, ElectLeadersRequest,
-    FetchRequest, FindCoordinatorRequest, GetTelemetrySubscriptionsRequest, HeartbeatRequest,
-    IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
-    ListConfigResourcesRequest, ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest,
-    MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
-    OffsetForLeaderEpochRequest, PushTelemetryRequest, SyncGroupRequest, WriteTxnMarkersRequest,
+    AlterClientQuotasRequest, AlterConfigsRequest, ApiVersionsRequest, ConsumerGroupDescribeRequest,
+    ConsumerGroupHeartbeatRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
+    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeClusterRequest,
+    DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest, DescribeProducersRequest,
+    DescribeTopicPartitionsRequest, ElectLeadersRequest, FetchRequest, FindCoordinatorRequest,
+    GetTelemetrySubscriptionsRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
+    InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListConfigResourcesRequest,
+    ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest, MetadataRequest,
+    OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
+    PushTelemetryRequest, SyncGroupRequest, WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::Decodable;
 
@@ -56,6 +57,8 @@ pub enum Request {
     AlterClientQuotas(AlterClientQuotasRequest),
     DescribeCluster(DescribeClusterRequest),
     DescribeProducers(DescribeProducersRequest),
+    ConsumerGroupHeartbeat(ConsumerGroupHeartbeatRequest),
+    ConsumerGroupDescribe(ConsumerGroupDescribeRequest),
     GetTelemetrySubscriptions(GetTelemetrySubscriptionsRequest),
     PushTelemetry(PushTelemetryRequest),
     ListConfigResources(ListConfigResourcesRequest),
@@ -162,6 +165,8 @@ fn decode_walked(api_key: ApiKey, version: i16, body: &mut Bytes) -> Result<Opti
         ApiKey::AlterClientQuotas => Request::AlterClientQuotas(decode(version, body)?),
         ApiKey::DescribeCluster => Request::DescribeCluster(decode(version, body)?),
         ApiKey::DescribeProducers => Request::DescribeProducers(decode(version, body)?),
+        ApiKey::ConsumerGroupHeartbeat => Request::ConsumerGroupHeartbeat(decode(version, body)?),
+        ApiKey::ConsumerGroupDescribe => Request::ConsumerGroupDescribe(decode(version, body)?),
         ApiKey::GetTelemetrySubscriptions => Request::GetTelemetrySubscriptions(decode(version, body)?),
         ApiKey::PushTelemetry => Request::PushTelemetry(decode(version, body)?),
         ApiKey::ListConfigResources => Request::ListConfigResources(decode(version, body)?),

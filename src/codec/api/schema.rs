@@ -108,6 +108,8 @@ pub(super) fn schema(api_key: ApiKey) -> Option<&'static Structure> {
         ApiKey::AlterClientQuotas => &ALTER_CLIENT_QUOTAS,
         ApiKey::DescribeCluster => &DESCRIBE_CLUSTER,
         ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
+        ApiKey::ConsumerGroupHeartbeat => &CONSUMER_GROUP_HEARTBEAT,
+        ApiKey::ConsumerGroupDescribe => &CONSUMER_GROUP_DESCRIBE,
         ApiKey::GetTelemetrySubscriptions => &GET_TELEMETRY_SUBSCRIPTIONS,
         ApiKey::PushTelemetry => &PUSH_TELEMETRY,
         ApiKey::ListConfigResources => &LIST_CONFIG_RESOURCES,
@@ -218,6 +220,24 @@ static JOIN_GROUP: Structure = structure(&[
     field("reason", STR).from(8).nullable_from(8),
 ]);
 static JOIN_GROUP_PROTOCOL: Structure = structure(&[field("name", STR), field("metadata", BYTES)]);
+
+static CONSUMER_GROUP_HEARTBEAT: Structure = structure(&[
+    field("group_id", STR),
+    field("member_id", STR),
+    field("member_epoch", I32),
+    field("instance_id", STR).nullable_from(0),
+    field("rack_id", STR).nullable_from(0),
+    field("rebalance_timeout_ms", I32),
+    field("subscribed_topic_names", Kind::Array(&STR)).nullable_from(0),
+    field("subscribed_topic_regex", STR).from(1).nullable_from(1),
+    field("server_assignor", STR).nullable_from(0),
+    field("topic_partitions", Kind::Array(&Kind::Structure(&OWNED_PARTITIONS))).nullable_from(0),
+]);
+static OWNED_PARTITIONS: Structure =
+    structure(&[field("topic_id", UUID), field("partitions", Kind::Array(&I32))]);
+
+static CONSUMER_GROUP_DESCRIBE: Structure =
+    structure(&[field("group_ids", Kind::Array(&STR)), field("include_authorized_operations", BOOL)]);
 
 static HEARTBEAT: Structure = structure(&[
     field("group_id", STR),

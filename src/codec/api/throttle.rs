@@ -137,6 +137,8 @@ mod tests {
         AlterClientQuotas: AlterClientQuotasResponse,
         DescribeCluster: DescribeClusterResponse,
         DescribeProducers: DescribeProducersResponse,
+        ConsumerGroupHeartbeat: ConsumerGroupHeartbeatResponse,
+        ConsumerGroupDescribe: ConsumerGroupDescribeResponse,
         GetTelemetrySubscriptions: GetTelemetrySubscriptionsResponse,
         PushTelemetry: PushTelemetryResponse,
         ListConfigResources: ListConfigResourcesResponse,
@@ -155,8 +157,8 @@ mod tests {
 
     #[test]
     fn api_versions_has_it_behind_the_ranges() {
-        check(ApiKey::ApiVersions, api_versions_response(), |version| {
-            (version >= 1).then(|| api_versions_response().with_throttle_time_ms(TIME))
+        check(ApiKey::ApiVersions, api_versions_response(0), |version| {
+            (version >= 1).then(|| api_versions_response(0).with_throttle_time_ms(TIME))
         });
         let none = m::ApiVersionsResponse::default();
         check(ApiKey::ApiVersions, none.clone(), |version| {

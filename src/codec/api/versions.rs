@@ -1,11 +1,13 @@
 //! The one table of the APIs on offer, and the answer that advertises them.
 //!
-//! Adding a row is a promise to serve every version in it. Absent: unstable versions, cluster
-//! features (none is finalised yet, so clients use the first transaction protocol) and throttling.
+//! Adding a row is a promise to serve every version in it. Of the cluster's features `group.version` is
+//! finalised, which says that there is the newer group protocol. Absent: unstable versions,
+//! `transaction.version` (so clients use the first transaction protocol) and throttling.
 //! Source: KIP-35, KIP-511, KIP-482; Kafka `ApiKeys`, `ApiVersionsResponse`, `RequestContext`.
 
 use kafka_protocol::messages::ApiVersionsResponse;
-use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
+use kafka_protocol::protocol::StrBytes;
 
 use crate::codec::error_code::ErrorCode;
 use crate::codec::wire::Encoding;
@@ -47,6 +49,8 @@ pub enum ApiKey {
     AlterClientQuotas = 49,
     DescribeCluster = 60,
     DescribeProducers = 61,
+    ConsumerGroupHeartbeat = 68,
+    ConsumerGroupDescribe = 69,
     GetTelemetrySubscriptions = 71,
     PushTelemetry = 72,
     ListConfigResources = 74,
@@ -73,7 +77,7 @@ pub struct Api {
 /// Kafka announces 0 to 2 and refuses them (KAFKA-18659); the same here. Fetch 13, Produce 13, and
 /// OffsetCommit and OffsetFetch 10 would commit us to topic ids, hence the maxima. Older librdkafka wants
 /// version 0 of FindCoordinator for LZ4, and of all group APIs for groups (`rdkafka_feature.c`).
-const APIS: [Api; 37] = [
+const APIS: [Api; 39] = [
     Api { served_min: 3, ..api(ApiKey::Produce, "Produce", 0, 11, 9) },
     api(ApiKey::Fetch, "Fetch", 4, 12, 12),
     api(ApiKey::ListOffsets, "ListOffsets", 1, 10, 6),
@@ -107,6 +111,8 @@ const APIS: [Api; 37] = [
     api(ApiKey::AlterClientQuotas, "AlterClientQuotas", 0, 1, 1),
     api(ApiKey::DescribeCluster, "DescribeCluster", 0, 2, 0),
     api(ApiKey::DescribeProducers, "DescribeProducers", 0, 0, 0),
+    api(ApiKey::ConsumerGroupHeartbeat, "ConsumerGroupHeartbeat", 0, 1, 0),
+    api(ApiKey::ConsumerGroupDescribe, "ConsumerGroupDescribe", 0, 1, 0),
     api(ApiKey::GetTelemetrySubscriptions, "GetTelemetrySubscriptions", 0, 0, 0),
     api(ApiKey::PushTelemetry, "PushTelemetry", 0, 0, 0),
     api(ApiKey::ListConfigResources, "ListConfigResources", 0, 1, 0),
@@ -184,10 +190,46 @@ impl ApiKey {
     }
 }
 
-/// The table as the answer to an ApiVersions request of a version that is served.
-pub fn api_versions_response() -> ApiVersionsResponse {
-    ApiVersionsResponse::default().with_api_keys(APIS.iter().map(advertised).collect())
+/// The first version of ApiVersions that has features.
+const FEATURES_FROM: i16 = 3;
+/// The first in which a supported range may begin with 0 (KIP-584); clients of the one before refuse that.
+const FEATURE_ZERO_FROM: i16 = 4;
+
+/// A feature of the cluster, and the level that is finalised.
+struct Feature {
+    name: &'static str,
+    level: i16,
 }
+
+const FEATURES: [Feature; 1] = [Feature { name: "group.version", level: 1 }];
+
+/// The table as the answer to an ApiVersions request of a version that is served.
+pub fn api_versions_response(version: i16) -> ApiVersionsResponse {
+    let response = ApiVersionsResponse::default().with_api_keys(APIS.iter().map(advertised).collect());
+    if version < FEATURES_FROM {
+        return response;
+    }
+    let min_version = if version >= FEATURE_ZERO_FROM { 0 } else { 1 };
+    let supported = FEATURES.iter().map(|feature| {
+        SupportedFeatureKey::default()
+            .with_name(StrBytes::from_static_str(feature.name))
+            .with_min_version(min_version)
+            .with_max_version(feature.level)
+    });
+    let finalized = FEATURES.iter().map(|feature| {
+        FinalizedFeatureKey::default()
+            .with_name(StrBytes::from_static_str(feature.name))
+            .with_min_version_level(feature.level)
+            .with_max_version_level(feature.level)
+    });
+    response
+        .with_supported_features(supported.collect())
+        .with_finalized_features(finalized.collect())
+        .with_finalized_features_epoch(FEATURES_EPOCH)
+}
+
+/// They were finalised once, by the build.
+const FEATURES_EPOCH: i64 = 1;
 
 /// The answer to an ApiVersions request of an unknown version, always encoded as version 0: the
 /// client asks again with the range of ApiVersions found in it (KIP-511).
@@ -267,6 +309,8 @@ mod tests {
             49 AlterClientQuotas 0(0)-1 flexible 1
             60 DescribeCluster 0(0)-2 flexible 0
             61 DescribeProducers 0(0)-0 flexible 0
+            68 ConsumerGroupHeartbeat 0(0)-1 flexible 0
+            69 ConsumerGroupDescribe 0(0)-1 flexible 0
             71 GetTelemetrySubscriptions 0(0)-0 flexible 0
             72 PushTelemetry 0(0)-0 flexible 0
             74 ListConfigResources 0(0)-1 flexible 0
@@ -325,10 +369,18 @@ mod tests {
     fn answer_round_trips_in_every_version() {
         for version in 0..=4 {
             let mut bytes = BytesMut::new();
-            api_versions_response().encode(&mut bytes, version).unwrap();
+            api_versions_response(version).encode(&mut bytes, version).unwrap();
             let decoded = ApiVersionsResponse::decode(&mut bytes.freeze(), version).unwrap();
-            assert_eq!(decoded, api_versions_response());
+            assert_eq!(decoded, api_versions_response(version));
             assert_eq!(decoded.api_keys[0].min_version, 0);
+            let levels = |range: std::ops::RangeInclusive<i16>| (*range.start(), *range.end());
+            let supported = decoded.supported_features.iter();
+            let supported: Vec<_> =
+                supported.map(|feature| levels(feature.min_version..=feature.max_version)).collect();
+            assert_eq!(supported, [&[][..], &[(1, 1)], &[(0, 1)]][(version - 2).max(0) as usize]);
+            let finalized = decoded.finalized_features.iter();
+            let finalized: Vec<_> = finalized.map(|feature| feature.max_version_level).collect();
+            assert_eq!(finalized, [&[][..], &[1]][usize::from(version >= 3)]);
         }
     }
 

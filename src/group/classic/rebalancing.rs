@@ -153,7 +153,7 @@ impl Group {
 
     /// Of the protocols that all members know, the one that most of them like best; the first by name of those
     /// that are liked alike.
-    pub(super) fn choose_protocol(&self) -> Option<String> {
+    pub fn choose_protocol(&self) -> Option<String> {
         let first = self.members.values().next()?;
         let is_common = |name: &str| self.members.values().all(|member| member.supports(name));
         let common: BTreeSet<&str> = first

@@ -58,6 +58,11 @@ impl Group {
 
     /// All members' sessions begin anew: the coordinator was not there to hear them.
     pub fn restart_sessions(&mut self, turn: &mut Turn<'_>) {
+        if let Some(consumer) = &mut self.consumer {
+            let ids: Vec<String> = consumer.members.keys().cloned().collect();
+            let now = turn.now.mono;
+            ids.iter().for_each(|member| consumer.touch(member, now, turn.consumers, turn.timers));
+        }
         let ids: Vec<String> = self.members.keys().cloned().collect();
         ids.iter().for_each(|member| self.touch(member, turn));
         if self.members.len() > turn.settings.size_max {
@@ -178,5 +183,8 @@ impl Group {
         let pending: Vec<String> = self.pending.keys().cloned().collect();
         pending.iter().for_each(|member| self.forget_pending(member, turn));
         self.members.values().for_each(|member| self.forget_reminder(member, turn));
+        if let Some(consumer) = &mut self.consumer {
+            consumer.forget_clocks(None, turn.timers);
+        }
     }
 }

@@ -82,9 +82,12 @@ impl Coordinator {
             return Err(ErrorCode::InvalidGroupId);
         }
         match self.groups.get(&*request.group_id.0) {
-            Some(group) => {
-                group.check_commit(&request.member_id, request.group_instance_id.as_deref(), generation)
-            }
+            Some(group) => match &group.consumer {
+                Some(consumer) => consumer.check_commit(version, &request.member_id, generation),
+                None => {
+                    group.check_commit(&request.member_id, request.group_instance_id.as_deref(), generation)
+                }
+            },
             None if generation < 0 && self.groups.len() < GROUPS_PER_COORDINATOR_MAX => Ok(()),
             None if generation < 0 => Err(ErrorCode::CoordinatorNotAvailable),
             None if version >= GROUP_NOT_FOUND_FROM => Err(ErrorCode::GroupIdNotFound),

@@ -1,5 +1,6 @@
 //! Event scripts of groups. The room plays the clients, the log and the clock.
 
+mod consumers;
 mod joining;
 mod leaving;
 mod offsets;

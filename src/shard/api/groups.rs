@@ -4,13 +4,16 @@
 //! |---|---|
 //! | `members.rs` | JoinGroup (11), Heartbeat (12), LeaveGroup (13), SyncGroup (14) |
 //! | `offsets.rs` | OffsetCommit (8), OffsetFetch (9), OffsetDelete (47) |
+//! | `consumers.rs` | ConsumerGroupHeartbeat (68), ConsumerGroupDescribe (69) |
 //! | `admin.rs` | DescribeGroups (15), ListGroups (16), DeleteGroups (42) |
 
 mod admin;
+mod consumers;
 mod members;
 mod offsets;
 
 pub use admin::{delete, describe, list};
+pub use consumers::{consumer_describe, consumer_heartbeat};
 pub use members::{heartbeat, join, leave, sync};
 pub use offsets::{commit, delete_offsets, fetch};
 
@@ -36,7 +39,7 @@ pub struct Asking<'a> {
     pub shard: &'a Rc<Shard>,
     pub connection: &'a Rc<Connection>,
     pub version: i16,
-    /// Of JoinGroup, which alone keeps it.
+    /// Of the requests that keep it: JoinGroup and ConsumerGroupHeartbeat.
     pub client_id: Option<String>,
 }
 

@@ -240,6 +240,9 @@ fn answer_size(image: &Image, request: &Request, request_size: usize) -> usize {
             of_request + image.topics().len() * TOPIC
         }
         Request::DescribeGroups(request) => of_request + (request.groups.len() * GROUP).min(GROUPS_MAX),
+        Request::ConsumerGroupDescribe(request) => {
+            of_request + (request.group_ids.len() * GROUP).min(GROUPS_MAX)
+        }
         Request::ListGroups(_) => of_request + GROUP,
         _ => of_request,
     }
@@ -292,6 +295,12 @@ async fn answer(
         Request::SyncGroup(request) => context.encode(&groups::sync(&asking, request).await),
         Request::Heartbeat(request) => context.encode(&groups::heartbeat(&asking, request).await),
         Request::LeaveGroup(request) => context.encode(&groups::leave(&asking, request).await),
+        Request::ConsumerGroupHeartbeat(request) => {
+            context.encode(&groups::consumer_heartbeat(&asking, request).await)
+        }
+        Request::ConsumerGroupDescribe(request) => {
+            context.encode(&groups::consumer_describe(&asking, request).await)
+        }
         Request::OffsetCommit(request) => context.encode(&groups::commit(&asking, request).await),
         Request::OffsetFetch(request) => context.encode(&groups::fetch(&asking, request).await),
         Request::OffsetDelete(request) => context.encode(&groups::delete_offsets(&asking, request).await),
@@ -338,7 +347,7 @@ async fn answer(
 fn api_versions(connection: &Connection, request: &ApiVersionsRequest, version: i16) -> ApiVersionsResponse {
     let (name, software_version) = (&request.client_software_name, &request.client_software_version);
     if version < 3 {
-        return api_versions_response();
+        return api_versions_response(version);
     }
     if !is_client_software(name) || !is_client_software(software_version) {
         return ApiVersionsResponse::default().with_error_code(ErrorCode::InvalidRequest.code());
@@ -346,7 +355,7 @@ fn api_versions(connection: &Connection, request: &ApiVersionsRequest, version: 
     let mut client = connection.client.borrow_mut();
     client.software_name = Some(name.to_string());
     client.software_version = Some(software_version.to_string());
-    api_versions_response()
+    api_versions_response(version)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::alter_client_quotas_request::{EntityData, EntryData, OpData};
 use kafka_protocol::messages::alter_configs_request;
+use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions as OwnedPartitions;
 use kafka_protocol::messages::create_partitions_request::{
     CreatePartitionsAssignment, CreatePartitionsTopic,
 };
@@ -42,14 +43,15 @@ use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
 use kafka_protocol::messages::{
     AlterClientQuotasRequest, AlterConfigsRequest, ApiKey, ApiVersionsRequest, BrokerId,
-    CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest,
-    DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    DescribeGroupsRequest, DescribeLogDirsRequest, DescribeProducersRequest, DescribeTopicPartitionsRequest,
-    ElectLeadersRequest, FetchRequest, FindCoordinatorRequest, GetTelemetrySubscriptionsRequest,
-    HeartbeatRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest,
-    LeaveGroupRequest, ListConfigResourcesRequest, ListGroupsRequest, ListOffsetsRequest,
-    ListPartitionReassignmentsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
-    OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, PushTelemetryRequest, SyncGroupRequest,
+    ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest, CreatePartitionsRequest,
+    CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    DescribeClientQuotasRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
+    DescribeLogDirsRequest, DescribeProducersRequest, DescribeTopicPartitionsRequest, ElectLeadersRequest,
+    FetchRequest, FindCoordinatorRequest, GetTelemetrySubscriptionsRequest, HeartbeatRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
+    ListConfigResourcesRequest, ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest,
+    MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
+    OffsetForLeaderEpochRequest, ProduceRequest, PushTelemetryRequest, SyncGroupRequest,
     WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::{Encodable, StrBytes};
@@ -90,6 +92,8 @@ pub fn samples(api_key: ApiKey, version: i16, records: &Bytes) -> [Bytes; 2] {
         ApiKey::AlterClientQuotas => both(version, alter_client_quotas()),
         ApiKey::DescribeCluster => both(version, describe_cluster(version)),
         ApiKey::DescribeProducers => both(version, describe_producers()),
+        ApiKey::ConsumerGroupHeartbeat => both(version, consumer_group_heartbeat(version)),
+        ApiKey::ConsumerGroupDescribe => both(version, consumer_group_describe()),
         ApiKey::GetTelemetrySubscriptions => both(version, get_telemetry_subscriptions()),
         ApiKey::PushTelemetry => both(version, push_telemetry()),
         ApiKey::ListConfigResources => both(version, list_config_resources(version)),
@@ -302,6 +306,29 @@ fn join_group(version: i16) -> JoinGroupRequest {
         request.reason = Some(text("because"));
     }
     request
+}
+
+fn consumer_group_heartbeat(version: i16) -> ConsumerGroupHeartbeatRequest {
+    let owned = OwnedPartitions::default()
+        .with_topic_id(uuid::Uuid::from_u128(0x3331_3c77_2f3b_4c24_8c07_0d0f_2f3d_1e5a))
+        .with_partitions(vec![0, 3]);
+    let request = ConsumerGroupHeartbeatRequest::default()
+        .with_group_id(text("billing"))
+        .with_member_id(text("member"))
+        .with_member_epoch(4)
+        .with_instance_id(Some(text("instance")))
+        .with_rack_id(Some(text("rack")))
+        .with_rebalance_timeout_ms(300_000)
+        .with_subscribed_topic_names(Some(vec![text("orders"), text("payments")]))
+        .with_server_assignor(Some(text("uniform")))
+        .with_topic_partitions(Some(vec![owned]));
+    if version >= 1 { request.with_subscribed_topic_regex(Some(text("orders-.*"))) } else { request }
+}
+
+fn consumer_group_describe() -> ConsumerGroupDescribeRequest {
+    ConsumerGroupDescribeRequest::default()
+        .with_group_ids(vec![text("billing"), text("shipping")])
+        .with_include_authorized_operations(true)
 }
 
 fn heartbeat(version: i16) -> HeartbeatRequest {

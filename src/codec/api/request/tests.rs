@@ -276,6 +276,8 @@ fn encode(request: &Request, version: i16) -> Bytes {
         Request::AlterClientQuotas(request) => request.encode(&mut body, version),
         Request::DescribeCluster(request) => request.encode(&mut body, version),
         Request::DescribeProducers(request) => request.encode(&mut body, version),
+        Request::ConsumerGroupHeartbeat(request) => request.encode(&mut body, version),
+        Request::ConsumerGroupDescribe(request) => request.encode(&mut body, version),
         Request::GetTelemetrySubscriptions(request) => request.encode(&mut body, version),
         Request::PushTelemetry(request) => request.encode(&mut body, version),
         Request::ListConfigResources(request) => request.encode(&mut body, version),

@@ -3,7 +3,6 @@
 use crate::cluster::brokers::Routing;
 use crate::cluster::describe::operations;
 use crate::group::Answer;
-use crate::group::member::text;
 use crate::shard::api::groups::{Asking, distinct};
 use crate::shard::conn::Listener;
 use crate::shard::groups::{GroupReply, GroupRequest, list_local};
@@ -19,12 +18,11 @@ use kafka_protocol::messages::{
     DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, GroupId,
     ListGroupsRequest, ListGroupsResponse,
 };
+use kafka_protocol::protocol::StrBytes;
 use std::collections::BTreeSet;
 
 /// The first version of ListGroups that names the type of a group.
 const LISTED_TYPE_FROM: i16 = 5;
-/// Kafka's name for groups of the classic protocol.
-const CLASSIC: &str = "classic";
 
 pub async fn describe(asking: &Asking<'_>, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
     let asked = distinct(request.groups, GroupId::clone);
@@ -38,7 +36,7 @@ pub async fn describe(asking: &Asking<'_>, request: DescribeGroupsRequest) -> De
             GroupReply::Refused(error) => {
                 DescribedGroup::default().with_group_id(id).with_error_code(error.code())
             }
-            GroupReply::Answer(_) | GroupReply::Fetched(_) => {
+            GroupReply::Answer(_) | GroupReply::Fetched(_) | GroupReply::ConsumerDescribed(_) => {
                 unreachable!("a description is answered by a description")
             }
         };
@@ -76,8 +74,8 @@ pub async fn list(asking: &Asking<'_>, request: ListGroupsRequest) -> ListGroups
     }
     let wanted = Wanted::new(&request);
     groups.retain(|group| wanted.has(group));
-    if asking.version >= LISTED_TYPE_FROM {
-        groups.iter_mut().for_each(|group| group.group_type = text(CLASSIC));
+    if asking.version < LISTED_TYPE_FROM {
+        groups.iter_mut().for_each(|group| group.group_type = StrBytes::default());
     }
     ListGroupsResponse::default().with_groups(groups)
 }
@@ -85,20 +83,21 @@ pub async fn list(asking: &Asking<'_>, request: ListGroupsRequest) -> ListGroups
 /// Which groups are asked for (KIP-518, KIP-848). No state and no type means any.
 struct Wanted {
     states: BTreeSet<String>,
-    is_classic: bool,
+    types: BTreeSet<String>,
 }
 
 impl Wanted {
     fn new(request: &ListGroupsRequest) -> Wanted {
         let states = request.states_filter.iter().map(|state| state.trim().to_lowercase());
-        let types = &request.types_filter;
-        let is_classic = types.is_empty() || types.iter().any(|name| name.eq_ignore_ascii_case(CLASSIC));
-        Wanted { states: states.collect(), is_classic }
+        let types = request.types_filter.iter().map(|name| name.trim().to_lowercase());
+        Wanted { states: states.collect(), types: types.collect() }
     }
 
     fn has(&self, group: &ListedGroup) -> bool {
-        let has_state = self.states.is_empty() || self.states.contains(&group.group_state.to_lowercase());
-        has_state && self.is_classic
+        let has = |wanted: &BTreeSet<String>, name: &str| {
+            wanted.is_empty() || wanted.contains(&name.to_lowercase())
+        };
+        has(&self.states, &group.group_state) && has(&self.types, &group.group_type)
     }
 }
 
@@ -113,7 +112,10 @@ pub async fn delete(asking: &Asking<'_>, request: DeleteGroupsRequest) -> Delete
 async fn delete_one(asking: &Asking<'_>, id: GroupId) -> DeletableGroupResult {
     let error = match asking.ask(&id, GroupRequest::DeleteGroup { group: id.to_string() }).await {
         GroupReply::Answer(Answer::DeleteGroup(error)) | GroupReply::Refused(error) => error,
-        GroupReply::Answer(_) | GroupReply::Fetched(_) | GroupReply::Described(_) => {
+        GroupReply::Answer(_)
+        | GroupReply::Fetched(_)
+        | GroupReply::Described(_)
+        | GroupReply::ConsumerDescribed(_) => {
             unreachable!("a deletion is answered by a deletion")
         }
     };
@@ -123,10 +125,13 @@ async fn delete_one(asking: &Asking<'_>, id: GroupId) -> DeletableGroupResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::group::member::text;
 
     #[test]
     fn groups_are_listed_by_state_and_type_however_they_are_spelt() {
-        let group = ListedGroup::default().with_group_state(text("PreparingRebalance"));
+        let group = ListedGroup::default()
+            .with_group_state(text("PreparingRebalance"))
+            .with_group_type(text("classic"));
         let has = |states: &[&str], types: &[&str]| {
             let request = ListGroupsRequest::default()
                 .with_states_filter(states.iter().map(|state| text(state)).collect())

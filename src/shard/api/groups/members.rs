@@ -25,7 +25,9 @@ pub async fn join(asking: &Asking<'_>, request: JoinGroupRequest) -> JoinGroupRe
     let answer = match asking.ask(&group, GroupRequest::Join(request)).await {
         GroupReply::Refused(error) => refused_join(&member_id, error),
         GroupReply::Answer(answer) => answer,
-        GroupReply::Fetched(_) | GroupReply::Described(_) => unreachable!("a join is answered by a join"),
+        GroupReply::Fetched(_) | GroupReply::Described(_) | GroupReply::ConsumerDescribed(_) => {
+            unreachable!("a join is answered by a join")
+        }
     };
     let Answer::Join(mut response) = answer else { unreachable!("a join is answered by a join") };
     if asking.version < NULL_PROTOCOL_FROM {
@@ -43,7 +45,9 @@ pub async fn sync(asking: &Asking<'_>, request: SyncGroupRequest) -> SyncGroupRe
         match asking.ask(&group, GroupRequest::Sync(request)).await {
             GroupReply::Refused(error) => refused_sync(error),
             GroupReply::Answer(answer) => answer,
-            GroupReply::Fetched(_) | GroupReply::Described(_) => unreachable!("a sync is answered by a sync"),
+            GroupReply::Fetched(_) | GroupReply::Described(_) | GroupReply::ConsumerDescribed(_) => {
+                unreachable!("a sync is answered by a sync")
+            }
         }
     };
     let Answer::Sync(response) = answer else { unreachable!("a sync is answered by a sync") };
@@ -56,7 +60,10 @@ pub async fn heartbeat(asking: &Asking<'_>, request: HeartbeatRequest) -> Heartb
         // Members do not give up because their coordinator is about to know them again.
         GroupReply::Refused(ErrorCode::CoordinatorLoadInProgress) => ErrorCode::None,
         GroupReply::Refused(error) | GroupReply::Answer(Answer::Heartbeat(error)) => error,
-        GroupReply::Answer(_) | GroupReply::Fetched(_) | GroupReply::Described(_) => {
+        GroupReply::Answer(_)
+        | GroupReply::Fetched(_)
+        | GroupReply::Described(_)
+        | GroupReply::ConsumerDescribed(_) => {
             unreachable!("a heartbeat is answered by a heartbeat")
         }
     };
@@ -72,7 +79,10 @@ pub async fn leave(asking: &Asking<'_>, mut request: LeaveGroupRequest) -> Leave
     let response = match asking.ask(&group, GroupRequest::Leave(request)).await {
         GroupReply::Refused(error) => LeaveGroupResponse::default().with_error_code(error.code()),
         GroupReply::Answer(Answer::Leave(response)) => response,
-        GroupReply::Answer(_) | GroupReply::Fetched(_) | GroupReply::Described(_) => {
+        GroupReply::Answer(_)
+        | GroupReply::Fetched(_)
+        | GroupReply::Described(_)
+        | GroupReply::ConsumerDescribed(_) => {
             unreachable!("a leave is answered by a leave")
         }
     };

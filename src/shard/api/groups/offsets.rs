@@ -45,7 +45,10 @@ pub async fn commit(asking: &Asking<'_>, request: OffsetCommitRequest) -> Offset
     match asking.ask(&group, GroupRequest::Commit(request)).await {
         GroupReply::Refused(error) => refused_commit(partitions, error),
         GroupReply::Answer(Answer::Commit(response)) => response,
-        GroupReply::Answer(_) | GroupReply::Fetched(_) | GroupReply::Described(_) => {
+        GroupReply::Answer(_)
+        | GroupReply::Fetched(_)
+        | GroupReply::Described(_)
+        | GroupReply::ConsumerDescribed(_) => {
             unreachable!("a commit is answered by a commit")
         }
     }
@@ -67,7 +70,10 @@ pub async fn delete_offsets(asking: &Asking<'_>, request: OffsetDeleteRequest) -
     match asking.ask(&group, GroupRequest::DeleteOffsets(request)).await {
         GroupReply::Refused(error) => OffsetDeleteResponse::default().with_error_code(error.code()),
         GroupReply::Answer(Answer::DeleteOffsets(response)) => response,
-        GroupReply::Answer(_) | GroupReply::Fetched(_) | GroupReply::Described(_) => {
+        GroupReply::Answer(_)
+        | GroupReply::Fetched(_)
+        | GroupReply::Described(_)
+        | GroupReply::ConsumerDescribed(_) => {
             unreachable!("a deletion is answered by a deletion")
         }
     }
@@ -79,7 +85,7 @@ pub async fn fetch(asking: &Asking<'_>, request: OffsetFetchRequest) -> OffsetFe
             topics.into_iter().map(|topic| (topic.name, topic.partition_indexes)).collect::<Topics>()
         });
         let asked = topics.clone();
-        let fetched = fetch_group(asking, &request.group_id, topics).await;
+        let fetched = fetch_group(asking, &request.group_id, NOBODY, topics).await;
         return of_one(fetched, asked.unwrap_or_default(), asking.version);
     }
     let asked = distinct(request.groups, |group| group.group_id.clone());
@@ -87,11 +93,12 @@ pub async fn fetch(asking: &Asking<'_>, request: OffsetFetchRequest) -> OffsetFe
     let mut pace = Pace::new(&asking.shard.clock);
     for group in asked {
         pace.give_way().await;
-        let OffsetFetchRequestGroup { group_id, topics, .. } = group;
+        let OffsetFetchRequestGroup { group_id, topics, member_id, member_epoch, .. } = group;
         let topics = topics.map(|topics| {
             topics.into_iter().map(|topic| (topic.name, topic.partition_indexes)).collect::<Topics>()
         });
-        let fetched = fetch_group(asking, &group_id, topics).await;
+        let member = (member_id.map(|id| id.to_string()), member_epoch);
+        let fetched = fetch_group(asking, &group_id, member, topics).await;
         let group = OffsetFetchResponseGroup::default().with_group_id(group_id);
         groups.push(match fetched {
             Err(error) => group.with_error_code(error.code()),
@@ -103,11 +110,24 @@ pub async fn fetch(asking: &Asking<'_>, request: OffsetFetchRequest) -> OffsetFe
 
 type Fetched = Vec<(TopicName, Vec<FetchedOffset>)>;
 
-async fn fetch_group(asking: &Asking<'_>, group: &str, topics: Option<Topics>) -> Result<Fetched, ErrorCode> {
-    match asking.ask(group, GroupRequest::Fetch { group: group.to_owned(), topics }).await {
+/// A member of a group of the newer protocol, and its epoch.
+type Member = (Option<String>, i32);
+
+/// Who does not say who it is.
+const NOBODY: Member = (None, -1);
+
+async fn fetch_group(
+    asking: &Asking<'_>,
+    group: &str,
+    member: Member,
+    topics: Option<Topics>,
+) -> Result<Fetched, ErrorCode> {
+    match asking.ask(group, GroupRequest::Fetch { group: group.to_owned(), member, topics }).await {
         GroupReply::Fetched(topics) => Ok(topics),
         GroupReply::Refused(error) => Err(error),
-        GroupReply::Answer(_) | GroupReply::Described(_) => unreachable!("a fetch is answered by a fetch"),
+        GroupReply::Answer(_) | GroupReply::Described(_) | GroupReply::ConsumerDescribed(_) => {
+            unreachable!("a fetch is answered by a fetch")
+        }
     }
 }
 

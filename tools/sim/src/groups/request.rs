@@ -167,6 +167,7 @@ pub fn errors(answer: &Answer) -> Vec<ErrorCode> {
     let mut codes: Vec<i16> = match answer {
         Answer::Join(response) => vec![response.error_code],
         Answer::Sync(response) => vec![response.error_code],
+        Answer::ConsumerHeartbeat(response) => vec![response.error_code],
         Answer::Heartbeat(error) | Answer::DeleteGroup(error) => vec![error.code()],
         Answer::Leave(response) => match response.error_code {
             0 => response.members.iter().map(|member| member.error_code).collect(),

@@ -25,6 +25,7 @@ impl Keyed for GroupRecord {
         match self {
             GroupRecord::Offset { value, .. } => value.is_none(),
             GroupRecord::Group { value, .. } => value.is_none(),
+            GroupRecord::Consumer(record) => record.is_tombstone(),
         }
     }
 }
@@ -269,6 +270,7 @@ impl Kept {
                 GroupRecord::Group { group, value } => {
                     self.groups.entry(group.clone()).or_default().open.push((write, value.clone()));
                 }
+                GroupRecord::Consumer(_) => {} // Nobody here uses the newer protocol.
             }
         }
         self.writes.insert(write, records.to_vec());
@@ -327,6 +329,7 @@ impl Kept {
                         self.world.count("group expired");
                     }
                 }
+                GroupRecord::Consumer(_) => {}
             }
         }
         records
@@ -407,7 +410,7 @@ impl Kept {
             .values()
             .filter_map(|record| match record {
                 GroupRecord::Group { group, value } => Some((group.as_str(), value.as_ref()?)),
-                GroupRecord::Offset { .. } => None,
+                GroupRecord::Offset { .. } | GroupRecord::Consumer(_) => None,
             })
             .collect();
         let mut restored = Vec::new();

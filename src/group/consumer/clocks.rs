@@ -1,0 +1,136 @@
+//! When a member is given up: its session is over, or it takes longer than it said it would.
+//!
+//! | deadline | begins | ends |
+//! |---|---|---|
+//! | session | with each heartbeat | the member is taken out |
+//! | rebalance | the member has to let partitions go | if it has not got another epoch by then |
+//! | join, sync | a member of the classic protocol is told to join again, or has joined | unless it did |
+//!
+//! None of them is kept: they begin anew when a log has been loaded.
+
+use crate::codec::consumer_record::MemberState;
+use crate::group::consumer::{ConsumerGroup, ConsumerSettings, Member};
+use crate::group::millis;
+use crate::group::timers::{Timer, Timers};
+use crate::types::Mono;
+use std::time::Duration;
+
+/// Deadlines of one member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    pub session: Option<Mono>,
+    /// And the epoch that it has to leave.
+    pub rebalance: Option<(Mono, i32)>,
+    pub join: Option<Mono>,
+    pub sync: Option<Mono>,
+    /// When they are looked at next: not after the first of them.
+    reminder: Option<Mono>,
+}
+
+impl Clock {
+    fn next(&self) -> Option<Mono> {
+        let rebalance = self.rebalance.map(|(end, _)| end);
+        [self.session, rebalance, self.join, self.sync].into_iter().flatten().min()
+    }
+}
+
+/// What to do about a member whose reminder has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overdue {
+    No,
+    Yes,
+}
+
+impl Member {
+    pub fn uses_classic(&self) -> bool {
+        self.value.classic.is_some()
+    }
+
+    fn session_timeout(&self, settings: &ConsumerSettings) -> Duration {
+        match &self.value.classic {
+            Some(classic) => millis(classic.session_timeout_ms),
+            None => settings.session_timeout,
+        }
+    }
+
+    pub fn rebalance_timeout(&self) -> Duration {
+        millis(self.value.rebalance_timeout_ms)
+    }
+}
+
+impl ConsumerGroup {
+    /// A member's session begins anew, and whether it has to let partitions go is looked at.
+    pub fn touch(&mut self, id: &str, now: Mono, settings: &ConsumerSettings, timers: &mut Timers) {
+        let Some(member) = self.members.get(id) else { return };
+        let session = now.after(member.session_timeout(settings));
+        let (epoch, timeout) = (member.current.epoch, member.rebalance_timeout());
+        // Members of the classic protocol have to join instead.
+        let is_revoking = member.current.state == MemberState::Unrevoked && !member.uses_classic();
+        self.set_clock(id, timers, |clock| {
+            clock.session = Some(session);
+            let begun = clock.rebalance.filter(|(_, since)| *since == epoch);
+            clock.rebalance = is_revoking.then(|| begun.unwrap_or((now.after(timeout), epoch)));
+        });
+    }
+
+    /// Changes deadlines of a member, and sees to it that they are looked at.
+    pub fn set_clock(&mut self, id: &str, timers: &mut Timers, set: impl FnOnce(&mut Clock)) {
+        if !self.members.contains_key(id) {
+            return;
+        }
+        let clock = self.clocks.entry(id.to_owned()).or_default();
+        set(clock);
+        let Some(next) = clock.next() else { return };
+        // A reminder that comes too early is set again.
+        if clock.reminder.is_some_and(|reminder| reminder <= next) {
+            return;
+        }
+        let timer = Timer::Member { group: self.id.clone(), member: id.to_owned() };
+        if let Some(earlier) = clock.reminder.replace(next) {
+            timers.cancel(earlier, &timer);
+        }
+        timers.set(next, timer);
+    }
+
+    /// A member of the classic protocol has been told to join.
+    pub fn await_join(&mut self, id: &str, now: Mono, timers: &mut Timers) {
+        let Some(timeout) = self.members.get(id).map(Member::rebalance_timeout) else { return };
+        self.set_clock(id, timers, |clock| {
+            clock.join.get_or_insert(now.after(timeout));
+        });
+    }
+
+    /// Forgets when a member, or all of them, would be given up.
+    pub fn forget_clocks(&mut self, member: Option<&str>, timers: &mut Timers) {
+        let gone: Vec<(String, Clock)> = match member {
+            Some(id) => self.clocks.remove_entry(id).into_iter().collect(),
+            None => std::mem::take(&mut self.clocks).into_iter().collect(),
+        };
+        for (member, clock) in gone {
+            if let Some(reminder) = clock.reminder {
+                timers.cancel(reminder, &Timer::Member { group: self.id.clone(), member });
+            }
+        }
+    }
+
+    /// A reminder has come. It is set again if nothing is over yet.
+    pub fn reminded(&mut self, id: &str, now: Mono, timers: &mut Timers) -> Overdue {
+        let epoch = self.members.get(id).map(|member| member.current.epoch);
+        let Some(clock) = self.clocks.get_mut(id) else { return Overdue::No };
+        clock.reminder = None;
+        clock.rebalance = clock.rebalance.filter(|(_, since)| epoch == Some(*since));
+        match clock.next() {
+            Some(next) if next <= now => Overdue::Yes,
+            Some(_) => {
+                self.set_clock(id, timers, |_| {});
+                Overdue::No
+            }
+            None => Overdue::No,
+        }
+    }
+
+    #[cfg(test)]
+    pub fn clock_count(&self) -> usize {
+        self.clocks.len()
+    }
+}

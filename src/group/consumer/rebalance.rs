@@ -1,0 +1,205 @@
+//! Group epochs: a subscription or a topic has changed, so there is something else to aim at.
+//!
+//! A group looks at its topics when a member sends a heartbeat and they have changed since it last did.
+
+use crate::codec::consumer_record::{ConsumerRecord, RegexValue, SubscribedTopic};
+use crate::codec::error_code::ErrorCode;
+use crate::group::assignor::{Assignor, Candidate, Counts};
+use crate::group::consumer::regex::TopicPattern;
+use crate::group::consumer::{Change, ConsumerGroup, Context, Member, Refusal};
+use crate::types::TopicId;
+use crate::types::limits::{GROUP_REGEX_INTERVAL, GROUP_REGEX_TOPICS_AT_ONCE_MAX};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Topics by the regular expression that they match.
+pub type Resolved = BTreeMap<String, BTreeSet<String>>;
+
+impl ConsumerGroup {
+    /// Goes on to the next epoch if something has changed (`is_changed`: a subscription has), and aims at
+    /// something else then.
+    pub(super) fn rebalance(
+        &mut self,
+        is_changed: bool,
+        context: &Context<'_>,
+        change: &mut Change,
+    ) -> Result<(), Refusal> {
+        self.resolve_at_once(context, change);
+        let mut is_changed = is_changed || self.epoch == 0;
+        if is_changed || self.seen != context.topics_version {
+            is_changed |= self.look_at_topics(context, change);
+        }
+        if is_changed {
+            self.next_epoch(change)?;
+        }
+        if self.epoch > self.target_epoch {
+            self.aim(context, change);
+        }
+        Ok(())
+    }
+
+    pub(super) fn next_epoch(&mut self, change: &mut Change) -> Result<(), Refusal> {
+        let full = || Refusal::new(ErrorCode::UnknownServerError, "The group has had all epochs there are.");
+        let epoch = self.epoch.checked_add(1).ok_or_else(full)?;
+        self.change(ConsumerRecord::Group { group: self.id.clone(), epoch: Some(epoch) }, change);
+        Ok(())
+    }
+
+    /// Whether topics that are subscribed to have come, gone or grown.
+    pub(super) fn look_at_topics(&mut self, context: &Context<'_>, change: &mut Change) -> bool {
+        self.seen = context.topics_version;
+        let matched = self.regexes.iter().filter(|(regex, _)| self.regex_readers.contains_key(*regex));
+        let names = self.readers.keys().chain(matched.flat_map(|(_, value)| &value.topics));
+        let known = names.filter_map(|name| Some((name.clone(), context.topics.named(name)?)));
+        let topics: BTreeMap<String, SubscribedTopic> = known.collect();
+        let is_changed = topics != self.topics;
+        if is_changed {
+            self.change(ConsumerRecord::Topics { group: self.id.clone(), topics: Some(topics) }, change);
+        }
+        is_changed
+    }
+
+    // --- Regular expressions
+
+    /// Expressions that are to be held against all topics; again, if these have changed, but not all the time.
+    fn unresolved(&self, context: &Context<'_>) -> Vec<String> {
+        let is_stale = self.resolution.version != context.topics_version
+            && self.resolution.at.is_none_or(|at| context.now.mono.since(at) >= GROUP_REGEX_INTERVAL);
+        let is_new = |regex: &&String| is_stale || !self.regexes.contains_key(*regex);
+        self.regex_readers.keys().filter(is_new).cloned().collect()
+    }
+
+    fn resolve_at_once(&mut self, context: &Context<'_>, change: &mut Change) {
+        if context.topics.count() > GROUP_REGEX_TOPICS_AT_ONCE_MAX || self.resolution.is_running {
+            return;
+        }
+        let mut resolved = Resolved::new();
+        for regex in self.unresolved(context) {
+            let mut topics = BTreeSet::new();
+            if let Ok(pattern) = TopicPattern::new(&regex) {
+                context.topics.names_after(None, &mut |name| {
+                    if pattern.matches(name) {
+                        topics.insert(name.to_owned());
+                    }
+                    true
+                });
+            }
+            resolved.insert(regex, topics);
+        }
+        if !resolved.is_empty() {
+            self.take_resolved(resolved, context.topics_version, context, change);
+        }
+    }
+
+    /// What the shell is to hold against all topics in its own time; it says what matches, or that it has failed.
+    pub fn begin_resolving(&mut self, context: &Context<'_>) -> Option<Vec<String>> {
+        if self.resolution.is_running {
+            return None;
+        }
+        let unresolved = self.unresolved(context);
+        self.resolution.is_running = !unresolved.is_empty();
+        Some(unresolved).filter(|unresolved| !unresolved.is_empty())
+    }
+
+    /// `version`: of the topics, before the first of them was looked at.
+    pub fn resolved(
+        &mut self,
+        resolved: Resolved,
+        version: u64,
+        context: &Context<'_>,
+        change: &mut Change,
+    ) -> Result<(), Refusal> {
+        self.resolution.is_running = false;
+        if self.take_resolved(resolved, version, context, change) {
+            self.look_at_topics(context, change);
+            // The next heartbeat of any member aims at something else.
+            self.next_epoch(change)?;
+        }
+        Ok(())
+    }
+
+    /// Whether anything matches now that did not, or the other way round.
+    fn take_resolved(
+        &mut self,
+        resolved: Resolved,
+        version: u64,
+        context: &Context<'_>,
+        change: &mut Change,
+    ) -> bool {
+        self.resolution.version = version;
+        self.resolution.at = Some(context.now.mono);
+        let mut is_changed = false;
+        for (regex, topics) in resolved {
+            let is_same = self.regexes.get(&regex).is_some_and(|known| known.topics == topics);
+            if is_same || !self.regex_readers.contains_key(&regex) {
+                continue;
+            }
+            let (version, timestamp) = (version as i64, context.now.wall.0);
+            let value = Some(RegexValue { topics, version, timestamp });
+            self.change(ConsumerRecord::Regex { group: self.id.clone(), regex, value }, change);
+            is_changed = true;
+        }
+        if is_changed {
+            self.seen = 0; // They are looked at in any case.
+        }
+        is_changed
+    }
+
+    /// Forgets expressions that nobody subscribes by any more.
+    pub(super) fn forget_regexes(&mut self, change: &mut Change) {
+        let unread = self.regexes.keys().filter(|regex| !self.regex_readers.contains_key(*regex));
+        for regex in unread.cloned().collect::<Vec<_>>() {
+            self.change(ConsumerRecord::Regex { group: self.id.clone(), regex, value: None }, change);
+        }
+    }
+
+    // --- Targets
+
+    /// The assignor that most members ask for; of those that are asked for alike the first that the operator
+    /// names.
+    pub fn assignor(&self, context_assignors: &[Assignor]) -> Assignor {
+        let votes = |assignor: &Assignor| {
+            let asks = |member: &&Member| member.value.assignor.as_deref() == Some(assignor.name());
+            self.members.values().filter(asks).count()
+        };
+        // The last of the largest is taken, hence from behind.
+        context_assignors.iter().rev().copied().max_by_key(votes).unwrap_or(Assignor::Uniform)
+    }
+
+    fn aim(&mut self, context: &Context<'_>, change: &mut Change) {
+        let assignor = self.assignor(&context.settings.assignors);
+        let counts: Counts = self.topics.values().map(|topic| (topic.id, topic.partition_count)).collect();
+        // Members that subscribe alike share what they subscribe to.
+        let mut subscriptions: BTreeMap<(&BTreeSet<String>, Option<&String>), BTreeSet<TopicId>> =
+            BTreeMap::new();
+        for member in self.members.values() {
+            let key = (&member.value.topics, member.value.regex.as_ref());
+            subscriptions.entry(key).or_insert_with(|| self.topics_of(member));
+        }
+        let candidates: Vec<Candidate<'_>> = self
+            .members
+            .iter()
+            .map(|(id, member)| Candidate {
+                id,
+                instance_id: member.value.instance_id.as_deref(),
+                topics: &subscriptions[&(&member.value.topics, member.value.regex.as_ref())],
+                held: self.targets.get(id),
+            })
+            .collect();
+        let targets = assignor.assign(&candidates, &counts);
+        for (member, target) in targets {
+            if self.targets.get(&member) != Some(&target) {
+                let (group, partitions) = (self.id.clone(), Some(target));
+                self.change(ConsumerRecord::Target { group, member, partitions }, change);
+            }
+        }
+        let epoch = Some(self.epoch);
+        self.change(ConsumerRecord::TargetEpoch { group: self.id.clone(), epoch }, change);
+    }
+
+    /// Topics that a member reads; only such that there are.
+    fn topics_of(&self, member: &Member) -> BTreeSet<TopicId> {
+        let regex = member.value.regex.as_ref().and_then(|regex| self.regexes.get(regex));
+        let names = member.value.topics.iter().chain(regex.into_iter().flat_map(|regex| &regex.topics));
+        names.filter_map(|name| self.topics.get(name)).map(|topic| topic.id).collect()
+    }
+}

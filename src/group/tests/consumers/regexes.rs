@@ -1,0 +1,129 @@
+use super::*;
+use crate::group::consumer::rebalance::Resolved;
+use crate::group::coordinator::ToResolve;
+use crate::types::limits::GROUP_REGEX_TOPICS_AT_ONCE_MAX;
+
+#[test]
+fn topics_that_match_are_read() {
+    let mut hall = Hall::new(&[("orders-eu", 2), ("orders-us", 1), ("reorders-x", 5)]);
+    let mut client = Client::matching("a", "orders-.*");
+    hall.beat(&mut client);
+    assert_eq!((client.epoch, client.count()), (1, 3));
+}
+
+#[test]
+fn topics_that_come_and_go_are_noticed() {
+    let mut hall = Hall::new(&[("orders-eu", 2)]);
+    let (mut a, mut b) = (Client::matching("a", "orders-.*"), Client::matching("b", "orders-.*"));
+    hall.settle(&mut [&mut a, &mut b]);
+    let epoch = hall.group().epoch;
+    hall.set_topic("orders-us", 4);
+    hall.beat(&mut a);
+    assert_eq!(hall.group().epoch, epoch, "not more often than once in a second");
+    hall.room.pass(1);
+    hall.settle(&mut [&mut a, &mut b]);
+    assert_eq!((a.count() + b.count(), hall.group().epoch), (6, epoch + 1));
+    hall.room.pass(1);
+    hall.delete_topic("orders-eu");
+    hall.settle(&mut [&mut a, &mut b]);
+    assert_eq!((a.count(), b.count()), (2, 2));
+    hall.set_topic("other", 1);
+    hall.room.pass(1);
+    let epoch = hall.group().epoch;
+    hall.settle(&mut [&mut a, &mut b]);
+    assert_eq!(hall.group().epoch, epoch);
+}
+
+#[test]
+fn names_and_expressions_go_together() {
+    let mut hall = Hall::new(&[("orders-eu", 2), ("orders-us", 1), ("other", 1)]);
+    let mut both = Client { topics: vec!["other".to_owned()], ..Client::matching("a", "orders-us") };
+    let mut names = Client::new("b", &["orders-eu", "orders-us"]);
+    hall.settle(&mut [&mut both, &mut names]);
+    assert_eq!(both.count() + names.count(), 4);
+    both.regex = Some(String::new()); // None any more.
+    both.is_in = false;
+    hall.settle(&mut [&mut both, &mut names]);
+    assert_eq!((both.count(), names.count(), hall.group().regexes.len()), (1, 3, 0));
+}
+
+#[test]
+fn what_is_no_expression_is_refused() {
+    let mut hall = Hall::new(&[("orders-eu", 2)]);
+    let response = hall.ask(Client::matching("a", "orders-(").request());
+    assert_eq!(error(response.error_code), ErrorCode::InvalidRegularExpression);
+    let message = "SubscribedTopicRegex `orders-(` is not a valid regular expression: unclosed group.";
+    assert_eq!(response.error_message.as_deref(), Some(message));
+    assert_eq!(hall.room.state(), "none");
+    let mut client = Client::matching("a", "orders-.*");
+    hall.beat(&mut client);
+    client.regex = Some("*".to_owned());
+    client.is_in = false;
+    assert_eq!(hall.error(client.request()), ErrorCode::InvalidRegularExpression);
+    assert_eq!(hall.group().members["a"].value.regex.as_deref(), Some("orders-.*"));
+}
+
+/// So many that the shell looks at them in its own time.
+fn crowded() -> Hall {
+    let mut hall = Hall::new(&[("orders-eu", 2), ("orders-us", 1)]);
+    for number in 0..GROUP_REGEX_TOPICS_AT_ONCE_MAX {
+        hall.set_topic(&format!("t{number}"), 1);
+    }
+    hall
+}
+
+fn asked(hall: &mut Hall) -> Option<ToResolve> {
+    hall.room.coordinator.next_to_resolve()
+}
+
+fn resolve(hall: &mut Hall, asked: &ToResolve, topics: &[&str]) {
+    let topics: BTreeSet<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
+    let resolved: Resolved = asked.regexes.iter().map(|regex| (regex.clone(), topics.clone())).collect();
+    hall.room.decide(|coordinator, now, effects| {
+        coordinator.resolved(&asked.group, asked.version, resolved, now, effects);
+    });
+}
+
+#[test]
+fn many_topics_are_looked_at_by_the_shell() {
+    let mut hall = crowded();
+    let mut client = Client::matching("a", "orders-.*");
+    hall.beat(&mut client);
+    assert_eq!((client.epoch, client.count()), (1, 0), "it is in, and what matches is not known yet");
+    let first = asked(&mut hall).unwrap();
+    assert_eq!(first.regexes, ["orders-.*"]);
+    hall.beat(&mut client);
+    assert_eq!(asked(&mut hall), None, "it is asked for once");
+    resolve(&mut hall, &first, &["orders-eu", "orders-us"]);
+    hall.beat(&mut client);
+    assert_eq!((client.epoch, client.count()), (2, 3));
+    hall.room.pass(1);
+    hall.set_topic("orders-asia", 1);
+    hall.beat(&mut client);
+    let second = asked(&mut hall).unwrap();
+    resolve(&mut hall, &second, &["orders-eu", "orders-us", "orders-asia"]);
+    hall.beat(&mut client);
+    assert_eq!((client.epoch, client.count()), (3, 4));
+    assert_eq!(asked(&mut hall), None);
+}
+
+#[test]
+fn what_the_shell_finds_waits_for_its_turn_and_may_come_too_late() {
+    let mut hall = crowded();
+    let mut client = Client::matching("a", "orders-.*");
+    hall.beat(&mut client);
+    let first = asked(&mut hall).unwrap();
+    hall.room.holds_writes = true;
+    let joining = hall.send(1, Client::matching("b", "orders-.*").request());
+    resolve(&mut hall, &first, &["orders-eu"]);
+    hall.room.end_write(Ok(()));
+    assert_eq!(hall.answered(joining).error_code, 0);
+    hall.room.end_write(Ok(()));
+    hall.room.holds_writes = false;
+    assert_eq!(hall.group().regexes["orders-.*"].topics.len(), 1);
+    hall.leave(&mut client, -1);
+    hall.leave(&mut Client::new("b", &[]), -1);
+    assert!(hall.group().regexes.is_empty());
+    resolve(&mut hall, &first, &["orders-eu"]);
+    assert!(hall.group().regexes.is_empty(), "nobody subscribes by it any more");
+}

@@ -1,0 +1,238 @@
+//! Groups of the newer protocol (KIP-848) in plain protocol: epochs over a kill, what others are told of them.
+
+use std::process::Command;
+
+use odradek_test_harness::kafka_protocol::ResponseError;
+use odradek_test_harness::kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
+use odradek_test_harness::kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use odradek_test_harness::kafka_protocol::messages::{
+    ApiVersionsRequest, ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest,
+    ConsumerGroupHeartbeatResponse, DescribeGroupsRequest, FindCoordinatorRequest, GroupId,
+    ListGroupsRequest, OffsetCommitRequest,
+};
+use odradek_test_harness::kafka_protocol::protocol::StrBytes;
+use odradek_test_harness::{Broker, Client, Connection, Options, Routing, binary, topic_name, wait_for};
+
+const BEAT: i16 = 1;
+
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_string())
+}
+
+fn error(code: i16) -> Option<ResponseError> {
+    ResponseError::try_from_code(code)
+}
+
+fn options(routing: Routing) -> Options {
+    Options::new(routing)
+        .set("offsets.topic.num.partitions", "8")
+        .set("group.consumer.min.session.timeout.ms", "2000")
+        .set("group.consumer.session.timeout.ms", "2000")
+        .set("group.consumer.min.heartbeat.interval.ms", "100")
+        .set("group.consumer.heartbeat.interval.ms", "100")
+}
+
+/// A member of a group, on a connection to its coordinator.
+struct Member {
+    connection: Connection,
+    id: String,
+    epoch: i32,
+    owned: Vec<TopicPartitions>,
+    topics: Vec<&'static str>,
+    regex: Option<&'static str>,
+}
+
+const GROUP: &str = "g";
+
+impl Member {
+    fn new(broker: &Broker, id: &str, topics: &[&'static str]) -> Member {
+        let port = wait_for("a coordinator", || {
+            let request = FindCoordinatorRequest::default().with_key(text(GROUP));
+            let response = Connection::open(broker.port()).call(3, &request);
+            (response.error_code == 0).then_some(response.port as u16)
+        });
+        Member {
+            connection: Connection::open(port),
+            id: id.to_string(),
+            epoch: 0,
+            owned: Vec::new(),
+            topics: topics.to_vec(),
+            regex: None,
+        }
+    }
+
+    fn beat_as(&mut self, epoch: i32) -> ConsumerGroupHeartbeatResponse {
+        let request = ConsumerGroupHeartbeatRequest::default()
+            .with_group_id(GroupId(text(GROUP)))
+            .with_member_id(text(&self.id))
+            .with_member_epoch(epoch)
+            .with_topic_partitions(Some(self.owned.clone()));
+        let request = match epoch {
+            0 => request
+                .with_rebalance_timeout_ms(30_000)
+                .with_subscribed_topic_names(Some(self.topics.iter().map(|name| topic_name(name)).collect()))
+                .with_subscribed_topic_regex(self.regex.map(text)),
+            _ => request,
+        };
+        self.connection.call(BEAT, &request)
+    }
+
+    /// One heartbeat; what it is given.
+    fn beat(&mut self) -> usize {
+        let response = self.beat_as(self.epoch);
+        assert_eq!(error(response.error_code), None, "{:?}", response.error_message);
+        assert_eq!(response.heartbeat_interval_ms, 100);
+        self.epoch = response.member_epoch;
+        if let Some(assignment) = response.assignment {
+            let topics = assignment.topic_partitions.into_iter();
+            let owned = topics.map(|topic| {
+                TopicPartitions::default().with_topic_id(topic.topic_id).with_partitions(topic.partitions)
+            });
+            self.owned = owned.collect();
+        }
+        self.owned.iter().map(|topic| topic.partitions.len()).sum()
+    }
+}
+
+fn settle(members: &mut [&mut Member], expected: &[usize]) {
+    wait_for("members that have settled", || {
+        let counts: Vec<usize> = members.iter_mut().map(|member| member.beat()).collect();
+        let is_one_epoch = members.windows(2).all(|pair| pair[0].epoch == pair[1].epoch);
+        (counts == expected && is_one_epoch).then_some(())
+    });
+}
+
+#[test]
+fn members_share_a_topic_and_keep_their_epochs_when_the_broker_is_killed() {
+    for routing in Routing::BOTH {
+        let mut broker = Broker::start_with(options(routing));
+        Client::connect(&broker).create_topic("t", 6, &[]);
+        let (mut a, mut b) = (Member::new(&broker, "a", &["t"]), Member::new(&broker, "b", &["t"]));
+        assert_eq!((a.beat(), a.epoch), (6, 1), "the first gets all");
+        settle(&mut [&mut a, &mut b], &[3, 3]);
+        let epoch = a.epoch;
+        broker.kill();
+        broker.start_again();
+        let again = |member: &Member| Member {
+            epoch: member.epoch,
+            owned: member.owned.clone(),
+            ..Member::new(&broker, &member.id, &["t"])
+        };
+        let (mut a, mut b) = (again(&a), again(&b));
+        let resumed = wait_for("the group after its restart", || {
+            let response = a.beat_as(epoch);
+            (response.error_code == 0).then_some(response)
+        });
+        assert_eq!((resumed.member_epoch, resumed.assignment), (epoch, None));
+        assert_eq!((b.beat(), b.epoch), (3, epoch));
+        // The other one is silent for its session.
+        settle(&mut [&mut a], &[6]);
+        assert_eq!(error(b.beat_as(epoch).error_code), Some(ResponseError::UnknownMemberId));
+        broker.stop();
+    }
+}
+
+#[test]
+fn topics_that_match_are_given_out_as_they_come() {
+    let mut broker = Broker::start_with(options(Routing::Node));
+    let mut client = Client::connect(&broker);
+    client.create_topic("orders-eu", 2, &[]);
+    client.create_topic("other", 5, &[]);
+    let mut member = Member { regex: Some("orders-.*"), ..Member::new(&broker, "a", &[]) };
+    assert_eq!(member.beat(), 2);
+    client.create_topic("orders-us", 3, &[]);
+    settle(&mut [&mut member], &[5]);
+    let mut wrong = Member { regex: Some("("), ..Member::new(&broker, "b", &[]) };
+    let refused = wrong.beat_as(0);
+    assert_eq!(refused.error_code, 128, "INVALID_REGULAR_EXPRESSION");
+    broker.stop();
+}
+
+#[test]
+fn more_topics_than_are_looked_at_at_once_are_matched_too() {
+    let mut broker = Broker::start_with(options(Routing::Node));
+    let mut client = Client::connect(&broker);
+    for number in 0..1010 {
+        client.create_topic(&format!("t{number}"), 1, &[]);
+    }
+    let mut member = Member { regex: Some("t[0-9]7"), ..Member::new(&broker, "a", &[]) };
+    assert_eq!(member.beat(), 0, "they are looked at beside the heartbeat");
+    settle(&mut [&mut member], &[9]);
+    broker.stop();
+}
+
+#[test]
+fn what_others_are_told_of_a_group_of_the_newer_protocol() {
+    let mut broker = Broker::start_with(options(Routing::Node));
+    Client::connect(&broker).create_topic("t", 2, &[]);
+    let mut member = Member::new(&broker, "a", &["t"]);
+    member.beat();
+    let mut connection = Connection::open(broker.port());
+
+    let versions = connection.call(
+        4,
+        &ApiVersionsRequest::default()
+            .with_client_software_name(text("test"))
+            .with_client_software_version(text("1")),
+    );
+    let levels: Vec<(&str, i16)> = versions
+        .finalized_features
+        .iter()
+        .map(|feature| (&*feature.name, feature.max_version_level))
+        .collect();
+    assert!(levels.contains(&("group.version", 1)), "{levels:?}");
+
+    let listed = |types: &[&str]| {
+        let types = types.iter().map(|name| text(name)).collect();
+        let response =
+            Connection::open(broker.port()).call(5, &ListGroupsRequest::default().with_types_filter(types));
+        let groups = response.groups.iter();
+        groups.map(|group| (group.group_type.to_string(), group.group_state.to_string())).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&["consumer"]), [("consumer".to_string(), "Stable".to_string())]);
+    assert_eq!(listed(&["classic"]), []);
+
+    let request = ConsumerGroupDescribeRequest::default()
+        .with_group_ids(vec![GroupId(text(GROUP)), GroupId(text("x"))]);
+    let described = connection.call(1, &request).groups;
+    assert_eq!((&*described[0].group_state, described[0].group_epoch), ("Stable", 1));
+    assert_eq!(described[0].members[0].assignment.topic_partitions[0].partitions, [0, 1]);
+    assert_eq!(error(described[1].error_code), Some(ResponseError::GroupIdNotFound));
+    let request = DescribeGroupsRequest::default().with_groups(vec![GroupId(text(GROUP))]);
+    let classic = connection.call(6, &request).groups;
+    assert_eq!(error(classic[0].error_code), Some(ResponseError::GroupIdNotFound));
+
+    let mut commit = |epoch| {
+        let partition =
+            OffsetCommitRequestPartition::default().with_partition_index(0).with_committed_offset(1);
+        let topic =
+            OffsetCommitRequestTopic::default().with_name(topic_name("t")).with_partitions(vec![partition]);
+        let request = OffsetCommitRequest::default()
+            .with_group_id(GroupId(text(GROUP)))
+            .with_member_id(text("a"))
+            .with_generation_id_or_member_epoch(epoch)
+            .with_topics(vec![topic]);
+        error(connection.call(9, &request).topics[0].partitions[0].error_code)
+    };
+    assert_eq!(commit(1), None);
+    assert_eq!(commit(0), Some(ResponseError::StaleMemberEpoch));
+
+    let command = |line: &[&str]| {
+        let run =
+            Command::new(binary()).arg("group").args(line).arg("--brokers").arg(broker.bootstrap()).output();
+        let run = run.expect("it can be run");
+        assert!(run.status.success(), "{run:?}");
+        String::from_utf8(run.stdout).expect("it is text")
+    };
+    assert!(command(&["list"]).contains("consumer"));
+    let shown = command(&["describe", GROUP]);
+    assert!(shown.starts_with("g: Stable, epoch 1, assignment epoch 1, uniform\n"), "{shown}");
+    assert!(shown.contains("t:0-1"), "{shown}");
+    let json = command(&["describe", GROUP, "--json"]);
+    assert!(json.contains("\"assignment_epoch\": 1"), "{json}");
+    assert_eq!(member.beat_as(-1).error_code, 0);
+    assert_eq!(command(&["delete", GROUP]), "deleted g\n");
+    broker.stop();
+}
