@@ -223,12 +223,19 @@ public final class Driver {
             "group.id", request.get("group").asText(),
             "enable.auto.commit", false,
             "auto.offset.reset", "earliest",
-            "partition.assignment.strategy",
-            "org.apache.kafka.clients.consumer." + ASSIGNORS.get(request.get("assignor").asText()),
-            "session.timeout.ms", SESSION_MS,
-            "heartbeat.interval.ms", HEARTBEAT_MS,
             "key.deserializer", ByteArrayDeserializer.class,
             "value.deserializer", ByteArrayDeserializer.class));
+        String assignor = request.get("assignor").asText();
+        if (assignor.equals("uniform")) {
+            // Of the broker, which says how long a session is.
+            settings.putAll(Map.of("group.protocol", "consumer", "group.remote.assignor", assignor));
+        } else {
+            settings.putAll(Map.of(
+                "partition.assignment.strategy",
+                "org.apache.kafka.clients.consumer." + ASSIGNORS.get(assignor),
+                "session.timeout.ms", SESSION_MS,
+                "heartbeat.interval.ms", HEARTBEAT_MS));
+        }
         if (!request.get("instance").isNull()) {
             settings.put("group.instance.id", request.get("instance").asText());
         }

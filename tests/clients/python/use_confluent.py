@@ -151,10 +151,16 @@ class Client:
             "group.id": group,
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
-            "partition.assignment.strategy": assignor.replace("round-robin", "roundrobin"),
-            "session.timeout.ms": driver.SESSION_MS,
-            "heartbeat.interval.ms": driver.HEARTBEAT_MS,
         }
+        if assignor == "uniform":
+            # Of the broker, which says how long a session is.
+            settings |= {"group.protocol": "consumer", "group.remote.assignor": assignor}
+        else:
+            settings |= {
+                "partition.assignment.strategy": assignor.replace("round-robin", "roundrobin"),
+                "session.timeout.ms": driver.SESSION_MS,
+                "heartbeat.interval.ms": driver.HEARTBEAT_MS,
+            }
         if instance is not None:
             settings["group.instance.id"] = instance
         self.member = Consumer(settings)

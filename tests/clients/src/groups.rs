@@ -27,6 +27,8 @@ pub enum Assignor {
     RoundRobin,
     Sticky,
     CooperativeSticky,
+    /// Of the broker: the newer protocol (KIP-848).
+    Uniform,
 }
 
 impl Assignor {
@@ -36,6 +38,7 @@ impl Assignor {
             Assignor::RoundRobin => "round-robin",
             Assignor::Sticky => "sticky",
             Assignor::CooperativeSticky => "cooperative-sticky",
+            Assignor::Uniform => "uniform",
         }
     }
 }
@@ -78,7 +81,12 @@ struct Play {
 
 impl Play {
     fn start(routing: Routing) -> Play {
-        let options = Options::new(routing).set("offsets.topic.num.partitions", "4");
+        let options = Options::new(routing)
+            .set("offsets.topic.num.partitions", "4")
+            .set("group.consumer.min.session.timeout.ms", "6000")
+            .set("group.consumer.session.timeout.ms", "6000")
+            .set("group.consumer.min.heartbeat.interval.ms", "500")
+            .set("group.consumer.heartbeat.interval.ms", "500");
         let broker = Broker::start_with(options);
         PlainClient::connect(&broker).create_topic(TOPIC, PARTITIONS, &[]);
         Play { broker, written: 0, read: Vec::new() }

@@ -8,13 +8,14 @@
 //! | the official Java client 3.9 and 4.3 | `java/`, the same |
 //! | the `rdkafka` crate | in this process (`librdkafka.rs`) |
 //!
-//! All comparing is done in `conformance.rs`, `groups.rs`, `admin.rs` and `exactly_once.rs`, so that the drivers hold
-//! nothing but calls.
+//! All comparing is done in `conformance.rs`, `groups.rs`, `consumers.rs`, `admin.rs` and `exactly_once.rs`, so that
+//! the drivers hold nothing but calls.
 #![expect(clippy::disallowed_methods, reason = "tests wait for clients and read the clock")]
 
 mod admin;
 mod client;
 mod conformance;
+mod consumers;
 mod driver;
 mod exactly_once;
 mod groups;
@@ -25,5 +26,9 @@ mod records;
 pub use admin::administration;
 pub use client::{Abilities, Client, Codec, Kind};
 pub use conformance::{conformance, cross_reading};
+pub use consumers::{
+    consumers_follow_a_regular_expression, consumers_share_a_topic, group_changes_its_protocol,
+    static_consumers_come_back,
+};
 pub use exactly_once::{Met, Play, Transactor, exactly_once};
 pub use groups::{Assignor, members_share_a_topic, static_members_come_back};
