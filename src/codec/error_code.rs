@@ -135,6 +135,7 @@ error_codes! {
     PositionOutOfRange = 99, "POSITION_OUT_OF_RANGE", "the position is out of range";
     UnknownTopicId = 100, "UNKNOWN_TOPIC_ID", "there is no topic of this id here";
     InconsistentTopicId = 103, "INCONSISTENT_TOPIC_ID", "the topic id is not the one the log has";
+    TransactionalIdNotFound = 105, "TRANSACTIONAL_ID_NOT_FOUND", "the transactional id is not known";
     FetchSessionTopicIdError = 106, "FETCH_SESSION_TOPIC_ID_ERROR",
         "the fetch session mixes topic names and topic ids";
     FencedMemberEpoch = 110, "FENCED_MEMBER_EPOCH",
@@ -146,6 +147,7 @@ error_codes! {
     UnsupportedEndpointType = 115, "UNSUPPORTED_ENDPOINT_TYPE", "this kind of endpoint is not supported";
     UnknownSubscriptionId = 117, "UNKNOWN_SUBSCRIPTION_ID", "the client's subscriptions to metrics have changed";
     TelemetryTooLarge = 118, "TELEMETRY_TOO_LARGE", "the metrics are larger than telemetry.max.bytes";
+    TransactionAbortable = 120, "TRANSACTION_ABORTABLE", "the transaction has to be aborted";
     InvalidRegularExpression = 128, "INVALID_REGULAR_EXPRESSION", "the regular expression is invalid";
 }
 

@@ -10,4 +10,5 @@ pub mod frame;
 pub mod group_record;
 pub mod record_batch;
 pub mod records;
+pub mod transaction_record;
 pub mod wire;
