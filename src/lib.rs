@@ -34,4 +34,5 @@ pub mod quota;
 pub mod schema;
 pub mod shard;
 pub mod telemetry;
+pub mod txn;
 pub mod types;

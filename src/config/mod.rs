@@ -132,6 +132,15 @@ pub struct Config {
     pub offsets_retention_check_interval: Duration,
     pub offsets_topic_num_partitions: u32,
     pub offsets_topic_segment_bytes: u64,
+    /// The longest that a producer may ask for.
+    pub transaction_max_timeout: Duration,
+    pub transactional_id_expiration: Duration,
+    /// How often transactions are looked for whose time is over.
+    pub transaction_abort_interval: Duration,
+    /// How often transactional ids are looked for that nobody uses.
+    pub transaction_expiration_interval: Duration,
+    pub transaction_state_log_num_partitions: u32,
+    pub transaction_state_log_segment_bytes: u64,
 
     /// Every setting with its value and where it came from, in the order of [`PROPERTIES`].
     entries: Vec<Entry>,

@@ -495,6 +495,28 @@ pub const PROPERTIES: &[Property] = &[
     property!(Kafka "offsets.topic.segment.bytes", Int "SIZE", Text("104857600"),
         |config, text| store(&mut config.offsets_topic_segment_bytes, value::size(text, SEGMENT_BYTES)),
         "Size of its segments."),
+    property!(Kafka "transaction.max.timeout.ms", Int "MS", Text("900000"),
+        |config, text| duration(&mut config.transaction_max_timeout, text, MS),
+        "The longest time that a producer may ask for its transactions."),
+    property!(Kafka "transactional.id.expiration.ms", Int "MS", Text("604800000"),
+        |config, text| duration(&mut config.transactional_id_expiration, text, MS),
+        "How long a transactional id is kept that no producer uses."),
+    property!(Kafka "transaction.abort.timed.out.transaction.cleanup.interval.ms", Int "MS", Text("10000"),
+        |config, text| duration(&mut config.transaction_abort_interval, text, MS),
+        "How often to look for transactions whose time is over; they are aborted."),
+    property!(Kafka "transaction.remove.expired.transaction.cleanup.interval.ms", Int "MS", Text("3600000"),
+        |config, text| duration(&mut config.transaction_expiration_interval, text, MS),
+        "How often to look for transactional ids that no producer uses."),
+    property!(Kafka "transaction.state.log.num.partitions", Int "N", Text("50"),
+        |config, text| {
+            let count = value::integer(text, 1..=limits::PARTITIONS_PER_TOPIC_MAX as i64)?;
+            config.transaction_state_log_num_partitions = count as u32;
+            Ok(count.to_string())
+        },
+        "Partitions of `__transaction_state` when it is made, at the first use of a transactional id."),
+    property!(Kafka "transaction.state.log.segment.bytes", Int "SIZE", Text("104857600"),
+        |config, text| store(&mut config.transaction_state_log_segment_bytes, value::size(text, SEGMENT_BYTES)),
+        "Size of its segments."),
 ];
 
 /// At least one aligned block; at most what Kafka's 32-bit file positions reach.

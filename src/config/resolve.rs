@@ -468,6 +468,12 @@ pub(super) fn blank() -> Config {
         offsets_retention_check_interval: Duration::ZERO,
         offsets_topic_num_partitions: 0,
         offsets_topic_segment_bytes: 0,
+        transaction_max_timeout: Duration::ZERO,
+        transactional_id_expiration: Duration::ZERO,
+        transaction_abort_interval: Duration::ZERO,
+        transaction_expiration_interval: Duration::ZERO,
+        transaction_state_log_num_partitions: 0,
+        transaction_state_log_segment_bytes: 0,
         entries: Vec::with_capacity(PROPERTIES.len()),
     }
 }

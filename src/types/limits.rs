@@ -218,6 +218,26 @@ pub const TRANSACTIONS_PER_PARTITION_MAX: usize = 10_000;
 /// oldest is forgotten, and its batch refused.
 pub const VERIFICATIONS_PER_PARTITION_MAX: usize = 1_000;
 
+/// Transactional ids of one partition of `__transaction_state`; past it no new one is taken.
+pub const TRANSACTIONAL_IDS_PER_COORDINATOR_MAX: usize = 100_000;
+
+/// Bytes that the transactional ids of one partition of `__transaction_state` may hold, the partitions of their
+/// transactions among them; past it nothing is added, and what is there goes on.
+pub const TRANSACTIONS_SIZE_MAX: usize = 128 << 20;
+
+/// Bytes that a transactional id takes beside its name and the partitions of its transaction.
+pub const TRANSACTION_ENTRY_SIZE: usize = 300;
+
+/// Requests that add partitions to one transaction and wait for what is on its way.
+pub const TRANSACTION_ADDITIONS_WAITING_MAX: usize = 1000;
+
+/// How long they wait before the producer is told to come again (Kafka waits as long, asking again and again:
+/// `add.partitions.to.txn.retry.backoff.max.ms`).
+pub const TRANSACTION_ADDITION_TIME_MAX: Duration = Duration::from_millis(100);
+
+/// How long until markers that could not be written are tried again: from the first to the last.
+pub const MARKER_RETRY_TIMES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
 /// Producers that one core describes in one answer, some 60 bytes each.
 pub const PRODUCERS_DESCRIBED_MAX: usize = 200_000;
 

@@ -3,6 +3,7 @@
 //! Nothing here knows that files, sockets or partitions exist. Wire values such as -1 ("unknown")
 //! never reach these types: `codec` turns them into `None` or an error.
 
+pub mod java_hash;
 pub mod limits;
 mod uuid_text;
 

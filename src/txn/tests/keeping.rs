@@ -1,0 +1,149 @@
+//! What is kept, for how long, and what happens when it is not.
+
+use super::*;
+
+#[test]
+fn an_id_that_nobody_uses_goes() {
+    let mut cluster = Cluster::new();
+    let producer = cluster.init().unwrap();
+    cluster.add(V1, producer, 0).unwrap();
+    cluster.end(V1, producer, COMMIT).unwrap();
+    cluster.pass(SETTINGS.id_expiration - Duration::from_millis(1));
+    assert!(cluster.writes.is_empty());
+    cluster.pass(Duration::from_millis(1));
+    let late = cluster.send_add(V1, producer, &[("t", 0)]);
+    cluster.settle();
+    assert_eq!(cluster.added(late), Err(ErrorCode::InvalidProducerIdMapping));
+    assert_eq!((cluster.coordinator.count(), cluster.coordinator.describe("id")), (0, None));
+    assert_eq!(cluster.log.last().unwrap().value, None, "a tombstone");
+    cluster.restart();
+    assert_eq!(cluster.coordinator.count(), 0);
+    assert_eq!(cluster.init(), Ok(writer(101, 0)), "a new one");
+}
+
+#[test]
+fn an_id_with_an_open_transaction_stays() {
+    let mut cluster = Cluster::new();
+    let producer = cluster.init().unwrap();
+    cluster.add(V1, producer, 0).unwrap();
+    cluster.now = Timestamp(cluster.now.0 + SETTINGS.id_expiration.as_millis() as i64 * 2);
+    cluster.decide(|coordinator, now, effects| coordinator.expire("id", now, effects));
+    assert!(cluster.writes.is_empty());
+    cluster.send_end(V1, producer, COMMIT);
+    cluster.write_one();
+    cluster.decide(|coordinator, now, effects| coordinator.expire("id", now, effects));
+    assert!(cluster.writes.is_empty(), "its markers are being written");
+}
+
+#[test]
+fn what_cannot_be_written_has_not_happened() {
+    let mut cluster = Cluster::new();
+    cluster.write_result = Err(ErrorCode::KafkaStorageError);
+    assert_eq!(cluster.init(), Err(ErrorCode::NotCoordinator));
+    assert_eq!(cluster.coordinator.count(), 0);
+    cluster.write_result = Ok(());
+    let producer = cluster.init().unwrap();
+    cluster.write_result = Err(ErrorCode::MessageTooLarge);
+    assert_eq!(cluster.add(V2, producer, 0), Err(ErrorCode::UnknownServerError));
+    assert_eq!(cluster.state(), TransactionState::Empty);
+    cluster.write_result = Ok(());
+    cluster.add(V2, producer, 0).unwrap();
+    cluster.write_result = Err(ErrorCode::NotEnoughReplicas);
+    assert_eq!(cluster.end(V2, producer, COMMIT), Err(ErrorCode::CoordinatorNotAvailable));
+    assert_eq!(cluster.state(), TransactionState::Ongoing);
+    assert!(cluster.markings.is_empty() && cluster.markers.is_empty());
+    assert_eq!(cluster.init(), Err(ErrorCode::CoordinatorNotAvailable), "nor is anybody fenced");
+    cluster.write_result = Ok(());
+    assert_eq!(cluster.end(V2, producer, COMMIT), Ok(writer(101, 1)), "the first id was lost");
+}
+
+#[test]
+fn an_end_that_cannot_be_written_is_written_again_without_its_markers() {
+    let mut cluster = Cluster::new();
+    let producer = cluster.init().unwrap();
+    cluster.add(V2, producer, 0).unwrap();
+    cluster.send_end(V2, producer, COMMIT);
+    cluster.write_one();
+    cluster.write_result = Err(ErrorCode::KafkaStorageError);
+    cluster.mark_one();
+    cluster.write_one();
+    assert_eq!(cluster.state(), TransactionState::PrepareCommit);
+    let again = cluster.markings.front().expect("it is tried again");
+    assert!(again.is_again && again.partitions.is_empty());
+    cluster.write_result = Ok(());
+    cluster.settle();
+    assert_eq!(cluster.state(), TransactionState::CompleteCommit);
+    assert_eq!(cluster.markers_of(0).len(), 1);
+}
+
+#[test]
+fn markers_of_another_transaction_complete_nothing() {
+    let mut cluster = Cluster::new();
+    let producer = cluster.init().unwrap();
+    cluster.add(V2, producer, 0).unwrap();
+    cluster.send_end(V2, producer, COMMIT);
+    cluster.write_one();
+    let first = cluster.markings.front().unwrap().clone();
+    cluster.settle();
+    cluster.add(V2, writer(100, 1), 0).unwrap();
+    cluster.send_end(V2, writer(100, 1), COMMIT);
+    cluster.write_one();
+    cluster.decide(|coordinator, now, effects| coordinator.marked("id", &first.marker, now, effects));
+    assert!(cluster.writes.is_empty());
+    assert_eq!(cluster.state(), TransactionState::PrepareCommit);
+}
+
+#[test]
+fn who_waits_is_told_when_this_is_the_coordinator_no_more() {
+    let mut cluster = Cluster::new();
+    let producer = cluster.init().unwrap();
+    let first = cluster.send_add(V2, producer, &[("t", 0)]);
+    let second = cluster.send_add(V2, producer, &[("t", 1)]);
+    cluster.decide(|coordinator, _, effects| coordinator.resign(effects));
+    assert_eq!(cluster.added(second), Err(ErrorCode::NotCoordinator));
+    cluster.settle();
+    assert_eq!(cluster.added(first), Ok(()), "it is kept");
+    cluster.pass(Duration::from_secs(3600));
+    assert!(cluster.writes.is_empty());
+}
+
+#[test]
+fn additions_that_wait_are_bounded() {
+    use crate::types::limits::TRANSACTION_ADDITIONS_WAITING_MAX;
+    let mut cluster = Cluster::new();
+    let producer = cluster.init().unwrap();
+    cluster.send_add(V2, producer, &[("t", 0)]);
+    for partition in 1..=TRANSACTION_ADDITIONS_WAITING_MAX as i32 {
+        cluster.send_add(V2, producer, &[("t", partition)]);
+    }
+    let more = cluster.send_add(V2, producer, &[("u", 0)]);
+    assert_eq!(cluster.added(more), Err(ErrorCode::ConcurrentTransactions));
+}
+
+#[test]
+fn states_that_are_never_written_are_read_as_what_is_safe() {
+    let mut cluster = Cluster::new();
+    let producer = cluster.init().unwrap();
+    cluster.add(V1, producer, 0).unwrap();
+    let fenced = TransactionValue { state: TransactionState::PrepareEpochFence, ..cluster.value() };
+    let record = |value| TransactionRecord { transactional_id: "id".to_owned(), value: Some(value) };
+    cluster.log.push(record(fenced));
+    cluster.restart();
+    assert_eq!(cluster.state(), TransactionState::Ongoing);
+    let dead = TransactionValue { state: TransactionState::Dead, ..cluster.value() };
+    cluster.log.push(record(dead));
+    cluster.restart();
+    assert_eq!(cluster.coordinator.count(), 0);
+}
+
+#[test]
+fn ids_are_listed_once_they_are_kept() {
+    let mut cluster = Cluster::new();
+    cluster.send_init(Init { timeout_ms: TIMEOUT_MS, expected: None });
+    assert_eq!(cluster.coordinator.listed("id"), None);
+    cluster.settle();
+    let listed = cluster.coordinator.listed("id").unwrap();
+    assert_eq!((listed.state, listed.start), (TransactionState::Empty, Timestamp::NONE));
+    assert_eq!(cluster.coordinator.ids_after(None, 9), ["id"]);
+    assert!(cluster.coordinator.ids_after(Some("id"), 9).is_empty());
+}
