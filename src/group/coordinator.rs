@@ -78,6 +78,7 @@ struct Write {
 enum Deferred {
     Join(Joining, String, Ticket),
     Commit(i16, OffsetCommitRequest, Ticket),
+    CommitInTransaction(TransactionWriter, OffsetCommitRequest, Ticket),
     DeleteGroup(Ticket),
     DeleteOffsets(OffsetDeleteRequest, Ticket),
     /// Topics are gone.
@@ -95,7 +96,9 @@ impl Deferred {
     /// Topics that it is about to commit to.
     fn committed_topics(&self) -> impl Iterator<Item = &str> {
         let topics = match self {
-            Deferred::Commit(_, request, _) => &request.topics[..],
+            Deferred::Commit(_, request, _) | Deferred::CommitInTransaction(_, request, _) => {
+                &request.topics[..]
+            }
             Deferred::Join(..)
             | Deferred::DeleteGroup(_)
             | Deferred::DeleteOffsets(..)
@@ -212,6 +215,8 @@ pub struct Coordinator {
     deferred: BTreeMap<String, VecDeque<Deferred>>,
     /// Of all groups; [`GROUP_DEFERRED_MAX`] and what deleted topics add.
     deferred_count: usize,
+    /// Committed in transactions that are open.
+    pending: PendingOffsets,
     /// It decides nothing any more: another coordinator may.
     is_resigned: bool,
     /// Generations that began with members.
@@ -238,8 +243,11 @@ macro_rules! turn {
 
 mod commits; // Behind the macro, which they use.
 mod consumers;
+mod pending;
 
 pub use consumers::ToResolve;
+use pending::PendingOffsets;
+pub use pending::TransactionWriter;
 
 impl Coordinator {
     pub fn new(settings: Settings) -> Coordinator {
@@ -257,6 +265,7 @@ impl Coordinator {
             next_write: WriteId(1),
             deferred: BTreeMap::new(),
             deferred_count: 0,
+            pending: PendingOffsets::default(),
             is_resigned: false,
             rebalances: 0,
         }
@@ -289,6 +298,7 @@ impl Coordinator {
     pub fn apply(&mut self, record: &GroupRecord) {
         match record {
             GroupRecord::Offset { group, topic, partition, value: Some(value) } => {
+                self.pending.committed(group, topic, *partition, Some(value));
                 // Who only commits has a group without members.
                 let created = || Group::new(group, Timestamp(value.commit_timestamp));
                 let group = self.groups.entry(group.clone()).or_insert_with(created);
@@ -298,6 +308,7 @@ impl Coordinator {
                 self.held += group.offsets.size();
             }
             GroupRecord::Offset { group, topic, partition, value: None } => {
+                self.pending.committed(group, topic, *partition, None);
                 if let Some(group) = self.groups.get_mut(group) {
                     self.held -= group.offsets.size();
                     group.offsets.remove(topic, *partition);
@@ -360,8 +371,13 @@ impl Coordinator {
             self.changed(&id_of_group, &write.records, *changed, kept, now, effects);
             return self.retry(&id_of_group, now, effects);
         }
+        let writer = self.pending.written(id);
         for record in &write.records {
-            self.record_ended(record, kept, now, effects);
+            match writer {
+                Some((producer, _)) if kept.is_ok() => self.apply_in_transaction(producer, record),
+                Some(_) => {}
+                None => self.record_ended(record, kept, now, effects),
+            }
         }
         let goes_on = if self.is_resigned { Err(ErrorCode::NotCoordinator) } else { kept };
         let group = self.groups.get_mut(&id_of_group);
@@ -568,13 +584,14 @@ impl Coordinator {
             return self.defer(id, Deferred::DeleteGroup(ticket), ticket, refused, effects);
         }
         let mut turn = turn!(self, now, effects);
+        let pending = &self.pending;
         match self.groups.get_mut(id) {
             None => turn.answer(ticket, Answer::DeleteGroup(ErrorCode::GroupIdNotFound)),
             Some(group) if !group.is_empty() => {
                 turn.answer(ticket, Answer::DeleteGroup(ErrorCode::NonEmptyGroup));
             }
             Some(group) => {
-                let records = group.close();
+                let records = group.close(pending);
                 turn.remove(group, records, Some((ticket, Answer::DeleteGroup(ErrorCode::None))));
             }
         }
@@ -677,7 +694,7 @@ impl Coordinator {
         for deferred in std::mem::take(&mut self.deferred).into_values().flatten() {
             let (ticket, refused) = match deferred {
                 Deferred::Join(joining, _, ticket) => (ticket, refused_join(&joining.member_id, error)),
-                Deferred::Commit(_, request, ticket) => {
+                Deferred::Commit(_, request, ticket) | Deferred::CommitInTransaction(_, request, ticket) => {
                     (ticket, Answer::Commit(commit_response(&request, |_| error)))
                 }
                 Deferred::DeleteGroup(ticket) => (ticket, Answer::DeleteGroup(error)),
@@ -741,6 +758,9 @@ impl Coordinator {
                 Deferred::Commit(version, request, ticket) => {
                     self.commit(version, request, ticket, now, effects);
                 }
+                Deferred::CommitInTransaction(writer, request, ticket) => {
+                    self.commit_in_transaction(writer, request, ticket, now, effects);
+                }
                 Deferred::DeleteGroup(ticket) => self.delete_group(id, ticket, now, effects),
                 Deferred::DeleteOffsets(request, ticket) => {
                     self.delete_offsets(request, ticket, now, effects);
@@ -796,10 +816,12 @@ fn tombstone(group: &str, topic: &str, partition: i32) -> GroupRecord {
 }
 
 impl Group {
-    /// Takes away all that is kept of it: itself at the end.
-    fn close(&mut self) -> VecDeque<GroupRecord> {
+    /// Takes away all that is kept of it, what is pending included: itself at the end.
+    fn close(&mut self, pending: &PendingOffsets) -> VecDeque<GroupRecord> {
         self.is_closing = true;
-        let offsets = self.offsets.keys().map(|(topic, index)| tombstone(&self.id, topic, index));
+        let is_new = |(topic, index): &(&str, i32)| self.offsets.get(topic, *index).is_none();
+        let keys = self.offsets.keys().chain(pending.of_group(&self.id).filter(is_new));
+        let offsets = keys.map(|(topic, index)| tombstone(&self.id, topic, index));
         let consumer = self.consumer.iter().flat_map(|consumer| consumer.tombstones());
         offsets
             .chain(consumer.map(GroupRecord::Consumer))
@@ -810,7 +832,7 @@ impl Group {
 
 /// What a client is told when records could not be kept (Kafka `GroupMetadataManager`,
 /// `CoordinatorOperationExceptionHelper`).
-fn write_error(error: ErrorCode) -> ErrorCode {
+pub fn write_error(error: ErrorCode) -> ErrorCode {
     match error {
         ErrorCode::UnknownTopicOrPartition | ErrorCode::NotEnoughReplicas | ErrorCode::RequestTimedOut => {
             ErrorCode::CoordinatorNotAvailable

@@ -24,7 +24,7 @@
 //! for, is in memory only, and members say it again after a restart. An answer that reports something as kept
 //! leaves when [`finished`](coordinator::Coordinator::finished) says that its records are.
 //!
-//! Absent: offsets of open transactions, authorization.
+//! Absent: authorization.
 //! Source: Kafka `GroupMetadataManager`, `ClassicGroup`, `OffsetMetadataManager`; KIP-62, 345, 394, 496, 814, 848.
 
 pub mod assignor;
@@ -44,6 +44,8 @@ use kafka_protocol::messages::{
     OffsetDeleteResponse, SyncGroupResponse,
 };
 use std::time::Duration;
+
+pub use crate::types::java_hash::partition_of;
 
 /// Topic that coordinators keep their state in.
 pub const GROUPS_TOPIC: &str = "__consumer_offsets";
@@ -121,21 +123,6 @@ impl Settings {
             offsets_retention: config.offsets_retention,
         }
     }
-}
-
-/// The partition of [`GROUPS_TOPIC`] that a group belongs to, of so many (Kafka
-/// `GroupCoordinatorService.partitionFor`): clients and tools compute it too.
-pub fn partition_of(group: &str, partition_count: usize) -> usize {
-    assert!(partition_count > 0, "a topic has partitions");
-    let hash = java_hash(group) as i32;
-    // Kafka's `Utils.abs`: of the one number that has no opposite it is zero.
-    let distance = if hash == i32::MIN { 0 } else { hash.unsigned_abs() };
-    distance as usize % partition_count
-}
-
-/// `java.lang.String.hashCode`: over UTF-16.
-fn java_hash(text: &str) -> u32 {
-    text.encode_utf16().fold(0u32, |hash, unit| hash.wrapping_mul(31).wrapping_add(u32::from(unit)))
 }
 
 /// Milliseconds of the wire, none of them negative.

@@ -152,9 +152,13 @@ impl Coordinator {
         let retention = self.settings.offsets_retention;
         let mut turn = turn!(self, now, effects);
         let Some(group) = self.groups.get_mut(id) else { return };
-        let (expired, is_all) = group.expired_offsets(now.wall, retention);
-        let records = if is_all && group.is_empty() && !group.has_pending_members() {
-            group.close()
+        let (mut expired, is_all) = group.expired_offsets(now.wall, retention);
+        let has_pending = self.pending.has_group(id);
+        if has_pending {
+            expired.retain(|(topic, index)| !self.pending.has(id, topic, *index));
+        }
+        let records = if is_all && !has_pending && group.is_empty() && !group.has_pending_members() {
+            group.close(&self.pending)
         } else {
             expired.iter().map(|(topic, index)| tombstone(id, topic, *index)).collect()
         };
@@ -196,6 +200,7 @@ impl Coordinator {
             .offsets
             .topics()
             .map(|(topic, _)| topic)
+            .chain(self.pending.of_group(id).map(|(topic, _)| topic))
             .filter(|topic| is_gone(topic))
             .map(str::to_owned)
             .collect();
@@ -217,9 +222,11 @@ impl Coordinator {
         }
         let mut turn = turn!(self, now, effects);
         let Some(group) = self.groups.get_mut(id) else { return };
+        let pending = &self.pending;
         let of_topic = |topic: &String| {
-            let indexes = group.offsets.of_topic(topic).map(|index| tombstone(id, topic, index));
-            indexes.collect::<Vec<_>>()
+            let pending = pending.of_group(id).filter(|(theirs, _)| theirs == topic).map(|(_, index)| index);
+            let indexes: BTreeSet<i32> = group.offsets.of_topic(topic).chain(pending).collect();
+            indexes.into_iter().map(|index| tombstone(id, topic, index)).collect::<Vec<_>>()
         };
         let records: VecDeque<GroupRecord> = topics.iter().flat_map(of_topic).collect();
         if !records.is_empty() {

@@ -4,6 +4,7 @@ mod consumers;
 mod joining;
 mod leaving;
 mod offsets;
+mod pending;
 mod replaying;
 mod statics;
 
@@ -11,7 +12,8 @@ use crate::codec::error_code::ErrorCode;
 use crate::codec::group_record::GroupRecord;
 use crate::group::coordinator::Coordinator;
 use crate::group::member::text;
-use crate::group::{Answer, Caller, Effect, Moment, Settings, Ticket, WriteId, java_hash, partition_of};
+use crate::group::{Answer, Caller, Effect, Moment, Settings, Ticket, WriteId, partition_of};
+use crate::types::java_hash::java_hash;
 use crate::types::{Mono, Timestamp};
 use bytes::Bytes;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
