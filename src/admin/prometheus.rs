@@ -88,6 +88,8 @@ const COUNTERS: &[(&str, &str, Read)] = &[
         m.requests_forwarded
     }),
     ("group_rebalances", "Generations of consumer groups that began with members", |m| m.group_rebalances),
+    ("transactions_committed", "Transactions that were committed", |m| m.transactions_committed),
+    ("transactions_aborted", "Transactions that were aborted", |m| m.transactions_aborted),
     ("compactions", "Passes of compaction over a log", |m| m.compactions),
     ("compacted_bytes_in", "Bytes of batches that compaction read", |m| m.compacted_bytes_in),
     ("compacted_bytes_out", "Bytes that compaction left of them", |m| m.compacted_bytes_out),
@@ -101,6 +103,7 @@ const GAUGES: &[(&str, &str, Read)] = &[
     ("catch_up_waiting", "Reads from disk that wait for their turn", |m| m.catch_up_waiting),
     ("fetch_sessions", "Incremental fetch sessions", |m| m.fetch_sessions),
     ("groups", "Consumer groups coordinated", |m| m.groups),
+    ("transactional_ids", "Transactional ids coordinated", |m| m.transactional_ids),
     ("partitions", "Partitions owned", |m| m.partitions),
     ("partitions_offline", "Partitions found damaged or not opened", |m| m.partitions_offline),
     ("partitions_uncleanable", "Partitions that compaction cannot read", |m| m.partitions_uncleanable),

@@ -373,6 +373,13 @@ impl Producers {
         transactions.is_some_and(|transactions| transactions.verifications.verified(id, guard))
     }
 
+    /// The coordinator says that it is not, and will not be.
+    pub fn refuted(&mut self, id: ProducerId, guard: VerificationGuard) {
+        if let Some(transactions) = &mut self.transactions {
+            transactions.verifications.refuted(id, guard);
+        }
+    }
+
     fn verifications(&self) -> Option<&Verifications> {
         self.transactions.as_ref().map(|transactions| &transactions.verifications)
     }

@@ -243,6 +243,11 @@ pub struct ShardMetrics {
     pub groups: u64,
     /// Generations of consumer groups that began with members.
     pub group_rebalances: u64,
+    /// Gauge: transactional ids that this shard coordinates.
+    pub transactional_ids: u64,
+    /// Transactions whose end was decided here, by how.
+    pub transactions_committed: u64,
+    pub transactions_aborted: u64,
 
     /// Passes of compaction that came to their end.
     pub compactions: u64,
@@ -301,6 +306,9 @@ impl ShardMetrics {
             throttled: Default::default(),
             groups: 0,
             group_rebalances: 0,
+            transactional_ids: 0,
+            transactions_committed: 0,
+            transactions_aborted: 0,
             compactions: 0,
             compacted_bytes_in: 0,
             compacted_bytes_out: 0,

@@ -347,6 +347,7 @@ impl Shard {
         metrics.catch_up_waiting = shared.catch_up.waiting_count() as u64;
         metrics.partitions = self.stores.replica_count() as u64;
         metrics.groups = self.groups.group_count() as u64;
+        metrics.transactional_ids = self.transactions.count() as u64;
         metrics.dma_buffer_fallbacks = shared.tail_memory.heap_buffers();
         metrics.memory_budget_bytes = self.config.memory_bytes_per_shard();
         metrics.memory_set(MemoryKind::Receive, self.receive_memory.used());

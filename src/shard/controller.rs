@@ -11,11 +11,13 @@ use crate::cluster::decide::{
 use crate::cluster::placement::DirectoryChoice;
 use crate::cluster::record::{ProducerIdBlock, Record};
 use crate::codec::error_code::ErrorCode;
+use crate::config::Config;
 use crate::group::GROUPS_TOPIC;
 use crate::shard::disk::blocking;
 use crate::shard::message::{Reply, Request};
 use crate::shard::metadata_log::{MetadataLog, MetadataLogError};
 use crate::shard::{Shard, partitions};
+use crate::txn::TRANSACTIONS_TOPIC;
 use crate::types::{LogDirIndex, ShardId, TopicId, Uuid};
 use glommio::sync::Semaphore;
 use kafka_protocol::messages::{
@@ -42,9 +44,33 @@ pub enum ControlRequest {
     ElectLeaders(ElectLeadersRequest),
     AlterClientQuotas(AlterClientQuotasRequest),
     AutoCreate(BTreeSet<TopicName>),
-    /// The topic that group coordinators keep their state in.
-    CreateGroupsTopic,
+    /// A topic that coordinators keep their state in.
+    CreateInternal(InternalState),
     AllocateProducerIds,
+}
+
+/// Whose state an internal topic has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InternalState {
+    Groups,
+    Transactions,
+}
+
+impl InternalState {
+    fn topic(self, config: &Config) -> InternalTopic {
+        match self {
+            InternalState::Groups => InternalTopic {
+                name: GROUPS_TOPIC,
+                partitions: config.offsets_topic_num_partitions,
+                segment_bytes: config.offsets_topic_segment_bytes,
+            },
+            InternalState::Transactions => InternalTopic {
+                name: TRANSACTIONS_TOPIC,
+                partitions: config.transaction_state_log_num_partitions,
+                segment_bytes: config.transaction_state_log_segment_bytes,
+            },
+        }
+    }
 }
 
 pub enum ControlReply {
@@ -91,6 +117,22 @@ impl Shard {
 }
 
 impl Shard {
+    /// Makes an internal topic, unless it is there. Several may ask for it at once: it is made once.
+    pub async fn create_internal(self: &Rc<Self>, state: InternalState) -> Result<(), ErrorCode> {
+        let name = state.topic(&self.config).name;
+        if self.image.borrow().topic_named(name).is_some() {
+            return Ok(());
+        }
+        match self.control(ControlRequest::CreateInternal(state)).await {
+            ControlReply::AutoCreate(errors) if errors.is_empty() => Ok(()),
+            ControlReply::AutoCreate(errors) => {
+                tracing::error!(?errors, "an internal topic cannot be made");
+                Err(ErrorCode::CoordinatorNotAvailable)
+            }
+            _ => Err(ErrorCode::CoordinatorNotAvailable),
+        }
+    }
+
     /// The log directories that a new partition may go to. Of a failure the other shards tell this one.
     fn online_log_dirs(&self) -> DirectoryChoice {
         if self.stores.iter().len() == 1 {
@@ -168,13 +210,8 @@ fn decide(shard: &Shard, request: &ControlRequest) -> (Vec<Record>, ControlReply
             let (records, errors) = decide_auto_create(view, names, &mut new_topic_id);
             (records, ControlReply::AutoCreate(errors))
         }
-        ControlRequest::CreateGroupsTopic => {
-            let config = &shard.config;
-            let internal = InternalTopic {
-                name: GROUPS_TOPIC,
-                partitions: config.offsets_topic_num_partitions,
-                segment_bytes: config.offsets_topic_segment_bytes,
-            };
+        ControlRequest::CreateInternal(state) => {
+            let internal = state.topic(&shard.config);
             let (records, errors) = decide_create_internal(view, &internal, &mut new_topic_id);
             (records, ControlReply::AutoCreate(errors))
         }

@@ -39,7 +39,7 @@ use crate::shard::recover::{self, Images, Recovered};
 use crate::shard::step::timed;
 use crate::shard::store::{Store, StoreDir};
 use crate::shard::stores::{Shared, Stores};
-use crate::shard::{Shard, ShardParts, Unavailable, background, groups, inbox, quotas};
+use crate::shard::{Shard, ShardParts, Unavailable, background, groups, inbox, quotas, transactions};
 use crate::types::limits::{MESH_QUEUE_LENGTH, OPEN_FILES_MIN};
 use crate::types::{LogDirIndex, ShardId, TopicPartition, Uuid};
 use futures::future::join_all;
@@ -549,6 +549,7 @@ async fn obey(
                 let queue = glommio::executor().create_task_queue(shares, latency, "background");
                 background::start(shard, queue);
                 groups::start(shard);
+                transactions::start(shard);
                 shard.spawn(quotas::exchange(shard.clone()));
                 shard.subscriptions_changed();
                 let _ = progress.send(Progress::Serving);

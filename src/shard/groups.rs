@@ -10,23 +10,26 @@
 //! A partition's writes go to its log one after the other, as they were decided; they are flushed like any
 //! batch. One task of the shard waits for the next deadline of all its coordinators.
 
+mod in_transactions;
 mod load;
 mod topics;
+
+pub use in_transactions::transaction_ended;
 
 use crate::cluster::image::Image;
 use crate::codec::error_code::ErrorCode;
 use crate::codec::group_record::GroupRecord;
-use crate::codec::record_batch::{BatchHeader, Compression, write_batch};
+use crate::codec::record_batch::{BatchHeader, Compression, UNSEQUENCED, write_batch};
 use crate::codec::records::{NewRecord, write_record};
 use crate::group::assignor::Assignor;
 use crate::group::consumer::{ConsumerSettings, Migration};
-use crate::group::coordinator::Coordinator;
+use crate::group::coordinator::{Coordinator, TransactionWriter};
 use crate::group::offsets::GroupOffsets;
 use crate::group::{Answer, Caller, Effect, GROUPS_TOPIC, Moment, Settings, Ticket, WriteId};
 use crate::shard::Shard;
 use crate::shard::api::produce;
 use crate::shard::event::Signal;
-use crate::shard::message::ProduceOutcome;
+use crate::shard::message::{ProduceOutcome, TransactionClaim};
 use crate::shard::step::Pace;
 use crate::shard::store::AckTarget;
 use crate::types::limits::GROUP_BATCH_SIZE_MAX;
@@ -74,12 +77,20 @@ pub enum GroupRequest {
     /// As versions from 3 on have it.
     Leave(LeaveGroupRequest),
     Commit(OffsetCommitRequest),
+    /// A TxnOffsetCommit.
+    CommitInTransaction {
+        request: OffsetCommitRequest,
+        writer: TransactionWriter,
+        claim: TransactionClaim,
+    },
     Fetch {
         group: String,
         /// Who asks, and in which epoch, if that is said.
         member: (Option<String>, i32),
         /// `None`: of all topics.
         topics: Option<Vec<(TopicName, Vec<i32>)>>,
+        /// Whether offsets that open transactions may change are told.
+        stability: Stability,
     },
     Describe {
         group: String,
@@ -107,6 +118,16 @@ pub enum GroupReply {
 pub struct FetchedOffset {
     pub partition: i32,
     pub committed: Option<Committed>,
+    /// An open transaction may change it, and that matters to who asks.
+    pub is_unstable: bool,
+}
+
+/// Which offsets a consumer wants (KIP-447).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stability {
+    Any,
+    /// Those that no open transaction may change.
+    Stable,
 }
 
 pub struct Committed {
@@ -239,7 +260,8 @@ impl Served {
         let allowed = replica.map_or(usize::MAX, |replica| replica.log.borrow().config.batch_size_max);
         match &*self.state.borrow() {
             ServedState::Ready(coordinator) => {
-                batch_of(coordinator.records(write), shard.clock.wall(), allowed.min(GROUP_BATCH_SIZE_MAX))
+                let (records, writer) = (coordinator.records(write), coordinator.writer(write));
+                batch_of(records, writer, shard.clock.wall(), allowed.min(GROUP_BATCH_SIZE_MAX))
             }
             ServedState::Loading | ServedState::Failed { .. } => unreachable!("it has decided"),
         }
@@ -284,7 +306,12 @@ impl Groups {
 
 /// Records as one batch, as a producer would send it; `None` if they have more bytes than so many, in which case
 /// nothing is written.
-fn batch_of(records: &[GroupRecord], now: Timestamp, size_max: usize) -> Option<Vec<u8>> {
+fn batch_of(
+    records: &[GroupRecord],
+    writer: Option<TransactionWriter>,
+    now: Timestamp,
+    size_max: usize,
+) -> Option<Vec<u8>> {
     if records.iter().map(GroupRecord::size).sum::<usize>() > size_max {
         return None;
     }
@@ -302,11 +329,11 @@ fn batch_of(records: &[GroupRecord], now: Timestamp, size_max: usize) -> Option<
     }
     let header = BatchHeader {
         compression: Compression::None,
-        transactional: false,
+        transactional: writer.is_some(),
         record_count: records.len() as u32,
         base_timestamp: now,
         max_timestamp: now,
-        producer: None,
+        producer: writer.map(|(id, epoch)| (id, epoch, UNSEQUENCED)),
     };
     let mut batch = Vec::with_capacity(payload.len() + 61);
     write_batch(&header, &payload, &mut batch);
@@ -546,6 +573,14 @@ pub async fn call_local(shard: &Rc<Shard>, call: GroupCall) -> GroupReply {
         Ok(served) => served,
         Err(error) => return GroupReply::Refused(error),
     };
+    if let GroupRequest::CommitInTransaction { writer, claim, .. } = &request
+        && let Err(error) = in_transactions::verify(shard, partition, *writer, claim).await
+    {
+        return GroupReply::Refused(error);
+    }
+    if served.ended.get() {
+        return GroupReply::Refused(ErrorCode::NotCoordinator);
+    }
     match ask(shard, &served, &caller, request) {
         Asked::Waits(ticket) => GroupReply::Answer(shard.groups.answers.answer(ticket).await),
         Asked::Commits(ticket, unknown) => {
@@ -625,10 +660,25 @@ fn ask(shard: &Rc<Shard>, served: &Rc<Served>, caller: &Caller, request: GroupRe
             });
             Asked::Commits(ticket, unknown)
         }
-        GroupRequest::Fetch { group, member: (member, epoch), topics } => {
+        GroupRequest::CommitInTransaction { mut request, writer, .. } => {
+            let unknown = split_commit(&shard.image.borrow(), &mut request);
+            if request.topics.is_empty() {
+                return done(Answer::Commit(OffsetCommitResponse::default().with_topics(unknown)));
+            }
+            let ticket = answers.ticket();
+            served.decide(shard, |coordinator, now, effects| {
+                coordinator.commit_in_transaction(writer, request, ticket, now, effects);
+            });
+            Asked::Commits(ticket, unknown)
+        }
+        GroupRequest::Fetch { group, member: (member, epoch), topics, stability } => {
             let fetch = |coordinator: &mut Coordinator, _, _: &mut Vec<Effect>| {
                 coordinator.check_fetch(&group, member.as_deref(), epoch)?;
-                Ok(fetched(coordinator.offsets(&group), topics))
+                let mut fetched = fetched(coordinator.offsets(&group), topics);
+                if stability == Stability::Stable {
+                    in_transactions::mark_unstable(coordinator, &group, &mut fetched);
+                }
+                Ok(fetched)
             };
             Asked::Done(match served.decide(shard, fetch).expect(ready) {
                 Ok(fetched) => GroupReply::Fetched(fetched),
@@ -766,9 +816,10 @@ fn fetched(
         Some(Committed { offset: value.offset, leader_epoch: value.leader_epoch, metadata })
     };
     let of_topic = |name: &str, partitions: Vec<i32>| -> Vec<FetchedOffset> {
-        let fetched = partitions
-            .into_iter()
-            .map(|partition| FetchedOffset { partition, committed: committed(name, partition) });
+        let fetched = partitions.into_iter().map(|partition| {
+            let committed = committed(name, partition);
+            FetchedOffset { partition, committed, is_unstable: false }
+        });
         fetched.collect()
     };
     match topics {
@@ -873,8 +924,8 @@ mod tests {
         };
         let small = group(1);
         let size = small[0].size();
-        assert!(batch_of(&small, Timestamp(0), size).is_some());
-        assert!(batch_of(&small, Timestamp(0), size - 1).is_none());
-        assert!(batch_of(&group(10_000), Timestamp(0), GROUP_BATCH_SIZE_MAX).is_none(), "10 GiB");
+        assert!(batch_of(&small, None, Timestamp(0), size).is_some());
+        assert!(batch_of(&small, None, Timestamp(0), size - 1).is_none());
+        assert!(batch_of(&group(10_000), None, Timestamp(0), GROUP_BATCH_SIZE_MAX).is_none(), "10 GiB");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Produce keeps its order per asking shard, in a lane of its own, so that two batches of a producer
 //! are appended as they were sent; everything else runs as it comes. A lane holds no more than the
-//! asking shard may have outstanding.
+//! asking shard may have outstanding. Transactions have another lane: their coordinators are waited for.
 
 use crate::metrics::clients::ClientSnapshot;
 use crate::metrics::{LogDirSnapshot, ShardSnapshot};
@@ -14,7 +14,7 @@ use crate::shard::event::Signal;
 use crate::shard::message::{Message, ProduceItem, Reply, Request};
 use crate::shard::store::AckTarget;
 use crate::shard::watches::WatchKey;
-use crate::shard::{Shard, controller, groups, markers, partitions, telemetry};
+use crate::shard::{Shard, controller, groups, markers, partitions, telemetry, transactions};
 use crate::types::ShardId;
 use glommio::channels::shared_channel::ConnectedReceiver;
 use std::cell::RefCell;
@@ -29,8 +29,9 @@ struct ProduceLane {
 
 /// Serves one peer until the node stops.
 pub async fn serve_peer(shard: Rc<Shard>, peer: ShardId, receiver: ConnectedReceiver<Message>) {
-    let lane = Rc::new(ProduceLane::default());
+    let (lane, transactions) = (Rc::new(ProduceLane::default()), Rc::new(ProduceLane::default()));
     shard.spawn(run_lane(shard.clone(), peer, lane.clone()));
+    shard.spawn(run_lane(shard.clone(), peer, transactions.clone()));
     while let Some(message) = receiver.recv().await {
         match message {
             Message::Reply { id, reply } => shard.mesh.answered(id, reply),
@@ -38,6 +39,8 @@ pub async fn serve_peer(shard: Rc<Shard>, peer: ShardId, receiver: ConnectedRece
             Message::QuotaUsage(usages) => shard.quotas.add(&usages, shard.clock.mono()),
             Message::LogDirFailed { dir, reason } => shard.log_dir_failed(dir, &reason),
             Message::Request { id, request: Request::Produce(items) } => {
+                let is_transactional = items.iter().any(|item| item.claim.is_some());
+                let lane = if is_transactional { &transactions } else { &lane };
                 lane.queue.borrow_mut().push_back((id, items));
                 lane.filled.notify();
             }
@@ -78,6 +81,10 @@ async fn run_lane(shard: Rc<Shard>, peer: ShardId, lane: Rc<ProduceLane>) {
             mesh.post(peer, Message::Reply { id, reply: Reply::Produce(outcomes) });
         });
         let target: Rc<dyn AckTarget> = produce::Forwarded::new(items.len(), done);
+        if items.len() > 1 {
+            let batches = items.iter().map(|item| (&item.partition, &item.batch[..]));
+            produce::verify_all(&shard, batches, items[0].claim.as_ref()).await;
+        }
         for (index, mut item) in items.into_iter().enumerate() {
             let claim = item.claim.as_ref();
             produce::append(&shard, &target, index as u32, &item.partition, &mut item.batch, claim).await;
@@ -97,6 +104,12 @@ async fn answer(shard: &Rc<Shard>, peer: ShardId, request: Request) -> Reply {
         }
         Request::Group(call) => Reply::Group(Box::new(groups::call_local(shard, *call).await)),
         Request::ListGroups => Reply::ListGroups(groups::list_local(shard).await),
+        Request::Transaction(call) => {
+            Reply::Transaction(Box::new(transactions::call_local(shard, *call).await))
+        }
+        Request::ListTransactions(filter) => {
+            Reply::ListTransactions(transactions::list_local(shard, &filter).await)
+        }
         Request::DescribeProducers(items) => {
             Reply::DescribeProducers(describe_producers::describe_local(shard, &items).await)
         }

@@ -4,12 +4,12 @@
 //! it is: one that is there already is appended once more, which changes nothing.
 
 use crate::codec::error_code::ErrorCode;
-use crate::shard::Shard;
 use crate::shard::event::Signal;
 use crate::shard::message::{MarkerItem, MarkerOutcome, ProduceOutcome};
 use crate::shard::replica::Appended;
 use crate::shard::step::Pace;
 use crate::shard::store::AckTarget;
+use crate::shard::{Shard, groups};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -49,7 +49,13 @@ pub async fn write_local(shard: &Rc<Shard>, items: &[MarkerItem]) -> Vec<MarkerO
     }
     shard.stores.pump();
     pending.done.notified().await;
-    pending.outcomes.take()
+    let outcomes = pending.outcomes.take();
+    let written = items.iter().zip(&outcomes).filter(|(_, outcome)| outcome.error == ErrorCode::None);
+    for (item, _) in written {
+        // Only those of `__consumer_offsets` have any.
+        groups::transaction_ended(shard, item.partition, item.marker.producer, item.marker.outcome);
+    }
+    outcomes
 }
 
 async fn write(shard: &Rc<Shard>, target: &Rc<dyn AckTarget>, index: u32, item: &MarkerItem) {

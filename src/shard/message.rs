@@ -13,6 +13,8 @@ use crate::shard::api::describe_log_dirs::LogSize;
 use crate::shard::controller::{ControlReply, ControlRequest};
 use crate::shard::groups::{GroupCall, GroupReply};
 use crate::shard::telemetry::{TelemetryCall, TelemetryReply};
+use crate::shard::transactions::{ListFilter, TransactionCall, TransactionReply};
+use crate::txn::coordinator::Listed;
 use crate::types::{LeaderEpoch, LogDirIndex, Offset, Timestamp, TopicPartition, TransactionVersion};
 use bytes::Bytes;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
@@ -55,6 +57,9 @@ pub enum Request {
     Telemetry(Box<TelemetryCall>),
     /// All groups that the receiver coordinates.
     ListGroups,
+    Transaction(Box<TransactionCall>),
+    /// Transactional ids that the receiver coordinates.
+    ListTransactions(ListFilter),
     DescribeProducers(Vec<DescribeProducersItem>),
     /// How large logs of the receiver are: those named, or all.
     LogSizes(Option<BTreeSet<TopicPartition>>),
@@ -77,6 +82,8 @@ pub enum Reply {
     Group(Box<GroupReply>),
     Telemetry(TelemetryReply),
     ListGroups(Result<Vec<ListedGroup>, ErrorCode>),
+    Transaction(Box<TransactionReply>),
+    ListTransactions(Result<Vec<Listed>, ErrorCode>),
     DescribeProducers(Vec<DescribeProducersOutcome>),
     LogSizes(Vec<LogSize>),
     WriteMarkers(Vec<MarkerOutcome>),
@@ -97,7 +104,27 @@ pub struct ProduceItem {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransactionClaim {
     pub transactional_id: String,
-    pub version: TransactionVersion,
+    pub kind: ClaimKind,
+}
+
+/// What the version of a request makes of its claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimKind {
+    /// The partition was added before. The client does not know that a transaction may have to be aborted for it.
+    Added,
+    /// The same, and it knows.
+    AddedOrAborts,
+    /// The request adds it, in version 2 of transactions.
+    Adds,
+}
+
+impl ClaimKind {
+    pub fn version(self) -> TransactionVersion {
+        match self {
+            ClaimKind::Added | ClaimKind::AddedOrAborts => TransactionVersion::V1,
+            ClaimKind::Adds => TransactionVersion::V2,
+        }
+    }
 }
 
 /// A transaction that has ended in a partition.

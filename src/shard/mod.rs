@@ -10,7 +10,8 @@
 //! | [`stores`] | one store per log directory, and what they share |
 //! | [`store`], [`partition_map`], [`replica`], [`tail`], [`segments`], [`open`], [`survey`] | partitions: append, commit, recover |
 //! | [`reader`], [`verified`], [`segment_checksums`], [`catch_up`], [`read_gate`], [`read_ahead`], [`segment_index`] | reads: from the tail, or in turns from disk, held against checksums |
-//! | [`groups`] | coordinators of consumer groups: loaded, asked, and their writes |
+//! | [`groups`], [`transactions`], [`answers`] | coordinators of consumer groups and of transactions: loaded, asked, their writes, and who waits for them |
+//! | [`producer_ids`] | ids that this shard may give out |
 //! | [`quotas`] | what clients use of their quotas, and how long they are not read |
 //! | [`telemetry`] | what clients measure of themselves |
 //! | [`controller`], [`settings`] | metadata changes, on shard 0; settings that change with them |
@@ -24,6 +25,7 @@
 //!
 //! Nothing here is shared between cores but messages: no lock, no atomic.
 
+mod answers;
 pub mod api;
 mod background;
 mod catch_up;
@@ -53,6 +55,7 @@ mod open;
 mod open_files;
 mod partition_map;
 mod partitions;
+mod producer_ids;
 pub mod quotas;
 mod read_ahead;
 mod read_gate;
@@ -80,6 +83,7 @@ mod tail;
 pub mod telemetry;
 #[cfg(test)]
 mod tests;
+mod transactions;
 pub mod verification;
 mod verified;
 mod walk;
@@ -113,6 +117,7 @@ use crate::shard::settings::Settings;
 use crate::shard::store::Store;
 use crate::shard::stores::Stores;
 use crate::shard::telemetry::Telemetry;
+use crate::shard::transactions::Transactions;
 use crate::shard::verification::TransactionVerifier;
 use crate::shard::watches::{RemoteWatches, WatchKey};
 use crate::types::limits::FETCH_SESSION_PARTITIONS_MAX;
@@ -165,6 +170,7 @@ pub struct Shard {
     pub groups: Groups,
     pub quotas: Quotas,
     pub telemetry: Telemetry,
+    pub transactions: Transactions,
     /// Partitions of this shard that parked fetches of other shards watch.
     remote_watches: RefCell<RemoteWatches>,
     /// Producer ids that this shard may give out.
@@ -254,6 +260,7 @@ impl Shard {
             groups: Groups::default(),
             quotas,
             telemetry: Telemetry::default(),
+            transactions: Transactions::default(),
             remote_watches: RefCell::default(),
             producer_ids: Cell::new(None),
             verifier: RefCell::new(None),
@@ -354,6 +361,7 @@ impl Shard {
         self.stopping.set(true);
         self.hurry_fetches();
         groups::resign(self);
+        transactions::resign(self);
         self.connections().iter().for_each(|connection| connection.begin_stop());
     }
 

@@ -9,6 +9,7 @@ mod administration;
 mod compaction;
 mod connections;
 mod consumer_groups;
+mod coordination;
 mod deletion;
 mod durability;
 mod fetching;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Buf;
 use odradek_test_harness::kafka_protocol::messages::{
-    ApiVersionsRequest, ApiVersionsResponse, EndTxnRequest, MetadataRequest,
+    ApiVersionsRequest, ApiVersionsResponse, MetadataRequest, VoteRequest,
 };
 use odradek_test_harness::kafka_protocol::protocol::{Decodable, StrBytes};
 use odradek_test_harness::{Broker, Connection, Routing, frame};
@@ -18,9 +18,9 @@ fn ranges(response: &ApiVersionsResponse) -> BTreeMap<i16, (i16, i16)> {
 
 #[test]
 fn every_port_advertises_the_same_and_nothing_else() {
-    // API key, lowest and highest version. Of transactions there is what partitions know of them.
+    // API key, lowest and highest version.
     let expected = BTreeMap::from([
-        (0, (0, 11)),
+        (0, (0, 12)),
         (1, (4, 12)),
         (2, (1, 10)),
         (3, (0, 12)),
@@ -39,7 +39,11 @@ fn every_port_advertises_the_same_and_nothing_else() {
         (21, (0, 2)),
         (22, (0, 5)),
         (23, (2, 4)),
+        (24, (0, 5)),
+        (25, (0, 4)),
+        (26, (0, 5)),
         (27, (1, 1)),
+        (28, (0, 5)),
         (32, (1, 4)),
         (33, (0, 2)),
         (35, (1, 4)),
@@ -53,6 +57,8 @@ fn every_port_advertises_the_same_and_nothing_else() {
         (49, (0, 1)),
         (60, (0, 2)),
         (61, (0, 0)),
+        (65, (0, 0)),
+        (66, (0, 1)),
         (71, (0, 0)),
         (72, (0, 0)),
         (74, (0, 1)),
@@ -93,7 +99,7 @@ fn unknown_version_of_api_versions_is_answered_in_version_0() {
 #[test]
 fn requests_that_are_not_offered_close_their_connection() {
     let broker = Broker::start(Routing::Node);
-    let end_transaction = frame(3, 1, &EndTxnRequest::default());
+    let vote = frame(0, 1, &VoteRequest::default());
     let mut old_produce =
         frame(3, 1, &odradek_test_harness::kafka_protocol::messages::ProduceRequest::default());
     old_produce[6..8].copy_from_slice(&2i16.to_be_bytes());
@@ -101,12 +107,9 @@ fn requests_that_are_not_offered_close_their_connection() {
     new_metadata[6..8].copy_from_slice(&13i16.to_be_bytes());
     let mut unknown_api = frame(12, 1, &MetadataRequest::default());
     unknown_api[4..6].copy_from_slice(&999i16.to_be_bytes());
-    for (what, request) in [
-        ("EndTxn", end_transaction),
-        ("Produce 2", old_produce),
-        ("Metadata 13", new_metadata),
-        ("API 999", unknown_api),
-    ] {
+    for (what, request) in
+        [("Vote", vote), ("Produce 2", old_produce), ("Metadata 13", new_metadata), ("API 999", unknown_api)]
+    {
         let mut bystander = Connection::open(broker.port());
         let mut connection = Connection::open(broker.port());
         connection.send_bytes(&request).expect("the broker reads");

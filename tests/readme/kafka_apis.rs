@@ -83,7 +83,6 @@ pub const KAFKA: &[(i16, &str, i16, i16)] = &[
     (94, "UnregisterController", 0, 0),
 ];
 
-const TRANSACTIONS: &str = "transactions";
 const SECURITY: &str = "authentication and authorisation";
 const SHARE_GROUPS: &str = "share groups (KIP-932)";
 const STREAMS_GROUPS: &str = "streams groups (KIP-1071)";
@@ -92,10 +91,6 @@ const NO_KRAFT: &str = "one node has no quorum of controllers";
 /// Keys that are not offered, and what they belong to.
 pub const NOT_OFFERED: &[(i16, &str)] = &[
     (17, SECURITY),
-    (24, TRANSACTIONS),
-    (25, TRANSACTIONS),
-    (26, TRANSACTIONS),
-    (28, TRANSACTIONS),
     (29, SECURITY),
     (30, SECURITY),
     (31, SECURITY),
@@ -111,8 +106,6 @@ pub const NOT_OFFERED: &[(i16, &str)] = &[
     (55, NO_KRAFT),
     (57, "feature levels are not for clients to set"),
     (64, "one node"),
-    (65, TRANSACTIONS),
-    (66, TRANSACTIONS),
     (76, SHARE_GROUPS),
     (77, SHARE_GROUPS),
     (78, SHARE_GROUPS),
@@ -130,22 +123,22 @@ pub const NOT_OFFERED: &[(i16, &str)] = &[
 
 /// Keys of which Kafka serves newer versions, and what these have.
 pub const NEWER_VERSIONS: &[(i16, &str)] = &[
-    (0, "transactions version 2 (12), topics by id (13)"),
+    (0, "topics by id"),
     (1, "topics by id (13), hints of new leaders (16), what only followers ask for"),
     (2, "tiered storage"),
     (3, "an error that makes clients bootstrap again"),
     (8, "topics by id"),
     (9, "topics by id"),
     (18, "ids of the cluster and the node"),
-    (27, "transactions version 2"),
+    (27, "markers that say which version of transactions they are of"),
+    (28, "topics by id"),
     (35, "cordoned directories"),
     (42, "texts of errors"),
+    (66, "transactional ids by pattern"),
 ];
 
 /// What offered versions lack.
 pub const BEHAVIOUR: &[(i16, &str)] = &[
-    (10, "finds no coordinator of transactions"),
-    (22, "no transactional ids"),
     (32, "no log levels, no settings of groups"),
     (33, "no settings of groups"),
     (44, "no log levels, no settings of groups"),

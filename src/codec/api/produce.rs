@@ -1,4 +1,4 @@
-//! Produce (key 0, versions 3 to 11): requests viewed in place, responses written in one pass.
+//! Produce (key 0, versions 3 to 12): requests viewed in place, responses written in one pass.
 //!
 //! ```text
 //! request  transactional_id acks timeout_ms [topic: name [partition: index records]]

@@ -94,7 +94,11 @@ pub(super) fn schema(api_key: ApiKey) -> Option<&'static Structure> {
         ApiKey::DeleteRecords => &DELETE_RECORDS,
         ApiKey::InitProducerId => &INIT_PRODUCER_ID,
         ApiKey::OffsetForLeaderEpoch => &OFFSET_FOR_LEADER_EPOCH,
+        ApiKey::AddPartitionsToTxn => &ADD_PARTITIONS_TO_TXN,
+        ApiKey::AddOffsetsToTxn => &ADD_OFFSETS_TO_TXN,
+        ApiKey::EndTxn => &END_TXN,
         ApiKey::WriteTxnMarkers => &WRITE_TXN_MARKERS,
+        ApiKey::TxnOffsetCommit => &TXN_OFFSET_COMMIT,
         ApiKey::DescribeConfigs => &DESCRIBE_CONFIGS,
         ApiKey::AlterConfigs => &ALTER_CONFIGS,
         ApiKey::DescribeLogDirs => &DESCRIBE_LOG_DIRS,
@@ -108,6 +112,8 @@ pub(super) fn schema(api_key: ApiKey) -> Option<&'static Structure> {
         ApiKey::AlterClientQuotas => &ALTER_CLIENT_QUOTAS,
         ApiKey::DescribeCluster => &DESCRIBE_CLUSTER,
         ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
+        ApiKey::DescribeTransactions => &DESCRIBE_TRANSACTIONS,
+        ApiKey::ListTransactions => &LIST_TRANSACTIONS,
         ApiKey::ConsumerGroupHeartbeat => &CONSUMER_GROUP_HEARTBEAT,
         ApiKey::ConsumerGroupDescribe => &CONSUMER_GROUP_DESCRIBE,
         ApiKey::GetTelemetrySubscriptions => &GET_TELEMETRY_SUBSCRIPTIONS,
@@ -458,4 +464,63 @@ static PUSH_TELEMETRY: Structure = structure(&[
     field("terminating", BOOL),
     field("compression_type", I8),
     field("metrics", BYTES),
+]);
+
+static ADD_PARTITIONS_TO_TXN: Structure = structure(&[
+    field("transactions", Kind::Array(&Kind::Structure(&ADDING_TRANSACTION))).from(4),
+    field("v3_and_below_transactional_id", STR).to(3),
+    field("v3_and_below_producer_id", I64).to(3),
+    field("v3_and_below_producer_epoch", I16).to(3),
+    field("v3_and_below_topics", Kind::Array(&Kind::Structure(&ADDED_TOPIC))).to(3),
+]);
+static ADDING_TRANSACTION: Structure = structure(&[
+    field("transactional_id", STR),
+    field("producer_id", I64),
+    field("producer_epoch", I16),
+    field("verify_only", BOOL),
+    field("topics", Kind::Array(&Kind::Structure(&ADDED_TOPIC))),
+]);
+static ADDED_TOPIC: Structure = structure(&[field("name", STR), field("partitions", Kind::Array(&I32))]);
+
+static ADD_OFFSETS_TO_TXN: Structure = structure(&[
+    field("transactional_id", STR),
+    field("producer_id", I64),
+    field("producer_epoch", I16),
+    field("group_id", STR),
+]);
+
+static END_TXN: Structure = structure(&[
+    field("transactional_id", STR),
+    field("producer_id", I64),
+    field("producer_epoch", I16),
+    field("committed", BOOL),
+]);
+
+static DESCRIBE_TRANSACTIONS: Structure = structure(&[field("transactional_ids", Kind::Array(&STR))]);
+
+static LIST_TRANSACTIONS: Structure = structure(&[
+    field("state_filters", Kind::Array(&STR)),
+    field("producer_id_filters", Kind::Array(&I64)),
+    field("duration_filter", I64).from(1),
+]);
+
+static TXN_OFFSET_COMMIT: Structure = structure(&[
+    field("transactional_id", STR),
+    field("group_id", STR),
+    field("producer_id", I64),
+    field("producer_epoch", I16),
+    field("generation_id", I32).from(3),
+    field("member_id", STR).from(3),
+    field("group_instance_id", STR).from(3).nullable_from(3),
+    field("topics", Kind::Array(&Kind::Structure(&TXN_OFFSET_TOPIC))),
+]);
+static TXN_OFFSET_TOPIC: Structure = structure(&[
+    field("name", STR),
+    field("partitions", Kind::Array(&Kind::Structure(&TXN_OFFSET_PARTITION))),
+]);
+static TXN_OFFSET_PARTITION: Structure = structure(&[
+    field("partition_index", I32),
+    field("committed_offset", I64),
+    field("committed_leader_epoch", I32).from(2),
+    field("committed_metadata", STR).nullable_from(0),
 ]);

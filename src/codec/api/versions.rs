@@ -1,9 +1,8 @@
 //! The one table of the APIs on offer, and the answer that advertises them.
 //!
-//! Adding a row is a promise to serve every version in it. Of the cluster's features `group.version` is
-//! finalised, which says that there is the newer group protocol. Absent: unstable versions,
-//! `transaction.version` (so clients use the first transaction protocol) and throttling.
-//! Source: KIP-35, KIP-511, KIP-482; Kafka `ApiKeys`, `ApiVersionsResponse`, `RequestContext`.
+//! Adding a row is a promise to serve every version in it. So is a feature (KIP-584): clients choose their
+//! protocols by those that are finalised. Absent: unstable versions, changes of features, and throttling.
+//! Source: KIP-35, KIP-511, KIP-482, KIP-584; Kafka `ApiKeys`, `ApiVersionsResponse`, `RequestContext`.
 
 use kafka_protocol::messages::ApiVersionsResponse;
 use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
@@ -35,7 +34,11 @@ pub enum ApiKey {
     DeleteRecords = 21,
     InitProducerId = 22,
     OffsetForLeaderEpoch = 23,
+    AddPartitionsToTxn = 24,
+    AddOffsetsToTxn = 25,
+    EndTxn = 26,
     WriteTxnMarkers = 27,
+    TxnOffsetCommit = 28,
     DescribeConfigs = 32,
     AlterConfigs = 33,
     DescribeLogDirs = 35,
@@ -49,6 +52,8 @@ pub enum ApiKey {
     AlterClientQuotas = 49,
     DescribeCluster = 60,
     DescribeProducers = 61,
+    DescribeTransactions = 65,
+    ListTransactions = 66,
     ConsumerGroupHeartbeat = 68,
     ConsumerGroupDescribe = 69,
     GetTelemetrySubscriptions = 71,
@@ -77,8 +82,8 @@ pub struct Api {
 /// Kafka announces 0 to 2 and refuses them (KAFKA-18659); the same here. Fetch 13, Produce 13, and
 /// OffsetCommit and OffsetFetch 10 would commit us to topic ids, hence the maxima. Older librdkafka wants
 /// version 0 of FindCoordinator for LZ4, and of all group APIs for groups (`rdkafka_feature.c`).
-const APIS: [Api; 39] = [
-    Api { served_min: 3, ..api(ApiKey::Produce, "Produce", 0, 11, 9) },
+const APIS: [Api; 45] = [
+    Api { served_min: 3, ..api(ApiKey::Produce, "Produce", 0, 12, 9) },
     api(ApiKey::Fetch, "Fetch", 4, 12, 12),
     api(ApiKey::ListOffsets, "ListOffsets", 1, 10, 6),
     api(ApiKey::Metadata, "Metadata", 0, 12, 9),
@@ -97,7 +102,11 @@ const APIS: [Api; 39] = [
     api(ApiKey::DeleteRecords, "DeleteRecords", 0, 2, 2),
     api(ApiKey::InitProducerId, "InitProducerId", 0, 5, 2),
     api(ApiKey::OffsetForLeaderEpoch, "OffsetForLeaderEpoch", 2, 4, 4),
+    api(ApiKey::AddPartitionsToTxn, "AddPartitionsToTxn", 0, 5, 3),
+    api(ApiKey::AddOffsetsToTxn, "AddOffsetsToTxn", 0, 4, 3),
+    api(ApiKey::EndTxn, "EndTxn", 0, 5, 3),
     api(ApiKey::WriteTxnMarkers, "WriteTxnMarkers", 1, 1, 1),
+    api(ApiKey::TxnOffsetCommit, "TxnOffsetCommit", 0, 5, 3),
     api(ApiKey::DescribeConfigs, "DescribeConfigs", 1, 4, 4),
     api(ApiKey::AlterConfigs, "AlterConfigs", 0, 2, 2),
     api(ApiKey::DescribeLogDirs, "DescribeLogDirs", 1, 4, 2),
@@ -111,6 +120,8 @@ const APIS: [Api; 39] = [
     api(ApiKey::AlterClientQuotas, "AlterClientQuotas", 0, 1, 1),
     api(ApiKey::DescribeCluster, "DescribeCluster", 0, 2, 0),
     api(ApiKey::DescribeProducers, "DescribeProducers", 0, 0, 0),
+    api(ApiKey::DescribeTransactions, "DescribeTransactions", 0, 0, 0),
+    api(ApiKey::ListTransactions, "ListTransactions", 0, 1, 0),
     api(ApiKey::ConsumerGroupHeartbeat, "ConsumerGroupHeartbeat", 0, 1, 0),
     api(ApiKey::ConsumerGroupDescribe, "ConsumerGroupDescribe", 0, 1, 0),
     api(ApiKey::GetTelemetrySubscriptions, "GetTelemetrySubscriptions", 0, 0, 0),
@@ -201,7 +212,10 @@ struct Feature {
     level: i16,
 }
 
-const FEATURES: [Feature; 1] = [Feature { name: "group.version", level: 1 }];
+/// `group.version` 1: there is the newer group protocol (KIP-848). `transaction.version` 2: every transaction has an
+/// epoch of its own (KIP-890).
+const FEATURES: [Feature; 2] =
+    [Feature { name: "group.version", level: 1 }, Feature { name: "transaction.version", level: 2 }];
 
 /// The table as the answer to an ApiVersions request of a version that is served.
 pub fn api_versions_response(version: i16) -> ApiVersionsResponse {
@@ -228,8 +242,8 @@ pub fn api_versions_response(version: i16) -> ApiVersionsResponse {
         .with_finalized_features_epoch(FEATURES_EPOCH)
 }
 
-/// They were finalised once, by the build.
-const FEATURES_EPOCH: i64 = 1;
+/// They were finalised by the build: one more with every change of them.
+const FEATURES_EPOCH: i64 = 2;
 
 /// The answer to an ApiVersions request of an unknown version, always encoded as version 0: the
 /// client asks again with the range of ApiVersions found in it (KIP-511).
@@ -276,7 +290,7 @@ mod tests {
             })
             .collect();
         expect![[r#"
-            0 Produce 0(3)-11 flexible 9
+            0 Produce 0(3)-12 flexible 9
             1 Fetch 4(4)-12 flexible 12
             2 ListOffsets 1(1)-10 flexible 6
             3 Metadata 0(0)-12 flexible 9
@@ -295,7 +309,11 @@ mod tests {
             21 DeleteRecords 0(0)-2 flexible 2
             22 InitProducerId 0(0)-5 flexible 2
             23 OffsetForLeaderEpoch 2(2)-4 flexible 4
+            24 AddPartitionsToTxn 0(0)-5 flexible 3
+            25 AddOffsetsToTxn 0(0)-4 flexible 3
+            26 EndTxn 0(0)-5 flexible 3
             27 WriteTxnMarkers 1(1)-1 flexible 1
+            28 TxnOffsetCommit 0(0)-5 flexible 3
             32 DescribeConfigs 1(1)-4 flexible 4
             33 AlterConfigs 0(0)-2 flexible 2
             35 DescribeLogDirs 1(1)-4 flexible 2
@@ -309,6 +327,8 @@ mod tests {
             49 AlterClientQuotas 0(0)-1 flexible 1
             60 DescribeCluster 0(0)-2 flexible 0
             61 DescribeProducers 0(0)-0 flexible 0
+            65 DescribeTransactions 0(0)-0 flexible 0
+            66 ListTransactions 0(0)-1 flexible 0
             68 ConsumerGroupHeartbeat 0(0)-1 flexible 0
             69 ConsumerGroupDescribe 0(0)-1 flexible 0
             71 GetTelemetrySubscriptions 0(0)-0 flexible 0
@@ -351,7 +371,7 @@ mod tests {
         assert_eq!(ApiKey::Produce.admit(0), Admission::Close);
         assert_eq!(ApiKey::Produce.admit(2), Admission::Close);
         assert_eq!(ApiKey::Produce.admit(3), Admission::Serve);
-        assert_eq!(ApiKey::Produce.admit(12), Admission::Close);
+        assert_eq!(ApiKey::Produce.admit(13), Admission::Close);
         assert_eq!(ApiKey::Fetch.admit(-1), Admission::Close);
         assert_eq!(ApiKey::ApiVersions.admit(4), Admission::Serve);
         assert_eq!(ApiKey::ApiVersions.admit(5), Admission::AnswerFallback);
@@ -377,10 +397,13 @@ mod tests {
             let supported = decoded.supported_features.iter();
             let supported: Vec<_> =
                 supported.map(|feature| levels(feature.min_version..=feature.max_version)).collect();
-            assert_eq!(supported, [&[][..], &[(1, 1)], &[(0, 1)]][(version - 2).max(0) as usize]);
+            assert_eq!(
+                supported,
+                [&[][..], &[(1, 1), (1, 2)], &[(0, 1), (0, 2)]][(version - 2).max(0) as usize]
+            );
             let finalized = decoded.finalized_features.iter();
             let finalized: Vec<_> = finalized.map(|feature| feature.max_version_level).collect();
-            assert_eq!(finalized, [&[][..], &[1]][usize::from(version >= 3)]);
+            assert_eq!(finalized, [&[][..], &[1, 2]][usize::from(version >= 3)]);
         }
     }
 

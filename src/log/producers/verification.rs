@@ -118,6 +118,12 @@ impl Verifications {
         found.map(|found| found.is_verified = true).is_some()
     }
 
+    pub(super) fn refuted(&mut self, id: ProducerId, guard: VerificationGuard) {
+        if self.by_producer.get(&id).is_some_and(|found| found.guard == guard && !found.is_verified) {
+            self.by_producer.remove(&id);
+        }
+    }
+
     /// The transaction is open, or has ended.
     pub(super) fn remove(&mut self, id: ProducerId) {
         self.by_producer.remove(&id);

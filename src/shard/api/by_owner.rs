@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// What is asked of one partition.
-pub(super) trait PartitionItem: Sized {
+pub trait PartitionItem: Sized {
     type Outcome;
 
     /// Does it for partitions of this shard; one outcome for each item, in their order.
@@ -23,13 +23,13 @@ pub(super) trait PartitionItem: Sized {
 
 /// Where a partition stands in its request, and so in the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub struct Place {
     pub topic: usize,
     pub partition: usize,
 }
 
 /// The items of one request.
-pub(super) struct ByOwner<I> {
+pub struct ByOwner<I> {
     groups: BTreeMap<ShardId, (Vec<Place>, Vec<I>)>,
 }
 

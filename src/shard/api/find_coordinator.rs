@@ -1,23 +1,19 @@
-//! FindCoordinator (key 10): the broker that owns a group's partition of `__consumer_offsets`. The topic is
-//! made by the first question.
-//!
-//! There are no transactions yet, and so no coordinators of them: the answer is one after which clients ask
-//! again. Versions from 4 on ask for many keys at once (KIP-699).
+//! FindCoordinator (key 10): the broker that owns a group's partition of `__consumer_offsets`, or a transactional
+//! id's of `__transaction_state`. The topic is made by the first question. Versions from 4 on ask for many keys
+//! at once (KIP-699).
 
 use crate::codec::error_code::ErrorCode;
-use crate::group::GROUPS_TOPIC;
 use crate::group::member::text;
 use crate::shard::Shard;
 use crate::shard::api::groups::distinct;
-use crate::shard::controller::{ControlReply, ControlRequest};
-use crate::shard::groups;
+use crate::shard::controller::InternalState;
 use crate::shard::step::Pace;
+use crate::shard::{groups, transactions};
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
 use std::rc::Rc;
 
-const NO_TRANSACTIONS: &str = "this broker has no transactions yet";
 const KEYS_FROM: i16 = 4;
 const MESSAGE_FROM: i16 = 1;
 const NOBODY: BrokerId = BrokerId(-1);
@@ -74,21 +70,22 @@ pub async fn answer(
 }
 
 async fn find(shard: &Rc<Shard>, key_type: i8, key: &str) -> Found {
-    match key_type {
-        GROUP => match find_group(shard, key).await {
-            Ok(found) => found,
-            Err(error) => Found::nobody(error, error.message()),
-        },
-        TRANSACTION => Found::nobody(ErrorCode::CoordinatorNotAvailable, NO_TRANSACTIONS),
-        _ => Found::nobody(ErrorCode::InvalidRequest, "this kind of coordinator is not known"),
-    }
+    let state = match key_type {
+        GROUP => InternalState::Groups,
+        TRANSACTION => InternalState::Transactions,
+        _ => return Found::nobody(ErrorCode::InvalidRequest, "this kind of coordinator is not known"),
+    };
+    find_leader(shard, state, key).await.unwrap_or_else(|error| Found::nobody(error, error.message()))
 }
 
-async fn find_group(shard: &Rc<Shard>, group: &str) -> Result<Found, ErrorCode> {
-    if shard.image.borrow().topic_named(GROUPS_TOPIC).is_none() {
-        create_topic(shard).await?;
-    }
-    let partition = groups::partition_of(shard, group).ok_or(ErrorCode::CoordinatorNotAvailable)?;
+/// The leader of the partition that the key's state is in.
+async fn find_leader(shard: &Rc<Shard>, state: InternalState, key: &str) -> Result<Found, ErrorCode> {
+    shard.create_internal(state).await?;
+    let partition = match state {
+        InternalState::Groups => groups::partition_of(shard, key),
+        InternalState::Transactions => transactions::partition_of(shard, key),
+    };
+    let partition = partition.ok_or(ErrorCode::CoordinatorNotAvailable)?;
     let image = shard.image.borrow();
     let state = image.partition(partition).ok_or(ErrorCode::CoordinatorNotAvailable)?;
     let brokers = shard.brokers.borrow();
@@ -101,16 +98,4 @@ async fn find_group(shard: &Rc<Shard>, group: &str) -> Result<Found, ErrorCode> 
         error: ErrorCode::None,
         message: None,
     })
-}
-
-/// Several may ask for it at once: it is made once.
-async fn create_topic(shard: &Rc<Shard>) -> Result<(), ErrorCode> {
-    match shard.control(ControlRequest::CreateGroupsTopic).await {
-        ControlReply::AutoCreate(errors) if errors.is_empty() => Ok(()),
-        ControlReply::AutoCreate(errors) => {
-            tracing::error!(?errors, "the topic of consumer groups cannot be made");
-            Err(ErrorCode::CoordinatorNotAvailable)
-        }
-        _ => Err(ErrorCode::CoordinatorNotAvailable),
-    }
 }

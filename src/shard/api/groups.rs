@@ -3,7 +3,7 @@
 //! | file | API keys |
 //! |---|---|
 //! | `members.rs` | JoinGroup (11), Heartbeat (12), LeaveGroup (13), SyncGroup (14) |
-//! | `offsets.rs` | OffsetCommit (8), OffsetFetch (9), OffsetDelete (47) |
+//! | `offsets.rs` | OffsetCommit (8), OffsetFetch (9), TxnOffsetCommit (28), OffsetDelete (47) |
 //! | `consumers.rs` | ConsumerGroupHeartbeat (68), ConsumerGroupDescribe (69) |
 //! | `admin.rs` | DescribeGroups (15), ListGroups (16), DeleteGroups (42) |
 
@@ -15,7 +15,7 @@ mod offsets;
 pub use admin::{delete, describe, list};
 pub use consumers::{consumer_describe, consumer_heartbeat};
 pub use members::{heartbeat, join, leave, sync};
-pub use offsets::{commit, delete_offsets, fetch};
+pub use offsets::{commit, commit_in_transaction, delete_offsets, fetch};
 
 use crate::codec::error_code::ErrorCode;
 use crate::group::Caller;

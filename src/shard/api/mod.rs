@@ -3,7 +3,7 @@
 //! Produce runs in the reader's turn, in place, so that requests of a connection are appended in
 //! the order of their arrival. Everything else runs as its own task; answers keep their order.
 
-mod by_owner;
+pub(super) mod by_owner;
 mod client_quotas;
 mod cluster_admin;
 pub(super) mod delete_records;
@@ -12,12 +12,12 @@ pub(super) mod describe_producers;
 pub(super) mod fetch;
 mod find_coordinator;
 mod groups;
-mod init_producer_id;
 pub(super) mod list_offsets;
 pub(super) mod offset_for_leader_epoch;
 pub(super) mod produce;
 mod telemetry;
 mod topics;
+mod transactions;
 mod write_txn_markers;
 
 use crate::cluster::image::Image;
@@ -195,6 +195,8 @@ fn answer_size(image: &Image, request: &Request, request_size: usize) -> usize {
     const REFUSAL: usize = 200;
     /// Of a dozen members or so; what a group is like is known where it is coordinated.
     const GROUP: usize = 4 << 10;
+    /// Of a few partitions.
+    const TRANSACTION: usize = 400;
     /// More is rarely there, and counts once the answer is made.
     const GROUPS_MAX: usize = 4 << 20;
     let of_request = 2 * request_size + 1024;
@@ -243,7 +245,10 @@ fn answer_size(image: &Image, request: &Request, request_size: usize) -> usize {
         Request::ConsumerGroupDescribe(request) => {
             of_request + (request.group_ids.len() * GROUP).min(GROUPS_MAX)
         }
-        Request::ListGroups(_) => of_request + GROUP,
+        Request::ListGroups(_) | Request::ListTransactions(_) => of_request + GROUP,
+        Request::DescribeTransactions(request) => {
+            of_request + (request.transactional_ids.len() * TRANSACTION).min(GROUPS_MAX)
+        }
         _ => of_request,
     }
 }
@@ -283,7 +288,18 @@ async fn answer(
         Request::DescribeProducers(request) => {
             context.encode(&describe_producers::answer(shard, connection, request).await)
         }
-        Request::InitProducerId(request) => context.encode(&init_producer_id::answer(shard, request).await),
+        Request::InitProducerId(request) => context.encode(&transactions::init(&asking, request).await),
+        Request::AddPartitionsToTxn(request) => {
+            context.encode(&transactions::add_partitions(&asking, request).await)
+        }
+        Request::AddOffsetsToTxn(request) => {
+            context.encode(&transactions::add_offsets(&asking, request).await)
+        }
+        Request::EndTxn(request) => context.encode(&transactions::end(&asking, request).await),
+        Request::DescribeTransactions(request) => {
+            context.encode(&transactions::describe(&asking, request).await)
+        }
+        Request::ListTransactions(request) => context.encode(&transactions::list(&asking, request).await),
         Request::ApiVersions(request) => context.encode(&api_versions(connection, &request, context.version)),
         Request::Metadata(request) => {
             context.encode(&topics::metadata(shard, request, context.version).await)
@@ -302,6 +318,9 @@ async fn answer(
             context.encode(&groups::consumer_describe(&asking, request).await)
         }
         Request::OffsetCommit(request) => context.encode(&groups::commit(&asking, request).await),
+        Request::TxnOffsetCommit(request) => {
+            context.encode(&groups::commit_in_transaction(&asking, request).await)
+        }
         Request::OffsetFetch(request) => context.encode(&groups::fetch(&asking, request).await),
         Request::OffsetDelete(request) => context.encode(&groups::delete_offsets(&asking, request).await),
         Request::DescribeGroups(request) => context.encode(&groups::describe(&asking, request).await),

@@ -18,20 +18,33 @@ use crate::shard::Shard;
 use crate::shard::api::RequestContext;
 use crate::shard::conn::{AnswerTicket, CloseReason, Connection, Listener};
 use crate::shard::look_inside::look_inside;
-use crate::shard::message::{ProduceItem, ProduceOutcome, Reply, Request, TransactionClaim};
+use crate::shard::message::{ClaimKind, ProduceItem, ProduceOutcome, Reply, Request, TransactionClaim};
 use crate::shard::quotas::Charged;
 use crate::shard::replica::Appended;
 use crate::shard::response::Response;
 use crate::shard::store::AckTarget;
 use crate::shard::verification::verify;
-use crate::types::{PartitionIndex, ShardId, Timestamp, TopicPartition, TransactionVersion};
+use crate::types::{PartitionIndex, ShardId, Timestamp, TopicPartition};
+use futures::future::join_all;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// What the producer of a transaction is told that nobody can have begun.
-const NO_COORDINATOR: &str = "there are no transactions yet: no coordinator has confirmed the partition";
+/// What the producer of a transaction is told before a shard has coordinators to ask.
+const NO_COORDINATOR: &str = "no coordinator can be asked yet";
+/// The first version whose clients know that a transaction may have to be aborted (KIP-890).
+const ABORTABLE_FROM: i16 = 11;
+/// The first version that adds its partitions to the transaction.
+const ADDS_FROM: i16 = 12;
+
+fn claim_kind(version: i16) -> ClaimKind {
+    match version {
+        ADDS_FROM.. => ClaimKind::Adds,
+        ABORTABLE_FROM.. => ClaimKind::AddedOrAborts,
+        _ => ClaimKind::Added,
+    }
+}
 
 /// One partition of a request, with what is known of it so far.
 struct Part {
@@ -79,10 +92,9 @@ pub async fn handle(
             None => Some(ErrorCode::InvalidRequiredAcks),
             Some(_) => None,
         };
-        // The version that raises epochs begins with a version of Produce that is not offered.
         let transactional_id = view.transactional_id.filter(|_| shard.may_have_transactions());
-        claim = transactional_id
-            .map(|id| TransactionClaim { transactional_id: id.to_owned(), version: TransactionVersion::V1 });
+        let kind = claim_kind(context.version);
+        claim = transactional_id.map(|id| TransactionClaim { transactional_id: id.to_owned(), kind });
         route(shard, connection, context.version, &view, body, refusal, |part, routed| {
             let index = parts.len() as u32;
             parts.push(part);
@@ -112,6 +124,10 @@ pub async fn handle(
     let target: Rc<dyn AckTarget> = in_flight.clone();
     for (owner, routed) in remote {
         forward(shard, &in_flight, owner, routed, body, claim.as_ref()).await;
+    }
+    if local.len() > 1 {
+        let batches = local.iter().map(|routed| (&routed.id, &body[routed.range.clone()]));
+        verify_all(shard, batches, claim.as_ref()).await;
     }
     for routed in local {
         append(shard, &target, routed.index, &routed.id, &mut body[routed.range], claim.as_ref()).await;
@@ -247,6 +263,21 @@ pub async fn append(
             Err(outcome) => return target.acknowledged(index, outcome),
         }
     }
+}
+
+/// Asks the coordinator of a transaction about all partitions of a request side by side: what it writes for them
+/// is written together. Who is refused hears it when the batch is appended.
+pub async fn verify_all<'a>(
+    shard: &Rc<Shard>,
+    batches: impl Iterator<Item = (&'a TopicPartition, &'a [u8])>,
+    claim: Option<&TransactionClaim>,
+) {
+    let Some(claim) = claim else { return };
+    let questions = batches.filter_map(|(id, batch)| {
+        let (replica, producer) = (shard.stores.find(id)?, transactional_producer(batch)?);
+        Some(async move { verify(shard, &replica, &producer, claim).await })
+    });
+    join_all(questions).await;
 }
 
 fn transactional_producer(batch: &[u8]) -> Option<BatchProducer> {

@@ -1,6 +1,7 @@
 //! A partition of `__consumer_offsets` read from its beginning, a stretch at a time and without holding the
 //! core, into a coordinator.
 
+use crate::codec::control_record::EndMarker;
 use crate::codec::group_record::{GroupRecord, GroupRecordError};
 use crate::codec::record_batch::{BatchView, Compression};
 use crate::codec::records::{RecordView, Records};
@@ -15,8 +16,8 @@ use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
 use crate::shard::response::Slice;
 use crate::shard::step::Pace;
-use crate::types::Offset;
 use crate::types::limits::IO_SIZE_MAX;
+use crate::types::{Offset, ProducerId};
 use std::rc::Rc;
 
 /// Why a coordinator cannot take up its work.
@@ -91,18 +92,28 @@ async fn replay(shard: &Rc<Shard>, replica: &Rc<Replica>) -> Result<Coordinator,
             let bytes = rope.copied(batch.at..batch.at + batch.size);
             let failed = |source| LoadFailed::Batch { at: batch.base_offset, source };
             let (view, _) = BatchView::split_first(&bytes).map_err(|error| failed(error.into()))?;
+            if view.is_control() {
+                // Its transaction is decided.
+                if let Some(marker) = EndMarker::read(&view) {
+                    coordinator.transaction_ended(marker.producer, marker.outcome);
+                }
+                at = batch.end_offset;
+                continue;
+            }
+            let producer = view.writer().map(|(producer, _)| producer).filter(|_| view.is_transactional());
             let is_ours = view.compression() == Some(Compression::None);
             if !is_ours {
                 // Nobody has written such, or a directory of Kafka's has come here.
                 for record in look_inside(&bytes, decode_all).await.map_err(failed)? {
                     pace.give_way().await;
-                    take(&mut coordinator, replica, batch.base_offset, record.map_err(failed)?);
+                    let record = record.map_err(failed)?;
+                    take(&mut coordinator, replica, (batch.base_offset, producer), record);
                 }
-            } else if is_taken(&view) {
+            } else {
                 for record in Records::new(view.payload(), view.record_count()) {
                     pace.give_way().await;
                     let record = record.map_err(|error| failed(error.into()))?;
-                    take(&mut coordinator, replica, batch.base_offset, decode(&record));
+                    take(&mut coordinator, replica, (batch.base_offset, producer), decode(&record));
                 }
             }
             at = batch.end_offset;
@@ -113,23 +124,23 @@ async fn replay(shard: &Rc<Shard>, replica: &Rc<Replica>) -> Result<Coordinator,
     }
 }
 
-/// Of transactions, which nobody can have had yet, nothing is taken.
-fn is_taken(batch: &BatchView<'_>) -> bool {
-    !batch.is_control() && !batch.is_transactional()
-}
-
 type Decoded = Result<Option<GroupRecord>, GroupRecordError>;
 
 fn decode(record: &RecordView<'_>) -> Decoded {
     GroupRecord::decode(record.key, record.value)
 }
 
-fn decode_all(batch: &BatchView<'_>, records: Records<'_>) -> Vec<Result<Decoded, PayloadError>> {
-    let taken = records.filter(|_| is_taken(batch));
-    taken.map(|record| record.as_ref().map(decode).map_err(|error| (*error).into())).collect()
+fn decode_all(_: &BatchView<'_>, records: Records<'_>) -> Vec<Result<Decoded, PayloadError>> {
+    records.map(|record| record.as_ref().map(decode).map_err(|error| (*error).into())).collect()
 }
 
-fn take(coordinator: &mut Coordinator, replica: &Replica, batch: Offset, record: Decoded) {
+/// `producer`: whose transaction the batch is part of.
+fn take(
+    coordinator: &mut Coordinator,
+    replica: &Replica,
+    (batch, producer): (Offset, Option<ProducerId>),
+    record: Decoded,
+) {
     match record {
         Ok(Some(mut record)) => {
             if let GroupRecord::Group { group, value: Some(value) } = &mut record {
@@ -139,7 +150,10 @@ fn take(coordinator: &mut Coordinator, replica: &Replica, batch: Offset, record:
                     tracing::error!(partition, %batch, group, dropped, "a group's record names members twice");
                 }
             }
-            coordinator.apply(&record);
+            match producer {
+                Some(producer) => coordinator.apply_in_transaction(producer, &record),
+                None => coordinator.apply(&record),
+            }
         }
         Ok(None) => {} // Of another kind of group.
         // One group is the worse for it, the others go on.

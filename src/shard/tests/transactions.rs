@@ -3,17 +3,18 @@
 use super::compacting::{SETTINGS, compacted, copy, names};
 use super::*;
 use crate::codec::control_record::{EndMarker, TransactionOutcome};
-use crate::codec::record_batch::{BatchHeader, Compression, write_batch};
+use crate::codec::record_batch::{BatchHeader, Compression, restamp, write_batch};
 use crate::codec::records::{NewRecord, write_record};
 use crate::log::final_state::FinalStateWriter;
 use crate::log::producers::verification::VerificationNeed;
 use crate::log::transactions::{AbortedTransaction, Isolation};
 use crate::metrics::recovery::RecoveryBranch;
+use crate::shard::Shard;
 use crate::shard::api::{describe_producers, produce};
 use crate::shard::compaction::Cleaner;
 use crate::shard::conn::tests::shard_of;
 use crate::shard::markers;
-use crate::shard::message::{DescribeProducersItem, MarkerItem, TransactionClaim};
+use crate::shard::message::{ClaimKind, DescribeProducersItem, MarkerItem, TransactionClaim};
 use crate::shard::stores::Stores;
 use crate::shard::verification::{TransactionVerifier, VerificationQuestion};
 use crate::types::{CoordinatorEpoch, Timestamp, TransactionVersion};
@@ -231,8 +232,7 @@ fn a_transaction_is_begun_with_its_coordinators_word_and_ended_with_its_marker()
         let store = store(None, 8 << 20);
         let replica = open_partition(&store, directory.path(), 0, 1 << 20).await;
         let shard = shard_of(Stores::new(vec![store.clone()]), directory.path(), &[0]).await;
-        let claim =
-            TransactionClaim { transactional_id: "transfers".to_owned(), version: TransactionVersion::V1 };
+        let claim = TransactionClaim { transactional_id: "transfers".to_owned(), kind: ClaimKind::Added };
         let acks = Acks::new(None);
         let produce = async |sequence: i32, claim: Option<&TransactionClaim>| {
             let target: Rc<dyn AckTarget> = acks.clone();
@@ -299,6 +299,66 @@ fn a_transaction_is_begun_with_its_coordinators_word_and_ended_with_its_marker()
         // Behind the end of its transaction a batch is asked about anew.
         assert_eq!(produce(2, Some(&claim)).await, (ErrorCode::InvalidProducerEpoch, None));
     });
+}
+
+/// In version 2 the next transaction may begin while the markers of the one before are being written.
+#[test]
+fn a_marker_between_a_question_and_its_answer_has_it_asked_again() {
+    on_executor(async {
+        let directory = directory();
+        let store = store(None, 8 << 20);
+        let replica = open_partition(&store, directory.path(), 0, 1 << 20).await;
+        let shard = shard_of(Stores::new(vec![store.clone()]), directory.path(), &[0]).await;
+        let acks = Acks::new(None);
+        let marker = EndMarker {
+            producer: ProducerId(1),
+            producer_epoch: ProducerEpoch(1),
+            coordinator_epoch: CoordinatorEpoch(0),
+            outcome: TransactionOutcome::Commit,
+        };
+        let item = MarkerItem { partition: replica.id, marker, version: TransactionVersion::V2 };
+        let coordinator = Rc::new(Ending { shard: shard.clone(), item, asked: Cell::new(0) });
+        *shard.verifier.borrow_mut() = Some(coordinator.clone());
+        let claim = TransactionClaim { transactional_id: "transfers".to_owned(), kind: ClaimKind::Adds };
+        for (epoch, asked, offset) in [(0, 1, 0), (1, 3, 2)] {
+            let target: Rc<dyn AckTarget> = acks.clone();
+            let index = acks.sent.get();
+            acks.sent.set(index + 1);
+            let mut bytes = part(1, 0);
+            restamp(&mut bytes, Timestamp(1), Some((ProducerId(1), ProducerEpoch(epoch), Sequence(0))));
+            produce::append(&shard, &target, index, &replica.id, &mut bytes, Some(&claim)).await;
+            acks.all_arrived(&store).await;
+            let arrived = acks.arrived.borrow();
+            let outcome = &arrived.last().unwrap().outcome;
+            assert_eq!(
+                (outcome.error, outcome.base_offset.map(Offset::get)),
+                (ErrorCode::None, Some(offset))
+            );
+            assert_eq!(coordinator.asked.get(), asked, "epoch {epoch}");
+        }
+        *shard.verifier.borrow_mut() = None; // It holds the shard.
+    });
+}
+
+/// Writes a marker before its second answer.
+struct Ending {
+    shard: Rc<Shard>,
+    item: MarkerItem,
+    asked: Cell<usize>,
+}
+
+impl TransactionVerifier for Ending {
+    fn verify(&self, _: VerificationQuestion) -> LocalBoxFuture<'static, Result<(), ErrorCode>> {
+        self.asked.set(self.asked.get() + 1);
+        let (shard, item, asked) = (self.shard.clone(), self.item, self.asked.get());
+        async move {
+            if asked == 2 {
+                assert_eq!(markers::write_local(&shard, &[item]).await[0].error, ErrorCode::None);
+            }
+            Ok(())
+        }
+        .boxed_local()
+    }
 }
 
 /// Says the same to everybody.

@@ -298,8 +298,8 @@ impl Run {
             if self.transfers.aborted.contains(transaction) {
                 return Err(format!("{transaction} was aborted, and is there"));
             }
-            let is_told =
-                self.transfers.committed.contains(transaction) || self.transfers.unknown.contains(transaction);
+            let is_told = self.transfers.committed.contains(transaction)
+                || self.transfers.unknown.contains(transaction);
             let of_killed = self.killed_names.iter().any(|name| transaction.starts_with(&format!("{name}.")));
             if !is_told && !of_killed {
                 return Err(format!("{transaction} is there, and nobody has made it"));

@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-const VERSIONS: std::ops::RangeInclusive<i16> = 3..=11;
+const VERSIONS: std::ops::RangeInclusive<i16> = 3..=12;
 
 proptest! {
     #[test]
@@ -88,8 +88,8 @@ proptest! {
 }
 
 #[test]
-fn versions_below_3_and_above_11_are_not_read() {
-    for version in [-1, 0, 1, 2, 12] {
+fn versions_below_3_and_above_12_are_not_read() {
+    for version in [-1, 0, 1, 2, 13] {
         assert_eq!(ProduceView::parse(version, &[0; 40]).err(), Some(ProduceError::Unserved { version }));
     }
 }

@@ -2,6 +2,9 @@
 //! field set that the version has. For the tests, and for the fuzz targets to start from.
 
 use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::add_partitions_to_txn_request::{
+    AddPartitionsToTxnTopic, AddPartitionsToTxnTransaction,
+};
 use kafka_protocol::messages::alter_client_quotas_request::{EntityData, EntryData, OpData};
 use kafka_protocol::messages::alter_configs_request;
 use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions as OwnedPartitions;
@@ -40,19 +43,23 @@ use kafka_protocol::messages::offset_for_leader_epoch_request::{
 };
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
+use kafka_protocol::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
 use kafka_protocol::messages::{
-    AlterClientQuotasRequest, AlterConfigsRequest, ApiKey, ApiVersionsRequest, BrokerId,
-    ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest, CreatePartitionsRequest,
-    CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-    DescribeClientQuotasRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
-    DescribeLogDirsRequest, DescribeProducersRequest, DescribeTopicPartitionsRequest, ElectLeadersRequest,
-    FetchRequest, FindCoordinatorRequest, GetTelemetrySubscriptionsRequest, HeartbeatRequest,
-    IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
-    ListConfigResourcesRequest, ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest,
+    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, AlterClientQuotasRequest, AlterConfigsRequest, ApiKey,
+    ApiVersionsRequest, BrokerId, ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeClusterRequest, DescribeConfigsRequest,
+    DescribeGroupsRequest, DescribeLogDirsRequest, DescribeProducersRequest, DescribeTopicPartitionsRequest,
+    DescribeTransactionsRequest, ElectLeadersRequest, EndTxnRequest, FetchRequest, FindCoordinatorRequest,
+    GetTelemetrySubscriptionsRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
+    InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListConfigResourcesRequest,
+    ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest, ListTransactionsRequest,
     MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
     OffsetForLeaderEpochRequest, ProduceRequest, PushTelemetryRequest, SyncGroupRequest,
-    WriteTxnMarkersRequest,
+    TxnOffsetCommitRequest, WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
@@ -78,7 +85,11 @@ pub fn samples(api_key: ApiKey, version: i16, records: &Bytes) -> [Bytes; 2] {
         ApiKey::DeleteRecords => both(version, delete_records()),
         ApiKey::InitProducerId => both(version, init_producer_id(version)),
         ApiKey::OffsetForLeaderEpoch => both(version, offset_for_leader_epoch()),
+        ApiKey::AddPartitionsToTxn => both(version, add_partitions_to_txn(version)),
+        ApiKey::AddOffsetsToTxn => both(version, add_offsets_to_txn()),
+        ApiKey::EndTxn => both(version, end_txn()),
         ApiKey::WriteTxnMarkers => both(version, write_txn_markers()),
+        ApiKey::TxnOffsetCommit => both(version, txn_offset_commit(version)),
         ApiKey::DescribeConfigs => both(version, describe_configs(version)),
         ApiKey::AlterConfigs => both(version, alter_configs()),
         ApiKey::DescribeLogDirs => both(version, describe_log_dirs()),
@@ -92,6 +103,8 @@ pub fn samples(api_key: ApiKey, version: i16, records: &Bytes) -> [Bytes; 2] {
         ApiKey::AlterClientQuotas => both(version, alter_client_quotas()),
         ApiKey::DescribeCluster => both(version, describe_cluster(version)),
         ApiKey::DescribeProducers => both(version, describe_producers()),
+        ApiKey::DescribeTransactions => both(version, describe_transactions()),
+        ApiKey::ListTransactions => both(version, list_transactions(version)),
         ApiKey::ConsumerGroupHeartbeat => both(version, consumer_group_heartbeat(version)),
         ApiKey::ConsumerGroupDescribe => both(version, consumer_group_describe()),
         ApiKey::GetTelemetrySubscriptions => both(version, get_telemetry_subscriptions()),
@@ -556,4 +569,80 @@ fn push_telemetry() -> PushTelemetryRequest {
         .with_terminating(true)
         .with_compression_type(4)
         .with_metrics(Bytes::from_static(b"metrics"))
+}
+
+fn add_partitions_to_txn(version: i16) -> AddPartitionsToTxnRequest {
+    let topic = |name| AddPartitionsToTxnTopic::default().with_name(text(name)).with_partitions(vec![0, 7]);
+    let topics = vec![topic("orders"), topic("payments")];
+    let request = AddPartitionsToTxnRequest::default();
+    if version < 4 {
+        return request
+            .with_v3_and_below_transactional_id(text("transaction"))
+            .with_v3_and_below_producer_id(7.into())
+            .with_v3_and_below_producer_epoch(2)
+            .with_v3_and_below_topics(topics);
+    }
+    let transaction = |id| {
+        AddPartitionsToTxnTransaction::default()
+            .with_transactional_id(text(id))
+            .with_producer_id(7.into())
+            .with_producer_epoch(2)
+            .with_verify_only(true)
+            .with_topics(topics.clone())
+    };
+    request.with_transactions(vec![transaction("transaction"), transaction("other")])
+}
+
+fn add_offsets_to_txn() -> AddOffsetsToTxnRequest {
+    AddOffsetsToTxnRequest::default()
+        .with_transactional_id(text("transaction"))
+        .with_producer_id(7.into())
+        .with_producer_epoch(2)
+        .with_group_id(text("billing"))
+}
+
+fn end_txn() -> EndTxnRequest {
+    EndTxnRequest::default()
+        .with_transactional_id(text("transaction"))
+        .with_producer_id(7.into())
+        .with_producer_epoch(2)
+        .with_committed(true)
+}
+
+fn describe_transactions() -> DescribeTransactionsRequest {
+    let ids = vec![text("transaction"), text("other")];
+    DescribeTransactionsRequest::default().with_transactional_ids(ids)
+}
+
+fn list_transactions(version: i16) -> ListTransactionsRequest {
+    let mut request = ListTransactionsRequest::default()
+        .with_state_filters(vec![text("Ongoing"), text("Empty")])
+        .with_producer_id_filters(vec![7.into(), 8.into()]);
+    if version >= 1 {
+        request.duration_filter = 1000;
+    }
+    request
+}
+
+fn txn_offset_commit(version: i16) -> TxnOffsetCommitRequest {
+    let mut partition = TxnOffsetCommitRequestPartition::default()
+        .with_partition_index(3)
+        .with_committed_offset(42)
+        .with_committed_metadata(Some(text("note")));
+    let mut request = TxnOffsetCommitRequest::default()
+        .with_transactional_id(text("transaction"))
+        .with_group_id(text("billing"))
+        .with_producer_id(7.into())
+        .with_producer_epoch(2);
+    if version >= 2 {
+        partition.committed_leader_epoch = 9;
+    }
+    if version >= 3 {
+        request.generation_id = 7;
+        request.member_id = text("member");
+        request.group_instance_id = Some(text("instance"));
+    }
+    let other = partition.clone().with_committed_metadata(None);
+    let topic = TxnOffsetCommitRequestTopic::default().with_name(text("orders"));
+    request.with_topics(vec![topic.with_partitions(vec![partition, other])])
 }

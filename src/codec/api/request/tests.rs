@@ -282,6 +282,12 @@ fn encode(request: &Request, version: i16) -> Bytes {
         Request::PushTelemetry(request) => request.encode(&mut body, version),
         Request::ListConfigResources(request) => request.encode(&mut body, version),
         Request::DescribeTopicPartitions(request) => request.encode(&mut body, version),
+        Request::AddPartitionsToTxn(request) => request.encode(&mut body, version),
+        Request::AddOffsetsToTxn(request) => request.encode(&mut body, version),
+        Request::EndTxn(request) => request.encode(&mut body, version),
+        Request::TxnOffsetCommit(request) => request.encode(&mut body, version),
+        Request::DescribeTransactions(request) => request.encode(&mut body, version),
+        Request::ListTransactions(request) => request.encode(&mut body, version),
     };
     encoded.unwrap();
     body.into()

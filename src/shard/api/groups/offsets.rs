@@ -1,4 +1,4 @@
-//! OffsetCommit, OffsetFetch, OffsetDelete.
+//! OffsetCommit, TxnOffsetCommit, OffsetFetch, OffsetDelete.
 //!
 //! Which topics and partitions there are is looked up where the group is coordinated, so that nothing is
 //! committed to a topic whose deletion that core has seen.
@@ -7,8 +7,13 @@ use crate::codec::error_code::ErrorCode;
 use crate::group::Answer;
 use crate::group::member::text;
 use crate::shard::api::groups::{Asking, distinct};
-use crate::shard::groups::{FetchedOffset, GroupReply, GroupRequest};
+use crate::shard::groups::{FetchedOffset, GroupReply, GroupRequest, Stability};
+use crate::shard::message::{ClaimKind, TransactionClaim};
 use crate::shard::step::Pace;
+use crate::types::{ProducerEpoch, ProducerId};
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::offset_commit_response::{
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
@@ -17,9 +22,12 @@ use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
     OffsetFetchResponseTopic, OffsetFetchResponseTopics,
 };
+use kafka_protocol::messages::txn_offset_commit_response::{
+    TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic,
+};
 use kafka_protocol::messages::{
     OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, OffsetFetchRequest,
-    OffsetFetchResponse, TopicName,
+    OffsetFetchResponse, TopicName, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -27,20 +35,17 @@ use kafka_protocol::protocol::StrBytes;
 const FETCH_ERROR_FROM: i16 = 2;
 /// The first version of OffsetFetch that asks for several groups (KIP-709).
 const FETCH_GROUPS_FROM: i16 = 8;
+/// The first version of TxnOffsetCommit whose clients know that a transaction may have to be aborted (KIP-890).
+const TRANSACTION_ABORTABLE_FROM: i16 = 4;
+/// The first version of TxnOffsetCommit that adds its partition to the transaction.
+const TRANSACTION_ADDS_FROM: i16 = 5;
 /// "There is none", of offsets and of leader epochs.
 const NONE: i64 = -1;
 
 type Topics = Vec<(TopicName, Vec<i32>)>;
 
 pub async fn commit(asking: &Asking<'_>, request: OffsetCommitRequest) -> OffsetCommitResponse {
-    let partitions: Topics = request
-        .topics
-        .iter()
-        .map(|topic| {
-            let indexes = topic.partitions.iter().map(|partition| partition.partition_index);
-            (topic.name.clone(), indexes.collect())
-        })
-        .collect();
+    let partitions = partitions_of(&request);
     let group = request.group_id.clone();
     match asking.ask(&group, GroupRequest::Commit(request)).await {
         GroupReply::Refused(error) => refused_commit(partitions, error),
@@ -65,6 +70,70 @@ fn refused_commit(topics: Topics, error: ErrorCode) -> OffsetCommitResponse {
     OffsetCommitResponse::default().with_topics(topics.collect())
 }
 
+/// As a commit, whose offsets count once the transaction is committed.
+pub async fn commit_in_transaction(
+    asking: &Asking<'_>,
+    request: TxnOffsetCommitRequest,
+) -> TxnOffsetCommitResponse {
+    let kind = match asking.version {
+        TRANSACTION_ADDS_FROM.. => ClaimKind::Adds,
+        TRANSACTION_ABORTABLE_FROM.. => ClaimKind::AddedOrAborts,
+        _ => ClaimKind::Added,
+    };
+    let claim = TransactionClaim { transactional_id: request.transactional_id.to_string(), kind };
+    let writer = (ProducerId(request.producer_id.0), ProducerEpoch(request.producer_epoch));
+    let group = request.group_id.clone();
+    let request = as_commit(request);
+    let partitions = partitions_of(&request);
+    let asked = GroupRequest::CommitInTransaction { request, writer, claim };
+    let response = match asking.ask(&group, asked).await {
+        GroupReply::Refused(error) => refused_commit(partitions, error),
+        GroupReply::Answer(Answer::Commit(response)) => response,
+        GroupReply::Answer(_)
+        | GroupReply::Fetched(_)
+        | GroupReply::Described(_)
+        | GroupReply::ConsumerDescribed(_) => {
+            unreachable!("a commit is answered by a commit")
+        }
+    };
+    let topics = response.topics.into_iter().map(|topic| {
+        let partitions = topic.partitions.into_iter().map(|partition| {
+            TxnOffsetCommitResponsePartition::default()
+                .with_partition_index(partition.partition_index)
+                .with_error_code(partition.error_code)
+        });
+        TxnOffsetCommitResponseTopic::default().with_name(topic.name).with_partitions(partitions.collect())
+    });
+    TxnOffsetCommitResponse::default().with_topics(topics.collect())
+}
+
+fn as_commit(request: TxnOffsetCommitRequest) -> OffsetCommitRequest {
+    let topics = request.topics.into_iter().map(|topic| {
+        let partitions = topic.partitions.into_iter().map(|partition| {
+            OffsetCommitRequestPartition::default()
+                .with_partition_index(partition.partition_index)
+                .with_committed_offset(partition.committed_offset)
+                .with_committed_leader_epoch(partition.committed_leader_epoch)
+                .with_committed_metadata(partition.committed_metadata)
+        });
+        OffsetCommitRequestTopic::default().with_name(topic.name).with_partitions(partitions.collect())
+    });
+    OffsetCommitRequest::default()
+        .with_group_id(request.group_id)
+        .with_generation_id_or_member_epoch(request.generation_id)
+        .with_member_id(request.member_id)
+        .with_group_instance_id(request.group_instance_id)
+        .with_topics(topics.collect())
+}
+
+fn partitions_of(request: &OffsetCommitRequest) -> Topics {
+    let of_topic = |topic: &OffsetCommitRequestTopic| {
+        let indexes = topic.partitions.iter().map(|partition| partition.partition_index);
+        (topic.name.clone(), indexes.collect())
+    };
+    request.topics.iter().map(of_topic).collect()
+}
+
 pub async fn delete_offsets(asking: &Asking<'_>, request: OffsetDeleteRequest) -> OffsetDeleteResponse {
     let group = request.group_id.clone();
     match asking.ask(&group, GroupRequest::DeleteOffsets(request)).await {
@@ -80,12 +149,13 @@ pub async fn delete_offsets(asking: &Asking<'_>, request: OffsetDeleteRequest) -
 }
 
 pub async fn fetch(asking: &Asking<'_>, request: OffsetFetchRequest) -> OffsetFetchResponse {
+    let stability = if request.require_stable { Stability::Stable } else { Stability::Any };
     if asking.version < FETCH_GROUPS_FROM {
         let topics = request.topics.map(|topics| {
             topics.into_iter().map(|topic| (topic.name, topic.partition_indexes)).collect::<Topics>()
         });
         let asked = topics.clone();
-        let fetched = fetch_group(asking, &request.group_id, NOBODY, topics).await;
+        let fetched = fetch_group(asking, &request.group_id, NOBODY, topics, stability).await;
         return of_one(fetched, asked.unwrap_or_default(), asking.version);
     }
     let asked = distinct(request.groups, |group| group.group_id.clone());
@@ -98,7 +168,7 @@ pub async fn fetch(asking: &Asking<'_>, request: OffsetFetchRequest) -> OffsetFe
             topics.into_iter().map(|topic| (topic.name, topic.partition_indexes)).collect::<Topics>()
         });
         let member = (member_id.map(|id| id.to_string()), member_epoch);
-        let fetched = fetch_group(asking, &group_id, member, topics).await;
+        let fetched = fetch_group(asking, &group_id, member, topics, stability).await;
         let group = OffsetFetchResponseGroup::default().with_group_id(group_id);
         groups.push(match fetched {
             Err(error) => group.with_error_code(error.code()),
@@ -121,8 +191,10 @@ async fn fetch_group(
     group: &str,
     member: Member,
     topics: Option<Topics>,
+    stability: Stability,
 ) -> Result<Fetched, ErrorCode> {
-    match asking.ask(group, GroupRequest::Fetch { group: group.to_owned(), member, topics }).await {
+    match asking.ask(group, GroupRequest::Fetch { group: group.to_owned(), member, topics, stability }).await
+    {
         GroupReply::Fetched(topics) => Ok(topics),
         GroupReply::Refused(error) => Err(error),
         GroupReply::Answer(_) | GroupReply::Described(_) | GroupReply::ConsumerDescribed(_) => {
@@ -133,7 +205,7 @@ async fn fetch_group(
 
 /// Offset, leader epoch and metadata of a partition.
 fn committed(fetched: FetchedOffset) -> (i64, i32, Option<StrBytes>) {
-    match fetched.committed {
+    match fetched.committed.filter(|_| !fetched.is_unstable) {
         Some(committed) => {
             (committed.offset, committed.leader_epoch.unwrap_or(-1), Some(text(&committed.metadata)))
         }
@@ -141,9 +213,15 @@ fn committed(fetched: FetchedOffset) -> (i64, i32, Option<StrBytes>) {
     }
 }
 
+fn unstable(fetched: &FetchedOffset) -> ErrorCode {
+    if fetched.is_unstable { ErrorCode::UnstableOffsetCommit } else { ErrorCode::None }
+}
+
 fn of_topic((name, partitions): (TopicName, Vec<FetchedOffset>)) -> OffsetFetchResponseTopics {
     let partitions = partitions.into_iter().map(|fetched| {
-        let partition = OffsetFetchResponsePartitions::default().with_partition_index(fetched.partition);
+        let partition = OffsetFetchResponsePartitions::default()
+            .with_partition_index(fetched.partition)
+            .with_error_code(unstable(&fetched).code());
         let (offset, epoch, metadata) = committed(fetched);
         partition.with_committed_offset(offset).with_committed_leader_epoch(epoch).with_metadata(metadata)
     });
@@ -157,7 +235,7 @@ fn of_one(fetched: Result<Fetched, ErrorCode>, asked: Topics, version: i16) -> O
         Ok(topics) => (topics, ErrorCode::None),
         Err(error) if version >= FETCH_ERROR_FROM => return response.with_error_code(error.code()),
         Err(error) => {
-            let missing = |partition| FetchedOffset { partition, committed: None };
+            let missing = |partition| FetchedOffset { partition, committed: None, is_unstable: false };
             let topics = asked
                 .into_iter()
                 .map(|(name, partitions)| (name, partitions.into_iter().map(missing).collect()));
@@ -167,6 +245,7 @@ fn of_one(fetched: Result<Fetched, ErrorCode>, asked: Topics, version: i16) -> O
     let topics = topics.into_iter().map(|(name, partitions)| {
         let partitions = partitions.into_iter().map(|fetched| {
             let partition = OffsetFetchResponsePartition::default().with_partition_index(fetched.partition);
+            let error = if error == ErrorCode::None { unstable(&fetched) } else { error };
             let (offset, epoch, metadata) = committed(fetched);
             partition
                 .with_committed_offset(offset)
@@ -188,8 +267,8 @@ mod tests {
     fn fetched() -> Fetched {
         let committed = Committed { offset: 5, leader_epoch: Some(2), metadata: "note".to_owned() };
         let partitions = vec![
-            FetchedOffset { partition: 0, committed: Some(committed) },
-            FetchedOffset { partition: 1, committed: None },
+            FetchedOffset { partition: 0, committed: Some(committed), is_unstable: false },
+            FetchedOffset { partition: 1, committed: None, is_unstable: false },
         ];
         vec![(TopicName(text("t")), partitions)]
     }
@@ -204,6 +283,21 @@ mod tests {
             assert_eq!((second.committed_offset, second.committed_leader_epoch), (-1, -1));
             assert_eq!(second.metadata.as_deref(), Some(""));
         }
+    }
+
+    #[test]
+    fn an_offset_that_may_change_is_not_told() {
+        let unstable = || {
+            let mut fetched = fetched();
+            fetched[0].1[0].is_unstable = true;
+            fetched
+        };
+        let response = of_one(Ok(unstable()), Vec::new(), 7);
+        let [first, second] = &response.topics[0].partitions[..] else { panic!() };
+        assert_eq!((first.error_code, first.committed_offset), (88, -1));
+        assert_eq!((second.error_code, second.committed_offset), (0, -1));
+        let first = &of_topic(unstable().remove(0)).partitions[0];
+        assert_eq!((first.error_code, first.committed_offset), (88, -1));
     }
 
     #[test]
