@@ -128,7 +128,7 @@ fn links_lead_somewhere() {
 
 #[test]
 fn flags_are_known() {
-    const SOURCES: [&str; 15] = [
+    const SOURCES: [&str; 16] = [
         "tools/loadgen/src/flags.rs",
         "bench/latency/src/flags.rs",
         "src/cli/settings.rs",
@@ -141,6 +141,7 @@ fn flags_are_known() {
         "src/cli/topic.rs",
         "src/cli/topic/describe.rs",
         "src/cli/tune.rs",
+        "src/cli/txn.rs",
         "tools/quickstart",
         "tools/crash-test/src/main.rs",
         "tools/sim/src/main.rs",

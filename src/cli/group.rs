@@ -98,8 +98,7 @@ const UNKNOWN_MEMBER_ID: i16 = 25;
 const GROUP_ID_NOT_FOUND: i16 = 69;
 
 pub fn run(arguments: &GroupArguments) -> Result<(), Failure> {
-    let mut cluster =
-        Cluster { bootstrap: Client::connect(&arguments.flags.brokers)?, brokers: BTreeMap::new() };
+    let mut cluster = Cluster::connect(&arguments.flags.brokers)?;
     match &arguments.command {
         GroupCommand::List => list(&mut cluster, arguments.flags.json),
         GroupCommand::Describe { groups } => describe(&mut cluster, groups, arguments.flags.json),
@@ -109,13 +108,24 @@ pub fn run(arguments: &GroupArguments) -> Result<(), Failure> {
 }
 
 /// Connections, one to each broker that had to be asked.
-struct Cluster {
+pub struct Cluster {
     bootstrap: Client,
     brokers: BTreeMap<(String, u16), Client>,
 }
 
+/// What a coordinator is asked for, as FindCoordinator numbers it.
+#[derive(Clone, Copy, Debug)]
+pub enum KeyType {
+    Group = 0,
+    Transaction = 1,
+}
+
 impl Cluster {
-    fn broker(&mut self, host: &str, port: i32) -> Result<&mut Client, Failure> {
+    pub fn connect(brokers: &[HostPort]) -> Result<Cluster, Failure> {
+        Ok(Cluster { bootstrap: Client::connect(brokers)?, brokers: BTreeMap::new() })
+    }
+
+    pub fn broker(&mut self, host: &str, port: i32) -> Result<&mut Client, Failure> {
         let port = u16::try_from(port).map_err(|_| format!("a broker is said to have port {port}"))?;
         let place = (host.to_string(), port);
         if !self.brokers.contains_key(&place) {
@@ -125,7 +135,7 @@ impl Cluster {
         Ok(self.brokers.get_mut(&place).expect("connected above"))
     }
 
-    fn metadata(&mut self, topics: &BTreeSet<String>) -> Result<MetadataResponse, Failure> {
+    pub fn metadata(&mut self, topics: &BTreeSet<String>) -> Result<MetadataResponse, Failure> {
         /// Before it, creation cannot be switched off.
         const AUTO_CREATION_SINCE: i16 = 4;
         let topics = topics
@@ -142,11 +152,24 @@ impl Cluster {
     }
 
     fn coordinator(&mut self, group: &str) -> Result<&mut Client, Failure> {
+        self.coordinator_of(KeyType::Group, group)
+    }
+
+    pub fn coordinator_of(&mut self, key_type: KeyType, key: &str) -> Result<&mut Client, Failure> {
         /// From here on several keys are asked for at once.
         const KEYS_SINCE: i16 = 4;
-        let response = self.bootstrap.send(|version| match version {
-            KEYS_SINCE.. => FindCoordinatorRequest::default().with_coordinator_keys(vec![text(group)]),
-            _ => FindCoordinatorRequest::default().with_key(text(group)),
+        /// Before it, there are coordinators of groups only.
+        const KEY_TYPE_SINCE: i16 = 1;
+        let response = self.bootstrap.send(|version| {
+            let request = FindCoordinatorRequest::default();
+            let request = match version {
+                KEY_TYPE_SINCE.. => request.with_key_type(key_type as i8),
+                _ => request,
+            };
+            match version {
+                KEYS_SINCE.. => request.with_coordinator_keys(vec![text(key)]),
+                _ => request.with_key(text(key)),
+            }
         })?;
         let (host, port, code) = match response.coordinators.first() {
             Some(found) => (found.host.to_string(), found.port, found.error_code),
@@ -154,7 +177,7 @@ impl Cluster {
         };
         match code {
             0 => self.broker(&host, port),
-            code => Err(format!("{group}: no coordinator: {}", error_name(code)).into()),
+            code => Err(format!("{key}: no coordinator: {}", error_name(code)).into()),
         }
     }
 

@@ -7,6 +7,7 @@
 //! | `config.rs` | `odradek config` |
 //! | `topic.rs`, `client.rs` | `odradek topic`, over the Kafka protocol |
 //! | `group.rs`, `client.rs` | `odradek group`, the same |
+//! | `txn.rs`, `client.rs` | `odradek txn`, the same |
 //! | `quota.rs`, `client.rs` | `odradek quota`, the same |
 //! | `clients.rs` | `odradek client`, over the admin port |
 //! | `log.rs` | `odradek log`, over the files of a stopped broker |
@@ -31,6 +32,7 @@ mod start;
 mod table;
 mod topic;
 mod tune;
+mod txn;
 
 use clap::{Parser, Subcommand};
 
@@ -55,6 +57,8 @@ enum Command {
     Topic(topic::TopicArguments),
     /// List, describe, reset and delete consumer groups of a running broker
     Group(group::GroupArguments),
+    /// List, describe and abort transactions of a running broker
+    Txn(txn::TxnArguments),
     /// List, set and remove client quotas of a running broker
     Quota(quota::QuotaArguments),
     /// Show who is connected to a running broker, and what clients measure of themselves
@@ -73,6 +77,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Config(arguments) => config::run(&arguments),
         Command::Topic(arguments) => topic::run(&arguments),
         Command::Group(arguments) => group::run(&arguments),
+        Command::Txn(arguments) => txn::run(&arguments),
         Command::Quota(arguments) => quota::run(&arguments),
         Command::Client(arguments) => clients::run(&arguments),
         Command::Log(arguments) => log::run(&arguments),

@@ -1,6 +1,7 @@
 //! Transactions from InitProducerId to the last marker, in plain protocol: both versions, kills, time-outs,
-//! offsets of groups.
+//! offsets of groups, and the commands for operators.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use odradek_test_harness::kafka_protocol::ResponseError;
@@ -15,12 +16,13 @@ use odradek_test_harness::kafka_protocol::messages::txn_offset_commit_request::{
 };
 use odradek_test_harness::kafka_protocol::messages::{
     AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, ApiVersionsRequest, DescribeTransactionsRequest,
-    EndTxnRequest, FetchRequest, FindCoordinatorRequest, GroupId, InitProducerIdRequest, OffsetFetchRequest,
-    ProducerId, TransactionalId, TxnOffsetCommitRequest,
+    EndTxnRequest, FetchRequest, FindCoordinatorRequest, GroupId, InitProducerIdRequest,
+    ListTransactionsRequest, OffsetFetchRequest, ProducerId, TransactionalId, TxnOffsetCommitRequest,
 };
 use odradek_test_harness::kafka_protocol::protocol::StrBytes;
 use odradek_test_harness::{
-    Batch, BatchProducer, Broker, Client, Connection, Options, Routing, records_of, topic_name, wait_for,
+    Batch, BatchProducer, Broker, Client, Connection, Options, Routing, binary, records_of, topic_name,
+    wait_for,
 };
 
 use crate::now_ms;
@@ -516,4 +518,81 @@ fn transactions_of_version_2_are_announced() {
     let found = response.finalized_features.iter().find(|feature| &*feature.name == "transaction.version");
     assert_eq!(found.map(|feature| feature.max_version_level), Some(2));
     assert!(response.finalized_features_epoch >= 0);
+}
+
+#[test]
+fn operators_list_describe_and_abort() {
+    let broker = Broker::start_with(options(Routing::Node));
+    Client::connect(&broker).create_topic(TOPIC, PARTITIONS, &[]);
+    let mut open = Producer::new(&broker, ID, Version::Two).init();
+    open.write(1, "open");
+    let mut done = Producer::new(&broker, "done", Version::One).init();
+    done.write(2, "done");
+    done.end(true);
+    wait_for_state(&broker, "done", "CompleteCommit");
+    let run = |arguments: &[&str]| {
+        let output = Command::new(binary())
+            .arg("txn")
+            .args(arguments)
+            .args(["--brokers", &broker.bootstrap()])
+            .output()
+            .expect("the command runs");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.success(), out.into_owned(), err.into_owned())
+    };
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let (succeeded, out, err) = run(&[arguments, &["--json"]].concat());
+        assert!(succeeded, "{arguments:?}: {err}");
+        serde_json::from_str(&out).expect("JSON")
+    };
+    let listed = json(&["list"]);
+    assert_eq!(listed.as_array().map(Vec::len), Some(2));
+    assert_eq!(listed[1]["transactional_id"], ID);
+    assert_eq!(listed[1]["state"], "Ongoing");
+    let ongoing = json(&["list", "--state", "Ongoing", "--producer-id", &open.producer.id.to_string()]);
+    assert_eq!(ongoing.as_array().map(Vec::len), Some(1));
+    assert_eq!(json(&["list", "--open-for", "3600", "--state", "Ongoing"]).as_array().map(Vec::len), Some(0));
+    let (succeeded, _, err) = run(&["list", "--state", "Odd"]);
+    assert!(!succeeded && err.contains("Odd"), "{err}");
+    let described = json(&["describe", ID]);
+    assert_eq!(described[0]["partitions"], serde_json::json!([{ "topic": TOPIC, "partition": 1 }]));
+    assert_eq!(described[0]["producer_epoch"], open.producer.epoch);
+    let (succeeded, _, err) = run(&["describe", "nobody"]);
+    assert!(!succeeded && err.contains("TRANSACTIONAL_ID_NOT_FOUND"), "{err}");
+    // One that a coordinator knows is not aborted behind its back.
+    let hanging = ["abort", "--topic", TOPIC, "--partition", "1", "--start-offset", "0"];
+    let (succeeded, _, err) = run(&hanging);
+    assert!(!succeeded && err.contains(ID), "{err}");
+    assert_eq!(json(&["abort", ID])["aborted"], true);
+    wait_for_state(&broker, ID, "Empty");
+    let (succeeded, _, err) = run(&["abort", ID]);
+    assert!(!succeeded && err.contains("nothing to abort"), "{err}");
+    assert_eq!(committed(&broker, 1), Vec::<String>::new());
+    let request = ListTransactionsRequest::default().with_duration_filter(0);
+    let port = coordinator(broker.port(), TRANSACTIONS, ID);
+    let listed = Connection::open(port).call(1, &request);
+    assert_eq!(listed.error_code, 0);
+}
+
+/// A transaction whose coordinator has forgotten it, or never knew.
+#[test]
+fn operators_abort_what_hangs() {
+    let mut broker =
+        Broker::start_with(options(Routing::Node).set("transaction.partition.verification.enable", "false"));
+    Client::connect(&broker).create_topic(TOPIC, PARTITIONS, &[]);
+    let mut producer = Producer::new(&broker, ID, Version::One).init();
+    assert_eq!(producer.try_write(1, "hanging"), None, "nobody has added the partition");
+    let output = Command::new(binary())
+        .args(["txn", "abort", "--topic", TOPIC, "--partition", "1", "--start-offset", "0", "--json"])
+        .args(["--brokers", &broker.bootstrap()])
+        .output()
+        .expect("the command runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut client = Client::connect(&broker);
+    let mut request = Client::fetch_request(TOPIC, 1, 0);
+    request.isolation_level = 1;
+    let response = client.to_leader(TOPIC, 1).call::<FetchRequest>(Client::FETCH_VERSION, &request);
+    assert_eq!(response.responses[0].partitions[0].last_stable_offset, 2);
+    assert_eq!(committed(&broker, 1), Vec::<String>::new());
+    broker.stop();
 }

@@ -1,0 +1,380 @@
+//! `odradek txn`: list, describe and abort transactions, over the Kafka protocol.
+//!
+//! A transaction is aborted by its id, which fences its producer, or in one partition that nobody ends it in
+//! any more, as `kafka-transactions.sh abort` does (KIP-664).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
+use kafka_protocol::messages::describe_producers_request::TopicRequest;
+use kafka_protocol::messages::describe_producers_response::ProducerState;
+use kafka_protocol::messages::describe_transactions_response::TransactionState;
+use kafka_protocol::messages::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
+use kafka_protocol::messages::{
+    DescribeProducersRequest, DescribeTransactionsRequest, InitProducerIdRequest, ListTransactionsRequest,
+    ProducerId, TopicName, TransactionalId, WriteTxnMarkersRequest,
+};
+use kafka_protocol::protocol::StrBytes;
+use odradek::metrics::names::error_name;
+use serde_json::{Value, json};
+
+use super::client::{Client, ClientFlags};
+use super::group::{Cluster, KeyType};
+use super::table::Table;
+use super::{Failure, print, print_json};
+
+#[derive(Debug, Args)]
+pub struct TxnArguments {
+    #[command(flatten)]
+    flags: ClientFlags,
+    #[command(subcommand)]
+    command: TxnCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TxnCommand {
+    /// List the transactional ids of all brokers
+    List(ListArguments),
+    /// Show where transactional ids stand, and the partitions of their transactions
+    Describe {
+        /// Transactional ids to show
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<String>,
+    },
+    /// Abort an open transaction: by its id, or in a partition where nobody ends it
+    Abort(AbortArguments),
+}
+
+#[derive(Debug, Args)]
+struct ListArguments {
+    /// Only those in these states, such as Ongoing or PrepareCommit
+    #[arg(long = "state", value_name = "STATE")]
+    states: Vec<String>,
+    /// Only those of these producers
+    #[arg(long = "producer-id", value_name = "ID")]
+    producer_ids: Vec<i64>,
+    /// Only those whose transaction began longer ago than this
+    #[arg(long, value_name = "SECONDS")]
+    open_for: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+struct AbortArguments {
+    /// The transactional id; its producer is fenced
+    #[arg(value_name = "ID", required_unless_present = "topic", conflicts_with = "topic")]
+    id: Option<String>,
+    /// Topic in which a transaction is open that no coordinator knows
+    #[arg(long, value_name = "TOPIC", requires = "partition", requires = "start_offset")]
+    topic: Option<String>,
+    /// Partition of the topic
+    #[arg(long, value_name = "PARTITION", requires = "topic")]
+    partition: Option<i32>,
+    /// Where the transaction begins in the partition
+    #[arg(long, value_name = "OFFSET", requires = "topic")]
+    start_offset: Option<i64>,
+}
+
+const CONCURRENT_TRANSACTIONS: i16 = 51;
+/// What a producer that is fenced may ask for its transactions: it begins none.
+const FENCING_TIMEOUT_MS: i32 = 1000;
+/// How often the markers of an aborted transaction are looked for, and how long between two looks.
+const ABORT_LOOKS: u32 = 600;
+const ABORT_INTERVAL: Duration = Duration::from_millis(50);
+
+pub fn run(arguments: &TxnArguments) -> Result<(), Failure> {
+    let mut cluster = Cluster::connect(&arguments.flags.brokers)?;
+    let as_json = arguments.flags.json;
+    match &arguments.command {
+        TxnCommand::List(arguments) => list(&mut cluster, arguments, as_json),
+        TxnCommand::Describe { ids } => describe(&mut cluster, ids, as_json),
+        TxnCommand::Abort(AbortArguments { id: Some(id), .. }) => abort(&mut cluster, id, as_json),
+        TxnCommand::Abort(AbortArguments { topic, partition, start_offset, .. }) => {
+            let hanging = Hanging {
+                topic: topic.as_deref().ok_or("name the topic")?,
+                partition: partition.ok_or("name the partition")?,
+                start_offset: start_offset.ok_or("name the offset at which the transaction begins")?,
+            };
+            abort_hanging(&mut cluster, &hanging, as_json)
+        }
+    }
+}
+
+fn list(cluster: &mut Cluster, arguments: &ListArguments, as_json: bool) -> Result<(), Failure> {
+    let filter = |version: i16| {
+        let request = ListTransactionsRequest::default()
+            .with_state_filters(arguments.states.iter().map(|state| text(state)).collect())
+            .with_producer_id_filters(arguments.producer_ids.iter().map(|id| ProducerId(*id)).collect());
+        match (version, arguments.open_for) {
+            (1.., Some(seconds)) => request.with_duration_filter(i64::from(seconds) * 1000),
+            _ => request,
+        }
+    };
+    let listed = list_all(cluster, filter)?;
+    if as_json {
+        let listed = listed.iter().map(|(id, (producer, state))| {
+            json!({ "transactional_id": id, "producer_id": producer, "state": state })
+        });
+        return print_json(&listed.collect());
+    }
+    let mut table = Table::new(&["TRANSACTIONAL ID", "PRODUCER", "STATE"]);
+    for (id, (producer, state)) in &listed {
+        table.row(&[id, &producer.to_string(), state]);
+    }
+    print(&table.to_string())
+}
+
+/// Producer and state of every transactional id that a filter lets through.
+fn list_all(
+    cluster: &mut Cluster,
+    filter: impl Fn(i16) -> ListTransactionsRequest,
+) -> Result<BTreeMap<String, (i64, String)>, Failure> {
+    let metadata = cluster.metadata(&BTreeSet::new())?;
+    let mut listed = BTreeMap::new();
+    for broker in &metadata.brokers {
+        let response = cluster.broker(&broker.host, broker.port)?.send(&filter)?;
+        if response.error_code != 0 {
+            let (host, port) = (&*broker.host, broker.port);
+            return Err(format!("{host}:{port}: {}", error_name(response.error_code)).into());
+        }
+        if let Some(unknown) = response.unknown_state_filters.first() {
+            return Err(format!("{}: no transaction can be in this state", &**unknown).into());
+        }
+        listed.extend(response.transaction_states.into_iter().map(|state| {
+            let said = (state.producer_id.0, state.transaction_state.to_string());
+            (state.transactional_id.to_string(), said)
+        }));
+    }
+    Ok(listed)
+}
+
+fn describe(cluster: &mut Cluster, ids: &[String], as_json: bool) -> Result<(), Failure> {
+    let mut described = Vec::new();
+    let mut missing = Vec::new();
+    for id in ids {
+        let state = describe_one(cluster, id)?;
+        match state.error_code {
+            0 => described.push(state),
+            code => missing.push(format!("{id}: {}", error_name(code))),
+        }
+    }
+    if as_json {
+        print_json(&described.iter().map(as_value).collect())?;
+    } else {
+        let now_ms = now_ms();
+        let texts: Vec<_> = described.iter().map(|state| as_text(state, now_ms)).collect();
+        print(&texts.join("\n"))?;
+    }
+    if missing.is_empty() { Ok(()) } else { Err(missing.join("\nodradek: ").into()) }
+}
+
+fn describe_one(cluster: &mut Cluster, id: &str) -> Result<TransactionState, Failure> {
+    let request = DescribeTransactionsRequest::default().with_transactional_ids(vec![transactional_id(id)]);
+    let mut response = cluster.coordinator_of(KeyType::Transaction, id)?.send(|_| request)?;
+    Ok(response.transaction_states.pop().ok_or_else(|| format!("{id}: nothing was said of it"))?)
+}
+
+fn as_value(state: &TransactionState) -> Value {
+    let partitions = state.topics.iter().flat_map(|topic| {
+        topic.partitions.iter().map(|partition| json!({ "topic": &**topic.topic, "partition": partition }))
+    });
+    json!({
+        "transactional_id": &**state.transactional_id,
+        "state": &*state.transaction_state,
+        "producer_id": state.producer_id.0,
+        "producer_epoch": state.producer_epoch,
+        "timeout_ms": state.transaction_timeout_ms,
+        "start_ms": (state.transaction_start_time_ms >= 0).then_some(state.transaction_start_time_ms),
+        "partitions": partitions.collect::<Vec<_>>(),
+    })
+}
+
+fn as_text(state: &TransactionState, now_ms: i64) -> String {
+    let TransactionState { producer_id, producer_epoch, transaction_timeout_ms, .. } = state;
+    let mut shown = format!(
+        "{}: {}, producer {} epoch {producer_epoch}, time-out {} s",
+        &**state.transactional_id,
+        &*state.transaction_state,
+        producer_id.0,
+        f64::from(*transaction_timeout_ms) / 1000.0,
+    );
+    if &*state.transaction_state == ONGOING {
+        let open_for_ms = (now_ms - state.transaction_start_time_ms).max(0);
+        shown += &format!(", open for {} s", open_for_ms / 1000);
+    }
+    shown.push('\n');
+    if !state.topics.is_empty() {
+        let mut table = Table::new(&["TOPIC", "PARTITION"]);
+        for topic in &state.topics {
+            for partition in &topic.partitions {
+                table.row(&[&topic.topic, &partition.to_string()]);
+            }
+        }
+        shown += &table.to_string();
+    }
+    shown
+}
+
+const ONGOING: &str = "Ongoing";
+
+/// Comes as another producer of the same id does: its coordinator aborts what is open.
+fn abort(cluster: &mut Cluster, id: &str, as_json: bool) -> Result<(), Failure> {
+    let state = describe_one(cluster, id)?;
+    if state.error_code != 0 {
+        return Err(format!("{id}: {}", error_name(state.error_code)).into());
+    }
+    if &*state.transaction_state != ONGOING {
+        return Err(format!("{id}: nothing to abort, it is in state {}", &*state.transaction_state).into());
+    }
+    let mut left = ABORT_LOOKS;
+    loop {
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(Some(transactional_id(id)))
+            .with_transaction_timeout_ms(FENCING_TIMEOUT_MS);
+        let response = cluster.coordinator_of(KeyType::Transaction, id)?.send(|_| request)?;
+        match response.error_code {
+            0 => break,
+            CONCURRENT_TRANSACTIONS if left > 0 => wait(ABORT_INTERVAL),
+            code => return Err(format!("{id}: {}", error_name(code)).into()),
+        }
+        left -= 1;
+    }
+    match as_json {
+        true => print_json(&json!({ "transactional_id": id, "aborted": true })),
+        false => print(&format!("aborted {id}\n")),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a command tells how long ago something was")]
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64)
+}
+
+#[expect(clippy::disallowed_methods, reason = "there is no event to wait for in another process")]
+fn wait(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// A transaction that is open in a partition.
+struct Hanging<'a> {
+    topic: &'a str,
+    partition: i32,
+    start_offset: i64,
+}
+
+/// Writes the marker that nobody else writes.
+fn abort_hanging(cluster: &mut Cluster, hanging: &Hanging<'_>, as_json: bool) -> Result<(), Failure> {
+    let Hanging { topic, partition, start_offset } = *hanging;
+    let what = format!("{topic}-{partition}");
+    let metadata = cluster.metadata(&BTreeSet::from([topic.to_string()]))?;
+    let partitions = metadata.topics.first().map(|topic| &topic.partitions[..]).unwrap_or_default();
+    let found = partitions.iter().find(|found| found.partition_index == partition);
+    let leader = found
+        .and_then(|found| metadata.brokers.iter().find(|broker| broker.node_id == found.leader_id).cloned());
+    let leader = leader.ok_or_else(|| format!("{what}: there is no such partition, or it has no leader"))?;
+    let producer = open_producer(cluster.broker(&leader.host, leader.port)?, hanging)?;
+    if let Some(id) = known_as(cluster, &producer, hanging)? {
+        return Err(format!("{what}: the transaction is that of {id}: abort it by that").into());
+    }
+    let marked = WritableTxnMarkerTopic::default()
+        .with_name(TopicName(text(topic)))
+        .with_partition_indexes(vec![partition]);
+    let marker = WritableTxnMarker::default()
+        .with_producer_id(producer.producer_id)
+        .with_producer_epoch(producer.producer_epoch as i16)
+        .with_transaction_result(false)
+        // As the last marker of the producer has it, or the first that there can be.
+        .with_coordinator_epoch(producer.coordinator_epoch.max(0))
+        .with_topics(vec![marked]);
+    let request = WriteTxnMarkersRequest::default().with_markers(vec![marker]);
+    let response = cluster.broker(&leader.host, leader.port)?.send(|_| request)?;
+    let results =
+        response.markers.iter().flat_map(|marker| &marker.topics).flat_map(|topic| &topic.partitions);
+    if let Some(refused) = results.into_iter().find(|result| result.error_code != 0) {
+        return Err(format!("{what}: {}", error_name(refused.error_code)).into());
+    }
+    let producer = producer.producer_id.0;
+    match as_json {
+        true => print_json(&json!({
+            "topic": topic,
+            "partition": partition,
+            "start_offset": start_offset,
+            "producer_id": producer,
+            "aborted": true,
+        })),
+        false => print(&format!("aborted the transaction of producer {producer} in {what}\n")),
+    }
+}
+
+/// The producer whose transaction begins there.
+fn open_producer(client: &mut Client, hanging: &Hanging<'_>) -> Result<ProducerState, Failure> {
+    let Hanging { topic, partition, start_offset } = *hanging;
+    let asked =
+        TopicRequest::default().with_name(TopicName(text(topic))).with_partition_indexes(vec![partition]);
+    let request = DescribeProducersRequest::default().with_topics(vec![asked]);
+    let response = client.send(|_| request)?;
+    let described = response.topics.into_iter().flat_map(|topic| topic.partitions).next();
+    let described = described.ok_or_else(|| format!("{topic}-{partition}: nothing was said of it"))?;
+    if described.error_code != 0 {
+        return Err(format!("{topic}-{partition}: {}", error_name(described.error_code)).into());
+    }
+    let mut producers = described.active_producers.into_iter();
+    let found = producers.find(|producer| producer.current_txn_start_offset == start_offset);
+    Ok(found.ok_or_else(|| {
+        format!("{topic}-{partition}: no transaction is open that begins at {start_offset}")
+    })?)
+}
+
+/// The transactional id whose transaction it is, if its coordinator knows.
+fn known_as(
+    cluster: &mut Cluster,
+    producer: &ProducerState,
+    hanging: &Hanging<'_>,
+) -> Result<Option<String>, Failure> {
+    let of_producer =
+        |_: i16| ListTransactionsRequest::default().with_producer_id_filters(vec![producer.producer_id]);
+    for (id, _) in list_all(cluster, of_producer)? {
+        let state = describe_one(cluster, &id)?;
+        let has_it = state
+            .topics
+            .iter()
+            .any(|topic| **topic.topic == *hanging.topic && topic.partitions.contains(&hanging.partition));
+        if has_it {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}
+
+fn transactional_id(id: &str) -> TransactionalId {
+    TransactionalId(text(id))
+}
+
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafka_protocol::messages::describe_transactions_response::TopicData;
+
+    #[test]
+    fn a_transaction_is_shown_with_its_partitions() {
+        let topic = TopicData::default().with_topic(TopicName(text("orders"))).with_partitions(vec![1, 2]);
+        let state = TransactionState::default()
+            .with_transactional_id(transactional_id("billing"))
+            .with_transaction_state(text(ONGOING))
+            .with_producer_id(ProducerId(7))
+            .with_producer_epoch(3)
+            .with_transaction_timeout_ms(1500)
+            .with_transaction_start_time_ms(10_000)
+            .with_topics(vec![topic]);
+        let shown = "billing: Ongoing, producer 7 epoch 3, time-out 1.5 s, open for 4 s\n\
+            TOPIC   PARTITION\norders  1\norders  2\n";
+        assert_eq!(as_text(&state, 14_999), shown);
+        let value = as_value(&state);
+        assert_eq!(value["partitions"][1], json!({ "topic": "orders", "partition": 2 }));
+        assert_eq!(value["start_ms"], 10_000);
+    }
+}
