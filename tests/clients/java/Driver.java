@@ -6,9 +6,12 @@ import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.io.PrintWriter;
 import java.io.StringWriter;
+import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Base64;
+import java.util.Collection;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -28,8 +31,10 @@ import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.admin.RecordsToDelete;
+import org.apache.kafka.clients.consumer.ConsumerRebalanceListener;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
@@ -64,6 +69,9 @@ public final class Driver {
 
     private final String bootstrap;
     private KafkaConsumer<byte[], byte[]> member;
+    /** What the member has read and not been told of, without what was taken from it meanwhile. */
+    private final List<ConsumerRecord<byte[], byte[]>> polled = new ArrayList<>();
+    private KafkaProducer<byte[], byte[]> producer;
 
     private Driver(String bootstrap) {
         this.bootstrap = bootstrap;
@@ -105,6 +113,12 @@ public final class Driver {
                     administrate(admin, request, where, answer);
                 }
             }
+            case "init" -> init(request.get("id").asText(), request.get("timeout").asInt());
+            case "begin" -> producer.beginTransaction();
+            case "write" -> write(topic, request.get("records"));
+            case "offsets" -> offsets(topic, request.get("positions"));
+            case "end" -> end(request.get("commit").asBoolean());
+            case "committed" -> committed(where, request.get("until").asLong(), answer.putArray("values"));
             default -> throw new IllegalArgumentException("unknown operation " + request.get("op"));
         }
     }
@@ -240,17 +254,25 @@ public final class Driver {
             settings.put("group.instance.id", request.get("instance").asText());
         }
         member = new KafkaConsumer<>(settings);
-        member.subscribe(List.of(request.get("topic").asText()));
+        member.subscribe(List.of(request.get("topic").asText()), new ConsumerRebalanceListener() {
+            @Override
+            public void onPartitionsRevoked(Collection<TopicPartition> revoked) {
+                polled.removeIf(read -> revoked.contains(new TopicPartition(read.topic(), read.partition())));
+            }
+
+            @Override
+            public void onPartitionsAssigned(Collection<TopicPartition> assigned) {}
+        });
     }
 
     private void poll(long ms, ObjectNode answer) {
-        ArrayNode records = answer.putArray("records");
+        polled.clear();
         long end = System.nanoTime() + TimeUnit.MILLISECONDS.toNanos(ms);
         for (long left = ms; left > 0; left = TimeUnit.NANOSECONDS.toMillis(end - System.nanoTime())) {
-            for (ConsumerRecord<byte[], byte[]> read : member.poll(Duration.ofMillis(left))) {
-                records.addArray().add(read.partition()).add(read.offset());
-            }
+            member.poll(Duration.ofMillis(left)).forEach(polled::add);
         }
+        ArrayNode records = answer.putArray("records");
+        polled.forEach(read -> records.addArray().add(read.partition()).add(read.offset()));
         ArrayNode assigned = answer.putArray("assigned");
         TreeSet<Integer> partitions = new TreeSet<>();
         member.assignment().forEach(where -> partitions.add(where.partition()));
@@ -368,6 +390,66 @@ public final class Driver {
             default -> ConfigResource.Type.CLIENT_METRICS;
         };
         return new ConfigResource(type, request.get("name").asText());
+    }
+
+    private void init(String id, int timeout) {
+        producer = new KafkaProducer<>(Map.of(
+            "bootstrap.servers", bootstrap,
+            "transactional.id", id,
+            "transaction.timeout.ms", timeout,
+            "key.serializer", ByteArraySerializer.class,
+            "value.serializer", ByteArraySerializer.class));
+        producer.initTransactions();
+    }
+
+    private void write(String topic, JsonNode records) throws Exception {
+        List<Future<RecordMetadata>> sent = new ArrayList<>();
+        for (JsonNode record : records) {
+            byte[] value = record.get(1).asText().getBytes(StandardCharsets.UTF_8);
+            sent.add(producer.send(new ProducerRecord<>(topic, record.get(0).asInt(), null, value)));
+        }
+        for (Future<RecordMetadata> future : sent) {
+            future.get(TIMEOUT.toMillis(), TimeUnit.MILLISECONDS);
+        }
+    }
+
+    private void offsets(String topic, JsonNode positions) {
+        Map<TopicPartition, OffsetAndMetadata> offsets = new HashMap<>();
+        for (JsonNode at : positions) {
+            TopicPartition where = new TopicPartition(topic, at.get(0).asInt());
+            offsets.put(where, new OffsetAndMetadata(at.get(1).asLong()));
+        }
+        producer.sendOffsetsToTransaction(offsets, member.groupMetadata());
+    }
+
+    private void end(boolean commit) {
+        if (commit) {
+            producer.commitTransaction();
+        } else {
+            producer.abortTransaction();
+        }
+    }
+
+    private void committed(TopicPartition where, long until, ArrayNode values) throws Exception {
+        Map<String, Object> settings = Map.of(
+            "bootstrap.servers", bootstrap,
+            "enable.auto.commit", false,
+            "isolation.level", "read_committed",
+            "key.deserializer", ByteArrayDeserializer.class,
+            "value.deserializer", ByteArrayDeserializer.class);
+        try (KafkaConsumer<byte[], byte[]> consumer = new KafkaConsumer<>(settings)) {
+            consumer.assign(List.of(where));
+            consumer.seekToBeginning(List.of(where));
+            long deadline = System.nanoTime() + TIMEOUT.toNanos();
+            while (consumer.position(where) < until) {
+                if (System.nanoTime() > deadline) {
+                    throw new TimeoutException(consumer.position(where) + " of " + until + " was reached");
+                }
+                for (ConsumerRecord<byte[], byte[]> read : consumer.poll(Duration.ofSeconds(1))) {
+                    values.add(new String(read.value(), StandardCharsets.UTF_8));
+                }
+            }
+        }
     }
 
     private static byte[] bytes(JsonNode text) {

@@ -8,6 +8,7 @@
 const readline = require('readline')
 const { Kafka, CompressionTypes, CompressionCodecs, Partitioners, logLevel } = require('kafkajs')
 const Cluster = require('kafkajs/src/cluster')
+const Batch = require('kafkajs/src/consumer/batch')
 const defaultSocketFactory = require('kafkajs/src/network/socketFactory')
 const { createLogger } = require('kafkajs/src/loggers')
 const consoleLogger = require('kafkajs/src/loggers/console')
@@ -307,6 +308,70 @@ const admin = {
     }),
 }
 operations.admin = request => admin[request.call](request)
+
+// A transaction of a producer, from begin to end.
+const transactional = { producer: null, transaction: null }
+
+Object.assign(operations, {
+  init: async ({ id, timeout }) => {
+    const producer = kafka.producer({
+      transactionalId: id,
+      transactionTimeout: timeout,
+      maxInFlightRequests: 1,
+      idempotent: true,
+    })
+    await producer.connect()
+    // It asks for its producer id with the first transaction.
+    const transaction = await producer.transaction()
+    await transaction.abort()
+    Object.assign(transactional, { producer })
+    return {}
+  },
+
+  begin: async () => {
+    transactional.transaction = await transactional.producer.transaction()
+    return {}
+  },
+
+  write: async ({ topic, records }) => {
+    const messages = records.map(([partition, value]) => ({ partition, value }))
+    await transactional.transaction.send({ topic, messages })
+    return {}
+  },
+
+  offsets: async ({ group, topic, positions }) => {
+    const partitions = positions.map(([partition, offset]) => ({ partition, offset: String(offset) }))
+    await transactional.transaction.sendOffsets({ consumerGroupId: group, topics: [{ topic, partitions }] })
+    return {}
+  },
+
+  end: async ({ commit }) => {
+    const { transaction } = transactional
+    await (commit ? transaction.commit() : transaction.abort())
+    return {}
+  },
+
+  committed: ({ topic, partition, until }) =>
+    withLeader(topic, partition, async broker => {
+      const values = []
+      let offset = 0
+      const deadline = Date.now() + TIMEOUT_MS
+      while (offset < until) {
+        if (Date.now() > deadline) throw new Error(`${offset} of ${until} was reached`)
+        const { responses } = await broker.fetch({
+          isolationLevel: 1,
+          maxWaitTime: 1000,
+          maxBytes: 4 << 20,
+          topics: [{ topic, partitions: [{ partition, fetchOffset: offset, maxBytes: 2 << 20 }] }],
+        })
+        // What its consumer does with an answer: aborted and control records are left out.
+        const batch = new Batch(topic, String(offset), responses[0].partitions[0])
+        values.push(...batch.messages.map(message => message.value.toString()))
+        offset = Number(batch.lastOffset()) + 1
+      }
+      return { values }
+    }),
+})
 
 const main = async () => {
   for await (const line of readline.createInterface({ input: process.stdin })) {

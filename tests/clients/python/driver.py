@@ -84,6 +84,23 @@ def answer(client, request):
         return {}
     if operation == "admin":
         return getattr(client, "admin_" + request["call"])(request)
+    if operation == "init":
+        client.init(request["id"], request["timeout"])
+        return {}
+    if operation == "begin":
+        client.begin()
+        return {}
+    if operation == "write":
+        client.write(request["topic"], request["records"])
+        return {}
+    if operation == "offsets":
+        client.offsets(request["group"], request["topic"], request["positions"])
+        return {}
+    if operation == "end":
+        client.end(request["commit"])
+        return {}
+    if operation == "committed":
+        return {"values": client.committed(request["topic"], request["partition"], request["until"])}
     raise ValueError(f"unknown operation {operation}")
 
 

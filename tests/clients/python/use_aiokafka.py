@@ -138,12 +138,17 @@ class Client:
 
         return self.with_consumer(topic, partition, read)
 
+    def start_loop(self):
+        """One for the member and the producer."""
+        if not hasattr(self, "loop"):
+            self.loop = asyncio.new_event_loop()
+            threading.Thread(target=self.loop.run_forever, daemon=True).start()
+
     def on_loop(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(driver.TIMEOUT_S)
 
     def join(self, group, topic, assignor, instance):
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        self.start_loop()
 
         async def join():
             self.member = AIOKafkaConsumer(
@@ -177,6 +182,62 @@ class Client:
 
     def leave(self):
         self.on_loop(self.member.stop())
+
+    def init(self, transactional_id, timeout):
+        self.start_loop()
+
+        async def init():
+            self.producer = AIOKafkaProducer(
+                bootstrap_servers=self.bootstrap,
+                transactional_id=transactional_id,
+                transaction_timeout_ms=timeout,
+            )
+            await self.producer.start()
+
+        self.on_loop(init())
+
+    def begin(self):
+        self.on_loop(self.producer.begin_transaction())
+
+    def write(self, topic, records):
+        async def write():
+            sent = [
+                await self.producer.send(topic, value=text.encode(), partition=partition)
+                for partition, text in records
+            ]
+            await asyncio.wait_for(asyncio.gather(*sent), driver.TIMEOUT_S)
+
+        self.on_loop(write())
+
+    def offsets(self, group, topic, positions):
+        offsets = {TopicPartition(topic, partition): offset for partition, offset in positions}
+        self.on_loop(self.producer.send_offsets_to_transaction(offsets, group))
+
+    def end(self, commit):
+        self.on_loop(self.producer.commit_transaction() if commit else self.producer.abort_transaction())
+
+    def committed(self, topic, partition, until):
+        async def committed():
+            where = TopicPartition(topic, partition)
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self.bootstrap,
+                group_id=None,
+                enable_auto_commit=False,
+                isolation_level="read_committed",
+            )
+            await consumer.start()
+            try:
+                consumer.assign([where])
+                await consumer.seek_to_beginning(where)
+                values = []
+                while await consumer.position(where) < until:
+                    batch = await consumer.getmany(where, timeout_ms=1000)
+                    values.extend(read.value.decode() for read in batch.get(where, []))
+                return values
+            finally:
+                await consumer.stop()
+
+        return asyncio.run(asyncio.wait_for(committed(), driver.TIMEOUT_S))
 
 
 driver.run(Client(sys.argv[1]))

@@ -164,11 +164,16 @@ class Client:
         if instance is not None:
             settings["group.instance.id"] = instance
         self.member = Consumer(settings)
-        self.member.subscribe([topic])
+        self.member.subscribe([topic], on_revoke=self.revoked, on_lost=self.revoked)
+        self.polled = []
         self.is_read = False
 
+    def revoked(self, member, partitions):
+        gone = {where.partition for where in partitions}
+        self.polled[:] = [record for record in self.polled if record[0] not in gone]
+
     def poll(self, ms):
-        records = []
+        self.polled = records = []
         deadline = time.monotonic() + ms / 1000
         while (left := deadline - time.monotonic()) > 0:
             message = self.member.poll(left)
@@ -244,6 +249,62 @@ class Client:
         admin = self.admin()
         done(admin.delete_topics([request["topic"]]))
         return {}
+
+    def init(self, transactional_id, timeout):
+        self.producer = Producer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": timeout,
+                "linger.ms": 5,
+            }
+        )
+        self.producer.init_transactions(driver.TIMEOUT_S)
+
+    def begin(self):
+        self.producer.begin_transaction()
+
+    def write(self, topic, records):
+        for partition, text in records:
+            self.producer.produce(topic, value=text.encode(), partition=partition)
+        self.producer.flush(driver.TIMEOUT_S)
+
+    def offsets(self, group, topic, positions):
+        positions = [TopicPartition(topic, partition, offset) for partition, offset in positions]
+        metadata = self.member.consumer_group_metadata()
+        self.producer.send_offsets_to_transaction(positions, metadata, driver.TIMEOUT_S)
+
+    def end(self, commit):
+        if commit:
+            self.producer.commit_transaction(driver.TIMEOUT_S)
+        else:
+            self.producer.abort_transaction(driver.TIMEOUT_S)
+
+    def committed(self, topic, partition, until):
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": "unused",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+            }
+        )
+        consumer.assign([TopicPartition(topic, partition, 0)])
+        values = []
+        deadline = time.monotonic() + driver.TIMEOUT_S
+        while time.monotonic() < deadline:
+            message = consumer.poll(1.0)
+            if message is None:
+                continue
+            if message.error():
+                [position] = consumer.position([TopicPartition(topic, partition)])
+                if message.offset() >= until or position.offset >= until:
+                    consumer.close()
+                    return values
+                continue
+            values.append(message.value().decode())
+        raise TimeoutError(f"{values} before {until}")
 
 
 driver.run(Client(sys.argv[1]))

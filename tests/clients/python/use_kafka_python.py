@@ -4,11 +4,12 @@ import sys
 import time
 
 import kafka.errors
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, KafkaAdminClient, NewPartitions, NewTopic
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 from kafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from kafka.structs import OffsetAndMetadata
 
 import driver
 
@@ -30,6 +31,21 @@ SOURCES = {
     "DEFAULT_CONFIG": 5,
     "DYNAMIC_CLIENT_METRICS_CONFIG": 7,
 }
+
+
+class Revoked(ConsumerRebalanceListener):
+    """What is taken from a member is read by another."""
+
+    def __init__(self, client):
+        self.client = client
+
+    def on_partitions_revoked(self, revoked):
+        gone = {where.partition for where in revoked}
+        polled = self.client.polled
+        polled[:] = [record for record in polled if record[0] not in gone]
+
+    def on_partitions_assigned(self, assigned):
+        pass
 
 
 class Client:
@@ -126,8 +142,8 @@ class Client:
 
     def join(self, group, topic, assignor, instance):
         static = {} if instance is None else {"group_instance_id": instance}
+        self.polled = []
         self.member = KafkaConsumer(
-            topic,
             bootstrap_servers=self.bootstrap,
             group_id=group,
             enable_auto_commit=False,
@@ -137,9 +153,10 @@ class Client:
             heartbeat_interval_ms=driver.HEARTBEAT_MS,
             **static,
         )
+        self.member.subscribe([topic], listener=Revoked(self))
 
     def poll(self, ms):
-        records = []
+        self.polled = records = []
         deadline = time.monotonic() + ms / 1000
         while (left := deadline - time.monotonic()) > 0:
             for batch in self.member.poll(timeout_ms=int(left * 1000)).values():
@@ -262,6 +279,60 @@ class Client:
     def admin_delete(self, request):
         self.administrate(lambda admin: admin.delete_topics([request["topic"]]))
         return {}
+
+
+    def init(self, transactional_id, timeout):
+        self.producer = KafkaProducer(
+            bootstrap_servers=self.bootstrap,
+            transactional_id=transactional_id,
+            transaction_timeout_ms=timeout,
+        )
+        self.producer.init_transactions()
+
+    def begin(self):
+        self.producer.begin_transaction()
+
+    def write(self, topic, records):
+        sent = [
+            self.producer.send(topic, value=text.encode(), partition=partition) for partition, text in records
+        ]
+        for future in sent:
+            future.get(timeout=driver.TIMEOUT_S)
+
+    def offsets(self, group, topic, positions):
+        offsets = {
+            TopicPartition(topic, partition): OffsetAndMetadata(offset, "", -1)
+            for partition, offset in positions
+        }
+        if hasattr(self.member, "group_metadata"):
+            group = self.member.group_metadata()  # Version 3 says which generation it is.
+        self.producer.send_offsets_to_transaction(offsets, group)
+
+    def end(self, commit):
+        if commit:
+            self.producer.commit_transaction()
+        else:
+            self.producer.abort_transaction()
+
+    def committed(self, topic, partition, until):
+        consumer = KafkaConsumer(
+            bootstrap_servers=self.bootstrap,
+            group_id=None,
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+        )
+        where = TopicPartition(topic, partition)
+        consumer.assign([where])
+        consumer.seek_to_beginning(where)
+        values = []
+        deadline = time.monotonic() + driver.TIMEOUT_S
+        while consumer.position(where) < until:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{values}, {consumer.position(where)} of {until} was reached")
+            for read in consumer.poll(timeout_ms=1000).get(where, []):
+                values.append(read.value.decode())
+        consumer.close()
+        return values
 
 
 driver.run(Client(sys.argv[1]))

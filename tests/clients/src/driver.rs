@@ -10,9 +10,14 @@
 //! | `{"op":"produce","topic":T,"codec":C,"idempotent":B,"records":[R..]}` | `{"placed":[[partition,offset]..]}` |
 //! | `{"op":"read","topic":T,"partition":P,"from":F,"until":O}` | `{"records":[R..]}` |
 //! | `{"op":"join","group":G,"topic":T,"assignor":A,"instance":I}` | `{}`: a member that subscribes |
-//! | `{"op":"poll","ms":M}` | `{"assigned":[P..],"records":[[partition,offset]..]}`: of the member |
+//! | `{"op":"poll","ms":M}` | `{"assigned":[P..],"records":[[partition,offset]..]}`: of the member, without what was taken from it meanwhile |
 //! | `{"op":"commit"}`, `{"op":"leave"}` | `{}`: the same |
 //! | `{"op":"admin","call":C,..}` | what `admin.rs` says of each call |
+//! | `{"op":"init","id":I,"timeout":MS}` | `{}`: a producer with this transactional id |
+//! | `{"op":"begin"}`, `{"op":"write","topic":T,"records":[[partition,text]..]}` | `{}`: of the producer |
+//! | `{"op":"offsets","group":G,"topic":T,"positions":[[partition,offset]..]}` | `{}`: where the member goes on is committed in the transaction |
+//! | `{"op":"end","commit":B}` | `{}` |
+//! | `{"op":"committed","topic":T,"partition":P,"until":O}` | `{"values":[text..]}`, as `read_committed` has it |
 //!
 //! F is `"earliest"`, `{"offset":O}` or `{"timestamp":MS}`. A record R has `key`, `value` (base64 or
 //! null), `headers` (`[[name, base64 or null]..]`), `timestamp`; `partition` (or null) when it is

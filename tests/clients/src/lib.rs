@@ -8,8 +8,8 @@
 //! | the official Java client 3.9 and 4.3 | `java/`, the same |
 //! | the `rdkafka` crate | in this process (`librdkafka.rs`) |
 //!
-//! All comparing is done in `conformance.rs`, `groups.rs`, `consumers.rs`, `admin.rs` and `exactly_once.rs`, so that
-//! the drivers hold nothing but calls.
+//! All comparing is done in `conformance.rs`, `groups.rs`, `consumers.rs`, `admin.rs`, `transactions.rs` and
+//! `exactly_once.rs`, so that the drivers hold nothing but calls.
 #![expect(clippy::disallowed_methods, reason = "tests wait for clients and read the clock")]
 
 mod admin;
@@ -22,6 +22,7 @@ mod groups;
 mod kcat;
 mod librdkafka;
 mod records;
+mod transactions;
 
 pub use admin::administration;
 pub use client::{Abilities, Client, Codec, Kind};
@@ -32,3 +33,4 @@ pub use consumers::{
 };
 pub use exactly_once::{Met, Play, Transactor, exactly_once};
 pub use groups::{Assignor, members_share_a_topic, static_members_come_back};
+pub use transactions::{one_pipeline_counts_once, pipelines_count_once, transactions_end};

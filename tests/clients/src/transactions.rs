@@ -1,0 +1,292 @@
+//! What must hold for transactions, whichever client has them: readers of committed records get what was
+//! committed, of all partitions or of none, and who reads, processes and writes counts every record once.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use odradek_test_harness::{Batch, Broker, Client as PlainClient, Options, Routing};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::client::{Answer, Kind};
+use crate::driver::{Driver, parse};
+
+const PARTITIONS: i32 = 3;
+const TOPIC: &str = "accounts";
+const INPUT: &str = "orders";
+const GROUP: &str = "processing";
+const TIMEOUT_MS: u64 = 60_000;
+/// Of a transaction that is to run out of time.
+const SHORT_MS: u64 = 1000;
+/// For one step of a pipeline: a session that ends takes six seconds, and a client that starts a few.
+const STEP_TIME_MAX: Duration = Duration::from_secs(60);
+
+fn start(routing: Routing) -> Broker {
+    let options = Options::new(routing)
+        .set("transaction.state.log.num.partitions", "4")
+        .set("offsets.topic.num.partitions", "4")
+        .set("transaction.abort.timed.out.transaction.cleanup.interval.ms", "200");
+    let broker = Broker::start_with(options);
+    let mut client = PlainClient::connect(&broker);
+    client.create_topic(TOPIC, PARTITIONS, &[]);
+    client.create_topic(INPUT, PARTITIONS, &[]);
+    broker
+}
+
+/// A client process with a producer.
+struct Producer(Driver);
+
+impl Producer {
+    fn new(kind: Kind, broker: &Broker, id: &str, timeout_ms: u64) -> Answer<Producer> {
+        let mut producer = Producer(kind.member(&broker.bootstrap()));
+        producer.ask(&json!({ "op": "init", "id": id, "timeout": timeout_ms }))?;
+        Ok(producer)
+    }
+
+    fn ask(&mut self, request: &Value) -> Answer<Value> {
+        self.0.send(request)?;
+        self.0.receive()
+    }
+
+    /// A transaction with one record in every partition.
+    fn write(&mut self, text: &str) -> Answer<()> {
+        self.ask(&json!({ "op": "begin" }))?;
+        let records: Vec<_> = (0..PARTITIONS).map(|partition| json!([partition, text])).collect();
+        self.ask(&json!({ "op": "write", "topic": TOPIC, "records": records })).map(drop)
+    }
+
+    fn end(&mut self, commit: bool) -> Answer<()> {
+        self.ask(&json!({ "op": "end", "commit": commit })).map(drop)
+    }
+
+    /// What a partition has for readers of committed records, once nothing in it is open.
+    fn committed(&mut self, broker: &Broker, topic: &str, partition: i32) -> Answer<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Committed {
+            values: Vec<String>,
+        }
+        let until = PlainClient::connect(broker).list_offset(topic, partition, -1);
+        let request = json!({ "op": "committed", "topic": topic, "partition": partition, "until": until });
+        let committed: Committed = parse(self.ask(&request)?)?;
+        Ok(committed.values)
+    }
+}
+
+/// Committed, aborted, out of time, fenced, and over a restart of the broker.
+pub fn transactions_end(kind: Kind, routing: Routing) {
+    let mut broker = start(routing);
+    if let Err(error) = end(&mut broker, kind) {
+        panic!("{}: {error}", kind.name());
+    }
+    broker.stop();
+}
+
+fn end(broker: &mut Broker, kind: Kind) -> Answer<()> {
+    let step = |what: &'static str| move |error: String| format!("{what}: {error}");
+    let mut producer = Producer::new(kind, broker, "teller", TIMEOUT_MS).map_err(step("init"))?;
+    producer.write("first").map_err(step("the first"))?;
+    producer.end(true).map_err(step("commit"))?;
+    producer.write("second").map_err(step("the second"))?;
+    producer.end(false).map_err(step("abort"))?;
+    for number in 0..5 {
+        producer.write(&format!("many {number}")).map_err(step("many"))?;
+        producer.end(number % 2 == 0).map_err(step("ends"))?;
+    }
+    let mut expected: Vec<String> = ["first", "many 0", "many 2", "many 4"].map(str::to_owned).to_vec();
+    let check = |producer: &mut Producer, broker: &Broker, expected: &[String]| -> Answer<()> {
+        for partition in 0..PARTITIONS {
+            let committed = producer.committed(broker, TOPIC, partition)?;
+            if committed != expected {
+                return Err(format!("partition {partition} has {committed:?}, not {expected:?}"));
+            }
+        }
+        Ok(())
+    };
+    check(&mut producer, broker, &expected).map_err(step("committed and aborted"))?;
+
+    // The producer of kafka-python 2 waits for ever when its coordinator is gone for a moment.
+    if kind != Kind::KafkaPython2 {
+        producer.write("interrupted").map_err(step("before the kill"))?;
+        broker.kill();
+        broker.start_again();
+        producer.end(true).map_err(step("commit after the kill"))?;
+        expected.push("interrupted".to_owned());
+        check(&mut producer, broker, &expected).map_err(step("after the kill"))?;
+    }
+
+    producer.write("fenced").map_err(step("before another comes"))?;
+    let mut other = Producer::new(kind, broker, "teller", TIMEOUT_MS).map_err(step("another"))?;
+    if producer.end(true).is_ok() {
+        return Err("one that was fenced has committed".to_owned());
+    }
+    other.write("of the other").map_err(step("the other"))?;
+    other.end(true).map_err(step("the other's commit"))?;
+    expected.push("of the other".to_owned());
+    check(&mut other, broker, &expected).map_err(step("fenced"))?;
+
+    let mut slow = Producer::new(kind, broker, "slow", SHORT_MS).map_err(step("a slow one"))?;
+    slow.write("too slow").map_err(step("slowly"))?;
+    std::thread::sleep(Duration::from_millis(SHORT_MS + 1000));
+    if slow.end(true).is_ok() {
+        return Err("one whose time was over has committed".to_owned());
+    }
+    check(&mut other, broker, &expected).map_err(step("out of time"))
+}
+
+/// Members of a group, each with a producer: they read orders, write what they have read, and commit how far
+/// they are in the same transaction, while members come, crash, and some transactions are aborted.
+pub fn pipelines_count_once(kind: Kind, routing: Routing) {
+    let mut broker = start(routing);
+    if let Err(error) = pipeline(&mut broker, kind) {
+        panic!("{}: {error}", kind.name());
+    }
+    broker.stop();
+}
+
+/// One that reads and writes.
+struct Worker {
+    producer: Producer,
+}
+
+#[derive(Deserialize)]
+struct Polled {
+    records: Vec<(i32, i64)>,
+}
+
+impl Worker {
+    fn new(kind: Kind, broker: &Broker, name: &str) -> Answer<Worker> {
+        let mut worker = Worker { producer: Producer::new(kind, broker, name, TIMEOUT_MS)? };
+        worker.join()?;
+        Ok(worker)
+    }
+
+    fn join(&mut self) -> Answer<()> {
+        let join =
+            json!({ "op": "join", "group": GROUP, "topic": INPUT, "assignor": "range", "instance": null });
+        self.producer.ask(&join).map(drop)
+    }
+
+    /// Reads for a while, and writes what it has read. An error of the client, as in a rebalance, is followed by
+    /// an abort, after which the member begins anew.
+    fn work(&mut self) -> Answer<bool> {
+        let polled: Polled = parse(self.producer.ask(&json!({ "op": "poll", "ms": 500 }))?)?;
+        if polled.records.is_empty() {
+            return Ok(false);
+        }
+        self.producer.ask(&json!({ "op": "begin" }))?;
+        let copies: Vec<_> = polled
+            .records
+            .iter()
+            .map(|(partition, offset)| json!([partition, format!("{partition} {offset}")]))
+            .collect();
+        self.producer.ask(&json!({ "op": "write", "topic": TOPIC, "records": copies }))?;
+        let mut positions: BTreeMap<i32, i64> = BTreeMap::new();
+        for (partition, offset) in &polled.records {
+            positions.insert(*partition, offset + 1);
+        }
+        let positions: Vec<_> = positions.into_iter().collect();
+        let sent = self.producer.ask(&json!({
+            "op": "offsets", "group": GROUP, "topic": INPUT, "positions": positions,
+        }));
+        match sent.and_then(|_| self.producer.end(true)) {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                self.producer.end(false).map_err(|second| format!("{error}, and then {second}"))?;
+                // It has read on; another member reads from what is committed.
+                self.producer.ask(&json!({ "op": "leave" }))?;
+                self.join()?;
+                Err(error)
+            }
+        }
+    }
+}
+
+fn write_orders(broker: &Broker, count: i64) {
+    let mut client = PlainClient::connect(broker);
+    for partition in 0..PARTITIONS {
+        for number in 0..count {
+            client.produce(INPUT, partition, &Batch::of(&[format!("order {number}")], 1_700_000_000_000));
+        }
+    }
+}
+
+/// The same with one member: for clients whose producers cannot say which generation their offsets are of
+/// (KIP-447), or whose members are reassigned behind the back of who processes.
+pub fn one_pipeline_counts_once(kind: Kind, routing: Routing) {
+    let mut broker = start(routing);
+    if let Err(error) = one_member(&mut broker, kind) {
+        panic!("{}: {error}", kind.name());
+    }
+    broker.stop();
+}
+
+fn one_member(broker: &mut Broker, kind: Kind) -> Answer<()> {
+    const COUNT: i64 = 20;
+    write_orders(broker, COUNT);
+    let mut workers = vec![Worker::new(kind, broker, "worker")?];
+    work_until(broker, &mut workers, COUNT).map_err(|error| format!("at first: {error}"))?;
+    drop(workers);
+    // Another one goes on where it was; its producer has the same id.
+    write_orders(broker, COUNT);
+    let mut workers = vec![Worker::new(kind, broker, "worker")?];
+    work_until(broker, &mut workers, 2 * COUNT).map_err(|error| format!("its successor: {error}"))
+}
+
+fn pipeline(broker: &mut Broker, kind: Kind) -> Answer<()> {
+    const COUNT: i64 = 20;
+    let mut names = (0..).map(|number| format!("worker-{number}"));
+    let mut new = |broker: &Broker| Worker::new(kind, broker, &names.next().expect("there are more"));
+    write_orders(broker, COUNT);
+    let mut workers = vec![new(broker)?];
+    work_until(broker, &mut workers, COUNT).map_err(|error| format!("one worker: {error}"))?;
+
+    workers.push(new(broker)?);
+    write_orders(broker, COUNT);
+    work_until(broker, &mut workers, 2 * COUNT).map_err(|error| format!("two workers: {error}"))?;
+
+    // One is killed in the middle of a transaction, which the other one must not wait for too long.
+    write_orders(broker, COUNT);
+    let mut last = workers.pop().expect("there are two");
+    last.producer.ask(&json!({ "op": "begin" }))?;
+    let copy = json!([[0, "of one that was killed"]]);
+    last.producer.ask(&json!({ "op": "write", "topic": TOPIC, "records": copy }))?;
+    drop(last);
+    // Whoever comes in its place aborts what it has begun.
+    let _successor = Producer::new(kind, broker, "worker-1", TIMEOUT_MS)?;
+    work_until(broker, &mut workers, 3 * COUNT).map_err(|error| format!("after a crash: {error}"))?;
+
+    // The broker is killed, and so are they: librdkafka does not come back to a group's coordinator with offsets.
+    drop(workers);
+    broker.kill();
+    broker.start_again();
+    write_orders(broker, COUNT);
+    let mut workers = vec![new(broker)?, new(broker)?];
+    work_until(broker, &mut workers, 4 * COUNT).map_err(|error| format!("after a kill: {error}"))
+}
+
+/// Until every order was copied; each once.
+fn work_until(broker: &Broker, workers: &mut [Worker], count: i64) -> Answer<()> {
+    let begun = Instant::now();
+    let mut errors = Vec::new();
+    loop {
+        for worker in workers.iter_mut() {
+            errors.extend(worker.work().err());
+        }
+        let mut copies: BTreeMap<String, usize> = BTreeMap::new();
+        for partition in 0..PARTITIONS {
+            for copy in workers[0].producer.committed(broker, TOPIC, partition)? {
+                *copies.entry(copy).or_default() += 1;
+            }
+        }
+        let again: Vec<_> = copies.iter().filter(|(_, count)| **count > 1).collect();
+        if !again.is_empty() {
+            return Err(format!("counted again: {again:?}; {errors:?}"));
+        }
+        if copies.len() as i64 == count * i64::from(PARTITIONS) {
+            return Ok(());
+        }
+        if begun.elapsed() > STEP_TIME_MAX {
+            return Err(format!("{} of {} were copied; {errors:?}", copies.len(), count * 3));
+        }
+    }
+}

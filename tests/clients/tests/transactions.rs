@@ -1,0 +1,42 @@
+//! Transactions of real clients: see `odradek_client_tests::transactions_end`, `pipelines_count_once` and
+//! `one_pipeline_counts_once`.
+
+use odradek_client_tests::{Kind, one_pipeline_counts_once, pipelines_count_once, transactions_end};
+use odradek_test_harness::Routing;
+
+macro_rules! transaction_tests {
+    ($($what:ident { $($name:ident: $kind:expr, $routing:expr;)* })*) => {
+        $(mod $what {
+            use super::*;
+            $(#[test]
+            fn $name() {
+                super::$what($kind, $routing);
+            })*
+        })*
+    };
+}
+
+transaction_tests! {
+    transactions_end {
+        confluent_kafka: Kind::Confluent, Routing::Node;
+        confluent_kafka_under_core_routing: Kind::Confluent, Routing::Core;
+        kafka_python_2: Kind::KafkaPython2, Routing::Node;
+        kafka_python_3: Kind::KafkaPython3, Routing::Node;
+        aiokafka: Kind::Aiokafka, Routing::Node;
+        kafkajs: Kind::Kafkajs, Routing::Node;
+        java_3: Kind::Java3, Routing::Node;
+        java_4: Kind::Java4, Routing::Node;
+        java_4_under_core_routing: Kind::Java4, Routing::Core;
+    }
+    pipelines_count_once {
+        confluent_kafka: Kind::Confluent, Routing::Node;
+        kafka_python_3: Kind::KafkaPython3, Routing::Node;
+        java_3: Kind::Java3, Routing::Node;
+        java_4_under_core_routing: Kind::Java4, Routing::Core;
+    }
+    one_pipeline_counts_once {
+        kafka_python_2: Kind::KafkaPython2, Routing::Node;
+        aiokafka: Kind::Aiokafka, Routing::Node;
+        kafkajs: Kind::Kafkajs, Routing::Node;
+    }
+}
