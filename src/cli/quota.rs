@@ -30,7 +30,8 @@ enum QuotaCommand {
     Set {
         #[command(flatten)]
         entity: Entity,
-        /// producer_byte_rate, consumer_byte_rate (bytes per second), request_percentage (of a core)
+        /// producer_byte_rate, consumer_byte_rate (bytes per second), request_percentage (of a core),
+        /// controller_mutation_rate (partitions per second)
         #[arg(value_name = "QUOTA=LIMIT", required = true, value_parser = assignment)]
         limits: Vec<(String, f64)>,
     },

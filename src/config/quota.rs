@@ -15,8 +15,7 @@
 //! | 8 | | default | the same |
 //!
 //! Who names no client id is limited as a user only. Source: Kafka `ClientQuotaManager.DefaultQuotaCallback`,
-//! `ClientQuotaControlManager`, `QuotaConfig`. Absent: quotas of addresses, and of changes of the
-//! metadata (`controller_mutation_rate`), which are refused.
+//! `ClientQuotaControlManager`, `QuotaConfig`. Absent: quotas of addresses.
 
 use std::collections::BTreeMap;
 
@@ -38,6 +37,8 @@ pub enum QuotaKind {
     ConsumerByteRate,
     /// Percent of a core that requests may take.
     RequestPercentage,
+    /// Partitions created and deleted per second (KIP-599).
+    ControllerMutationRate,
 }
 
 /// Part of an entity: one name, or all that have no quota of their own.
@@ -90,8 +91,12 @@ pub struct QuotaTable {
 }
 
 impl QuotaKind {
-    pub const ALL: [QuotaKind; 3] =
-        [QuotaKind::ProducerByteRate, QuotaKind::ConsumerByteRate, QuotaKind::RequestPercentage];
+    pub const ALL: [QuotaKind; 4] = [
+        QuotaKind::ProducerByteRate,
+        QuotaKind::ConsumerByteRate,
+        QuotaKind::RequestPercentage,
+        QuotaKind::ControllerMutationRate,
+    ];
 
     /// Kafka's key.
     pub const fn name(self) -> &'static str {
@@ -99,6 +104,7 @@ impl QuotaKind {
             QuotaKind::ProducerByteRate => "producer_byte_rate",
             QuotaKind::ConsumerByteRate => "consumer_byte_rate",
             QuotaKind::RequestPercentage => "request_percentage",
+            QuotaKind::ControllerMutationRate => "controller_mutation_rate",
         }
     }
 
@@ -111,7 +117,7 @@ impl QuotaKind {
         let name = self.name();
         let is_whole = match self {
             QuotaKind::ProducerByteRate | QuotaKind::ConsumerByteRate => true,
-            QuotaKind::RequestPercentage => false,
+            QuotaKind::RequestPercentage | QuotaKind::ControllerMutationRate => false,
         };
         match value {
             _ if value <= 0.0 => Err(InvalidQuota::NotPositive(name)),

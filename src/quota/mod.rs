@@ -15,10 +15,12 @@
 //! | file | what |
 //! |---|---|
 //! | `rate.rs` | a rate over the last windows, as Kafka counts it |
+//! | `bucket.rs` | tokens for changes of the metadata, where these are decided |
 //! | `meters.rs` | the rates of a shard, by who shares the limit |
 //!
 //! Pure: time is an argument. Which limit counts for whom is in `config::quota`. Source: Kafka
 //! `ClientQuotaManager`, `Rate`, `SampledStat`, `QuotaUtils`.
 
+pub mod bucket;
 pub mod meters;
 pub mod rate;

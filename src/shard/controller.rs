@@ -4,15 +4,17 @@
 //! that a client which was told of a topic finds it on whichever core it connects to next.
 
 use crate::cluster::decide::{
-    self, InternalTopic, decide_allocate_producer_ids, decide_alter_client_quotas, decide_alter_configs,
-    decide_auto_create, decide_create_internal, decide_create_partitions, decide_create_topics,
-    decide_delete_topics, decide_elect_leaders, decide_incremental_alter_configs,
+    self, InternalTopic, Mutations, decide_allocate_producer_ids, decide_alter_client_quotas,
+    decide_alter_configs, decide_auto_create, decide_create_internal, decide_create_partitions,
+    decide_create_topics, decide_delete_topics, decide_elect_leaders, decide_incremental_alter_configs,
 };
 use crate::cluster::placement::DirectoryChoice;
 use crate::cluster::record::{ProducerIdBlock, Record};
 use crate::codec::error_code::ErrorCode;
 use crate::config::Config;
+use crate::config::quota::{QuotaLimit, QuotaScope};
 use crate::group::GROUPS_TOPIC;
+use crate::quota::bucket::Buckets;
 use crate::shard::disk::blocking;
 use crate::shard::message::{Reply, Request};
 use crate::shard::metadata_log::{MetadataLog, MetadataLogError};
@@ -26,7 +28,7 @@ use kafka_protocol::messages::{
     DeleteTopicsRequest, DeleteTopicsResponse, ElectLeadersRequest, ElectLeadersResponse,
     IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, TopicName,
 };
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,9 +38,9 @@ pub const CONTROLLER_SHARD: ShardId = ShardId(0);
 
 /// A change of the metadata, or a question that needs one.
 pub enum ControlRequest {
-    CreateTopics(CreateTopicsRequest),
-    DeleteTopics(DeleteTopicsRequest, i16),
-    CreatePartitions(CreatePartitionsRequest),
+    CreateTopics(CreateTopicsRequest, Option<MutationLimit>),
+    DeleteTopics(DeleteTopicsRequest, i16, Option<MutationLimit>),
+    CreatePartitions(CreatePartitionsRequest, Option<MutationLimit>),
     IncrementalAlterConfigs(IncrementalAlterConfigsRequest),
     AlterConfigs(AlterConfigsRequest),
     ElectLeaders(ElectLeadersRequest),
@@ -73,6 +75,15 @@ impl InternalState {
     }
 }
 
+/// What the client that asks may create and delete (KIP-599).
+#[derive(Clone, Debug)]
+pub struct MutationLimit {
+    pub scope: QuotaScope,
+    pub limit: QuotaLimit,
+    /// It is refused what is too much; older clients are only made to wait.
+    pub is_strict: bool,
+}
+
 pub enum ControlReply {
     CreateTopics(CreateTopicsResponse),
     DeleteTopics(DeleteTopicsResponse),
@@ -95,11 +106,17 @@ pub struct Controller {
     log: RefCell<Option<MetadataLog>>,
     /// One change at a time: the next decision sees this one applied.
     turn: Semaphore,
+    /// What limited clients may change.
+    mutations: RefCell<Buckets>,
 }
 
 impl Controller {
     pub fn new(log: MetadataLog) -> Rc<Controller> {
-        Rc::new(Controller { log: RefCell::new(Some(log)), turn: Semaphore::new(1) })
+        Rc::new(Controller {
+            log: RefCell::new(Some(log)),
+            turn: Semaphore::new(1),
+            mutations: RefCell::default(),
+        })
     }
 }
 
@@ -151,7 +168,7 @@ pub async fn execute(shard: &Rc<Shard>, request: ControlRequest) -> ControlReply
     let Ok(_turn) = controller.turn.acquire_permit(1).await else {
         return ControlReply::Failed(ErrorCode::NotController);
     };
-    let (records, reply) = decide(shard, &request);
+    let (records, reply) = decide_limited(shard, &controller, &request);
     if records.is_empty() {
         return reply;
     }
@@ -169,24 +186,58 @@ pub async fn execute(shard: &Rc<Shard>, request: ControlRequest) -> ControlReply
     }
 }
 
-fn decide(shard: &Shard, request: &ControlRequest) -> (Vec<Record>, ControlReply) {
+/// Decides, and counts what a limited client has changed.
+fn decide_limited(
+    shard: &Shard,
+    controller: &Controller,
+    request: &ControlRequest,
+) -> (Vec<Record>, ControlReply) {
+    let limit = match request {
+        ControlRequest::CreateTopics(_, limit)
+        | ControlRequest::DeleteTopics(_, _, limit)
+        | ControlRequest::CreatePartitions(_, limit) => limit.as_ref(),
+        _ => None,
+    };
+    let Some(MutationLimit { scope, limit, is_strict }) = limit else { return decide(shard, request, None) };
+    let windows = shard.quotas.windows();
+    let now = shard.clock.mono();
+    let mut buckets = controller.mutations.borrow_mut();
+    let tokens = Cell::new(buckets.tokens(scope, *limit, &windows, now));
+    let mutations = Mutations { tokens: &tokens, is_strict: *is_strict };
+    let (records, mut reply) = decide(shard, request, Some(mutations));
+    let wait = buckets.leave(scope, *limit, tokens.get(), &windows, now);
+    let wait = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+    match &mut reply {
+        ControlReply::CreateTopics(response) => response.throttle_time_ms = wait,
+        ControlReply::DeleteTopics(response) => response.throttle_time_ms = wait,
+        ControlReply::CreatePartitions(response) => response.throttle_time_ms = wait,
+        _ => {}
+    }
+    (records, reply)
+}
+
+fn decide(
+    shard: &Shard,
+    request: &ControlRequest,
+    mutations: Option<Mutations<'_>>,
+) -> (Vec<Record>, ControlReply) {
     let image = shard.image.borrow();
     let brokers = shard.brokers.borrow();
     let online = shard.online_log_dirs();
     let log_dirs = (shard.node, &online);
     let (config, defaults) = (&*shard.config, &*shard.topic_defaults());
-    let view = decide::Controller { image: &image, brokers: &brokers, config, defaults, log_dirs };
+    let view = decide::Controller { image: &image, brokers: &brokers, config, defaults, log_dirs, mutations };
     let mut new_topic_id = || new_topic_id(&image);
     match request {
-        ControlRequest::CreateTopics(request) => {
+        ControlRequest::CreateTopics(request, _) => {
             let (records, response) = decide_create_topics(view, request, &mut new_topic_id);
             (records, ControlReply::CreateTopics(response))
         }
-        ControlRequest::DeleteTopics(request, version) => {
+        ControlRequest::DeleteTopics(request, version, _) => {
             let (records, response) = decide_delete_topics(view, request, *version);
             (records, ControlReply::DeleteTopics(response))
         }
-        ControlRequest::CreatePartitions(request) => {
+        ControlRequest::CreatePartitions(request, _) => {
             let (records, response) = decide_create_partitions(view, request);
             (records, ControlReply::CreatePartitions(response))
         }

@@ -9,6 +9,7 @@ use crate::quota::meters::{Meters, Usage};
 use crate::quota::rate::Windows;
 use crate::shard::Shard;
 use crate::shard::conn::Connection;
+use crate::shard::controller::MutationLimit;
 use crate::shard::event::Signal;
 use crate::shard::message::Message;
 use crate::types::{Mono, ShardId};
@@ -65,6 +66,11 @@ impl Quotas {
     /// Whether any client is limited.
     pub fn is_set(&self) -> bool {
         self.is_set.get()
+    }
+
+    /// How amounts are counted.
+    pub fn windows(&self) -> Windows {
+        *self.meters.borrow().windows()
     }
 
     /// The table is another one now.
@@ -161,6 +167,18 @@ impl Charged {
         self.record(QuotaKind::RequestPercentage, percent);
     }
 
+    /// What the client may create and delete. `is_strict`: what is too much is refused.
+    pub fn mutations(&self, is_strict: bool) -> Option<MutationLimit> {
+        let (scope, limit) = self.limit(QuotaKind::ControllerMutationRate)?;
+        Some(MutationLimit { scope: scope.clone(), limit: *limit, is_strict })
+    }
+
+    /// The controller has counted, and says for how long the client has to wait.
+    pub fn mutated(&self, throttle_ms: i32) {
+        let wait = Duration::from_millis(u64::try_from(throttle_ms).unwrap_or_default());
+        self.wait(QuotaKind::ControllerMutationRate, wait, self.shard.clock.mono());
+    }
+
     /// How long the client has to wait; its connection is not read meanwhile.
     pub fn throttle(&self) -> Duration {
         self.throttle.get()
@@ -186,6 +204,10 @@ impl Charged {
         drop(meters);
         // Whole milliseconds, as the client is told.
         let wait = Duration::from_millis(wait.as_secs_f64().mul_add(1000.0, 0.5) as u64);
+        self.wait(kind, wait, now);
+    }
+
+    fn wait(&self, kind: QuotaKind, wait: Duration, now: Mono) {
         if wait > Duration::ZERO {
             self.throttle.set(self.throttle.get().max(wait));
             self.connection.mute_until(now.after(wait));

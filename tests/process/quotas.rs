@@ -7,12 +7,14 @@ use odradek_test_harness::kafka_protocol::ResponseError;
 use odradek_test_harness::kafka_protocol::messages::alter_client_quotas_request::{
     EntityData, EntryData, OpData,
 };
+use odradek_test_harness::kafka_protocol::messages::create_topics_request::CreatableTopic;
 use odradek_test_harness::kafka_protocol::messages::describe_client_quotas_request::ComponentData;
 use odradek_test_harness::kafka_protocol::messages::{
-    AlterClientQuotasRequest, ApiVersionsRequest, DescribeClientQuotasRequest, MetadataRequest,
+    AlterClientQuotasRequest, ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
+    DescribeClientQuotasRequest, MetadataRequest,
 };
 use odradek_test_harness::kafka_protocol::protocol::StrBytes;
-use odradek_test_harness::{Batch, Broker, Client, Connection, Options, Routing, binary};
+use odradek_test_harness::{Batch, Broker, Client, Connection, Options, Routing, binary, topic_name};
 
 use crate::now_ms;
 
@@ -215,6 +217,42 @@ fn quotas_are_described_as_they_were_set() {
     assert_eq!(response.entries[0].error_code, ResponseError::InvalidRequest.code());
 }
 
+#[test]
+fn who_creates_too_many_partitions_is_refused_and_waits() {
+    const EXCEEDED: i16 = ResponseError::ThrottlingQuotaExceeded.code();
+    let broker = Broker::start_with(options(Routing::Node)); // Two windows: two seconds' worth at once.
+    let mut client = Client::connect(&broker);
+    set(&mut client, Some(CLIENT_ID), "controller_mutation_rate", Some(2.0));
+    let topic = |name: &str, partitions| {
+        let topic = CreatableTopic::default().with_name(topic_name(name));
+        topic.with_num_partitions(partitions).with_replication_factor(1)
+    };
+    let request = |topics| CreateTopicsRequest::default().with_topics(topics).with_timeout_ms(5000);
+    let mut connection = Connection::open(broker.port());
+    let response = connection.call(7, &request(vec![topic("a", 5), topic("b", 1)]));
+    let codes: Vec<i16> = response.topics.iter().map(|topic| topic.error_code).collect();
+    assert_eq!(codes, [0, EXCEEDED], "four at once; what goes beyond is owed");
+    let message = response.topics[1].error_message.as_deref();
+    assert_eq!(message, Some("The throttling quota has been exceeded."));
+    let throttle = response.throttle_time_ms;
+    assert!((400..=500).contains(&throttle), "one partition at two a second: {throttle} ms");
+    // Its connection is not read meanwhile; others of the client are refused, or wait where they are old.
+    let mut other = Connection::open(broker.port());
+    let response = other.call(5, &request(vec![topic("b", 1)]));
+    assert_eq!(response.topics[0].error_code, 0, "before version 6 the client only waits");
+    assert!(response.throttle_time_ms > throttle / 2, "{} ms", response.throttle_time_ms);
+    let delete = DeleteTopicsRequest::default().with_topic_names(vec![topic_name("b")]).with_timeout_ms(5000);
+    let refused = Connection::open(broker.port()).call(5, &delete);
+    assert_eq!(refused.responses[0].error_code, EXCEEDED);
+    let begun = Instant::now();
+    let owed = Duration::from_millis(refused.throttle_time_ms as u64);
+    assert!(owed > Duration::from_millis(300), "{owed:?}");
+    connection.call(0, &ApiVersionsRequest::default());
+    std::thread::sleep((owed + Duration::from_millis(50)).saturating_sub(begun.elapsed()));
+    let deleted = Connection::open(broker.port()).call(5, &delete);
+    assert_eq!(deleted.responses[0].error_code, 0, "nothing is owed any more");
+}
+
 /// Runs `odradek quota`: what it printed, or what it said is wrong.
 fn command(broker: &Broker, line: &[&str]) -> Result<String, String> {
     let run =
@@ -236,8 +274,8 @@ fn quotas_are_looked_after_by_command() {
     let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
     let quotas = listed.as_array().expect("a list");
     assert_eq!(quotas.len(), 2, "{listed}");
-    let error = command(&broker, &["set", "--client-id", "app", "controller_mutation_rate=5"]);
-    assert!(error.is_err_and(|said| said.contains("Invalid configuration key controller_mutation_rate")));
+    let error = command(&broker, &["set", "--client-id", "app", "no_such_rate=5"]);
+    assert!(error.is_err_and(|said| said.contains("Invalid configuration key no_such_rate")));
     let error = command(&broker, &["set", "--client-id", "app", "producer_byte_rate=-5"]);
     assert!(error.is_err_and(|said| said.contains("must be greater than 0")));
     let error = command(&broker, &["set", "producer_byte_rate=5"]);

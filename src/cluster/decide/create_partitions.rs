@@ -68,6 +68,7 @@ fn extend(
             assignments.iter().map(place).collect::<Result<_, _>>()?
         }
     };
+    controller.take_mutations(additional)?;
     *placement = tentative;
     let first = topic.partitions.len();
     let created = |(index, replicas): (usize, Vec<Replica>)| {

@@ -100,6 +100,7 @@ impl<'a> Creation<'a> {
         assert!(id != TopicId::ZERO, "zero means no topic id");
         assert!(self.controller.image.topic(id).is_none(), "topic ids are new");
         let result = created(&self.controller, topic, id, &partitions, &config, &overrides);
+        self.controller.take_mutations(partitions.len())?;
         self.change.add(records(id, name, partitions, overrides))?;
         self.placement = placement;
         if let Some(key) = topic_name::collision_key(name) {

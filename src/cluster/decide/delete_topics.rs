@@ -49,7 +49,10 @@ pub fn decide_delete_topics(
         });
         let found = found.and_then(|topic| match ids.contains(&topic.id) && named.contains(&topic.id) {
             true => Err(Refusal::NameOfSuppliedId),
-            false => change.add(vec![Record::TopicDeleted { topic: topic.id }]).map(|()| topic),
+            false => {
+                controller.take_mutations(topic.partitions.len())?;
+                change.add(vec![Record::TopicDeleted { topic: topic.id }]).map(|()| topic)
+            }
         });
         if let Ok(topic) = found {
             assert!(deleted.insert(topic.id, topic).is_none(), "a topic is deleted once");

@@ -28,6 +28,7 @@ pub use elect_leaders::decide_elect_leaders;
 pub use producer_ids::{PRODUCER_IDS_PER_BLOCK, ProducerIdsExhausted, decide_allocate_producer_ids};
 pub use refusal::Refusal;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use super::brokers::Brokers;
@@ -49,6 +50,29 @@ pub struct Controller<'a> {
     pub defaults: &'a TopicDefaults,
     /// Of this node.
     pub log_dirs: (NodeId, &'a DirectoryChoice),
+    /// Where the client that asks is limited.
+    pub mutations: Option<Mutations<'a>>,
+}
+
+/// What a client may change (KIP-599).
+#[derive(Clone, Copy, Debug)]
+pub struct Mutations<'a> {
+    /// Partitions that may be created and deleted; below zero: so many too many were.
+    pub tokens: &'a Cell<f64>,
+    /// Who owes some is refused; otherwise it only waits longer.
+    pub is_strict: bool,
+}
+
+impl Controller<'_> {
+    /// Counts partitions that are created or deleted.
+    fn take_mutations(&self, count: usize) -> Result<(), Refusal> {
+        let Some(Mutations { tokens, is_strict }) = self.mutations else { return Ok(()) };
+        if is_strict && tokens.get() < 0.0 {
+            return Err(Refusal::QuotaExceeded);
+        }
+        tokens.set(tokens.get() - count as f64);
+        Ok(())
+    }
 }
 
 /// Gives a topic id that no topic has: random in the broker, counted in tests.
@@ -152,10 +176,47 @@ mod tests {
                 TopicId(Uuid::from_u128(*topic_ids))
             };
             let log_dirs = (NodeId(1), &DirectoryChoice::One);
-            let controller = Controller { image, brokers, config, defaults, log_dirs };
+            let controller = Controller { image, brokers, config, defaults, log_dirs, mutations: None };
             let (records, response) = decide(controller, &mut new_topic_id);
             records.iter().for_each(|record| image.apply(record).expect("decided on this image"));
             (records, response)
+        }
+    }
+
+    fn limited<'a>(controller: Controller<'a>, mutations: Mutations<'a>) -> Controller<'a> {
+        Controller { mutations: Some(mutations), ..controller }
+    }
+
+    #[test]
+    fn limited_clients_owe_what_they_take_too_much_and_are_refused_or_wait() {
+        let topic = |name: &'static str| {
+            let topic = CreatableTopic::default().with_name(TopicName(StrBytes::from_static_str(name)));
+            topic.with_num_partitions(4).with_replication_factor(1)
+        };
+        let create = CreateTopicsRequest::default().with_topics(vec![topic("a"), topic("b"), topic("c")]);
+        let extend = CreatePartitionsTopic::default()
+            .with_name(TopicName(StrBytes::from_static_str("a")))
+            .with_count(6)
+            .with_assignments(None);
+        let extend = CreatePartitionsRequest::default().with_topics(vec![extend]);
+        let delete =
+            DeleteTopicsRequest::default().with_topic_names(vec![TopicName(StrBytes::from_static_str("a"))]);
+        for (is_strict, created) in [(true, [0, 0, 89]), (false, [0, 0, 0])] {
+            let mut cluster = Cluster::new(2, Routing::Node);
+            let tokens = Cell::new(7.0);
+            let mutations = Mutations { tokens: &tokens, is_strict };
+            let (_, response) =
+                cluster.decide(|view, ids| decide_create_topics(limited(view, mutations), &create, ids));
+            let codes: Vec<i16> = response.topics.iter().map(|topic| topic.error_code).collect();
+            assert_eq!(codes, created, "as long as nothing is owed, and then some");
+            assert_eq!(tokens.get(), if is_strict { -1.0 } else { -5.0 });
+            let (_, response) =
+                cluster.decide(|view, _| decide_create_partitions(limited(view, mutations), &extend));
+            assert_eq!(response.results[0].error_code, created[2]);
+            let (_, response) =
+                cluster.decide(|view, _| decide_delete_topics(limited(view, mutations), &delete, 5));
+            assert_eq!(response.responses[0].error_code, created[2]);
+            assert_eq!(tokens.get(), if is_strict { -1.0 } else { -5.0 - 2.0 - 6.0 });
         }
     }
 

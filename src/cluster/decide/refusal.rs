@@ -13,6 +13,8 @@ use crate::types::limits::{CLIENT_METRICS_SUBSCRIPTIONS_MAX, PARTITIONS_MAX, PAR
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    #[error("The throttling quota has been exceeded.")]
+    QuotaExceeded,
     #[error("Duplicate topic name.")]
     DuplicateTopicName,
     #[error("Duplicate topic id.")]
@@ -139,6 +141,7 @@ pub enum Refusal {
 impl Refusal {
     pub fn code(&self) -> ErrorCode {
         match self {
+            Refusal::QuotaExceeded => ErrorCode::ThrottlingQuotaExceeded,
             Refusal::DuplicateTopicName
             | Refusal::DuplicateTopicId
             | Refusal::NameOfSuppliedId

@@ -326,12 +326,14 @@ async fn answer(
         Request::DescribeGroups(request) => context.encode(&groups::describe(&asking, request).await),
         Request::ListGroups(request) => context.encode(&groups::list(&asking, request).await),
         Request::DeleteGroups(request) => context.encode(&groups::delete(&asking, request).await),
-        Request::CreateTopics(request) => context.encode(&topics::create(shard, request).await),
+        Request::CreateTopics(request) => {
+            context.encode(&topics::create(shard, charged, request, context.version).await)
+        }
         Request::DeleteTopics(request) => {
-            context.encode(&topics::delete(shard, request, context.version).await)
+            context.encode(&topics::delete(shard, charged, request, context.version).await)
         }
         Request::CreatePartitions(request) => {
-            context.encode(&topics::create_partitions(shard, request).await)
+            context.encode(&topics::create_partitions(shard, charged, request, context.version).await)
         }
         Request::IncrementalAlterConfigs(request) => {
             context.encode(&cluster_admin::incremental_alter_configs(shard, request).await)

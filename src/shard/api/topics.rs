@@ -5,7 +5,8 @@ use crate::cluster::decide::topics_to_create;
 use crate::cluster::describe::{describe_metadata, describe_topic_partitions};
 use crate::codec::error_code::ErrorCode;
 use crate::shard::Shard;
-use crate::shard::controller::{ControlReply, ControlRequest};
+use crate::shard::controller::{ControlReply, ControlRequest, MutationLimit};
+use crate::shard::quotas::Charged;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
@@ -36,10 +37,30 @@ pub async fn metadata(shard: &Rc<Shard>, request: MetadataRequest, version: i16)
     describe_metadata(&image, &brokers, &request, version, &not_created)
 }
 
-pub async fn create(shard: &Rc<Shard>, request: CreateTopicsRequest) -> CreateTopicsResponse {
+/// From these versions on a client is refused what is too much for its quota; before, it only waits for it
+/// (KIP-599).
+const CREATE_STRICT_FROM: i16 = 6;
+const DELETE_STRICT_FROM: i16 = 5;
+const CREATE_PARTITIONS_STRICT_FROM: i16 = 3;
+
+/// What a client may create and delete, if it is limited.
+fn limit(charged: Option<&Charged>, is_strict: bool) -> Option<MutationLimit> {
+    charged.and_then(|charged| charged.mutations(is_strict))
+}
+
+pub async fn create(
+    shard: &Rc<Shard>,
+    charged: Option<&Charged>,
+    request: CreateTopicsRequest,
+    version: i16,
+) -> CreateTopicsResponse {
+    let limit = limit(charged, version >= CREATE_STRICT_FROM);
     let names: Vec<_> = request.topics.iter().map(|topic| topic.name.clone()).collect();
-    match shard.control(ControlRequest::CreateTopics(request)).await {
-        ControlReply::CreateTopics(response) => response,
+    match shard.control(ControlRequest::CreateTopics(request, limit)).await {
+        ControlReply::CreateTopics(response) => {
+            charged.iter().for_each(|charged| charged.mutated(response.throttle_time_ms));
+            response
+        }
         ControlReply::Failed(error) => {
             let failed = |name| CreatableTopicResult::default().with_name(name).with_error_code(error.code());
             CreateTopicsResponse::default().with_topics(names.into_iter().map(failed).collect())
@@ -48,11 +69,20 @@ pub async fn create(shard: &Rc<Shard>, request: CreateTopicsRequest) -> CreateTo
     }
 }
 
-pub async fn delete(shard: &Rc<Shard>, request: DeleteTopicsRequest, version: i16) -> DeleteTopicsResponse {
+pub async fn delete(
+    shard: &Rc<Shard>,
+    charged: Option<&Charged>,
+    request: DeleteTopicsRequest,
+    version: i16,
+) -> DeleteTopicsResponse {
+    let limit = limit(charged, version >= DELETE_STRICT_FROM);
     let named = request.topic_names.clone().into_iter().map(Some);
     let names: Vec<_> = named.chain(request.topics.iter().map(|topic| topic.name.clone())).collect();
-    match shard.control(ControlRequest::DeleteTopics(request, version)).await {
-        ControlReply::DeleteTopics(response) => response,
+    match shard.control(ControlRequest::DeleteTopics(request, version, limit)).await {
+        ControlReply::DeleteTopics(response) => {
+            charged.iter().for_each(|charged| charged.mutated(response.throttle_time_ms));
+            response
+        }
         ControlReply::Failed(error) => {
             let failed = |name| DeletableTopicResult::default().with_name(name).with_error_code(error.code());
             DeleteTopicsResponse::default().with_responses(names.into_iter().map(failed).collect())
@@ -63,11 +93,17 @@ pub async fn delete(shard: &Rc<Shard>, request: DeleteTopicsRequest, version: i1
 
 pub async fn create_partitions(
     shard: &Rc<Shard>,
+    charged: Option<&Charged>,
     request: CreatePartitionsRequest,
+    version: i16,
 ) -> CreatePartitionsResponse {
+    let limit = limit(charged, version >= CREATE_PARTITIONS_STRICT_FROM);
     let names: Vec<_> = request.topics.iter().map(|topic| topic.name.clone()).collect();
-    match shard.control(ControlRequest::CreatePartitions(request)).await {
-        ControlReply::CreatePartitions(response) => response,
+    match shard.control(ControlRequest::CreatePartitions(request, limit)).await {
+        ControlReply::CreatePartitions(response) => {
+            charged.iter().for_each(|charged| charged.mutated(response.throttle_time_ms));
+            response
+        }
         ControlReply::Failed(error) => {
             let failed = |name: kafka_protocol::messages::TopicName| refused(name, error);
             CreatePartitionsResponse::default().with_results(names.into_iter().map(failed).collect())
