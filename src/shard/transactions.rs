@@ -27,6 +27,7 @@ use crate::codec::records::{NewRecord, write_record};
 use crate::codec::transaction_record::{
     PartitionNames, TransactionRecord, TransactionState, TransactionValue,
 };
+use crate::group::consumer::regex::TopicPattern;
 use crate::shard::answers::Answers;
 use crate::shard::api::produce;
 use crate::shard::event::Signal;
@@ -89,6 +90,8 @@ pub struct ListFilter {
     pub producers: BTreeSet<ProducerId>,
     /// Begun longer ago than this.
     pub open_for: Option<Duration>,
+    /// A regular expression that the whole id matches, in RE2's syntax.
+    pub pattern: Option<String>,
 }
 
 impl ListFilter {
@@ -449,6 +452,9 @@ pub async fn call_local(shard: &Rc<Shard>, call: TransactionCall) -> Transaction
 
 /// The transactional ids of this shard's coordinators.
 pub async fn list_local(shard: &Rc<Shard>, filter: &ListFilter) -> Result<Vec<Listed>, ErrorCode> {
+    let pattern = filter.pattern.as_deref().map(TopicPattern::new).transpose();
+    let pattern = pattern.map_err(|_| ErrorCode::InvalidRegularExpression)?;
+    let matches = |id: &str| pattern.as_ref().is_none_or(|pattern| pattern.matches(id));
     let mut pace = Pace::new(&shard.clock);
     let mut listed = Vec::new();
     for served in shard.transactions.served() {
@@ -460,7 +466,8 @@ pub async fn list_local(shard: &Rc<Shard>, filter: &ListFilter) -> Result<Vec<Li
             let ids = served.decide(shard, |coordinator, now, _| {
                 let ids = coordinator.ids_after(after.as_deref(), TRANSACTIONS_STEP);
                 let found = ids.iter().filter_map(|id| coordinator.listed(id));
-                listed.extend(found.filter(|found| filter.has(found, now)));
+                let wanted = found.filter(|found| filter.has(found, now));
+                listed.extend(wanted.filter(|found| matches(&found.transactional_id)));
                 ids
             });
             after = ids.and_then(|mut ids| ids.pop());

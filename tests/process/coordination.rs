@@ -568,10 +568,17 @@ fn operators_list_describe_and_abort() {
     let (succeeded, _, err) = run(&["abort", ID]);
     assert!(!succeeded && err.contains("nothing to abort"), "{err}");
     assert_eq!(committed(&broker, 1), Vec::<String>::new());
-    let request = ListTransactionsRequest::default().with_duration_filter(0);
     let port = coordinator(broker.port(), TRANSACTIONS, ID);
-    let listed = Connection::open(port).call(1, &request);
-    assert_eq!(listed.error_code, 0);
+    let mut connection = Connection::open(port);
+    let mut by_pattern = |pattern: &str| {
+        let request = ListTransactionsRequest::default().with_transactional_id_pattern(Some(text(pattern)));
+        let listed = connection.call(2, &request);
+        let ids = listed.transaction_states.iter().map(|state| state.transactional_id.to_string());
+        (error(listed.error_code), ids.collect::<Vec<_>>())
+    };
+    assert_eq!(by_pattern("t.*r"), (None, vec![ID.to_string()]));
+    assert_eq!(by_pattern("tell"), (None, vec![]), "all of it has to match");
+    assert_eq!(by_pattern("t("), (Some(ResponseError::InvalidRegularExpression), vec![]));
 }
 
 /// A transaction whose coordinator has forgotten it, or never knew.

@@ -134,7 +134,6 @@ pub const NEWER_VERSIONS: &[(i16, &str)] = &[
     (28, "topics by id"),
     (35, "cordoned directories"),
     (42, "texts of errors"),
-    (66, "transactional ids by pattern"),
 ];
 
 /// What offered versions lack.

@@ -502,6 +502,7 @@ static LIST_TRANSACTIONS: Structure = structure(&[
     field("state_filters", Kind::Array(&STR)),
     field("producer_id_filters", Kind::Array(&I64)),
     field("duration_filter", I64).from(1),
+    field("transactional_id_pattern", STR).from(2).nullable_from(2),
 ]);
 
 static TXN_OFFSET_COMMIT: Structure = structure(&[

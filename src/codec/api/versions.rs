@@ -121,7 +121,7 @@ const APIS: [Api; 45] = [
     api(ApiKey::DescribeCluster, "DescribeCluster", 0, 2, 0),
     api(ApiKey::DescribeProducers, "DescribeProducers", 0, 0, 0),
     api(ApiKey::DescribeTransactions, "DescribeTransactions", 0, 0, 0),
-    api(ApiKey::ListTransactions, "ListTransactions", 0, 1, 0),
+    api(ApiKey::ListTransactions, "ListTransactions", 0, 2, 0),
     api(ApiKey::ConsumerGroupHeartbeat, "ConsumerGroupHeartbeat", 0, 1, 0),
     api(ApiKey::ConsumerGroupDescribe, "ConsumerGroupDescribe", 0, 1, 0),
     api(ApiKey::GetTelemetrySubscriptions, "GetTelemetrySubscriptions", 0, 0, 0),
@@ -328,7 +328,7 @@ mod tests {
             60 DescribeCluster 0(0)-2 flexible 0
             61 DescribeProducers 0(0)-0 flexible 0
             65 DescribeTransactions 0(0)-0 flexible 0
-            66 ListTransactions 0(0)-1 flexible 0
+            66 ListTransactions 0(0)-2 flexible 0
             68 ConsumerGroupHeartbeat 0(0)-1 flexible 0
             69 ConsumerGroupDescribe 0(0)-1 flexible 0
             71 GetTelemetrySubscriptions 0(0)-0 flexible 0

@@ -621,6 +621,9 @@ fn list_transactions(version: i16) -> ListTransactionsRequest {
     if version >= 1 {
         request.duration_filter = 1000;
     }
+    if version >= 2 {
+        request.transactional_id_pattern = Some(text("bill.*"));
+    }
     request
 }
 

@@ -68,6 +68,11 @@ pub async fn list(asking: &Asking<'_>, request: ListTransactionsRequest) -> List
         states: BTreeSet::new(),
         producers: request.producer_id_filters.iter().map(|id| ProducerId(id.0)).collect(),
         open_for: u64::try_from(request.duration_filter).ok().map(Duration::from_millis),
+        pattern: request
+            .transactional_id_pattern
+            .as_ref()
+            .filter(|pattern| !pattern.is_empty())
+            .map(ToString::to_string),
     };
     for name in &request.state_filters {
         match TransactionState::from_name(name) {
