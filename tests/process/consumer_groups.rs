@@ -4,13 +4,14 @@ use std::process::Command;
 
 use odradek_test_harness::kafka_protocol::ResponseError;
 use odradek_test_harness::kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
+use odradek_test_harness::kafka_protocol::messages::create_topics_request::CreatableTopic;
 use odradek_test_harness::kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use odradek_test_harness::kafka_protocol::messages::{
     ApiVersionsRequest, ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest,
-    ConsumerGroupHeartbeatResponse, DescribeGroupsRequest, FindCoordinatorRequest, GroupId,
-    ListGroupsRequest, OffsetCommitRequest,
+    ConsumerGroupHeartbeatResponse, CreateTopicsRequest, DescribeGroupsRequest, FindCoordinatorRequest,
+    GroupId, ListGroupsRequest, OffsetCommitRequest,
 };
 use odradek_test_harness::kafka_protocol::protocol::StrBytes;
 use odradek_test_harness::{Broker, Client, Connection, Options, Routing, binary, topic_name, wait_for};
@@ -153,10 +154,15 @@ fn topics_that_match_are_given_out_as_they_come() {
 #[test]
 fn more_topics_than_are_looked_at_at_once_are_matched_too() {
     let mut broker = Broker::start_with(options(Routing::Node));
-    let mut client = Client::connect(&broker);
-    for number in 0..1010 {
-        client.create_topic(&format!("t{number}"), 1, &[]);
-    }
+    let topics = (0..1010).map(|number| {
+        CreatableTopic::default()
+            .with_name(topic_name(&format!("t{number}")))
+            .with_num_partitions(1)
+            .with_replication_factor(1)
+    });
+    let request = CreateTopicsRequest::default().with_topics(topics.collect()).with_timeout_ms(60_000);
+    let created = Connection::open(broker.port()).call(7, &request);
+    assert!(created.topics.iter().all(|topic| topic.error_code == 0), "{created:?}");
     let mut member = Member { regex: Some("t[0-9]7"), ..Member::new(&broker, "a", &[]) };
     assert_eq!(member.beat(), 0, "they are looked at beside the heartbeat");
     settle(&mut [&mut member], &[9]);

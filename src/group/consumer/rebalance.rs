@@ -8,7 +8,7 @@ use crate::group::assignor::{Assignor, Candidate, Counts};
 use crate::group::consumer::regex::TopicPattern;
 use crate::group::consumer::{Change, ConsumerGroup, Context, Member, Refusal};
 use crate::types::TopicId;
-use crate::types::limits::{GROUP_REGEX_INTERVAL, GROUP_REGEX_TOPICS_AT_ONCE_MAX};
+use crate::types::limits::{GROUP_REGEX_COMPARISONS_AT_ONCE_MAX, GROUP_REGEX_INTERVAL};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Topics by the regular expression that they match.
@@ -69,11 +69,13 @@ impl ConsumerGroup {
     }
 
     fn resolve_at_once(&mut self, context: &Context<'_>, change: &mut Change) {
-        if context.topics.count() > GROUP_REGEX_TOPICS_AT_ONCE_MAX || self.resolution.is_running {
+        let unresolved = self.unresolved(context);
+        let comparisons = unresolved.len() * context.topics.count();
+        if self.resolution.is_running || comparisons > GROUP_REGEX_COMPARISONS_AT_ONCE_MAX {
             return;
         }
         let mut resolved = Resolved::new();
-        for regex in self.unresolved(context) {
+        for regex in unresolved {
             let mut topics = BTreeSet::new();
             if let Ok(pattern) = TopicPattern::new(&regex) {
                 context.topics.names_after(None, &mut |name| {

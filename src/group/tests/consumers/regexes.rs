@@ -1,7 +1,7 @@
 use super::*;
 use crate::group::consumer::rebalance::Resolved;
 use crate::group::coordinator::ToResolve;
-use crate::types::limits::GROUP_REGEX_TOPICS_AT_ONCE_MAX;
+use crate::types::limits::GROUP_REGEX_COMPARISONS_AT_ONCE_MAX;
 
 #[test]
 fn topics_that_match_are_read() {
@@ -66,7 +66,7 @@ fn what_is_no_expression_is_refused() {
 /// So many that the shell looks at them in its own time.
 fn crowded() -> Hall {
     let mut hall = Hall::new(&[("orders-eu", 2), ("orders-us", 1)]);
-    for number in 0..GROUP_REGEX_TOPICS_AT_ONCE_MAX {
+    for number in 0..GROUP_REGEX_COMPARISONS_AT_ONCE_MAX {
         hall.set_topic(&format!("t{number}"), 1);
     }
     hall
