@@ -198,7 +198,7 @@ impl Member {
             .with_client_id(text(&self.client_id))
             .with_client_host(text(&self.client_host))
             .with_member_metadata(protocol.map(|protocol| self.metadata(protocol)).unwrap_or_default())
-            .with_member_assignment(self.assignment.clone())
+            .with_member_assignment(protocol.map(|_| self.assignment.clone()).unwrap_or_default())
     }
 }
 

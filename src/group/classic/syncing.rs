@@ -119,11 +119,11 @@ impl Group {
             .with_assignment(member.assignment.clone())
     }
 
-    /// Those that wait for an assignment get an error.
+    /// Those that wait for an assignment get an error. What members had until now stays known: it is what they may
+    /// still read, if the group becomes one of the newer protocol now.
     pub(super) fn assign_nothing(&mut self, error: ErrorCode, turn: &mut Turn<'_>) {
         let mut refused = Vec::new();
         for member in self.members.values_mut() {
-            *turn.held -= std::mem::take(&mut member.assignment).len();
             if let Some(ticket) = member.awaiting_sync.take() {
                 turn.answer(ticket, refused_sync(error));
                 refused.push((member.id.clone(), member.session_timeout()));

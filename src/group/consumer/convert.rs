@@ -3,7 +3,7 @@
 //!
 //! Source: Kafka `GroupMetadataManager.convertToConsumerGroup`, `convertToClassicGroup`.
 
-use crate::codec::consumer_protocol;
+use crate::codec::consumer_protocol::{self, NamedPartitions};
 use crate::codec::consumer_record::{
     ClassicValue, ConsumerRecord, CurrentValue, MemberState, MemberValue, Partitions,
 };
@@ -12,13 +12,14 @@ use crate::group::classic::Group;
 use crate::group::consumer::classic_members::{version_of, with_ids, with_names};
 use crate::group::consumer::{ConsumerGroup, Member};
 use crate::group::topics::Topics;
-use crate::types::Timestamp;
+use crate::types::{Timestamp, TopicId};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 
 impl ConsumerGroup {
-    /// The group that a classic one becomes, and the records of it. Everybody has what the last leader assigned,
-    /// in an epoch that is the generation. `None` if members are no consumers.
+    /// The group that a classic one becomes, and the records of it, in an epoch that is the generation. Everybody
+    /// has what the last leader assigned, and what it said that it has when it last joined: in the middle of a
+    /// rebalance that is what it may still read. `None` if members are no consumers.
     pub fn from_classic(
         classic: &Group,
         topics: &dyn Topics,
@@ -27,16 +28,26 @@ impl ConsumerGroup {
         let protocol = classic.protocol.clone().or_else(|| classic.choose_protocol()).unwrap_or_default();
         let epoch = classic.generation;
         let mut records = vec![ConsumerRecord::Group { group: classic.id.clone(), epoch: Some(epoch) }];
-        let mut taken: BTreeSet<(crate::types::TopicId, i32)> = BTreeSet::new();
+        let mut taken: BTreeSet<(TopicId, i32)> = BTreeSet::new();
+        // Leaders are clients: two members may have been given the same.
+        let mut take = |named: &NamedPartitions, assigned: &mut Partitions| {
+            for (topic, mut indexes) in with_ids(named, topics) {
+                indexes.retain(|index| taken.insert((topic, *index)));
+                if !indexes.is_empty() {
+                    assigned.entry(topic).or_default().append(&mut indexes);
+                }
+            }
+        };
+        let mut members = Vec::with_capacity(classic.members.len());
         for (id, member) in &classic.members {
             let said = consumer_protocol::subscription(&member.metadata(&protocol)).ok()?;
-            let assigned = consumer_protocol::assignment(&member.assignment).ok()?;
-            let mut assigned = with_ids(&assigned, topics);
-            // Leaders are clients: two members may have been given the same.
-            assigned.iter_mut().for_each(|(topic, indexes)| {
-                indexes.retain(|index| taken.insert((*topic, *index)));
-            });
-            assigned.retain(|_, indexes| !indexes.is_empty());
+            let mut assigned = Partitions::new();
+            take(&consumer_protocol::assignment(&member.assignment).ok()?, &mut assigned);
+            members.push((id, member, said, assigned));
+        }
+        // What was assigned is newer than what members say.
+        members.iter_mut().for_each(|(_, _, said, assigned)| take(&said.owned, assigned));
+        for (id, member, said, assigned) in members {
             let protocols = member.protocols.iter();
             let value = MemberValue {
                 instance_id: member.instance_id.clone(),

@@ -324,3 +324,35 @@ fn member_that_does_not_ask_for_its_assignment_is_taken_out() {
     }
     assert_eq!(hall.group().members.len(), 1);
 }
+
+/// In the middle of a rebalance of the cooperative kind members read on.
+#[test]
+fn what_members_still_read_stays_theirs_when_the_group_is_upgraded_in_a_rebalance() {
+    let (mut hall, mut olds) = classic(consumer_settings(), &[None, None]);
+    let mut third = Old { id: String::new(), owned: BTreeSet::new(), ..olds[0].clone() };
+    let ticket = hall.send_old_join(&third);
+    third.id = hall.room.joined(ticket).member_id.to_string();
+    let mut tickets = vec![hall.send_old_join(&third)];
+    tickets.extend(olds.iter().map(|old| hall.send_old_join(old)));
+    let joined: Vec<JoinGroupResponse> = tickets.into_iter().map(|ticket| hall.room.joined(ticket)).collect();
+    assert_eq!(hall.room.state(), "CompletingRebalance");
+    // It begins anew before anybody was assigned anything.
+    let ticket = hall.send_old_join(&Old { id: String::new(), ..third.clone() });
+    let fourth = hall.room.joined(ticket).member_id.to_string();
+    hall.send_old_join(&Old { id: fourth.clone(), ..third.clone() });
+    assert_eq!(hall.room.state(), "PreparingRebalance");
+    let mut new = Client::new("new", &["read"]);
+    hall.beat(&mut new);
+    assert_eq!(new.count(), 0, "all partitions are still read by others");
+    for old in &olds {
+        let assigned = &hall.group().members[&old.id].current.assigned;
+        assert_eq!(assigned.values().next(), Some(&old.owned));
+    }
+    for old in olds.iter_mut().chain([&mut third]) {
+        old.generation = joined[0].generation_id;
+    }
+    assert_eq!(hall.leave_old(&Old { id: fourth, ..third.clone() }).members[0].error_code, 0);
+    olds.push(third);
+    hall.live_all(&mut olds, &mut [&mut new]);
+    assert_eq!(olds.iter().map(|old| old.owned.len()).chain([new.count()]).max(), Some(2));
+}
