@@ -10,6 +10,7 @@ use crate::codec::consumer_record::{
 use crate::codec::group_record::{GroupValue, MemberValue as ClassicRecord};
 use crate::group::classic::Group;
 use crate::group::consumer::classic_members::{version_of, with_ids, with_names};
+use crate::group::consumer::reconcile::is_reconciled;
 use crate::group::consumer::{ConsumerGroup, Member};
 use crate::group::topics::Topics;
 use crate::types::{Timestamp, TopicId};
@@ -82,7 +83,8 @@ impl ConsumerGroup {
         Some((group, records))
     }
 
-    /// The classic group that this one becomes, without a member that leaves: what is aimed at is assigned.
+    /// The classic group that this one becomes, without a member that leaves. Members are assigned what they have:
+    /// others may still read what is aimed at for them.
     pub fn to_classic(&self, leaving: Option<&str>, topics: &dyn Topics, now: Timestamp) -> GroupValue {
         let staying = || self.members.iter().filter(|(id, _)| Some(id.as_str()) != leaving);
         let classic = |member: &Member| member.value.classic.clone().unwrap_or_default();
@@ -95,9 +97,8 @@ impl ConsumerGroup {
             common.into_iter().find(|name| staying().all(|(_, member)| knows(member, name))).cloned();
         let members = staying().map(|(id, member)| {
             let classic = classic(member);
-            let none = Partitions::new();
-            let target = with_names(self.targets.get(id).unwrap_or(&none), topics);
-            let assignment = consumer_protocol::write_assignment(version_of(member), &target);
+            let assigned = with_names(&member.current.assigned, topics);
+            let assignment = consumer_protocol::write_assignment(version_of(member), &assigned);
             let subscription = classic.protocols.iter().find(|(name, _)| Some(name) == protocol.as_ref());
             ClassicRecord {
                 member_id: id.clone(),
@@ -118,6 +119,12 @@ impl ConsumerGroup {
             members: members.collect(),
             protocol,
         }
+    }
+
+    /// Whether everybody has what is aimed at in the newest epoch.
+    pub fn is_settled(&self) -> bool {
+        let mut members = self.members.values();
+        self.target_epoch == self.epoch && members.all(|member| is_reconciled(&member.current, self.epoch))
     }
 
     /// The protocols that a member of the classic protocol knows, which the record of a classic group does not have

@@ -57,8 +57,8 @@ impl Coordinator {
             },
         );
         group.restart_sessions(&mut turn);
-        // Who is left shares what the one had that has gone.
-        if leaving.is_some() && group.state == State::Stable {
+        // Who is left shares what the one had that has gone, or what was on its way from one to the other.
+        if (leaving.is_some() || !consumer.is_settled()) && group.state == State::Stable {
             group.prepare_rebalance(&mut turn);
         }
     }

@@ -356,3 +356,26 @@ fn what_members_still_read_stays_theirs_when_the_group_is_upgraded_in_a_rebalanc
     hall.live_all(&mut olds, &mut [&mut new]);
     assert_eq!(olds.iter().map(|old| old.owned.len()).chain([new.count()]).max(), Some(2));
 }
+
+#[test]
+fn group_that_is_a_classic_one_again_before_it_has_settled_rebalances() {
+    let (mut hall, mut olds) = classic(consumer_settings(), &[Some("i"), Some("j")]);
+    let mut new = Client::named("new", "i", &["read"]);
+    hall.beat(&mut new);
+    olds.remove(0);
+    hall.live_all(&mut olds, &mut [&mut new]);
+    // A third one is to have what the other two still read.
+    let mut third =
+        Old { id: String::new(), generation: 0, instance: Some("k".to_owned()), owned: BTreeSet::new() };
+    assert_eq!(hall.rejoin(&mut third), ErrorCode::None);
+    let mut back = Old { id: String::new(), instance: Some("i".to_owned()), ..third.clone() };
+    assert_eq!(hall.rejoin(&mut back), ErrorCode::None);
+    assert_eq!(hall.room.state(), "PreparingRebalance");
+    assert_eq!(hall.sync(&mut third), ErrorCode::RebalanceInProgress);
+    hall.restart();
+    let group = &hall.room.coordinator.groups()[GROUP];
+    let assigned = group.members.values().map(|member| consumer_protocol::assignment(&member.assignment));
+    let all: Vec<i32> =
+        assigned.flat_map(|assigned| assigned.unwrap().remove("read").unwrap_or_default()).collect();
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "one is with two: {all:?}");
+}
