@@ -485,13 +485,9 @@ impl Coordinator {
             return self.defer(&id, Deferred::Join(joining, fresh_id, ticket), ticket, refused, effects);
         }
         let id = joining.group.clone();
-        let joining = match self.is_consumer_group(&id) {
-            true => match self.consumer_join(joining, &fresh_id, ticket, now, effects) {
-                Some(joining) => joining,
-                None => return,
-            },
-            false => joining,
-        };
+        if self.is_consumer_group(&id) {
+            return self.consumer_join(joining, &fresh_id, ticket, now, effects);
+        }
         let is_new = !self.groups.contains_key(&id);
         if is_new && !joining.member_id.is_empty() {
             let refused = refused_join(&joining.member_id, ErrorCode::UnknownMemberId);

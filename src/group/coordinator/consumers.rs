@@ -6,14 +6,14 @@
 
 use crate::codec::consumer_record::ConsumerRecord;
 use crate::codec::error_code::ErrorCode;
-use crate::codec::group_record::GroupRecord;
-use crate::group::classic::{Group, State};
+use crate::codec::group_record::{GroupRecord, GroupValue};
+use crate::group::classic::{Group, State, refused_join};
 use crate::group::consumer::clocks::Overdue;
 use crate::group::consumer::heartbeat::{Beat, Intent, validate};
 use crate::group::consumer::rebalance::Resolved;
 use crate::group::consumer::{self, Change, ConsumerGroup, ConsumerSettings, Context, Refusal};
 use crate::group::coordinator::{Coordinator, DESCRIBE_NOT_FOUND_FROM, Deferred, Then, Turn, is_too_long};
-use crate::group::member::text;
+use crate::group::member::{Joining, text};
 use crate::group::topics::Topics;
 use crate::group::{Answer, Caller, Effect, Moment, Ticket};
 use crate::types::limits::{GROUP_MEMBER_SIZE_MAX, GROUPS_PER_COORDINATOR_MAX, GROUPS_SIZE_MAX};
@@ -54,6 +54,23 @@ pub struct Changed {
     /// A member that has joined by the classic protocol: it is to ask for its assignment.
     joined: Option<String>,
     touched: Option<String>,
+    becomes: Becomes,
+}
+
+/// What a group is once its records are kept; until then it is what it was.
+#[derive(Clone, Debug, Default)]
+enum Becomes {
+    #[default]
+    Itself,
+    /// `rebalances`: its members share anew what there is.
+    Classic {
+        value: GroupValue,
+        rebalances: bool,
+    },
+    /// Nothing but what it has committed, and then somebody joins by the classic protocol.
+    Nothing {
+        next: Box<(Joining, String, Ticket)>,
+    },
 }
 
 /// How a group came to be one of the newer protocol.
@@ -149,7 +166,27 @@ impl Coordinator {
         now: Moment,
         effects: &mut Vec<Effect>,
     ) {
-        let Changed { undo, before, answer, joined, touched } = changed;
+        let Changed { undo, before, answer, joined, touched, becomes } = changed;
+        match becomes {
+            Becomes::Itself => {}
+            Becomes::Classic { value, rebalances } if kept.is_ok() => {
+                self.become_classic(id, value, rebalances, now, effects);
+            }
+            Becomes::Classic { .. } => {}
+            Becomes::Nothing { next } => {
+                let (joining, fresh_id, ticket) = *next;
+                let goes_on = if self.is_resigned { Err(ErrorCode::NotCoordinator) } else { kept };
+                if kept.is_ok() {
+                    self.forget_consumer(id);
+                }
+                if let Err(error) = goes_on {
+                    let refused = refused_join(&joining.member_id, error);
+                    effects.push(Effect::Answer(ticket, refused));
+                } else {
+                    return self.join_or_wait(joining, fresh_id, ticket, now, effects);
+                }
+            }
+        }
         let ids = records.iter().filter_map(|record| match record {
             GroupRecord::Consumer(record) => record.member().map(str::to_owned),
             GroupRecord::Offset { .. } | GroupRecord::Group { .. } => None,
@@ -157,7 +194,7 @@ impl Coordinator {
         let mut ids: BTreeSet<String> = ids.collect();
         ids.extend(touched);
         if kept.is_ok()
-            && let Some(group) = self.groups.get_mut(id)
+            && let Some(group) = self.groups.get_mut(id).filter(|group| group.consumer.is_some())
         {
             group.is_kept = true;
         }
@@ -192,6 +229,16 @@ impl Coordinator {
             let answer = super::kept_or_failed(answer, kept);
             effects.push(Effect::Answer(ticket, answer));
         }
+        self.drop_if_nothing(id);
+    }
+
+    /// All records of a group that has no members are gone; what it has committed stays.
+    fn forget_consumer(&mut self, id: &str) {
+        let Some(group) = self.groups.get_mut(id) else { return };
+        let Some(mut consumer) = group.consumer.take() else { return };
+        consumer.forget_clocks(None, &mut self.timers);
+        self.held -= consumer.size();
+        group.is_kept = group.offsets.count() > 0;
         self.drop_if_nothing(id);
     }
 
@@ -366,7 +413,7 @@ impl Coordinator {
         records.extend(change.records.into_iter().map(GroupRecord::Consumer));
         let answer = Some((ticket, Answer::ConsumerHeartbeat(response)));
         let touched = Some(member_id);
-        let changed = Changed { undo: change.undo, before, answer, touched, joined: None };
+        let changed = Changed { undo: change.undo, before, answer, touched, ..Changed::default() };
         self.keep(&id, records, changed, now, effects);
         self.ask_to_resolve(&id, now);
         Ok(())
@@ -483,7 +530,7 @@ impl Coordinator {
             && self.may_downgrade(consumer, last, consumer.members.len() - 1)
         {
             let last = last.clone();
-            return self.downgrade(id, Some(&last), Vec::new(), answer, now, effects);
+            return self.downgrade(id, Some(&last), Change::default(), answer, now, effects);
         }
         let decided = self
             .decide_change(id, now, |consumer, context, change| consumer.remove(&members, context, change));

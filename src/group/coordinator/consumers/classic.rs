@@ -1,13 +1,12 @@
 //! The classic protocol in and around groups of the newer one: members that use it in such a group, and groups that
 //! go back to it.
 
-use crate::codec::consumer_record::ConsumerRecord;
 use crate::codec::error_code::ErrorCode;
-use crate::codec::group_record::GroupRecord;
+use crate::codec::group_record::{GroupRecord, GroupValue};
 use crate::group::classic::{Group, State, refused_join, refused_sync};
-use crate::group::consumer::{self, ConsumerGroup, Context, Refusal};
-use crate::group::coordinator::consumers::Changed;
-use crate::group::coordinator::{Coordinator, Deferred, Then, Turn};
+use crate::group::consumer::{Change, ConsumerGroup, Context, Refusal};
+use crate::group::coordinator::consumers::{Becomes, Changed};
+use crate::group::coordinator::{Coordinator, Deferred, Turn};
 use crate::group::member::{Joining, Protocol, text};
 use crate::group::{Answer, Effect, Moment, Ticket};
 use kafka_protocol::messages::leave_group_response::MemberResponse;
@@ -22,50 +21,58 @@ impl Coordinator {
             && size <= self.settings.size_max
     }
 
-    /// `leaving`: a member that goes; `others`: more to take away.
+    /// `leaving`: a member that goes; `change`: what else has changed. It is a classic group once that is kept.
     pub(super) fn downgrade(
         &mut self,
         id: &str,
         leaving: Option<&str>,
-        others: Vec<ConsumerRecord>,
+        change: Change,
         answer: Option<(Ticket, Answer)>,
         now: Moment,
         effects: &mut Vec<Effect>,
     ) {
-        let mut turn = turn!(self, now, effects);
-        let group = self.groups.get_mut(id).expect("the caller has looked");
-        *turn.held -= group.size();
-        let mut consumer = group.consumer.take().expect("the caller has looked");
-        consumer.forget_clocks(None, turn.timers);
+        let consumer = self.consumer(id).expect("the caller has looked");
         let value = consumer.to_classic(leaving, &*self.topics, now.wall);
-        let gone = others.into_iter().chain(consumer.tombstones()).map(GroupRecord::Consumer);
+        // Who is left shares what the one had that has gone, or what was on its way from one to the other.
+        let rebalances = leaving.is_some() || !consumer.is_settled();
+        let gone = change.records.into_iter().chain(consumer.tombstones()).map(GroupRecord::Consumer);
         let classic = GroupRecord::Group { group: id.to_owned(), value: Some(value.clone()) };
-        let records: Vec<GroupRecord> = gone.chain([classic]).collect();
+        let records = gone.chain([classic]).collect();
+        let becomes = Becomes::Classic { value, rebalances };
+        let changed = Changed { undo: change.undo, answer, becomes, ..Changed::default() };
+        self.keep(id, records, changed, now, effects);
+    }
+
+    /// The records of the classic group are kept.
+    pub(super) fn become_classic(
+        &mut self,
+        id: &str,
+        value: GroupValue,
+        rebalances: bool,
+        now: Moment,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut turn = turn!(self, now, effects);
+        let Some(group) = self.groups.get_mut(id) else { return };
+        *turn.held -= group.size();
         let offsets = std::mem::take(&mut group.offsets);
-        *group = Group::from_record(id, value, offsets);
-        for member in group.members.values_mut() {
-            let protocols = consumer.protocols_of(&member.id).into_iter();
-            member.protocols = protocols.map(|(name, metadata)| Protocol { name, metadata }).collect();
+        if let Some(mut consumer) = std::mem::replace(group, Group::from_record(id, value, offsets)).consumer {
+            consumer.forget_clocks(None, turn.timers);
+            for member in group.members.values_mut() {
+                let protocols = consumer.protocols_of(&member.id).into_iter();
+                member.protocols =
+                    protocols.map(|(name, metadata)| Protocol { name, metadata }).collect();
+            }
         }
         *turn.held += group.size();
-        turn.write(
-            id,
-            records,
-            match answer {
-                Some((ticket, answer)) => Then::Answer(ticket, answer),
-                None => Then::Nothing,
-            },
-        );
         group.restart_sessions(&mut turn);
-        // Who is left shares what the one had that has gone, or what was on its way from one to the other.
-        if (leaving.is_some() || !consumer.is_settled()) && group.state == State::Stable {
+        if rebalances && group.state == State::Stable {
             group.prepare_rebalance(&mut turn);
         }
     }
 
     // --- Members of the classic protocol
 
-    /// `None`: it is a classic group now, where the member may join.
     pub(in crate::group::coordinator) fn consumer_join(
         &mut self,
         joining: Joining,
@@ -73,19 +80,20 @@ impl Coordinator {
         ticket: Ticket,
         now: Moment,
         effects: &mut Vec<Effect>,
-    ) -> Option<Joining> {
+    ) {
         let id = joining.group.clone();
         let refuse = |refusal: &Refusal, effects: &mut Vec<Effect>| {
             effects.push(Effect::Answer(ticket, refused_join(&joining.member_id, refusal.error)));
-            None
         };
         let consumer = self.consumer(&id).expect("the caller has looked");
         if consumer.is_empty() {
             if !joining.member_id.is_empty() {
                 return refuse(&Refusal::new(ErrorCode::UnknownMemberId, ""), effects);
             }
-            self.forget_consumer(&id, now, effects);
-            return Some(joining);
+            // It may be one of the other protocol, once nothing is left of it.
+            let records = consumer.tombstones().into_iter().map(GroupRecord::Consumer).collect();
+            let becomes = Becomes::Nothing { next: Box::new((joining, fresh_id.to_owned(), ticket)) };
+            return self.keep(&id, records, Changed { becomes, ..Changed::default() }, now, effects);
         }
         let context = context!(self, now);
         if let Err(refusal) = consumer.check_joining(&joining, &context) {
@@ -94,7 +102,7 @@ impl Coordinator {
         if ConsumerGroup::has_to_come_back(&joining) {
             let answer = refused_join(fresh_id, ErrorCode::MemberIdRequired);
             effects.push(Effect::Answer(ticket, answer));
-            return None;
+            return;
         }
         let member_id = match joining.member_id.is_empty() {
             true => fresh_id.to_owned(),
@@ -112,28 +120,14 @@ impl Coordinator {
             Err(refusal) => return refuse(&refusal, effects),
         };
         let answer = Some((ticket, Answer::Join(response)));
-        if is_last && let Some(old) = replaced {
-            let others = consumer::removal(&id, &old).to_vec();
-            self.downgrade(&id, None, others, answer, now, effects);
-            return None;
+        if is_last {
+            return self.downgrade(&id, None, change, answer, now, effects);
         }
         let records = change.records.into_iter().map(GroupRecord::Consumer).collect();
         let joined = Some(member_id.clone());
         let touched = Some(member_id);
-        let changed = Changed { undo: change.undo, answer, joined, touched, before: None };
+        let changed = Changed { undo: change.undo, answer, joined, touched, ..Changed::default() };
         self.keep(&id, records, changed, now, effects);
-        None
-    }
-
-    /// A group without members may be one of the other protocol.
-    fn forget_consumer(&mut self, id: &str, now: Moment, effects: &mut Vec<Effect>) {
-        let mut turn = turn!(self, now, effects);
-        let Some(group) = self.groups.get_mut(id) else { return };
-        let Some(consumer) = group.consumer.take() else { return };
-        *turn.held -= consumer.size();
-        group.is_kept = group.offsets.count() > 0;
-        let records = consumer.tombstones().into_iter().map(GroupRecord::Consumer).collect();
-        turn.write(id, records, Then::Nothing);
     }
 
     pub(in crate::group::coordinator) fn consumer_sync(

@@ -379,3 +379,53 @@ fn group_that_is_a_classic_one_again_before_it_has_settled_rebalances() {
         assigned.flat_map(|assigned| assigned.unwrap().remove("read").unwrap_or_default()).collect();
     assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "one is with two: {all:?}");
 }
+
+#[test]
+fn group_that_cannot_be_kept_as_a_classic_one_stays_what_it_is() {
+    let (mut hall, mut olds) = classic(consumer_settings(), &[Some("i"), Some("j")]);
+    let mut new = Client::named("new", "i", &["read"]);
+    hall.beat(&mut new);
+    olds.remove(0);
+    hall.live_all(&mut olds, &mut [&mut new]);
+    let before = (hall.group().members.clone(), hall.group().targets.clone(), hall.group().epoch);
+    hall.room.holds_writes = true;
+    // Its last member of the newer protocol goes, or changes its protocol.
+    let leave = Client { epoch: -1, ..new.clone() };
+    let left = hall.send(1, leave.request().with_topic_partitions(None));
+    let beat = hall.send(1, new.request());
+    assert!(hall.room.is_waiting(left) && hall.room.is_waiting(beat), "the group is on its way");
+    hall.room.end_write(Err(ErrorCode::KafkaStorageError));
+    assert_eq!(error(hall.answered(left).error_code), ErrorCode::NotCoordinator);
+    assert_eq!(error(hall.answered(beat).error_code), ErrorCode::None);
+    let back =
+        Old { id: String::new(), generation: 0, instance: Some("i".to_owned()), owned: BTreeSet::new() };
+    let joined = hall.send_old_join(&back);
+    hall.room.end_write(Err(ErrorCode::KafkaStorageError));
+    assert_eq!(error(hall.room.joined(joined).error_code), ErrorCode::NotCoordinator);
+    assert_eq!(before, (hall.group().members.clone(), hall.group().targets.clone(), hall.group().epoch));
+    hall.room.holds_writes = false;
+    hall.live_all(&mut olds, &mut [&mut new]);
+    hall.restart();
+    assert_eq!(before, (hall.group().members.clone(), hall.group().targets.clone(), hall.group().epoch));
+}
+
+#[test]
+fn empty_group_that_cannot_be_taken_away_stays_what_it_is() {
+    let (mut hall, mut clients) = settled(1, 6);
+    hall.leave(&mut clients[0], -1);
+    let epoch = hall.group().epoch;
+    let old =
+        Old { id: String::new(), generation: 0, instance: Some("i".to_owned()), owned: BTreeSet::new() };
+    hall.room.holds_writes = true;
+    let joined = hall.send_old_join(&old);
+    hall.room.end_write(Err(ErrorCode::KafkaStorageError));
+    assert_eq!(error(hall.room.joined(joined).error_code), ErrorCode::NotCoordinator);
+    assert_eq!((hall.group().epoch, hall.room.writes.len()), (epoch, 0));
+    let joined = hall.send_old_join(&old);
+    hall.room.end_write(Ok(()));
+    hall.room.holds_writes = false;
+    hall.room.pass(6);
+    assert_eq!(hall.room.joined(joined).error_code, 0);
+    hall.restart();
+    assert!(!hall.room.coordinator.is_consumer_group(GROUP));
+}
