@@ -59,15 +59,24 @@ impl Member {
 }
 
 impl ConsumerGroup {
-    /// A member's session begins anew, and whether it has to let partitions go is looked at.
+    /// A member has been heard of: its session begins anew, and whether it has to let partitions go is looked at.
     pub fn touch(&mut self, id: &str, now: Mono, settings: &ConsumerSettings, timers: &mut Timers) {
+        if let Some(clock) = self.clocks.get_mut(id) {
+            clock.session = None;
+        }
+        self.look_at(id, now, settings, timers);
+    }
+
+    /// Something of a member has changed: whether it has to let partitions go is looked at. Its session begins if
+    /// it has none; what others do does not keep it.
+    pub fn look_at(&mut self, id: &str, now: Mono, settings: &ConsumerSettings, timers: &mut Timers) {
         let Some(member) = self.members.get(id) else { return };
         let session = now.after(member.session_timeout(settings));
         let (epoch, timeout) = (member.current.epoch, member.rebalance_timeout());
         // Members of the classic protocol have to join instead.
         let is_revoking = member.current.state == MemberState::Unrevoked && !member.uses_classic();
         self.set_clock(id, timers, |clock| {
-            clock.session = Some(session);
+            clock.session.get_or_insert(session);
             let begun = clock.rebalance.filter(|(_, since)| *since == epoch);
             clock.rebalance = is_revoking.then(|| begun.unwrap_or((now.after(timeout), epoch)));
         });

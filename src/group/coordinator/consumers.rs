@@ -192,7 +192,6 @@ impl Coordinator {
             GroupRecord::Offset { .. } | GroupRecord::Group { .. } => None,
         });
         let mut ids: BTreeSet<String> = ids.collect();
-        ids.extend(touched);
         if kept.is_ok()
             && let Some(group) = self.groups.get_mut(id).filter(|group| group.consumer.is_some())
         {
@@ -208,9 +207,12 @@ impl Coordinator {
             self.held = self.held - size + consumer.size();
             for member in &ids {
                 match consumer.members.contains_key(member) {
-                    true => consumer.touch(member, now.mono, &self.consumers, &mut self.timers),
+                    true => consumer.look_at(member, now.mono, &self.consumers, &mut self.timers),
                     false => consumer.forget_clocks(Some(member), &mut self.timers),
                 }
+            }
+            if let Some(touched) = touched {
+                consumer.touch(&touched, now.mono, &self.consumers, &mut self.timers);
             }
             if kept.is_ok()
                 && let Some(joined) = joined

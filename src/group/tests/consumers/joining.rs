@@ -111,6 +111,26 @@ fn who_is_silent_for_a_session_is_taken_out() {
 }
 
 #[test]
+fn what_others_do_does_not_keep_who_is_silent() {
+    let (mut hall, mut clients) = settled(2, 6);
+    let mut other = Client::new("other", &["read"]);
+    hall.room.pass(20);
+    for _ in 0..2 {
+        hall.beat(&mut other);
+        hall.beat(&mut clients[0]);
+    }
+    assert!(hall.group().members.contains_key("m1"), "what is aimed at for it has changed meanwhile");
+    hall.room.pass(20);
+    hall.beat(&mut clients[0]);
+    hall.leave(&mut other, -1);
+    hall.beat(&mut clients[0]);
+    hall.room.pass(6);
+    assert_eq!(hall.group().members.keys().collect::<Vec<_>>(), ["m0"]);
+    hall.settle(&mut [&mut clients[0]]);
+    assert_eq!(clients[0].count(), 6);
+}
+
+#[test]
 fn who_does_not_let_go_in_time_is_taken_out() {
     let (mut hall, mut clients) = settled(1, 4);
     let mut second = Client::new("second", &["read"]);
