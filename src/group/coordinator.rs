@@ -797,6 +797,11 @@ impl Coordinator {
     }
 
     #[cfg(test)]
+    pub fn groups_mut(&mut self) -> &mut BTreeMap<String, Group> {
+        &mut self.groups
+    }
+
+    #[cfg(test)]
     pub fn groups(&self) -> &BTreeMap<String, Group> {
         &self.groups
     }

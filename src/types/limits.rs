@@ -326,6 +326,9 @@ pub const GROUP_REGEX_COMPARISONS_AT_ONCE_MAX: usize = 1000;
 /// How often the regular expressions of one group are held against topics that change all the time.
 pub const GROUP_REGEX_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How soon a coordinator tries again to take out a member, when it could not.
+pub const GROUP_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Deadlines of groups that are looked at before others run: some microseconds each.
 pub const GROUP_TIMERS_PER_STEP: usize = 100;
 

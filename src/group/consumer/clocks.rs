@@ -13,6 +13,7 @@ use crate::group::consumer::{ConsumerGroup, ConsumerSettings, Member};
 use crate::group::millis;
 use crate::group::timers::{Timer, Timers};
 use crate::types::Mono;
+use crate::types::limits::GROUP_RETRY_INTERVAL;
 use std::time::Duration;
 
 /// Deadlines of one member.
@@ -126,7 +127,10 @@ impl ConsumerGroup {
     pub fn reminded(&mut self, id: &str, now: Mono, timers: &mut Timers) -> Overdue {
         let epoch = self.members.get(id).map(|member| member.current.epoch);
         let Some(clock) = self.clocks.get_mut(id) else { return Overdue::No };
-        clock.reminder = None;
+        // If this one had to wait for a write, there may be another one by now.
+        if let Some(reminder) = clock.reminder.take() {
+            timers.cancel(reminder, &Timer::Member { group: self.id.clone(), member: id.to_owned() });
+        }
         clock.rebalance = clock.rebalance.filter(|(_, since)| epoch == Some(*since));
         match clock.next() {
             Some(next) if next <= now => Overdue::Yes,
@@ -136,6 +140,17 @@ impl ConsumerGroup {
             }
             None => Overdue::No,
         }
+    }
+
+    /// A member that is overdue is to be given up now; if that fails, it is tried again a little later.
+    pub fn remind_later(&mut self, id: &str, now: Mono, timers: &mut Timers) {
+        let later = now.after(GROUP_RETRY_INTERVAL);
+        self.set_clock(id, timers, |clock| {
+            let move_on = |end: &mut Mono| *end = (*end).max(later);
+            let rebalance = clock.rebalance.as_mut().map(|(end, _)| end);
+            let all = [clock.session.as_mut(), rebalance, clock.join.as_mut(), clock.sync.as_mut()];
+            all.into_iter().flatten().for_each(move_on);
+        });
     }
 
     #[cfg(test)]

@@ -556,12 +556,16 @@ impl Coordinator {
     pub(super) fn member_reminded(&mut self, id: &str, member: &str, now: Moment, effects: &mut Vec<Effect>) {
         let consumer = self.groups.get_mut(id).and_then(|group| group.consumer.as_mut());
         let Some(consumer) = consumer else { return };
-        match consumer.reminded(member, now.mono, &mut self.timers) {
-            Overdue::No => {}
-            // Bounded by the members.
-            Overdue::Yes if self.is_busy(id) => self.defer_any(id, Deferred::Overdue(member.to_owned())),
-            Overdue::Yes => self.fence(id, &[member.to_owned()], None, now, effects),
+        if consumer.reminded(member, now.mono, &mut self.timers) == Overdue::No {
+            return;
         }
+        if self.is_busy(id) {
+            return self.defer_any(id, Deferred::Overdue(member.to_owned())); // Bounded by the members.
+        }
+        if let Some(consumer) = self.groups.get_mut(id).and_then(|group| group.consumer.as_mut()) {
+            consumer.remind_later(member, now.mono, &mut self.timers);
+        }
+        self.fence(id, &[member.to_owned()], None, now, effects);
     }
 
     // --- Regular expressions

@@ -131,6 +131,32 @@ fn what_others_do_does_not_keep_who_is_silent() {
 }
 
 #[test]
+fn who_could_not_be_taken_out_is_taken_out_later() {
+    let (mut hall, mut clients) = settled(2, 4);
+    hall.room.pass(20);
+    hall.beat(&mut clients[0]);
+    hall.room.holds_writes = true;
+    hall.room.pass_ms(25_500);
+    assert_eq!(hall.room.writes.len(), 1);
+    hall.room.end_write(Err(ErrorCode::NotEnoughReplicas));
+    assert_eq!((hall.group().members.len(), hall.room.writes.len()), (2, 0), "not again at once");
+    hall.room.pass(2);
+    assert_eq!(hall.room.writes.len(), 1);
+    hall.room.end_write(Ok(()));
+    assert_eq!(hall.group().members.keys().collect::<Vec<_>>(), ["m0"]);
+    // Nor does it stay if the group cannot even decide that it goes.
+    hall.room.holds_writes = false;
+    hall.room.pass(1);
+    let group = hall.room.coordinator.groups_mut().get_mut(GROUP).unwrap().consumer.as_mut().unwrap();
+    let epoch = std::mem::replace(&mut group.epoch, i32::MAX);
+    hall.room.pass(30);
+    assert_eq!(hall.group().members.len(), 1);
+    hall.room.coordinator.groups_mut().get_mut(GROUP).unwrap().consumer.as_mut().unwrap().epoch = epoch;
+    hall.room.pass(2);
+    assert!(hall.group().is_empty());
+}
+
+#[test]
 fn who_does_not_let_go_in_time_is_taken_out() {
     let (mut hall, mut clients) = settled(1, 4);
     let mut second = Client::new("second", &["read"]);
