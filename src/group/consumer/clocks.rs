@@ -75,9 +75,14 @@ impl ConsumerGroup {
         let session = now.after(member.session_timeout(settings));
         let (epoch, timeout) = (member.current.epoch, member.rebalance_timeout());
         // Members of the classic protocol have to join instead.
-        let is_revoking = member.current.state == MemberState::Unrevoked && !member.uses_classic();
+        let uses_classic = member.uses_classic();
+        let is_revoking = member.current.state == MemberState::Unrevoked && !uses_classic;
         self.set_clock(id, timers, |clock| {
             clock.session.get_or_insert(session);
+            if !uses_classic {
+                // It may have been one that does, and was told to join.
+                (clock.join, clock.sync) = (None, None);
+            }
             let begun = clock.rebalance.filter(|(_, since)| *since == epoch);
             clock.rebalance = is_revoking.then(|| begun.unwrap_or((now.after(timeout), epoch)));
         });

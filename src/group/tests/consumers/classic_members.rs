@@ -429,3 +429,17 @@ fn empty_group_that_cannot_be_taken_away_stays_what_it_is() {
     hall.restart();
     assert!(!hall.room.coordinator.is_consumer_group(GROUP));
 }
+
+#[test]
+fn member_that_goes_on_with_the_newer_protocol_does_not_have_to_join() {
+    let (mut hall, olds) = classic(consumer_settings(), &[None]);
+    let mut new = Client::new("new", &["read"]);
+    hall.beat(&mut new);
+    assert_eq!(hall.room.heartbeat(&olds[0].id, 1), ErrorCode::RebalanceInProgress);
+    let mut same = Client::new(&olds[0].id, &["read"]);
+    for _ in 0..10 {
+        hall.settle(&mut [&mut new, &mut same]);
+        hall.room.pass(20);
+    }
+    assert_eq!((hall.group().members.len(), same.count()), (2, 3));
+}
