@@ -1,7 +1,7 @@
 //! ConsumerGroupHeartbeat: a member joins (epoch 0), goes on (its epoch), leaves (-1), or, a static one, leaves for
 //! a while (-2).
 
-use crate::codec::consumer_record::{ConsumerRecord, CurrentValue, MemberValue, Partitions};
+use crate::codec::consumer_record::{ConsumerRecord, CurrentValue, MemberState, MemberValue, Partitions};
 use crate::codec::error_code::ErrorCode;
 use crate::group::Caller;
 use crate::group::consumer::reconcile::{self, Aim};
@@ -116,6 +116,9 @@ impl ConsumerGroup {
                 };
             owned.iter().map(of_topic).filter(|(_, indexes)| !indexes.is_empty()).collect::<Partitions>()
         });
+        let known = self.members.get(id).map(|member| &member.current);
+        let is_there =
+            known.is_some_and(|known| known.epoch != AWAY && known.state != MemberState::Unknown);
         match instance_id {
             None => self.check_dynamic(id, request.member_epoch, owned.as_ref())?,
             Some(instance_id) => {
@@ -125,7 +128,10 @@ impl ConsumerGroup {
         let before = self.members.get(id).cloned();
         let is_changed = self.update(beat, before.as_ref().map(|member| &member.value), change)?;
         self.rebalance(is_changed, context, change)?;
-        self.reconcile(id, owned.as_ref(), change)?;
+        // A request that comes twice joins too, while the member goes on: only what it sends next takes it further.
+        if !is_there || !is_joining {
+            self.reconcile(id, owned.as_ref(), change)?;
+        }
         let member = &self.members[id];
         let is_full = is_joining
             || (request.rebalance_timeout_ms != UNSAID
@@ -367,7 +373,7 @@ fn back(current: &CurrentValue) -> CurrentValue {
 }
 
 /// Checks that a member is where the coordinator has it, or one step behind, if an answer was lost. Who joins again
-/// has nothing, so that it does not matter where it was.
+/// goes on from where it was.
 fn check_epoch(member: &Member, epoch: i32, owned: Option<&Partitions>) -> Result<(), Refusal> {
     let CurrentValue { epoch: known, previous_epoch, assigned, .. } = &member.current;
     let is_subset = || {

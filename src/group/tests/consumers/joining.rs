@@ -219,6 +219,24 @@ fn who_was_fenced_joins_again_under_its_id() {
 }
 
 #[test]
+fn who_joins_twice_keeps_what_it_has_until_it_says_that_it_let_go() {
+    let (mut hall, mut clients) = settled(1, 4);
+    let join = Client { epoch: 0, is_in: false, owned: Partitions::new(), ..clients[0].clone() }.request();
+    let mut second = Client::new("second", &["read"]);
+    hall.beat(&mut second);
+    // Its first request comes once more, before and after it has heard what to let go.
+    for _ in 0..2 {
+        let response = hall.ask(join.clone());
+        assert_eq!(response.member_epoch, 1);
+        hall.beat(&mut second);
+        assert_eq!(second.count(), 0, "the first one still reads them all");
+        hall.beat(&mut clients[0]);
+    }
+    hall.settle(&mut [&mut clients[0], &mut second]);
+    assert_eq!((clients[0].count(), second.count()), (2, 2));
+}
+
+#[test]
 fn topics_that_grow_and_come_raise_the_epoch() {
     let mut hall = Hall::new(&[("read", 1)]);
     let mut client = Client::new("a", &["read", "later"]);
