@@ -152,6 +152,13 @@ struct Resolution {
     is_running: bool,
 }
 
+/// Which versions of the topics a group has looked at: by itself, and by its regular expressions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    topics: u64,
+    resolution: u64,
+}
+
 /// Lives: in one [`Group`](crate::group::classic::Group).
 /// Invariant: what is derived (`statics`, `holders`, the counts and `size`) is what follows from the records.
 #[derive(Clone, Debug)]
@@ -340,8 +347,17 @@ impl ConsumerGroup {
             self.put(record);
         }
         // What it had seen of the topics may have been part of that.
-        self.seen = 0;
-        self.resolution.version = 0;
+        self.forget_seen(Seen::default());
+    }
+
+    /// Which versions of the topics it has looked at.
+    pub fn seen(&self) -> Seen {
+        Seen { topics: self.seen, resolution: self.resolution.version }
+    }
+
+    /// Has not looked at the topics since.
+    pub fn forget_seen(&mut self, since: Seen) {
+        (self.seen, self.resolution.version) = (since.topics, since.resolution);
     }
 
     /// Records that take away all there is, the group itself at the end.

@@ -274,7 +274,7 @@ impl Coordinator {
         let context = context!(self, now);
         let group = self.groups.get_mut(id).and_then(|group| group.consumer.as_mut());
         let consumer = group.expect("the caller has looked");
-        let size = consumer.size();
+        let (size, seen) = (consumer.size(), consumer.seen());
         let mut change = Change::default();
         let decided = decide(consumer, &context, &mut change);
         let grown = consumer.size().saturating_sub(size);
@@ -289,6 +289,7 @@ impl Coordinator {
             Ok(decided) => Ok((decided, change)),
             Err(refusal) => {
                 consumer.undo(change.undo);
+                consumer.forget_seen(seen);
                 Err(refusal)
             }
         };

@@ -353,3 +353,22 @@ fn groups_that_there_are_not_are_said_to_be_so() {
     assert_eq!(response.error_message.as_deref(), Some("Consumer group g not found."));
     assert_eq!(hall.error(Client { epoch: -1, ..stay }.request()), ErrorCode::GroupIdNotFound);
 }
+
+#[test]
+fn refused_requests_make_no_work_for_others() {
+    let settings = ConsumerSettings { size_max: 2, ..consumer_settings() };
+    let mut hall = Hall::with(settings, &[("read", 4)]);
+    let (mut a, mut b) = (Client::new("a", &["read"]), Client::matching("b", "re.*"));
+    hall.settle(&mut [&mut a, &mut b]);
+    hall.error(Client::new("c", &["read"]).request());
+    hall.error(Client { epoch: 9, ..a.clone() }.request());
+    hall.error(Client { is_in: false, ..Client::matching("b", "(") }.request());
+    let looked = hall.topics.looked.get();
+    hall.beat(&mut a);
+    assert_eq!(hall.topics.looked.get(), looked, "nothing has changed");
+    // What a refused request would have seen is seen by the next one.
+    hall.set_topic("read", 6);
+    hall.error(Client { epoch: 9, ..a.clone() }.request());
+    hall.settle(&mut [&mut a, &mut b]);
+    assert_eq!(a.count() + b.count(), 6);
+}

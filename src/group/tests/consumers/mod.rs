@@ -15,7 +15,7 @@ use crate::group::topics::Topics;
 use crate::types::{TopicId, Uuid};
 use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
 use kafka_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -24,10 +24,13 @@ use std::rc::Rc;
 struct FakeTopics {
     topics: RefCell<BTreeMap<String, SubscribedTopic>>,
     next_id: RefCell<u128>,
+    /// How often one was looked for by its name.
+    looked: Cell<usize>,
 }
 
 impl Topics for FakeTopics {
     fn named(&self, name: &str) -> Option<SubscribedTopic> {
+        self.looked.set(self.looked.get() + 1);
         self.topics.borrow().get(name).copied()
     }
 
