@@ -12,9 +12,9 @@ use crate::group::consumer::{
 use crate::group::member::text;
 use crate::types::TopicId;
 use crate::types::limits::{GROUP_INSTANCE_ID_SIZE_MAX, GROUP_MEMBERS_MAX};
+use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions as SaidPartitions;
 use kafka_protocol::messages::consumer_group_heartbeat_response::{Assignment, TopicPartitions};
 use kafka_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse};
-use std::collections::BTreeSet;
 
 /// The first version in which members make their own ids (KIP-1082).
 const OWN_ID_FROM: i16 = 1;
@@ -109,12 +109,10 @@ impl ConsumerGroup {
         let instance_id = request.instance_id.as_deref();
         let is_joining = request.member_epoch == 0;
         self.check_size(id, instance_id, context)?;
-        let owned = request.topic_partitions.as_ref().map(|owned| {
-            let of_topic =
-                |topic: &kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions| {
-                    (TopicId(topic.topic_id), topic.partitions.iter().copied().collect::<BTreeSet<i32>>())
-                };
-            owned.iter().map(of_topic).filter(|(_, indexes)| !indexes.is_empty()).collect::<Partitions>()
+        // Of who is no member nothing is looked at.
+        let owned = request.topic_partitions.as_deref().map(|owned| match self.members.contains_key(id) {
+            true => said_partitions(owned),
+            false => Partitions::new(),
         });
         let known = self.members.get(id).map(|member| &member.current);
         let is_there =
@@ -365,6 +363,15 @@ impl ConsumerGroup {
         self.look_at_topics(context, change);
         self.next_epoch(change)
     }
+}
+
+/// Partitions as a member says them; a topic may be named more than once.
+fn said_partitions(topics: &[SaidPartitions]) -> Partitions {
+    let mut partitions = Partitions::new();
+    for topic in topics.iter().filter(|topic| !topic.partitions.is_empty()) {
+        partitions.entry(TopicId(topic.topic_id)).or_default().extend(&topic.partitions);
+    }
+    partitions
 }
 
 /// A member that has started again: it has nothing, but what it had is still its own.

@@ -16,6 +16,7 @@ use crate::group::coordinator::{Coordinator, DESCRIBE_NOT_FOUND_FROM, Deferred, 
 use crate::group::member::{Joining, text};
 use crate::group::topics::Topics;
 use crate::group::{Answer, Caller, Effect, Moment, Ticket};
+use crate::types::Uuid;
 use crate::types::limits::{GROUP_MEMBER_SIZE_MAX, GROUPS_PER_COORDINATOR_MAX, GROUPS_SIZE_MAX};
 use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup;
 use kafka_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, GroupId};
@@ -676,11 +677,14 @@ pub(super) fn described_as_classic(
     }
 }
 
-/// Bytes that a member says of itself.
+/// Bytes that a member says of itself. Partitions count as much as they would take in a record, so that no member
+/// can have more of them than it may say.
 fn said_size(request: &ConsumerGroupHeartbeatRequest) -> usize {
+    let owned = request.topic_partitions.iter().flatten();
+    let owned: usize = owned.map(|topic| size_of::<Uuid>() + 4 * topic.partitions.len()).sum();
     let names: usize = request.subscribed_topic_names.iter().flatten().map(|name| name.len()).sum();
     let texts = [&request.rack_id, &request.subscribed_topic_regex, &request.server_assignor];
-    names + request.member_id.len() + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>()
+    owned + names + request.member_id.len() + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>()
 }
 
 fn refused(refusal: &Refusal) -> Answer {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::types::limits::GROUP_MEMBER_SIZE_MAX;
 
 #[test]
 fn first_member_gets_everything_at_once() {
@@ -371,4 +372,25 @@ fn refused_requests_make_no_work_for_others() {
     hall.error(Client { epoch: 9, ..a.clone() }.request());
     hall.settle(&mut [&mut a, &mut b]);
     assert_eq!(a.count() + b.count(), 6);
+}
+
+#[test]
+fn partitions_may_be_said_in_parts_and_not_without_end() {
+    let (mut hall, mut clients) = settled(1, 4);
+    let mut second = Client::new("second", &["read"]);
+    hall.beat(&mut second);
+    hall.beat(&mut clients[0]); // It is to let two go.
+    let topic = clients[0].owned.keys().next().unwrap().0;
+    let part = |indexes: Vec<i32>| TopicPartitions::default().with_topic_id(topic).with_partitions(indexes);
+    let said = |topics| clients[0].request().with_topic_partitions(Some(topics));
+    // It has them all still.
+    let response = hall.ask(said(vec![part(vec![2, 3]), part(vec![0]), part(vec![1]), part(Vec::new())]));
+    assert_eq!((response.error_code, response.member_epoch), (0, 1));
+    let many = (0..GROUP_MEMBER_SIZE_MAX as i32 / 4).collect();
+    let response = hall.ask(said(vec![part(many)]));
+    assert_eq!(error(response.error_code), ErrorCode::InvalidRequest);
+    hall.settle(&mut [&mut clients[0], &mut second]);
+    // Who is no member is not listened to that long.
+    let stranger = Client { id: "x".to_owned(), ..clients[0].clone() };
+    assert_eq!(hall.error(stranger.request()), ErrorCode::UnknownMemberId);
 }
