@@ -184,6 +184,23 @@ fn uniform_gives_out_new_partitions_and_takes_back_those_of_topics_that_are_gone
 }
 
 #[test]
+fn uniform_takes_the_last_of_the_largest_topics() {
+    let mut group = Group::new(Assignor::Uniform, &[1, 4, 3]);
+    group.join("a", &[1, 2, 3]).assign();
+    group.join("b", &[1, 2, 3]).assign();
+    let left = |number: u128| group.targets["a"].get(&topic(number)).cloned();
+    let expected = [Some(BTreeSet::from([0])), Some(BTreeSet::from([0, 1])), Some(BTreeSet::from([0]))];
+    assert_eq!([left(1), left(2), left(3)], expected);
+    // Of thousands of topics as well.
+    let mut group = Group::new(Assignor::Uniform, &[1; 5000]);
+    let all: Vec<u128> = (1..=5000).collect();
+    group.join("a", &all).assign();
+    let before = group.targets.clone();
+    group.join("b", &all).assign();
+    assert_eq!((group.sizes(), group.moved(&before)), (vec![2500, 2500], 2500));
+}
+
+#[test]
 fn uniform_makes_up_for_topics_that_few_read() {
     let mut group = Group::new(Assignor::Uniform, &[4, 4]);
     group.join("a", &[1]).join("b", &[1, 2]).join("c", &[1, 2]).assign();

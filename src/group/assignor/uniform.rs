@@ -4,7 +4,7 @@
 use crate::codec::consumer_record::Partitions;
 use crate::group::assignor::{Candidate, Counts, Targets, kept, named, size};
 use crate::types::TopicId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub fn assign(members: &[Candidate<'_>], counts: &Counts) -> Targets {
     let Some(first) = members.first() else { return Targets::new() };
@@ -42,14 +42,22 @@ fn shares(assigned: &[Partitions], partition_count: usize) -> Vec<usize> {
 
 /// Takes away what is more than a share: of the topics with the most partitions first, the last of them, so that
 /// topics stay spread.
+///
+/// Shape: O(topics + partitions taken), times the logarithm of the topics; nothing for who has no more.
 fn cut(assigned: &mut Partitions, share: usize) {
-    for _ in share..size(assigned) {
-        let largest = assigned.iter().max_by_key(|(_, indexes)| indexes.len()).map(|(topic, _)| *topic);
-        let largest = largest.expect("there is more than the share");
-        let indexes = assigned.get_mut(&largest).expect("found above");
+    let more = size(assigned).saturating_sub(share);
+    if more == 0 {
+        return;
+    }
+    let mut order: BTreeSet<(usize, TopicId)> =
+        assigned.iter().map(|(topic, indexes)| (indexes.len(), *topic)).collect();
+    for _ in 0..more {
+        let (count, largest) = order.pop_last().expect("there is more than the share");
+        let indexes = assigned.get_mut(&largest).expect("it is one of these");
         indexes.pop_last();
-        if indexes.is_empty() {
-            assigned.remove(&largest);
+        match count - 1 {
+            0 => drop(assigned.remove(&largest)),
+            left => drop(order.insert((left, largest))),
         }
     }
 }
