@@ -319,9 +319,12 @@ pub const GROUP_REGEX_SIZE_MAX: usize = 4096;
 /// Bytes that one takes once compiled. Compiling takes some milliseconds for each 256 KiB in the worst case.
 pub const GROUP_REGEX_COMPILED_SIZE_MAX: usize = 128 << 10;
 
-/// Names of topics that the regular expressions of a group are held against while a heartbeat waits, for each of
-/// them; where there are more the shell looks at a few at a time. One takes some 100 ns.
-pub const GROUP_REGEX_COMPARISONS_AT_ONCE_MAX: usize = 1000;
+/// Names of topics that regular expressions are held against while a heartbeat waits, those of each expression
+/// counted; of more of them the shell looks at a few at a time. One takes some 100 ns.
+pub const GROUP_REGEX_TOPICS_AT_ONCE_MAX: usize = 1000;
+
+/// Regular expressions that are compiled while a heartbeat waits: some 100 µs each, of the usual kind.
+pub const GROUP_REGEXES_AT_ONCE_MAX: usize = 4;
 
 /// How often the regular expressions of one group are held against topics that change all the time.
 pub const GROUP_REGEX_INTERVAL: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@ use crate::group::assignor::{Assignor, Candidate, Counts};
 use crate::group::consumer::regex::TopicPattern;
 use crate::group::consumer::{Change, ConsumerGroup, Context, Member, Refusal};
 use crate::types::TopicId;
-use crate::types::limits::{GROUP_REGEX_COMPARISONS_AT_ONCE_MAX, GROUP_REGEX_INTERVAL};
+use crate::types::limits::{GROUP_REGEX_INTERVAL, GROUP_REGEX_TOPICS_AT_ONCE_MAX, GROUP_REGEXES_AT_ONCE_MAX};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Topics by the regular expression that they match.
@@ -69,9 +69,14 @@ impl ConsumerGroup {
     }
 
     fn resolve_at_once(&mut self, context: &Context<'_>, change: &mut Change) {
+        let topic_count = context.topics.count();
+        if topic_count > GROUP_REGEX_TOPICS_AT_ONCE_MAX || self.resolution.is_running {
+            return;
+        }
         let unresolved = self.unresolved(context);
-        let comparisons = unresolved.len() * context.topics.count();
-        if self.resolution.is_running || comparisons > GROUP_REGEX_COMPARISONS_AT_ONCE_MAX {
+        if unresolved.len() > GROUP_REGEXES_AT_ONCE_MAX
+            || unresolved.len() * topic_count > GROUP_REGEX_TOPICS_AT_ONCE_MAX
+        {
             return;
         }
         let mut resolved = Resolved::new();

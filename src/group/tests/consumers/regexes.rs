@@ -1,7 +1,7 @@
 use super::*;
 use crate::group::consumer::rebalance::Resolved;
 use crate::group::coordinator::ToResolve;
-use crate::types::limits::GROUP_REGEX_COMPARISONS_AT_ONCE_MAX;
+use crate::types::limits::{GROUP_REGEX_TOPICS_AT_ONCE_MAX, GROUP_REGEXES_AT_ONCE_MAX};
 
 #[test]
 fn topics_that_match_are_read() {
@@ -66,7 +66,7 @@ fn what_is_no_expression_is_refused() {
 /// So many that the shell looks at them in its own time.
 fn crowded() -> Hall {
     let mut hall = Hall::new(&[("orders-eu", 2), ("orders-us", 1)]);
-    for number in 0..GROUP_REGEX_COMPARISONS_AT_ONCE_MAX {
+    for number in 0..GROUP_REGEX_TOPICS_AT_ONCE_MAX {
         hall.set_topic(&format!("t{number}"), 1);
     }
     hall
@@ -105,6 +105,31 @@ fn many_topics_are_looked_at_by_the_shell() {
     hall.beat(&mut client);
     assert_eq!((client.epoch, client.count()), (3, 4));
     assert_eq!(asked(&mut hall), None);
+}
+
+#[test]
+fn many_expressions_are_looked_at_by_the_shell() {
+    let mut hall = Hall::new(&[("orders-eu", 2), ("orders-us", 1)]);
+    let count = GROUP_REGEXES_AT_ONCE_MAX + 1;
+    let mut clients: Vec<Client> =
+        (0..count).map(|n| Client::matching(&format!("m{n}"), &format!("orders-.{{{n},}}"))).collect();
+    hall.settle(&mut clients.iter_mut().collect::<Vec<_>>());
+    assert_eq!(asked(&mut hall), None, "one at a time they are few");
+    // After a restart none of them has been held against anything.
+    hall.restart();
+    hall.beat(&mut clients[0]);
+    assert_eq!(asked(&mut hall).unwrap().regexes.len(), count);
+    // Few of them against many topics are many names too.
+    let mut hall = Hall::new(&[("orders-eu", 2)]);
+    for number in 0..GROUP_REGEX_TOPICS_AT_ONCE_MAX / 2 {
+        hall.set_topic(&format!("t{number}"), 1);
+    }
+    let (mut a, mut b) = (Client::matching("a", "o.*"), Client::matching("b", "or.*"));
+    hall.settle(&mut [&mut a, &mut b]);
+    assert_eq!(asked(&mut hall), None);
+    hall.restart();
+    hall.beat(&mut a);
+    assert_eq!(asked(&mut hall).unwrap().regexes, ["o.*", "or.*"]);
 }
 
 #[test]
