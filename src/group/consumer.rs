@@ -144,19 +144,24 @@ pub struct Member {
 }
 
 /// Which version of the topics the regular expressions were last held against.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Resolution {
-    version: u64,
+    /// Of each that was, since the group is in memory.
+    versions: BTreeMap<String, u64>,
+    /// How often some were.
+    count: u64,
     at: Option<Mono>,
+    /// What was found could not be taken, or not be kept.
+    has_failed: bool,
     /// The shell is at it.
     is_running: bool,
 }
 
-/// Which versions of the topics a group has looked at: by itself, and by its regular expressions.
+/// Which version of the topics a group has looked at, and how often its regular expressions were held against them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     topics: u64,
-    resolution: u64,
+    resolved: u64,
 }
 
 /// Lives: in one [`Group`](crate::group::classic::Group).
@@ -343,21 +348,29 @@ impl ConsumerGroup {
 
     /// Takes back what could not be kept.
     pub fn undo(&mut self, undo: Vec<ConsumerRecord>) {
+        self.resolution.has_failed |=
+            undo.iter().any(|record| matches!(record, ConsumerRecord::Regex { .. }));
         for record in undo.into_iter().rev() {
             self.put(record);
         }
         // What it had seen of the topics may have been part of that.
-        self.forget_seen(Seen::default());
+        self.seen = 0;
+        self.resolution.versions.clear();
     }
 
-    /// Which versions of the topics it has looked at.
+    /// What it has looked at.
     pub fn seen(&self) -> Seen {
-        Seen { topics: self.seen, resolution: self.resolution.version }
+        Seen { topics: self.seen, resolved: self.resolution.count }
     }
 
-    /// Has not looked at the topics since.
-    pub fn forget_seen(&mut self, since: Seen) {
-        (self.seen, self.resolution.version) = (since.topics, since.resolution);
+    /// The same, after a request that is refused.
+    pub fn undo_refused(&mut self, undo: Vec<ConsumerRecord>, before: Seen) {
+        let versions = std::mem::take(&mut self.resolution.versions);
+        self.undo(undo);
+        self.seen = before.topics;
+        if before.resolved == self.resolution.count {
+            self.resolution.versions = versions;
+        }
     }
 
     /// Records that take away all there is, the group itself at the end.

@@ -326,6 +326,10 @@ pub const GROUP_REGEX_TOPICS_AT_ONCE_MAX: usize = 1000;
 /// Regular expressions that are compiled while a heartbeat waits: some 100 µs each, of the usual kind.
 pub const GROUP_REGEXES_AT_ONCE_MAX: usize = 4;
 
+/// Bytes of names that regular expressions of one group match, after which the group takes what was found before
+/// more are held against the topics. The first one may match any of them.
+pub const GROUP_REGEX_RESOLVED_SIZE_MAX: usize = 4 << 20;
+
 /// How often the regular expressions of one group are held against topics that change all the time.
 pub const GROUP_REGEX_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -6,7 +6,7 @@ use crate::codec::consumer_record::{ConsumerRecord, RegexValue, SubscribedTopic}
 use crate::codec::error_code::ErrorCode;
 use crate::group::assignor::{Assignor, Candidate, Counts};
 use crate::group::consumer::regex::TopicPattern;
-use crate::group::consumer::{Change, ConsumerGroup, Context, Member, Refusal};
+use crate::group::consumer::{Change, ConsumerGroup, Context, Member, Refusal, Resolution};
 use crate::types::TopicId;
 use crate::types::limits::{GROUP_REGEX_INTERVAL, GROUP_REGEX_TOPICS_AT_ONCE_MAX, GROUP_REGEXES_AT_ONCE_MAX};
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,10 +62,14 @@ impl ConsumerGroup {
 
     /// Expressions that are to be held against all topics; again, if these have changed, but not all the time.
     fn unresolved(&self, context: &Context<'_>) -> Vec<String> {
-        let is_stale = self.resolution.version != context.topics_version
-            && self.resolution.at.is_none_or(|at| context.now.mono.since(at) >= GROUP_REGEX_INTERVAL);
-        let is_new = |regex: &&String| is_stale || !self.regexes.contains_key(*regex);
-        self.regex_readers.keys().filter(is_new).cloned().collect()
+        let Resolution { versions, at, has_failed, .. } = &self.resolution;
+        let is_time = at.is_none_or(|at| context.now.mono.since(at) >= GROUP_REGEX_INTERVAL);
+        let is_due = |regex: &&String| {
+            let is_new = !self.regexes.contains_key(*regex);
+            let is_stale = is_new || versions.get(*regex) != Some(&context.topics_version);
+            (is_new && !has_failed) || (is_stale && is_time)
+        };
+        self.regex_readers.keys().filter(is_due).cloned().collect()
     }
 
     fn resolve_at_once(&mut self, context: &Context<'_>, change: &mut Change) {
@@ -107,7 +111,8 @@ impl ConsumerGroup {
         Some(unresolved).filter(|unresolved| !unresolved.is_empty())
     }
 
-    /// `version`: of the topics, before the first of them was looked at.
+    /// `resolved`: of those that were asked for, or some of them: the others are asked for again, with the next
+    /// heartbeat. `version`: of the topics, before the first of them was looked at.
     pub fn resolved(
         &mut self,
         resolved: Resolved,
@@ -132,12 +137,16 @@ impl ConsumerGroup {
         context: &Context<'_>,
         change: &mut Change,
     ) -> bool {
-        self.resolution.version = version;
+        self.resolution.count += 1;
+        self.resolution.has_failed = false;
         self.resolution.at = Some(context.now.mono);
         let mut is_changed = false;
         for (regex, topics) in resolved {
-            let is_same = self.regexes.get(&regex).is_some_and(|known| known.topics == topics);
-            if is_same || !self.regex_readers.contains_key(&regex) {
+            if !self.regex_readers.contains_key(&regex) {
+                continue;
+            }
+            self.resolution.versions.insert(regex.clone(), version);
+            if self.regexes.get(&regex).is_some_and(|known| known.topics == topics) {
                 continue;
             }
             let (version, timestamp) = (version as i64, context.now.wall.0);
@@ -155,6 +164,7 @@ impl ConsumerGroup {
     pub(super) fn forget_regexes(&mut self, change: &mut Change) {
         let unread = self.regexes.keys().filter(|regex| !self.regex_readers.contains_key(*regex));
         for regex in unread.cloned().collect::<Vec<_>>() {
+            self.resolution.versions.remove(&regex);
             self.change(ConsumerRecord::Regex { group: self.id.clone(), regex, value: None }, change);
         }
     }

@@ -289,8 +289,7 @@ impl Coordinator {
         let result = match decided {
             Ok(decided) => Ok((decided, change)),
             Err(refusal) => {
-                consumer.undo(change.undo);
-                consumer.forget_seen(seen);
+                consumer.undo_refused(change.undo, seen);
                 Err(refusal)
             }
         };

@@ -10,6 +10,7 @@ use crate::shard::Shard;
 use crate::shard::groups::Served;
 use crate::shard::step::Pace;
 use crate::types::TopicId;
+use crate::types::limits::{GROUP_ENTRY_SIZE, GROUP_REGEX_RESOLVED_SIZE_MAX};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -44,13 +45,19 @@ impl Topics for ImageTopics {
     }
 }
 
-/// Holds a group's regular expressions against all topics, some of them at a time.
+/// Holds a group's regular expressions against all topics, some of them at a time. Those that are left once it has
+/// found very much are asked for again.
 pub(super) async fn resolve(shard: Rc<Shard>, served: Rc<Served>, asked: ToResolve) {
     let mut pace = Pace::new(&shard.clock);
     let mut resolved = Resolved::new();
+    let mut size = 0;
     for regex in asked.regexes {
         let topics = matching(&shard, &regex, &mut pace).await;
+        size += topics.iter().map(|name| GROUP_ENTRY_SIZE + name.len()).sum::<usize>();
         resolved.insert(regex, topics);
+        if size > GROUP_REGEX_RESOLVED_SIZE_MAX {
+            break;
+        }
     }
     served.decide(&shard, |coordinator, now, effects| {
         coordinator.resolved(&asked.group, asked.version, resolved, now, effects);

@@ -152,3 +152,55 @@ fn what_the_shell_finds_waits_for_its_turn_and_may_come_too_late() {
     resolve(&mut hall, &first, &["orders-eu"]);
     assert!(hall.group().regexes.is_empty(), "nobody subscribes by it any more");
 }
+
+#[test]
+fn what_the_shell_leaves_is_asked_for_again() {
+    let mut hall = crowded();
+    let (mut a, mut b) = (Client::matching("a", "orders-e.*"), Client::matching("b", "orders-u.*"));
+    hall.beat(&mut a);
+    hall.beat(&mut b);
+    let first = asked(&mut hall).unwrap();
+    assert_eq!(first.regexes, ["orders-e.*"]);
+    resolve(&mut hall, &first, &["orders-eu"]);
+    hall.beat(&mut a);
+    let second = asked(&mut hall).unwrap();
+    assert_eq!(second.regexes, ["orders-u.*"]);
+    resolve(&mut hall, &second, &["orders-us"]);
+    hall.settle(&mut [&mut a, &mut b]);
+    // Of both one is left, also if nothing of the other one has changed.
+    hall.set_topic("orders-uk", 1);
+    hall.room.pass(1);
+    hall.beat(&mut a);
+    let mut both = asked(&mut hall).unwrap();
+    assert_eq!(both.regexes.len(), 2);
+    both.regexes.pop();
+    resolve(&mut hall, &both, &["orders-eu"]);
+    hall.room.pass(1);
+    hall.beat(&mut a);
+    let left = asked(&mut hall).unwrap();
+    assert_eq!(left.regexes, ["orders-u.*"]);
+    resolve(&mut hall, &left, &["orders-us", "orders-uk"]);
+    hall.settle(&mut [&mut a, &mut b]);
+    assert_eq!((a.count(), b.count()), (2, 2));
+    assert_eq!(asked(&mut hall), None);
+}
+
+#[test]
+fn what_cannot_be_kept_is_not_looked_for_all_the_time() {
+    let mut hall = crowded();
+    let mut client = Client::matching("a", "orders-.*");
+    hall.beat(&mut client);
+    let first = asked(&mut hall).unwrap();
+    hall.room.holds_writes = true;
+    resolve(&mut hall, &first, &["orders-eu"]);
+    hall.room.end_write(Err(ErrorCode::MessageTooLarge));
+    hall.room.holds_writes = false;
+    hall.beat(&mut client);
+    assert_eq!(asked(&mut hall), None);
+    hall.room.pass(1);
+    hall.beat(&mut client);
+    let second = asked(&mut hall).unwrap();
+    resolve(&mut hall, &second, &["orders-eu"]);
+    hall.beat(&mut client);
+    assert_eq!((client.count(), asked(&mut hall)), (2, None));
+}
