@@ -345,6 +345,9 @@ impl Coordinator {
 
     /// The log has been replayed: members of a group keep their generation, their sessions begin anew.
     pub fn loaded(&mut self, id: &str, now: Moment, effects: &mut Vec<Effect>) {
+        if self.consumer_is_stray(id) {
+            self.forget_consumer(id);
+        }
         if let Some(group) = self.groups.get_mut(id) {
             group.restart_sessions(&mut turn!(self, now, effects));
         }

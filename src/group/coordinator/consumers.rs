@@ -235,8 +235,13 @@ impl Coordinator {
         self.drop_if_nothing(id);
     }
 
+    /// Whether the log has nothing of a group but what an earlier build may have left behind: it is in no epoch.
+    pub(super) fn consumer_is_stray(&self, id: &str) -> bool {
+        self.consumer(id).is_some_and(|consumer| consumer.epoch == 0 && consumer.is_empty())
+    }
+
     /// All records of a group that has no members are gone; what it has committed stays.
-    fn forget_consumer(&mut self, id: &str) {
+    pub(super) fn forget_consumer(&mut self, id: &str) {
         let Some(group) = self.groups.get_mut(id) else { return };
         let Some(mut consumer) = group.consumer.take() else { return };
         consumer.forget_clocks(None, &mut self.timers);

@@ -1,8 +1,9 @@
 use super::*;
+use crate::codec::consumer_record::ConsumerRecord;
 use proptest::prelude::*;
 
 /// A group as its records have it.
-fn kept(coordinator: &Coordinator) -> Option<Vec<crate::codec::consumer_record::ConsumerRecord>> {
+fn kept(coordinator: &Coordinator) -> Option<Vec<ConsumerRecord>> {
     let group = coordinator.groups().get(GROUP)?;
     group.consumer.as_ref().map(|consumer| consumer.records())
 }
@@ -52,6 +53,23 @@ fn reconciliation_goes_on_after_a_restart() {
         2,
         "who does not let go in time is taken out, counted from the start"
     );
+}
+
+#[test]
+fn record_that_was_left_behind_makes_no_group() {
+    let mut hall = Hall::new(&[("read", 4)]);
+    hall.beat(&mut Client::matching("a", "re.*"));
+    let is_lone = |record: &&GroupRecord| match record {
+        GroupRecord::Consumer(record) => {
+            record.member().is_none() && !matches!(record, ConsumerRecord::Group { .. })
+        }
+        GroupRecord::Offset { .. } | GroupRecord::Group { .. } => false,
+    };
+    let lone: Vec<GroupRecord> = hall.room.log.iter().filter(is_lone).cloned().collect();
+    assert!(lone.len() >= 3, "an expression, topics, an epoch: {lone:?}");
+    hall.room.log = lone;
+    hall.restart();
+    assert!(hall.room.coordinator.groups().is_empty());
 }
 
 #[test]
