@@ -64,6 +64,9 @@ fn fill(loads: &mut Loads, topic: TopicId, readers: &[usize], count: i32) {
     for indexes in readers.iter().filter_map(|member| loads.assigned[*member].get(&topic)) {
         indexes.iter().for_each(|index| is_free[*index as usize] = false);
     }
+    if !is_free.contains(&true) {
+        return;
+    }
     let mut order = loads.ordered(readers);
     for (index, _) in (0..).zip(is_free).filter(|(_, is_free)| *is_free) {
         let (load, member) = order.pop_first().expect("a topic has a reader");
@@ -74,9 +77,14 @@ fn fill(loads: &mut Loads, topic: TopicId, readers: &[usize], count: i32) {
 
 /// Moves partitions of a topic between its readers until none has two more than another, or none of the topic.
 fn even_out(loads: &mut Loads, topic: TopicId, readers: &[usize]) -> bool {
-    let mut order = loads.ordered(readers);
-    let has = |member: &usize| loads.assigned[*member].contains_key(&topic);
+    // Nearly always there is nothing to do, which takes no more than a look at the numbers.
+    let least = readers.iter().map(|member| loads.counts[*member]).min().unwrap_or(0);
+    let has = |member: &usize| loads.counts[*member] >= least + 2 && loads.assigned[*member].contains_key(&topic);
     let givers: Vec<usize> = readers.iter().copied().filter(has).collect();
+    if givers.is_empty() {
+        return false;
+    }
+    let mut order = loads.ordered(readers);
     let mut givers = loads.ordered(&givers);
     let mut has_moved = false;
     while let Some((most, giver)) = givers.pop_last() {

@@ -11,6 +11,9 @@ use crate::types::TopicId;
 use crate::types::limits::{GROUP_REGEX_INTERVAL, GROUP_REGEX_TOPICS_AT_ONCE_MAX, GROUP_REGEXES_AT_ONCE_MAX};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// What a member subscribes by.
+type Subscription<'a> = (&'a BTreeSet<String>, Option<&'a String>);
+
 /// Topics by the regular expression that they match.
 pub type Resolved = BTreeMap<String, BTreeSet<String>>;
 
@@ -186,19 +189,31 @@ impl ConsumerGroup {
         let assignor = self.assignor(&context.settings.assignors);
         let counts: Counts = self.topics.values().map(|topic| (topic.id, topic.partition_count)).collect();
         // Members that subscribe alike share what they subscribe to.
-        let mut subscriptions: BTreeMap<(&BTreeSet<String>, Option<&String>), BTreeSet<TopicId>> =
-            BTreeMap::new();
+        let mut places: BTreeMap<Subscription<'_>, usize> = BTreeMap::new();
+        let mut subscriptions: Vec<BTreeSet<TopicId>> = Vec::new();
+        let mut subscribed: Vec<usize> = Vec::with_capacity(self.members.len());
+        let mut last: Option<(Subscription<'_>, usize)> = None;
         for member in self.members.values() {
-            let key = (&member.value.topics, member.value.regex.as_ref());
-            subscriptions.entry(key).or_insert_with(|| self.topics_of(member));
+            let subscription = (&member.value.topics, member.value.regex.as_ref());
+            // Most have what their neighbour has: one comparison of all names instead of many.
+            let place = match last {
+                Some((last, place)) if last == subscription => place,
+                _ => *places.entry(subscription).or_insert_with(|| {
+                    subscriptions.push(self.topics_of(member));
+                    subscriptions.len() - 1
+                }),
+            };
+            last = Some((subscription, place));
+            subscribed.push(place);
         }
         let candidates: Vec<Candidate<'_>> = self
             .members
             .iter()
-            .map(|(id, member)| Candidate {
+            .zip(&subscribed)
+            .map(|((id, member), place)| Candidate {
                 id,
                 instance_id: member.value.instance_id.as_deref(),
-                topics: &subscriptions[&(&member.value.topics, member.value.regex.as_ref())],
+                topics: &subscriptions[*place],
                 held: self.targets.get(id),
             })
             .collect();
