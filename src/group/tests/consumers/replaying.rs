@@ -251,11 +251,8 @@ impl Play {
         };
         let mut seen = BTreeSet::new();
         for client in self.clients.iter().filter(|client| client.epoch > 0) {
-            let Some(member) =
-                group.members.get(&client.id).filter(|member| member.current.epoch == client.epoch)
-            else {
-                continue;
-            };
+            // Also one that has not heard of its epoch yet.
+            let Some(member) = group.members.get(&client.id) else { continue };
             for (topic, index) in
                 client.owned.iter().flat_map(|(topic, all)| all.iter().map(move |i| (topic, i)))
             {
