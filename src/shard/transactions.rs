@@ -159,6 +159,11 @@ impl Served {
             metrics.transactions_aborted += coordinator.aborted - aborted;
             decided
         };
+        self.carry_out(shard, effects);
+        Some(decided)
+    }
+
+    fn carry_out(self: &Rc<Self>, shard: &Rc<Shard>, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
                 Effect::Answer(Ticket(number), answer) => shard.transactions.answers.complete(number, answer),
@@ -171,7 +176,6 @@ impl Served {
                 }
             }
         }
-        Some(decided)
     }
 
     /// Whether it decides nothing any more.
@@ -313,30 +317,21 @@ async fn for_each_id(
     shard: &Rc<Shard>,
     decide: impl Fn(&mut Coordinator, &str, Timestamp, &mut Vec<Effect>),
 ) {
-    for served in shard.transactions.served() {
-        for_each_of(shard, &served, &decide).await;
-    }
-}
-
-/// The same of one coordinator.
-async fn for_each_of(
-    shard: &Rc<Shard>,
-    served: &Rc<Served>,
-    decide: impl Fn(&mut Coordinator, &str, Timestamp, &mut Vec<Effect>),
-) {
     let mut pace = Pace::new(&shard.clock);
-    let mut after: Option<String> = None;
-    loop {
-        let ids = served.decide(shard, |coordinator, now, effects| {
-            let ids = coordinator.ids_after(after.as_deref(), TRANSACTIONS_STEP);
-            ids.iter().for_each(|id| decide(coordinator, id, now, effects));
-            ids
-        });
-        after = ids.and_then(|mut ids| ids.pop());
-        if after.is_none() {
-            return;
+    for served in shard.transactions.served() {
+        let mut after: Option<String> = None;
+        loop {
+            let ids = served.decide(shard, |coordinator, now, effects| {
+                let ids = coordinator.ids_after(after.as_deref(), TRANSACTIONS_STEP);
+                ids.iter().for_each(|id| decide(coordinator, id, now, effects));
+                ids
+            });
+            after = ids.and_then(|mut ids| ids.pop());
+            if after.is_none() {
+                break;
+            }
+            pace.give_way().await;
         }
-        pace.give_way().await;
     }
 }
 

@@ -10,7 +10,7 @@ use crate::codec::transaction_record::{
     PartitionNames, TransactionRecord, TransactionState, TransactionValue,
 };
 use crate::txn::transaction::{Added, Addition, End, Ended, FreshId, Init, Initialised, Next, Transaction};
-use crate::txn::{Answer, Effect, Marking, Settings, Ticket, WriteId, Writer};
+use crate::txn::{Answer, Effect, Marking, MarkingId, Settings, Ticket, WriteId, Writer};
 use crate::types::limits::{
     TRANSACTION_ADDITIONS_WAITING_MAX, TRANSACTION_ENTRY_SIZE, TRANSACTIONAL_IDS_PER_COORDINATOR_MAX,
     TRANSACTIONS_SIZE_MAX,
@@ -60,6 +60,7 @@ pub struct Coordinator {
     held: usize,
     writes: BTreeMap<WriteId, Write>,
     next_write: WriteId,
+    next_marking: MarkingId,
     /// It decides nothing any more: another coordinator may.
     is_resigned: bool,
     /// Transactions whose end was decided, by how.
@@ -76,6 +77,7 @@ impl Coordinator {
             held: 0,
             writes: BTreeMap::new(),
             next_write: WriteId(1),
+            next_marking: MarkingId(1),
             is_resigned: false,
             committed: 0,
             aborted: 0,
@@ -118,18 +120,31 @@ impl Coordinator {
         Some(transaction)
     }
 
-    /// The log has been replayed: what was decided goes on.
+    /// The log has been replayed: what was decided goes on. For every id, before the first request.
     pub fn loaded(&mut self, id: &str, effects: &mut Vec<Effect>) {
         let partitions = self.transactions.get(id).map(|found| found.value.partitions.clone());
         self.mark(id, partitions.unwrap_or_default(), false, effects);
     }
 
-    fn mark(&self, id: &str, partitions: PartitionNames, is_again: bool, effects: &mut Vec<Effect>) {
-        let Some(transaction) = self.transactions.get(id).filter(|_| !self.is_resigned) else { return };
+    /// Nothing, while its markers are being written: those of a second writing could come when the producer has
+    /// begun its next transaction under the same epoch, and end that.
+    fn mark(&mut self, id: &str, partitions: PartitionNames, is_again: bool, effects: &mut Vec<Effect>) {
+        let found = self.transactions.get(id).filter(|_| !self.is_resigned);
+        let Some(transaction) = found.filter(|found| found.marking.is_none()) else { return };
         let Some(marker) = self.marker(transaction) else { return };
         let version = transaction.version();
+        let marking = self.next_marking;
+        self.next_marking = MarkingId(marking.0 + 1);
+        self.transactions.get_mut(id).expect("it was just there").marking = Some(marking);
         let transactional_id = id.to_owned();
-        effects.push(Effect::Mark(Marking { transactional_id, marker, version, partitions, is_again }));
+        effects.push(Effect::Mark(Marking {
+            id: marking,
+            transactional_id,
+            marker,
+            version,
+            partitions,
+            is_again,
+        }));
     }
 
     fn marker(&self, transaction: &Transaction) -> Option<EndMarker> {
@@ -350,13 +365,12 @@ impl Coordinator {
     }
 
     /// Every partition of a transaction has its marker, or is gone.
-    pub fn marked(&mut self, id: &str, marker: &EndMarker, now: Timestamp, effects: &mut Vec<Effect>) {
-        let found = self.transactions.get(id).filter(|_| !self.is_resigned);
-        let Some(found) = found.filter(|found| found.pending.is_none()) else { return };
-        if self.marker(found).as_ref() == Some(marker) {
-            let next = found.completed(now);
-            self.write(id, Some(next), Then::Complete, effects);
-        }
+    pub fn marked(&mut self, id: &str, marking: MarkingId, now: Timestamp, effects: &mut Vec<Effect>) {
+        let found = self.transactions.get_mut(id).filter(|_| !self.is_resigned);
+        let Some(found) = found.filter(|found| found.marking == Some(marking)) else { return };
+        found.marking = None;
+        let next = found.completed(now);
+        self.write(id, Some(next), Then::Complete, effects);
     }
 
     // --- Time
@@ -427,6 +441,8 @@ impl Coordinator {
             let waits_for = found.pending.is_some() || found.value.state.is_prepared();
             assert!(found.waiting.is_empty() || waits_for || self.is_resigned, "{found:?}");
             assert!(found.is_kept || found.pending.is_some(), "{found:?}");
+            let is_marked = found.value.state.is_prepared() && found.pending.is_none();
+            assert!(found.marking.is_none() || is_marked, "{found:?}");
         }
     }
 }

@@ -64,6 +64,10 @@ pub struct Ticket(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WriteId(pub u64);
 
+/// Which writing of markers it is. Given out by a coordinator: of one transaction one goes on at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MarkingId(pub u64);
+
 /// Who writes as part of transactions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Writer {
@@ -85,6 +89,7 @@ pub enum Effect {
 /// [`marked`](coordinator::Coordinator::marked).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Marking {
+    pub id: MarkingId,
     pub transactional_id: String,
     pub marker: EndMarker,
     pub version: TransactionVersion,

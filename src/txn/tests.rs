@@ -202,7 +202,7 @@ impl Cluster {
             self.markers.push((format!("{topic}-{partition}"), marking.marker));
         }
         self.decide(|coordinator, now, effects| {
-            coordinator.marked(&marking.transactional_id, &marking.marker, now, effects);
+            coordinator.marked(&marking.transactional_id, marking.id, now, effects);
         });
         true
     }

@@ -5,7 +5,7 @@
 use crate::codec::control_record::TransactionOutcome;
 use crate::codec::error_code::ErrorCode;
 use crate::codec::transaction_record::{PartitionNames, TransactionState, TransactionValue};
-use crate::txn::{Ticket, Writer};
+use crate::txn::{MarkingId, Ticket, Writer};
 use crate::types::{ProducerEpoch, ProducerId, Timestamp, TransactionVersion};
 use std::time::Duration;
 
@@ -87,6 +87,8 @@ pub struct Transaction {
     pub is_kept: bool,
     /// What it becomes when the write that is on its way ends.
     pub pending: Option<TransactionState>,
+    /// Its markers are being written.
+    pub marking: Option<MarkingId>,
     /// Additions that wait for what is on its way.
     pub waiting: Vec<(Addition, Ticket)>,
 }
@@ -127,7 +129,14 @@ impl Transaction {
     }
 
     pub fn from_log(value: TransactionValue) -> Transaction {
-        Transaction { value, last_epoch: None, is_kept: true, pending: None, waiting: Vec::new() }
+        Transaction {
+            value,
+            last_epoch: None,
+            is_kept: true,
+            pending: None,
+            marking: None,
+            waiting: Vec::new(),
+        }
     }
 
     pub fn writer(&self) -> Writer {

@@ -13,7 +13,8 @@ use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
 use crate::shard::response::Slice;
 use crate::shard::step::Pace;
-use crate::shard::transactions::{Served, ServedState, for_each_of, new_coordinator};
+use crate::shard::transactions::{Served, ServedState, TRANSACTIONS_STEP, new_coordinator};
+use crate::txn::Effect;
 use crate::txn::coordinator::Coordinator;
 use crate::types::Offset;
 use crate::types::limits::IO_SIZE_MAX;
@@ -47,11 +48,16 @@ pub fn begin(shard: &Rc<Shard>, served: &Rc<Served>, replica: &Rc<Replica>) {
         let begun = shard.clock.mono();
         let partition = served.id.partition.index();
         match replay(&shard, &replica).await {
-            Ok(coordinator) => {
+            Ok(mut coordinator) => {
                 let ids = coordinator.count();
+                let mut effects = go_on(&shard, &mut coordinator).await;
                 *served.state.borrow_mut() = ServedState::Ready(Box::new(coordinator));
-                for_each_of(&shard, &served, |coordinator, id, _, effects| coordinator.loaded(id, effects))
-                    .await;
+                let mut pace = Pace::new(&shard.clock);
+                while !effects.is_empty() {
+                    let later = effects.split_off(effects.len().min(TRANSACTIONS_STEP));
+                    served.carry_out(&shard, std::mem::replace(&mut effects, later));
+                    pace.give_way().await;
+                }
                 let took_ms = shard.clock.mono().since(begun).as_millis() as u64;
                 tracing::debug!(partition, ids, took_ms, "transactions are loaded");
             }
@@ -63,6 +69,20 @@ pub fn begin(shard: &Rc<Shard>, served: &Rc<Served>, replica: &Rc<Replica>) {
             }
         }
     });
+}
+
+/// What was decided, and is not ended in all of its partitions. Found before anything is asked: what a request
+/// decides meanwhile is not to be ended twice.
+async fn go_on(shard: &Rc<Shard>, coordinator: &mut Coordinator) -> Vec<Effect> {
+    let mut pace = Pace::new(&shard.clock);
+    let mut effects = Vec::new();
+    let mut ids = coordinator.ids_after(None, TRANSACTIONS_STEP);
+    while let Some(last) = ids.last() {
+        ids.iter().for_each(|id| coordinator.loaded(id, &mut effects));
+        ids = coordinator.ids_after(Some(last), TRANSACTIONS_STEP);
+        pace.give_way().await;
+    }
+    effects
 }
 
 async fn replay(shard: &Rc<Shard>, replica: &Rc<Replica>) -> Result<Coordinator, LoadFailed> {

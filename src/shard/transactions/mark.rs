@@ -22,7 +22,7 @@ pub async fn run(shard: Rc<Shard>, served: Rc<Served>, mut marking: Marking) {
         marking.partitions = write(&shard, &marking).await;
         if marking.partitions.is_empty() {
             served.decide(&shard, |coordinator, now, effects| {
-                coordinator.marked(&marking.transactional_id, &marking.marker, now, effects);
+                coordinator.marked(&marking.transactional_id, marking.id, now, effects);
             });
             return;
         }

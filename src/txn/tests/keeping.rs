@@ -78,19 +78,45 @@ fn an_end_that_cannot_be_written_is_written_again_without_its_markers() {
 
 #[test]
 fn markers_of_another_transaction_complete_nothing() {
-    let mut cluster = Cluster::new();
-    let producer = cluster.init().unwrap();
-    cluster.add(V2, producer, 0).unwrap();
-    cluster.send_end(V2, producer, COMMIT);
-    cluster.write_one();
-    let first = cluster.markings.front().unwrap().clone();
-    cluster.settle();
-    cluster.add(V2, writer(100, 1), 0).unwrap();
-    cluster.send_end(V2, writer(100, 1), COMMIT);
-    cluster.write_one();
-    cluster.decide(|coordinator, now, effects| coordinator.marked("id", &first.marker, now, effects));
-    assert!(cluster.writes.is_empty());
-    assert_eq!(cluster.state(), TransactionState::PrepareCommit);
+    for version in [V1, V2] {
+        let mut cluster = Cluster::new();
+        let mut producer = cluster.init().unwrap();
+        cluster.add(version, producer, 0).unwrap();
+        let end = cluster.send_end(version, producer, COMMIT);
+        cluster.write_one();
+        let first = cluster.markings.front().unwrap().clone();
+        cluster.settle();
+        producer = cluster.told(end).unwrap();
+        cluster.add(version, producer, 0).unwrap();
+        cluster.send_end(version, producer, COMMIT);
+        cluster.write_one();
+        cluster.decide(|coordinator, now, effects| coordinator.marked("id", first.id, now, effects));
+        assert!(cluster.writes.is_empty(), "also where both have the same marker");
+        assert_eq!(cluster.state(), TransactionState::PrepareCommit);
+    }
+}
+
+/// The second ones would end the next transaction, which in version 1 has the same epoch.
+#[test]
+fn markers_are_not_written_twice_at_a_time() {
+    for version in [V1, V2] {
+        let mut cluster = Cluster::new();
+        let producer = cluster.init().unwrap();
+        cluster.add(version, producer, 0).unwrap();
+        cluster.restart();
+        let end = cluster.send_end(version, producer, COMMIT);
+        cluster.write_one();
+        // Whoever walks the ids that are loaded comes to this one when it is decided already.
+        cluster.decide(|coordinator, _, effects| coordinator.loaded("id", effects));
+        assert_eq!(cluster.markings.len(), 1);
+        cluster.mark_one();
+        cluster.decide(|coordinator, _, effects| coordinator.loaded("id", effects));
+        cluster.settle();
+        let next = cluster.told(end).unwrap();
+        cluster.add(version, next, 0).unwrap();
+        assert_eq!(cluster.markers_of(0).len(), 1);
+        assert!(cluster.markings.is_empty(), "nothing is left that could end the next one");
+    }
 }
 
 #[test]
