@@ -359,9 +359,9 @@ impl Transaction {
                 Ok(Ended::Already(self.writer()))
             }
             _ if is_repeated => Err(ErrorCode::InvalidTxnState),
-            // It cannot know the epoch yet.
+            // The end of the next one: the producer was told its epoch as soon as this end was decided.
             (TransactionState::PrepareCommit | TransactionState::PrepareAbort, _) => {
-                Err(ErrorCode::ProducerFenced)
+                Err(ErrorCode::ConcurrentTransactions)
             }
             (TransactionState::Ongoing, _) | (_, TransactionOutcome::Abort) => {
                 let next = match is_exhausted(self.value.epoch) {
