@@ -15,7 +15,7 @@ use crate::types::limits::{
     TRANSACTION_ADDITIONS_WAITING_MAX, TRANSACTION_ENTRY_SIZE, TRANSACTIONAL_IDS_PER_COORDINATOR_MAX,
     TRANSACTIONS_SIZE_MAX,
 };
-use crate::types::{CoordinatorEpoch, ProducerEpoch, ProducerId, Timestamp, TransactionVersion};
+use crate::types::{CoordinatorEpoch, ProducerId, Timestamp, TransactionVersion};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -206,7 +206,7 @@ impl Coordinator {
 
     fn follow(&mut self, id: &str, then: Then, kept: Result<(), ErrorCode>, effects: &mut Vec<Effect>) {
         let found = self.transactions.get(id);
-        let writer = found.map(told);
+        let writer = found.map(Transaction::told);
         let is_decided = kept.is_ok() && found.is_some_and(|found| found.value.state.is_prepared());
         if is_decided {
             let found = found.expect("it is decided");
@@ -444,14 +444,6 @@ impl Coordinator {
             let is_marked = found.value.state.is_prepared() && found.pending.is_none();
             assert!(found.marking.is_none() || is_marked, "{found:?}");
         }
-    }
-}
-
-/// Who a producer is told to be: where its id is exhausted, who it will be when the transaction has ended.
-fn told(transaction: &Transaction) -> Writer {
-    match transaction.value.next_producer {
-        Some(producer) => Writer { producer, epoch: ProducerEpoch(0) },
-        None => transaction.writer(),
     }
 }
 

@@ -143,6 +143,19 @@ impl Transaction {
         Writer { producer: self.value.producer, epoch: self.value.epoch }
     }
 
+    /// Who the producer is told to be: where its id is exhausted, who it will be when the transaction has ended.
+    pub fn told(&self) -> Writer {
+        match self.value.next_producer {
+            Some(producer) => Writer { producer, epoch: ProducerEpoch(0) },
+            None => self.writer(),
+        }
+    }
+
+    /// Whether it is the producer under its new id, which holds once the markers of the old one are written.
+    fn is_early(&self, writer: Writer) -> bool {
+        self.value.state.is_prepared() && self.value.next_producer.is_some() && writer == self.told()
+    }
+
     /// How the transaction goes about its end.
     pub fn version(&self) -> TransactionVersion {
         match self.value.client_version {
@@ -158,6 +171,9 @@ impl Transaction {
             return Err(ErrorCode::ConcurrentTransactions);
         }
         let expected = init.expected.filter(|_| self.value.epoch != NO_EPOCH);
+        if expected.is_some_and(|expected| self.is_early(expected)) {
+            return Err(ErrorCode::ConcurrentTransactions);
+        }
         if let Some(expected) = expected {
             self.check_expected(expected)?;
         }
@@ -258,6 +274,9 @@ impl Transaction {
 
     pub fn add(&self, addition: &Addition) -> Result<Added, ErrorCode> {
         let is_ending = self.value.state.is_prepared();
+        if self.is_early(addition.writer) {
+            return Ok(Added::Later);
+        }
         self.check_writer(addition.writer)?;
         match self.pending {
             // Of which the epoch may change.
@@ -297,6 +316,9 @@ impl Transaction {
     /// Whether the transaction has a partition. What is being written does not count yet; what is appended to
     /// the partition is judged there again.
     pub fn verify(&self, writer: Writer, topic: &str, partition: i32) -> Result<(), ErrorCode> {
+        if self.is_early(writer) {
+            return Err(ErrorCode::ConcurrentTransactions);
+        }
         self.check_writer(writer)?;
         if self.value.state.is_prepared() {
             return Err(ErrorCode::ConcurrentTransactions);
@@ -308,6 +330,9 @@ impl Transaction {
     // --- The end
 
     pub fn end(&self, end: &End, now: Timestamp, fresh: FreshId<'_>) -> Result<Ended, ErrorCode> {
+        if self.is_early(end.writer) {
+            return Err(ErrorCode::ConcurrentTransactions);
+        }
         match end.version {
             TransactionVersion::V1 => self.end_v1(end, now),
             TransactionVersion::V2 => self.end_v2(end, now, fresh),

@@ -123,8 +123,6 @@ fn in_version_2_the_end_of_a_transaction_replaces_an_exhausted_id() {
         assert_eq!(cluster.told(ticket), Ok(writer(101, 0)));
         let value = cluster.value();
         assert_eq!((value.producer, value.next_producer), (ProducerId(100), Some(ProducerId(101))));
-        let early = cluster.send_add(V2, writer(101, 0), &[("t", 0)]);
-        assert_eq!(cluster.added(early), Err(ErrorCode::InvalidProducerIdMapping));
         cluster.restart();
         cluster.settle();
         assert_eq!(cluster.markers_of(0), [(100, i16::MAX, outcome)]);
@@ -137,6 +135,40 @@ fn in_version_2_the_end_of_a_transaction_replaces_an_exhausted_id() {
         assert_eq!(cluster.end(V2, writer(100, 5), outcome), Err(ErrorCode::InvalidProducerIdMapping));
         cluster.add(V2, writer(101, 0), 1).unwrap();
         assert_eq!(cluster.end(V2, writer(101, 0), COMMIT), Ok(writer(101, 1)));
+    }
+}
+
+/// It has its new id as soon as the end is decided, and that id holds once the markers are written.
+#[test]
+fn who_has_a_new_id_before_the_markers_are_written_waits_or_comes_again() {
+    for (marked, outcome) in [(false, COMMIT), (true, ABORT)] {
+        let mut cluster = Cluster::with_epoch(EXHAUSTED);
+        let last = writer(100, EXHAUSTED);
+        cluster.add(V2, last, 0).unwrap();
+        let end = cluster.send_end(V2, last, outcome);
+        cluster.write_one();
+        let new = cluster.told(end).unwrap();
+        if marked {
+            cluster.mark_one(); // The record that completes it is on its way.
+        }
+        for version in [V1, V2] {
+            let early = cluster.send_end(version, new, COMMIT);
+            assert_eq!(cluster.told(early), Err(ErrorCode::ConcurrentTransactions));
+        }
+        let init = cluster.send_init(Init { timeout_ms: TIMEOUT_MS, expected: Some(new) });
+        assert_eq!(cluster.told(init), Err(ErrorCode::ConcurrentTransactions));
+        let verified = cluster.coordinator.verify("id", new, "t", 0);
+        assert_eq!(verified, Err(ErrorCode::ConcurrentTransactions));
+        let others = cluster.send_add(V2, writer(102, 0), &[("t", 1)]);
+        assert_eq!(cluster.added(others), Err(ErrorCode::InvalidProducerIdMapping));
+        let add = cluster.send_add(V2, new, &[("t", 1)]);
+        assert!(!cluster.answers.contains_key(&add), "it waits");
+        cluster.settle();
+        assert_eq!(cluster.added(add), Ok(()));
+        assert_eq!(cluster.state(), TransactionState::Ongoing);
+        assert_eq!(cluster.end(V2, new, COMMIT), Ok(writer(101, 1)));
+        assert_eq!(cluster.markers_of(0), [(100, i16::MAX, outcome)]);
+        assert_eq!(cluster.markers_of(1), [(101, 1, COMMIT)]);
     }
 }
 
