@@ -583,14 +583,15 @@ async fn read_requests(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result
 /// connection ended meanwhile.
 async fn may_go_on(shard: &Rc<Shard>, connection: &Connection, held: usize) -> bool {
     wait_while(shard, connection, held, Connection::must_wait).await;
-    if connection.is_muted() {
-        wait_while_muted(shard, connection, held).await;
-    }
+    wait_while_muted(shard, connection, held).await;
     !connection.is_closed()
 }
 
 /// Waits until its client may go on. What it holds of receive memory meanwhile it holds for itself.
 async fn wait_while_muted(shard: &Rc<Shard>, connection: &Connection, held: usize) {
+    if !connection.is_muted() {
+        return;
+    }
     let state = HolderState::Client { since: shard.clock.mono() };
     connection.held.set((held > 0).then_some(Holder { held, state }));
     while !connection.is_closed() && !shard.is_stopping() {
@@ -641,6 +642,10 @@ async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<boo
             if shard.is_stopping() {
                 return Poll::Ready(Some(Ok(0)));
             }
+            if connection.is_muted() {
+                // An answer that was being made while this waited for the socket was too much.
+                return Poll::Ready(None);
+            }
             let mut stream = connection.stream.borrow_mut();
             let mut receive = connection.receive.borrow_mut();
             if let Some(buffer) = &mut *receive {
@@ -677,6 +682,10 @@ async fn poll_read(shard: &Rc<Shard>, connection: &Rc<Connection>) -> Result<boo
         .await;
         match polled {
             None if connection.is_closed() => return Ok(false),
+            None if connection.is_muted() => {
+                let held = connection.receive.borrow().as_ref().map_or(0, ReceiveBuffer::size);
+                wait_while_muted(shard, connection, held).await;
+            }
             None => {
                 if !std::mem::replace(&mut counted, true) {
                     shard.metrics.borrow_mut().memory_waits += 1;
@@ -850,6 +859,7 @@ async fn dispatch(
     if context.api_key == ApiKey::Fetch {
         // Before it takes memory: it may be for as long as its client likes.
         wait_while(shard, connection, held, Connection::fetch_must_wait).await;
+        wait_while_muted(shard, connection, held).await; // For what it has waited for.
     }
     let ticket = connection.begin(context.api_key, size, shard.clock.mono());
     let charged = shard.charged(connection, header.client_id);

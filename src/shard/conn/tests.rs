@@ -4,6 +4,8 @@
 
 use super::*;
 use crate::cluster::image::tests::{add_topic, image_of, node};
+use crate::cluster::record::Record;
+use crate::config::quota::{EntityName, QuotaEntity, QuotaKind, QuotaLimit};
 use crate::config::{Config, Machine, Routing};
 use crate::shard::background::close_untaken;
 use crate::shard::clock::Clock;
@@ -96,6 +98,26 @@ fn a_fetch_that_holds_up_a_request_is_answered_at_once_while_receive_memory_is_s
         connection.held.set(Some(Holder { held: 1, state }));
         relieve_at(2);
         assert!(parked.is_hurried.get());
+    });
+}
+
+/// Its reader waits for the socket already when the answer turns out to be too much.
+#[test]
+fn a_client_that_is_throttled_while_its_fetch_is_parked_is_not_read() {
+    on_executor(async {
+        let place = Place::new().await;
+        place.limit(QuotaKind::RequestPercentage, 1e-9);
+        let (mut client, connection) = place.connect().await;
+        client.send(&fetch(1 << 20)).await;
+        wait_until(|| place.shard.parked_fetches.get() == 1 && connection.reader.borrow().is_some()).await;
+        assert!(!connection.is_muted());
+        connection.hurry_fetches();
+        client.receive().await.expect("there is nothing, and the time that it has to wait");
+        let until = connection.muted_until.get();
+        assert!(until > place.shard.clock.mono(), "for a second");
+        client.send(&frame(ApiKey::ApiVersions, 0, &[])).await;
+        client.receive().await.expect("it is answered later");
+        assert!(place.shard.clock.mono() >= until);
     });
 }
 
@@ -212,6 +234,14 @@ impl Place {
         let shard = shard_of(Stores::new(vec![store]), directory.path(), &[0]).await;
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         Place { shard, listener, _directory: directory }
+    }
+
+    /// What each client may use.
+    fn limit(&self, kind: QuotaKind, limit: f64) {
+        let entity = QuotaEntity { user: Some(EntityName::Default), client_id: None };
+        let record = Record::ClientQuotaSet { entity, kind, limit: QuotaLimit::new(limit) };
+        self.shard.image.borrow_mut().apply(&record).expect("it fits any");
+        self.shard.quotas.changed(true);
     }
 
     async fn connect(&self) -> (Client, Rc<Connection>) {
