@@ -179,6 +179,8 @@ pub struct Connection {
     pub requests_counted: Rc<Cell<usize>>,
     /// It is not read before: its client has used up a quota.
     muted_until: Cell<Mono>,
+    /// Since when it is read again. Before it was not its client's turn.
+    unmuted: Cell<Mono>,
     /// What its client may use, as far as that was looked up.
     pub limits: RefCell<Option<Rc<ClientLimits>>>,
     pub client: RefCell<ClientInfo>,
@@ -248,6 +250,7 @@ impl Connection {
             parked: RefCell::default(),
             requests_counted: Rc::default(),
             muted_until: Cell::default(),
+            unmuted: Cell::default(),
             limits: RefCell::default(),
             client: RefCell::default(),
             counts: Counts {
@@ -363,14 +366,15 @@ impl Connection {
         let Some(Holder { held, state }) = self.held.get() else {
             let receive = self.receive.borrow();
             let buffer = receive.as_ref()?;
-            let state = HolderState::Client { since: buffer.step_since() };
+            let since = buffer.step_since().max(self.unmuted.get());
+            let state = HolderState::Client { since };
             return Some(Holder { held: buffer.size(), state });
         };
         let state = match state {
             // It waits until its client takes answers, and not for those that are being made. Each byte
             // that it takes is a step.
             HolderState::Client { since } => HolderState::Client { since: since.max(self.idle_since()?) },
-            growing @ HolderState::Growing { .. } => growing,
+            other @ (HolderState::Growing { .. } | HolderState::Muted) => other,
         };
         Some(Holder { held, state })
     }
@@ -587,13 +591,12 @@ async fn may_go_on(shard: &Rc<Shard>, connection: &Connection, held: usize) -> b
     !connection.is_closed()
 }
 
-/// Waits until its client may go on. What it holds of receive memory meanwhile it holds for itself.
+/// Waits until its client may go on. That it makes no step meanwhile is not the client's doing.
 async fn wait_while_muted(shard: &Rc<Shard>, connection: &Connection, held: usize) {
     if !connection.is_muted() {
         return;
     }
-    let state = HolderState::Client { since: shard.clock.mono() };
-    connection.held.set((held > 0).then_some(Holder { held, state }));
+    connection.held.set((held > 0).then_some(Holder { held, state: HolderState::Muted }));
     while !connection.is_closed() && !shard.is_stopping() {
         let wait = connection.muted_until.get().since(shard.clock.mono());
         if wait.is_zero() {
@@ -604,6 +607,7 @@ async fn wait_while_muted(shard: &Rc<Shard>, connection: &Connection, held: usiz
         select(drained, pin!(glommio::timer::sleep(wait))).await;
     }
     connection.muted_until.set(Mono::default());
+    connection.unmuted.set(shard.clock.mono());
     connection.held.set(None);
 }
 

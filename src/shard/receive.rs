@@ -485,6 +485,8 @@ pub enum HolderState {
     Client { since: Mono },
     /// It waits for so many bytes in all.
     Growing { since: Mono, left: usize },
+    /// It is not read for a while: its client has used up a quota.
+    Muted,
 }
 
 /// Who has to go, of those that hold receive memory while another waits for `wanted` bytes: of the clients
@@ -505,7 +507,7 @@ pub fn slowest(
             HolderState::Client { since } if now.since(since) >= RECEIVE_STEP_TIME_MAX => {
                 overdue.push((at, holder, now.since(since)));
             }
-            HolderState::Client { .. } => {}
+            HolderState::Client { .. } | HolderState::Muted => {}
             HolderState::Growing { since, left } => growing.push((left, (at, holder, now.since(since)))),
         }
     }

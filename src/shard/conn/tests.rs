@@ -121,6 +121,34 @@ fn a_client_that_is_throttled_while_its_fetch_is_parked_is_not_read() {
     });
 }
 
+/// It is told how long it has to wait, and does.
+#[test]
+fn a_client_that_is_not_read_is_not_a_slow_one() {
+    on_executor(async {
+        let place = Place::new().await;
+        let (mut client, connection) = place.connect().await;
+        let (begin, end) = (&[0, 0, 1, 0][..], &[0; 10][..]);
+        client.send(begin).await;
+        wait_until(|| connection.receive.borrow().is_some() && connection.reader.borrow().is_some()).await;
+        let later = |seconds| place.shard.clock.mono().after(Duration::from_secs(seconds));
+        connection.mute_until(later(1000));
+        client.send(end).await;
+        wait_until(|| connection.held.get().is_some()).await;
+        assert_eq!(connection.holder().map(|holder| holder.state), Some(HolderState::Muted));
+        relieve(&place.shard, RECEIVE_BUFFER_SIZE, later(50)); // It goes on in a smaller buffer.
+        relieve(&place.shard, RECEIVE_BUFFER_SIZE, later(100));
+        assert!(!connection.is_closed());
+        connection.muted_until.set(place.shard.clock.mono());
+        let ended = place.shard.clock.mono();
+        connection.drained.notify();
+        wait_until(|| !connection.is_muted()).await;
+        let state = connection.holder().map(|holder| holder.state);
+        assert!(matches!(state, Some(HolderState::Client { since }) if since >= ended), "{state:?}");
+        relieve(&place.shard, RECEIVE_BUFFER_SIZE, later(200));
+        assert!(connection.is_closed(), "from then on it is");
+    });
+}
+
 /// It is not the client's turn before it is answered.
 #[test]
 fn a_fetch_does_not_stay_parked_before_answers_that_memory_is_short_for() {
