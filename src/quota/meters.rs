@@ -1,14 +1,19 @@
 //! The rates of a shard, by who shares the limit, and what it tells the other shards of them.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::time::Duration;
 
 use super::rate::{Rate, Windows};
 use crate::config::quota::{QuotaKind, QuotaLimit, QuotaScope};
 use crate::types::Mono;
+use crate::types::limits::QUOTA_NAME_SIZE_MAX;
 
-/// Rates of one shard. Those that nothing is left of go first; past it clients that are new share one.
+/// Rates of one shard; past it clients that are new share one of each kind.
 pub const METERS_MAX: usize = 50_000;
+
+/// Bytes of the names that they are kept by, past which it is the same: some hundred each.
+pub const METERS_SIZE_MAX: usize = 8 << 20;
 
 /// What connections of one shard have used and others do not know yet.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,16 +30,24 @@ struct Meter {
     untold: f64,
 }
 
+/// What a rate is found by.
+pub type MeterKey = (QuotaKind, QuotaScope);
+
 /// Lives: one per shard.
+///
+/// Clients whose ids are longer than any that a quota could name share one rate, as those past the bounds do:
+/// an id takes as much memory as its client likes.
 #[derive(Debug)]
 pub struct Meters {
     windows: Windows,
-    meters: BTreeMap<(QuotaKind, QuotaScope), Meter>,
+    meters: BTreeMap<MeterKey, Meter>,
+    /// Bytes of their names.
+    size: usize,
 }
 
 impl Meters {
     pub fn new(windows: Windows) -> Meters {
-        Meters { windows, meters: BTreeMap::new() }
+        Meters { windows, meters: BTreeMap::new(), size: 0 }
     }
 
     pub fn windows(&self) -> &Windows {
@@ -51,7 +64,7 @@ impl Meters {
         now: Mono,
     ) -> Duration {
         let windows = self.windows;
-        let meter = self.meter(kind, scope, now);
+        let meter = self.meter(kind, scope);
         meter.untold += amount;
         meter.rate.record(amount, now, &windows);
         meter.rate.excess_time(limit.get(), now, &windows)
@@ -60,33 +73,55 @@ impl Meters {
     /// Takes back what was counted.
     pub fn unrecord(&mut self, kind: QuotaKind, scope: &QuotaScope, amount: f64, now: Mono) {
         let windows = self.windows;
-        let meter = self.meter(kind, scope, now);
+        let meter = self.meter(kind, scope);
         meter.untold -= amount;
         meter.rate.record(-amount, now, &windows);
     }
 
-    /// What the other shards are to be told, each time once.
-    pub fn take_untold(&mut self) -> Vec<Usage> {
-        let told = self.meters.iter_mut().filter(|(_, meter)| meter.untold != 0.0);
-        let told = told.map(|((kind, scope), meter)| Usage {
-            kind: *kind,
-            scope: scope.clone(),
-            amount: std::mem::take(&mut meter.untold),
-        });
-        told.collect()
+    /// What the other shards are to be told, each time once, of the next `count_max` rates behind `after`; those
+    /// that count for nothing any more are forgotten. Returns where to go on, unless it was the last.
+    pub fn tell(
+        &mut self,
+        after: Option<MeterKey>,
+        count_max: usize,
+        now: Mono,
+    ) -> (Vec<Usage>, Option<MeterKey>) {
+        let windows = self.windows;
+        let (mut told, mut over) = (Vec::new(), Vec::new());
+        let (mut count, mut last) = (0, None);
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        for (key, meter) in self.meters.range_mut((from, Bound::Unbounded)).take(count_max) {
+            let amount = std::mem::take(&mut meter.untold);
+            if amount != 0.0 {
+                told.push(Usage { kind: key.0, scope: key.1.clone(), amount });
+            }
+            if meter.rate.is_over(now, &windows) {
+                over.push(key.clone());
+            }
+            count += 1;
+            last = (count == count_max).then(|| key.clone());
+        }
+        for key in over {
+            self.size -= size_of_names(&key.1);
+            self.meters.remove(&key);
+        }
+        (told, last)
+    }
+
+    /// Forgets up to so many rates, whatever they are. False if there are none left.
+    pub fn forget(&mut self, count_max: usize) -> bool {
+        for _ in 0..count_max {
+            let Some(((_, scope), _)) = self.meters.pop_first() else { return false };
+            self.size -= size_of_names(&scope);
+        }
+        true
     }
 
     /// Another shard has told what its connections have used.
     pub fn add(&mut self, usage: &Usage, now: Mono) {
         let windows = self.windows;
-        let meter = self.meter(usage.kind, &usage.scope, now);
+        let meter = self.meter(usage.kind, &usage.scope);
         meter.rate.record(usage.amount, now, &windows);
-    }
-
-    /// Forgets what counts for nothing any more.
-    pub fn purge(&mut self, now: Mono) {
-        let windows = self.windows;
-        self.meters.retain(|_, meter| meter.untold != 0.0 || !meter.rate.is_over(now, &windows));
     }
 
     /// Every rate that there is, in units per second.
@@ -96,16 +131,24 @@ impl Meters {
         all.map(|((kind, scope), meter)| (*kind, scope.clone(), meter.rate.measure(now, &windows))).collect()
     }
 
-    fn meter(&mut self, kind: QuotaKind, scope: &QuotaScope, now: Mono) -> &mut Meter {
+    fn meter(&mut self, kind: QuotaKind, scope: &QuotaScope) -> &mut Meter {
+        let is_long = |name: &Option<String>| name.as_ref().is_some_and(|it| it.len() > QUOTA_NAME_SIZE_MAX);
+        let size = size_of_names(scope);
         let key = (kind, scope.clone());
-        if self.meters.len() < METERS_MAX || self.meters.contains_key(&key) {
-            return self.meters.entry(key).or_default();
+        let has_room = self.meters.len() < METERS_MAX && self.size + size <= METERS_SIZE_MAX;
+        if !self.meters.contains_key(&key) {
+            if is_long(&scope.user) || is_long(&scope.client_id) || !has_room {
+                let nobody = QuotaScope { user: None, client_id: None };
+                return self.meters.entry((kind, nobody)).or_default();
+            }
+            self.size += size;
         }
-        self.purge(now);
-        let nobody = QuotaScope { user: None, client_id: None };
-        let key = if self.meters.len() < METERS_MAX { key } else { (kind, nobody) };
         self.meters.entry(key).or_default()
     }
+}
+
+fn size_of_names(scope: &QuotaScope) -> usize {
+    [&scope.user, &scope.client_id].into_iter().flatten().map(String::len).sum()
 }
 
 #[cfg(test)]
@@ -162,7 +205,7 @@ mod tests {
             }
             if step % TELL_EVERY == 0 {
                 for from in 0..SHARDS {
-                    for usage in shards[from].take_untold() {
+                    for usage in untold(&mut shards[from], at(now)) {
                         (0..SHARDS).filter(|to| *to != from).for_each(|to| shards[to].add(&usage, at(now)));
                     }
                 }
@@ -181,14 +224,48 @@ mod tests {
     fn told_once_and_forgotten_when_it_counts_no_more() {
         let mut meters = Meters::new(WINDOWS);
         meters.record(KIND, &scope("a"), limit(1.0), 5.0, at(0));
-        meters.purge(at(60_000));
         let told = [Usage { kind: KIND, scope: scope("a"), amount: 5.0 }];
-        assert_eq!(meters.take_untold(), told, "what was not told is kept");
-        assert_eq!(meters.take_untold(), []);
-        meters.purge(at(10_999));
+        assert_eq!(untold(&mut meters, at(0)), told);
+        assert_eq!(untold(&mut meters, at(10_999)), []);
         assert_eq!(meters.rates(at(10_999)).len(), 1);
-        meters.purge(at(11_000));
-        assert_eq!(meters.rates(at(11_000)), []);
+        assert_eq!(untold(&mut meters, at(11_000)), []);
+        assert_eq!((meters.rates(at(11_000)), meters.size), (vec![], 0));
+        meters.record(KIND, &scope("a"), limit(1.0), 5.0, at(20_000));
+        assert_eq!(untold(&mut meters, at(60_000)), told, "what was not told is, however late");
+    }
+
+    #[test]
+    fn all_are_told_a_few_at_a_time() {
+        let mut meters = Meters::new(WINDOWS);
+        let names = ["a", "b", "c", "d"];
+        for name in names {
+            meters.record(KIND, &scope(name), limit(1.0), 5.0, at(0));
+        }
+        let mut steps = Vec::new();
+        let mut after = None;
+        loop {
+            let (told, next) = meters.tell(after, 3, at(20_000));
+            steps.push(told.len());
+            after = next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!((steps, meters.meters.len()), (vec![3, 1], 0));
+    }
+
+    /// Nobody is limited any more; whoever is later begins with nothing.
+    #[test]
+    fn all_are_forgotten_a_few_at_a_time() {
+        let mut meters = Meters::new(WINDOWS);
+        for name in ["a", "b", "c"] {
+            meters.record(KIND, &scope(name), limit(1.0), 5.0, at(0));
+        }
+        assert!(meters.forget(2));
+        assert_eq!(meters.meters.len(), 1);
+        assert!(!meters.forget(2));
+        assert_eq!(meters.size, 0);
+        assert_eq!(untold(&mut meters, at(0)), []);
     }
 
     #[test]
@@ -200,8 +277,31 @@ mod tests {
         assert_eq!(meters.meters.len(), METERS_MAX + 1);
         let shared = meters.record(KIND, &scope("new"), limit(1.0), 0.0, at(0));
         assert!(shared > Duration::ZERO, "a hundred others have used it");
-        meters.take_untold();
         meters.record(KIND, &scope("later"), limit(1.0), 1.0, at(20_000));
+        assert_eq!(meters.meters.len(), METERS_MAX + 1, "who comes does not look for room");
+        untold(&mut meters, at(20_000));
         assert_eq!(meters.meters.len(), 1, "those that are over make room");
+    }
+
+    #[test]
+    fn names_take_no_more_memory_than_they_may() {
+        let mut meters = Meters::new(WINDOWS);
+        let long = |number: usize| scope(&format!("{number:0>width$}", width = QUOTA_NAME_SIZE_MAX + 1));
+        for number in 0..10 {
+            meters.record(KIND, &long(number), limit(1e9), 1.0, at(0));
+        }
+        assert_eq!((meters.meters.len(), meters.size), (1, 0), "no quota could name one of them");
+        let longest = |number: usize| scope(&format!("{number:0>QUOTA_NAME_SIZE_MAX$}"));
+        for number in 0..2 * METERS_SIZE_MAX / QUOTA_NAME_SIZE_MAX {
+            meters.record(KIND, &longest(number), limit(1e9), 1.0, at(0));
+        }
+        assert_eq!(meters.size, METERS_SIZE_MAX);
+        assert_eq!(meters.meters.len(), METERS_SIZE_MAX / QUOTA_NAME_SIZE_MAX + 1);
+    }
+
+    fn untold(meters: &mut Meters, now: Mono) -> Vec<Usage> {
+        let (told, next) = meters.tell(None, usize::MAX, now);
+        assert_eq!(next, None);
+        told
     }
 }

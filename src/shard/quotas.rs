@@ -12,6 +12,7 @@ use crate::shard::conn::Connection;
 use crate::shard::controller::MutationLimit;
 use crate::shard::event::Signal;
 use crate::shard::message::Message;
+use crate::types::limits::QUOTA_NAME_SIZE_MAX;
 use crate::types::{Mono, ShardId};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -22,6 +23,9 @@ use std::time::Duration;
 /// How often shards tell each other what their connections have used. By what others use in that time a quota
 /// may be exceeded, once.
 const EXCHANGE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Rates that are looked at before others run: some 100 ns each, and as much for each shard that is told.
+const METERS_PER_STEP: usize = 1000;
 
 /// Lives: one per shard.
 pub struct Quotas {
@@ -73,7 +77,7 @@ impl Quotas {
         *self.meters.borrow().windows()
     }
 
-    /// The table is another one now.
+    /// The table is another one now. Once nobody is limited, what was used is forgotten.
     pub fn changed(&self, is_set: bool) {
         self.version.set(self.version.get() + 1);
         self.is_set.set(is_set);
@@ -84,6 +88,9 @@ impl Quotas {
 
     /// Another shard has told what its connections have used.
     pub fn add(&self, usages: &[Usage], now: Mono) {
+        if !self.is_set() {
+            return;
+        }
         let mut meters = self.meters.borrow_mut();
         usages.iter().for_each(|usage| meters.add(usage, now));
     }
@@ -112,6 +119,7 @@ impl Shard {
 
     /// Looked up again only when the table or the client has changed: most connections are of one client.
     fn limits_of(&self, connection: &Connection, client_id: &str) -> Rc<ClientLimits> {
+        let client_id = counted(client_id);
         let mut known = connection.limits.borrow_mut();
         let version = self.quotas.version.get();
         match &*known {
@@ -126,6 +134,13 @@ impl Shard {
             }
         }
     }
+}
+
+/// As much of a client id as tells clients apart: those that are longer than any quota's share one rate.
+fn counted(client_id: &str) -> &str {
+    /// More than a quota can name, whatever the last character takes.
+    const SIZE_MAX: usize = QUOTA_NAME_SIZE_MAX + 4;
+    &client_id[..client_id.floor_char_boundary(SIZE_MAX)]
 }
 
 impl Charged {
@@ -195,6 +210,9 @@ impl Charged {
 
     fn record(&self, kind: QuotaKind, amount: f64) {
         let Some((scope, limit)) = self.limit(kind) else { return };
+        if !self.shard.quotas.is_set() {
+            return; // No longer: nothing is to be left for when it is.
+        }
         let now = self.shard.clock.mono();
         let mut meters = self.shard.quotas.meters.borrow_mut();
         let mut wait = meters.record(kind, scope, *limit, amount, now);
@@ -232,17 +250,44 @@ impl Charged {
 
 /// Tells the other shards what connections of this one have used, for as long as any quota is set.
 pub async fn exchange(shard: Rc<Shard>) {
+    let quotas = &shard.quotas;
     while !shard.is_stopping() {
-        if !shard.quotas.is_set() {
-            shard.quotas.set.notified().await;
+        if !quotas.is_set() {
+            let is_left = quotas.meters.borrow_mut().forget(METERS_PER_STEP);
+            match is_left {
+                true => glommio::executor().yield_task_queue_now().await,
+                false => quotas.set.notified().await,
+            }
             continue;
         }
         glommio::timer::sleep(EXCHANGE_INTERVAL).await;
-        let untold = shard.quotas.meters.borrow_mut().take_untold();
-        let others = (0..shard.mesh.shard_count()).map(|at| ShardId(at as u16));
-        for other in others.filter(|other| *other != shard.id && !untold.is_empty()) {
-            shard.mesh.post(other, Message::QuotaUsage(untold.clone()));
+        let mut after = None;
+        loop {
+            let (told, next) = quotas.meters.borrow_mut().tell(after, METERS_PER_STEP, shard.clock.mono());
+            let others = (0..shard.mesh.shard_count()).map(|at| ShardId(at as u16));
+            for other in others.filter(|other| *other != shard.id && !told.is_empty()) {
+                shard.mesh.post(other, Message::QuotaUsage(told.clone()));
+            }
+            if next.is_none() {
+                break;
+            }
+            after = next;
+            glommio::executor().yield_task_queue_now().await;
         }
-        shard.quotas.meters.borrow_mut().purge(shard.clock.mono());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_are_too_long_are_cut_where_no_quota_could_name_them() {
+        let fits = "i".repeat(QUOTA_NAME_SIZE_MAX);
+        assert_eq!(counted(&fits), fits);
+        for letter in ["i", "\u{e9}", "\u{20ac}", "\u{1f600}"] {
+            let size = counted(&letter.repeat(32_767 / letter.len())).len();
+            assert!((QUOTA_NAME_SIZE_MAX + 1..=QUOTA_NAME_SIZE_MAX + 4).contains(&size), "{letter}: {size}");
+        }
     }
 }
