@@ -73,7 +73,7 @@ pub fn start(shard: &Rc<Shard>, queue: glommio::TaskQueueHandle) {
         expire_producers(&shard).await;
     });
     spawn_every(shard, queue, TELEMETRY_CHECK_INTERVAL, |shard| async move {
-        shard.telemetry.instances.borrow_mut().expire(shard.clock.mono());
+        shard.expire_telemetry().await;
     });
     let idle_max = shard.config.connections_max_idle;
     let interval = IDLE_CHECK_INTERVAL.min(idle_max.unwrap_or(IDLE_CHECK_INTERVAL));

@@ -4,28 +4,40 @@
 use crate::codec::compression::decompress;
 use crate::codec::error_code::ErrorCode;
 use crate::codec::record_batch::Compression;
-use crate::config::client_metrics::Subscription;
 use crate::metrics::clients::{ClientMetrics, ClientSeries};
 use crate::shard::Shard;
 use crate::shard::conn::Connection;
-use crate::shard::disk::blocking;
 use crate::shard::message::{Reply, Request};
-use crate::telemetry::instances::{Assigned, ClientIdentity, InstanceView, Instances, Push, Subscriptions};
+use crate::telemetry::instances::{
+    Assigned, ClientIdentity, InstanceView, Instances, Push, Subscriptions, read_series,
+};
 use crate::types::limits::TELEMETRY_DECOMPRESSED_SIZE_MAX;
 use crate::types::{ShardId, Uuid, uuid_text};
 use bytes::Bytes;
+use glommio::sync::Semaphore;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-/// Pushed bytes that are decompressed in the turn of the request; more go to the helper thread.
-const IN_TURN_SIZE_MAX: usize = 4 << 10;
+/// Series that are kept before others run: some hundred nanoseconds each.
+const SERIES_PER_STEP: usize = 200;
+
+/// Instances that are forgotten before others run, each with all of its series.
+const EXPIRED_PER_STEP: usize = 4;
 
 /// Lives: one per shard.
-#[derive(Default)]
 pub struct Telemetry {
     pub instances: RefCell<Instances>,
     subscriptions: RefCell<Subscriptions>,
+    /// One push is read at a time: the thread that does it has other work as well.
+    reading: Semaphore,
+}
+
+impl Default for Telemetry {
+    fn default() -> Telemetry {
+        let (instances, subscriptions) = Default::default();
+        Telemetry { instances, subscriptions, reading: Semaphore::new(1) }
+    }
 }
 
 /// What a client instance asks.
@@ -49,11 +61,18 @@ impl Shard {
     /// The subscriptions are others now.
     pub fn subscriptions_changed(&self) {
         let image = self.image.borrow();
-        let mut subscriptions = self.telemetry.subscriptions.borrow_mut();
-        subscriptions.version += 1;
-        // They were checked before they were committed; those of another build may be none.
-        subscriptions.all =
-            image.subscriptions().filter_map(|(_, settings)| Subscription::parse(settings).ok()).collect();
+        self.telemetry.subscriptions.borrow_mut().update(image.subscriptions());
+    }
+
+    /// Forgets the instances that have been silent for too long.
+    pub async fn expire_telemetry(&self) {
+        let now = self.clock.mono();
+        while {
+            let is_more = self.telemetry.instances.borrow_mut().expire(now, EXPIRED_PER_STEP);
+            is_more
+        } {
+            glommio::executor().yield_task_queue_now().await;
+        }
     }
 
     /// Asks the shard that has the instance.
@@ -124,23 +143,37 @@ pub async fn call_local(shard: &Rc<Shard>, call: TelemetryCall) -> TelemetryRepl
     }
 }
 
+/// Decompresses and reads pushed metrics beside the core: a few bytes may expand to very many.
 async fn take(shard: &Shard, instance: Uuid, compression: i8, metrics: Bytes) -> Result<(), ErrorCode> {
+    let instances = &shard.telemetry.instances;
     let codec = u8::try_from(compression).ok().filter(|code| usize::from(*code) < Compression::ALL.len());
-    let codec = codec.map(|code| Compression::ALL[usize::from(code)]);
-    let codec = codec.ok_or(ErrorCode::UnsupportedCompressionType)?;
+    let Some(codec) = codec.map(|code| Compression::ALL[usize::from(code)]) else {
+        instances.borrow_mut().tell_to_ask(instance, shard.clock.mono());
+        return Err(ErrorCode::UnsupportedCompressionType);
+    };
     if metrics.is_empty() {
         return Ok(());
     }
-    let is_small = metrics.len() <= IN_TURN_SIZE_MAX;
-    let expand = move || {
+    let asked = instances.borrow().asked(instance);
+    let size_max = TELEMETRY_DECOMPRESSED_SIZE_MAX.max(shard.config.telemetry_max_bytes);
+    let read = move || {
         let mut expanded = Vec::new();
-        decompress(codec, &metrics, TELEMETRY_DECOMPRESSED_SIZE_MAX, &mut expanded).map(|()| expanded)
+        decompress(codec, &metrics, size_max, &mut expanded).map_err(|error| error.to_string())?;
+        read_series(&expanded, &asked).map_err(|error| error.to_string())
     };
-    let expanded = if is_small { expand() } else { blocking(expand).await };
-    let expanded = expanded.map_err(|_| ErrorCode::InvalidRecord)?;
-    let taken = shard.telemetry.instances.borrow_mut().take(instance, &expanded);
-    taken.map_err(|error| {
+    let series = {
+        let _turn = shard.telemetry.reading.acquire_permit(1).await.expect("it is never closed");
+        shard.stores.for_reading().side_thread.run(read).await
+    };
+    let series = series.map_err(|error| {
         tracing::debug!(%error, "pushed metrics are none");
         ErrorCode::InvalidRecord
-    })
+    })?;
+    instances.borrow_mut().pushed(instance);
+    let mut series = series.into_iter();
+    while series.len() > 0 {
+        instances.borrow_mut().keep(instance, series.by_ref().take(SERIES_PER_STEP));
+        glommio::executor().yield_if_needed().await;
+    }
+    Ok(())
 }

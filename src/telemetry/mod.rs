@@ -3,6 +3,7 @@
 //! ```text
 //! GetTelemetrySubscriptions ─► instance: which metrics, how often, under which subscription id
 //! PushTelemetry ─► is it its turn? ─► decompressed, within a bound ─► OTLP walked ─► newest values kept
+//!                                    └────── beside the core ────────────────┘      of what is asked for
 //! ```
 //!
 //! | file | what |

@@ -25,6 +25,8 @@ pub enum OtlpError {
     FieldType { at: usize, field: u32 },
     #[error("text at byte {at} is not UTF-8")]
     Utf8 { at: usize },
+    #[error("more than {POINTS_MAX} data points")]
+    TooManyPoints,
 }
 
 /// One data point.
@@ -51,11 +53,21 @@ pub enum Value {
     },
 }
 
+/// Data points of one push. A client that reads a thousand partitions sends some thousands; an empty point takes
+/// two bytes.
+pub const POINTS_MAX: usize = 50_000;
+
 /// Attributes of one point that are read; further ones are passed over.
 const ATTRIBUTES_MAX: usize = 32;
 
 /// Gives each data point to `take`, in order. O(bytes).
 pub fn read_metrics<'a>(bytes: &'a [u8], mut take: impl FnMut(Point<'a>)) -> Result<(), OtlpError> {
+    let mut left = POINTS_MAX;
+    let mut take = |point| {
+        left = left.checked_sub(1).ok_or(OtlpError::TooManyPoints)?;
+        take(point);
+        Ok(())
+    };
     let mut data = Fields::new(bytes);
     while let Some(field) = data.next()? {
         if field.number != 1 {
@@ -77,7 +89,7 @@ pub fn read_metrics<'a>(bytes: &'a [u8], mut take: impl FnMut(Point<'a>)) -> Res
     Ok(())
 }
 
-fn read_metric<'a>(metric: Fields<'a>, take: &mut impl FnMut(Point<'a>)) -> Result<(), OtlpError> {
+fn read_metric<'a>(metric: Fields<'a>, take: &mut impl Take<'a>) -> Result<(), OtlpError> {
     // Its name may stand behind its points.
     let mut name = "";
     let mut fields = metric;
@@ -101,6 +113,11 @@ fn read_metric<'a>(metric: Fields<'a>, take: &mut impl FnMut(Point<'a>)) -> Resu
     }
     Ok(())
 }
+
+/// Who is given the points, until it has had enough of them.
+trait Take<'a>: FnMut(Point<'a>) -> Result<(), OtlpError> {}
+
+impl<'a, T: FnMut(Point<'a>) -> Result<(), OtlpError>> Take<'a> for T {}
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -127,11 +144,11 @@ fn read_points<'a>(
     mut data: Fields<'a>,
     metric: &'a str,
     kind: Kind,
-    take: &mut impl FnMut(Point<'a>),
+    take: &mut impl Take<'a>,
 ) -> Result<(), OtlpError> {
     while let Some(field) = data.next()? {
         if field.number == 1 {
-            take(read_point(field.message()?, metric, kind)?);
+            take(read_point(field.message()?, metric, kind)?)?;
         }
     }
     Ok(())
@@ -406,6 +423,19 @@ pub(crate) mod tests {
         assert_eq!(read(&[0xff; 20]), Err(OtlpError::Varint { at: 0 }));
         let name = push("m", &nested(1, &[0xff]));
         assert!(matches!(read(&name), Ok(_) | Err(OtlpError::Utf8 { .. })));
+    }
+
+    #[test]
+    fn points_without_number_are_refused() {
+        let points = |count: usize| push_large("m", &[[10u8, 0]].repeat(count).concat());
+        let (most, too_many) = (points(POINTS_MAX), points(POINTS_MAX + 1));
+        assert_eq!(read(&most).map(|points| points.len()), Ok(POINTS_MAX));
+        assert_eq!(read(&too_many), Err(OtlpError::TooManyPoints));
+    }
+
+    /// The points of a gauge, as many as there are.
+    fn push_large(name: &str, points: &[u8]) -> Vec<u8> {
+        push(name, &nested(5, points))
     }
 
     proptest! {

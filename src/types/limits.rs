@@ -361,11 +361,18 @@ pub const TELEMETRY_INSTANCES_MAX: usize = 4096;
 /// Series of one instance: a client that reads a thousand partitions has some thousands.
 pub const TELEMETRY_SERIES_MAX: usize = 2000;
 
-/// Bytes of the name and the attributes of one series.
-pub const TELEMETRY_SERIES_NAME_SIZE_MAX: usize = 1024;
+/// Bytes of one series: its name, its attributes, and what each of these takes beside its text.
+pub const TELEMETRY_SERIES_SIZE_MAX: usize = 1024;
 
-/// Bytes that pushed metrics may expand to. They are compressed to a fifth or so.
-pub const TELEMETRY_DECOMPRESSED_SIZE_MAX: usize = 8 << 20;
+/// Bytes of all series of one shard: a hundred of clients with a thousand partitions, or a thousand of others.
+/// Past it new series are not kept.
+pub const TELEMETRY_SIZE_MAX: usize = 32 << 20;
+
+/// Instances that are shown of one connection.
+pub const TELEMETRY_INSTANCES_SHOWN_MAX: usize = 4;
+
+/// Bytes that pushed metrics may expand to, unless more may be pushed as it is: some tens of thousands of series.
+pub const TELEMETRY_DECOMPRESSED_SIZE_MAX: usize = 2 << 20;
 
 const _: () = assert!(SOCKET_READ_SIZE_MIN * 4 <= RECEIVE_BUFFER_SIZE);
 const _: () = assert!(RECEIVE_GROW_WAIT_MAX.as_millis() > RECEIVE_STEP_TIME_MAX.as_millis());

@@ -97,18 +97,22 @@ fn clients_are_told_what_to_measure_and_it_is_kept() {
     subscribe(&broker, "all", &[("metrics", "org.apache."), ("interval.ms", "100")]);
     subscribe(&broker, "others", &[("metrics", "*"), ("match", "client_id=nobody.*")]);
     // What has changed is told at once; what was told before is not to be pushed for.
-    assert_eq!(push(&mut connection, &told, gauge("m", 1.0)), Some(ResponseError::UnknownSubscriptionId));
+    assert_eq!(
+        push(&mut connection, &told, gauge("org.apache.m", 1.0)),
+        Some(ResponseError::UnknownSubscriptionId)
+    );
     let told = ask(&mut connection, instance);
     assert_eq!((told.error_code, told.push_interval_ms), (0, 100));
     assert_eq!(told.requested_metrics, [text("org.apache.")]);
-    assert_eq!(push(&mut connection, &told, gauge("m", 2.5)), None);
+    assert_eq!(push(&mut connection, &told, gauge("org.apache.m", 2.5)), None);
     assert_eq!(
-        push(&mut connection, &told, gauge("m", 3.5)),
+        push(&mut connection, &told, gauge("org.apache.m", 3.5)),
         Some(ResponseError::ThrottlingQuotaExceeded),
         "too early"
     );
     for (metrics, error) in [
-        (gauge("m", 4.5), None),
+        (gauge("org.apache.m", 4.5), None),
+        (gauge("another", 5.5), None), // Which nobody has asked for.
         (vec![0xff; 100], Some(ResponseError::InvalidRecord)),
         (vec![0; 5000], Some(ResponseError::TelemetryTooLarge)),
     ] {
@@ -117,7 +121,10 @@ fn clients_are_told_what_to_measure_and_it_is_kept() {
     }
     let mut other = told.clone();
     other.client_instance_id = Uuid::nil();
-    assert_eq!(push(&mut connection, &other, gauge("m", 1.0)), Some(ResponseError::InvalidRequest));
+    assert_eq!(
+        push(&mut connection, &other, gauge("org.apache.m", 1.0)),
+        Some(ResponseError::InvalidRequest)
+    );
     // It is shown under the address that it comes from.
     let listed = command(&broker, &["list", "--interval", "0"]);
     let clients = listed["clients"].as_array().expect("a list");
@@ -127,8 +134,9 @@ fn clients_are_told_what_to_measure_and_it_is_kept() {
     let described = command(&broker, &["describe", address]);
     let found = &described["instances"][0];
     assert_eq!(found["client_instance_id"], uuid_text(instance));
+    assert_eq!(found["metrics"].as_array().map(Vec::len), Some(1), "{found}");
     let series = &found["metrics"][0];
-    assert_eq!((&series["name"], &series["value"]), (&"m".into(), &4.5.into()));
+    assert_eq!((&series["name"], &series["value"]), (&"org.apache.m".into(), &4.5.into()));
     assert_eq!(series["attributes"]["node_id"], "1");
     // Subscriptions are kept.
     broker.kill();
