@@ -22,6 +22,9 @@ const INTERVAL_MAX_MS: i32 = 3_600_000;
 /// Bytes that a compiled pattern may take: any that names clients takes a few kilobytes.
 const PATTERN_SIZE_MAX: usize = 256 << 10;
 
+/// Bytes of all settings of one subscription; every shard holds them, and each of its clients what it is asked for.
+pub const SETTINGS_SIZE_MAX: usize = 16 << 10;
+
 /// Bytes of a subscription's name.
 pub const NAME_SIZE_MAX: usize = 1024;
 
@@ -74,7 +77,8 @@ pub enum Attribute {
 pub struct Subscription {
     pub metrics: BTreeSet<String>,
     pub interval: Duration,
-    patterns: Vec<(Attribute, Regex)>,
+    /// One of each attribute.
+    patterns: BTreeMap<Attribute, Regex>,
 }
 
 /// Why settings are not those of a subscription. Kafka's words.
@@ -90,6 +94,9 @@ pub enum InvalidSubscription {
     NotANumber(String),
     #[error("Illegal client matching pattern: {0}")]
     Pattern(String),
+    /// Ours: a bound.
+    #[error("Settings of a subscription can't be longer than {SETTINGS_SIZE_MAX} bytes")]
+    TooLong,
 }
 
 impl Attribute {
@@ -113,6 +120,10 @@ impl Subscription {
         if let Some(unknown) = settings.keys().find(|name| find(name).is_none()) {
             return Err(InvalidSubscription::Unknown(unknown.chars().take(1024).collect()));
         }
+        let sizes = settings.iter().map(|(name, value)| name.len() + value.len());
+        if sizes.sum::<usize>() > SETTINGS_SIZE_MAX {
+            return Err(InvalidSubscription::TooLong);
+        }
         let words = |name: &str| {
             let text = settings.get(name).map_or("", String::as_str);
             text.split(',').map(str::trim).filter(|word| !word.is_empty()).collect::<Vec<_>>()
@@ -128,33 +139,47 @@ impl Subscription {
                 Duration::from_millis(ms as u64)
             }
         };
-        let patterns = words("match").into_iter().map(pattern).collect::<Result<_, _>>()?;
+        // Of several for one attribute the last counts, as in Kafka, and is the only one that is compiled.
+        let mut texts = BTreeMap::new();
+        for text in words("match") {
+            let (attribute, pattern) = split(text).ok_or_else(|| illegal(text))?;
+            texts.insert(attribute, (text, pattern));
+        }
+        let mut patterns = BTreeMap::new();
+        for (attribute, (text, pattern)) in texts {
+            patterns.insert(attribute, compile(pattern).ok_or_else(|| illegal(text))?);
+        }
         let metrics = words("metrics").into_iter().map(str::to_owned).collect();
         Ok(Subscription { metrics, interval, patterns })
     }
 
     /// Whether it is for a client; of an attribute that is not known there is none.
     pub fn is_for<'a>(&self, attribute: impl Fn(Attribute) -> Option<&'a str>) -> bool {
-        let matches = |(name, pattern): &(Attribute, Regex)| {
+        let matches = |(name, pattern): (&Attribute, &Regex)| {
             attribute(*name).is_some_and(|value| pattern.is_match(value))
         };
         self.patterns.iter().all(matches)
     }
 }
 
-fn pattern(text: &str) -> Result<(Attribute, Regex), InvalidSubscription> {
-    let illegal = || InvalidSubscription::Pattern(text.to_owned());
-    let (name, pattern) = text.split_once('=').ok_or_else(illegal)?;
+fn illegal(text: &str) -> InvalidSubscription {
+    InvalidSubscription::Pattern(text.to_owned())
+}
+
+/// An attribute, and what it has to match.
+fn split(text: &str) -> Option<(Attribute, &str)> {
+    let (name, pattern) = text.split_once('=')?;
     if pattern.is_empty() || pattern.contains('=') {
-        return Err(illegal()); // As Kafka, which splits at each of them.
+        return None; // As Kafka, which splits at each of them.
     }
-    let name = name.trim();
-    let known = Attribute::ALL.iter().find(|(known, _)| *known == name);
-    let (_, attribute) = known.ok_or_else(illegal)?;
+    let known = Attribute::ALL.iter().find(|(known, _)| *known == name.trim());
+    known.map(|(_, attribute)| (*attribute, pattern.trim()))
+}
+
+/// Shape: some milliseconds at worst.
+fn compile(pattern: &str) -> Option<Regex> {
     // The whole value has to match.
-    let whole = format!("^(?:{})$", pattern.trim());
-    let regex = RegexBuilder::new(&whole).size_limit(PATTERN_SIZE_MAX).build().map_err(|_| illegal())?;
-    Ok((*attribute, regex))
+    RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(PATTERN_SIZE_MAX).build().ok()
 }
 
 #[cfg(test)]
@@ -210,5 +235,23 @@ mod tests {
             assert_eq!(parse(&[setting]).err().as_deref(), Some(message));
         }
         assert!(parse(&[("match", "client_id=(a{1000}){1000}")]).is_err(), "patterns are bounded");
+        let long = "m".repeat(SETTINGS_SIZE_MAX);
+        assert_eq!(parse(&[("metrics", &long)]).err(), Some(InvalidSubscription::TooLong.to_string()));
+    }
+
+    /// However many there are, what is kept and compiled is one of each attribute.
+    #[test]
+    fn the_last_pattern_of_an_attribute_counts() {
+        let large = "client_id=(a{100}){10},".repeat(500);
+        let subscription = parse(&[("match", &format!("{large}client_id=b,client_source_port=1"))]);
+        let subscription = subscription.expect("valid");
+        assert_eq!(subscription.patterns.len(), 2);
+        let is_for = |id: &'static str| {
+            subscription.is_for(|attribute| match attribute {
+                Attribute::ClientId => Some(id),
+                _ => Some("1"),
+            })
+        };
+        assert!(is_for("b") && !is_for("a"));
     }
 }
