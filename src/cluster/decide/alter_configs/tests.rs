@@ -76,6 +76,8 @@ fn lists_are_appended_to_and_subtracted_from() {
     assert_eq!(value(&cluster, key).as_deref(), Some("0:1,1:1,2:1"));
     decide(&mut cluster, vec![resource(TOPIC, "a", &[(key, 3, Some("1:1"))])]);
     assert_eq!(value(&cluster, key).as_deref(), Some("0:1,2:1"));
+    decide(&mut cluster, vec![append("2:1,3:1,3:1")]);
+    assert_eq!(value(&cluster, key).as_deref(), Some("0:1,2:1,3:1"));
     // The default is what is appended to where there is no override.
     let compact = resource(TOPIC, "a", &[("cleanup.policy", 2, Some("compact"))]);
     decide(&mut cluster, vec![compact]);
@@ -221,4 +223,13 @@ fn subscriptions_to_metrics_come_and_go() {
     let remove = resource(CLIENT_METRICS, "m", &[("metrics", 1, None), ("interval.ms", 1, None)]);
     assert_eq!(decide(&mut cluster, vec![remove])[0].0, Some(ErrorCode::None));
     assert_eq!(names(&cluster), [""; 0]);
+}
+
+/// A million words took a million million steps.
+#[test]
+fn long_lists_are_combined_in_time() {
+    let words = (0..200_000).map(|number| format!("w{number}")).collect::<Vec<_>>().join(",");
+    let combined = combine(&words, words.split(','), Operation::Append);
+    assert_eq!(combined.len(), words.len());
+    assert_eq!(combine(&words, words.split(','), Operation::Subtract), "");
 }
