@@ -80,6 +80,14 @@ pub struct NodeId(pub i32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BrokerId(pub i32);
 
+impl BrokerId {
+    /// As requests name brokers. A broker has one name, or it could be named twice where it may be once.
+    pub fn from_name(name: &str) -> Option<BrokerId> {
+        let id = name.parse().ok().map(BrokerId);
+        id.filter(|id| id.to_string() == name)
+    }
+}
+
 impl fmt::Display for BrokerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -151,7 +151,7 @@ fn alter_broker(controller: Controller<'_>, name: &str, asked: Asked<'_>) -> Res
     let (resource, level) = match name {
         "" => (ConfigResource::Brokers, DynamicLevel::Cluster),
         name => {
-            let id = name.parse().map(BrokerId).map_err(|_| Refusal::BrokerName(name.to_owned()))?;
+            let id = BrokerId::from_name(name).ok_or_else(|| Refusal::BrokerName(name.to_owned()))?;
             let node = controller.brokers.resolve(id).map(|(node, _)| node);
             if node != Some(controller.log_dirs.0) {
                 let all = controller.brokers.iter().map(|broker| broker.id.to_string());

@@ -201,7 +201,7 @@ fn describe_resource(
 
 /// Only this node's settings are known here; under core routing its cores share them.
 fn check_broker(view: ConfigView<'_>, name: &str) -> Result<(), NotDescribed> {
-    let found = name.parse().map(BrokerId).map_err(|_| NotDescribed::BrokerName(name.to_owned()))?;
+    let found = BrokerId::from_name(name).ok_or_else(|| NotDescribed::BrokerName(name.to_owned()))?;
     match view.brokers.resolve(found) {
         Some((node, _)) if node == view.node => Ok(()),
         _ => {
@@ -608,6 +608,8 @@ mod tests {
         let brokers = Brokers::new(&image, NodeId(1));
         let view = ConfigView {
             image: &image,
+            (resource(BROKER, "01", None), ErrorCode::InvalidRequest),
+            (resource(BROKER, "+1", None), ErrorCode::InvalidRequest),
             brokers: &brokers,
             defaults: &TopicDefaults::default(),
             node: NodeId(1),

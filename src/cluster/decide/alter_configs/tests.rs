@@ -128,6 +128,8 @@ fn refusals_change_nothing() {
         (resource(BROKER, "", &[("log.retention.ms", 2, Some("1"))]), ErrorCode::InvalidConfig),
         (resource(BROKER, "7", &[("log.retention.ms", 0, Some("1"))]), ErrorCode::InvalidRequest),
         (resource(BROKER, "x", &[("log.retention.ms", 0, Some("1"))]), ErrorCode::InvalidRequest),
+        (resource(BROKER, "01", &[("log.retention.ms", 0, Some("1"))]), ErrorCode::InvalidRequest),
+        (resource(BROKER, "+1", &[("log.retention.ms", 0, Some("1"))]), ErrorCode::InvalidRequest),
         (resource(CLIENT_METRICS, "", &[("metrics", 0, Some("*"))]), ErrorCode::InvalidRequest),
         (resource(CLIENT_METRICS, "m", &[("nosuch", 0, Some("*"))]), ErrorCode::InvalidRequest),
         (resource(CLIENT_METRICS, "m", &[("interval.ms", 0, Some("1"))]), ErrorCode::InvalidRequest),
