@@ -16,7 +16,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::{Change, Controller, Refusal, occurrences};
 use crate::cluster::describe::ResourceType;
-use crate::cluster::image::Topic;
+use crate::cluster::image::{Image, Topic};
 use crate::cluster::record::{ConfigResource, Record};
 use crate::cluster::topic_name;
 use crate::config::client_metrics::{self, InvalidSubscription, Subscription};
@@ -94,9 +94,14 @@ type Answer = (i16, Option<StrBytes>);
 fn alter_all(controller: Controller<'_>, asked: Vec<(Named, Asked<'_>)>) -> (Change, Vec<Answer>) {
     let counts = occurrences(asked.iter().map(|(named, _)| named));
     let mut change = Change::new(controller.image);
+    let mut so_far = SoFar::new(controller.image);
     let answers = asked.iter().map(|(named, asked)| {
         let decided = match counts[named] {
-            1 => alter(controller, named.0, &named.1, *asked).and_then(|records| change.add(records)),
+            1 => alter(controller, &so_far, named.0, &named.1, *asked).and_then(|altered| {
+                change.add(altered.records)?;
+                so_far.take(altered.settings);
+                Ok(())
+            }),
             _ => Err(Refusal::DuplicateResource),
         };
         match decided {
@@ -108,22 +113,68 @@ fn alter_all(controller: Controller<'_>, asked: Vec<(Named, Asked<'_>)>) -> (Cha
     (change, answers)
 }
 
+/// What a resource is to have.
+struct Altered {
+    records: Vec<Record>,
+    /// `None`: of a topic, which is named once.
+    settings: Option<(ConfigResource, Settings)>,
+}
+
+/// What is set of resources that are no topics, with what the request has changed so far: names of several brokers
+/// may stand for one node, and what is set for all of them has to go together with what is set for one.
+struct SoFar<'a> {
+    image: &'a Image,
+    changed: BTreeMap<ConfigResource, Settings>,
+    subscription_count: usize,
+    none: Settings,
+}
+
+impl<'a> SoFar<'a> {
+    fn new(image: &'a Image) -> SoFar<'a> {
+        SoFar {
+            image,
+            changed: BTreeMap::new(),
+            subscription_count: image.subscriptions().count(),
+            none: Settings::new(),
+        }
+    }
+
+    fn settings(&self, resource: &ConfigResource) -> &Settings {
+        let changed = self.changed.get(resource);
+        changed.or_else(|| self.image.settings(resource)).unwrap_or(&self.none)
+    }
+
+    fn take(&mut self, altered: Option<(ConfigResource, Settings)>) {
+        let Some((resource, after)) = altered else { return };
+        if let ConfigResource::ClientMetrics(_) = resource {
+            let before = self.settings(&resource);
+            match (before.is_empty(), after.is_empty()) {
+                (true, false) => self.subscription_count += 1,
+                (false, true) => self.subscription_count -= 1,
+                (true, true) | (false, false) => {}
+            }
+        }
+        self.changed.insert(resource, after);
+    }
+}
+
 fn alter(
     controller: Controller<'_>,
+    so_far: &SoFar<'_>,
     resource_type: i8,
     name: &str,
     asked: Asked<'_>,
-) -> Result<Vec<Record>, Refusal> {
+) -> Result<Altered, Refusal> {
     asked.check()?;
     match ResourceType::from_wire(resource_type) {
         Some(ResourceType::Topic) => alter_topic(controller, name, asked),
-        Some(ResourceType::Broker) => alter_broker(controller, name, asked),
-        Some(ResourceType::ClientMetrics) => alter_client_metrics(controller, name, asked),
+        Some(ResourceType::Broker) => alter_broker(controller, so_far, name, asked),
+        Some(ResourceType::ClientMetrics) => alter_client_metrics(so_far, name, asked),
         None => Err(Refusal::ResourceType(resource_type)),
     }
 }
 
-fn alter_topic(controller: Controller<'_>, name: &str, asked: Asked<'_>) -> Result<Vec<Record>, Refusal> {
+fn alter_topic(controller: Controller<'_>, name: &str, asked: Asked<'_>) -> Result<Altered, Refusal> {
     if name.is_empty() {
         return Err(Refusal::DefaultTopicResource);
     }
@@ -136,7 +187,7 @@ fn alter_topic(controller: Controller<'_>, name: &str, asked: Asked<'_>) -> Resu
         return Err(Refusal::InternalCompaction(name.to_owned()));
     }
     let record = |(key, value)| Record::TopicConfigSet { topic: topic.id, key, value };
-    Ok(differences(&topic.config, after).map(record).collect())
+    Ok(Altered { records: differences(&topic.config, after).map(record).collect(), settings: None })
 }
 
 /// What is appended to where a topic says nothing.
@@ -146,7 +197,12 @@ fn default_list(controller: Controller<'_>, topic: &Topic, key: &str) -> Option<
 }
 
 /// The empty name stands for all brokers. Brokers of one node have their settings in common.
-fn alter_broker(controller: Controller<'_>, name: &str, asked: Asked<'_>) -> Result<Vec<Record>, Refusal> {
+fn alter_broker(
+    controller: Controller<'_>,
+    so_far: &SoFar<'_>,
+    name: &str,
+    asked: Asked<'_>,
+) -> Result<Altered, Refusal> {
     let own = ConfigResource::Node(controller.log_dirs.0);
     let (resource, level) = match name {
         "" => (ConfigResource::Brokers, DynamicLevel::Cluster),
@@ -161,23 +217,17 @@ fn alter_broker(controller: Controller<'_>, name: &str, asked: Asked<'_>) -> Res
             (own.clone(), DynamicLevel::Node)
         }
     };
-    let none = Settings::new();
-    let settings = |resource| controller.image.settings(resource).unwrap_or(&none);
-    let current = settings(&resource);
+    let current = so_far.settings(&resource);
     let after = asked.apply(current, |_| None)?;
     let others = match level {
-        DynamicLevel::Cluster => (DynamicLevel::Node, settings(&own)),
-        DynamicLevel::Node => (DynamicLevel::Cluster, settings(&ConfigResource::Brokers)),
+        DynamicLevel::Cluster => (DynamicLevel::Node, so_far.settings(&own)),
+        DynamicLevel::Node => (DynamicLevel::Cluster, so_far.settings(&ConfigResource::Brokers)),
     };
     dynamic::check(controller.config, &asked.names(), (level, &after), others)?;
-    Ok(set_settings(resource, current, after))
+    Ok(altered(resource, current, after))
 }
 
-fn alter_client_metrics(
-    controller: Controller<'_>,
-    name: &str,
-    asked: Asked<'_>,
-) -> Result<Vec<Record>, Refusal> {
+fn alter_client_metrics(so_far: &SoFar<'_>, name: &str, asked: Asked<'_>) -> Result<Altered, Refusal> {
     if name.is_empty() {
         return Err(InvalidSubscription::Nameless.into());
     }
@@ -185,21 +235,21 @@ fn alter_client_metrics(
         return Err(Refusal::SubscriptionName);
     }
     let resource = ConfigResource::ClientMetrics(name.to_owned());
-    let none = Settings::new();
-    let current = controller.image.settings(&resource).unwrap_or(&none);
+    let current = so_far.settings(&resource);
     let is_list = |key: &str| client_metrics::find(key).is_some_and(|property| property.is_list());
     let after = asked.apply(current, |key| is_list(key).then(String::new))?;
-    Subscription::parse(&after)?;
     let is_new = current.is_empty() && !after.is_empty();
-    if is_new && controller.image.subscriptions().count() >= CLIENT_METRICS_SUBSCRIPTIONS_MAX {
+    if is_new && so_far.subscription_count >= CLIENT_METRICS_SUBSCRIPTIONS_MAX {
         return Err(Refusal::TooManySubscriptions);
     }
-    Ok(set_settings(resource, current, after))
+    Subscription::parse(&after)?;
+    Ok(altered(resource, current, after))
 }
 
-fn set_settings(resource: ConfigResource, current: &Settings, after: Settings) -> Vec<Record> {
+fn altered(resource: ConfigResource, current: &Settings, after: Settings) -> Altered {
     let record = |(key, value)| Record::ConfigSet { resource: resource.clone(), key, value };
-    differences(current, after).map(record).collect()
+    let records = differences(current, after.clone()).map(record).collect();
+    Altered { records, settings: Some((resource, after)) }
 }
 
 /// What has to be set, and removed, to get from one to the other.
@@ -275,6 +325,8 @@ impl Asked<'_> {
 }
 
 /// A comma-separated list with words added at the end, or taken out.
+///
+/// Shape: O(words log words), whatever either says.
 fn combine<'a>(current: &'a str, given: impl Iterator<Item = &'a str>, operation: Operation) -> String {
     let mut words: Vec<&str> = current.split(',').filter(|word| !word.is_empty()).collect();
     match operation {
@@ -304,5 +356,3 @@ impl Operation {
 
 #[cfg(test)]
 mod tests;
-///
-/// Shape: O(words log words), whatever either says.

@@ -227,6 +227,52 @@ fn subscriptions_to_metrics_come_and_go() {
     assert_eq!(names(&cluster), [""; 0]);
 }
 
+/// Both cores are one node.
+#[test]
+fn names_of_one_node_in_one_request_are_decided_one_after_the_other() {
+    let mut cluster = Cluster::new(2, Routing::Core);
+    let set = |name, key| resource(BROKER, name, &[(key, 0, Some("1000"))]);
+    let replace = |key: &str| {
+        let config = alter_configs_request::AlterableConfig::default()
+            .with_name(StrBytes::from_string(key.to_owned()))
+            .with_value(Some(StrBytes::from_static_str("1000")));
+        move |name: &str| {
+            alter_configs_request::AlterConfigsResource::default()
+                .with_resource_type(BROKER)
+                .with_resource_name(StrBytes::from_string(name.to_owned()))
+                .with_configs(vec![config.clone()])
+        }
+    };
+    let node = ConfigResource::Node(NodeId(1));
+    let names = |cluster: &Cluster| {
+        let settings = cluster.image.settings(&node);
+        settings.into_iter().flatten().map(|(name, _)| name.clone()).collect::<Vec<_>>()
+    };
+    let answers = decide(&mut cluster, vec![set("1000", "log.retention.ms"), set("1001", "log.roll.ms")]);
+    assert!(answers.iter().all(|(code, _)| *code == Some(ErrorCode::None)), "{answers:?}");
+    assert_eq!(names(&cluster), ["log.retention.ms", "log.roll.ms"]);
+    let resources = vec![replace("log.roll.ms")("1000"), replace("log.retention.ms")("1001")];
+    let request = AlterConfigsRequest::default().with_resources(resources);
+    cluster.decide(|controller, _| decide_alter_configs(controller, &request));
+    assert_eq!(names(&cluster), ["log.retention.ms"], "the later one replaces what the other has set");
+}
+
+#[test]
+fn one_request_adds_no_more_subscriptions_than_there_may_be() {
+    let mut cluster = cluster();
+    let add = |name: usize| resource(CLIENT_METRICS, &name.to_string(), &[("metrics", 0, Some("a"))]);
+    let answers = decide(&mut cluster, (0..CLIENT_METRICS_SUBSCRIPTIONS_MAX + 2).map(add).collect());
+    let refused: Vec<_> =
+        answers.iter().enumerate().filter(|(_, it)| it.0 != Some(ErrorCode::None)).collect();
+    assert_eq!(refused.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [1000, 1001], "{refused:?}");
+    assert_eq!(cluster.image.subscriptions().count(), CLIENT_METRICS_SUBSCRIPTIONS_MAX);
+    // One that goes makes room in the same request.
+    let remove = resource(CLIENT_METRICS, "7", &[("metrics", 1, None)]);
+    let answers = decide(&mut cluster, vec![add(5000), remove, add(5001), add(5002)]);
+    let codes: Vec<bool> = answers.iter().map(|(code, _)| *code == Some(ErrorCode::None)).collect();
+    assert_eq!(codes, [false, true, true, false]);
+}
+
 /// A million words took a million million steps.
 #[test]
 fn long_lists_are_combined_in_time() {
