@@ -85,11 +85,15 @@ enum NotDescribed {
 /// Answers DescribeConfigs 1 to 4. Every resource once, however often it was asked for: what is said of one
 /// is hundreds of times the bytes that name it.
 pub fn describe_configs(view: ConfigView<'_>, request: &DescribeConfigsRequest) -> DescribeConfigsResponse {
+    let origins = request.include_synonyms.then(|| TopicOrigins {
+        started: TopicDefaults::from_config(view.started).unwrap_or_default(),
+        built_in: TopicDefaults::default(),
+    });
     let describe = |resource: &DescribeConfigsResource| {
         let result = DescribeConfigsResult::default()
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name.clone());
-        match describe_resource(view, request, resource) {
+        match describe_resource(view, request, origins.as_ref(), resource) {
             Ok(configs) => result.with_error_message(None).with_configs(configs),
             Err(reason) => result
                 .with_error_code(reason.code().code())
@@ -154,9 +158,17 @@ impl NotDescribed {
     }
 }
 
+/// What topics inherit, by where it comes from; made once, as it takes all settings of the broker.
+struct TopicOrigins {
+    started: TopicDefaults,
+    built_in: TopicDefaults,
+}
+
+/// `origins`: where synonyms are asked for.
 fn describe_resource(
     view: ConfigView<'_>,
     request: &DescribeConfigsRequest,
+    origins: Option<&TopicOrigins>,
     resource: &DescribeConfigsResource,
 ) -> Result<Vec<DescribeConfigsResourceResult>, NotDescribed> {
     let keys: Option<BTreeSet<&str>> = match resource.configuration_keys.as_deref() {
@@ -171,7 +183,11 @@ fn describe_resource(
             let topic = view.image.topic_named(name).ok_or(NotDescribed::UnknownTopic)?;
             let config = topic.resolve_config(view.defaults)?;
             let properties = PROPERTIES.iter().filter(|property| asked(property.name));
-            Ok(properties.map(|property| topic_property(view, request, topic, property, &config)).collect())
+            let describe = |property| {
+                let synonyms = origins.map(|origins| synonyms(view, origins, topic, property));
+                topic_property(view, request, (topic, &config), property, synonyms.unwrap_or_default())
+            };
+            Ok(properties.map(describe).collect())
         }
         Some(ResourceType::Broker) => {
             // The empty name stands for what was set at run time for all brokers.
@@ -215,15 +231,11 @@ fn check_broker(view: ConfigView<'_>, name: &str) -> Result<(), NotDescribed> {
 fn topic_property(
     view: ConfigView<'_>,
     request: &DescribeConfigsRequest,
-    topic: &Topic,
+    (topic, config): (&Topic, &TopicConfig),
     property: &Property,
-    config: &TopicConfig,
+    synonyms: Vec<DescribeConfigsSynonym>,
 ) -> DescribeConfigsResourceResult {
     let overridden = topic.config.contains_key(property.name);
-    let synonyms = match request.include_synonyms {
-        true => synonyms(view, topic, property),
-        false => Vec::new(),
-    };
     DescribeConfigsResourceResult::default()
         .with_name(StrBytes::from_static_str(property.name))
         .with_value(Some(StrBytes::from_string(property.show(config))))
@@ -241,19 +253,23 @@ fn synonym(name: &str, value: &str, source: ConfigSource) -> DescribeConfigsSyno
 }
 
 /// Every place that gives the property a value, the one that counts first.
-fn synonyms(view: ConfigView<'_>, topic: &Topic, property: &Property) -> Vec<DescribeConfigsSynonym> {
+fn synonyms(
+    view: ConfigView<'_>,
+    origins: &TopicOrigins,
+    topic: &Topic,
+    property: &Property,
+) -> Vec<DescribeConfigsSynonym> {
     let mut found = Vec::new();
     if let Some(value) = topic.config.get(property.name) {
         found.push(synonym(property.name, value, ConfigSource::DynamicTopic));
     }
     let names: Vec<&str> = property.broker_names.iter().map(|name| name.name).collect();
     found.extend(dynamic_synonyms(view, &names));
-    let started = TopicDefaults::from_config(view.started).unwrap_or_default();
-    if let Some((name, value)) = started.configured(property) {
+    if let Some((name, value)) = origins.started.configured(property) {
         found.push(synonym(name, value, ConfigSource::StaticBroker));
     }
     if let Some(name) = names.first() {
-        let built_in = TopicDefaults::default().config(topic.replication_factor());
+        let built_in = origins.built_in.config(topic.replication_factor());
         found.push(synonym(name, &property.show(&built_in), ConfigSource::Default));
     }
     found
@@ -592,6 +608,8 @@ mod tests {
             (resource(TOPIC, "bad/name", None), ErrorCode::InvalidTopicException),
             (resource(BROKER, "7", None), ErrorCode::InvalidRequest),
             (resource(BROKER, "x", None), ErrorCode::InvalidRequest),
+            (resource(BROKER, "01", None), ErrorCode::InvalidRequest),
+            (resource(BROKER, "+1", None), ErrorCode::InvalidRequest),
             (resource(16, "", None), ErrorCode::InvalidRequest),
             (resource(8, "1", None), ErrorCode::InvalidRequest),
         ];
@@ -608,8 +626,6 @@ mod tests {
         let brokers = Brokers::new(&image, NodeId(1));
         let view = ConfigView {
             image: &image,
-            (resource(BROKER, "01", None), ErrorCode::InvalidRequest),
-            (resource(BROKER, "+1", None), ErrorCode::InvalidRequest),
             brokers: &brokers,
             defaults: &TopicDefaults::default(),
             node: NodeId(1),
