@@ -18,6 +18,7 @@
 //! `ClientQuotaControlManager`, `QuotaConfig`. Absent: quotas of addresses.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 /// Who is not authenticated, as Kafka names it.
 pub const ANONYMOUS: &str = "ANONYMOUS";
@@ -88,6 +89,8 @@ pub struct QuotaScope {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QuotaTable {
     entities: BTreeMap<QuotaEntity, BTreeMap<QuotaKind, QuotaLimit>>,
+    /// Bytes of the entities' names.
+    names_size: usize,
 }
 
 impl QuotaKind {
@@ -163,6 +166,13 @@ impl EntityName {
     }
 }
 
+impl QuotaEntity {
+    fn names_size(&self) -> usize {
+        let names = [&self.user, &self.client_id].into_iter().flatten().filter_map(EntityName::name);
+        names.map(str::len).sum()
+    }
+}
+
 impl QuotaTable {
     pub fn is_empty(&self) -> bool {
         self.entities.is_empty()
@@ -172,13 +182,18 @@ impl QuotaTable {
     pub fn set(&mut self, entity: &QuotaEntity, kind: QuotaKind, limit: Option<QuotaLimit>) {
         match limit {
             Some(limit) => {
-                self.entities.entry(entity.clone()).or_default().insert(kind, limit);
+                let limits = self.entities.entry(entity.clone()).or_default();
+                if limits.is_empty() {
+                    self.names_size += entity.names_size();
+                }
+                limits.insert(kind, limit);
             }
             None => {
                 if let Some(limits) = self.entities.get_mut(entity) {
                     limits.remove(&kind);
                     if limits.is_empty() {
                         self.entities.remove(entity);
+                        self.names_size -= entity.names_size();
                     }
                 }
             }
@@ -187,6 +202,20 @@ impl QuotaTable {
 
     pub fn get(&self, entity: &QuotaEntity, kind: QuotaKind) -> Option<QuotaLimit> {
         self.entities.get(entity)?.get(&kind).copied()
+    }
+
+    /// Bytes of the names of all entities.
+    pub fn names_size(&self) -> usize {
+        self.names_size
+    }
+
+    /// The entities behind one, or all, with their limits.
+    pub fn iter_after(
+        &self,
+        after: Option<&QuotaEntity>,
+    ) -> impl Iterator<Item = (&QuotaEntity, &BTreeMap<QuotaKind, QuotaLimit>)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.entities.range((from, Bound::Unbounded))
     }
 
     /// Every entity and its limits.

@@ -42,22 +42,49 @@ enum Refusal {
     AddressAndOthers,
 }
 
-/// Answers DescribeClientQuotas 0 to 1.
-pub fn describe_client_quotas(
-    quotas: &QuotaTable,
-    request: &DescribeClientQuotasRequest,
-) -> DescribeClientQuotasResponse {
-    let filter = match filter(request) {
-        Ok(filter) => filter,
-        Err(refusal) => {
-            return DescribeClientQuotasResponse::default()
+/// Which entities are asked for.
+pub struct QuotaFilter {
+    filter: Filter,
+    strict: bool,
+}
+
+impl QuotaFilter {
+    /// Of DescribeClientQuotas 0 to 1; the answer if it is refused.
+    pub fn of(request: &DescribeClientQuotasRequest) -> Result<QuotaFilter, DescribeClientQuotasResponse> {
+        match filter(request) {
+            Ok(filter) => Ok(QuotaFilter { filter, strict: request.strict }),
+            Err(refusal) => Err(DescribeClientQuotasResponse::default()
                 .with_error_code(refusal.code().code())
                 .with_error_message(wire_text::error_message(&refusal))
-                .with_entries(None);
+                .with_entries(None)),
         }
-    };
-    let found = quotas.iter().filter(|(entity, _)| is_let_through(entity, &filter, request.strict));
-    let entries = found.map(|(entity, limits)| entry(entity, limits)).collect();
+    }
+
+    /// Looks at the next `count_max` entities behind `after`, and adds those that are asked for. Returns where to
+    /// go on, unless it was the last.
+    pub fn describe(
+        &self,
+        quotas: &QuotaTable,
+        after: Option<&QuotaEntity>,
+        count_max: usize,
+        entries: &mut Vec<EntryData>,
+    ) -> Option<QuotaEntity> {
+        let mut looked_at = 0;
+        for (entity, limits) in quotas.iter_after(after) {
+            if is_let_through(entity, &self.filter, self.strict) {
+                entries.push(entry(entity, limits));
+            }
+            looked_at += 1;
+            if looked_at == count_max {
+                return Some(entity.clone());
+            }
+        }
+        None
+    }
+}
+
+/// The answer with all that was found.
+pub fn described_client_quotas(entries: Vec<EntryData>) -> DescribeClientQuotasResponse {
     DescribeClientQuotasResponse::default().with_error_message(None).with_entries(Some(entries))
 }
 
@@ -172,17 +199,22 @@ mod tests {
         let request = DescribeClientQuotasRequest::default()
             .with_components(components.iter().map(component).collect())
             .with_strict(strict);
-        let response = describe_client_quotas(&table(), &request);
-        match response.error_code {
-            0 => {
-                let entries = response.entries.expect("there are some without an error");
-                let mut numbers: Vec<u32> =
-                    entries.iter().map(|entry| entry.values[0].value as u32).collect();
-                numbers.sort();
-                Ok(numbers)
+        let known = |code| ErrorCode::from_wire(code).expect("a known code");
+        let filter = QuotaFilter::of(&request).map_err(|response| known(response.error_code))?;
+        let all = |count_max| {
+            let (mut entries, mut after, mut steps) = (Vec::new(), None, 0);
+            loop {
+                after = filter.describe(&table(), after.as_ref(), count_max, &mut entries);
+                steps += 1;
+                if after.is_none() {
+                    return (entries, steps);
+                }
             }
-            code => Err(ErrorCode::from_wire(code).expect("a known code")),
-        }
+        };
+        let (mut entries, steps) = all(100);
+        assert_eq!((all(3).0, steps), (entries.clone(), 1), "a few at a time they are the same");
+        entries.sort_by(|a, b| a.values[0].value.total_cmp(&b.values[0].value));
+        Ok(entries.iter().map(|entry| entry.values[0].value as u32).collect())
     }
 
     #[test]

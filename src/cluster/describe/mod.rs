@@ -8,7 +8,7 @@ mod configs;
 mod metadata;
 mod topic_partitions;
 
-pub use client_quotas::describe_client_quotas;
+pub use client_quotas::{QuotaFilter, described_client_quotas};
 pub use cluster::describe_cluster;
 pub use configs::{ConfigSource, ConfigView, ResourceType, describe_configs, list_config_resources};
 pub use metadata::describe_metadata;

@@ -1,6 +1,6 @@
 //! DescribeClientQuotas (48), AlterClientQuotas (49).
 
-use crate::cluster::describe::describe_client_quotas;
+use crate::cluster::describe::{QuotaFilter, described_client_quotas};
 use crate::shard::Shard;
 use crate::shard::controller::{ControlReply, ControlRequest};
 use kafka_protocol::messages::alter_client_quotas_response::{EntityData, EntryData};
@@ -10,8 +10,24 @@ use kafka_protocol::messages::{
 };
 use std::rc::Rc;
 
-pub fn describe(shard: &Shard, request: &DescribeClientQuotasRequest) -> DescribeClientQuotasResponse {
-    describe_client_quotas(shard.image.borrow().quotas(), request)
+/// Entities that are looked at before others run: some hundred nanoseconds each.
+const ENTITIES_PER_STEP: usize = 1000;
+
+pub async fn describe(shard: &Shard, request: &DescribeClientQuotasRequest) -> DescribeClientQuotasResponse {
+    let filter = match QuotaFilter::of(request) {
+        Ok(filter) => filter,
+        Err(refused) => return refused,
+    };
+    let (mut entries, mut after) = (Vec::new(), None);
+    loop {
+        let image = shard.image.borrow();
+        after = filter.describe(image.quotas(), after.as_ref(), ENTITIES_PER_STEP, &mut entries);
+        drop(image);
+        if after.is_none() {
+            return described_client_quotas(entries);
+        }
+        glommio::executor().yield_if_needed().await;
+    }
 }
 
 pub async fn alter(shard: &Rc<Shard>, request: AlterClientQuotasRequest) -> AlterClientQuotasResponse {

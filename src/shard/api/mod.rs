@@ -193,6 +193,8 @@ fn answer_size(image: &Image, request: &Request, request_size: usize) -> usize {
     const TOPIC: usize = 300;
     const CONFIGS: usize = 8 << 10;
     const REFUSAL: usize = 200;
+    /// Of one entity, its names apart.
+    const QUOTAS: usize = 120;
     /// Of a dozen members or so; what a group is like is known where it is coordinated.
     const GROUP: usize = 4 << 10;
     /// Of a few partitions.
@@ -237,7 +239,13 @@ fn answer_size(image: &Image, request: &Request, request_size: usize) -> usize {
                 + image.topics().len().min(asked) * TOPIC
         }
         Request::DescribeLogDirs(_) => of_request + image.partition_count() * PARTITION,
-        Request::ListConfigResources(_) => of_request + image.topics().len() * TOPIC,
+        Request::ListConfigResources(_) => {
+            let names: usize = image.subscriptions().map(|(name, _)| name.len() + PARTITION).sum();
+            of_request + image.topics().len() * TOPIC + names
+        }
+        Request::DescribeClientQuotas(_) => {
+            of_request + image.quotas().iter().len() * QUOTAS + image.quotas().names_size()
+        }
         Request::ElectLeaders(request) if request.topic_partitions.is_none() => {
             of_request + image.topics().len() * TOPIC
         }
@@ -353,7 +361,9 @@ async fn answer(
         Request::DescribeConfigs(request) => {
             context.encode(&cluster_admin::describe_configs(shard, &request))
         }
-        Request::DescribeClientQuotas(request) => context.encode(&client_quotas::describe(shard, &request)),
+        Request::DescribeClientQuotas(request) => {
+            context.encode(&client_quotas::describe(shard, &request).await)
+        }
         Request::AlterClientQuotas(request) => context.encode(&client_quotas::alter(shard, request).await),
         Request::GetTelemetrySubscriptions(request) => {
             context.encode(&telemetry::get(shard, connection, request).await)
@@ -383,10 +393,13 @@ fn api_versions(connection: &Connection, request: &ApiVersionsRequest, version: 
 mod tests {
     use super::*;
     use crate::cluster::image::tests::{add_topic, image_of, node};
+    use crate::cluster::record::{ConfigResource, Record};
     use crate::config::Routing;
+    use crate::config::quota::{EntityName, QuotaEntity, QuotaKind, QuotaLimit};
     use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
     use kafka_protocol::messages::{
-        DescribeConfigsRequest, DescribeGroupsRequest, GroupId, OffsetFetchRequest,
+        DescribeClientQuotasRequest, DescribeConfigsRequest, DescribeGroupsRequest, GroupId,
+        ListConfigResourcesRequest, OffsetFetchRequest,
     };
 
     #[test]
@@ -403,6 +416,36 @@ mod tests {
         };
         assert!(describe_size(2) >= describe_size(1) + (4 << 10));
         assert!(describe_size(200_000) <= 5 << 20);
+    }
+
+    #[test]
+    fn quotas_and_subscriptions_count_with_their_names() {
+        let mut image = image_of(&[node(1, 1, Routing::Node)]);
+        let quotas = || Request::DescribeClientQuotas(DescribeClientQuotasRequest::default());
+        let list = || Request::ListConfigResources(ListConfigResourcesRequest::default());
+        let before = (answer_size(&image, &quotas(), 100), answer_size(&image, &list(), 100));
+        let long = |number: u32| format!("{number:0>1000}");
+        let quota = |number, limit| Record::ClientQuotaSet {
+            entity: QuotaEntity { user: Some(EntityName::Named(long(number))), client_id: None },
+            kind: QuotaKind::ProducerByteRate,
+            limit: QuotaLimit::new(limit),
+        };
+        for number in 0..10 {
+            let subscription = Record::ConfigSet {
+                resource: ConfigResource::ClientMetrics(long(number)),
+                key: "metrics".to_owned(),
+                value: Some("*".to_owned()),
+            };
+            // Twice, as it is changed.
+            for record in [quota(number, 1.0), quota(number, 2.0), subscription] {
+                image.apply(&record).expect("it fits any");
+            }
+        }
+        let after = (answer_size(&image, &quotas(), 100), answer_size(&image, &list(), 100));
+        assert!((10_000..15_000).contains(&(after.0 - before.0)), "{before:?} {after:?}");
+        assert!((10_000..15_000).contains(&(after.1 - before.1)), "{before:?} {after:?}");
+        (0..10).for_each(|number| image.apply(&quota(number, 0.0)).expect("it fits any"));
+        assert_eq!(answer_size(&image, &quotas(), 100), before.0);
     }
 
     #[test]
