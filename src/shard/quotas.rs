@@ -3,6 +3,9 @@
 //! A client that has used too much is answered with the time that it has to wait, and its connection is not
 //! read for as long, whether it waits or not (KIP-219). While no quota is set all of this is one branch a
 //! request.
+//!
+//! Of the time of requests what they take on the core of their connection counts, and not what other cores do for
+//! them.
 
 use crate::config::quota::{ANONYMOUS, QuotaKind, QuotaLimit, QuotaScope};
 use crate::quota::meters::{Meters, Usage};

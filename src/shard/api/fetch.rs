@@ -80,7 +80,11 @@ pub async fn answer(
         Ok(begun) => begun,
         Err(error) => {
             shard.metrics.borrow_mut().error(context.api_key.to_wire(), error.code());
-            return Ok(encode(&context, error, Throttle::NONE, 0, &[], Vec::new()));
+            let throttle = charged.map_or(Throttle::NONE, |charged| {
+                charged.record_time();
+                Throttle { milliseconds: charged.throttle_ms() }
+            });
+            return Ok(encode(&context, error, throttle, 0, &[], Vec::new()));
         }
     };
     let targets: Vec<Target> =

@@ -5,6 +5,7 @@
 use super::*;
 use crate::cluster::image::tests::{add_topic, image_of, node};
 use crate::cluster::record::Record;
+use crate::codec::error_code::ErrorCode;
 use crate::config::quota::{EntityName, QuotaEntity, QuotaKind, QuotaLimit};
 use crate::config::{Config, Machine, Routing};
 use crate::shard::background::close_untaken;
@@ -118,6 +119,26 @@ fn a_client_that_is_throttled_while_its_fetch_is_parked_is_not_read() {
         client.send(&frame(ApiKey::ApiVersions, 0, &[])).await;
         client.receive().await.expect("it is answered later");
         assert!(place.shard.clock.mono() >= until);
+    });
+}
+
+/// Asking for a session that there is not costs as well.
+#[test]
+fn a_fetch_that_fails_counts_for_the_time_that_it_takes() {
+    on_executor(async {
+        let place = Place::new().await;
+        place.limit(QuotaKind::RequestPercentage, 1e-9);
+        let (mut client, connection) = place.connect().await;
+        let request = FetchRequest::default().with_session_id(5).with_session_epoch(1);
+        let mut body = Vec::new();
+        request.encode(&mut body, 11).expect("a version that we serve");
+        client.send(&frame(ApiKey::Fetch, 11, &body)).await;
+        let (mut answer, mut prefix) = (Vec::new(), [0; 14]);
+        client.receive_into(&mut answer).await.expect("it is refused");
+        prefix.copy_from_slice(&answer[..14]);
+        assert_eq!(prefix[12..14], ErrorCode::FetchSessionIdNotFound.code().to_be_bytes());
+        let throttle = i32::from_be_bytes(prefix[8..12].try_into().expect("four bytes"));
+        assert!(throttle > 0 && connection.is_muted(), "{throttle} ms");
     });
 }
 
@@ -305,11 +326,15 @@ impl Client {
 
     /// The next bytes; `None` at the end, or when none come.
     async fn receive(&mut self) -> Option<usize> {
+        self.receive_into(&mut Vec::new()).await
+    }
+
+    async fn receive_into(&mut self, bytes: &mut Vec<u8>) -> Option<usize> {
         let clock = Clock::new();
         let begun = clock.mono();
-        let mut bytes = vec![0; 64 << 10];
+        bytes.resize(64 << 10, 0);
         while clock.mono().since(begun) < PATIENCE {
-            match self.0.read(&mut bytes) {
+            match self.0.read(bytes) {
                 Ok(size) => return (size > 0).then_some(size),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => a_moment().await,
                 Err(_) => return None,
