@@ -28,9 +28,10 @@ use crate::shard::receive::{Growth, Holder, HolderState, ReceiveBuffer, ReceiveM
 use crate::shard::response::{Response, ResponseMemory, WriteCursor};
 use crate::shard::{Parked, Shard};
 use crate::types::limits::{
-    CONNECTION_INFLIGHT_BYTES_MAX, CONNECTION_REQUESTS_MAX, CONNECTION_RESPONSE_BYTES_MAX, FRAME_PREFIX_SIZE,
-    PARKED_AHEAD_TIME_MAX, RECEIVE_BUFFER_SIZE, RECEIVE_RELIEF_INTERVAL, RESPONSE_SIZE_FLOOR,
-    SOCKET_SLICES_MAX, SOCKET_WRITE_SIZE_COLD, SOCKET_WRITE_SIZE_MAX, STOP_LINGER_MAX,
+    CLIENT_TEXT_SIZE_MAX, CONNECTION_INFLIGHT_BYTES_MAX, CONNECTION_REQUESTS_MAX,
+    CONNECTION_RESPONSE_BYTES_MAX, FRAME_PREFIX_SIZE, PARKED_AHEAD_TIME_MAX, RECEIVE_BUFFER_SIZE,
+    RECEIVE_RELIEF_INTERVAL, RESPONSE_SIZE_FLOOR, SOCKET_SLICES_MAX, SOCKET_WRITE_SIZE_COLD,
+    SOCKET_WRITE_SIZE_MAX, STOP_LINGER_MAX,
 };
 use crate::types::{Mono, ShardId};
 use futures::future::select;
@@ -140,6 +141,11 @@ pub struct ClientInfo {
     /// As its ApiVersions says (KIP-511).
     pub software_name: Option<String>,
     pub software_version: Option<String>,
+}
+
+/// As much of what a client says of itself as is kept with its connection, which has no account for it.
+pub fn clipped(text: &str) -> &str {
+    &text[..text.floor_char_boundary(CLIENT_TEXT_SIZE_MAX)]
 }
 
 /// What a connection has carried.
@@ -402,6 +408,7 @@ impl Connection {
         counts.bytes_in.set(counts.bytes_in.get() + (FRAME_PREFIX_SIZE + size) as u64);
         if is_first || !matches!(api_key, ApiKey::Produce | ApiKey::Fetch) {
             let mut client = self.client.borrow_mut();
+            let client_id = client_id.map(clipped);
             if client.client_id.as_deref() != client_id {
                 client.client_id = client_id.map(str::to_owned);
             }

@@ -346,6 +346,10 @@ pub const GROUP_REJOIN_TIME_MIN: Duration = Duration::from_secs(1);
 /// `GroupCoordinatorConfig.CLASSIC_GROUP_NEW_MEMBER_JOIN_TIMEOUT_MS`).
 pub const GROUP_NEW_MEMBER_TIME_MAX: Duration = Duration::from_secs(300);
 
+/// Bytes of a client's id, and of its software's name and version, that are kept with each of its connections.
+/// Ids in use have some dozen; the wire would allow 32 KiB.
+pub const CLIENT_TEXT_SIZE_MAX: usize = 512;
+
 /// Entities with client quotas; every shard holds them all, some 200 bytes each.
 pub const CLIENT_QUOTA_ENTITIES_MAX: usize = 100_000;
 

@@ -31,7 +31,7 @@ use crate::codec::error_code::ErrorCode;
 use crate::codec::frame::RequestHeader;
 use crate::shard::Shard;
 use crate::shard::api::groups::Asking;
-use crate::shard::conn::{AnswerTicket, CloseReason, Connection, FetchingAnswer, MakingAnswer};
+use crate::shard::conn::{AnswerTicket, CloseReason, Connection, FetchingAnswer, MakingAnswer, clipped};
 use crate::shard::quotas::Charged;
 use crate::shard::request_memory::RequestCharge;
 use crate::shard::response::Response;
@@ -384,8 +384,8 @@ fn api_versions(connection: &Connection, request: &ApiVersionsRequest, version: 
         return ApiVersionsResponse::default().with_error_code(ErrorCode::InvalidRequest.code());
     }
     let mut client = connection.client.borrow_mut();
-    client.software_name = Some(name.to_string());
-    client.software_version = Some(software_version.to_string());
+    client.software_name = Some(clipped(name).to_owned());
+    client.software_version = Some(clipped(software_version).to_owned());
     api_versions_response(version)
 }
 

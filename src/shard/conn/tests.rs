@@ -142,6 +142,20 @@ fn a_fetch_that_fails_counts_for_the_time_that_it_takes() {
     });
 }
 
+/// A connection keeps some of what its client says, however long that is.
+#[test]
+fn what_is_kept_of_a_client_is_bounded() {
+    assert_eq!(clipped("app"), "app");
+    let long = "\u{20ac}".repeat(10_000);
+    assert!((CLIENT_TEXT_SIZE_MAX - 3..=CLIENT_TEXT_SIZE_MAX).contains(&clipped(&long).len()));
+    on_executor(async {
+        let place = Place::new().await;
+        let (_client, connection) = place.connect().await;
+        connection.count_request(ApiKey::Metadata, Some(&long), 100);
+        assert_eq!(connection.client.borrow().client_id.as_deref(), Some(clipped(&long)));
+    });
+}
+
 /// It is told how long it has to wait, and does.
 #[test]
 fn a_client_that_is_not_read_is_not_a_slow_one() {
