@@ -15,8 +15,20 @@ impl Table {
 
     pub fn row(&mut self, cells: &[&str]) {
         assert!(self.rows.first().is_none_or(|head| head.len() == cells.len()), "a cell for each column");
-        self.rows.push(cells.iter().map(|cell| cell.to_string()).collect());
+        self.rows.push(cells.iter().map(|cell| shown(cell)).collect());
     }
+}
+
+/// What strangers have named does not move the cursor.
+fn shown(cell: &str) -> String {
+    let mut text = String::with_capacity(cell.len());
+    for letter in cell.chars() {
+        match letter.is_control() {
+            true => text.extend(letter.escape_default()),
+            false => text.push(letter),
+        }
+    }
+    text
 }
 
 impl fmt::Display for Table {
@@ -39,6 +51,14 @@ impl fmt::Display for Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_characters_are_shown_as_what_they_are() {
+        let mut table = Table::new(&["NAME", "N"]);
+        table.row(&["a\n\u{1b}[2Jb\u{9b}", "1"]);
+        let lines = "NAME                    N\na\\n\\u{1b}[2Jb\\u{9b}  1\n";
+        assert_eq!(table.to_string(), lines);
+    }
 
     #[test]
     fn columns_line_up() {
