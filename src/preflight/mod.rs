@@ -29,7 +29,7 @@ pub use io_uring::{IoUringError, probe as probe_io_uring};
 pub use log_dirs::{LogDir, LogDirsError, OtherDir, adopt};
 pub use machine::{hostname, machine};
 pub use ports::{Listeners, PortError};
-pub use resources::{MemlockError, Resources, current as current_resources};
+pub use resources::{MemlockError, Resources, current as current_resources, make_room};
 
 /// A host that was found fit. Whoever holds it holds the log directories.
 #[derive(Debug)]

@@ -70,6 +70,14 @@ pub fn raise(
     Ok(resources)
 }
 
+/// Raises the limit of open files for so many connections as far as allowed, and returns how many of them it has
+/// room for.
+pub fn make_room(connections: usize) -> usize {
+    raise_limit(libc::RLIMIT_NOFILE, connections as u64 + OPEN_FILES_RESERVED);
+    let open_files = limit(libc::RLIMIT_NOFILE).rlim_cur;
+    connections.min(open_files.saturating_sub(OPEN_FILES_RESERVED) as usize)
+}
+
 /// The present soft limits; a process that may lock memory without limit has none.
 pub fn current() -> Resources {
     let memlock = limit(libc::RLIMIT_MEMLOCK).rlim_cur;
