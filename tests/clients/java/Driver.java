@@ -58,7 +58,7 @@ public final class Driver {
     private static final Duration TIMEOUT = Duration.ofSeconds(30);
     private static final ObjectMapper JSON = new ObjectMapper();
 
-    /** Of members of groups: the shortest session that the broker allows by default. */
+    /** Of members of groups: the shortest session that the broker allows by default, unless told otherwise. */
     private static final int SESSION_MS = 6000;
     private static final int HEARTBEAT_MS = 500;
     private static final Map<String, String> ASSIGNORS = Map.of(
@@ -119,6 +119,11 @@ public final class Driver {
             case "offsets" -> offsets(topic, request.get("positions"));
             case "end" -> end(request.get("commit").asBoolean());
             case "committed" -> committed(where, request.get("until").asLong(), answer.putArray("values"));
+            case "groups" -> groups(answer.putArray("groups"));
+            case "describe" -> describe(request.get("group").asText(), answer);
+            case "positions" -> positions(request.get("group").asText(), topic, answer.putArray("offsets"));
+            case "reset" -> reset(request.get("group").asText(), topic, request.get("offsets"));
+            case "delete" -> delete(request.get("group").asText());
             default -> throw new IllegalArgumentException("unknown operation " + request.get("op"));
         }
     }
@@ -247,7 +252,7 @@ public final class Driver {
             settings.putAll(Map.of(
                 "partition.assignment.strategy",
                 "org.apache.kafka.clients.consumer." + ASSIGNORS.get(assignor),
-                "session.timeout.ms", SESSION_MS,
+                "session.timeout.ms", request.path("session").asInt(SESSION_MS),
                 "heartbeat.interval.ms", HEARTBEAT_MS));
         }
         if (!request.get("instance").isNull()) {
@@ -449,6 +454,54 @@ public final class Driver {
                     values.add(new String(read.value(), StandardCharsets.UTF_8));
                 }
             }
+        }
+    }
+
+    /** What version 4 deprecates, version 3.9 has nothing else for. */
+    @SuppressWarnings({"deprecation", "removal"})
+    private void groups(ArrayNode groups) throws Exception {
+        try (Admin admin = admin()) {
+            TreeSet<String> names = new TreeSet<>();
+            admin.listConsumerGroups().all().get().forEach(group -> names.add(group.groupId()));
+            names.forEach(groups::add);
+        }
+    }
+
+    @SuppressWarnings({"deprecation", "removal"})
+    private void describe(String group, ObjectNode answer) throws Exception {
+        try (Admin admin = admin()) {
+            var described = admin.describeConsumerGroups(List.of(group)).all().get().get(group);
+            answer.put("state", described.state().toString());
+            answer.put("members", described.members().size());
+        }
+    }
+
+    private void positions(String group, String topic, ArrayNode offsets) throws Exception {
+        try (Admin admin = admin()) {
+            TreeMap<Integer, Long> found = new TreeMap<>();
+            admin.listConsumerGroupOffsets(group).partitionsToOffsetAndMetadata().get().forEach((where, at) -> {
+                if (where.topic().equals(topic)) {
+                    found.put(where.partition(), at.offset());
+                }
+            });
+            found.forEach((partition, offset) -> offsets.addArray().add(partition).add(offset));
+        }
+    }
+
+    private void reset(String group, String topic, JsonNode offsets) throws Exception {
+        Map<TopicPartition, OffsetAndMetadata> wanted = new HashMap<>();
+        for (JsonNode fields : offsets) {
+            TopicPartition where = new TopicPartition(topic, fields.get(0).asInt());
+            wanted.put(where, new OffsetAndMetadata(fields.get(1).asLong()));
+        }
+        try (Admin admin = admin()) {
+            admin.alterConsumerGroupOffsets(group, wanted).all().get();
+        }
+    }
+
+    private void delete(String group) throws Exception {
+        try (Admin admin = admin()) {
+            admin.deleteConsumerGroups(List.of(group)).all().get();
         }
     }
 

@@ -207,15 +207,16 @@ const HEARTBEAT_MS = 500
 const member = { consumer: null, topic: null, assigned: [], records: [], next: new Map() }
 
 Object.assign(operations, {
-  join: async ({ group, topic }) => {
+  join: async ({ group, topic, session = SESSION_MS }) => {
     // It has round robin and no other assignor, and no static membership.
     const consumer = kafka.consumer({
       groupId: group,
-      sessionTimeout: SESSION_MS,
+      sessionTimeout: session,
       heartbeatInterval: HEARTBEAT_MS,
       rebalanceTimeout: TIMEOUT_MS,
     })
     consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => {
+      member.next.clear() // Others may have read on meanwhile.
       member.assigned = [...(payload.memberAssignment[topic] || [])].sort((a, b) => a - b)
     })
     consumer.on(consumer.events.REBALANCING, () => (member.assigned = []))
@@ -249,6 +250,36 @@ Object.assign(operations, {
     await member.consumer.disconnect()
     return {}
   },
+
+  groups: () =>
+    withAdmin(async admin => ({ groups: (await admin.listGroups()).groups.map(group => group.groupId).sort() })),
+
+  describe: ({ group }) =>
+    withAdmin(async admin => {
+      const [described] = (await admin.describeGroups([group])).groups
+      return { state: described.state, members: described.members.length }
+    }),
+
+  positions: ({ group, topic }) =>
+    withAdmin(async admin => {
+      const found = await admin.fetchOffsets({ groupId: group, topics: [topic] })
+      const partitions = found.flatMap(({ partitions }) => partitions)
+      const offsets = partitions.map(({ partition, offset }) => [partition, Number(offset)])
+      return { offsets: offsets.filter(([, offset]) => offset >= 0).sort((a, b) => a[0] - b[0]) }
+    }),
+
+  reset: ({ group, topic, offsets }) =>
+    withAdmin(async admin => {
+      const partitions = offsets.map(([partition, offset]) => ({ partition, offset: String(offset) }))
+      await admin.setOffsets({ groupId: group, topic, partitions })
+      return {}
+    }),
+
+  delete: ({ group }) =>
+    withAdmin(async admin => {
+      await admin.deleteGroups([group])
+      return {}
+    }),
 })
 
 // Administration. kafkajs knows the replacing AlterConfigs only.

@@ -13,7 +13,7 @@ import traceback
 TIMEOUT_S = 30
 
 
-# Of members of groups: the shortest session that the broker allows by default.
+# Of members of groups: the shortest session that the broker allows by default, unless a request says otherwise.
 SESSION_MS = 6000
 HEARTBEAT_MS = 500
 
@@ -49,6 +49,7 @@ class Outgoing:
 
 
 def answer(client, request):
+    global SESSION_MS
     operation = request["op"]
     if operation == "create":
         client.create(request["topic"], request["partitions"])
@@ -71,6 +72,7 @@ def answer(client, request):
         records = client.read(request["topic"], request["partition"], kind, at, request["until"])
         return {"records": records}
     if operation == "join":
+        SESSION_MS = request.get("session", SESSION_MS)
         client.join(request["group"], request["topic"], request["assignor"], request["instance"])
         return {}
     if operation == "poll":
@@ -101,6 +103,19 @@ def answer(client, request):
         return {}
     if operation == "committed":
         return {"values": client.committed(request["topic"], request["partition"], request["until"])}
+    if operation == "groups":
+        return {"groups": sorted(client.groups())}
+    if operation == "describe":
+        state, members = client.describe(request["group"])
+        return {"state": state, "members": members}
+    if operation == "positions":
+        return {"offsets": sorted(client.positions(request["group"], request["topic"]))}
+    if operation == "reset":
+        client.reset(request["group"], request["topic"], request["offsets"])
+        return {}
+    if operation == "delete":
+        client.delete(request["group"])
+        return {}
     raise ValueError(f"unknown operation {operation}")
 
 

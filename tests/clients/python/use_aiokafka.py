@@ -239,5 +239,44 @@ class Client:
 
         return asyncio.run(asyncio.wait_for(committed(), driver.TIMEOUT_S))
 
+    def with_admin(self, use):
+        async def run():
+            admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+            await admin.start()
+            try:
+                return await use(admin)
+            finally:
+                await admin.close()
+
+        return asyncio.run(run())
+
+    def groups(self):
+        return [group[0] for group in self.with_admin(lambda admin: admin.list_consumer_groups())]
+
+    def describe(self, group):
+        [response] = self.with_admin(lambda admin: admin.describe_consumer_groups([group]))
+        described = response.to_object()["groups"][0]
+        return described["state"], len(described["members"])
+
+    def positions(self, group, topic):
+        found = self.with_admin(lambda admin: admin.list_consumer_group_offsets(group))
+        return [[where.partition, at.offset] for where, at in found.items() if where.topic == topic]
+
+    def reset(self, group, topic, offsets):
+        # It has it only so: as a consumer that is no member.
+        async def reset():
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self.bootstrap, group_id=group, enable_auto_commit=False
+            )
+            await consumer.start()
+            try:
+                wanted = {TopicPartition(topic, partition): offset for partition, offset in offsets}
+                consumer.assign(list(wanted))
+                await consumer.commit(wanted)
+            finally:
+                await consumer.stop()
+
+        asyncio.run(reset())
+
 
 driver.run(Client(sys.argv[1]))

@@ -3,7 +3,16 @@
 import sys
 import time
 
-from confluent_kafka import Consumer, ElectionType, Producer, TopicCollection, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    ElectionType,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -166,7 +175,6 @@ class Client:
         self.member = Consumer(settings)
         self.member.subscribe([topic], on_revoke=self.revoked, on_lost=self.revoked)
         self.polled = []
-        self.is_read = False
 
     def revoked(self, member, partitions):
         gone = {where.partition for where in partitions}
@@ -181,14 +189,16 @@ class Client:
                 continue
             if message.error():
                 raise RuntimeError(str(message.error()))
-            self.is_read = True
             records.append([message.partition(), message.offset()])
         return [where.partition for where in self.member.assignment()], records
 
     def commit(self):
-        # It takes it for an error that there is nothing to commit.
-        if self.is_read:
+        try:
             self.member.commit(asynchronous=False)
+        except KafkaException as error:
+            # It takes it for an error that there is nothing to commit.
+            if error.args[0].code() != KafkaError._NO_OFFSET:
+                raise
 
     def leave(self):
         self.member.close()
@@ -305,6 +315,37 @@ class Client:
                 continue
             values.append(message.value().decode())
         raise TimeoutError(f"{values} before {until}")
+
+    def groups(self):
+        admin = self.admin()
+        listed = admin.list_consumer_groups().result(driver.TIMEOUT_S)
+        if listed.errors:
+            raise RuntimeError(str(listed.errors))
+        return [group.group_id for group in listed.valid]
+
+    def describe(self, group):
+        admin = self.admin()
+        described = admin.describe_consumer_groups([group])[group].result(driver.TIMEOUT_S)
+        return described.state.name.title().replace("_", ""), len(described.members)
+
+    def positions(self, group, topic):
+        admin = self.admin()
+        asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])
+        found = asked[group].result(driver.TIMEOUT_S).topic_partitions
+        return [[where.partition, where.offset] for where in found if where.topic == topic]
+
+    def reset(self, group, topic, offsets):
+        admin = self.admin()
+        wanted = [TopicPartition(topic, partition, offset) for partition, offset in offsets]
+        asked = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, wanted)])
+        altered = asked[group].result(driver.TIMEOUT_S).topic_partitions
+        refused = [where for where in altered if where.error]
+        if refused:
+            raise RuntimeError(f"not reset: {refused}")
+
+    def delete(self, group):
+        admin = self.admin()
+        admin.delete_consumer_groups([group])[group].result(driver.TIMEOUT_S)
 
 
 driver.run(Client(sys.argv[1]))

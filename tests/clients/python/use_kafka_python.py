@@ -1,5 +1,6 @@
 """kafka-python, versions 2 and 3 (one file serves both)."""
 
+import contextlib
 import sys
 import time
 
@@ -333,6 +334,59 @@ class Client:
                 values.append(read.value.decode())
         consumer.close()
         return values
+
+    def admin(self):
+        return contextlib.closing(KafkaAdminClient(bootstrap_servers=self.bootstrap))
+
+    def groups(self):
+        with self.admin() as admin:
+            if hasattr(admin, "list_groups"):
+                return [group["group_id"] for group in admin.list_groups()]
+            return [name for name, _ in admin.list_consumer_groups()]
+
+    def describe(self, group):
+        with self.admin() as admin:
+            if hasattr(admin, "describe_groups"):
+                described = admin.describe_groups([group])[group]
+                return described["group_state"], len(described["members"])
+            [described] = admin.describe_consumer_groups([group])
+            return described.state, len(described.members)
+
+    def positions(self, group, topic):
+        with self.admin() as admin:
+            if hasattr(admin, "list_group_offsets"):
+                found = admin.list_group_offsets({group: None})[group]
+            else:
+                found = admin.list_consumer_group_offsets(group)
+        return [[where.partition, at.offset] for where, at in found.items() if where.topic == topic]
+
+    def reset(self, group, topic, offsets):
+        wanted = {
+            TopicPartition(topic, partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets
+        }
+        with self.admin() as admin:
+            if hasattr(admin, "alter_group_offsets"):
+                altered = admin.alter_group_offsets(group, wanted)
+                refused = {where: error for where, error in altered.items() if error.errno != 0}
+                if refused:
+                    raise RuntimeError(f"not reset: {refused}")
+                return
+        # Version 2 has it only so: as a consumer that is no member.
+        consumer = KafkaConsumer(bootstrap_servers=self.bootstrap, group_id=group, enable_auto_commit=False)
+        consumer.assign(list(wanted))
+        consumer.commit(wanted)
+        consumer.close()
+
+    def delete(self, group):
+        with self.admin() as admin:
+            if hasattr(admin, "delete_groups"):
+                answer = admin.delete_groups([group])[group]
+                is_done = answer == "OK"
+            else:
+                [(_, answer)] = admin.delete_consumer_groups([group])
+                is_done = answer.errno == 0
+            if not is_done:
+                raise RuntimeError(f"not deleted: {answer}")
 
 
 driver.run(Client(sys.argv[1]))

@@ -109,6 +109,8 @@ pub struct Abilities {
     pub empty_fields: bool,
     /// Makes topics by an admin request; the others by asking for their metadata.
     pub creates_topics: bool,
+    /// Has an admin request that deletes groups.
+    pub deletes_groups: bool,
 }
 
 const EVERYTHING: Abilities = Abilities {
@@ -118,6 +120,7 @@ const EVERYTHING: Abilities = Abilities {
     empty_records: true,
     empty_fields: true,
     creates_topics: true,
+    deletes_groups: true,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +178,7 @@ impl Kind {
             Kind::KafkaPython2 | Kind::KafkaPython3 => {
                 Abilities { empty_records: false, null_headers: false, ..EVERYTHING }
             }
-            Kind::Aiokafka => Abilities { empty_records: false, ..EVERYTHING },
+            Kind::Aiokafka => Abilities { empty_records: false, deletes_groups: false, ..EVERYTHING },
             // It takes the length of a header's value before it looks whether there is one.
             Kind::Kafkajs => Abilities { null_headers: false, ..EVERYTHING },
             Kind::Confluent | Kind::Java3 | Kind::Java4 | Kind::Rdkafka => EVERYTHING,

@@ -9,7 +9,7 @@
 //! | `{"op":"ends","topic":T,"partition":P}` | `{"earliest":O,"latest":O}` |
 //! | `{"op":"produce","topic":T,"codec":C,"idempotent":B,"records":[R..]}` | `{"placed":[[partition,offset]..]}` |
 //! | `{"op":"read","topic":T,"partition":P,"from":F,"until":O}` | `{"records":[R..]}` |
-//! | `{"op":"join","group":G,"topic":T,"assignor":A,"instance":I}` | `{}`: a member that subscribes |
+//! | `{"op":"join","group":G,"topic":T,"assignor":A,"instance":I,"session":MS}` | `{}`: a member that subscribes |
 //! | `{"op":"poll","ms":M}` | `{"assigned":[P..],"records":[[partition,offset]..]}`: of the member, without what was taken from it meanwhile |
 //! | `{"op":"commit"}`, `{"op":"leave"}` | `{}`: the same |
 //! | `{"op":"admin","call":C,..}` | what `admin.rs` says of each call |
@@ -18,6 +18,11 @@
 //! | `{"op":"offsets","group":G,"topic":T,"positions":[[partition,offset]..]}` | `{}`: where the member goes on is committed in the transaction |
 //! | `{"op":"end","commit":B}` | `{}` |
 //! | `{"op":"committed","topic":T,"partition":P,"until":O}` | `{"values":[text..]}`, as `read_committed` has it |
+//! | `{"op":"groups"}` | `{"groups":[G..]}`: as an operator, like the following |
+//! | `{"op":"describe","group":G}` | `{"state":S,"members":N}` |
+//! | `{"op":"positions","group":G,"topic":T}` | `{"offsets":[[partition,offset]..]}`: those that are committed |
+//! | `{"op":"reset","group":G,"topic":T,"offsets":[[partition,offset]..]}` | `{}` |
+//! | `{"op":"delete","group":G}` | `{}` |
 //!
 //! F is `"earliest"`, `{"offset":O}` or `{"timestamp":MS}`. A record R has `key`, `value` (base64 or
 //! null), `headers` (`[[name, base64 or null]..]`), `timestamp`; `partition` (or null) when it is
@@ -27,7 +32,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -100,7 +105,20 @@ impl Driver {
     pub fn receive(&mut self) -> Answer<Value> {
         let answer = self.answers.recv_timeout(ANSWER_TIME_MAX);
         let answer = answer.map_err(|error| format!("no answer from the client: {error}"))?;
-        let answer: Value = serde_json::from_str(&answer).map_err(|error| format!("{error} in {answer}"))?;
+        Driver::read(&answer)
+    }
+
+    /// The same if it is there.
+    pub fn try_receive(&mut self) -> Answer<Option<Value>> {
+        match self.answers.try_recv() {
+            Ok(answer) => Driver::read(&answer).map(Some),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err("the client has ended".to_owned()),
+        }
+    }
+
+    fn read(answer: &str) -> Answer<Value> {
+        let answer: Value = serde_json::from_str(answer).map_err(|error| format!("{error} in {answer}"))?;
         match answer.get("error") {
             Some(error) => Err(error.as_str().unwrap_or("an error without text").to_string()),
             None => Ok(answer),

@@ -32,5 +32,8 @@ pub use consumers::{
     static_consumers_come_back,
 };
 pub use exactly_once::{Met, Play, Transactor, exactly_once};
-pub use groups::{Assignor, members_share_a_topic, static_members_come_back};
+pub use groups::{
+    Assignor, lag_and_reset, members_share_a_topic, some_of_twenty_static_members_come_back,
+    static_members_come_back, twenty_members_share_a_topic,
+};
 pub use transactions::{one_pipeline_counts_once, pipelines_count_once, transactions_end};

@@ -1,6 +1,9 @@
 //! Consumer groups of real clients: see `odradek_client_tests::members_share_a_topic`.
 
-use odradek_client_tests::{Assignor, Kind, members_share_a_topic, static_members_come_back};
+use odradek_client_tests::{
+    Assignor, Kind, lag_and_reset, members_share_a_topic, some_of_twenty_static_members_come_back,
+    static_members_come_back, twenty_members_share_a_topic,
+};
 use odradek_test_harness::Routing;
 
 macro_rules! sharing_tests {
@@ -33,4 +36,45 @@ fn static_members_of_confluent_kafka_come_back() {
 #[test]
 fn static_members_of_java_come_back() {
     static_members_come_back(Kind::Java4, Assignor::CooperativeSticky);
+}
+
+macro_rules! reset_tests {
+    ($($name:ident: $kind:expr, $assignor:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            lag_and_reset($kind, $assignor);
+        })*
+    };
+}
+
+reset_tests! {
+    lag_and_reset_by_confluent_kafka: Kind::Confluent, Assignor::CooperativeSticky;
+    lag_and_reset_by_kafka_python_2: Kind::KafkaPython2, Assignor::Range;
+    lag_and_reset_by_kafka_python_3: Kind::KafkaPython3, Assignor::Sticky;
+    lag_and_reset_by_aiokafka: Kind::Aiokafka, Assignor::RoundRobin;
+    lag_and_reset_by_kafkajs: Kind::Kafkajs, Assignor::RoundRobin;
+    lag_and_reset_by_java_3: Kind::Java3, Assignor::CooperativeSticky;
+    lag_and_reset_by_java_4: Kind::Java4, Assignor::Range;
+}
+
+#[test]
+fn twenty_members_of_confluent_kafka_cooperative() {
+    twenty_members_share_a_topic(&[Kind::Confluent], Assignor::CooperativeSticky);
+}
+
+#[test]
+fn twenty_members_of_kafkajs() {
+    twenty_members_share_a_topic(&[Kind::Kafkajs], Assignor::RoundRobin);
+}
+
+/// Whichever of them leads assigns for all.
+#[test]
+fn twenty_members_of_five_clients() {
+    let kinds = [Kind::Confluent, Kind::KafkaPython3, Kind::Aiokafka, Kind::Java4, Kind::KafkaPython2];
+    twenty_members_share_a_topic(&kinds, Assignor::Range);
+}
+
+#[test]
+fn some_of_twenty_static_members_of_confluent_kafka_come_back() {
+    some_of_twenty_static_members_come_back(Kind::Confluent, Assignor::Range);
 }
