@@ -30,6 +30,8 @@ pub enum Command {
     Consume(ConsumeFlags),
     /// Sends stamped records and checks that each acknowledged one is read once, in order, unaltered.
     Verify(VerifyFlags),
+    /// Keeps many consumer groups going, and measures heartbeats, commits, a large join and memory.
+    Groups(GroupsFlags),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -296,6 +298,52 @@ pub struct VerifyFlags {
     pub fetch: FetchFlags,
 }
 
+#[derive(Clone, Debug, Args)]
+pub struct GroupsFlags {
+    /// Brokers to start from, HOST:PORT[,HOST:PORT...].
+    #[arg(long, required = true, value_delimiter = ',')]
+    pub brokers: Vec<String>,
+    /// What is committed to, and produced to beside it; created if it is not there.
+    #[arg(long, default_value = "odradek-groups")]
+    pub topic: String,
+    /// Groups whose members send heartbeats.
+    #[arg(long, default_value_t = 1000)]
+    pub groups: usize,
+    /// Members of each.
+    #[arg(long, default_value_t = 10)]
+    pub members: usize,
+    /// Groups that a connection has a member in.
+    #[arg(long, default_value_t = 10)]
+    pub groups_per_connection: usize,
+    /// Between two heartbeats of a member.
+    #[arg(long, default_value = "3s", value_parser = parse_duration)]
+    pub heartbeat: Duration,
+    /// Commits per second over all members, each of one partition.
+    #[arg(long, default_value_t = 10_000.0)]
+    pub commit_rate: f64,
+    /// Flushed records per second beside them, one at a time.
+    #[arg(long, default_value_t = 100.0)]
+    pub produce_rate: f64,
+    /// How long heartbeats and commits go on.
+    #[arg(long, default_value = "30s", value_parser = parse_duration)]
+    pub duration: Duration,
+    /// Members that then join one more group, all at once.
+    #[arg(long, default_value_t = 1000)]
+    pub join: usize,
+    /// Groups that then commit once and are left alone, for the memory that they take.
+    #[arg(long, default_value_t = 10_000)]
+    pub idle: usize,
+    /// The broker's process, on this machine, whose resident memory is read.
+    #[arg(long)]
+    pub pid: Option<u32>,
+    /// CPU to run on.
+    #[arg(long)]
+    pub cpu: Option<usize>,
+    /// Write the result as JSON to a file, or to standard output for -.
+    #[arg(long, value_name = "FILE|-")]
+    pub json: Option<PathBuf>,
+}
+
 /// 500us, 20ms, 30s, 2m, 1h; a plain number is seconds.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -360,6 +408,7 @@ mod tests {
             "odradek-loadgen consume --brokers a:1 --topic t --duration 5s --from earliest",
             "odradek-loadgen verify --brokers a:1 --topic t --records 10000000",
             "odradek-loadgen verify --brokers a:1 --topic t --phase read --state f",
+            "odradek-loadgen groups --brokers a:1 --groups 5 --members 2 --commit-rate 10 --join 0 --idle 0 --pid 7",
         ] {
             assert!(Cli::try_parse_from(line.split_whitespace()).is_ok(), "{line}");
         }

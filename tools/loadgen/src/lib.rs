@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`wire`], [`versions`], [`connection`], [`cluster`] | the client: frames, negotiation, pipelining, metadata |
 //! | [`content`], [`batch`] | what is sent, built once |
-//! | [`produce`], [`consume`], [`verify`] | the three commands, as libraries |
+//! | [`produce`], [`consume`], [`verify`], [`groups`] | the commands, as libraries |
 //! | [`stats`], [`summary`] | counts, and how they are shown |
 //! | [`executor`], [`clock`] | threads, and the only reader of clocks |
 //!
@@ -20,6 +20,7 @@ pub mod consume;
 pub mod content;
 pub mod executor;
 pub mod flags;
+pub mod groups;
 pub mod produce;
 pub mod stats;
 pub mod summary;

@@ -14,13 +14,14 @@ use odradek_loadgen::flags::{Cli, Command, CommonFlags, ConsumeFlags, ProduceFla
 use odradek_loadgen::produce::run::Templates;
 use odradek_loadgen::stats::Stats;
 use odradek_loadgen::summary::{ProgressLine, Summary, write_json};
-use odradek_loadgen::{consume, produce, verify};
+use odradek_loadgen::{consume, groups, produce, verify};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Produce(flags) => run_produce(&flags),
         Command::Consume(flags) => run_consume(&flags),
         Command::Verify(flags) => verify::run::run(&flags),
+        Command::Groups(flags) => groups::run::run(&flags),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -15,6 +15,10 @@ pub enum Api {
     CreateTopics,
     DeleteTopics,
     InitProducerId,
+    OffsetCommit,
+    JoinGroup,
+    Heartbeat,
+    SyncGroup,
 }
 
 impl Api {
@@ -27,6 +31,10 @@ impl Api {
             Api::CreateTopics => 19,
             Api::DeleteTopics => 20,
             Api::InitProducerId => 22,
+            Api::OffsetCommit => 8,
+            Api::JoinGroup => 11,
+            Api::Heartbeat => 12,
+            Api::SyncGroup => 14,
         }
     }
 
@@ -40,6 +48,11 @@ impl Api {
             Api::CreateTopics => 2..=7,
             Api::DeleteTopics => 1..=5,
             Api::InitProducerId => 0..=4,
+            // Named by topic id from 10 on.
+            Api::OffsetCommit => 2..=8,
+            Api::JoinGroup => 2..=8,
+            Api::Heartbeat => 0..=4,
+            Api::SyncGroup => 0..=5,
         }
     }
 }
