@@ -134,7 +134,7 @@ impl Coordinator {
             if let Some(consumer) = group.consumer.take() {
                 self.held -= consumer.size();
             }
-            if group.is_simple() && group.offsets.count() == 0 {
+            if group.is_simple() && group.offsets.count() == 0 && !self.pending.has_group(id) {
                 self.groups.remove(id);
             }
             return;
@@ -246,7 +246,7 @@ impl Coordinator {
         let Some(mut consumer) = group.consumer.take() else { return };
         consumer.forget_clocks(None, &mut self.timers);
         self.held -= consumer.size();
-        group.is_kept = group.offsets.count() > 0;
+        group.is_kept = group.offsets.count() > 0 || self.pending.has_group(id);
         self.drop_if_nothing(id);
     }
 

@@ -1,5 +1,7 @@
 use super::*;
 use crate::codec::consumer_record::ConsumerRecord;
+use crate::codec::control_record::TransactionOutcome;
+use crate::types::ProducerId;
 use proptest::prelude::*;
 
 /// A group as its records have it.
@@ -70,6 +72,28 @@ fn record_that_was_left_behind_makes_no_group() {
     hall.room.log = lone;
     hall.restart();
     assert!(hall.room.coordinator.groups().is_empty());
+}
+
+#[test]
+fn offsets_of_an_open_transaction_outlive_an_empty_group() {
+    let mut hall = Hall::new(&[("read", 4)]);
+    assert_eq!(hall.room.commit("", -1, "read", 5), ErrorCode::None);
+    let offset = hall.room.log.pop().unwrap();
+    let epoch = |epoch| GroupRecord::Consumer(ConsumerRecord::Group { group: GROUP.to_owned(), epoch });
+    for is_gone in [true, false] {
+        let mut coordinator = hall.coordinator();
+        // By the record that takes the group away, or because the log has no more of it.
+        coordinator.apply(&epoch(Some(if is_gone { 3 } else { 0 })));
+        coordinator.apply_in_transaction(ProducerId(1), &offset);
+        if is_gone {
+            coordinator.apply(&epoch(None));
+        }
+        coordinator.loaded(GROUP, hall.room.now, &mut Vec::new());
+        assert!(!coordinator.is_consumer_group(GROUP));
+        coordinator.transaction_ended(ProducerId(1), TransactionOutcome::Commit);
+        let kept = coordinator.offsets(GROUP).and_then(|offsets| offsets.get("read", 0));
+        assert_eq!(kept.map(|value| value.offset), Some(5));
+    }
 }
 
 #[test]
