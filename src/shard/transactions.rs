@@ -385,6 +385,22 @@ fn find(shard: &Rc<Shard>, id: TopicPartition) -> Option<Rc<Served>> {
     Some(served)
 }
 
+/// Lives: while somebody waits for an addition. Without the answer, it is given up.
+struct Waiter<'a> {
+    served: &'a Served,
+    id: &'a str,
+    ticket: Option<Ticket>,
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        if let ServedState::Ready(coordinator) = &mut *self.served.state.borrow_mut() {
+            coordinator.give_up(self.id, ticket);
+        }
+    }
+}
+
 /// Answers a question to a coordinator of this shard.
 pub async fn call_local(shard: &Rc<Shard>, call: TransactionCall) -> TransactionReply {
     let TransactionCall { partition, transactional_id: id, request } = call;
@@ -421,10 +437,14 @@ pub async fn call_local(shard: &Rc<Shard>, call: TransactionCall) -> Transaction
             served.decide(shard, |coordinator, now, effects| {
                 coordinator.add(&id, addition, ticket, now, effects);
             });
+            let mut waiter = Waiter { served: &served, id: &id, ticket: Some(ticket) };
             // What is being ended may take as long as a partition is offline.
             let patience = pin!(glommio::timer::sleep(TRANSACTION_ADDITION_TIME_MAX));
             TransactionReply::Answer(match select(pin!(wait.answer()), patience).await {
-                Either::Left((answer, _)) => answer,
+                Either::Left((answer, _)) => {
+                    waiter.ticket = None;
+                    answer
+                }
                 Either::Right(_) => Answer::Added(Err(ErrorCode::ConcurrentTransactions)),
             })
         }

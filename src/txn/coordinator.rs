@@ -56,7 +56,7 @@ pub struct Coordinator {
     /// Of the partition's leader: markers of earlier ones are refused.
     epoch: CoordinatorEpoch,
     transactions: BTreeMap<String, Transaction>,
-    /// Bytes that they take.
+    /// Bytes that they take, with the additions that wait.
     held: usize,
     writes: BTreeMap<WriteId, Write>,
     next_write: WriteId,
@@ -116,7 +116,7 @@ impl Coordinator {
 
     fn remove(&mut self, id: &str) -> Option<Transaction> {
         let transaction = self.transactions.remove(id)?;
-        self.held -= size(id, &transaction.value);
+        self.held -= size(id, &transaction.value) + waiting_size(&transaction.waiting);
         Some(transaction)
     }
 
@@ -284,8 +284,17 @@ impl Coordinator {
     fn add_waiting(&mut self, id: &str, now: Timestamp, effects: &mut Vec<Effect>) {
         let waiting = self.transactions.get_mut(id).map(|found| std::mem::take(&mut found.waiting));
         if let Some(waiting) = waiting.filter(|waiting| !waiting.is_empty()) {
+            self.held -= waiting_size(&waiting);
             self.add_all(id, waiting, now, effects);
         }
+    }
+
+    /// Who asked for an addition waits no more: it is not to be made behind the back of a producer that was told
+    /// otherwise.
+    pub fn give_up(&mut self, id: &str, ticket: Ticket) {
+        let Some(found) = self.transactions.get_mut(id) else { return };
+        let given_up = found.waiting.extract_if(.., |(_, waiting)| *waiting == ticket);
+        self.held -= given_up.map(|(addition, _)| addition_size(&addition)).sum::<usize>();
     }
 
     fn add_all(
@@ -298,6 +307,7 @@ impl Coordinator {
         let mut added = PartitionNames::default();
         let mut tickets = Vec::new();
         let mut version = TransactionVersion::V1;
+        let mut held = self.held;
         for (addition, ticket) in additions {
             let answer = |result| Effect::Answer(ticket, Answer::Added(result));
             let found = self.transactions.get_mut(id);
@@ -310,7 +320,11 @@ impl Coordinator {
             match judged {
                 Err(error) => effects.push(answer(Err(error))),
                 Ok((Added::Already, _)) => effects.push(answer(Ok(()))),
-                Ok((Added::Later, found)) if found.waiting.len() < TRANSACTION_ADDITIONS_WAITING_MAX => {
+                Ok((Added::Later, found))
+                    if found.waiting.len() < TRANSACTION_ADDITIONS_WAITING_MAX
+                        && held + addition_size(&addition) <= TRANSACTIONS_SIZE_MAX =>
+                {
+                    held += addition_size(&addition);
                     found.waiting.push((addition, ticket));
                 }
                 Ok((Added::Later, _)) => effects.push(answer(Err(ErrorCode::ConcurrentTransactions))),
@@ -321,6 +335,7 @@ impl Coordinator {
                 }
             }
         }
+        self.held = held;
         if tickets.is_empty() {
             return;
         }
@@ -404,6 +419,7 @@ impl Coordinator {
         self.is_resigned = true;
         let refused = Answer::Added(Err(ErrorCode::NotCoordinator));
         for found in self.transactions.values_mut() {
+            self.held -= waiting_size(&found.waiting);
             let waiting = std::mem::take(&mut found.waiting).into_iter();
             effects.extend(waiting.map(|(_, ticket)| Effect::Answer(ticket, refused)));
         }
@@ -429,7 +445,8 @@ impl Coordinator {
     /// Panics unless what must hold does.
     #[cfg(test)]
     pub fn check(&self) {
-        let sizes = self.transactions.iter().map(|(id, found)| size(id, &found.value));
+        let sizes =
+            self.transactions.iter().map(|(id, found)| size(id, &found.value) + waiting_size(&found.waiting));
         assert_eq!(self.held, sizes.sum::<usize>());
         let mut written: Vec<&str> =
             self.writes.values().map(|write| write.record.transactional_id.as_str()).collect();
@@ -449,6 +466,14 @@ impl Coordinator {
 
 fn size(id: &str, value: &TransactionValue) -> usize {
     TRANSACTION_ENTRY_SIZE + id.len() + value.partitions.size()
+}
+
+fn addition_size(addition: &Addition) -> usize {
+    size_of::<(Addition, Ticket)>() + addition.partitions.size()
+}
+
+fn waiting_size(waiting: &[(Addition, Ticket)]) -> usize {
+    waiting.iter().map(|(addition, _)| addition_size(addition)).sum()
 }
 
 /// What a client is told when a record could not be kept (Kafka `TransactionStateManager`).

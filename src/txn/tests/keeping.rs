@@ -146,6 +146,48 @@ fn additions_that_wait_are_bounded() {
     assert_eq!(cluster.added(more), Err(ErrorCode::ConcurrentTransactions));
 }
 
+/// Its producer was told to come again, and may never.
+#[test]
+fn an_addition_that_is_given_up_is_not_made() {
+    let mut cluster = Cluster::new();
+    let producer = cluster.init().unwrap();
+    let first = cluster.send_add(V2, producer, &[("t", 0)]);
+    let given_up = cluster.send_add(V2, producer, &[("t", 1)]);
+    let third = cluster.send_add(V2, producer, &[("t", 2)]);
+    for _ in 0..2 {
+        cluster.decide(|coordinator, _, _| coordinator.give_up("id", given_up));
+    }
+    cluster.decide(|coordinator, _, _| coordinator.give_up("other", third));
+    cluster.settle();
+    assert_eq!((cluster.added(first), cluster.added(third)), (Ok(()), Ok(())));
+    assert!(!cluster.answers.contains_key(&given_up));
+    assert!(!cluster.value().partitions.contains("t", 1));
+    // What is being written already is.
+    let writing = cluster.send_add(V2, producer, &[("t", 3)]);
+    cluster.decide(|coordinator, _, _| coordinator.give_up("id", writing));
+    cluster.settle();
+    assert!(cluster.value().partitions.contains("t", 3));
+}
+
+/// One request may name very many partitions.
+#[test]
+fn what_waits_takes_room_as_what_is_kept_does() {
+    use crate::types::limits::TRANSACTIONS_SIZE_MAX;
+    let mut cluster = Cluster::new();
+    let producer = cluster.init().unwrap();
+    let first = cluster.send_add(V2, producer, &[("t", 0)]);
+    let large = "t".repeat(TRANSACTIONS_SIZE_MAX / 2);
+    let waiting = cluster.send_add(V2, producer, &[(&large, 1)]);
+    let more = cluster.send_add(V2, producer, &[(&large, 2)]);
+    assert_eq!(cluster.added(more), Err(ErrorCode::ConcurrentTransactions));
+    cluster.decide(|coordinator, _, _| coordinator.give_up("id", waiting));
+    let later = cluster.send_add(V2, producer, &[(&large, 3)]);
+    assert!(!cluster.answers.contains_key(&later), "there is room again");
+    cluster.decide(|coordinator, _, _| coordinator.give_up("id", later));
+    cluster.settle();
+    assert_eq!(cluster.added(first), Ok(()));
+}
+
 #[test]
 fn states_that_are_never_written_are_read_as_what_is_safe() {
     let mut cluster = Cluster::new();
