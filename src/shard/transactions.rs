@@ -433,6 +433,10 @@ pub async fn call_local(shard: &Rc<Shard>, call: TransactionCall) -> Transaction
             });
             TransactionReply::Answer(wait.answer().await)
         }
+        // Its markers would be left out: whoever asks has heard of a partition before this core, and comes again.
+        TransactionRequest::Add(addition) if !mark::has_all(&shard.image.borrow(), &addition.partitions) => {
+            TransactionReply::Refused(ErrorCode::CoordinatorLoadInProgress)
+        }
         TransactionRequest::Add(addition) => {
             served.decide(shard, |coordinator, now, effects| {
                 coordinator.add(&id, addition, ticket, now, effects);

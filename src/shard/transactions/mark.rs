@@ -1,6 +1,7 @@
 //! Markers of a transaction that is decided: into each of its partitions, on whatever shard, until all of them
 //! have one.
 
+use crate::cluster::image::Image;
 use crate::codec::error_code::ErrorCode;
 use crate::codec::transaction_record::PartitionNames;
 use crate::shard::Shard;
@@ -38,7 +39,8 @@ async fn write(shard: &Rc<Shard>, marking: &Marking) -> PartitionNames {
     let names: Vec<(&str, i32)> = marking.partitions.iter().collect();
     for (at, (topic, partition)) in names.iter().enumerate() {
         // Of a topic that is gone there is nothing to end.
-        let Some(id) = find(shard, topic, *partition) else { continue };
+        let found = find(&shard.image.borrow(), topic, *partition);
+        let Some(id) = found else { continue };
         match shard.owner(&id) {
             Some(owner) => {
                 let item = MarkerItem { partition: id, marker: marking.marker, version: marking.version };
@@ -65,10 +67,35 @@ async fn write(shard: &Rc<Shard>, marking: &Marking) -> PartitionNames {
     left
 }
 
-fn find(shard: &Shard, topic: &str, partition: i32) -> Option<TopicPartition> {
-    let image = shard.image.borrow();
+/// Whether all of these are there, as far as this core has heard. What is part of a transaction and not found
+/// when that ends is gone: what others know of already must not become part of one here before.
+pub fn has_all(image: &Image, partitions: &PartitionNames) -> bool {
+    partitions.iter().all(|(topic, partition)| find(image, topic, partition).is_some())
+}
+
+fn find(image: &Image, topic: &str, partition: i32) -> Option<TopicPartition> {
     let topic = image.topic_named(topic)?;
     let index = PartitionIndex::from_wire(partition)?;
     topic.partitions.get(index.index())?;
     Some(TopicPartition { topic: topic.id, partition: index })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::image::tests::{add_topic, image_of, node, partition_id};
+    use crate::config::Routing;
+
+    #[test]
+    fn a_core_takes_only_partitions_that_it_has_heard_of() {
+        let named = |partitions: &[(&str, i32)]| partitions.iter().copied().collect::<PartitionNames>();
+        let mut image = image_of(&[node(1, 2, Routing::Node)]);
+        assert!(!has_all(&image, &named(&[("orders", 0)])), "it was created, and not heard of here");
+        add_topic(&mut image, 7, "orders", &[0, 1]);
+        assert!(has_all(&image, &named(&[("orders", 0), ("orders", 1)])));
+        assert!(!has_all(&image, &named(&[("orders", 1), ("orders", 2)])), "partitions were added");
+        assert!(!has_all(&image, &named(&[("orders", 0), ("other", 0)])));
+        assert_eq!(find(&image, "orders", 1), Some(partition_id(7, 1)));
+        assert_eq!(find(&image, "orders", -1), None);
+    }
 }
