@@ -76,6 +76,8 @@ struct AbortArguments {
 }
 
 const CONCURRENT_TRANSACTIONS: i16 = 51;
+/// The first version of InitProducerId in which a producer says who it is.
+const EXPECTED_FROM: i16 = 3;
 /// What a producer that is fenced may ask for its transactions: it begins none.
 const FENCING_TIMEOUT_MS: i32 = 1000;
 /// How often the markers of an aborted transaction are looked for, and how long between two looks.
@@ -174,6 +176,15 @@ fn describe_one(cluster: &mut Cluster, id: &str) -> Result<TransactionState, Fai
     Ok(response.transaction_states.pop().ok_or_else(|| format!("{id}: nothing was said of it"))?)
 }
 
+/// The same of one that there must be.
+fn describe_known(cluster: &mut Cluster, id: &str) -> Result<TransactionState, Failure> {
+    let state = describe_one(cluster, id)?;
+    match state.error_code {
+        0 => Ok(state),
+        code => Err(format!("{id}: {}", error_name(code)).into()),
+    }
+}
+
 fn as_value(state: &TransactionState) -> Value {
     let partitions = state.topics.iter().flat_map(|topic| {
         topic.partitions.iter().map(|partition| json!({ "topic": &**topic.topic, "partition": partition }))
@@ -217,32 +228,88 @@ fn as_text(state: &TransactionState, now_ms: i64) -> String {
 
 const ONGOING: &str = "Ongoing";
 
-/// Comes as another producer of the same id does: its coordinator aborts what is open.
-fn abort(cluster: &mut Cluster, id: &str, as_json: bool) -> Result<(), Failure> {
-    let state = describe_one(cluster, id)?;
-    if state.error_code != 0 {
-        return Err(format!("{id}: {}", error_name(state.error_code)).into());
+/// What has become of a transaction that is to be aborted.
+#[derive(Debug, PartialEq, Eq)]
+enum Became {
+    /// It is open as it was.
+    Open,
+    Aborting,
+    Aborted,
+    Committed,
+    /// The id has gone on: how it ended is not known any more.
+    Past,
+}
+
+fn became(was: &TransactionState, is: &TransactionState) -> Became {
+    let is_same = (is.producer_id, is.producer_epoch, is.transaction_start_time_ms)
+        == (was.producer_id, was.producer_epoch, was.transaction_start_time_ms);
+    // Its end may have the next epoch, and a new producer id behind that.
+    let is_its_end = is.transaction_start_time_ms == was.transaction_start_time_ms;
+    match &*is.transaction_state {
+        ONGOING if is_same => Became::Open,
+        "PrepareAbort" if is_its_end => Became::Aborting,
+        "CompleteAbort" if is_its_end => Became::Aborted,
+        "PrepareCommit" | "CompleteCommit" if is_its_end => Became::Committed,
+        _ => Became::Past,
     }
+}
+
+/// Comes as its producer does after an error, as the one that has this transaction and no other: its coordinator
+/// aborts what is open. Asked again only while it is open still, so that a producer that has come meanwhile is not
+/// fenced.
+fn abort(cluster: &mut Cluster, id: &str, as_json: bool) -> Result<(), Failure> {
+    let state = describe_known(cluster, id)?;
     if &*state.transaction_state != ONGOING {
         return Err(format!("{id}: nothing to abort, it is in state {}", &*state.transaction_state).into());
     }
-    let mut left = ABORT_LOOKS;
-    loop {
-        let request = InitProducerIdRequest::default()
-            .with_transactional_id(Some(transactional_id(id)))
-            .with_transaction_timeout_ms(FENCING_TIMEOUT_MS);
-        let response = cluster.coordinator_of(KeyType::Transaction, id)?.send(|_| request)?;
-        match response.error_code {
-            0 => break,
-            CONCURRENT_TRANSACTIONS if left > 0 => wait(ABORT_INTERVAL),
-            code => return Err(format!("{id}: {}", error_name(code)).into()),
+    let mut is = state.clone();
+    for _ in 0..ABORT_LOOKS {
+        match became(&state, &is) {
+            Became::Aborted => break,
+            Became::Aborting => {}
+            Became::Open => match fence(cluster, &state)? {
+                // Begun, or something else is being written first.
+                CONCURRENT_TRANSACTIONS => {}
+                0 => return Err(format!("{id}: it has ended meanwhile, and its producer is fenced").into()),
+                code => return Err(format!("{id}: {}", error_name(code)).into()),
+            },
+            Became::Committed => return Err(format!("{id}: it has been committed meanwhile").into()),
+            Became::Past => {
+                return Err(format!("{id}: it has ended, and others of the id have begun since").into());
+            }
         }
-        left -= 1;
+        is = describe_known(cluster, id)?;
+        if matches!(became(&state, &is), Became::Open | Became::Aborting) {
+            wait(ABORT_INTERVAL);
+            is = describe_known(cluster, id)?;
+        }
+    }
+    match became(&state, &is) {
+        Became::Aborted => {}
+        Became::Open => return Err(format!("{id}: {}", error_name(CONCURRENT_TRANSACTIONS)).into()),
+        _ => return Err(format!("{id}: in state {}, not all markers are written", &*is.transaction_state).into()),
     }
     match as_json {
         true => print_json(&json!({ "transactional_id": id, "aborted": true })),
         false => print(&format!("aborted {id}\n")),
     }
+}
+
+/// Asks for the id in the name of the producer that has it. Returns the error's code.
+fn fence(cluster: &mut Cluster, state: &TransactionState) -> Result<i16, Failure> {
+    let id = &*state.transactional_id;
+    let request = |version: i16| {
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(Some(transactional_id(id)))
+            .with_transaction_timeout_ms(FENCING_TIMEOUT_MS);
+        match version {
+            ..EXPECTED_FROM => request,
+            EXPECTED_FROM.. => {
+                request.with_producer_id(state.producer_id).with_producer_epoch(state.producer_epoch)
+            }
+        }
+    };
+    Ok(cluster.coordinator_of(KeyType::Transaction, id)?.send(request)?.error_code)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a command tells how long ago something was")]
@@ -358,6 +425,30 @@ fn text(text: &str) -> StrBytes {
 mod tests {
     use super::*;
     use kafka_protocol::messages::describe_transactions_response::TopicData;
+
+    #[test]
+    fn only_the_transaction_that_was_found_is_aborted() {
+        let state = |name: &str, epoch: i16, start: i64| {
+            TransactionState::default()
+                .with_transaction_state(text(name))
+                .with_producer_id(ProducerId(7))
+                .with_producer_epoch(epoch)
+                .with_transaction_start_time_ms(start)
+        };
+        let was = state(ONGOING, 3, 1000);
+        assert_eq!(became(&was, &was), Became::Open);
+        assert_eq!(became(&was, &state("PrepareAbort", 4, 1000)), Became::Aborting);
+        assert_eq!(became(&was, &state("CompleteAbort", 4, 1000)), Became::Aborted);
+        let replaced = state("CompleteAbort", 0, 1000).with_producer_id(ProducerId(8));
+        assert_eq!(became(&was, &replaced), Became::Aborted, "the last epoch was used up");
+        assert_eq!(became(&was, &state("PrepareCommit", 3, 1000)), Became::Committed);
+        assert_eq!(became(&was, &state("CompleteCommit", 4, 1000)), Became::Committed);
+        // Version 1 keeps the epoch: the next transaction differs by its time.
+        assert_eq!(became(&was, &state(ONGOING, 3, 2000)), Became::Past);
+        assert_eq!(became(&was, &state("CompleteAbort", 3, 2000)), Became::Past);
+        assert_eq!(became(&was, &state(ONGOING, 5, 2000)), Became::Past);
+        assert_eq!(became(&was, &state("Empty", 5, -1)), Became::Past);
+    }
 
     #[test]
     fn a_transaction_is_shown_with_its_partitions() {

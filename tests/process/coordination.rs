@@ -564,7 +564,9 @@ fn operators_list_describe_and_abort() {
     let (succeeded, _, err) = run(&hanging);
     assert!(!succeeded && err.contains(ID), "{err}");
     assert_eq!(json(&["abort", ID])["aborted"], true);
-    wait_for_state(&broker, ID, "Empty");
+    wait_for_state(&broker, ID, "CompleteAbort");
+    let described = json(&["describe", ID]);
+    assert_eq!(described[0]["producer_epoch"], open.producer.epoch + 1, "fenced once, and nobody else is");
     let (succeeded, _, err) = run(&["abort", ID]);
     assert!(!succeeded && err.contains("nothing to abort"), "{err}");
     assert_eq!(committed(&broker, 1), Vec::<String>::new());
