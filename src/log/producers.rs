@@ -349,6 +349,13 @@ impl Producers {
         Ok(())
     }
 
+    /// Whether a marker can be from a coordinator, of which none has an epoch above `newest`: one that is kept of
+    /// none would keep all others out for ever. In a directory of another cluster's there may be higher ones.
+    pub fn may_be_coordinators(&self, marker: &EndMarker, newest: CoordinatorEpoch) -> bool {
+        let known = self.by_id.get(marker.producer).map(|state| state.coordinator_epoch);
+        marker.coordinator_epoch <= newest || known.is_some_and(|known| marker.coordinator_epoch <= known)
+    }
+
     /// Whether the coordinator is to be asked about a batch of a transaction before that is appended. A
     /// batch that is stored already needs nobody's word.
     pub fn begin_verification(

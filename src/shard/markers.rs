@@ -64,6 +64,11 @@ async fn write(shard: &Rc<Shard>, target: &Rc<dyn AckTarget>, index: u32, item: 
         let error = if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition };
         return target.acknowledged(index, ProduceOutcome { error, ..Default::default() });
     };
+    if !replica.log.borrow().producers.may_be_coordinators(&item.marker, item.newest) {
+        let message = Some("no coordinator has such an epoch".to_owned());
+        let error = ErrorCode::InvalidRequest;
+        return target.acknowledged(index, ProduceOutcome { error, message, ..Default::default() });
+    }
     let store = shard.stores.of(&replica);
     shard.wait_for_room(store).await;
     loop {

@@ -15,7 +15,7 @@ use crate::shard::groups::{GroupCall, GroupReply};
 use crate::shard::telemetry::{TelemetryCall, TelemetryReply};
 use crate::shard::transactions::{ListFilter, TransactionCall, TransactionReply};
 use crate::txn::coordinator::Listed;
-use crate::types::{LeaderEpoch, LogDirIndex, Offset, Timestamp, TopicPartition, TransactionVersion};
+use crate::types::{CoordinatorEpoch, LeaderEpoch, LogDirIndex, Offset, Timestamp, TopicPartition, TransactionVersion};
 use bytes::Bytes;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
 use std::collections::BTreeSet;
@@ -133,6 +133,8 @@ pub struct MarkerItem {
     pub partition: TopicPartition,
     pub marker: EndMarker,
     pub version: TransactionVersion,
+    /// The newest that a coordinator has.
+    pub newest: CoordinatorEpoch,
 }
 
 /// `error` is `None` once the marker is durable.

@@ -54,7 +54,7 @@ fn readers_of_committed_records_get_what_was_committed_on_every_core() {
             let mut waiting = leader(&mut client, partition);
             let request = fetch_request(partition, 1, COMMITTED).with_max_wait_ms(60_000);
             waiting.send(Client::FETCH_VERSION, &request).expect("it is sent");
-            assert_eq!(end(&mut connection, partition, producer, false, 3), None);
+            assert_eq!(end(&mut connection, partition, producer, false, 0), None);
             let response = waiting.receive::<FetchRequest>(Client::FETCH_VERSION).expect("it is woken");
             let woken = &response.responses[0].partitions[0];
             assert_eq!((woken.last_stable_offset, aborted(woken)), (3, vec![(producer.id, 1)]));
@@ -63,9 +63,11 @@ fn readers_of_committed_records_get_what_was_committed_on_every_core() {
             // The next one is committed; an earlier coordinator is too late for it.
             let next = BatchProducer { sequence: 1, ..producer };
             assert_eq!(transact(&mut connection, partition, next, "second"), 3);
-            let fenced = end(&mut connection, partition, producer, false, 2);
+            let unknown = end(&mut connection, partition, producer, false, i32::MAX);
+            assert_eq!(unknown, Some(ResponseError::InvalidRequest), "it would keep all others out");
+            let fenced = end(&mut connection, partition, producer, false, -1);
             assert_eq!(fenced, Some(ResponseError::TransactionCoordinatorFenced));
-            assert_eq!(end(&mut connection, partition, producer, true, 3), None);
+            assert_eq!(end(&mut connection, partition, producer, true, 0), None);
         }
         broker.kill();
         broker.start_again();

@@ -589,6 +589,26 @@ fn an_earlier_coordinator_is_fenced() {
     assert_eq!(partition.end(&commit(2, 0, 1), TransactionVersion::V1), Ok(None));
 }
 
+/// It would fence the coordinator that there is, and leave every later transaction open.
+#[test]
+fn no_coordinator_has_an_epoch_above_the_newest() {
+    let mut partition = Partition::new();
+    let newest = CoordinatorEpoch(2);
+    let may_be = |partition: &Partition, epoch| {
+        [1, 2].map(|id| partition.producers.may_be_coordinators(&commit(id, 0, epoch), newest))
+    };
+    for epoch in [-1, 0, 2] {
+        assert_eq!(may_be(&partition, epoch), [true, true], "{epoch}");
+    }
+    assert_eq!(may_be(&partition, 3), [false, false]);
+    assert_eq!(may_be(&partition, i32::MAX), [false, false]);
+    partition.transact(1, 0, 0).unwrap();
+    assert_eq!(may_be(&partition, 3), [false, false]);
+    partition.end(&commit(1, 0, 7), TransactionVersion::V1).unwrap();
+    assert_eq!(may_be(&partition, 7), [true, false], "one has written here, of another cluster");
+    assert_eq!(may_be(&partition, 8), [false, false]);
+}
+
 #[test]
 fn a_producer_is_not_forgotten_while_its_transaction_is_open() {
     let mut partition = Partition { producers: Producers::with_count_max(2), end: 0 };

@@ -2,6 +2,7 @@
 //! operators to abort a transaction that its coordinator has forgotten (KIP-664,
 //! `kafka-transactions.sh abort`).
 
+use crate::cluster::image::Image;
 use crate::codec::control_record::{EndMarker, TransactionOutcome};
 use crate::codec::error_code::ErrorCode;
 use crate::shard::Shard;
@@ -10,6 +11,7 @@ use crate::shard::api::list_offsets::locate;
 use crate::shard::conn::Connection;
 use crate::shard::markers;
 use crate::shard::message::{MarkerItem, MarkerOutcome, Reply, Request};
+use crate::txn::TRANSACTIONS_TOPIC;
 use crate::types::{CoordinatorEpoch, ProducerEpoch, ProducerId, TransactionVersion};
 use kafka_protocol::messages::write_txn_markers_request::WritableTxnMarker;
 use kafka_protocol::messages::write_txn_markers_response::{
@@ -24,6 +26,7 @@ pub async fn answer(
     request: WriteTxnMarkersRequest,
 ) -> WriteTxnMarkersResponse {
     let mut response = WriteTxnMarkersResponse::default();
+    let newest = newest_coordinator(&shard.image.borrow());
     let mut by_owner = ByOwner::new();
     // The topics of all markers, one after the other: where each stands in the answer.
     let mut places: Vec<(usize, usize)> = Vec::new();
@@ -36,8 +39,9 @@ pub async fn answer(
                 let wanted = end_marker(marker).ok_or(ErrorCode::InvalidRequest);
                 let found = wanted.and_then(|wanted| {
                     let (owner, partition) = locate(shard, connection, &topic.name, *index)?;
-                    // The version that raises epochs begins with a later version of this request.
-                    Ok((owner, MarkerItem { partition, marker: wanted, version: TransactionVersion::V1 }))
+                    // The one that raises epochs begins with a later version of this request.
+                    let version = TransactionVersion::V1;
+                    Ok((owner, MarkerItem { partition, marker: wanted, version, newest }))
                 });
                 match found {
                     Ok((owner, item)) => {
@@ -60,6 +64,13 @@ pub async fn answer(
         answer.error_code = outcome.error.code();
     }
     response
+}
+
+/// The highest epoch of any coordinator: 0 where there is none, as who writes markers in its place says (KIP-664).
+fn newest_coordinator(image: &Image) -> CoordinatorEpoch {
+    let partitions = image.topic_named(TRANSACTIONS_TOPIC).map(|topic| &topic.partitions[..]);
+    let epochs = partitions.unwrap_or_default().iter().map(|partition| partition.leader_epoch.0);
+    CoordinatorEpoch(epochs.max().unwrap_or(0))
 }
 
 /// `None` for what no producer can have.
@@ -90,5 +101,25 @@ impl PartitionItem for MarkerItem {
     fn outcomes(reply: Reply) -> Vec<MarkerOutcome> {
         let Reply::WriteMarkers(outcomes) = reply else { unreachable!("markers are answered by markers") };
         outcomes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::image::tests::{add_topic, image_of, node, partition_id, replica};
+    use crate::cluster::record::{PartitionState, Record};
+    use crate::config::Routing;
+    use crate::types::LeaderEpoch;
+
+    #[test]
+    fn coordinators_have_the_epochs_of_their_partitions_leaders() {
+        let mut image = image_of(&[node(1, 2, Routing::Node)]);
+        assert_eq!(newest_coordinator(&image), CoordinatorEpoch(0));
+        add_topic(&mut image, 7, TRANSACTIONS_TOPIC, &[0]);
+        assert_eq!(newest_coordinator(&image), CoordinatorEpoch(0));
+        let state = PartitionState { leader_epoch: LeaderEpoch(5), ..PartitionState::new(vec![replica(1, 1)]) };
+        image.apply(&Record::PartitionCreated { id: partition_id(7, 1), state }).expect("the next partition");
+        assert_eq!(newest_coordinator(&image), CoordinatorEpoch(5));
     }
 }

@@ -280,13 +280,15 @@ fn a_transaction_is_begun_with_its_coordinators_word_and_ended_with_its_marker()
                 coordinator_epoch: CoordinatorEpoch(coordinator_epoch),
                 outcome: TransactionOutcome::Abort,
             };
-            let item = MarkerItem { partition, marker, version: TransactionVersion::V1 };
+            let newest = CoordinatorEpoch(3);
+            let item = MarkerItem { partition, marker, version: TransactionVersion::V1, newest };
             let outcome = markers::write_local(&shard, &[item]).await.remove(0);
             (outcome.error, outcome.offset.map(Offset::get))
         };
         let unknown = TopicPartition { partition: PartitionIndex::from_wire(7).unwrap(), ..replica.id };
         assert_eq!(write(unknown, 0, 3).await, (ErrorCode::UnknownTopicOrPartition, None));
         assert_eq!(ends(&replica), (2, 0));
+        assert_eq!(write(replica.id, 0, 4).await, (ErrorCode::InvalidRequest, None), "no coordinator has it");
         assert_eq!(write(replica.id, 0, 3).await, (ErrorCode::None, Some(2)));
         assert_eq!(ends(&replica), (3, 3), "it is answered once it is durable");
         assert_eq!(write(replica.id, 0, 2).await, (ErrorCode::TransactionCoordinatorFenced, None));
@@ -316,7 +318,8 @@ fn a_marker_between_a_question_and_its_answer_has_it_asked_again() {
             coordinator_epoch: CoordinatorEpoch(0),
             outcome: TransactionOutcome::Commit,
         };
-        let item = MarkerItem { partition: replica.id, marker, version: TransactionVersion::V2 };
+        let newest = marker.coordinator_epoch;
+        let item = MarkerItem { partition: replica.id, marker, version: TransactionVersion::V2, newest };
         let coordinator = Rc::new(Ending { shard: shard.clone(), item, asked: Cell::new(0) });
         *shard.verifier.borrow_mut() = Some(coordinator.clone());
         let claim = TransactionClaim { transactional_id: "transfers".to_owned(), kind: ClaimKind::Adds };

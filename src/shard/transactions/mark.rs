@@ -43,7 +43,12 @@ async fn write(shard: &Rc<Shard>, marking: &Marking) -> PartitionNames {
         let Some(id) = found else { continue };
         match shard.owner(&id) {
             Some(owner) => {
-                let item = MarkerItem { partition: id, marker: marking.marker, version: marking.version };
+                let item = MarkerItem {
+                    partition: id,
+                    marker: marking.marker,
+                    version: marking.version,
+                    newest: marking.marker.coordinator_epoch,
+                };
                 by_owner.push(owner, Place { topic: 0, partition: at }, item);
             }
             None => left.insert(topic, *partition),
