@@ -103,7 +103,7 @@ impl SharedFlush {
         let _turn = self.turn.acquire_permit(1).await?;
         lead.begin();
         let result = flush().await;
-        lead.end(result.as_ref().map(|()| ()).map_err(Failure::of));
+        lead.end(result.as_ref().copied().map_err(Failure::of));
         result
     }
 }
