@@ -81,11 +81,16 @@ async fn run_lane(shard: Rc<Shard>, peer: ShardId, lane: Rc<ProduceLane>) {
             mesh.post(peer, Message::Reply { id, reply: Reply::Produce(outcomes) });
         });
         let target: Rc<dyn AckTarget> = produce::Forwarded::new(items.len(), done);
+        let mut refused = Vec::new();
         if items.len() > 1 {
             let batches = items.iter().map(|item| (&item.partition, &item.batch[..]));
-            produce::verify_all(&shard, batches, items[0].claim.as_ref()).await;
+            refused = produce::verify_all(&shard, batches, items[0].claim.as_ref()).await;
         }
         for (index, mut item) in items.into_iter().enumerate() {
+            if let Some(refused) = refused.get_mut(index).and_then(Option::take) {
+                target.acknowledged(index as u32, refused);
+                continue;
+            }
             let claim = item.claim.as_ref();
             produce::append(&shard, &target, index as u32, &item.partition, &mut item.batch, claim).await;
         }

@@ -125,12 +125,19 @@ pub async fn handle(
     for (owner, routed) in remote {
         forward(shard, &in_flight, owner, routed, body, claim.as_ref()).await;
     }
+    let mut refused = Vec::new();
     if local.len() > 1 {
         let batches = local.iter().map(|routed| (&routed.id, &body[routed.range.clone()]));
-        verify_all(shard, batches, claim.as_ref()).await;
+        refused = verify_all(shard, batches, claim.as_ref()).await;
     }
-    for routed in local {
-        append(shard, &target, routed.index, &routed.id, &mut body[routed.range], claim.as_ref()).await;
+    for (at, routed) in local.into_iter().enumerate() {
+        match refused.get_mut(at).and_then(Option::take) {
+            Some(refused) => target.acknowledged(routed.index, refused),
+            None => {
+                let batch = &mut body[routed.range];
+                append(shard, &target, routed.index, &routed.id, batch, claim.as_ref()).await;
+            }
+        }
     }
     // Nobody is told of it where there is no answer, and Kafka counts none of these.
     if let Some(charged) = charged.filter(|_| acks != Acks::None) {
@@ -266,18 +273,19 @@ pub async fn append(
 }
 
 /// Asks the coordinator of a transaction about all partitions of a request side by side: what it writes for them
-/// is written together. Who is refused hears it when the batch is appended.
+/// is written together, and what it waits for is waited for once. Returns the refusal of each batch that must not
+/// be appended, in their order; nothing at all without a claim.
 pub async fn verify_all<'a>(
     shard: &Rc<Shard>,
     batches: impl Iterator<Item = (&'a TopicPartition, &'a [u8])>,
     claim: Option<&TransactionClaim>,
-) {
-    let Some(claim) = claim else { return };
-    let questions = batches.filter_map(|(id, batch)| {
+) -> Vec<Option<ProduceOutcome>> {
+    let Some(claim) = claim else { return Vec::new() };
+    let questions = batches.map(|(id, batch)| async move {
         let (replica, producer) = (shard.stores.find(id)?, transactional_producer(batch)?);
-        Some(async move { verify(shard, &replica, &producer, claim).await })
+        verify(shard, &replica, &producer, claim).await.err()
     });
-    join_all(questions).await;
+    join_all(questions).await
 }
 
 fn transactional_producer(batch: &[u8]) -> Option<BatchProducer> {

@@ -303,6 +303,38 @@ fn a_transaction_is_begun_with_its_coordinators_word_and_ended_with_its_marker()
     });
 }
 
+/// What a coordinator says after a long wait holds for the request: nobody behind it waits for each partition.
+#[test]
+fn the_partitions_of_a_request_are_asked_about_once_and_side_by_side() {
+    on_executor(async {
+        let directory = directory();
+        let store = store(None, 8 << 20);
+        let replica = open_partition(&store, directory.path(), 0, 1 << 20).await;
+        let shard = shard_of(Stores::new(vec![store.clone()]), directory.path(), &[0]).await;
+        let coordinator = Rc::new(Coordinator::default());
+        *shard.verifier.borrow_mut() = Some(coordinator.clone());
+        let claim = TransactionClaim { transactional_id: "transfers".to_owned(), kind: ClaimKind::Adds };
+        let batches = [part(1, 0), keyed(None, "plain"), part(2, 0)];
+        let unknown = TopicPartition { partition: PartitionIndex::from_wire(7).unwrap(), ..replica.id };
+        let ask = async |claim: Option<&TransactionClaim>| {
+            let here = batches.iter().map(|batch| (&replica.id, &batch[..]));
+            let all = here.chain([(&unknown, &batches[0][..])]);
+            let refused = produce::verify_all(&shard, all, claim).await;
+            let errors = refused.into_iter().map(|refused| refused.map(|refused| refused.error));
+            errors.collect::<Vec<_>>()
+        };
+        assert!(ask(None).await.is_empty());
+        coordinator.answer.set(Err(ErrorCode::ConcurrentTransactions));
+        let concurrent = Some(ErrorCode::ConcurrentTransactions);
+        assert_eq!(ask(Some(&claim)).await, [concurrent, None, concurrent, None]);
+        assert_eq!(coordinator.asked.borrow().len(), 2);
+        coordinator.answer.set(Ok(()));
+        assert_eq!(ask(Some(&claim)).await, [None; 4]);
+        assert_eq!(ask(Some(&claim)).await, [None; 4]);
+        assert_eq!(coordinator.asked.borrow().len(), 4, "what was confirmed is not asked about");
+    });
+}
+
 /// In version 2 the next transaction may begin while the markers of the one before are being written.
 #[test]
 fn a_marker_between_a_question_and_its_answer_has_it_asked_again() {
