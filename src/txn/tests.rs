@@ -211,14 +211,41 @@ impl Cluster {
         while self.write_one() || self.mark_one() {}
     }
 
+    /// Writes the next marker of a transaction that is decided, if it has one left. Returns its partition of `t`.
+    /// Once there is none left, the coordinator hears of it.
+    fn mark_next(&mut self, marking: usize, is_heard: bool) -> Option<(usize, EndMarker)> {
+        let found = self.markings.get_mut(marking)?;
+        let next = found.partitions.iter().next().map(|(_, partition)| partition);
+        if let Some(partition) = next.filter(|_| is_heard) {
+            found.partitions.remove("t", partition);
+        }
+        let marker = found.marker;
+        if found.partitions.is_empty() {
+            let marking = self.markings.remove(marking).expect("it was just there");
+            self.decide(|coordinator, now, effects| {
+                coordinator.marked(&marking.transactional_id, marking.id, now, effects);
+            });
+        }
+        next.map(|partition| (partition as usize, marker))
+    }
+
     /// Another coordinator loads the log.
     fn restart(&mut self) {
+        self.read_again();
+        self.load();
+    }
+
+    /// What was decided is not looked for yet.
+    fn read_again(&mut self) {
         self.coordinator = Coordinator::new(SETTINGS, CoordinatorEpoch(0));
         self.writes.clear();
         self.markings.clear();
         for record in self.log.clone() {
             self.coordinator.apply(record);
         }
+    }
+
+    fn load(&mut self) {
         for id in self.coordinator.ids_after(None, usize::MAX) {
             self.decide(|coordinator, _, effects| coordinator.loaded(&id, effects));
         }

@@ -76,6 +76,38 @@ fn an_end_that_cannot_be_written_is_written_again_without_its_markers() {
     assert_eq!(cluster.markers_of(0).len(), 1);
 }
 
+/// They may be asked about before others of the log are looked at.
+#[test]
+fn of_several_ids_each_goes_on_by_itself() {
+    let mut cluster = Cluster::new();
+    let producer = cluster.init().unwrap();
+    cluster.add(V1, producer, 0).unwrap();
+    cluster.send_end(V1, producer, COMMIT);
+    cluster.write_one();
+    let prepared = cluster.value();
+    let value = TransactionValue { producer: ProducerId(7), state: TransactionState::PrepareAbort, ..prepared };
+    let other = TransactionRecord { transactional_id: "other".to_owned(), value: Some(value) };
+    cluster.log.push(other);
+    cluster.read_again();
+    cluster.decide(|coordinator, _, effects| coordinator.loaded("other", effects));
+    assert_eq!(cluster.markings[0].transactional_id, "other");
+    let init = cluster.send_init(Init { timeout_ms: TIMEOUT_MS, expected: None });
+    assert_eq!(cluster.told(init), Err(ErrorCode::ConcurrentTransactions));
+    cluster.load();
+    assert_eq!(cluster.markings.len(), 2, "one of each");
+    assert_eq!(cluster.markings[1].transactional_id, "id");
+    assert_ne!(cluster.markings[0].id, cluster.markings[1].id);
+    // What is said of one says nothing of the other.
+    let first = cluster.markings[0].id;
+    cluster.decide(|coordinator, now, effects| coordinator.marked("id", first, now, effects));
+    assert!(cluster.writes.is_empty());
+    cluster.settle();
+    assert_eq!(cluster.state(), TransactionState::CompleteCommit);
+    let other = cluster.coordinator.describe("other").map(|value| value.state);
+    assert_eq!(other, Some(TransactionState::CompleteAbort));
+    assert_eq!(cluster.markers_of(0), [(7, 0, ABORT), (100, 0, COMMIT)]);
+}
+
 #[test]
 fn markers_of_another_transaction_complete_nothing() {
     for version in [V1, V2] {
