@@ -374,7 +374,7 @@ impl Coordinator {
             self.changed(&id_of_group, &write.records, *changed, kept, now, effects);
             return self.retry(&id_of_group, now, effects);
         }
-        let writer = self.pending.written(id);
+        let writer = self.pending.written(id, &write.records);
         for record in &write.records {
             match writer {
                 Some((producer, _)) if kept.is_ok() => self.apply_in_transaction(producer, record),
@@ -782,6 +782,7 @@ impl Coordinator {
     #[cfg(test)]
     pub fn check(&self) {
         self.groups.values().for_each(Group::check);
+        self.check_pending();
         let clocks = |group: &Group| group.consumer.as_ref().map_or(0, |consumer| consumer.clock_count());
         let members = |group: &Group| group.members.len() + group.pending_count() + clocks(group) + 2;
         assert_eq!(self.held, self.groups.values().map(Group::size).sum::<usize>());

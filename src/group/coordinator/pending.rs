@@ -47,13 +47,17 @@ struct Pending {
 }
 
 /// Lives: with a coordinator.
-/// Invariant: `by_key` names the producers that have an entry of that key.
+/// Invariant: `by_key` names the producers that have an entry of that key, and `counts` has its keys by group.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PendingOffsets {
     /// Writes that are on their way.
     in_flight: BTreeMap<WriteId, TransactionWriter>,
+    /// What they commit, and how often; none that is zero.
+    in_flight_keys: BTreeMap<OffsetKey, usize>,
     by_producer: BTreeMap<ProducerId, BTreeMap<OffsetKey, Pending>>,
     by_key: BTreeMap<OffsetKey, BTreeSet<ProducerId>>,
+    /// Partitions of each group that has any.
+    counts: BTreeMap<String, usize>,
     /// Bytes.
     size: usize,
     next_order: u64,
@@ -64,9 +68,20 @@ fn entry_size(key: &OffsetKey, value: &OffsetValue) -> usize {
 }
 
 impl PendingOffsets {
+    fn begin(&mut self, write: WriteId, writer: TransactionWriter, records: &[GroupRecord]) {
+        self.in_flight.insert(write, writer);
+        for key in keys_of(records) {
+            *self.in_flight_keys.entry(key).or_insert(0) += 1;
+        }
+    }
+
     /// A write has ended. Who wrote it, if it is part of a transaction.
-    pub fn written(&mut self, write: WriteId) -> Option<TransactionWriter> {
-        self.in_flight.remove(&write)
+    pub fn written(&mut self, write: WriteId, records: &[GroupRecord]) -> Option<TransactionWriter> {
+        let writer = self.in_flight.remove(&write)?;
+        for key in keys_of(records) {
+            take_one(&mut self.in_flight_keys, &key);
+        }
+        Some(writer)
     }
 
     fn insert(&mut self, producer: ProducerId, key: OffsetKey, value: OffsetValue) {
@@ -74,7 +89,11 @@ impl PendingOffsets {
         self.size += entry_size(&key, &value);
         self.next_order += 1;
         let pending = Pending { value, order: self.next_order, is_superseded: false };
-        self.by_key.entry(key.clone()).or_default().insert(producer);
+        let producers = self.by_key.entry(key.clone()).or_insert_with(|| {
+            *self.counts.entry(key.group.clone()).or_insert(0) += 1;
+            BTreeSet::new()
+        });
+        producers.insert(producer);
         self.by_producer.entry(producer).or_default().insert(key, pending);
     }
 
@@ -88,6 +107,7 @@ impl PendingOffsets {
             producers.remove(&producer);
             if producers.is_empty() {
                 self.by_key.remove(key);
+                take_one(&mut self.counts, &key.group);
             }
         }
         self.size -= entry_size(key, &pending.value);
@@ -130,7 +150,32 @@ impl PendingOffsets {
     }
 
     pub fn has_group(&self, group: &str) -> bool {
-        !self.by_key.is_empty() && self.of_group(group).next().is_some()
+        self.counts.contains_key(group)
+    }
+
+    /// How many those are.
+    fn count_of(&self, group: &str) -> usize {
+        self.counts.get(group).copied().unwrap_or(0)
+    }
+
+    /// Whether a write that is on its way commits a partition.
+    fn is_in_flight(&self, group: &str, topic: &str, partition: i32) -> bool {
+        !self.in_flight_keys.is_empty() && self.in_flight_keys.contains_key(&key(group, topic, partition))
+    }
+}
+
+fn keys_of(records: &[GroupRecord]) -> impl Iterator<Item = OffsetKey> {
+    records.iter().filter_map(|record| match record {
+        GroupRecord::Offset { group, topic, partition, .. } => Some(key(group, topic, *partition)),
+        GroupRecord::Group { .. } | GroupRecord::Consumer(_) => None,
+    })
+}
+
+fn take_one<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    let count = counts.get_mut(key).expect("it was counted");
+    *count -= 1;
+    if *count == 0 {
+        counts.remove(key);
     }
 }
 
@@ -147,7 +192,7 @@ impl Turn<'_> {
         records: Vec<GroupRecord>,
         then: Then,
     ) {
-        pending.in_flight.insert(self.next_write(), writer);
+        pending.begin(self.next_write(), writer, &records);
         self.write(group, records, then);
     }
 }
@@ -189,13 +234,20 @@ impl Coordinator {
 
     /// Whether an open transaction may change the offset of a partition.
     pub fn is_unstable(&self, group: &str, topic: &str, partition: i32) -> bool {
-        let is_of = |record: &GroupRecord| {
-            let GroupRecord::Offset { topic: theirs, partition: index, .. } = record else { return false };
-            theirs == topic && *index == partition
-        };
-        let in_flight = self.pending.in_flight.keys().filter_map(|write| self.writes.get(write));
-        self.pending.has(group, topic, partition)
-            || in_flight.filter(|write| write.group == group).flat_map(|write| &write.records).any(is_of)
+        self.pending.has(group, topic, partition) || self.pending.is_in_flight(group, topic, partition)
+    }
+
+    #[cfg(test)]
+    pub(super) fn check_pending(&self) {
+        let pending = &self.pending;
+        let mut in_flight: BTreeMap<OffsetKey, usize> = BTreeMap::new();
+        for write in pending.in_flight.keys() {
+            keys_of(&self.writes[write].records).for_each(|key| *in_flight.entry(key).or_insert(0) += 1);
+        }
+        assert_eq!(pending.in_flight_keys, in_flight);
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        pending.by_key.keys().for_each(|key| *counts.entry(key.group.clone()).or_insert(0) += 1);
+        assert_eq!(pending.counts, counts);
     }
 
     /// `request`: of topics and partitions that there are; its transaction is known to have the group's partition.
@@ -219,7 +271,7 @@ impl Coordinator {
         }
         let partitions: usize = request.topics.iter().map(|topic| topic.partitions.len()).sum();
         let held = self.groups.get(&id).map_or(0, |group| group.offsets.count());
-        if held + self.pending.of_group(&id).count() + partitions > GROUP_OFFSETS_MAX {
+        if held + self.pending.count_of(&id) + partitions > GROUP_OFFSETS_MAX {
             return effects.push(Effect::Answer(ticket, refused(ErrorCode::PolicyViolation)));
         }
         if self.held + self.pending.size + 3 * commit_growth(None, &request) > GROUPS_SIZE_MAX {

@@ -154,6 +154,27 @@ fn what_is_on_its_way_is_unstable_already() {
     assert_eq!(ledger.offset("a"), None);
 }
 
+/// Several may be, of one partition and of others.
+#[test]
+fn each_of_what_is_on_its_way_counts_until_it_ends() {
+    let mut ledger = Ledger::new();
+    for (producer, topic) in [(7, "a"), (8, "a"), (7, "b"), (8, "c")] {
+        ledger.send(producer, commit_request("", -1, topic, 5, ""));
+    }
+    ledger.room.coordinator.check();
+    let failed = Err(ErrorCode::InvalidTxnState);
+    ledger.room.end_write(failed);
+    assert!(ledger.is_unstable("a"), "the other producer's");
+    ledger.room.end_write(failed);
+    assert!(!ledger.is_unstable("a") && ledger.is_unstable("b") && ledger.is_unstable("c"));
+    assert!(!ledger.room.coordinator.is_unstable("another", "b", 0));
+    assert!(!ledger.room.coordinator.is_unstable(GROUP, "b", 1));
+    ledger.room.end_write(failed);
+    ledger.room.end_write(failed);
+    assert!(!ledger.is_unstable("b") && !ledger.is_unstable("c"));
+    ledger.room.coordinator.check();
+}
+
 #[test]
 fn the_later_commit_counts_whenever_it_is_decided() {
     let mut ledger = Ledger::new();
