@@ -126,11 +126,12 @@ impl Coordinator {
         self.mark(id, partitions.unwrap_or_default(), false, effects);
     }
 
-    /// Nothing, while its markers are being written: those of a second writing could come when the producer has
-    /// begun its next transaction under the same epoch, and end that.
+    /// Nothing, while its markers are being written, or the record behind them: those of a second writing could
+    /// come when the producer has begun its next transaction under the same epoch, and end that.
     fn mark(&mut self, id: &str, partitions: PartitionNames, is_again: bool, effects: &mut Vec<Effect>) {
         let found = self.transactions.get(id).filter(|_| !self.is_resigned);
-        let Some(transaction) = found.filter(|found| found.marking.is_none()) else { return };
+        let is_marked = |found: &Transaction| found.marking.is_some() || found.pending.is_some();
+        let Some(transaction) = found.filter(|found| !is_marked(found)) else { return };
         let Some(marker) = self.marker(transaction) else { return };
         let version = transaction.version();
         let marking = self.next_marking;
