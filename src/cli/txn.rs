@@ -287,7 +287,11 @@ fn abort(cluster: &mut Cluster, id: &str, as_json: bool) -> Result<(), Failure> 
     match became(&state, &is) {
         Became::Aborted => {}
         Became::Open => return Err(format!("{id}: {}", error_name(CONCURRENT_TRANSACTIONS)).into()),
-        _ => return Err(format!("{id}: in state {}, not all markers are written", &*is.transaction_state).into()),
+        _ => {
+            return Err(
+                format!("{id}: in state {}, not all markers are written", &*is.transaction_state).into()
+            );
+        }
     }
     match as_json {
         true => print_json(&json!({ "transactional_id": id, "aborted": true })),

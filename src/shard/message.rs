@@ -15,7 +15,9 @@ use crate::shard::groups::{GroupCall, GroupReply};
 use crate::shard::telemetry::{TelemetryCall, TelemetryReply};
 use crate::shard::transactions::{ListFilter, TransactionCall, TransactionReply};
 use crate::txn::coordinator::Listed;
-use crate::types::{CoordinatorEpoch, LeaderEpoch, LogDirIndex, Offset, Timestamp, TopicPartition, TransactionVersion};
+use crate::types::{
+    CoordinatorEpoch, LeaderEpoch, LogDirIndex, Offset, Timestamp, TopicPartition, TransactionVersion,
+};
 use bytes::Bytes;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
 use std::collections::BTreeSet;

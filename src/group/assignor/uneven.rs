@@ -79,7 +79,8 @@ fn fill(loads: &mut Loads, topic: TopicId, readers: &[usize], count: i32) {
 fn even_out(loads: &mut Loads, topic: TopicId, readers: &[usize]) -> bool {
     // Nearly always there is nothing to do, which takes no more than a look at the numbers.
     let least = readers.iter().map(|member| loads.counts[*member]).min().unwrap_or(0);
-    let has = |member: &usize| loads.counts[*member] >= least + 2 && loads.assigned[*member].contains_key(&topic);
+    let has =
+        |member: &usize| loads.counts[*member] >= least + 2 && loads.assigned[*member].contains_key(&topic);
     let givers: Vec<usize> = readers.iter().copied().filter(has).collect();
     if givers.is_empty() {
         return false;

@@ -115,8 +115,7 @@ impl ConsumerGroup {
             false => Partitions::new(),
         });
         let known = self.members.get(id).map(|member| &member.current);
-        let is_there =
-            known.is_some_and(|known| known.epoch != AWAY && known.state != MemberState::Unknown);
+        let is_there = known.is_some_and(|known| known.epoch != AWAY && known.state != MemberState::Unknown);
         match instance_id {
             None => self.check_dynamic(id, request.member_epoch, owned.as_ref())?,
             Some(instance_id) => {

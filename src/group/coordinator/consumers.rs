@@ -64,14 +64,9 @@ enum Becomes {
     #[default]
     Itself,
     /// `rebalances`: its members share anew what there is.
-    Classic {
-        value: GroupValue,
-        rebalances: bool,
-    },
+    Classic { value: GroupValue, rebalances: bool },
     /// Nothing but what it has committed, and then somebody joins by the classic protocol.
-    Nothing {
-        next: Box<(Joining, String, Ticket)>,
-    },
+    Nothing { next: Box<(Joining, String, Ticket)> },
 }
 
 /// How a group came to be one of the newer protocol.
@@ -688,7 +683,10 @@ fn said_size(request: &ConsumerGroupHeartbeatRequest) -> usize {
     let owned: usize = owned.map(|topic| size_of::<Uuid>() + 4 * topic.partitions.len()).sum();
     let names: usize = request.subscribed_topic_names.iter().flatten().map(|name| name.len()).sum();
     let texts = [&request.rack_id, &request.subscribed_topic_regex, &request.server_assignor];
-    owned + names + request.member_id.len() + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>()
+    owned
+        + names
+        + request.member_id.len()
+        + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>()
 }
 
 fn refused(refusal: &Refusal) -> Answer {

@@ -118,7 +118,8 @@ mod tests {
         assert_eq!(newest_coordinator(&image), CoordinatorEpoch(0));
         add_topic(&mut image, 7, TRANSACTIONS_TOPIC, &[0]);
         assert_eq!(newest_coordinator(&image), CoordinatorEpoch(0));
-        let state = PartitionState { leader_epoch: LeaderEpoch(5), ..PartitionState::new(vec![replica(1, 1)]) };
+        let state =
+            PartitionState { leader_epoch: LeaderEpoch(5), ..PartitionState::new(vec![replica(1, 1)]) };
         image.apply(&Record::PartitionCreated { id: partition_id(7, 1), state }).expect("the next partition");
         assert_eq!(newest_coordinator(&image), CoordinatorEpoch(5));
     }

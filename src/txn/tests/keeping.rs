@@ -85,7 +85,8 @@ fn of_several_ids_each_goes_on_by_itself() {
     cluster.send_end(V1, producer, COMMIT);
     cluster.write_one();
     let prepared = cluster.value();
-    let value = TransactionValue { producer: ProducerId(7), state: TransactionState::PrepareAbort, ..prepared };
+    let value =
+        TransactionValue { producer: ProducerId(7), state: TransactionState::PrepareAbort, ..prepared };
     let other = TransactionRecord { transactional_id: "other".to_owned(), value: Some(value) };
     cluster.log.push(other);
     cluster.read_again();

@@ -56,12 +56,12 @@ impl Coordinator {
         let Some(group) = self.groups.get_mut(id) else { return };
         *turn.held -= group.size();
         let offsets = std::mem::take(&mut group.offsets);
-        if let Some(mut consumer) = std::mem::replace(group, Group::from_record(id, value, offsets)).consumer {
+        if let Some(mut consumer) = std::mem::replace(group, Group::from_record(id, value, offsets)).consumer
+        {
             consumer.forget_clocks(None, turn.timers);
             for member in group.members.values_mut() {
                 let protocols = consumer.protocols_of(&member.id).into_iter();
-                member.protocols =
-                    protocols.map(|(name, metadata)| Protocol { name, metadata }).collect();
+                member.protocols = protocols.map(|(name, metadata)| Protocol { name, metadata }).collect();
             }
         }
         *turn.held += group.size();
