@@ -56,8 +56,9 @@ mod tests {
     fn control_characters_are_shown_as_what_they_are() {
         let mut table = Table::new(&["NAME", "N"]);
         table.row(&["a\n\u{1b}[2Jb\u{9b}", "1"]);
-        let lines = "NAME                    N\na\\n\\u{1b}[2Jb\\u{9b}  1\n";
-        assert_eq!(table.to_string(), lines);
+        let shown = "a\\n\\u{1b}[2Jb\\u{9b}";
+        let head = format!("{:width$}  N", "NAME", width = shown.len());
+        assert_eq!(table.to_string(), format!("{head}\n{shown}  1\n"));
     }
 
     #[test]
