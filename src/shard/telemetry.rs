@@ -67,10 +67,11 @@ impl Shard {
     /// Forgets the instances that have been silent for too long.
     pub async fn expire_telemetry(&self) {
         let now = self.clock.mono();
-        while {
+        loop {
             let is_more = self.telemetry.instances.borrow_mut().expire(now, EXPIRED_PER_STEP);
-            is_more
-        } {
+            if !is_more {
+                return;
+            }
             glommio::executor().yield_task_queue_now().await;
         }
     }

@@ -20,9 +20,8 @@ pub async fn describe(shard: &Shard, request: &DescribeClientQuotasRequest) -> D
     };
     let (mut entries, mut after) = (Vec::new(), None);
     loop {
-        let image = shard.image.borrow();
-        after = filter.describe(image.quotas(), after.as_ref(), ENTITIES_PER_STEP, &mut entries);
-        drop(image);
+        after =
+            filter.describe(shard.image.borrow().quotas(), after.as_ref(), ENTITIES_PER_STEP, &mut entries);
         if after.is_none() {
             return described_client_quotas(entries);
         }
