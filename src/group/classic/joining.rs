@@ -115,9 +115,11 @@ impl Group {
             State::CompletingRebalance if is_same => {
                 let answer = self.joined(&member_id, is_leader);
                 turn.answer(ticket, Answer::Join(answer));
+                self.touch(&member_id, turn);
             }
             State::Stable if is_same && !is_leader => {
                 turn.answer(ticket, Answer::Join(self.joined(&member_id, false)));
+                self.touch(&member_id, turn);
             }
             State::PreparingRebalance { .. } | State::CompletingRebalance | State::Stable => {
                 self.update(&member_id, joining, ticket, turn);

@@ -33,6 +33,7 @@ impl Group {
                 self.pending_sync.remove(&member_id);
                 let answer = self.synced(&self.members[&member_id]);
                 turn.answer(ticket, Answer::Sync(answer));
+                self.touch(&member_id, turn);
             }
         }
         if self.pending_sync.is_empty() {

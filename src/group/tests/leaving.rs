@@ -36,6 +36,26 @@ fn heartbeats_keep_a_member_and_nothing_more_is_remembered_for_them() {
     assert_eq!(room.state(), "Stable");
 }
 
+/// A static member that was away joins a stable group again, asks for what it has, and only then sends heartbeats.
+#[test]
+fn who_joins_or_asks_for_its_assignment_lives() {
+    let (mut room, members) = Room::stable(2);
+    let pass = |room: &mut Room| {
+        for _ in 0..2 {
+            room.pass(3);
+            assert_eq!(room.heartbeat(&members[0], 1), ErrorCode::None);
+        }
+    };
+    pass(&mut room);
+    let joining = room.send_join(NEWEST, join_request(&members[1], &["range"]));
+    assert_eq!(room.joined(joining).generation_id, 1);
+    pass(&mut room);
+    let syncing = room.send_sync(sync_request(&members[1], 1));
+    assert_eq!(room.synced(syncing).error_code, 0);
+    pass(&mut room);
+    assert_eq!(room.heartbeat(&members[1], 1), ErrorCode::None);
+}
+
 #[test]
 fn member_that_waits_for_the_others_needs_no_heartbeats() {
     let (mut room, members) = Room::stable(2);
