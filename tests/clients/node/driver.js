@@ -321,6 +321,8 @@ const admin = {
 
   delete_records: ({ topic, partition, before }) =>
     withAdmin(async admin => {
+      // It looks for the leader before it has asked where that is.
+      await admin.fetchTopicOffsets(topic)
       await admin.deleteTopicRecords({ topic, partitions: [{ partition, offset: String(before) }] })
       const found = (await admin.fetchTopicOffsets(topic)).find(p => p.partition === partition)
       return { low: Number(found.low) }

@@ -110,7 +110,8 @@ impl Hall {
         self.members.push(member);
     }
 
-    /// Writes a few records to every partition.
+    /// Writes a few records to every partition. Only once members have settled: whoever reads one and lets its
+    /// partition go before it has committed leaves it to be read again.
     fn write(&mut self) {
         const COUNT: i64 = 3;
         let mut client = PlainClient::connect(&self.broker);
@@ -226,7 +227,6 @@ fn is_passing(error: &KafkaError) -> bool {
 pub fn consumers_share_a_topic(routing: Routing, count: usize, assignor: Option<&str>) {
     let mut hall = Hall::start(routing);
     hall.create("shared", 40);
-    hall.write();
     let reader = Reader { assignor, ..Reader::of(Protocol::Consumer, "shared") };
     (0..count).for_each(|_| hall.join(reader));
     hall.settle("they join");
@@ -246,9 +246,9 @@ pub fn consumers_share_a_topic(routing: Routing, count: usize, assignor: Option<
 pub fn group_changes_its_protocol() {
     let mut hall = Hall::start(Routing::Node);
     hall.create("shared", 12);
-    hall.write();
     (0..3).for_each(|_| hall.join(Reader::of(Protocol::Classic, "shared")));
     hall.settle("three of the classic protocol");
+    hall.write_and_settle("three of the classic protocol");
     for (protocol, step) in [(Protocol::Consumer, "to the newer protocol"), (Protocol::Classic, "and back")] {
         for _ in 0..3 {
             hall.join(Reader::of(protocol, "shared"));
@@ -267,9 +267,9 @@ pub fn consumers_follow_a_regular_expression() {
     let mut hall = Hall::start(Routing::Node);
     hall.create("shared-1", 4);
     PlainClient::connect(&hall.broker).create_topic("other", 3, &[]);
-    hall.write();
     (0..2).for_each(|_| hall.join(Reader::of(Protocol::Consumer, "^shared-[0-9]+$")));
-    hall.settle("one topic");
+    hall.settle("no record yet");
+    hall.write_and_settle("one topic");
     hall.create("shared-2", 6);
     hall.write_and_settle("two topics");
     hall.written.insert("shared-3", (1, 0));
@@ -285,11 +285,11 @@ pub fn consumers_follow_a_regular_expression() {
 pub fn static_consumers_come_back() {
     let mut hall = Hall::start(Routing::Node);
     hall.create("shared", 6);
-    hall.write();
     let named = |instance| Reader { instance: Some(instance), ..Reader::of(Protocol::Consumer, "shared") };
     hall.join(named("first"));
     hall.join(named("second"));
     hall.settle("two members");
+    hall.write_and_settle("two members read");
     let (had, rebalances) = (hall.assigned(), hall.rebalances());
     drop(hall.members.remove(1));
     hall.poll();
