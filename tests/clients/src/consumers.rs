@@ -177,10 +177,24 @@ impl Hall {
         let twice: Vec<_> = self.read.iter().filter(|(_, count)| **count > 1).collect();
         assert!(twice.is_empty(), "{step}: read twice: {twice:?}");
         assert_eq!(self.read.len() as i64, records, "{step}");
-        for member in &self.members {
-            match member.commit_consumer_state(CommitMode::Sync) {
-                Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => {}
-                Err(error) => panic!("{step}: {error}"),
+        self.commit(step);
+    }
+
+    /// Every member commits. One that has not heard of the group's newest epoch yet is refused, and hears of it with
+    /// its next heartbeat.
+    fn commit(&mut self, step: &str) {
+        let begun = Instant::now();
+        for at in 0..self.members.len() {
+            loop {
+                match self.members[at].commit_consumer_state(CommitMode::Sync) {
+                    Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => break,
+                    Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::StaleMemberEpoch))
+                        if begun.elapsed() < STEP_TIME_MAX =>
+                    {
+                        self.poll();
+                    }
+                    Err(error) => panic!("{step}: {error}"),
+                }
             }
         }
     }

@@ -18,6 +18,8 @@ const GROUP: &str = "processing";
 const TIMEOUT_MS: u64 = 60_000;
 /// Of a transaction that is to run out of time.
 const SHORT_MS: u64 = 1000;
+/// How long workers work before it is looked at what they have done.
+const ROUND: Duration = Duration::from_millis(1500);
 /// For one step of a pipeline: a session that ends takes six seconds, and a client that starts a few.
 const STEP_TIME_MAX: Duration = Duration::from_secs(120);
 
@@ -166,12 +168,22 @@ impl Worker {
         self.producer.ask(&join).map(drop)
     }
 
+    /// Works for so long; with the errors it met.
+    fn work_for(&mut self, time: Duration) -> Vec<String> {
+        let begun = Instant::now();
+        let mut errors = Vec::new();
+        while begun.elapsed() < time {
+            errors.extend(self.work().err());
+        }
+        errors
+    }
+
     /// Reads for a while, and writes what it has read. An error of the client, as in a rebalance, is followed by
     /// an abort, after which the member begins anew.
-    fn work(&mut self) -> Answer<bool> {
+    fn work(&mut self) -> Answer<()> {
         let polled: Polled = parse(self.producer.ask(&json!({ "op": "poll", "ms": 500 }))?)?;
         if polled.records.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
         self.producer.ask(&json!({ "op": "begin" }))?;
         let copies: Vec<_> = polled
@@ -189,7 +201,7 @@ impl Worker {
             "op": "offsets", "group": GROUP, "topic": INPUT, "positions": positions,
         }));
         match sent.and_then(|_| self.producer.end(true)) {
-            Ok(()) => Ok(true),
+            Ok(()) => Ok(()),
             Err(error) => {
                 self.producer.end(false).map_err(|second| format!("{error}, and then {second}"))?;
                 // It has read on; another member reads from what is committed.
@@ -269,9 +281,12 @@ fn work_until(broker: &Broker, workers: &mut [Worker], count: i64) -> Answer<()>
     let begun = Instant::now();
     let mut errors = Vec::new();
     loop {
-        for worker in workers.iter_mut() {
-            errors.extend(worker.work().err());
-        }
+        // Side by side, as in an application: a rebalance needs each of them.
+        std::thread::scope(|scope| {
+            let working = workers.iter_mut().map(|worker| scope.spawn(|| worker.work_for(ROUND)));
+            let working: Vec<_> = working.collect();
+            errors.extend(working.into_iter().flat_map(|worker| worker.join().expect("it does not panic")));
+        });
         let mut copies: BTreeMap<String, usize> = BTreeMap::new();
         for partition in 0..PARTITIONS {
             for copy in workers[0].producer.committed(broker, TOPIC, partition)? {

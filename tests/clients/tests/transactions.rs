@@ -29,9 +29,8 @@ transaction_tests! {
         java_4_under_core_routing: Kind::Java4, Routing::Core;
     }
     pipelines_count_once {
-        // Several members of kafka-python 3: tests/exactly_once.rs. Here one of two that come at once after a kill
-        // reads nothing of what it is assigned, and why is not known.
         confluent_kafka: Kind::Confluent, Routing::Node;
+        kafka_python_3: Kind::KafkaPython3, Routing::Node;
         java_3: Kind::Java3, Routing::Node;
         java_4_under_core_routing: Kind::Java4, Routing::Core;
     }
