@@ -193,6 +193,7 @@ fn produce_config(place: &Place, workload: &Workload, dose: Dose) -> ProduceConf
         connections: workload.connections,
         exclusive_partitions: tail,
         idempotent: tail,
+        transactional: None,
         delivery_timeout: DELIVERY_TIMEOUT,
         on_disconnect: OnDisconnect::Retry,
         threads: Threads {

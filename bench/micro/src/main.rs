@@ -105,14 +105,20 @@ fn payload(batch_size: usize, record_size: usize) -> Payload {
 
 fn whole(payload: &Payload) -> Vec<u8> {
     let mut batch = Vec::new();
-    payload.write_header(Timestamp(1), None, &mut batch);
+    payload.write_header(Timestamp(1), None, false, &mut batch);
     batch.extend_from_slice(&payload.bytes[payload.range.clone()]);
     batch
 }
 
 /// Without its size prefix.
 fn produce_request(partitions: i32, batch_size: usize) -> Vec<u8> {
-    let setup = ProduceSetup { topic: "topic".into(), acks: Acks::All, timeout_ms: 1000, version: 11 };
+    let setup = ProduceSetup {
+        topic: "topic".into(),
+        acks: Acks::All,
+        timeout_ms: 1000,
+        version: 11,
+        transactional_id: None,
+    };
     let payload = payload(batch_size, 100);
     let part = |partition| ProducePart { partition, payload: &payload, timestamp: Timestamp(1), stamp: None };
     let parts: Vec<ProducePart<'_>> = (0..partitions).map(part).collect();

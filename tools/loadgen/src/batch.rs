@@ -19,6 +19,9 @@ use odradek::types::{ProducerEpoch, ProducerId, Sequence, Timestamp};
 /// Who sends a batch, and where it stands in that producer's stream.
 pub type Stamp = Option<(ProducerId, ProducerEpoch, Sequence)>;
 
+/// Attribute of a batch that belongs to a transaction (KIP-98).
+const TRANSACTIONAL: i16 = 0x10;
+
 /// Some records, ready to be sent: a part of shared bytes.
 #[derive(Clone)]
 pub struct Payload {
@@ -35,7 +38,7 @@ impl Payload {
     }
 
     /// Appends the batch header. All records get the timestamp `now`.
-    pub fn write_header(&self, now: Timestamp, stamp: Stamp, out: &mut Vec<u8>) {
+    pub fn write_header(&self, now: Timestamp, stamp: Stamp, transactional: bool, out: &mut Vec<u8>) {
         let start = out.len();
         let (id, epoch, sequence) = stamp.map_or((-1, -1, -1), |(id, epoch, seq)| (id.0, epoch.0, seq.0));
         let length = (self.batch_size() - BATCH_OVERHEAD) as i32;
@@ -43,7 +46,8 @@ impl Payload {
         out.extend_from_slice(&length.to_be_bytes());
         out.extend_from_slice(&(-1i32).to_be_bytes()); // Leader epoch: the broker's.
         out.extend_from_slice(&[2, 0, 0, 0, 0]); // Magic, CRC below.
-        out.extend_from_slice(&self.compression.attribute_bits().to_be_bytes());
+        let attributes = self.compression.attribute_bits() | if transactional { TRANSACTIONAL } else { 0 };
+        out.extend_from_slice(&attributes.to_be_bytes());
         out.extend_from_slice(&(self.record_count as i32 - 1).to_be_bytes());
         out.extend_from_slice(&now.0.to_be_bytes());
         out.extend_from_slice(&now.0.to_be_bytes());
@@ -129,11 +133,11 @@ mod tests {
     fn the_header_is_the_codecs() {
         let mut template = Template::new([(None, &b"one"[..]), (Some(&b"k"[..]), b"two")], Compression::None);
         let stamp = Some((ProducerId(7), ProducerEpoch(1), Sequence(42)));
-        for count in 1..=2 {
+        for (count, transactional) in [(1, false), (2, false), (2, true)] {
             let payload = template.take(count);
             let header = BatchHeader {
                 compression: Compression::None,
-                transactional: false,
+                transactional,
                 record_count: count,
                 base_timestamp: Timestamp(1),
                 max_timestamp: Timestamp(1),
@@ -142,7 +146,7 @@ mod tests {
             let mut expected = Vec::new();
             write_batch(&header, &payload.bytes[payload.range.clone()], &mut expected);
             restamp(&mut expected, Timestamp(99), stamp);
-            assert_eq!(whole(&payload, Timestamp(99), stamp), expected);
+            assert_eq!(whole(&payload, Timestamp(99), stamp, transactional), expected);
         }
     }
 
@@ -155,7 +159,7 @@ mod tests {
                 let got = if codec == Compression::None { asked.min(100) } else { got };
                 let payload = template.take(asked);
                 assert_eq!(payload.record_count, got);
-                let bytes = whole(&payload, Timestamp(5), None);
+                let bytes = whole(&payload, Timestamp(5), None, false);
                 assert_eq!(bytes.len(), payload.batch_size());
                 let (view, _) = BatchView::split_first(&bytes).unwrap();
                 assert_eq!(view.validate_produced(), Ok(()));
@@ -164,9 +168,9 @@ mod tests {
         }
     }
 
-    fn whole(payload: &Payload, now: Timestamp, stamp: Stamp) -> Vec<u8> {
+    fn whole(payload: &Payload, now: Timestamp, stamp: Stamp, transactional: bool) -> Vec<u8> {
         let mut out = Vec::new();
-        payload.write_header(now, stamp, &mut out);
+        payload.write_header(now, stamp, transactional, &mut out);
         out.extend_from_slice(&payload.bytes[payload.range.clone()]);
         out
     }

@@ -23,7 +23,7 @@ use crate::versions::Api;
 /// Bytes of the receive buffer of connections that carry single small answers.
 const RECEIVE_SIZE: usize = 64 << 10;
 /// Between two looks at metadata that is not complete yet.
-const RETRY_WAIT: Duration = Duration::from_millis(50);
+pub const RETRY_WAIT: Duration = Duration::from_millis(50);
 /// How long a new topic may take to get its leaders.
 pub const LEADERS_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -271,8 +271,12 @@ fn is_transient(error: &ClusterError) -> bool {
     }
 }
 
+/// A transaction's end is still being written (KIP-98); retriable since Kafka 3.0, not in the library.
+const CONCURRENT_TRANSACTIONS: i16 = 51;
+
 pub fn is_retriable(code: i16) -> bool {
-    ResponseError::try_from_code(code).is_some_and(|error| error.is_retriable())
+    code == CONCURRENT_TRANSACTIONS
+        || ResponseError::try_from_code(code).is_some_and(|error| error.is_retriable())
 }
 
 /// Kafka's name of an error code.

@@ -160,6 +160,11 @@ impl Connection {
         self.versions.offers(api_key)
     }
 
+    /// Whether partitions join a transaction by being written to (KIP-890).
+    pub fn has_implicit_transactions(&self) -> bool {
+        self.versions.transactions >= 2
+    }
+
     /// Sends one request and waits for its answer. Nothing else may be in flight.
     pub async fn call<R: Request>(&mut self, request: &R, version: i16) -> Result<R::Response, CallError> {
         let correlation = self.queue_message(request, version)?;
@@ -359,7 +364,12 @@ impl Connection {
         if answer.error_code != 0 {
             return Err(self.protocol_error(format!("ApiVersions: error {}", answer.error_code)));
         }
-        Ok(Versions::new(answer.api_keys.iter().map(|key| (key.api_key, key.min_version..=key.max_version))))
+        let offered = answer.api_keys.iter().map(|key| (key.api_key, key.min_version..=key.max_version));
+        let mut versions = Versions::new(offered);
+        let mut finalized = answer.finalized_features.iter();
+        let transactions = finalized.find(|feature| feature.name.as_str() == "transaction.version");
+        versions.transactions = transactions.map_or(0, |feature| feature.max_version_level);
+        Ok(versions)
     }
 
     pub fn io_error(&self, error: io::Error) -> CallError {

@@ -133,7 +133,7 @@ pub struct ProduceFlags {
     /// With a producer id and sequences, so that retries are stored once.
     #[arg(long)]
     pub idempotent: bool,
-    /// Produce in transactions under this id.
+    /// Produce in transactions under this id; each further connection under ID-1, ID-2 and so on.
     #[arg(long, requires = "transaction_records")]
     pub transactional_id: Option<String>,
     /// Records per transaction.
@@ -167,6 +167,7 @@ impl ProduceFlags {
             connections: self.common.connections,
             exclusive_partitions: false,
             idempotent: self.idempotent,
+            transactional: self.transactional_id.clone().zip(self.transaction_records),
             delivery_timeout: self.delivery_timeout,
             on_disconnect: OnDisconnect::Retry,
             threads: self.common.threads(),

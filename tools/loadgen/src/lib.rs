@@ -3,7 +3,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`wire`], [`versions`], [`connection`], [`cluster`] | the client: frames, negotiation, pipelining, metadata |
+//! | [`wire`], [`versions`], [`connection`], [`cluster`], [`coordinator`] | the client: frames, negotiation, pipelining, metadata, coordinators |
 //! | [`content`], [`batch`] | what is sent, built once |
 //! | [`produce`], [`consume`], [`verify`], [`groups`] | the commands, as libraries |
 //! | [`stats`], [`summary`] | counts, and how they are shown |
@@ -18,6 +18,7 @@ pub mod cluster;
 pub mod connection;
 pub mod consume;
 pub mod content;
+pub mod coordinator;
 pub mod executor;
 pub mod flags;
 pub mod groups;

@@ -11,6 +11,7 @@ use odradek_loadgen::consume::run::ConsumeConfig;
 use odradek_loadgen::consume::worker::{Discard, start_positions};
 use odradek_loadgen::executor::block_on;
 use odradek_loadgen::flags::{Cli, Command, CommonFlags, ConsumeFlags, ProduceFlags};
+use odradek_loadgen::produce::message::Acks;
 use odradek_loadgen::produce::run::Templates;
 use odradek_loadgen::stats::Stats;
 use odradek_loadgen::summary::{ProgressLine, Summary, write_json};
@@ -44,8 +45,9 @@ fn run_produce(flags: &ProduceFlags) -> anyhow::Result<bool> {
     anyhow::ensure!(flags.batches_per_request > 0, "--batches-per-request must be at least 1");
     anyhow::ensure!(flags.rate.is_none_or(|rate| rate > 0.0), "--rate must be above zero");
     if flags.transactional_id.is_some() {
+        anyhow::ensure!(flags.acks == Acks::All, "--transactional-id needs --acks all");
+        anyhow::ensure!(flags.transaction_records != Some(0), "--transaction-records must be at least 1");
         require_api(&flags.common.bootstrap(), END_TRANSACTION, "transactions")?;
-        anyhow::bail!("this build cannot produce in transactions yet");
     }
     let config = flags.config();
     let shape = config.shape;

@@ -25,6 +25,8 @@ pub struct Stats {
     pub failed: u64,
     /// Answers per error code, retried ones included. Zero is not an error and not counted.
     pub codes: BTreeMap<i16, u64>,
+    /// That were committed.
+    pub transactions: u64,
     /// Connections that broke while they were needed.
     pub disconnects: u64,
     pub latency: Histogram<u64>,
@@ -38,6 +40,7 @@ impl Default for Stats {
             bytes: 0,
             failed: 0,
             codes: BTreeMap::new(),
+            transactions: 0,
             disconnects: 0,
             latency: latencies(),
             interval: latencies(),
@@ -61,6 +64,7 @@ impl Stats {
         self.records += other.records;
         self.bytes += other.bytes;
         self.failed += other.failed;
+        self.transactions += other.transactions;
         self.disconnects += other.disconnects;
         for (code, count) in &other.codes {
             *self.codes.entry(*code).or_default() += count;

@@ -15,7 +15,8 @@ use crate::stats::{Interval, Stats};
 ///
 /// `bytes`: of record values when producing and verifying (record size × records); of batches as
 /// stored when consuming, where values are not looked at. `errors`: records that failed for good.
-/// `acks` and `latency_us` are null where there is none (consuming; `acks=0` has no latency).
+/// `acks` and `latency_us` are null where there is none (consuming; `acks=0` has no latency). `transactions`, the
+/// number that was committed, is there only where records were produced in transactions.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
     pub records: u64,
@@ -27,6 +28,8 @@ pub struct Summary {
     pub errors: u64,
     pub acks: Option<&'static str>,
     pub latency_us: Option<LatencySummary>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transactions: Option<u64>,
     pub client_cpu_seconds: f64,
 }
 
@@ -83,6 +86,7 @@ impl Summary {
             errors: stats.failed,
             acks,
             latency_us: LatencySummary::of(&stats.latency),
+            transactions: Some(stats.transactions).filter(|count| *count > 0),
             client_cpu_seconds: cpu_seconds,
         }
     }
@@ -99,6 +103,12 @@ impl Summary {
         );
         if let Some(acks) = self.acks {
             text.push_str(&format!(", acks={acks}"));
+        }
+        if let Some(transactions) = self.transactions {
+            text.push_str(&format!(
+                "\n{transactions} transactions: {:.1} per second",
+                transactions as f64 / self.seconds.max(f64::MIN_POSITIVE)
+            ));
         }
         if let Some(l) = self.latency_us {
             text.push_str("\nlatency:");

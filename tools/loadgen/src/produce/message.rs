@@ -1,10 +1,10 @@
 //! Produce requests as own bytes around shared payloads, and their answers parsed in place.
 //!
-//! | request, versions 3 to 11 | encoding |
+//! | request, versions 3 to 12 | encoding |
 //! |---|---|
 //! | size, API key, version, correlation id | i32, i16, i16, i32 |
 //! | client id; tags | string; from 9 |
-//! | transactional id: null | string, compact from 9 |
+//! | transactional id, or null | string, compact from 9 |
 //! | acks, timeout in ms | i16, i32 |
 //! | one topic: name | array, string |
 //! | per partition: index, records; tags | i32, bytes; from 9 |
@@ -68,6 +68,8 @@ pub struct ProduceSetup {
     /// How long the broker may wait for replicas.
     pub timeout_ms: i32,
     pub version: i16,
+    /// Whose transaction its batches belong to.
+    pub transactional_id: Option<String>,
 }
 
 /// One partition's part of a request.
@@ -89,25 +91,20 @@ pub fn write_request(setup: &ProduceSetup, correlation: i32, parts: &[ProducePar
     bytes.extend_from_slice(&(CLIENT_ID.len() as i16).to_be_bytes()); // Never compact.
     bytes.extend_from_slice(CLIENT_ID.as_bytes());
     write_tags(flexible, bytes);
-    if flexible {
-        bytes.push(0);
-    } else {
-        bytes.extend_from_slice(&(-1i16).to_be_bytes());
+    match &setup.transactional_id {
+        Some(id) => write_string(flexible, id, bytes),
+        None if flexible => bytes.push(0),
+        None => bytes.extend_from_slice(&(-1i16).to_be_bytes()),
     }
     bytes.extend_from_slice(&setup.acks.to_wire().to_be_bytes());
     bytes.extend_from_slice(&setup.timeout_ms.to_be_bytes());
     write_length(flexible, 1, bytes);
-    if flexible {
-        write_unsigned(setup.topic.len() as u32 + 1, bytes);
-    } else {
-        bytes.extend_from_slice(&(setup.topic.len() as i16).to_be_bytes());
-    }
-    bytes.extend_from_slice(setup.topic.as_bytes());
+    write_string(flexible, &setup.topic, bytes);
     write_length(flexible, parts.len(), bytes);
     for part in parts {
         bytes.extend_from_slice(&part.partition.to_be_bytes());
         write_length(flexible, part.payload.batch_size(), bytes);
-        part.payload.write_header(part.timestamp, part.stamp, bytes);
+        part.payload.write_header(part.timestamp, part.stamp, setup.transactional_id.is_some(), bytes);
         out.payloads.push((bytes.len(), part.payload.bytes.clone(), part.payload.range.clone()));
         write_tags(flexible, bytes);
     }
@@ -115,6 +112,15 @@ pub fn write_request(setup: &ProduceSetup, correlation: i32, parts: &[ProducePar
     write_tags(flexible, bytes);
     let size = out.size() as i32 - 4;
     out.bytes[..4].copy_from_slice(&size.to_be_bytes());
+}
+
+fn write_string(flexible: bool, text: &str, out: &mut Vec<u8>) {
+    if flexible {
+        write_unsigned(text.len() as u32 + 1, out);
+    } else {
+        out.extend_from_slice(&(text.len() as i16).to_be_bytes());
+    }
+    out.extend_from_slice(text.as_bytes());
 }
 
 fn write_length(flexible: bool, length: usize, out: &mut Vec<u8>) {
@@ -193,8 +199,17 @@ mod tests {
     #[test]
     fn the_library_reads_our_requests() {
         let mut template = Template::new((0..10).map(|_| (None, &b"value"[..])), Compression::None);
-        for version in 3..=11 {
-            let setup = ProduceSetup { topic: "a-topic".into(), acks: Acks::All, timeout_ms: 1234, version };
+        let transactional_ids = [None, Some("a-producer".to_owned())];
+        for (version, transactional_id) in
+            (3..=12).flat_map(|version| transactional_ids.iter().map(move |id| (version, id.clone())))
+        {
+            let setup = ProduceSetup {
+                topic: "a-topic".into(),
+                acks: Acks::All,
+                timeout_ms: 1234,
+                version,
+                transactional_id: transactional_id.clone(),
+            };
             let payloads = [template.take(10), template.take(3)];
             let parts: Vec<ProducePart> = payloads
                 .iter()
@@ -217,6 +232,7 @@ mod tests {
             let request = ProduceRequest::decode(&mut frame, version).unwrap();
             assert!(frame.is_empty(), "version {version}");
             assert_eq!((request.acks, request.timeout_ms), (-1, 1234));
+            assert_eq!(request.transactional_id.map(|id| id.0.to_string()), transactional_id);
             let topic = &request.topic_data[0];
             assert_eq!(topic.name.0.as_str(), "a-topic");
             for (partition, (index, count)) in topic.partition_data.iter().zip([(5, 10), (2, 3)]) {
@@ -224,6 +240,7 @@ mod tests {
                 let (view, rest) = BatchView::split_first(records).unwrap();
                 assert_eq!((partition.index, view.record_count()), (index, count));
                 assert_eq!(view.validate_produced(), Ok(()));
+                assert_eq!(view.is_transactional(), transactional_id.is_some());
                 assert!(rest.is_empty());
             }
         }
@@ -231,7 +248,7 @@ mod tests {
 
     #[test]
     fn we_read_the_librarys_answers() {
-        for version in 3..=11 {
+        for version in 3..=12 {
             let mut partitions = vec![PartitionProduceResponse::default().with_index(3).with_base_offset(99)];
             let mut refused = PartitionProduceResponse::default().with_index(4).with_error_code(6);
             if version >= 8 {

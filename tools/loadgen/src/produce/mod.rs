@@ -5,10 +5,12 @@
 //! | `run` | a whole run: leaders, connections, threads, result |
 //! | `worker` | one connection's pipeline |
 //! | `partition`, `pacing` | its decisions, pure |
+//! | `transaction` | its transactions, with `--transactional-id` |
 //! | `message` | Produce on the wire |
 
 pub mod message;
 pub mod pacing;
 pub mod partition;
 pub mod run;
+pub mod transaction;
 pub mod worker;

@@ -81,6 +81,15 @@ impl Partition {
         Partition { index, producer, next_sequence, front: 0, outstanding, in_flight: 0, mode: Mode::Open }
     }
 
+    /// From here on with this id and epoch; a new epoch begins a new sequence.
+    pub fn renew(&mut self, producer: (ProducerId, ProducerEpoch)) {
+        assert!(self.is_idle(), "what was sent has the epoch of its time");
+        if self.producer != Some(producer) {
+            self.producer = Some(producer);
+            self.next_sequence = Sequence(0);
+        }
+    }
+
     /// Whether a new batch may be sent now.
     pub fn is_open(&self) -> bool {
         let room = self.producer.is_none() || self.outstanding.len() < IDEMPOTENT_WINDOW;

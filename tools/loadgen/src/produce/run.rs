@@ -18,7 +18,8 @@ use crate::content::Shape;
 use crate::executor::{Gate, Threads, block_on, run_threads};
 use crate::produce::message::Acks;
 use crate::produce::pacing::Pacer;
-use crate::produce::worker::{Budget, OnDisconnect, Plan, RECEIVE_SIZE, Source, Worker};
+use crate::produce::transaction::Transactions;
+use crate::produce::worker::{Budget, OnDisconnect, Plan, Producer, RECEIVE_SIZE, Source, Worker};
 use crate::stats::{Board, Interval, Stats};
 use crate::versions::Api;
 
@@ -50,6 +51,8 @@ pub struct ProduceConfig {
     /// No two connections produce to the same partition; there are then at most as many as partitions.
     pub exclusive_partitions: bool,
     pub idempotent: bool,
+    /// Transactional id, and records per transaction. The first connection has it, others with their number.
+    pub transactional: Option<(String, u64)>,
     pub delivery_timeout: Duration,
     pub on_disconnect: OnDisconnect,
     pub threads: Threads,
@@ -179,9 +182,16 @@ async fn run_thread<S: Source + 'static>(
     let mut connections = Vec::new();
     for (at, assignment) in assignments.iter().enumerate().skip(thread).step_by(threads) {
         let mut connection = Connection::open(&assignment.address, RECEIVE_SIZE).await?;
-        let producer = match config.idempotent {
-            true => Some(init_producer_id(&mut connection).await?),
-            false => None,
+        let producer = match &config.transactional {
+            Some((id, records)) => {
+                let id = if at == 0 { id.clone() } else { format!("{id}-{at}") };
+                Producer::Transactional(Transactions::start(&config.bootstrap, &id, *records).await?)
+            }
+            None if config.idempotent => {
+                let (id, epoch) = init_producer_id(&mut connection).await?;
+                Producer::Idempotent(id, epoch)
+            }
+            None => Producer::Plain,
         };
         connections.push((at, assignment, connection, producer));
     }
@@ -215,9 +225,6 @@ async fn run_thread<S: Source + 'static>(
             problems.push(error.to_string());
         }
     }
-    while let Some(stray) = { plan.strays.borrow_mut().pop() } {
-        stray.await;
-    }
     let seconds = clock::now().since(start).as_secs_f64();
     poster.cancel().await;
     board.post(&mut stats.borrow_mut());
@@ -246,7 +253,6 @@ fn plan(config: &ProduceConfig) -> Plan {
         records_per_batch: config.records_per_batch.unwrap_or_else(|| config.shape.records_per_batch()),
         delivery_timeout: config.delivery_timeout,
         on_disconnect: config.on_disconnect,
-        strays: RefCell::new(Vec::new()),
     }
 }
 

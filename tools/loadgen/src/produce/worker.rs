@@ -20,6 +20,7 @@ use crate::connection::{CallError, Connection, Progress};
 use crate::produce::message::{Acks, ProduceAnswer, ProducePart, ProduceSetup, read_response, write_request};
 use crate::produce::pacing::{Decision, Due, Pacer};
 use crate::produce::partition::{Partition, Verdict};
+use crate::produce::transaction::Transactions;
 use crate::stats::Stats;
 use crate::versions::Api;
 
@@ -71,6 +72,13 @@ pub enum OnDisconnect {
     Stop,
 }
 
+/// Who a worker's batches are from.
+pub enum Producer {
+    Plain,
+    Idempotent(ProducerId, ProducerEpoch),
+    Transactional(Transactions),
+}
+
 /// What all workers of a run share.
 pub struct Plan {
     pub bootstrap: Bootstrap,
@@ -83,8 +91,6 @@ pub struct Plan {
     /// How long a batch is retried (Kafka `delivery.timeout.ms`).
     pub delivery_timeout: Duration,
     pub on_disconnect: OnDisconnect,
-    /// Workers that were split off during the run; it ends after them.
-    pub strays: RefCell<Vec<glommio::Task<()>>>,
 }
 
 /// Records that a thread may still send, and until when.
@@ -125,6 +131,8 @@ pub enum WorkerError {
     AllClosed { address: String },
     #[error("the connection to {address} broke: {error}")]
     Disconnected { address: String, error: io::Error },
+    #[error("the transaction of {id} was aborted: not all of its records were stored")]
+    Aborted { id: String },
     #[error("the brokers did not come back within the delivery time-out; the last error: {last}")]
     DeliveryTimeout { last: String },
 }
@@ -156,24 +164,42 @@ pub struct Worker<S> {
     retrying: bool,
     /// A partition's leader is elsewhere.
     moved: bool,
+    transactions: Option<Transactions>,
+    /// Workers that were split off, each with whether all it had outstanding was stored.
+    splits: Vec<glommio::Task<bool>>,
 }
 
 enum Ended {
     Finished,
+    /// The open transaction has as many records as it is to have.
+    TransactionFull,
     Moved,
 }
+
+/// Newest Produce whose partitions do not join a transaction by being written to.
+const PRODUCE_ADDS_NO_PARTITIONS: i16 = 11;
 
 impl<S: Source + 'static> Worker<S> {
     pub fn new(
         plan: Rc<Plan>,
         partitions: &[i32],
-        producer: Option<(ProducerId, ProducerEpoch)>,
+        producer: Producer,
         source: Rc<RefCell<S>>,
         stats: Rc<RefCell<Stats>>,
         budget: Rc<Budget>,
     ) -> Worker<S> {
-        let setup =
-            ProduceSetup { topic: plan.topic.clone(), acks: plan.acks, timeout_ms: 30_000, version: 0 };
+        let (producer, transactions) = match producer {
+            Producer::Plain => (None, None),
+            Producer::Idempotent(id, epoch) => (Some((id, epoch)), None),
+            Producer::Transactional(transactions) => (Some(transactions.producer()), Some(transactions)),
+        };
+        let setup = ProduceSetup {
+            topic: plan.topic.clone(),
+            acks: plan.acks,
+            timeout_ms: 30_000,
+            version: 0,
+            transactional_id: transactions.as_ref().map(|transactions| transactions.id().to_owned()),
+        };
         let partitions = partitions.iter().map(|&index| Partition::new(index, producer)).collect();
         Worker {
             plan,
@@ -189,6 +215,8 @@ impl<S: Source + 'static> Worker<S> {
             cursor: 0,
             retrying: false,
             moved: false,
+            transactions,
+            splits: Vec::new(),
         }
     }
 
@@ -199,14 +227,78 @@ impl<S: Source + 'static> Worker<S> {
         if result.is_err() {
             self.abandon();
         }
-        result
+        let aborted = self.abort().await;
+        self.have_splits_stored().await;
+        result.and(aborted)
+    }
+
+    /// Waits for the workers that were split off.
+    async fn have_splits_stored(&mut self) -> bool {
+        let mut stored = true;
+        while let Some(split) = self.splits.pop() {
+            stored &= split.await;
+        }
+        stored
+    }
+
+    async fn begin_transaction(&mut self) -> Result<(), WorkerError> {
+        if let Some(transactions) = &mut self.transactions
+            && !self.budget.is_spent(clock::now())
+        {
+            let partitions: Vec<i32> = self.partitions.iter().map(|partition| partition.index).collect();
+            transactions.begin(&self.plan.topic, &partitions).await?;
+        }
+        Ok(())
+    }
+
+    /// Everything that was sent is answered: commits the open transaction if all of it was stored.
+    async fn end_transaction(&mut self) -> Result<(), WorkerError> {
+        let stored = self.have_splits_stored().await && !self.partitions.iter().any(Partition::is_closed);
+        let Some(transactions) = self.transactions.as_mut().filter(|_| stored) else {
+            return Ok(()); // One that is left open is aborted.
+        };
+        if transactions.end(true).await? > 0 {
+            self.stats.borrow_mut().transactions += 1;
+        }
+        let producer = transactions.producer();
+        self.partitions.iter_mut().for_each(|partition| partition.renew(producer));
+        Ok(())
+    }
+
+    /// Aborts the transaction that is left open, if one is: none of its records is to be read.
+    async fn abort(&mut self) -> Result<(), WorkerError> {
+        let Some(transactions) = &mut self.transactions else {
+            return Ok(());
+        };
+        let in_doubt = transactions.written();
+        if in_doubt == 0 {
+            return Ok(());
+        }
+        let mut stats = self.stats.borrow_mut();
+        let stored = in_doubt.min(stats.records);
+        stats.records -= stored;
+        stats.bytes -= stored * self.plan.record_size as u64;
+        stats.failed += stored;
+        drop(stats);
+        let id = transactions.id().to_owned();
+        transactions.end(false).await?;
+        Err(WorkerError::Aborted { id })
     }
 
     async fn run_until_answered(&mut self, mut connection: Connection) -> Result<(), WorkerError> {
         loop {
-            self.setup.version = connection.version(Api::Produce)?;
+            let implicit = self.transactions.as_ref().is_some_and(Transactions::is_implicit);
+            let newest = if implicit { i16::MAX } else { PRODUCE_ADDS_NO_PARTITIONS };
+            self.setup.version = connection.version(Api::Produce)?.min(newest);
+            self.begin_transaction().await?;
             match self.drive(&mut connection).await {
-                Ok(Ended::Finished) => return Ok(()),
+                Ok(Ended::Finished) => return self.end_transaction().await,
+                Ok(Ended::TransactionFull) => {
+                    self.end_transaction().await?;
+                    if !self.partitions.iter().any(Partition::is_closed) {
+                        continue;
+                    }
+                }
                 Ok(Ended::Moved) => sleep(RECONNECT_WAIT).await,
                 Err(error) => {
                     self.stats.borrow_mut().disconnects += 1;
@@ -219,7 +311,12 @@ impl<S: Source + 'static> Worker<S> {
                     }
                 }
             }
-            if self.partitions.iter().all(Partition::is_closed) {
+            let is_closed = Partition::is_closed;
+            let is_over = match self.transactions {
+                Some(_) => self.partitions.iter().any(is_closed),
+                None => self.partitions.iter().all(is_closed),
+            };
+            if is_over {
                 return Err(WorkerError::AllClosed { address: connection.address().into() });
             }
             connection = self.reconnect().await?;
@@ -243,6 +340,9 @@ impl<S: Source + 'static> Worker<S> {
                 let idle = self.partitions.iter().all(|p| p.is_idle() || p.is_closed());
                 if idle && (self.budget.is_spent(now) || self.partitions.iter().all(Partition::is_closed)) {
                     return Ok(Ended::Finished);
+                }
+                if idle && self.transaction_room() == 0 {
+                    return Ok(Ended::TransactionFull);
                 }
             }
             self.check_timeout(now)?;
@@ -278,7 +378,8 @@ impl<S: Source + 'static> Worker<S> {
             self.resend(connection, now);
         }
         while self.in_flight.len() < self.plan.in_flight_max && !self.moved {
-            if self.budget.is_spent(now) {
+            let room = self.transaction_room();
+            if self.budget.is_spent(now) || room == 0 {
                 break;
             }
             let slots = self.open_slots();
@@ -293,7 +394,7 @@ impl<S: Source + 'static> Worker<S> {
                     Decision::Wait(until) => return Some(until),
                 },
             };
-            let granted = self.budget.take(count, now);
+            let granted = self.budget.take(count.min(room), now);
             if granted == 0 {
                 break;
             }
@@ -303,6 +404,15 @@ impl<S: Source + 'static> Worker<S> {
             return None;
         }
         self.partitions.iter().filter_map(Partition::resend_at).min()
+    }
+
+    /// How many records the open transaction still takes, or none is needed; none where a batch of it has failed.
+    fn transaction_room(&self) -> u32 {
+        match &self.transactions {
+            None => u32::MAX,
+            Some(_) if self.partitions.iter().any(Partition::is_closed) => 0,
+            Some(transactions) => transactions.room().min(u64::from(u32::MAX)) as u32,
+        }
     }
 
     /// The next partitions in turn that take a batch, as many as a request carries.
@@ -351,6 +461,9 @@ impl<S: Source + 'static> Worker<S> {
             sent += record_count;
         }
         self.budget.give_back(count - sent);
+        if let Some(transactions) = &mut self.transactions {
+            transactions.wrote(u64::from(sent));
+        }
         if let Some(pacer) = &mut self.pacer {
             pacer.advance(sent);
         }
@@ -488,7 +601,7 @@ impl<S: Source + 'static> Worker<S> {
 
     /// A partition whose leader is now elsewhere goes on with a worker of its own, which ends when
     /// what it had outstanding is answered: the schedule stays here.
-    fn split_off(&self, partition: Partition) {
+    fn split_off(&mut self, partition: Partition) {
         if partition.is_idle() {
             return;
         }
@@ -510,9 +623,10 @@ impl<S: Source + 'static> Worker<S> {
             cursor: 0,
             retrying: true,
             moved: false,
+            transactions: None,
+            splits: Vec::new(),
         };
-        let plan = self.plan.clone();
-        let stray = glommio::spawn_local(async move {
+        self.splits.push(glommio::spawn_local(async move {
             let result = match worker.reconnect().await {
                 Ok(connection) => worker.run_until_answered(connection).await,
                 Err(error) => Err(error),
@@ -520,8 +634,9 @@ impl<S: Source + 'static> Worker<S> {
             if result.is_err() {
                 worker.abandon();
             }
-        });
-        plan.strays.borrow_mut().push(stray);
+            let stored = result.is_ok() && !worker.partitions.iter().any(Partition::is_closed);
+            worker.have_splits_stored().await && stored
+        }));
     }
 
     /// Counts what was never answered as failed, unless the run was told to stop there.

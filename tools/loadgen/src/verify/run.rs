@@ -152,6 +152,7 @@ fn produce_all(flags: &VerifyFlags, leaders: &[Leader], ledger: &Arc<Ledger>) ->
         connections: flags.common.connections.min(partitions),
         exclusive_partitions: true,
         idempotent: flags.acks == Acks::All,
+        transactional: None,
         delivery_timeout: flags.delivery_timeout,
         on_disconnect: if flags.stop_on_disconnect { OnDisconnect::Stop } else { OnDisconnect::Retry },
         threads: flags.common.threads(),
