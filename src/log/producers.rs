@@ -412,6 +412,15 @@ impl Producers {
         Some(*first)
     }
 
+    /// No transaction is open any more; everything else stays as it is.
+    pub fn forget_open_transactions(&mut self) {
+        let open = self.transactions.as_mut().map(|transactions| std::mem::take(&mut transactions.open));
+        for id in open.into_iter().flatten().map(|(_, id)| id) {
+            let state = self.by_id.get_mut(id).expect("who has an open transaction is known");
+            state.transaction_start = None;
+        }
+    }
+
     /// What the log has to keep of a producer: its newest batch holds the sequence that the next one
     /// is judged by, and a marker its epoch (Kafka `UnifiedLog.lastRecordsOfActiveProducers`).
     pub fn last_record(&self, id: ProducerId) -> Option<LastRecord> {

@@ -61,13 +61,17 @@ pub async fn producers_before(
 ///
 /// Of a compacted log one with an open transaction is none: its marker, behind the snapshot, may have gone
 /// with the rest of it, and nothing would ever say that it has ended. From an earlier snapshot on, what is
-/// left of a transaction is there with its marker, or is not.
+/// left of a transaction is there with its marker, or is not. Where the oldest one has an open transaction, no
+/// record of that is left before it: what it says of sequences is believed, and what of the transaction is left
+/// opens it again.
 async fn newest_usable(request: &OpenRequest, closed: &[Offset], now: Timestamp) -> (Producers, usize) {
     let is_compacted = request.config.cleanup.compact.is_some();
     for (at, base) in closed.iter().enumerate().rev() {
-        if let Ok(producers) = read_snapshot(request, *base, now).await
-            && (!is_compacted || producers.first_open_transaction().is_none())
-        {
+        let Ok(mut producers) = read_snapshot(request, *base, now).await else { continue };
+        if is_compacted && at == 0 {
+            producers.forget_open_transactions();
+        }
+        if !is_compacted || producers.first_open_transaction().is_none() {
             return (producers, at);
         }
     }

@@ -457,6 +457,18 @@ fn transactions_are_open_from_their_first_batch_to_their_marker() {
 }
 
 #[test]
+fn an_open_transaction_is_forgotten_and_the_sequence_is_not() {
+    let mut partition = Partition::new();
+    assert_eq!(partition.transact(1, 0, 0), Ok(0));
+    assert_eq!(partition.transact(2, 0, 0), Ok(1));
+    partition.producers.forget_open_transactions();
+    assert_eq!(partition.producers.first_open_transaction(), None);
+    assert_eq!(partition.end(&commit(1, 0, 5), TransactionVersion::V1), Ok(None), "none is open");
+    assert_eq!(partition.transact(1, 0, 1), Ok(3), "the sequence goes on");
+    assert_eq!(partition.producers.first_open_transaction(), Some(offset(3)));
+}
+
+#[test]
 fn a_transaction_begins_only_with_its_coordinators_word() {
     let mut partition = Partition::new();
     let first = transactional(1, 0, 0);

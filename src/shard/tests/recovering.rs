@@ -4,10 +4,13 @@
 use super::journalled::{claimed, has_room, journalled_after, next_file_is_made, start};
 use super::*;
 use crate::cluster::image::tests::topic_id;
+use crate::codec::record_batch::BatchProducer;
+use crate::log::compaction::plan::CompactionLimits;
 use crate::log::compaction::swap::{Interrupted, cleaned_name};
 use crate::log::data_dir::{checkpoint_name, final_state_name};
 use crate::log::journal::block::{BlockHeader, BlockSequence, BlockWriter, FileEpoch};
 use crate::log::ownership::{self, PARTITION_METADATA};
+use crate::log::producers::{AcceptedBatch, ProducerEvent, Producers};
 use crate::metrics::recovery::{RecoveryBranch, RecoveryCounts};
 use crate::shard::background::keep_checkpoint;
 use crate::shard::conn::tests::shard_of;
@@ -16,9 +19,10 @@ use crate::shard::journal_replay::{Replayed, replay};
 use crate::shard::metadata_log::MetadataLog;
 use crate::shard::partitions::{LastStop, open_all};
 use crate::shard::recover::read_last_stop;
+use crate::shard::replay::producers_before;
 use crate::shard::segments::EPOCHS_FILE;
 use crate::shard::stores::Stores;
-use crate::types::ShardId;
+use crate::types::{ShardId, Timestamp};
 use std::collections::BTreeSet;
 
 /// What a start makes of a partition.
@@ -164,6 +168,59 @@ fn every_way_to_find_a_partition_is_put_right_and_counted() {
             assert_eq!(taken(&store.metrics.borrow().recovery), [(branch, 1)]);
         }
     });
+}
+
+/// Of the log before its oldest segment nothing is left: of sequences, a compacted one has no other word than
+/// that segment's snapshot, which may have an open transaction.
+#[test]
+fn sequences_of_the_oldest_snapshot_survive_although_a_transaction_is_open() {
+    on_executor(async {
+        let directory = directory();
+        let [oldest, active] = [17, 28].map(|offset| Offset::from_wire(offset).unwrap());
+        let mut request = request(directory.path(), 0, 1_500);
+        std::fs::create_dir_all(&request.directory).unwrap();
+        let (producer, next) = (ProducerId(22), Sequence(4));
+        let mut producers = Producers::new();
+        producers.take(&ProducerEvent::Batch(AcceptedBatch {
+            producer: BatchProducer {
+                id: producer,
+                epoch: ProducerEpoch(0),
+                base_sequence: Sequence(1),
+                last_sequence: Sequence(3),
+                is_transactional: true,
+            },
+            base_offset: Offset::from_wire(11).unwrap(),
+            last_offset: Offset::from_wire(13).unwrap(),
+            timestamp: Timestamp(5),
+            appended_at: Timestamp(5),
+        }));
+        let of_segment = |file: SegmentFile| request.directory.join(file.name(oldest));
+        std_write(&of_segment(SegmentFile::ProducerSnapshot), &producers.encode_snapshot());
+        std_write(&of_segment(SegmentFile::Log), b"");
+        for compact in [None, Some(limits())] {
+            request.config.cleanup.compact = compact;
+            let store = store(None, 8 << 20);
+            let found = producers_before(&store, &request, &[oldest], active).await.unwrap();
+            let open = found.first_open_transaction();
+            assert_eq!(open.map(Offset::to_wire), compact.is_none().then_some(11));
+            let goes_on = BatchProducer {
+                id: producer,
+                epoch: ProducerEpoch(0),
+                base_sequence: next,
+                last_sequence: next,
+                is_transactional: false,
+            };
+            assert!(found.last_record(producer).is_some_and(|record| record.last_offset.is_some()));
+            if compact.is_some() {
+                assert!(found.check(&goes_on).is_ok());
+            }
+            remove(&request.directory.join(SegmentFile::ProducerSnapshot.name(active)));
+        }
+    });
+}
+
+fn limits() -> CompactionLimits {
+    CompactionLimits { delete_retention_ms: 0, min_lag_ms: 0, max_lag_ms: i64::MAX, min_dirty_ppm: 0 }
 }
 
 /// What a whole partition counts: nothing.

@@ -455,9 +455,11 @@ async fn producers_before(
     shell.world.count("recovery: producers rebuilt");
     let (mut producers, mut from) = (Producers::new(), 0);
     for (at, base) in closed.iter().enumerate().rev() {
-        let found = read_snapshot(shell, request, *base).await;
-        let found = found.filter(|found| !request.kind.compacts || found.first_open_transaction().is_none());
-        if let Some(found) = found {
+        let Some(mut found) = read_snapshot(shell, request, *base).await else { continue };
+        if request.kind.compacts && at == 0 {
+            found.forget_open_transactions();
+        }
+        if !request.kind.compacts || found.first_open_transaction().is_none() {
             (producers, from) = (found, at);
             break;
         }
