@@ -32,7 +32,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::mpsc::{self, Receiver, TryRecvError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -103,9 +103,16 @@ impl Driver {
 
     /// The answer to what was sent.
     pub fn receive(&mut self) -> Answer<Value> {
-        let answer = self.answers.recv_timeout(ANSWER_TIME_MAX);
-        let answer = answer.map_err(|error| format!("no answer from the client: {error}"))?;
-        Driver::read(&answer)
+        self.receive_within(ANSWER_TIME_MAX)?.ok_or_else(|| "no answer from the client".to_owned())
+    }
+
+    /// The same; `None` when it does not come in time.
+    pub fn receive_within(&mut self, time: Duration) -> Answer<Option<Value>> {
+        match self.answers.recv_timeout(time) {
+            Ok(answer) => Driver::read(&answer).map(Some),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err("the client has ended".to_owned()),
+        }
     }
 
     /// The same if it is there.

@@ -35,8 +35,14 @@ const WORK_MS: u64 = 2500;
 /// session after six.
 const END_TIME_MAX: Duration = Duration::from_secs(90);
 const CALL_TIME_MAX: Duration = Duration::from_secs(60);
+/// A worker that works for longer hangs: more than what its calls may take over a broker that is killed.
+const WORK_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Clients that have transactions.
+///
+/// librdkafka's `send_offsets_to_transaction` may go on for ever, whatever its time-out, once the group's
+/// coordinator was away (confluentinc/librdkafka issues 5456 and 5511): a worker of it that hangs is killed, as
+/// others are, and what it has left open is for its successor to fence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transactor {
     Confluent,
@@ -69,6 +75,8 @@ pub struct Met {
     pub aborted: usize,
     pub unknown: usize,
     pub workers_killed: u32,
+    /// Killed because their client did not come back.
+    pub workers_hung: u32,
     pub inputs: u64,
 }
 
@@ -204,24 +212,38 @@ impl Run {
         }
         broker.start_again();
         self.source.flush(CALL_TIME_MAX).map_err(text)?;
-        self.hear()
+        self.hear(broker)
     }
 
     /// Another one of its name is at work at once, and has to fence it.
     fn kill_worker(&mut self, broker: &Broker, index: usize) -> Answer<()> {
-        let Worker { role, name, .. } = &self.workers[index];
-        let (role, name) = (*role, name.clone());
-        let number = name.rsplit('-').next().and_then(|number| number.parse().ok()).expect("it ends in one");
-        self.killed_names.insert(name);
-        self.workers[index] = Worker::start(&self.play, broker, role, number);
+        self.replace_worker(broker, index);
         self.workers[index].driver.send(&json!({ "op": "work", "ms": WORK_MS }))?;
         self.met.workers_killed += 1;
         Ok(())
     }
 
-    fn hear(&mut self) -> Answer<()> {
-        for worker in &mut self.workers {
-            let answer = worker.driver.receive().map_err(|error| format!("{}: {error}", worker.name))?;
+    fn replace_worker(&mut self, broker: &Broker, index: usize) {
+        let Worker { role, name, .. } = &self.workers[index];
+        let (role, name) = (*role, name.clone());
+        let number = name.rsplit('-').next().and_then(|number| number.parse().ok()).expect("it ends in one");
+        self.killed_names.insert(name);
+        self.workers[index] = Worker::start(&self.play, broker, role, number);
+    }
+
+    fn hear(&mut self, broker: &Broker) -> Answer<()> {
+        for index in 0..self.workers.len() {
+            let worker = &mut self.workers[index];
+            let answer = worker.driver.receive_within(WORK_TIME_MAX);
+            let Some(answer) = answer.map_err(|error| format!("{}: {error}", worker.name))? else {
+                if self.play.transactor != Transactor::Confluent || worker.role != "pipeline" {
+                    return Err(format!("{}: no answer from the client", worker.name));
+                }
+                self.replace_worker(broker, index);
+                self.met.workers_hung += 1;
+                continue;
+            };
+            let worker = &self.workers[index];
             let outcomes: Outcomes = parse(answer)?;
             self.met.committed += outcomes.committed.len();
             self.met.aborted += outcomes.aborted.len();
