@@ -199,9 +199,10 @@ pub struct ConsumeFlags {
     /// Such as 500ms, 30s, 2m.
     #[arg(long, value_parser = parse_duration)]
     pub duration: Option<Duration>,
-    /// Consume as a member of this group.
+    /// Consume in this group, each connection as a member; goes on where the group has got to.
     #[arg(long)]
     pub group: Option<String>,
+    /// With --group: where nothing was committed yet.
     #[arg(long, value_enum, default_value = "earliest")]
     pub from: From,
     /// Pass over records of open and aborted transactions.

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use odradek_loadgen::cluster::Bootstrap;
+use odradek_loadgen::consume::group::GroupConfig;
 use odradek_loadgen::consume::message::Isolation;
-use odradek_loadgen::consume::run::ConsumeConfig;
+use odradek_loadgen::consume::run::{ConsumeConfig, Consumed};
 use odradek_loadgen::consume::worker::{Discard, start_positions};
 use odradek_loadgen::executor::block_on;
 use odradek_loadgen::flags::{Cli, Command, CommonFlags, ConsumeFlags, ProduceFlags};
@@ -64,20 +65,36 @@ fn run_produce(flags: &ProduceFlags) -> anyhow::Result<bool> {
 
 fn run_consume(flags: &ConsumeFlags) -> anyhow::Result<bool> {
     let bootstrap = flags.common.bootstrap();
-    if flags.group.is_some() {
-        require_api(&bootstrap, FIND_COORDINATOR, "consumer groups")?;
-        anyhow::bail!("this build cannot consume in a group yet");
-    }
     let topic = flags.common.topic.clone();
+    let isolation = if flags.read_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
+    let setup = flags.fetch.setup(&topic, isolation);
+    if let Some(group) = &flags.group {
+        require_api(&bootstrap, FIND_COORDINATOR, "consumer groups")?;
+        let config = GroupConfig {
+            bootstrap,
+            setup,
+            group: group.clone(),
+            from: flags.from.log_end(),
+            records: flags.records,
+            duration: flags.duration,
+            idle_timeout: flags.fetch.idle_timeout,
+            check_crc: !flags.fetch.no_crc_check,
+            members: flags.common.connections,
+            threads: flags.common.threads(),
+        };
+        let mut progress = ProgressLine::new(flags.common.quiet);
+        let consumed = consume::group::run(&config, |since, interval| progress.show(since, &interval))?;
+        progress.finish();
+        return show_consumed(flags, &consumed);
+    }
     let (positions, leaders) = block_on(async {
         let positions = start_positions(&bootstrap, &topic, flags.from.log_end()).await?;
         let leaders = bootstrap.leaders(&topic).await?;
         anyhow::Ok((positions, leaders))
     })??;
-    let isolation = if flags.read_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
     let config = ConsumeConfig {
         bootstrap,
-        setup: flags.fetch.setup(&topic, isolation),
+        setup,
         positions,
         more_readers: Vec::new(),
         leaders,
@@ -92,6 +109,11 @@ fn run_consume(flags: &ConsumeFlags) -> anyhow::Result<bool> {
     let consumed =
         consume::run::run(&config, |_| Discard, |since, interval| progress.show(since, &interval))?;
     progress.finish();
+    show_consumed(flags, &consumed)
+}
+
+/// Returns whether as much was read as was asked for.
+fn show_consumed<S>(flags: &ConsumeFlags, consumed: &Consumed<S>) -> anyhow::Result<bool> {
     let summary = Summary::new(&consumed.stats, consumed.seconds, consumed.cpu_seconds, None);
     show(&flags.common, &summary, &consumed.stats, &consumed.problems)?;
     let enough = flags.records.is_none_or(|records| consumed.stats.records >= records);

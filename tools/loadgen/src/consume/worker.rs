@@ -38,6 +38,9 @@ const OFFSET_OUT_OF_RANGE: i16 = 1;
 pub trait Sink {
     /// A batch that is visible to this consumer, in offset order per partition.
     fn batch(&mut self, partition: i32, batch: &BatchView<'_>, received: Mono);
+
+    /// Everything below this offset is read, also what is not visible.
+    fn read_to(&mut self, _partition: i32, _offset: i64) {}
 }
 
 /// Counts only.
@@ -365,6 +368,7 @@ impl<S: Sink + 'static> ConsumeWorker<S> {
                 break;
             }
         }
+        sink.read_to(answer.partition, position.offset);
         if records > 0 {
             self.refused = None;
             let mut stats = self.stats.borrow_mut();
