@@ -195,6 +195,7 @@ mod tests {
     use kafka_protocol::messages::{ApiKey, ProduceRequest, ProduceResponse};
     use kafka_protocol::protocol::{Decodable, Encodable, StrBytes, decode_request_header_from_buffer};
     use odradek::codec::record_batch::{BatchView, Compression};
+    use odradek::types::{ProducerEpoch, ProducerId, Sequence};
 
     #[test]
     fn the_library_reads_our_requests() {
@@ -218,7 +219,7 @@ mod tests {
                     partition,
                     payload,
                     timestamp: Timestamp(9),
-                    stamp: None,
+                    stamp: transactional_id.as_ref().map(|_| (ProducerId(3), ProducerEpoch(1), Sequence(0))),
                 })
                 .collect();
             let mut out = Outgoing::default();

@@ -1,0 +1,69 @@
+//! The load generator against a broker of this project: what needs coordinators.
+
+use std::process::{Child, Command, Stdio};
+
+use odradek_test_harness::{Broker, Options, Routing};
+use serde_json::Value;
+
+const TOPIC: &str = "load";
+
+fn broker() -> Broker {
+    let options = Options::new(Routing::Node)
+        .set("offsets.topic.num.partitions", "2")
+        .set("transaction.state.log.num.partitions", "2");
+    Broker::start_with(options)
+}
+
+fn start(broker: &Broker, command: &str, flags: &str) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_odradek-loadgen"))
+        .args([command, "--brokers", &broker.bootstrap(), "--topic", TOPIC, "--quiet", "--json", "-"])
+        .args(flags.split_whitespace())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it is built")
+}
+
+fn finish(child: Child) -> Value {
+    let output = child.wait_with_output().expect("it ends");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}: {text}", output.status);
+    serde_json::from_str(&text).expect("it is JSON")
+}
+
+fn run(broker: &Broker, command: &str, flags: &str) -> Value {
+    finish(start(broker, command, flags))
+}
+
+#[test]
+fn transactions_are_committed_one_after_the_other() {
+    let mut broker = broker();
+    let produce = "--create --partitions 3 --record-size 50 --records 3000 --batch-bytes 1000 --connections 2 \
+                   --transactional-id load --transaction-records 100";
+    for produced in [3000, 6000] {
+        let summary = run(&broker, "produce", produce);
+        assert_eq!((&summary["records"], &summary["errors"]), (&3000.into(), &0.into()), "{summary}");
+        // The last of each connection may be a short one.
+        let transactions = summary["transactions"].as_u64().expect("a number");
+        assert!((30..=31).contains(&transactions), "{summary}");
+        let read = run(&broker, "consume", &format!("--records {produced} --read-committed"));
+        assert_eq!(read["records"], produced, "none is open, and none was aborted");
+    }
+    broker.stop();
+}
+
+#[test]
+fn members_read_everything_once() {
+    let mut broker = broker();
+    let produce = "--create --partitions 4 --record-size 50 --records 8000 --batch-bytes 1000";
+    run(&broker, "produce", produce);
+    let small = "--group readers --fetch-bytes 4000 --partition-fetch-bytes 1000";
+    let first = run(&broker, "consume", &format!("--records 2000 {small}"));
+    let read = |summary: &Value| summary["records"].as_u64().expect("a number");
+    assert!((2000..8000).contains(&read(&first)), "{first}");
+    // The next ones go on where it was, and share what is left.
+    let others = start(&broker, "consume", &format!("--duration 12s --connections 2 {small}"));
+    let another = start(&broker, "consume", &format!("--duration 12s {small}"));
+    let (others, another) = (finish(others), finish(another));
+    assert_eq!(read(&first) + read(&others) + read(&another), 8000, "{first} {others} {another}");
+    broker.stop();
+}
