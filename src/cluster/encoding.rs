@@ -153,6 +153,7 @@ fn encode_config(
         ConfigResource::ClientMetrics(name) => {
             (fb::ConfigKind::ClientMetrics, 0, Some(builder.create_string(name)))
         }
+        ConfigResource::Group(name) => (fb::ConfigKind::Group, 0, Some(builder.create_string(name))),
     };
     let key = Some(builder.create_string(key));
     let value = value.map(|value| builder.create_string(value));
@@ -280,6 +281,10 @@ fn decode_resource(body: fb::ConfigSet<'_>) -> Result<ConfigResource, InvalidRec
         fb::ConfigKind::ClientMetrics => {
             let name = body.name().ok_or(InvalidRecord::NamelessSubscription)?;
             Ok(ConfigResource::ClientMetrics(name.to_owned()))
+        }
+        fb::ConfigKind::Group => {
+            let name = body.name().ok_or(InvalidRecord::NamelessGroup)?;
+            Ok(ConfigResource::Group(name.to_owned()))
         }
         unknown => Err(InvalidRecord::ConfigKind(unknown.0)),
     }
@@ -413,6 +418,7 @@ pub(super) mod tests {
             Just(ConfigResource::Brokers),
             (0..i32::MAX).prop_map(|node| ConfigResource::Node(NodeId(node))),
             ".{0,9}".prop_map(ConfigResource::ClientMetrics),
+            ".{0,9}".prop_map(ConfigResource::Group),
         ]
     }
 
@@ -516,6 +522,16 @@ pub(super) mod tests {
             |directory| Record::PartitionCreated { id, state: PartitionState::new(vec![replica(directory)]) };
         assert_eq!(level(created(None)), 1, "of one directory nothing is said");
         assert_eq!(level(created(Some(DirectoryId(Uuid::from_u128(3))))), 2);
+    }
+
+    #[test]
+    fn entry_with_settings_names_the_level_that_knows_them() {
+        let level = |resource| {
+            let bytes = encode(&[Record::ConfigSet { resource, key: "k".to_owned(), value: None }]);
+            flatbuffers::root::<fb::Entry>(&bytes).expect("just encoded").feature_level()
+        };
+        assert_eq!(level(ConfigResource::ClientMetrics("m".to_owned())), 3);
+        assert_eq!(level(ConfigResource::Group("g".to_owned())), 4);
     }
 
     #[test]

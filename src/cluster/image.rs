@@ -166,7 +166,17 @@ impl Image {
     pub fn subscriptions(&self) -> impl Iterator<Item = (&str, &BTreeMap<String, String>)> {
         self.configs.iter().filter_map(|(resource, settings)| match resource {
             ConfigResource::ClientMetrics(name) => Some((name.as_str(), settings)),
-            ConfigResource::Brokers | ConfigResource::Node(_) => None,
+            ConfigResource::Brokers | ConfigResource::Node(_) | ConfigResource::Group(_) => None,
+        })
+    }
+
+    /// The groups that have settings of their own.
+    pub fn group_configs(&self) -> impl Iterator<Item = (&str, &BTreeMap<String, String>)> {
+        // Groups are ordered behind all else.
+        let groups = self.configs.range(ConfigResource::Group(String::new())..);
+        groups.filter_map(|(resource, settings)| match resource {
+            ConfigResource::Group(name) => Some((name.as_str(), settings)),
+            ConfigResource::Brokers | ConfigResource::Node(_) | ConfigResource::ClientMetrics(_) => None,
         })
     }
 
@@ -545,6 +555,7 @@ pub(crate) mod tests {
             (0..3i32, proptest::option::of("[0-9]")).prop_map(|(node, value)| {
                 let resource = match node {
                     0 => ConfigResource::Brokers,
+                    2 => ConfigResource::Group("g".to_owned()),
                     node => ConfigResource::Node(NodeId(node)),
                 };
                 Record::ConfigSet { resource, key: "log.retention.ms".to_owned(), value }

@@ -12,7 +12,7 @@ use crate::types::{
 };
 
 /// The newest feature level that this build writes and understands.
-pub const FEATURE_LEVEL: u16 = 3;
+pub const FEATURE_LEVEL: u16 = 4;
 
 /// Of a cluster whose nodes have one log directory each.
 pub const FEATURE_LEVEL_BASE: u16 = 1;
@@ -22,6 +22,9 @@ pub const FEATURE_LEVEL_DIRECTORIES: u16 = 2;
 
 /// Settings other than topics', and client quotas.
 pub const FEATURE_LEVEL_SETTINGS: u16 = 3;
+
+/// Settings of groups.
+pub const FEATURE_LEVEL_GROUP_SETTINGS: u16 = 4;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
@@ -47,6 +50,8 @@ pub enum ConfigResource {
     Node(NodeId),
     /// A subscription to clients' metrics, by its name.
     ClientMetrics(String),
+    /// A group, by its id; it need not be there.
+    Group(String),
 }
 
 impl Record {
@@ -58,6 +63,9 @@ impl Record {
                 state.replicas.iter().any(|replica| replica.directory.is_some())
             }
             Record::FeatureLevelSet { level } => return (*level).min(FEATURE_LEVEL),
+            Record::ConfigSet { resource: ConfigResource::Group(_), .. } => {
+                return FEATURE_LEVEL_GROUP_SETTINGS;
+            }
             Record::ConfigSet { .. } | Record::ClientQuotaSet { .. } => return FEATURE_LEVEL_SETTINGS,
             Record::ClusterCreated { .. }
             | Record::TopicCreated { .. }
@@ -89,7 +97,7 @@ impl Record {
             Record::ConfigSet { resource, key, value } => {
                 let name = match resource {
                     ConfigResource::Brokers | ConfigResource::Node(_) => 0,
-                    ConfigResource::ClientMetrics(name) => name.len(),
+                    ConfigResource::ClientMetrics(name) | ConfigResource::Group(name) => name.len(),
                 };
                 name + key.len() + value.as_ref().map_or(0, String::len)
             }
@@ -185,6 +193,8 @@ pub enum InvalidRecord {
     ConfigKind(u8),
     #[error("a subscription without a name")]
     NamelessSubscription,
+    #[error("settings of a group without a name")]
+    NamelessGroup,
     #[error("a quota of nobody, or of an unknown type of entity, or of one twice")]
     QuotaEntity,
     #[error("quota {0:?} is unknown")]

@@ -8,6 +8,7 @@
 //! | `dynamic.rs` | settings that change at run time |
 //! | `quota.rs` | client quotas, and which of several counts |
 //! | `client_metrics.rs` | subscriptions to what clients measure |
+//! | `group.rs` | settings of one group |
 //! | `topic.rs` | topic-level properties |
 //!
 //! Everything here is a function of its arguments: file contents, environment and the facts about
@@ -15,6 +16,7 @@
 
 pub mod client_metrics;
 pub mod dynamic;
+pub mod group;
 pub mod memory;
 pub mod property;
 pub mod quota;

@@ -17,6 +17,7 @@
 //! | [`classic_members`] | members that use the classic protocol in such a group |
 //! | [`convert`] | a group that changes its protocol while members use it |
 //! | [`describe`] | what others are told of a group |
+//! | [`settings`] | what the operator has set, for all groups or for one |
 //!
 //! All that is kept changes by [`put`](ConsumerGroup::put) alone, one record after the other, which is also how a
 //! log is replayed. What a request changes is in memory at once, and its answer waits until its records are kept;
@@ -32,79 +33,25 @@ pub mod heartbeat;
 pub mod rebalance;
 pub mod reconcile;
 pub mod regex;
+pub mod settings;
+
+pub use settings::{ConsumerSettings, Migration};
 
 use crate::codec::consumer_record::{
     ConsumerRecord, CurrentValue, MemberValue, Partitions, RegexValue, SubscribedTopic,
 };
 use crate::codec::error_code::ErrorCode;
-use crate::group::assignor::Assignor;
 use crate::group::consumer::clocks::Clock;
 use crate::group::topics::Topics;
 use crate::group::{Moment, WriteId};
 use crate::types::limits::GROUP_ENTRY_SIZE;
 use crate::types::{Mono, TopicId};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// Of a member that has been taken out, until its other records are.
 const LEFT: i32 = -1;
 /// Of a static member that is away for a while; also what it sends then.
 const AWAY: i32 = -2;
-
-/// Which groups may change their protocol while members use them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Migration {
-    Disabled,
-    Upgrade,
-    Downgrade,
-    Bidirectional,
-}
-
-impl Migration {
-    pub const ALL: [Migration; 4] =
-        [Migration::Disabled, Migration::Upgrade, Migration::Downgrade, Migration::Bidirectional];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Migration::Disabled => "disabled",
-            Migration::Upgrade => "upgrade",
-            Migration::Downgrade => "downgrade",
-            Migration::Bidirectional => "bidirectional",
-        }
-    }
-
-    pub fn upgrades(self) -> bool {
-        matches!(self, Migration::Upgrade | Migration::Bidirectional)
-    }
-
-    pub fn downgrades(self) -> bool {
-        matches!(self, Migration::Downgrade | Migration::Bidirectional)
-    }
-}
-
-/// What the operator has set.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConsumerSettings {
-    pub session_timeout: Duration,
-    pub heartbeat_interval: Duration,
-    /// Members of a group.
-    pub size_max: usize,
-    /// Those that members may ask for; the first is the default. Never empty.
-    pub assignors: Vec<Assignor>,
-    pub migration: Migration,
-}
-
-impl Default for ConsumerSettings {
-    fn default() -> ConsumerSettings {
-        ConsumerSettings {
-            session_timeout: Duration::from_secs(45),
-            heartbeat_interval: Duration::from_secs(5),
-            size_max: i32::MAX as usize,
-            assignors: Assignor::ALL.to_vec(),
-            migration: Migration::Bidirectional,
-        }
-    }
-}
 
 /// What a group may look at while it decides.
 #[derive(Clone, Copy)]

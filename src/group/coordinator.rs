@@ -118,6 +118,7 @@ pub struct Turn<'a> {
     pub now: Moment,
     pub settings: &'a Settings,
     pub consumers: &'a ConsumerSettings,
+    pub topics: &'a dyn Topics,
     pub timers: &'a mut Timers,
     /// Rebalances that began a generation with members.
     pub rebalances: &'a mut u64,
@@ -230,6 +231,7 @@ macro_rules! turn {
             now: $now,
             settings: &$coordinator.settings,
             consumers: &$coordinator.consumers,
+            topics: &*$coordinator.topics,
             timers: &mut $coordinator.timers,
             rebalances: &mut $coordinator.rebalances,
             held: &mut $coordinator.held,

@@ -1,6 +1,8 @@
-//! What groups have to know of topics: an input, which the shell takes from the metadata image.
+//! What groups have to know of topics, and what is set of groups: an input, which the shell takes from the metadata
+//! image.
 
 use crate::codec::consumer_record::SubscribedTopic;
+use crate::config::group::GroupTimes;
 use crate::types::TopicId;
 
 /// The topics as they are now. They do not change while something is decided; that they have changed since is told
@@ -14,6 +16,11 @@ pub trait Topics {
 
     /// Names behind one, in order, until somebody has enough of them.
     fn names_after(&self, after: Option<&str>, take: &mut dyn FnMut(&str) -> bool);
+
+    /// What one group goes by; `None`: what all do.
+    fn times_of_group(&self, _group: &str) -> Option<GroupTimes> {
+        None
+    }
 }
 
 /// Nothing at all.

@@ -95,16 +95,18 @@ impl ::flatbuffers::SimpleToVerifyInSlice for Routing {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_CONFIG_KIND: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_CONFIG_KIND: u8 = 2;
+pub const ENUM_MAX_CONFIG_KIND: u8 = 3;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_CONFIG_KIND: [ConfigKind; 3] = [
+pub const ENUM_VALUES_CONFIG_KIND: [ConfigKind; 4] = [
   ConfigKind::Brokers,
   ConfigKind::Node,
   ConfigKind::ClientMetrics,
+  ConfigKind::Group,
 ];
 
 /// `Brokers`: every node. `Node`: one, whichever brokers it is. `ClientMetrics`: a subscription (KIP-714).
+/// `Group`: a group (from level 4).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(transparent)]
 pub struct ConfigKind(pub u8);
@@ -113,13 +115,15 @@ impl ConfigKind {
   pub const Brokers: Self = Self(0);
   pub const Node: Self = Self(1);
   pub const ClientMetrics: Self = Self(2);
+  pub const Group: Self = Self(3);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 2;
+  pub const ENUM_MAX: u8 = 3;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Brokers,
     Self::Node,
     Self::ClientMetrics,
+    Self::Group,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -127,6 +131,7 @@ impl ConfigKind {
       Self::Brokers => Some("Brokers"),
       Self::Node => Some("Node"),
       Self::ClientMetrics => Some("ClientMetrics"),
+      Self::Group => Some("Group"),
       _ => None,
     }
   }
@@ -2085,7 +2090,7 @@ pub enum ConfigSetOffset {}
 
 /// A setting that is no topic's, made at run time. No value: it is removed. From level 3.
 ///
-/// `node`: of a node's. `name`: of a subscription.
+/// `node`: of a node's. `name`: of a subscription, or a group's id.
 pub struct ConfigSet<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }

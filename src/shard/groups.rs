@@ -888,7 +888,7 @@ fn new_coordinator(shard: &Shard) -> Coordinator {
         assignors: config.group_consumer_assignors.iter().map(named).collect(),
         migration: migration.expect("the configuration has no others"),
     };
-    let topics = Rc::new(topics::ImageTopics(shard.image.clone()));
+    let topics = Rc::new(topics::ImageTopics::new(shard));
     Coordinator::new(Settings::new(config)).with_consumers(consumers, topics)
 }
 

@@ -395,6 +395,8 @@ pub fn apply(shard: &Shard, records: &[Record]) -> Changes {
             Record::ConfigSet { resource: ConfigResource::ClientMetrics(_), .. } => {
                 subscriptions_changed = true;
             }
+            // Looked at with each heartbeat.
+            Record::ConfigSet { resource: ConfigResource::Group(_), .. } => {}
             Record::ClientQuotaSet { .. } => quotas_changed = true,
             Record::PartitionCreated { id, state }
                 if state.replica_on(shard.node).is_some_and(|replica| replica.owner == shard.id) =>

@@ -359,6 +359,9 @@ pub const QUOTA_NAME_SIZE_MAX: usize = 1024;
 /// Subscriptions to clients' metrics: each is held against every client that asks.
 pub const CLIENT_METRICS_SUBSCRIPTIONS_MAX: usize = 1000;
 
+/// Groups that have settings of their own; every shard holds them all, some 300 bytes each and their names.
+pub const GROUP_CONFIGS_MAX: usize = 10_000;
+
 /// Client instances of one shard whose metrics are kept (Kafka has 16,384 of one broker).
 pub const TELEMETRY_INSTANCES_MAX: usize = 4096;
 

@@ -24,6 +24,7 @@ use crate::now_ms;
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
 const CLIENT_METRICS: i8 = 16;
+const GROUP: i8 = 32;
 
 fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_string())
@@ -102,6 +103,35 @@ fn settings_of_brokers_change_at_run_time_and_survive_a_restart() {
         assert!(get(&mut client, BROKER, id, "num.partitions").2);
         broker.stop();
     }
+}
+
+#[test]
+fn settings_of_groups_survive_a_restart() {
+    let mut broker = Broker::start(Routing::Core);
+    let mut client = Client::connect(&broker);
+    let (session, heartbeat) = ("consumer.session.timeout.ms", "consumer.heartbeat.interval.ms");
+    assert_eq!(get(&mut client, GROUP, "g", session), ("45000".to_string(), 5, false));
+    assert_eq!(set(&mut client, GROUP, "g", session, Some("50000")), (0, String::new()));
+    for restarted in [false, true] {
+        if restarted {
+            broker.kill();
+            broker.start_again();
+            client = Client::connect(&broker);
+        }
+        assert_eq!(get(&mut client, GROUP, "g", session), ("50000".to_string(), 8, false));
+        assert_eq!(get(&mut client, GROUP, "g", heartbeat), ("5000".to_string(), 5, false));
+        assert_eq!(get(&mut client, GROUP, "other", session), ("45000".to_string(), 5, false));
+    }
+    let refused = set(&mut client, GROUP, "g", session, Some("44999"));
+    let words =
+        "consumer.session.timeout.ms must be greater than or equal to group.consumer.min.session.timeout.ms";
+    assert_eq!(refused, (ResponseError::InvalidConfig.code(), words.to_string()));
+    let refused = set(&mut client, GROUP, "g", "share.session.timeout.ms", Some("45000"));
+    let words = "Unknown group config name: share.session.timeout.ms";
+    assert_eq!(refused, (ResponseError::InvalidConfig.code(), words.to_string()));
+    assert_eq!(set(&mut client, GROUP, "g", session, None).0, 0);
+    assert_eq!(get(&mut client, GROUP, "g", session), ("45000".to_string(), 5, false));
+    broker.stop();
 }
 
 #[test]
@@ -263,6 +293,7 @@ fn resources_with_settings_are_listed() {
     let mut client = Client::connect(&broker);
     client.create_topic("t", 1, &[]);
     assert_eq!(set(&mut client, CLIENT_METRICS, "fetching", "metrics", Some("*")).0, 0);
+    assert_eq!(set(&mut client, GROUP, "g", "consumer.session.timeout.ms", Some("50000")).0, 0);
     let mut list = |version, types: &[i8]| {
         let request = ListConfigResourcesRequest::default().with_resource_types(types.to_vec());
         let response = client.bootstrap().call(version, &request);
@@ -271,9 +302,11 @@ fn resources_with_settings_are_listed() {
         (response.error_code, listed)
     };
     let metrics = (CLIENT_METRICS, "fetching".to_string());
-    let all = [(TOPIC, "t".to_string()), (BROKER, "1".to_string()), metrics.clone()];
+    let group = (GROUP, "g".to_string());
+    let all = [(TOPIC, "t".to_string()), (BROKER, "1".to_string()), metrics.clone(), group.clone()];
     assert_eq!(list(1, &[]), (0, all.to_vec()));
     assert_eq!(list(1, &[TOPIC]), (0, all[..1].to_vec()));
+    assert_eq!(list(1, &[GROUP]), (0, vec![group]));
     assert_eq!(list(0, &[]), (0, vec![metrics]));
     assert_eq!(list(1, &[99]).0, ResponseError::UnsupportedVersion.code());
 }

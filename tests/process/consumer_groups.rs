@@ -11,7 +11,8 @@ use odradek_test_harness::kafka_protocol::messages::offset_commit_request::{
 use odradek_test_harness::kafka_protocol::messages::{
     ApiVersionsRequest, ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest,
     ConsumerGroupHeartbeatResponse, CreateTopicsRequest, DescribeGroupsRequest, FindCoordinatorRequest,
-    GroupId, ListGroupsRequest, OffsetCommitRequest,
+    GroupId, IncrementalAlterConfigsRequest, ListGroupsRequest, OffsetCommitRequest,
+    incremental_alter_configs_request,
 };
 use odradek_test_harness::kafka_protocol::protocol::StrBytes;
 use odradek_test_harness::{Broker, Client, Connection, Options, Routing, binary, topic_name, wait_for};
@@ -131,6 +132,34 @@ fn members_share_a_topic_and_keep_their_epochs_when_the_broker_is_killed() {
         // The other one is silent for its session.
         settle(&mut [&mut a], &[6]);
         assert_eq!(error(b.beat_as(epoch).error_code), Some(ResponseError::UnknownMemberId));
+        broker.stop();
+    }
+}
+
+#[test]
+fn heartbeats_are_as_often_as_is_set_of_the_group() {
+    for routing in Routing::BOTH {
+        let mut broker = Broker::start_with(options(routing));
+        let mut client = Client::connect(&broker);
+        client.create_topic("t", 6, &[]);
+        let mut member = Member::new(&broker, "a", &["t"]);
+        assert_eq!(member.beat(), 6);
+        let config = incremental_alter_configs_request::AlterableConfig::default()
+            .with_name(text("consumer.heartbeat.interval.ms"))
+            .with_value(Some(text("1500")));
+        let resource = incremental_alter_configs_request::AlterConfigsResource::default()
+            .with_resource_type(32)
+            .with_resource_name(text(GROUP))
+            .with_configs(vec![config]);
+        let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+        let response = client.bootstrap().call(1, &request);
+        assert_eq!(response.responses[0].error_code, 0, "{:?}", response.responses[0].error_message);
+        // The coordinator may be on another core, which hears of it a little later.
+        wait_for("another interval", || {
+            let response = member.beat_as(member.epoch);
+            assert_eq!(error(response.error_code), None, "{:?}", response.error_message);
+            (response.heartbeat_interval_ms == 1500).then_some(())
+        });
         broker.stop();
     }
 }

@@ -138,10 +138,9 @@ pub const NEWER_VERSIONS: &[(i16, &str)] = &[
 
 /// What offered versions lack.
 pub const BEHAVIOUR: &[(i16, &str)] = &[
-    (32, "no log levels, no settings of groups"),
-    (33, "no settings of groups"),
-    (44, "no log levels, no settings of groups"),
+    (32, "no log levels"),
+    (44, "no log levels"),
     (48, "no addresses"),
     (49, "no addresses"),
-    (74, "no log levels, no settings of groups"),
+    (74, "no log levels"),
 ];

@@ -1,5 +1,6 @@
 //! IncrementalAlterConfigs (KIP-339) and AlterConfigs, which replaces all that was set: overrides of topics,
-//! settings of brokers that change at run time (KIP-226), subscriptions to clients' metrics (KIP-714).
+//! settings of brokers that change at run time (KIP-226), subscriptions to clients' metrics (KIP-714), settings of
+//! groups (KIP-848).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,9 +22,10 @@ use crate::cluster::record::{ConfigResource, Record};
 use crate::cluster::topic_name;
 use crate::config::client_metrics::{self, InvalidSubscription, Subscription};
 use crate::config::dynamic::{self, DynamicLevel};
+use crate::config::group::GroupTimes;
 use crate::config::topic::{self, TopicConfig};
 use crate::types::BrokerId;
-use crate::types::limits::CLIENT_METRICS_SUBSCRIPTIONS_MAX;
+use crate::types::limits::{CLIENT_METRICS_SUBSCRIPTIONS_MAX, GROUP_CONFIGS_MAX, GROUP_ID_SIZE_MAX};
 
 /// What is done to one property (Kafka `AlterConfigOp.OpType`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +128,7 @@ struct SoFar<'a> {
     image: &'a Image,
     changed: BTreeMap<ConfigResource, Settings>,
     subscription_count: usize,
+    group_count: usize,
     none: Settings,
 }
 
@@ -135,6 +138,7 @@ impl<'a> SoFar<'a> {
             image,
             changed: BTreeMap::new(),
             subscription_count: image.subscriptions().count(),
+            group_count: image.group_configs().count(),
             none: Settings::new(),
         }
     }
@@ -146,11 +150,16 @@ impl<'a> SoFar<'a> {
 
     fn take(&mut self, altered: Option<(ConfigResource, Settings)>) {
         let Some((resource, after)) = altered else { return };
-        if let ConfigResource::ClientMetrics(_) = resource {
-            let before = self.settings(&resource);
-            match (before.is_empty(), after.is_empty()) {
-                (true, false) => self.subscription_count += 1,
-                (false, true) => self.subscription_count -= 1,
+        let was_empty = self.settings(&resource).is_empty();
+        let count = match &resource {
+            ConfigResource::Brokers | ConfigResource::Node(_) => None,
+            ConfigResource::ClientMetrics(_) => Some(&mut self.subscription_count),
+            ConfigResource::Group(_) => Some(&mut self.group_count),
+        };
+        if let Some(count) = count {
+            match (was_empty, after.is_empty()) {
+                (true, false) => *count += 1,
+                (false, true) => *count -= 1,
                 (true, true) | (false, false) => {}
             }
         }
@@ -170,6 +179,7 @@ fn alter(
         Some(ResourceType::Topic) => alter_topic(controller, name, asked),
         Some(ResourceType::Broker) => alter_broker(controller, so_far, name, asked),
         Some(ResourceType::ClientMetrics) => alter_client_metrics(so_far, name, asked),
+        Some(ResourceType::Group) => alter_group(controller, so_far, name, asked),
         None => Err(Refusal::ResourceType(resource_type)),
     }
 }
@@ -243,6 +253,30 @@ fn alter_client_metrics(so_far: &SoFar<'_>, name: &str, asked: Asked<'_>) -> Res
         return Err(Refusal::TooManySubscriptions);
     }
     Subscription::parse(&after)?;
+    Ok(altered(resource, current, after))
+}
+
+/// The group need not be there: it goes by them once it is.
+fn alter_group(
+    controller: Controller<'_>,
+    so_far: &SoFar<'_>,
+    name: &str,
+    asked: Asked<'_>,
+) -> Result<Altered, Refusal> {
+    if name.is_empty() {
+        return Err(Refusal::DefaultGroupResource);
+    }
+    if name.len() > GROUP_ID_SIZE_MAX {
+        return Err(Refusal::GroupName);
+    }
+    let resource = ConfigResource::Group(name.to_owned());
+    let current = so_far.settings(&resource);
+    let after = asked.apply(current, |_| None)?;
+    let is_new = current.is_empty() && !after.is_empty();
+    if is_new && so_far.group_count >= GROUP_CONFIGS_MAX {
+        return Err(Refusal::TooManyGroupConfigs);
+    }
+    GroupTimes::parse(&after, controller.config)?;
     Ok(altered(resource, current, after))
 }
 

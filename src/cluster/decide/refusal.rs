@@ -7,9 +7,13 @@ use crate::cluster::wire_text;
 use crate::codec::error_code::ErrorCode;
 use crate::config::client_metrics::{InvalidSubscription, NAME_SIZE_MAX};
 use crate::config::dynamic::NotDynamic;
+use crate::config::group::InvalidGroupConfig;
 use crate::config::topic::InvalidConfig;
 use crate::types::BrokerId;
-use crate::types::limits::{CLIENT_METRICS_SUBSCRIPTIONS_MAX, PARTITIONS_MAX, PARTITIONS_PER_TOPIC_MAX};
+use crate::types::limits::{
+    CLIENT_METRICS_SUBSCRIPTIONS_MAX, GROUP_CONFIGS_MAX, GROUP_ID_SIZE_MAX, PARTITIONS_MAX,
+    PARTITIONS_PER_TOPIC_MAX,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -126,6 +130,16 @@ pub enum Refusal {
     /// Ours: a bound.
     #[error("There are {CLIENT_METRICS_SUBSCRIPTIONS_MAX} client metrics subscriptions already.")]
     TooManySubscriptions,
+    #[error("Default group resources are not allowed.")]
+    DefaultGroupResource,
+    #[error(transparent)]
+    GroupConfig(#[from] InvalidGroupConfig),
+    /// Ours: no group can have such an id.
+    #[error("Group name can't be longer than {GROUP_ID_SIZE_MAX} bytes")]
+    GroupName,
+    /// Ours: a bound.
+    #[error("{GROUP_CONFIGS_MAX} groups have settings of their own already.")]
+    TooManyGroupConfigs,
     #[error("Unknown resource type {0}")]
     ResourceType(i8),
 
@@ -160,6 +174,8 @@ impl Refusal {
             | Refusal::BrokerName(_)
             | Refusal::OtherBroker { .. }
             | Refusal::SubscriptionName
+            | Refusal::DefaultGroupResource
+            | Refusal::GroupName
             | Refusal::ResourceType(_) => ErrorCode::InvalidRequest,
             // Kafka has it so, and clients with it: a setting that cannot be applied is a wrong request.
             Refusal::NotDynamic(NotDynamic::Unknown(_)) => ErrorCode::InvalidConfig,
@@ -191,13 +207,15 @@ impl Refusal {
             | Refusal::NodeTwice(_)
             | Refusal::ReplicasDiffer { .. } => ErrorCode::InvalidReplicaAssignment,
             Refusal::Config(_)
+            | Refusal::GroupConfig(_)
             | Refusal::InternalCompaction(_)
             | Refusal::NullConfigs(_)
             | Refusal::NotAList { .. } => ErrorCode::InvalidConfig,
             Refusal::NoLogDirectory => ErrorCode::KafkaStorageError,
-            Refusal::ChangeTooLarge | Refusal::ClusterFull | Refusal::TooManySubscriptions => {
-                ErrorCode::PolicyViolation
-            }
+            Refusal::ChangeTooLarge
+            | Refusal::ClusterFull
+            | Refusal::TooManySubscriptions
+            | Refusal::TooManyGroupConfigs => ErrorCode::PolicyViolation,
         }
     }
 

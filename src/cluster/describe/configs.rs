@@ -1,5 +1,5 @@
-//! DescribeConfigs: the effective properties of topics, brokers and subscriptions to clients' metrics, and where
-//! they come from. ListConfigResources: of what there are any.
+//! DescribeConfigs: the effective properties of topics, brokers, groups and subscriptions to clients' metrics, and
+//! where they come from. ListConfigResources: of what there are any.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ use crate::cluster::wire_text;
 use crate::codec::error_code::ErrorCode;
 use crate::config::dynamic::{DynamicLevel, is_dynamic};
 use crate::config::topic::{InvalidConfig, PROPERTIES, Property, SettingLevel, TopicConfig, TopicDefaults};
-use crate::config::{Config, Entry, Origin, client_metrics, property};
+use crate::config::{Config, Entry, Origin, client_metrics, group, property};
 use crate::types::{BrokerId, NodeId};
 
 /// Where a value comes from (Kafka `DescribeConfigsResponse.ConfigSource`).
@@ -37,6 +37,8 @@ pub enum ConfigSource {
     Default = 5,
     /// Of a subscription to clients' metrics.
     ClientMetrics = 7,
+    /// Of one group.
+    DynamicGroup = 8,
 }
 
 /// What a configuration belongs to; Kafka's other types do not exist here.
@@ -46,6 +48,7 @@ pub enum ResourceType {
     Topic = 2,
     Broker = 4,
     ClientMetrics = 16,
+    Group = 32,
 }
 
 /// What DescribeConfigs may look at.
@@ -78,6 +81,8 @@ enum NotDescribed {
     OtherBroker { expected: String, found: BrokerId },
     #[error("Client metrics subscription name must not be empty")]
     NamelessSubscription,
+    #[error("Group name must not be empty")]
+    NamelessGroup,
     #[error("Unsupported resource type: {0}")]
     ResourceType(i8),
 }
@@ -139,6 +144,7 @@ impl ResourceType {
             2 => Some(ResourceType::Topic),
             4 => Some(ResourceType::Broker),
             16 => Some(ResourceType::ClientMetrics),
+            32 => Some(ResourceType::Group),
             _ => None,
         }
     }
@@ -153,6 +159,7 @@ impl NotDescribed {
             NotDescribed::BrokerName(_)
             | NotDescribed::OtherBroker { .. }
             | NotDescribed::NamelessSubscription
+            | NotDescribed::NamelessGroup
             | NotDescribed::ResourceType(_) => ErrorCode::InvalidRequest,
         }
     }
@@ -210,6 +217,15 @@ fn describe_resource(
             let set = view.image.settings(&resource).into_iter().flatten();
             let set = set.filter(|(name, _)| asked(name));
             Ok(set.filter_map(|(name, value)| of_subscription(request, name, value)).collect())
+        }
+        Some(ResourceType::Group) => {
+            if name.is_empty() {
+                return Err(NotDescribed::NamelessGroup);
+            }
+            let set = view.image.settings(&ConfigResource::Group(name.to_owned()));
+            let properties = group::PROPERTIES.iter().filter(|property| asked(property.name));
+            let own = |property: &group::Property| set?.get(property.name).map(String::as_str);
+            Ok(properties.filter_map(|property| of_group(view, request, property, own(property))).collect())
         }
         None => Err(NotDescribed::ResourceType(resource.resource_type)),
     }
@@ -366,6 +382,33 @@ fn of_subscription(
     Some(result)
 }
 
+/// `own`: what is set of this group; the broker's counts without it.
+fn of_group(
+    view: ConfigView<'_>,
+    request: &DescribeConfigsRequest,
+    property: &group::Property,
+    own: Option<&str>,
+) -> Option<DescribeConfigsResourceResult> {
+    let inherited = view.effective.entries().iter().find(|it| it.property.name == property.broker_name)?;
+    let mut synonyms = Vec::new();
+    if request.include_synonyms {
+        synonyms.extend(own.map(|own| synonym(property.name, own, ConfigSource::DynamicGroup)));
+        synonyms.extend(broker_synonyms(view, property.broker_name));
+    }
+    let (value, source) = match own {
+        Some(own) => (own, ConfigSource::DynamicGroup),
+        None => (inherited.value.as_str(), ConfigSource::of_origin(&inherited.origin)),
+    };
+    let result = DescribeConfigsResourceResult::default()
+        .with_name(StrBytes::from_static_str(property.name))
+        .with_value(Some(StrBytes::from_string(value.to_owned())))
+        .with_config_source(source as i8)
+        .with_synonyms(synonyms)
+        .with_config_type(inherited.property.value_type as i8)
+        .with_documentation(documentation(request, property.doc));
+    Some(result)
+}
+
 /// Answers ListConfigResources 0 to 1 (KIP-1142). Version 0 asks for the subscriptions to clients' metrics.
 pub fn list_config_resources(
     image: &Image,
@@ -373,15 +416,14 @@ pub fn list_config_resources(
     request: &ListConfigResourcesRequest,
     version: i16,
 ) -> ListConfigResourcesResponse {
-    /// Kafka has settings of these two as well; here there are none.
+    /// Kafka has settings of these as well; here there are none.
     const LOGGER: i8 = 8;
-    const GROUP: i8 = 32;
     const SUPPORTED: [i8; 5] = [
         ResourceType::Topic as i8,
         ResourceType::Broker as i8,
         LOGGER,
         ResourceType::ClientMetrics as i8,
-        GROUP,
+        ResourceType::Group as i8,
     ];
     let asked: BTreeSet<i8> = match (version, &request.resource_types[..]) {
         (0, _) => BTreeSet::from([ResourceType::ClientMetrics as i8]),
@@ -410,6 +452,10 @@ pub fn list_config_resources(
     if has(ResourceType::ClientMetrics) {
         let names = image.subscriptions().map(|(name, _)| name);
         listed.extend(names.map(|name| resource(ResourceType::ClientMetrics, name)));
+    }
+    if has(ResourceType::Group) {
+        let names = image.group_configs().map(|(name, _)| name);
+        listed.extend(names.map(|name| resource(ResourceType::Group, name)));
     }
     ListConfigResourcesResponse::default().with_config_resources(listed)
 }
@@ -535,6 +581,7 @@ mod tests {
         set(ConfigResource::Node(NodeId(1)), "log.retention.ms", "2000");
         set(ConfigResource::Brokers, "log.segment.bytes", "8192");
         set(ConfigResource::ClientMetrics("m".to_owned()), "metrics", "*");
+        set(ConfigResource::Group("g".to_owned()), "consumer.session.timeout.ms", "50000");
         let settings = |resource| image.settings(&resource).cloned().unwrap_or_default();
         let (cluster, own) = (settings(ConfigResource::Brokers), settings(ConfigResource::Node(NodeId(1))));
         let started = started();
@@ -585,6 +632,14 @@ mod tests {
         assert_eq!(synonyms, owned(&[("log.retention.ms", "1000", 3)]));
         let (value, source, ..) = describe(16, "m", "metrics");
         assert_eq!((value.as_deref(), source), (Some("*"), 7));
+        let (value, source, read_only, synonyms) = describe(32, "g", "consumer.session.timeout.ms");
+        assert_eq!((value.as_deref(), source, read_only), (Some("50000"), 8, false));
+        let broker = ("group.consumer.session.timeout.ms", "45000", 5);
+        assert_eq!(synonyms, owned(&[("consumer.session.timeout.ms", "50000", 8), broker]));
+        // Of a group that nobody has heard of too.
+        let (value, source, _, synonyms) = describe(32, "other", "consumer.session.timeout.ms");
+        assert_eq!((value.as_deref(), source), (Some("45000"), 5));
+        assert_eq!(synonyms, owned(&[broker]));
         let list = |types: &[i8], version| {
             let request = ListConfigResourcesRequest::default().with_resource_types(types.to_vec());
             let response = list_config_resources(&image, &brokers, &request, version);
@@ -592,12 +647,13 @@ mod tests {
             let listed: Vec<_> = listed.map(|it| (it.resource_type, it.resource_name.to_string())).collect();
             (response.error_code, listed)
         };
-        let all = [(TOPIC, "a"), (BROKER, "1000"), (BROKER, "1001"), (16, "m")];
+        let all = [(TOPIC, "a"), (BROKER, "1000"), (BROKER, "1001"), (16, "m"), (32, "g")];
         let all = all.map(|(kind, name)| (kind, name.to_owned()));
         assert_eq!(list(&[], 1), (0, all.to_vec()));
-        assert_eq!(list(&[], 0), (0, all[3..].to_vec()));
+        assert_eq!(list(&[], 0), (0, all[3..4].to_vec()));
         assert_eq!(list(&[TOPIC, 16], 1), (0, vec![all[0].clone(), all[3].clone()]));
-        assert_eq!(list(&[32, 8], 1), (0, Vec::new()));
+        assert_eq!(list(&[32, 8], 1), (0, all[4..].to_vec()));
+        assert_eq!(list(&[8], 1), (0, Vec::new()));
         assert_eq!(list(&[3], 1), (ErrorCode::UnsupportedVersion.code(), Vec::new()));
     }
 
@@ -611,6 +667,7 @@ mod tests {
             (resource(BROKER, "01", None), ErrorCode::InvalidRequest),
             (resource(BROKER, "+1", None), ErrorCode::InvalidRequest),
             (resource(16, "", None), ErrorCode::InvalidRequest),
+            (resource(32, "", None), ErrorCode::InvalidRequest),
             (resource(8, "1", None), ErrorCode::InvalidRequest),
         ];
         for (resource, code) in scripts {

@@ -61,7 +61,8 @@ impl Group {
         if let Some(consumer) = &mut self.consumer {
             let ids: Vec<String> = consumer.members.keys().cloned().collect();
             let now = turn.now.mono;
-            ids.iter().for_each(|member| consumer.touch(member, now, turn.consumers, turn.timers));
+            let settings = turn.consumers.of_group(turn.topics, &self.id);
+            ids.iter().for_each(|member| consumer.touch(member, now, &settings, turn.timers));
         }
         let ids: Vec<String> = self.members.keys().cloned().collect();
         ids.iter().for_each(|member| self.touch(member, turn));

@@ -80,10 +80,10 @@ enum Begun {
 
 /// What a group may look at, beside the groups.
 macro_rules! context {
-    ($coordinator:expr, $now:expr) => {
+    ($coordinator:expr, $now:expr, $settings:expr) => {
         Context {
             now: $now,
-            settings: &$coordinator.consumers,
+            settings: &$settings,
             topics: &*$coordinator.topics,
             topics_version: $coordinator.topics_version,
         }
@@ -195,6 +195,7 @@ impl Coordinator {
         }
         if let Some(consumer) = self.groups.get_mut(id).and_then(|group| group.consumer.as_mut()) {
             consumer.writing = None;
+            let settings = self.consumers.of_group(&*self.topics, id);
             let size = consumer.size();
             if kept.is_err() {
                 consumer.undo(undo);
@@ -203,12 +204,12 @@ impl Coordinator {
             self.held = self.held - size + consumer.size();
             for member in &ids {
                 match consumer.members.contains_key(member) {
-                    true => consumer.look_at(member, now.mono, &self.consumers, &mut self.timers),
+                    true => consumer.look_at(member, now.mono, &settings, &mut self.timers),
                     false => consumer.forget_clocks(Some(member), &mut self.timers),
                 }
             }
             if let Some(touched) = touched {
-                consumer.touch(&touched, now.mono, &self.consumers, &mut self.timers);
+                consumer.touch(&touched, now.mono, &settings, &mut self.timers);
             }
             if kept.is_ok()
                 && let Some(joined) = joined
@@ -272,7 +273,8 @@ impl Coordinator {
         now: Moment,
         decide: impl FnOnce(&mut ConsumerGroup, &Context<'_>, &mut Change) -> Result<T, Refusal>,
     ) -> Result<(T, Change), Refusal> {
-        let context = context!(self, now);
+        let settings = self.consumers.of_group(&*self.topics, id);
+        let context = context!(self, now, settings);
         let group = self.groups.get_mut(id).and_then(|group| group.consumer.as_mut());
         let consumer = group.expect("the caller has looked");
         let (size, seen) = (consumer.size(), consumer.seen());
@@ -477,8 +479,9 @@ impl Coordinator {
         // Members of the classic protocol are in the group that it has become.
         let consumer = group.consumer.as_mut().expect("it has begun");
         let ids: Vec<String> = consumer.members.keys().cloned().collect();
+        let settings = self.consumers.of_group(&*self.topics, id);
         for member in ids {
-            consumer.touch(&member, now.mono, &self.consumers, turn.timers);
+            consumer.touch(&member, now.mono, &settings, turn.timers);
         }
         before
     }
@@ -572,7 +575,8 @@ impl Coordinator {
     // --- Regular expressions
 
     fn ask_to_resolve(&mut self, id: &str, now: Moment) {
-        let context = context!(self, now);
+        let settings = self.consumers.of_group(&*self.topics, id);
+        let context = context!(self, now, settings);
         let consumer = self.groups.get_mut(id).and_then(|group| group.consumer.as_mut());
         if let Some(regexes) = consumer.and_then(|consumer| consumer.begin_resolving(&context)) {
             let version = self.topics_version;

@@ -20,6 +20,7 @@ mod topics;
 mod transactions;
 mod write_txn_markers;
 
+use crate::cluster::describe::ResourceType;
 use crate::cluster::image::Image;
 use crate::codec::api::request::{Request, check_request, decode_checked};
 use crate::codec::api::response::{EncodeError, write_response};
@@ -192,6 +193,8 @@ fn answer_size(image: &Image, request: &Request, request_size: usize) -> usize {
     const PARTITION: usize = 40;
     const TOPIC: usize = 300;
     const CONFIGS: usize = 8 << 10;
+    const GROUP_CONFIGS: usize = 2 << 10;
+    const GROUP_TYPE: i8 = ResourceType::Group as i8;
     const REFUSAL: usize = 200;
     /// Of one entity, its names apart.
     const QUOTAS: usize = 120;
@@ -219,9 +222,12 @@ fn answer_size(image: &Image, request: &Request, request_size: usize) -> usize {
         }
         Request::DescribeConfigs(request) => {
             let named = request.resources.iter().map(|named| (named.resource_type, &named.resource_name));
-            let count = named.collect::<BTreeSet<_>>().len(); // Each is described once.
+            // Each is described once; groups need not be there for it.
+            let (groups, others): (BTreeSet<_>, BTreeSet<_>) = named.partition(|it| it.0 == GROUP_TYPE);
             let brokers: usize = image.nodes().map(|node| 1 + usize::from(node.cores)).sum();
-            of_request + count * REFUSAL + count.min(image.topics().len() + brokers) * CONFIGS
+            let subscriptions = image.subscriptions().count();
+            let known = others.len().min(image.topics().len() + brokers + subscriptions);
+            of_request + others.len() * REFUSAL + known * CONFIGS + groups.len() * GROUP_CONFIGS
         }
         Request::OffsetFetch(request) => {
             let all = match &request.groups[..] {
@@ -240,7 +246,8 @@ fn answer_size(image: &Image, request: &Request, request_size: usize) -> usize {
         }
         Request::DescribeLogDirs(_) => of_request + image.partition_count() * PARTITION,
         Request::ListConfigResources(_) => {
-            let names: usize = image.subscriptions().map(|(name, _)| name.len() + PARTITION).sum();
+            let named = image.subscriptions().chain(image.group_configs());
+            let names: usize = named.map(|(name, _)| name.len() + PARTITION).sum();
             of_request + image.topics().len() * TOPIC + names
         }
         Request::DescribeClientQuotas(_) => {

@@ -1,7 +1,10 @@
-//! Topics as group coordinators see them, and the regular expressions that are held against all of them.
+//! Topics and settings of groups as group coordinators see them, and the regular expressions that are held against all of them.
 
 use crate::cluster::image::Image;
+use crate::cluster::record::ConfigResource;
 use crate::codec::consumer_record::SubscribedTopic;
+use crate::config::Config;
+use crate::config::group::GroupTimes;
 use crate::group::consumer::rebalance::Resolved;
 use crate::group::consumer::regex::TopicPattern;
 use crate::group::coordinator::ToResolve;
@@ -19,29 +22,45 @@ use std::rc::Rc;
 const NAMES_STEP: usize = 256;
 
 /// The shard's copy of the metadata.
-pub struct ImageTopics(pub Rc<RefCell<Image>>);
+pub struct ImageTopics {
+    pub image: Rc<RefCell<Image>>,
+    /// What settings of groups are held against.
+    pub config: Rc<Config>,
+}
+
+impl ImageTopics {
+    pub fn new(shard: &Shard) -> ImageTopics {
+        ImageTopics { image: shard.image.clone(), config: shard.config.clone() }
+    }
+}
 
 impl Topics for ImageTopics {
     fn named(&self, name: &str) -> Option<SubscribedTopic> {
-        let image = self.0.borrow();
+        let image = self.image.borrow();
         let topic = image.topic_named(name)?;
         Some(SubscribedTopic { id: topic.id, partition_count: topic.partitions.len() as i32 })
     }
 
     fn name(&self, id: TopicId) -> Option<String> {
-        self.0.borrow().topic(id).map(|topic| topic.name.clone())
+        self.image.borrow().topic(id).map(|topic| topic.name.clone())
     }
 
     fn count(&self) -> usize {
-        self.0.borrow().topics().len()
+        self.image.borrow().topics().len()
     }
 
     fn names_after(&self, after: Option<&str>, take: &mut dyn FnMut(&str) -> bool) {
-        for topic in self.0.borrow().topics_after(after) {
+        for topic in self.image.borrow().topics_after(after) {
             if !take(&topic.name) {
                 return;
             }
         }
+    }
+
+    fn times_of_group(&self, group: &str) -> Option<GroupTimes> {
+        let image = self.image.borrow();
+        let settings = image.settings(&ConfigResource::Group(group.to_owned()))?;
+        Some(GroupTimes::in_effect(settings, &self.config))
     }
 }
 
@@ -68,7 +87,7 @@ async fn matching(shard: &Rc<Shard>, regex: &str, pace: &mut Pace) -> BTreeSet<S
     let mut matching = BTreeSet::new();
     // One of another build may not be one any more; it matches nothing.
     let Ok(pattern) = TopicPattern::new(regex) else { return matching };
-    let topics = ImageTopics(shard.image.clone());
+    let topics = ImageTopics::new(shard);
     let mut after: Option<String> = None;
     loop {
         pace.give_way().await;

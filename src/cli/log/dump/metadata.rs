@@ -144,6 +144,9 @@ fn record_item(record: &Record) -> Item {
                 ConfigResource::ClientMetrics(name) => {
                     item("ConfigSet").with("resource", "client-metrics").with("name", data(Some(name)))
                 }
+                ConfigResource::Group(name) => {
+                    item("ConfigSet").with("resource", "group").with("name", data(Some(name)))
+                }
             };
             item.with("key", data(Some(key))).with("value", data(value.as_deref()))
         }

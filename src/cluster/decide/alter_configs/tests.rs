@@ -8,6 +8,7 @@ use crate::types::NodeId;
 const TOPIC: i8 = ResourceType::Topic as i8;
 const BROKER: i8 = ResourceType::Broker as i8;
 const CLIENT_METRICS: i8 = ResourceType::ClientMetrics as i8;
+const GROUP: i8 = ResourceType::Group as i8;
 
 fn resource(kind: i8, name: &str, configs: &[(&str, i8, Option<&str>)]) -> AlterConfigsResource {
     let config = |&(name, operation, value): &(&str, i8, Option<&str>)| {
@@ -271,6 +272,53 @@ fn one_request_adds_no_more_subscriptions_than_there_may_be() {
     let answers = decide(&mut cluster, vec![add(5000), remove, add(5001), add(5002)]);
     let codes: Vec<bool> = answers.iter().map(|(code, _)| *code == Some(ErrorCode::None)).collect();
     assert_eq!(codes, [false, true, true, false]);
+}
+
+#[test]
+fn settings_of_groups_are_within_what_the_broker_allows() {
+    let mut cluster = cluster();
+    let (session, heartbeat) = ("consumer.session.timeout.ms", "consumer.heartbeat.interval.ms");
+    let set = |name: &str, key, value| resource(GROUP, name, &[(key, 0, Some(value))]);
+    let answers = decide(&mut cluster, vec![set("g", session, "50000"), set("other", heartbeat, "7000")]);
+    assert!(answers.iter().all(|(code, _)| *code == Some(ErrorCode::None)), "{answers:?}");
+    let of = |cluster: &Cluster, name: &str| {
+        cluster.image.settings(&ConfigResource::Group(name.to_owned())).cloned()
+    };
+    assert_eq!(of(&cluster, "g"), Some(Settings::from([(session.to_owned(), "50000".to_owned())])));
+    let before = cluster.image.clone();
+    let refused = [
+        (set("g", session, "44999"), ErrorCode::InvalidConfig),
+        (set("g", "share.session.timeout.ms", "45000"), ErrorCode::InvalidConfig),
+        (set("g", "streams.num.standby.replicas", "1"), ErrorCode::InvalidConfig),
+        (set("", session, "50000"), ErrorCode::InvalidRequest),
+        (set(&"g".repeat(GROUP_ID_SIZE_MAX + 1), session, "50000"), ErrorCode::InvalidRequest),
+        (resource(GROUP, "g", &[(session, 2, Some("50000"))]), ErrorCode::InvalidConfig),
+        (resource(GROUP, "g", &[(session, 0, None)]), ErrorCode::InvalidRequest),
+    ];
+    for (resource, code) in refused {
+        let answers = decide(&mut cluster, vec![resource]);
+        assert_eq!(answers[0].0, Some(code), "{answers:?}");
+        assert!(!answers[0].1.is_empty());
+        assert_eq!(cluster.image, before);
+    }
+    decide(&mut cluster, vec![resource(GROUP, "g", &[(session, 1, None)])]);
+    assert_eq!(of(&cluster, "g").unwrap_or_default(), Settings::new());
+    let names: Vec<&str> = cluster.image.group_configs().map(|(name, _)| name).collect();
+    assert_eq!(names, ["other"], "one without settings is none");
+}
+
+#[test]
+fn no_more_groups_have_settings_than_may() {
+    let mut cluster = cluster();
+    let key = "consumer.session.timeout.ms";
+    let add = |name: usize| resource(GROUP, &name.to_string(), &[(key, 0, Some("50000"))]);
+    let mut answers = Vec::new();
+    for from in (0..=GROUP_CONFIGS_MAX).step_by(1000) {
+        answers.extend(decide(&mut cluster, (from..from + 1000).map(add).collect()));
+    }
+    let kept = answers.iter().filter(|(code, _)| *code == Some(ErrorCode::None)).count();
+    assert_eq!((kept, cluster.image.group_configs().count()), (GROUP_CONFIGS_MAX, GROUP_CONFIGS_MAX));
+    assert_eq!(answers.last().and_then(|(code, _)| *code), Some(ErrorCode::PolicyViolation));
 }
 
 /// A million words took a million million steps.

@@ -95,7 +95,8 @@ impl Coordinator {
             let becomes = Becomes::Nothing { next: Box::new((joining, fresh_id.to_owned(), ticket)) };
             return self.keep(&id, records, Changed { becomes, ..Changed::default() }, now, effects);
         }
-        let context = context!(self, now);
+        let settings = self.consumers.of_group(&*self.topics, &id);
+        let context = context!(self, now, settings);
         if let Err(refusal) = consumer.check_joining(&joining, &context) {
             return refuse(&refusal, effects);
         }

@@ -112,6 +112,38 @@ fn who_is_silent_for_a_session_is_taken_out() {
 }
 
 #[test]
+fn what_is_set_of_a_group_counts_from_the_next_heartbeat_on() {
+    let (mut hall, mut clients) = settled(1, 4);
+    let times =
+        GroupTimes { session_timeout: Duration::from_secs(50), heartbeat_interval: Duration::from_secs(7) };
+    hall.topics.times.set(Some(times));
+    hall.room.pass(44);
+    let response = hall.ask(clients[0].request());
+    assert_eq!((response.error_code, response.heartbeat_interval_ms), (0, 7000));
+    hall.room.pass(49);
+    assert_eq!(hall.group().members.len(), 1);
+    hall.topics.times.set(None);
+    hall.beat(&mut clients[0]);
+    hall.room.pass(44);
+    assert_eq!(hall.group().members.len(), 1);
+    hall.room.pass(2);
+    assert_eq!(hall.group().members.len(), 0, "it is that of all groups again");
+}
+
+#[test]
+fn sessions_after_a_restart_are_those_of_the_group() {
+    let (mut hall, _) = settled(1, 4);
+    let times =
+        GroupTimes { session_timeout: Duration::from_secs(60), heartbeat_interval: Duration::from_secs(5) };
+    hall.topics.times.set(Some(times));
+    hall.restart();
+    hall.room.pass(59);
+    assert_eq!(hall.group().members.len(), 1);
+    hall.room.pass(2);
+    assert_eq!(hall.group().members.len(), 0);
+}
+
+#[test]
 fn what_others_do_does_not_keep_who_is_silent() {
     let (mut hall, mut clients) = settled(2, 6);
     let mut other = Client::new("other", &["read"]);

@@ -10,6 +10,7 @@ mod statics;
 
 use super::*;
 use crate::codec::consumer_record::{Partitions, SubscribedTopic};
+use crate::config::group::GroupTimes;
 use crate::group::consumer::{ConsumerGroup, ConsumerSettings};
 use crate::group::topics::Topics;
 use crate::types::{TopicId, Uuid};
@@ -26,6 +27,8 @@ struct FakeTopics {
     next_id: RefCell<u128>,
     /// How often one was looked for by its name.
     looked: Cell<usize>,
+    /// What is set of the group.
+    times: Cell<Option<GroupTimes>>,
 }
 
 impl Topics for FakeTopics {
@@ -49,6 +52,10 @@ impl Topics for FakeTopics {
                 return;
             }
         }
+    }
+
+    fn times_of_group(&self, group: &str) -> Option<GroupTimes> {
+        self.times.get().filter(|_| group == GROUP)
     }
 }
 
