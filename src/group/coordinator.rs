@@ -837,6 +837,13 @@ impl Group {
     }
 }
 
+/// What a client is told of records that are larger than the log takes, as in Kafka.
+const TOO_LARGE: ErrorCode = ErrorCode::UnknownServerError;
+
+/// With this where there is place for it.
+const TOO_LARGE_MESSAGE: &str =
+    "What is to be kept of the group is larger than max.message.bytes of __consumer_offsets allows.";
+
 /// What a client is told when records could not be kept (Kafka `GroupMetadataManager`,
 /// `CoordinatorOperationExceptionHelper`).
 pub fn write_error(error: ErrorCode) -> ErrorCode {
@@ -845,9 +852,7 @@ pub fn write_error(error: ErrorCode) -> ErrorCode {
             ErrorCode::CoordinatorNotAvailable
         }
         ErrorCode::NotLeaderOrFollower | ErrorCode::KafkaStorageError => ErrorCode::NotCoordinator,
-        ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge | ErrorCode::InvalidFetchSize => {
-            ErrorCode::UnknownServerError
-        }
+        ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge | ErrorCode::InvalidFetchSize => TOO_LARGE,
         error => error,
     }
 }
@@ -876,6 +881,8 @@ fn failed(answer: Answer, error: ErrorCode) -> Answer {
         Answer::Sync(response) => Answer::Sync(response.with_error_code(error.code())),
         Answer::Leave(response) => Answer::Leave(response.with_error_code(error.code())),
         Answer::Heartbeat(_) => Answer::Heartbeat(error),
-        Answer::ConsumerHeartbeat(_) => refused_heartbeat(error, None),
+        Answer::ConsumerHeartbeat(_) => {
+            refused_heartbeat(error, (error == TOO_LARGE).then_some(TOO_LARGE_MESSAGE))
+        }
     }
 }

@@ -20,6 +20,7 @@ use crate::shard::message::{Reply, Request};
 use crate::shard::metadata_log::{MetadataLog, MetadataLogError};
 use crate::shard::{Shard, partitions};
 use crate::txn::TRANSACTIONS_TOPIC;
+use crate::types::limits::GROUP_TOPIC_BATCH_SIZE;
 use crate::types::{LogDirIndex, ShardId, TopicId, Uuid};
 use glommio::sync::Semaphore;
 use kafka_protocol::messages::{
@@ -65,11 +66,16 @@ impl InternalState {
                 name: GROUPS_TOPIC,
                 partitions: config.offsets_topic_num_partitions,
                 segment_bytes: config.offsets_topic_segment_bytes,
+                // No more than what a client may ask for, which all memory is laid out for.
+                batch_bytes_max: Some(
+                    GROUP_TOPIC_BATCH_SIZE.max(config.message_max_bytes).min(config.socket_request_max_bytes),
+                ),
             },
             InternalState::Transactions => InternalTopic {
                 name: TRANSACTIONS_TOPIC,
                 partitions: config.transaction_state_log_num_partitions,
                 segment_bytes: config.transaction_state_log_segment_bytes,
+                batch_bytes_max: None,
             },
         }
     }

@@ -256,12 +256,26 @@ impl Served {
 
     /// The batch of a write; `None` if it is too large for the log.
     fn batch(&self, shard: &Shard, write: WriteId) -> Option<Vec<u8>> {
-        let replica = shard.stores.find(&self.id);
-        let allowed = replica.map_or(usize::MAX, |replica| replica.log.borrow().config.batch_size_max);
+        let allowed = shard.stores.find(&self.id).map_or(usize::MAX, |replica| {
+            let log = replica.log.borrow();
+            log.config.batch_size_max.min(usize::try_from(log.config.segment_size_max).unwrap_or(usize::MAX))
+        });
         match &*self.state.borrow() {
             ServedState::Ready(coordinator) => {
                 let (records, writer) = (coordinator.records(write), coordinator.writer(write));
-                batch_of(records, writer, shard.clock.wall(), allowed.min(GROUP_BATCH_SIZE_MAX))
+                let batch = batch_of(records, writer, shard.clock.wall(), allowed.min(GROUP_BATCH_SIZE_MAX));
+                if batch.is_none() {
+                    let size = records.iter().map(GroupRecord::size).sum::<usize>();
+                    let group = records.first().map_or("", GroupRecord::group);
+                    tracing::error!(
+                        group,
+                        size,
+                        allowed,
+                        "what is to be kept of a group is larger than its log takes: raise max.message.bytes of \
+                         {GROUPS_TOPIC}"
+                    );
+                }
+                batch
             }
             ServedState::Loading | ServedState::Failed { .. } => unreachable!("it has decided"),
         }

@@ -284,6 +284,11 @@ pub const GROUP_INSTANCE_ID_SIZE_MAX: usize = 249;
 /// Bytes of one batch of a coordinator, whatever its topic allows: encoding it holds the core.
 pub const GROUP_BATCH_SIZE_MAX: usize = 64 << 20;
 
+/// Bytes of a batch that `__consumer_offsets` is made to take, unless topics take more by default: what is to be
+/// kept of a group is kept together or not at all. A hundred thousand partitions that are given to ten thousand
+/// members take some 5 MB.
+pub const GROUP_TOPIC_BATCH_SIZE: usize = 16 << 20;
+
 /// Bytes that one member may say of itself. All that is kept of a group has to fit one batch.
 pub const GROUP_MEMBER_SIZE_MAX: usize = 1 << 20;
 

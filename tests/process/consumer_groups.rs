@@ -164,6 +164,40 @@ fn heartbeats_are_as_often_as_is_set_of_the_group() {
     }
 }
 
+/// Long names, so that what a group subscribes to is more than topics take by default here.
+fn long_names() -> Vec<&'static str> {
+    (0..20).map(|n| &*format!("{}-{n}", "long".repeat(50)).leak()).collect()
+}
+
+#[test]
+fn what_is_kept_of_a_group_may_be_larger_than_other_topics_take() {
+    let mut broker = Broker::start_with(options(Routing::Node).set("message.max.bytes", "2000"));
+    let mut client = Client::connect(&broker);
+    let names = long_names();
+    names.iter().for_each(|name| client.create_topic(name, 1, &[]));
+    let mut member = Member::new(&broker, "a", &names);
+    assert_eq!(member.beat(), 20);
+    // Unless the operator wants it otherwise.
+    let config = incremental_alter_configs_request::AlterableConfig::default()
+        .with_name(text("max.message.bytes"))
+        .with_value(Some(text("2000")));
+    let resource = incremental_alter_configs_request::AlterConfigsResource::default()
+        .with_resource_type(2)
+        .with_resource_name(text("__consumer_offsets"))
+        .with_configs(vec![config]);
+    let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+    assert_eq!(client.bootstrap().call(1, &request).responses[0].error_code, 0);
+    let mut other = Member::new(&broker, "b", &names);
+    let message = wait_for("a refusal", || {
+        let response = other.beat_as(0);
+        (error(response.error_code) == Some(ResponseError::UnknownServerError))
+            .then_some(response.error_message)
+    });
+    assert!(message.is_some_and(|message| message.contains("max.message.bytes of __consumer_offsets")));
+    member.beat();
+    broker.stop();
+}
+
 #[test]
 fn topics_that_match_are_given_out_as_they_come() {
     let mut broker = Broker::start_with(options(Routing::Node));

@@ -19,6 +19,8 @@ pub struct InternalTopic {
     pub name: &'static str,
     pub partitions: u32,
     pub segment_bytes: u64,
+    /// `None`: what topics inherit.
+    pub batch_bytes_max: Option<usize>,
 }
 
 /// Creates the topic; if it is there, that is fine. The map says why it was not.
@@ -35,10 +37,11 @@ pub fn decide_create_internal(
             .with_name(StrBytes::from_static_str(name))
             .with_value(Some(StrBytes::from_string(value)))
     };
-    let configs = vec![
+    let mut configs = vec![
         config("cleanup.policy", "compact".to_owned()),
         config("segment.bytes", topic.segment_bytes.to_string()),
     ];
+    configs.extend(topic.batch_bytes_max.map(|bytes| config("max.message.bytes", bytes.to_string())));
     let name = TopicName(StrBytes::from_static_str(topic.name));
     let created = CreatableTopic::default()
         .with_name(name.clone())
@@ -58,8 +61,12 @@ mod tests {
     use crate::cluster::decide::tests::Cluster;
     use crate::config::Routing;
 
-    const TOPIC: InternalTopic =
-        InternalTopic { name: "__consumer_offsets", partitions: 5, segment_bytes: 1 << 20 };
+    const TOPIC: InternalTopic = InternalTopic {
+        name: "__consumer_offsets",
+        partitions: 5,
+        segment_bytes: 1 << 20,
+        batch_bytes_max: Some(1 << 19),
+    };
 
     #[test]
     fn internal_topic_is_compacted_and_made_once() {
@@ -76,6 +83,6 @@ mod tests {
         assert_eq!(owners, [0, 1, 0, 1, 0], "over all cores");
         let config = topic.resolve_config(&cluster.defaults).expect("valid");
         assert!(config.is_compacted() && !config.is_deleting());
-        assert_eq!(config.segment_bytes, 1 << 20);
+        assert_eq!((config.segment_bytes, config.max_message_bytes), (1 << 20, 1 << 19));
     }
 }

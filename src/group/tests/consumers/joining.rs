@@ -48,6 +48,17 @@ fn what_cannot_be_kept_has_not_happened() {
 }
 
 #[test]
+fn what_is_larger_than_the_log_takes_is_said_to_be() {
+    let mut hall = Hall::new(&[("read", 3)]);
+    hall.room.holds_writes = true;
+    let ticket = hall.send(1, Client::new("a", &["read"]).request());
+    hall.room.end_write(Err(ErrorCode::MessageTooLarge));
+    let response = hall.answered(ticket);
+    assert_eq!(error(response.error_code), ErrorCode::UnknownServerError);
+    assert!(response.error_message.is_some_and(|message| message.contains("max.message.bytes")));
+}
+
+#[test]
 fn partition_is_given_once_its_owner_has_let_it_go() {
     let mut hall = Hall::new(&[("read", 4)]);
     let mut a = Client::new("a", &["read"]);
