@@ -243,7 +243,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn all_partitions_are_assigned_once_whatever_happens(
-        is_range: bool, steps in prop::collection::vec(step(), 1..20)
+        is_range: bool, budget in 1..30usize, steps in prop::collection::vec(step(), 1..20)
     ) {
         let assignor = if is_range { Assignor::Range } else { Assignor::Uniform };
         let mut group = Group::new(assignor, &[3, 1, 6]);
@@ -257,7 +257,9 @@ proptest! {
                 }
                 Step::Grow(number) => *group.counts.get_mut(&topic(u128::from(number) + 1)).unwrap() += 1,
             }
+            let (in_steps, _) = in_steps(&group, budget);
             group.assign();
+            prop_assert_eq!(&group.targets, &in_steps);
             let mut reads = group.members.values().map(|(_, topics)| topics);
             let first = reads.next();
             if assignor == Assignor::Uniform && reads.all(|topics| Some(topics) == first) {
@@ -269,6 +271,43 @@ proptest! {
             let before = group.targets.clone();
             group.assign();
             prop_assert_eq!(&group.targets, &before);
+        }
+    }
+}
+
+/// Members of a group, and what it takes to assign their partitions in steps of some budget.
+fn in_steps(group: &Group, budget: usize) -> (Targets, usize) {
+    let candidates: Vec<Candidate<'_>> = group
+        .members
+        .iter()
+        .map(|(id, (instance_id, topics))| Candidate {
+            id,
+            instance_id: instance_id.as_deref(),
+            topics,
+            held: group.targets.get(id),
+        })
+        .collect();
+    let mut assigning = Assigning::new(group.assignor);
+    for steps in 1.. {
+        if let Some(assigned) = assigning.step(&candidates[..], &group.counts, &mut Budget::new(budget)) {
+            return (group.members.keys().cloned().zip(assigned).collect(), steps);
+        }
+    }
+    unreachable!("it ends")
+}
+
+#[test]
+fn large_groups_are_assigned_in_steps() {
+    for assignor in Assignor::ALL {
+        for is_even in [true, false] {
+            let mut group = Group::new(assignor, &[100, 100, 100]);
+            for member in 0..100 {
+                let reads: &[u128] = if is_even || member % 2 == 0 { &[1, 2, 3] } else { &[2, 3] };
+                group.join(&format!("{member:03}"), reads);
+            }
+            let (targets, steps) = in_steps(&group, 20);
+            assert!(steps > 20, "{assignor:?} {is_even}: {steps}");
+            assert_eq!(group.assign(), &targets);
         }
     }
 }

@@ -2,30 +2,61 @@
 //! has less.
 
 use crate::codec::consumer_record::Partitions;
-use crate::group::assignor::{Candidate, Counts, Targets, kept, named, size};
+use crate::group::assignor::{Budget, Counts, size};
 use crate::types::TopicId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-pub fn assign(members: &[Candidate<'_>], counts: &Counts) -> Targets {
-    let Some(first) = members.first() else { return Targets::new() };
-    let partition_count: usize = first.topics.iter().map(|topic| counts[topic].max(0) as usize).sum();
-    let mut assigned = kept(members, counts);
-    let shares = shares(&assigned, partition_count);
-    for (assigned, share) in assigned.iter_mut().zip(&shares) {
-        cut(assigned, *share);
+#[derive(Debug)]
+pub struct Uniform {
+    assigned: Vec<Partitions>,
+    shares: Vec<usize>,
+    free: Free,
+    /// Members that have been cut to their shares, and then such that have been filled up.
+    cut: usize,
+    filled: usize,
+}
+
+impl Uniform {
+    /// `kept`: what everybody has that it may keep; `topics`: what all read.
+    pub fn new(kept: Vec<Partitions>, topics: Option<&BTreeSet<TopicId>>, counts: &Counts) -> Uniform {
+        let topics = topics.into_iter().flatten();
+        let free = Free::new(topics.map(|topic| (*topic, counts[topic].max(0) as usize)));
+        let shares = shares(&kept, free.is_taken.iter().map(|(_, taken)| taken.len()).sum());
+        Uniform { assigned: kept, shares, free, cut: 0, filled: 0 }
     }
-    let mut free = free(first, &assigned, counts).into_iter();
-    for (assigned, share) in assigned.iter_mut().zip(&shares) {
-        for (topic, index) in free.by_ref().take(share - size(assigned)) {
-            assigned.entry(topic).or_default().insert(index);
+
+    /// Goes on, one member at a time; what all are to have in the end.
+    pub fn step(&mut self, budget: &mut Budget) -> Option<Vec<Partitions>> {
+        while self.cut < self.assigned.len() && budget.is_left() {
+            let assigned = &mut self.assigned[self.cut];
+            budget.spend(1 + size(assigned));
+            cut(assigned, self.shares[self.cut]);
+            self.free.take(assigned);
+            self.cut += 1;
         }
+        while self.cut == self.assigned.len() && self.filled < self.assigned.len() && budget.is_left() {
+            let assigned = &mut self.assigned[self.filled];
+            let missing = self.shares[self.filled] - size(assigned);
+            for _ in 0..missing {
+                let (topic, index) = self.free.next(budget).expect("the shares add up to all partitions");
+                assigned.entry(topic).or_default().insert(index);
+            }
+            budget.spend(1 + assigned.len());
+            self.filled += 1;
+        }
+        if self.filled < self.assigned.len() {
+            return None;
+        }
+        assert!(self.free.next(budget).is_none(), "the shares add up to all partitions");
+        Some(std::mem::take(&mut self.assigned))
     }
-    assert!(free.next().is_none(), "the shares add up to all partitions");
-    named(members, assigned)
 }
 
 /// How many partitions each member is to have. Where it does not come out even, who has more now keeps one more.
 fn shares(assigned: &[Partitions], partition_count: usize) -> Vec<usize> {
+    if assigned.is_empty() {
+        return Vec::new();
+    }
     let (least, mut larger) = (partition_count / assigned.len(), partition_count % assigned.len());
     let mut shares = vec![least; assigned.len()];
     let has_more = |index: &usize| size(&assigned[*index]) > least;
@@ -62,19 +93,42 @@ fn cut(assigned: &mut Partitions, share: usize) {
     }
 }
 
-/// Partitions that nobody has.
-fn free(reader: &Candidate<'_>, assigned: &[Partitions], counts: &Counts) -> Vec<(TopicId, i32)> {
-    let mut has: BTreeMap<TopicId, Vec<bool>> = BTreeMap::new();
-    for topic in reader.topics {
-        has.insert(*topic, vec![false; counts[topic].max(0) as usize]);
+/// Partitions that nobody has, in their order.
+#[derive(Debug)]
+struct Free {
+    is_taken: Vec<(TopicId, Vec<bool>)>,
+    /// Where to look next: a topic's place, and a partition.
+    at: (usize, usize),
+}
+
+impl Free {
+    /// `topics`: in the order of their ids.
+    fn new(topics: impl Iterator<Item = (TopicId, usize)>) -> Free {
+        Free { is_taken: topics.map(|(topic, count)| (topic, vec![false; count])).collect(), at: (0, 0) }
     }
-    for (topic, indexes) in assigned.iter().flatten() {
-        let has = has.get_mut(topic).expect("only what is read is kept");
-        indexes.iter().for_each(|index| has[*index as usize] = true);
+
+    fn take(&mut self, assigned: &Partitions) {
+        for (topic, indexes) in assigned {
+            let found = self.is_taken.binary_search_by_key(topic, |(topic, _)| *topic);
+            let (_, is_taken) = &mut self.is_taken[found.expect("only what is read is kept")];
+            indexes.iter().for_each(|index| is_taken[*index as usize] = true);
+        }
     }
-    let of_topic = |(topic, has): (TopicId, Vec<bool>)| {
-        let indexes = (0..).zip(has).filter(|(_, has)| !has);
-        indexes.map(move |(index, _)| (topic, index))
-    };
-    has.into_iter().flat_map(of_topic).collect()
+
+    fn next(&mut self, budget: &mut Budget) -> Option<(TopicId, i32)> {
+        loop {
+            let (topic, is_taken) = self.is_taken.get(self.at.0)?;
+            budget.spend(1);
+            let index = self.at.1;
+            match is_taken.get(index) {
+                None => self.at = (self.at.0 + 1, 0),
+                Some(is_taken) => {
+                    self.at.1 += 1;
+                    if !is_taken {
+                        return Some((*topic, index as i32));
+                    }
+                }
+            }
+        }
+    }
 }
