@@ -10,7 +10,8 @@
 //! | file | what it decides |
 //! |---|---|
 //! | [`heartbeat`] | ConsumerGroupHeartbeat: who is let in, what it says of itself, what it is answered |
-//! | [`rebalance`] | group epochs: topics that are subscribed to, what is aimed at |
+//! | [`rebalance`] | group epochs: topics that are subscribed to, when something else is aimed at |
+//! | [`aim`] | what is aimed at, in steps |
 //! | [`reconcile`] | how one member gets from what it has to what is aimed at |
 //! | [`regex`] | regular expressions, and which topics match |
 //! | [`clocks`] | when a member is given up |
@@ -25,6 +26,7 @@
 //!
 //! Source: Kafka `ConsumerGroup`, `ConsumerGroupMember`, `GroupMetadataManager.consumerGroupHeartbeat`.
 
+pub mod aim;
 pub mod classic_members;
 pub mod clocks;
 pub mod convert;

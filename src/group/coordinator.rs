@@ -204,6 +204,9 @@ pub struct Coordinator {
     topics_version: u64,
     /// Regular expressions for the shell: of each group once.
     to_resolve: VecDeque<ToResolve>,
+    /// Targets that are being made, by group, and whose turn it is.
+    jobs: BTreeMap<String, Job>,
+    waiting_jobs: VecDeque<String>,
     groups: BTreeMap<String, Group>,
     /// Bytes that they take.
     held: usize,
@@ -247,6 +250,7 @@ mod commits; // Behind the macro, which they use.
 mod consumers;
 mod pending;
 
+use consumers::Job;
 pub use consumers::ToResolve;
 use pending::PendingOffsets;
 pub use pending::TransactionWriter;
@@ -259,6 +263,8 @@ impl Coordinator {
             topics: Rc::new(NoTopics),
             topics_version: 1,
             to_resolve: VecDeque::new(),
+            jobs: BTreeMap::new(),
+            waiting_jobs: VecDeque::new(),
             groups: BTreeMap::new(),
             held: 0,
             timers: Timers::default(),
@@ -692,6 +698,8 @@ impl Coordinator {
         let mut turn = turn!(self, now, effects);
         self.groups.values_mut().for_each(|group| group.resign(error, &mut turn));
         self.deferred_count = 0;
+        self.resign_jobs(effects);
+        let mut turn = turn!(self, now, effects);
         for deferred in std::mem::take(&mut self.deferred).into_values().flatten() {
             let (ticket, refused) = match deferred {
                 Deferred::Join(joining, _, ticket) => (ticket, refused_join(&joining.member_id, error)),
@@ -719,7 +727,9 @@ impl Coordinator {
 
     /// Whether what is taken away has to wait: for a write, or behind others that do.
     fn has_writes(&self, group: &str) -> bool {
-        self.write_counts.contains_key(group) || self.deferred.contains_key(group)
+        self.write_counts.contains_key(group)
+            || self.deferred.contains_key(group)
+            || self.jobs.contains_key(group)
     }
 
     /// Whether anything else has to wait: a group is being taken away, or is to be.
@@ -748,7 +758,7 @@ impl Coordinator {
 
     /// What waited for the writes of a group is tried again, in its order.
     fn retry(&mut self, id: &str, now: Moment, effects: &mut Vec<Effect>) {
-        if self.write_counts.contains_key(id) {
+        if self.write_counts.contains_key(id) || self.jobs.contains_key(id) {
             return; // The first of them waits for all.
         }
         let Some(waiting) = self.deferred.remove(id) else { return };
@@ -796,7 +806,9 @@ impl Coordinator {
         assert_eq!(self.write_counts, counts);
         assert_eq!(self.deferred.values().map(VecDeque::len).sum::<usize>(), self.deferred_count);
         // A write that ends is what they are tried again after.
-        assert!(self.deferred.iter().all(|(id, queue)| !queue.is_empty() && counts.contains_key(id)));
+        let is_to_end = |id: &String| counts.contains_key(id) || self.jobs.contains_key(id);
+        assert!(self.deferred.iter().all(|(id, queue)| !queue.is_empty() && is_to_end(id)));
+        assert_eq!(self.jobs.len(), self.waiting_jobs.len());
         let is_closing = |group: &&Group| group.is_closing;
         assert!(self.groups.values().filter(is_closing).all(|group| counts.contains_key(&group.id)));
         assert!(self.timers.count() <= self.groups.values().map(members).sum(), "{:?}", self.timers);

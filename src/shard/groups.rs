@@ -32,7 +32,7 @@ use crate::shard::event::Signal;
 use crate::shard::message::{ProduceOutcome, TransactionClaim};
 use crate::shard::step::Pace;
 use crate::shard::store::AckTarget;
-use crate::types::limits::GROUP_BATCH_SIZE_MAX;
+use crate::types::limits::{GROUP_BATCH_SIZE_MAX, GROUP_WORK_STEP};
 use crate::types::{Mono, PartitionIndex, Timestamp, TopicId, TopicPartition, Uuid};
 use futures::future::select;
 use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup as DescribedConsumerGroup;
@@ -156,6 +156,9 @@ struct Served {
     /// wait for them.
     lane: RefCell<VecDeque<WriteId>>,
     lane_filled: Signal,
+    /// There is what takes long, and a task that is at it.
+    has_work: Cell<bool>,
+    is_working: Cell<bool>,
     ended: Cell<bool>,
 }
 
@@ -216,6 +219,8 @@ impl Served {
             state: RefCell::new(ServedState::Loading),
             lane: RefCell::default(),
             lane_filled: Signal::default(),
+            has_work: Cell::default(),
+            is_working: Cell::default(),
             ended: Cell::new(false),
         })
     }
@@ -236,6 +241,7 @@ impl Served {
             let decided = decide(coordinator, now, &mut effects);
             shard.metrics.borrow_mut().group_rebalances += coordinator.rebalances - rebalances;
             to_resolve.extend(std::iter::from_fn(|| coordinator.next_to_resolve()));
+            self.has_work.set(coordinator.has_work());
             (decided, coordinator.next_deadline())
         };
         for effect in effects {
@@ -246,6 +252,9 @@ impl Served {
                     self.lane_filled.notify();
                 }
             }
+        }
+        if self.has_work.get() && !self.is_working.replace(true) {
+            shard.spawn(work(shard.clone(), self.clone()));
         }
         for asked in to_resolve {
             shard.spawn(topics::resolve(shard.clone(), self.clone(), asked));
@@ -402,6 +411,16 @@ async fn run_lane(shard: Rc<Shard>, served: Rc<Served>) {
             }
         }
     }
+}
+
+/// Goes on with what takes a coordinator long, a little at a time.
+async fn work(shard: Rc<Shard>, served: Rc<Served>) {
+    let mut pace = Pace::new(&shard.clock);
+    while served.has_work.get() {
+        pace.give_way().await;
+        served.decide(&shard, |coordinator, now, effects| coordinator.work(GROUP_WORK_STEP, now, effects));
+    }
+    served.is_working.set(false);
 }
 
 /// Starts the work that goes on beside requests, and reads what this shard's partitions hold.
@@ -901,6 +920,7 @@ fn new_coordinator(shard: &Shard) -> Coordinator {
         size_max: config.group_consumer_max_size,
         assignors: config.group_consumer_assignors.iter().map(named).collect(),
         migration: migration.expect("the configuration has no others"),
+        ..ConsumerSettings::default()
     };
     let topics = Rc::new(topics::ImageTopics::new(shard));
     Coordinator::new(Settings::new(config)).with_consumers(consumers, topics)

@@ -284,6 +284,13 @@ pub const GROUP_INSTANCE_ID_SIZE_MAX: usize = 249;
 /// Bytes of one batch of a coordinator, whatever its topic allows: encoding it holds the core.
 pub const GROUP_BATCH_SIZE_MAX: usize = 64 << 20;
 
+/// Members, topics and partitions that are looked at in one step when a group of the newer protocol aims at
+/// something else: some 0.2 ms. What is more takes several, with others in between.
+pub const GROUP_AIMING_AT_ONCE_MAX: usize = 2000;
+
+/// The same of each of several steps.
+pub const GROUP_WORK_STEP: usize = 1000;
+
 /// Bytes of a batch that `__consumer_offsets` is made to take, unless topics take more by default: what is to be
 /// kept of a group is kept together or not at all. A hundred thousand partitions that are given to ten thousand
 /// members take some 5 MB.

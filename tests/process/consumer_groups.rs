@@ -164,6 +164,26 @@ fn heartbeats_are_as_often_as_is_set_of_the_group() {
     }
 }
 
+/// What is given to whom is made in several steps here.
+#[test]
+fn members_share_more_partitions_than_are_given_out_at_once() {
+    let mut broker = Broker::start_with(options(Routing::Core));
+    Client::connect(&broker).create_topic("t", 2500, &[]);
+    let (mut a, mut b) = (Member::new(&broker, "a", &["t"]), Member::new(&broker, "b", &["t"]));
+    assert_eq!((a.beat(), a.epoch), (2500, 1));
+    settle(&mut [&mut a, &mut b], &[1250, 1250]);
+    broker.kill();
+    broker.start_again();
+    let again = |member: &Member| Member {
+        epoch: member.epoch,
+        owned: member.owned.clone(),
+        ..Member::new(&broker, &member.id, &["t"])
+    };
+    let (mut a, mut b, mut c) = (again(&a), again(&b), Member::new(&broker, "c", &["t"]));
+    settle(&mut [&mut a, &mut b, &mut c], &[834, 833, 833]);
+    broker.stop();
+}
+
 /// Long names, so that what a group subscribes to is more than topics take by default here.
 fn long_names() -> Vec<&'static str> {
     (0..20).map(|n| &*format!("{}-{n}", "long".repeat(50)).leak()).collect()

@@ -8,6 +8,7 @@
 use crate::codec::consumer_protocol::{self, NamedPartitions, PROTOCOL_TYPE, Subscription};
 use crate::codec::consumer_record::{ClassicValue, MemberState, MemberValue, Partitions};
 use crate::codec::error_code::ErrorCode;
+use crate::group::consumer::rebalance::Aimed;
 use crate::group::consumer::{Change, ConsumerGroup, Context, Member, Refusal};
 use crate::group::member::{Joining, text};
 use crate::group::topics::Topics;
@@ -40,14 +41,15 @@ impl ConsumerGroup {
         Err(Refusal::new(ErrorCode::InconsistentGroupProtocol, message))
     }
 
-    /// `id`: the one it says, or one that was made for it. After a refusal what it has changed is to be undone.
+    /// `id`: the one it says, or one that was made for it. `None`: it is to come again, as with a heartbeat. After a
+    /// refusal what it has changed is to be undone.
     pub fn join(
         &mut self,
         joining: &Joining,
         id: &str,
         context: &Context<'_>,
         change: &mut Change,
-    ) -> Result<JoinGroupResponse, Refusal> {
+    ) -> Result<Option<JoinGroupResponse>, Refusal> {
         let malformed =
             |_| Refusal::new(ErrorCode::InconsistentGroupProtocol, "The subscription is malformed.");
         let metadata = joining.protocols.first().map(|protocol| &protocol.metadata[..]);
@@ -65,15 +67,18 @@ impl ConsumerGroup {
         let before = self.members.get(id).map(|member| member.value.clone());
         let value = member_value(joining, &subscription, before.as_ref());
         let is_changed = self.subscribe(id, before.as_ref(), value, change)?;
-        self.rebalance(is_changed, context, change)?;
+        if self.rebalance(is_changed, context, change)? == Aimed::Later {
+            return Ok(None);
+        }
         let owned = with_ids(&subscription.owned, context.topics);
         self.reconcile(id, Some(&owned), change)?;
         let member = &self.members[id];
-        Ok(JoinGroupResponse::default()
+        let response = JoinGroupResponse::default()
             .with_member_id(text(id))
             .with_generation_id(member.current.epoch)
             .with_protocol_type(Some(text(PROTOCOL_TYPE)))
-            .with_protocol_name(Some(text(protocol_of(member)))))
+            .with_protocol_name(Some(text(protocol_of(member))));
+        Ok(Some(response))
     }
 
     /// The member that a request comes from, if it is one of the classic protocol.

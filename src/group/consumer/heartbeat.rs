@@ -4,6 +4,7 @@
 use crate::codec::consumer_record::{ConsumerRecord, CurrentValue, MemberState, MemberValue, Partitions};
 use crate::codec::error_code::ErrorCode;
 use crate::group::Caller;
+use crate::group::consumer::rebalance::Aimed;
 use crate::group::consumer::reconcile::{self, Aim};
 use crate::group::consumer::regex::TopicPattern;
 use crate::group::consumer::{
@@ -98,13 +99,14 @@ pub struct Beat<'a> {
 }
 
 impl ConsumerGroup {
-    /// The answer, once what it changes is kept. After a refusal what it has changed is to be undone.
+    /// The answer, once what it changes is kept; `None`: it is to come again then, and once there are targets. After
+    /// a refusal what it has changed is to be undone.
     pub fn heartbeat(
         &mut self,
         beat: &Beat<'_>,
         context: &Context<'_>,
         change: &mut Change,
-    ) -> Result<ConsumerGroupHeartbeatResponse, Refusal> {
+    ) -> Result<Option<ConsumerGroupHeartbeatResponse>, Refusal> {
         let (request, id) = (beat.request, beat.member_id);
         let instance_id = request.instance_id.as_deref();
         let is_joining = request.member_epoch == 0;
@@ -115,7 +117,8 @@ impl ConsumerGroup {
             false => Partitions::new(),
         });
         let known = self.members.get(id).map(|member| &member.current);
-        let is_there = known.is_some_and(|known| known.epoch != AWAY && known.state != MemberState::Unknown);
+        // Who is in no epoch yet has been kept, and waits for targets.
+        let is_there = known.is_some_and(|known| known.epoch > 0 && known.state != MemberState::Unknown);
         match instance_id {
             None => self.check_dynamic(id, request.member_epoch, owned.as_ref())?,
             Some(instance_id) => {
@@ -124,7 +127,9 @@ impl ConsumerGroup {
         }
         let before = self.members.get(id).cloned();
         let is_changed = self.update(beat, before.as_ref().map(|member| &member.value), change)?;
-        self.rebalance(is_changed, context, change)?;
+        if self.rebalance(is_changed, context, change)? == Aimed::Later {
+            return Ok(None);
+        }
         // A request that comes twice joins too, while the member goes on: only what it sends next takes it further.
         if !is_there || !is_joining {
             self.reconcile(id, owned.as_ref(), change)?;
@@ -135,11 +140,12 @@ impl ConsumerGroup {
                 && (request.subscribed_topic_names.is_some() || request.subscribed_topic_regex.is_some())
                 && owned.is_some());
         let is_other = before.is_none_or(|before| before.current.assigned != member.current.assigned);
-        Ok(ConsumerGroupHeartbeatResponse::default()
+        let response = ConsumerGroupHeartbeatResponse::default()
             .with_member_id(Some(text(id)))
             .with_member_epoch(member.current.epoch)
             .with_heartbeat_interval_ms(context.settings.heartbeat_interval.as_millis() as i32)
-            .with_assignment((is_full || is_other).then(|| assignment(&member.current.assigned))))
+            .with_assignment((is_full || is_other).then(|| assignment(&member.current.assigned)));
+        Ok(Some(response))
     }
 
     pub(super) fn check_size(

@@ -4,15 +4,18 @@
 
 use crate::codec::consumer_record::{ConsumerRecord, RegexValue, SubscribedTopic};
 use crate::codec::error_code::ErrorCode;
-use crate::group::assignor::{Assignor, Candidate, Counts};
 use crate::group::consumer::regex::TopicPattern;
-use crate::group::consumer::{Change, ConsumerGroup, Context, Member, Refusal, Resolution};
-use crate::types::TopicId;
+use crate::group::consumer::{Change, ConsumerGroup, Context, Refusal, Resolution};
 use crate::types::limits::{GROUP_REGEX_INTERVAL, GROUP_REGEX_TOPICS_AT_ONCE_MAX, GROUP_REGEXES_AT_ONCE_MAX};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a member subscribes by.
-type Subscription<'a> = (&'a BTreeSet<String>, Option<&'a String>);
+/// Whether there are targets of the group's epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aimed {
+    Yes,
+    /// They take longer than one step.
+    Later,
+}
 
 /// Topics by the regular expression that they match.
 pub type Resolved = BTreeMap<String, BTreeSet<String>>;
@@ -25,7 +28,7 @@ impl ConsumerGroup {
         is_changed: bool,
         context: &Context<'_>,
         change: &mut Change,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Aimed, Refusal> {
         self.resolve_at_once(context, change);
         let mut is_changed = is_changed || self.epoch == 0;
         if is_changed || self.seen != context.topics_version {
@@ -35,9 +38,12 @@ impl ConsumerGroup {
             self.next_epoch(change)?;
         }
         if self.epoch > self.target_epoch {
-            self.aim(context, change);
+            if self.aiming_size() > context.settings.aiming_at_once_max {
+                return Ok(Aimed::Later);
+            }
+            self.aim(&context.settings.assignors, change);
         }
-        Ok(())
+        Ok(Aimed::Yes)
     }
 
     pub(super) fn next_epoch(&mut self, change: &mut Change) -> Result<(), Refusal> {
@@ -170,68 +176,5 @@ impl ConsumerGroup {
             self.resolution.versions.remove(&regex);
             self.change(ConsumerRecord::Regex { group: self.id.clone(), regex, value: None }, change);
         }
-    }
-
-    // --- Targets
-
-    /// The assignor that most members ask for; of those that are asked for alike the first that the operator
-    /// names.
-    pub fn assignor(&self, context_assignors: &[Assignor]) -> Assignor {
-        let votes = |assignor: &Assignor| {
-            let asks = |member: &&Member| member.value.assignor.as_deref() == Some(assignor.name());
-            self.members.values().filter(asks).count()
-        };
-        // The last of the largest is taken, hence from behind.
-        context_assignors.iter().rev().copied().max_by_key(votes).unwrap_or(Assignor::Uniform)
-    }
-
-    fn aim(&mut self, context: &Context<'_>, change: &mut Change) {
-        let assignor = self.assignor(&context.settings.assignors);
-        let counts: Counts = self.topics.values().map(|topic| (topic.id, topic.partition_count)).collect();
-        // Members that subscribe alike share what they subscribe to.
-        let mut places: BTreeMap<Subscription<'_>, usize> = BTreeMap::new();
-        let mut subscriptions: Vec<BTreeSet<TopicId>> = Vec::new();
-        let mut subscribed: Vec<usize> = Vec::with_capacity(self.members.len());
-        let mut last: Option<(Subscription<'_>, usize)> = None;
-        for member in self.members.values() {
-            let subscription = (&member.value.topics, member.value.regex.as_ref());
-            // Most have what their neighbour has: one comparison of all names instead of many.
-            let place = match last {
-                Some((last, place)) if last == subscription => place,
-                _ => *places.entry(subscription).or_insert_with(|| {
-                    subscriptions.push(self.topics_of(member));
-                    subscriptions.len() - 1
-                }),
-            };
-            last = Some((subscription, place));
-            subscribed.push(place);
-        }
-        let candidates: Vec<Candidate<'_>> = self
-            .members
-            .iter()
-            .zip(&subscribed)
-            .map(|((id, member), place)| Candidate {
-                id,
-                instance_id: member.value.instance_id.as_deref(),
-                topics: &subscriptions[*place],
-                held: self.targets.get(id),
-            })
-            .collect();
-        let targets = assignor.assign(&candidates, &counts);
-        for (member, target) in targets {
-            if self.targets.get(&member) != Some(&target) {
-                let (group, partitions) = (self.id.clone(), Some(target));
-                self.change(ConsumerRecord::Target { group, member, partitions }, change);
-            }
-        }
-        let epoch = Some(self.epoch);
-        self.change(ConsumerRecord::TargetEpoch { group: self.id.clone(), epoch }, change);
-    }
-
-    /// Topics that a member reads; only such that there are.
-    fn topics_of(&self, member: &Member) -> BTreeSet<TopicId> {
-        let regex = member.value.regex.as_ref().and_then(|regex| self.regexes.get(regex));
-        let names = member.value.topics.iter().chain(regex.into_iter().flat_map(|regex| &regex.topics));
-        names.filter_map(|name| self.topics.get(name)).map(|topic| topic.id).collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::group::assignor::Assignor;
 use crate::group::topics::Topics;
+use crate::types::limits::GROUP_AIMING_AT_ONCE_MAX;
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub struct ConsumerSettings {
     /// Those that members may ask for; the first is the default. Never empty.
     pub assignors: Vec<Assignor>,
     pub migration: Migration,
+    /// How much may be looked at to make targets in one step: members, topics and partitions.
+    pub aiming_at_once_max: usize,
 }
 
 impl Default for ConsumerSettings {
@@ -56,6 +59,7 @@ impl Default for ConsumerSettings {
             size_max: i32::MAX as usize,
             assignors: Assignor::ALL.to_vec(),
             migration: Migration::Bidirectional,
+            aiming_at_once_max: GROUP_AIMING_AT_ONCE_MAX,
         }
     }
 }

@@ -55,6 +55,8 @@ pub struct Changed {
     /// A member that has joined by the classic protocol: it is to ask for its assignment.
     joined: Option<String>,
     touched: Option<String>,
+    /// A request that goes on then.
+    asker: Option<Asker>,
     becomes: Becomes,
 }
 
@@ -90,7 +92,11 @@ macro_rules! context {
     };
 }
 
+mod aiming;
 mod classic; // Behind the macro, which it uses.
+
+use aiming::Asker;
+pub use aiming::Job;
 
 impl Coordinator {
     /// What groups of the newer protocol need; without it there are no topics.
@@ -117,7 +123,9 @@ impl Coordinator {
 
     /// Whether what is in memory is ahead of the log, or is about to be taken away.
     pub(super) fn is_busy(&self, id: &str) -> bool {
-        self.is_closing(id) || self.consumer(id).is_some_and(|consumer| consumer.writing.is_some())
+        self.is_closing(id)
+            || self.jobs.contains_key(id)
+            || self.consumer(id).is_some_and(|consumer| consumer.writing.is_some())
     }
 
     // --- The log
@@ -162,7 +170,7 @@ impl Coordinator {
         now: Moment,
         effects: &mut Vec<Effect>,
     ) {
-        let Changed { undo, before, answer, joined, touched, becomes } = changed;
+        let Changed { undo, before, answer, joined, touched, asker, becomes } = changed;
         match becomes {
             Becomes::Itself => {}
             Becomes::Classic { value, rebalances } if kept.is_ok() => {
@@ -184,6 +192,8 @@ impl Coordinator {
             }
         }
         let ids = records.iter().filter_map(|record| match record {
+            // What is aimed at for a member does not concern its deadlines.
+            GroupRecord::Consumer(ConsumerRecord::Target { partitions: Some(_), .. }) => None,
             GroupRecord::Consumer(record) => record.member().map(str::to_owned),
             GroupRecord::Offset { .. } | GroupRecord::Group { .. } => None,
         });
@@ -227,6 +237,15 @@ impl Coordinator {
         if let Some((ticket, answer)) = answer {
             let answer = super::kept_or_failed(answer, kept);
             effects.push(Effect::Answer(ticket, answer));
+        }
+        if let Some(asker) = asker {
+            match if self.is_resigned { Err(ErrorCode::NotCoordinator) } else { kept } {
+                Ok(()) => self.go_on(asker, now, effects),
+                Err(error) => {
+                    let (ticket, answer) = asker.refused(error);
+                    effects.push(Effect::Answer(ticket, answer));
+                }
+            }
         }
         self.drop_if_nothing(id);
     }
@@ -416,10 +435,19 @@ impl Coordinator {
             change.records.iter().any(|record| matches!(record, ConsumerRecord::Group { .. }));
         self.rebalances += u64::from(has_new_epoch);
         records.extend(change.records.into_iter().map(GroupRecord::Consumer));
-        let answer = Some((ticket, Answer::ConsumerHeartbeat(response)));
-        let touched = Some(member_id);
-        let changed = Changed { undo: change.undo, before, answer, touched, ..Changed::default() };
-        self.keep(&id, records, changed, now, effects);
+        let (answer, asker) = match response {
+            Some(response) => (Some((ticket, Answer::ConsumerHeartbeat(response))), None),
+            None => (None, Some(Asker::Heartbeat(Box::new(call.clone()), ticket))),
+        };
+        match asker {
+            Some(asker) if records.is_empty() => self.begin_aiming(&id, asker),
+            asker => {
+                let touched = Some(member_id);
+                let undo = change.undo;
+                let changed = Changed { undo, before, answer, touched, asker, ..Changed::default() };
+                self.keep(&id, records, changed, now, effects);
+            }
+        }
         self.ask_to_resolve(&id, now);
         Ok(())
     }

@@ -61,6 +61,8 @@ struct Room {
     writes: VecDeque<WriteId>,
     /// Writes stay on their way until they are ended by hand.
     holds_writes: bool,
+    /// What takes long is not gone on with.
+    holds_work: bool,
     /// What has been kept.
     log: Vec<GroupRecord>,
 }
@@ -80,6 +82,7 @@ impl Room {
             answers: BTreeMap::new(),
             writes: VecDeque::new(),
             holds_writes: false,
+            holds_work: false,
             log: Vec::new(),
         }
     }
@@ -105,6 +108,14 @@ impl Room {
         while !self.holds_writes && !self.writes.is_empty() {
             self.end_write(Ok(()));
         }
+        while !self.holds_work && self.coordinator.has_work() {
+            self.work();
+        }
+    }
+
+    /// A little of what takes long.
+    fn work(&mut self) {
+        self.decide(|coordinator, now, effects| coordinator.work(3, now, effects));
     }
 
     /// Ends the oldest write.

@@ -4,8 +4,8 @@
 use crate::codec::error_code::ErrorCode;
 use crate::codec::group_record::{GroupRecord, GroupValue};
 use crate::group::classic::{Group, State, refused_join, refused_sync};
-use crate::group::consumer::{Change, ConsumerGroup, Context, Refusal};
-use crate::group::coordinator::consumers::{Becomes, Changed};
+use crate::group::consumer::{Change, ConsumerGroup, ConsumerSettings, Context, Refusal};
+use crate::group::coordinator::consumers::{Asker, Becomes, Changed};
 use crate::group::coordinator::{Coordinator, Deferred, Turn};
 use crate::group::member::{Joining, Protocol, text};
 use crate::group::{Answer, Effect, Moment, Ticket};
@@ -114,17 +114,32 @@ impl Coordinator {
         let is_last =
             replaced.as_ref().is_some_and(|old| self.may_downgrade(consumer, old, consumer.members.len()));
         let decided = self.decide_change(&id, now, |consumer, context, change| {
-            consumer.join(&joining, &member_id, context, change)
+            if !is_last {
+                return consumer.join(&joining, &member_id, context, change);
+            }
+            // It becomes another group, which is done at once.
+            let aiming_at_once_max = usize::MAX;
+            let settings = ConsumerSettings { aiming_at_once_max, ..context.settings.clone() };
+            consumer.join(&joining, &member_id, &Context { settings: &settings, ..*context }, change)
         });
         let (response, change) = match decided {
             Ok(decided) => decided,
             Err(refusal) => return refuse(&refusal, effects),
         };
+        let records: Vec<_> = change.records.iter().cloned().map(GroupRecord::Consumer).collect();
+        let Some(response) = response else {
+            let asker = Asker::Join(Box::new((joining, fresh_id.to_owned())), ticket);
+            if records.is_empty() {
+                return self.begin_aiming(&id, asker);
+            }
+            let (undo, touched, asker) = (change.undo, Some(member_id), Some(asker));
+            let changed = Changed { undo, touched, asker, ..Changed::default() };
+            return self.keep(&id, records, changed, now, effects);
+        };
         let answer = Some((ticket, Answer::Join(response)));
         if is_last {
             return self.downgrade(&id, None, change, answer, now, effects);
         }
-        let records = change.records.into_iter().map(GroupRecord::Consumer).collect();
         let joined = Some(member_id.clone());
         let touched = Some(member_id);
         let changed = Changed { undo: change.undo, answer, joined, touched, ..Changed::default() };

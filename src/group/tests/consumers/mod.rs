@@ -4,6 +4,7 @@
 mod administering;
 mod classic_members;
 mod joining;
+mod large;
 mod regexes;
 mod replaying;
 mod statics;

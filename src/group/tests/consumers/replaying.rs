@@ -150,7 +150,11 @@ enum Step {
     Grow(bool),
     DeleteTopic(bool),
     Pass(u64),
-    EndWrite { fails: bool },
+    EndWrite {
+        fails: bool,
+    },
+    /// A little of what takes long.
+    Work,
     Restart,
     Delete,
 }
@@ -165,6 +169,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::DeleteTopic),
         3 => prop_oneof![1..5000u64, 1..60_000u64].prop_map(Step::Pass),
         8 => prop::bool::weighted(0.15).prop_map(|fails| Step::EndWrite { fails }),
+        8 => Just(Step::Work),
         1 => Just(Step::Restart),
         1 => Just(Step::Delete),
     ]
@@ -179,8 +184,10 @@ struct Play {
 }
 
 impl Play {
-    fn new() -> Play {
-        let hall = Hall::new(&[("a", 3), ("b", 2)]);
+    /// `aiming_at_once_max`: of larger groups targets are made in steps.
+    fn new(aiming_at_once_max: usize) -> Play {
+        let settings = ConsumerSettings { aiming_at_once_max, ..consumer_settings() };
+        let hall = Hall::with(settings, &[("a", 3), ("b", 2)]);
         let clients = vec![
             Client::new("0", &["a"]),
             Client::new("1", &["a", "b"]),
@@ -244,6 +251,7 @@ impl Play {
                 self.hall.room.end_write(result);
             }
             Step::EndWrite { .. } => {}
+            Step::Work => self.hall.room.work(),
             Step::Restart => {
                 self.hall.restart();
                 self.waiting.clear();
@@ -258,7 +266,8 @@ impl Play {
 
     /// What is in memory is what the log has, but for what is on its way.
     fn check(&mut self) {
-        if self.hall.room.writes.is_empty() && self.hall.room.log.len() != self.read {
+        let is_quiet = self.hall.room.writes.is_empty() && !self.hall.room.coordinator.has_work();
+        if is_quiet && self.hall.room.log.len() != self.read {
             self.read = self.hall.room.log.len();
             let memory = kept(&self.hall.room.coordinator);
             assert_eq!(memory, kept(&self.hall.replay(&self.hall.room.log)));
@@ -302,16 +311,20 @@ proptest! {
 
     #[test]
     fn whatever_happens_nobody_has_what_another_one_has_and_in_the_end_all_is_shared(
+        at_once_max in prop_oneof![Just(usize::MAX), 0..20usize],
         steps in prop::collection::vec(step(), 0..120)
     ) {
-        let mut play = Play::new();
+        let mut play = Play::new(at_once_max);
         play.hall.room.holds_writes = true;
+        play.hall.room.holds_work = true;
         for step in steps {
             play.run(step);
             play.check();
             play.check_owned();
         }
         // The disk is well again, and everybody is there.
+        play.hall.room.holds_work = false;
+        play.run(Step::Work);
         while !play.hall.room.writes.is_empty() {
             play.run(Step::EndWrite { fails: false });
         }
