@@ -291,6 +291,9 @@ pub const GROUP_AIMING_AT_ONCE_MAX: usize = 2000;
 /// The same of each of several steps.
 pub const GROUP_WORK_STEP: usize = 1000;
 
+/// Offsets of a transaction that are decided in one step when it ends: some 2 µs each.
+pub const GROUP_TRANSACTION_AT_ONCE_MAX: usize = 100;
+
 /// Bytes of a batch that `__consumer_offsets` is made to take, unless topics take more by default: what is to be
 /// kept of a group is kept together or not at all. A hundred thousand partitions that are given to ten thousand
 /// members take some 5 MB.

@@ -20,11 +20,13 @@ use crate::codec::wire::STRING_SIZE_MAX;
 use crate::group::classic::Group;
 use crate::group::{Answer, Effect, Moment, Ticket, WriteId};
 use crate::types::limits::{
-    GROUP_ENTRY_SIZE, GROUP_OFFSETS_MAX, GROUPS_PER_COORDINATOR_MAX, GROUPS_SIZE_MAX,
+    GROUP_ENTRY_SIZE, GROUP_OFFSETS_MAX, GROUP_TRANSACTION_AT_ONCE_MAX, GROUPS_PER_COORDINATOR_MAX,
+    GROUPS_SIZE_MAX,
 };
 use crate::types::{ProducerEpoch, ProducerId, Timestamp};
 use kafka_protocol::messages::OffsetCommitRequest;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 /// Who commits as part of a transaction.
 pub type TransactionWriter = (ProducerId, ProducerEpoch);
@@ -61,6 +63,18 @@ pub(super) struct PendingOffsets {
     /// Bytes.
     size: usize,
     next_order: u64,
+    /// Transactions that have ended, of whose offsets some are not decided yet.
+    endings: VecDeque<Ending>,
+}
+
+/// Lives: from a transaction's marker until all of its offsets are decided; until then they are pending.
+#[derive(Clone, Debug)]
+struct Ending {
+    producer: ProducerId,
+    outcome: TransactionOutcome,
+    /// What the producer has committed later is part of another transaction.
+    last_order: u64,
+    after: Option<OffsetKey>,
 }
 
 fn entry_size(key: &OffsetKey, value: &OffsetValue) -> usize {
@@ -211,24 +225,68 @@ impl Coordinator {
         // Who only commits has a group without members.
         let created = || Group::new(group, Timestamp(value.commit_timestamp));
         self.groups.entry(group.clone()).or_insert_with(created).is_kept = true;
-        self.pending.insert(producer, key(group, topic, *partition), value.clone());
+        let key = key(group, topic, *partition);
+        self.decide_ended(producer, &key);
+        self.pending.insert(producer, key, value.clone());
     }
 
-    /// The log has the marker that ends a producer's transaction.
+    /// The log has the marker that ends a producer's transaction. Large ones take a while: see
+    /// [`work`](Coordinator::work).
     pub fn transaction_ended(&mut self, producer: ProducerId, outcome: TransactionOutcome) {
-        let keys = self.pending.by_producer.get(&producer).map(|entries| entries.keys().cloned().collect());
-        let keys: Vec<OffsetKey> = keys.unwrap_or_default();
-        for key in keys {
-            let pending = self.pending.remove(producer, &key).expect("it was just there");
-            if outcome == TransactionOutcome::Abort || pending.is_superseded {
-                continue;
-            }
-            self.pending.supersede(&key, pending.order);
-            if let Some(group) = self.groups.get_mut(&key.group) {
-                self.held -= group.offsets.size();
-                group.offsets.set(key.topic, key.partition, pending.value);
-                self.held += group.offsets.size();
-            }
+        let Some(entries) = self.pending.by_producer.get(&producer) else { return };
+        let is_small = entries.len() <= GROUP_TRANSACTION_AT_ONCE_MAX;
+        let last_order = self.pending.next_order;
+        self.pending.endings.push_back(Ending { producer, outcome, last_order, after: None });
+        if is_small && self.pending.endings.len() == 1 {
+            self.end_transactions(usize::MAX);
+        }
+    }
+
+    /// Decides some more offsets of transactions that have ended; whether there are others left.
+    pub fn end_transactions(&mut self, keys_max: usize) -> bool {
+        let Some(ending) = self.pending.endings.front_mut() else { return false };
+        let (producer, outcome) = (ending.producer, ending.outcome);
+        let entries = self.pending.by_producer.get(&producer);
+        let from = ending.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let next = entries.into_iter().flat_map(|entries| entries.range((from, Bound::Unbounded)));
+        let keys: Vec<(OffsetKey, u64)> =
+            next.take(keys_max).map(|(key, pending)| (key.clone(), pending.order)).collect();
+        let last_order = ending.last_order;
+        match keys.len() < keys_max {
+            true => drop(self.pending.endings.pop_front()),
+            false => ending.after = keys.last().map(|(key, _)| key.clone()),
+        }
+        for (key, _) in keys.iter().filter(|(_, order)| *order <= last_order) {
+            self.decide(producer, key, outcome);
+        }
+        self.has_endings()
+    }
+
+    pub(super) fn has_endings(&self) -> bool {
+        !self.pending.endings.is_empty()
+    }
+
+    /// The offset of a partition in a transaction of that producer which has ended, if it is not decided yet.
+    fn decide_ended(&mut self, producer: ProducerId, key: &OffsetKey) {
+        let entries = self.pending.by_producer.get(&producer);
+        let Some(pending) = entries.and_then(|entries| entries.get(key)) else { return };
+        let order = pending.order;
+        let is_its = |ending: &&Ending| ending.producer == producer && order <= ending.last_order;
+        if let Some(outcome) = self.pending.endings.iter().find(is_its).map(|ending| ending.outcome) {
+            self.decide(producer, key, outcome);
+        }
+    }
+
+    fn decide(&mut self, producer: ProducerId, key: &OffsetKey, outcome: TransactionOutcome) {
+        let Some(pending) = self.pending.remove(producer, key) else { return };
+        if outcome == TransactionOutcome::Abort || pending.is_superseded {
+            return;
+        }
+        self.pending.supersede(key, pending.order);
+        if let Some(group) = self.groups.get_mut(&key.group) {
+            self.held -= group.offsets.size();
+            group.offsets.set(key.topic.clone(), key.partition, pending.value);
+            self.held += group.offsets.size();
         }
     }
 

@@ -292,3 +292,80 @@ fn a_commit_waits_while_its_group_is_taken_away() {
     ledger.mark(7, COMMIT);
     assert_eq!(ledger.offset("a"), Some(5));
 }
+
+/// Commits the first so many partitions of a topic in one transaction.
+fn commit_many(ledger: &mut Ledger, producer: i64, count: i32, offset: i64) {
+    for from in (0..count).step_by(50) {
+        let mut request = commit_request("", -1, "a", offset, "");
+        let first = request.topics[0].partitions.remove(0);
+        let partitions = (from..count.min(from + 50)).map(|index| first.clone().with_partition_index(index));
+        request.topics[0].partitions = partitions.collect();
+        let ticket = ledger.send(producer, request);
+        ledger.end_writes();
+        assert_eq!(ledger.answer(ticket), ErrorCode::None);
+    }
+}
+
+fn many(ledger: &Ledger, count: i32) -> Vec<Option<i64>> {
+    let offsets = ledger.room.coordinator.offsets(GROUP);
+    (0..count).map(|index| Some(offsets?.get("a", index)?.offset)).collect()
+}
+
+#[test]
+fn a_large_transaction_ends_in_steps() {
+    let mut ledger = Ledger::new();
+    commit_many(&mut ledger, 7, 250, 5);
+    ledger.room.holds_work = true;
+    ledger.room.decide(|coordinator, _, _| coordinator.transaction_ended(ProducerId(7), COMMIT));
+    assert!(ledger.room.coordinator.has_work());
+    assert!(ledger.is_unstable("a"), "who needs it stable comes again");
+    // What the producer, and others, do next is part of no transaction that has ended.
+    let request = |index, offset| {
+        let mut request = commit_request("", -1, "a", offset, "");
+        request.topics[0].partitions[0].partition_index = index;
+        request
+    };
+    ledger.send(7, request(0, 8));
+    ledger.send(7, request(249, 9));
+    let plain = ledger.room.send_commit(8, request(100, 10));
+    ledger.room.holds_writes = false;
+    ledger.room.carry_out(Vec::new());
+    assert_eq!(ledger.answer(plain), ErrorCode::None);
+    let mut steps = 0;
+    while ledger.room.coordinator.has_work() {
+        let decided = many(&ledger, 250).iter().flatten().count();
+        assert!(decided < 250);
+        ledger.room.work();
+        steps += 1;
+    }
+    assert!(steps > 2, "{steps}");
+    let mut expected = vec![Some(5); 250];
+    expected[100] = Some(10);
+    assert_eq!(many(&ledger, 250), expected);
+    assert!(ledger.is_unstable("a"), "its next transaction is open");
+    ledger.room.decide(|coordinator, _, _| coordinator.transaction_ended(ProducerId(7), COMMIT));
+    (expected[0], expected[249]) = (Some(8), Some(9));
+    assert_eq!(many(&ledger, 250), expected);
+    assert!(!ledger.is_unstable("a"));
+}
+
+#[test]
+fn large_transactions_end_in_their_order() {
+    let mut ledger = Ledger::new();
+    commit_many(&mut ledger, 7, 250, 5);
+    ledger.room.holds_work = true;
+    for outcome in [COMMIT, ABORT] {
+        ledger.room.decide(|coordinator, _, _| coordinator.transaction_ended(ProducerId(7), outcome));
+        let mut request = commit_request("", -1, "a", 6, "");
+        request.topics[0].partitions[0].partition_index = 249;
+        ledger.send(7, request);
+        ledger.room.holds_writes = false;
+        ledger.room.carry_out(Vec::new());
+    }
+    while ledger.room.coordinator.has_work() {
+        ledger.room.work();
+    }
+    assert_eq!(many(&ledger, 250), vec![Some(5); 250], "what was aborted is not there");
+    let index = 249;
+    assert!(ledger.room.coordinator.is_unstable(GROUP, "a", index), "the third is open");
+}

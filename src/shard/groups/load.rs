@@ -16,7 +16,7 @@ use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
 use crate::shard::response::Slice;
 use crate::shard::step::Pace;
-use crate::types::limits::IO_SIZE_MAX;
+use crate::types::limits::{GROUP_TRANSACTION_AT_ONCE_MAX, IO_SIZE_MAX};
 use crate::types::{Offset, ProducerId};
 use std::rc::Rc;
 
@@ -96,6 +96,9 @@ async fn replay(shard: &Rc<Shard>, replica: &Rc<Replica>) -> Result<Coordinator,
                 // Its transaction is decided.
                 if let Some(marker) = EndMarker::read(&view) {
                     coordinator.transaction_ended(marker.producer, marker.outcome);
+                    while coordinator.end_transactions(GROUP_TRANSACTION_AT_ONCE_MAX) {
+                        pace.give_way().await;
+                    }
                 }
                 at = batch.end_offset;
                 continue;

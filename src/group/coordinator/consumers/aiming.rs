@@ -18,7 +18,7 @@ use crate::group::coordinator::Coordinator;
 use crate::group::coordinator::consumers::{Changed, HeartbeatCall, refused, refused_heartbeat};
 use crate::group::member::Joining;
 use crate::group::{Answer, Effect, Moment, Ticket};
-use crate::types::limits::GROUPS_SIZE_MAX;
+use crate::types::limits::{GROUP_TRANSACTION_AT_ONCE_MAX, GROUPS_SIZE_MAX};
 
 /// A request that goes on once there are targets.
 #[derive(Clone, Debug)]
@@ -59,11 +59,15 @@ impl Coordinator {
 
     /// Whether there is something to [`work`](Coordinator::work) at.
     pub fn has_work(&self) -> bool {
-        !self.waiting_jobs.is_empty()
+        !self.waiting_jobs.is_empty() || self.has_endings()
     }
 
     /// Goes on with what takes long; the caller lets others run in between. `units`: some 100 ns each.
     pub fn work(&mut self, units: usize, now: Moment, effects: &mut Vec<Effect>) {
+        if self.has_endings() {
+            self.end_transactions(GROUP_TRANSACTION_AT_ONCE_MAX);
+            return;
+        }
         let Some(id) = self.waiting_jobs.pop_front() else { return };
         let mut job = self.jobs.remove(&id).expect("it waits");
         let consumer = self.groups.get_mut(&id).and_then(|group| group.consumer.as_mut());
