@@ -44,6 +44,7 @@ use crate::codec::consumer_record::{
 };
 use crate::codec::error_code::ErrorCode;
 use crate::group::consumer::clocks::Clock;
+use crate::group::consumer::regex::Patterns;
 use crate::group::topics::Topics;
 use crate::group::{Moment, WriteId};
 use crate::types::limits::GROUP_ENTRY_SIZE;
@@ -63,6 +64,7 @@ pub struct Context<'a> {
     pub topics: &'a dyn Topics,
     /// Grows whenever topics change.
     pub topics_version: u64,
+    pub patterns: &'a Patterns,
 }
 
 /// Why a member is not served.

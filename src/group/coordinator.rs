@@ -12,6 +12,7 @@ use crate::codec::group_record::GroupRecord;
 use crate::group::classic::{Assignments, Group, Replaced, refused_join, refused_sync};
 use crate::group::consumer::ConsumerSettings;
 use crate::group::consumer::rebalance::Resolved;
+use crate::group::consumer::regex::Patterns;
 use crate::group::coordinator::commits::commit_response;
 use crate::group::coordinator::consumers::{Changed, HeartbeatCall, described_as_classic, refused_heartbeat};
 use crate::group::member::{Joining, text};
@@ -204,6 +205,7 @@ pub struct Coordinator {
     topics_version: u64,
     /// Regular expressions for the shell: of each group once.
     to_resolve: VecDeque<ToResolve>,
+    patterns: Rc<Patterns>,
     /// Targets that are being made, by group, and whose turn it is.
     jobs: BTreeMap<String, Job>,
     waiting_jobs: VecDeque<String>,
@@ -263,6 +265,7 @@ impl Coordinator {
             topics: Rc::new(NoTopics),
             topics_version: 1,
             to_resolve: VecDeque::new(),
+            patterns: Rc::default(),
             jobs: BTreeMap::new(),
             waiting_jobs: VecDeque::new(),
             groups: BTreeMap::new(),

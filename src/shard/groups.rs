@@ -22,6 +22,7 @@ use crate::codec::group_record::GroupRecord;
 use crate::codec::record_batch::{BatchHeader, Compression, UNSEQUENCED, write_batch};
 use crate::codec::records::{NewRecord, write_record};
 use crate::group::assignor::Assignor;
+use crate::group::consumer::regex::Patterns;
 use crate::group::consumer::{ConsumerSettings, Migration};
 use crate::group::coordinator::{Coordinator, TransactionWriter};
 use crate::group::offsets::GroupOffsets;
@@ -141,6 +142,7 @@ pub struct Committed {
 pub struct Groups {
     served: RefCell<BTreeMap<TopicPartition, Rc<Served>>>,
     answers: Answers,
+    patterns: Rc<Patterns>,
     /// Until when the task that waits for deadlines sleeps; `None`: until it is told.
     sleeps_until: Cell<Option<Mono>>,
     /// There is an earlier deadline.
@@ -923,7 +925,9 @@ fn new_coordinator(shard: &Shard) -> Coordinator {
         ..ConsumerSettings::default()
     };
     let topics = Rc::new(topics::ImageTopics::new(shard));
-    Coordinator::new(Settings::new(config)).with_consumers(consumers, topics)
+    Coordinator::new(Settings::new(config))
+        .with_consumers(consumers, topics)
+        .with_patterns(shard.groups.patterns.clone())
 }
 
 #[cfg(test)]

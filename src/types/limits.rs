@@ -294,6 +294,10 @@ pub const GROUP_WORK_STEP: usize = 1000;
 /// Offsets of a transaction that are decided in one step when it ends: some 2 µs each.
 pub const GROUP_TRANSACTION_AT_ONCE_MAX: usize = 100;
 
+/// Regular expressions of one shard that are kept compiled: of the usual kind some 10 KB each, of any kind 8 MB
+/// together but for what matching adds.
+pub const GROUP_PATTERNS_MAX: usize = 64;
+
 /// Bytes of a batch that `__consumer_offsets` is made to take, unless topics take more by default: what is to be
 /// kept of a group is kept together or not at all. A hundred thousand partitions that are given to ten thousand
 /// members take some 5 MB.

@@ -66,7 +66,7 @@ impl ConsumerGroup {
         }
         let before = self.members.get(id).map(|member| member.value.clone());
         let value = member_value(joining, &subscription, before.as_ref());
-        let is_changed = self.subscribe(id, before.as_ref(), value, change)?;
+        let is_changed = self.subscribe(id, (before.as_ref(), value), context, change)?;
         if self.rebalance(is_changed, context, change)? == Aimed::Later {
             return Ok(None);
         }

@@ -6,7 +6,6 @@ use crate::codec::error_code::ErrorCode;
 use crate::group::Caller;
 use crate::group::consumer::rebalance::Aimed;
 use crate::group::consumer::reconcile::{self, Aim};
-use crate::group::consumer::regex::TopicPattern;
 use crate::group::consumer::{
     AWAY, Change, ConsumerGroup, ConsumerSettings, Context, LEFT, Member, Refusal, removal,
 };
@@ -126,7 +125,8 @@ impl ConsumerGroup {
             }
         }
         let before = self.members.get(id).cloned();
-        let is_changed = self.update(beat, before.as_ref().map(|member| &member.value), change)?;
+        let value = before.as_ref().map(|member| &member.value);
+        let is_changed = self.update(beat, value, context, change)?;
         if self.rebalance(is_changed, context, change)? == Aimed::Later {
             return Ok(None);
         }
@@ -239,6 +239,7 @@ impl ConsumerGroup {
         &mut self,
         beat: &Beat<'_>,
         before: Option<&MemberValue>,
+        context: &Context<'_>,
         change: &mut Change,
     ) -> Result<bool, Refusal> {
         let request = beat.request;
@@ -265,22 +266,22 @@ impl ConsumerGroup {
         value.client_id.clone_from(&beat.caller.client_id);
         value.client_host.clone_from(&beat.caller.client_host);
         value.classic = None;
-        self.subscribe(beat.member_id, before, value, change)
+        self.subscribe(beat.member_id, (before, value), context, change)
     }
 
     /// Keeps what a member says of itself, if it is something new; whether it subscribes to something else now.
     pub(super) fn subscribe(
         &mut self,
         id: &str,
-        before: Option<&MemberValue>,
-        value: MemberValue,
+        (before, value): (Option<&MemberValue>, MemberValue),
+        context: &Context<'_>,
         change: &mut Change,
     ) -> Result<bool, Refusal> {
         if before == Some(&value) {
             return Ok(false);
         }
         if let Some(regex) = value.regex.as_ref().filter(|regex| !self.regex_readers.contains_key(*regex)) {
-            TopicPattern::new(regex).map_err(|error| {
+            context.patterns.get(regex).map_err(|error| {
                 let message =
                     format!("SubscribedTopicRegex `{regex}` is not a valid regular expression: {error}.");
                 Refusal::new(ErrorCode::InvalidRegularExpression, message)

@@ -4,7 +4,6 @@
 
 use crate::codec::consumer_record::{ConsumerRecord, RegexValue, SubscribedTopic};
 use crate::codec::error_code::ErrorCode;
-use crate::group::consumer::regex::TopicPattern;
 use crate::group::consumer::{Change, ConsumerGroup, Context, Refusal, Resolution};
 use crate::types::limits::{GROUP_REGEX_INTERVAL, GROUP_REGEX_TOPICS_AT_ONCE_MAX, GROUP_REGEXES_AT_ONCE_MAX};
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,7 +94,7 @@ impl ConsumerGroup {
         let mut resolved = Resolved::new();
         for regex in unresolved {
             let mut topics = BTreeSet::new();
-            if let Ok(pattern) = TopicPattern::new(&regex) {
+            if let Ok(pattern) = context.patterns.get(&regex) {
                 context.topics.names_after(None, &mut |name| {
                     if pattern.matches(name) {
                         topics.insert(name.to_owned());

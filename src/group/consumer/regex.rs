@@ -5,8 +5,11 @@
 //! which RE2 does not have, is refused. Both match in time that is linear in the name; how large a compiled
 //! expression may get is bounded, and so is the time that this takes.
 
-use crate::types::limits::{GROUP_REGEX_COMPILED_SIZE_MAX, GROUP_REGEX_SIZE_MAX};
+use crate::types::limits::{GROUP_PATTERNS_MAX, GROUP_REGEX_COMPILED_SIZE_MAX, GROUP_REGEX_SIZE_MAX};
 use regex::{Regex, RegexBuilder};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 /// A compiled expression.
 #[derive(Clone, Debug)]
@@ -34,6 +37,41 @@ impl TopicPattern {
 
     pub fn matches(&self, topic: &str) -> bool {
         self.0.is_match(topic)
+    }
+}
+
+/// Expressions that have been compiled, for all groups that subscribe by the same one and for each time that topics
+/// change.
+///
+/// Lives: one per shard. Bound: [`GROUP_PATTERNS_MAX`] of them, each of a bounded size; the oldest goes first.
+#[derive(Debug, Default)]
+pub struct Patterns {
+    compiled: RefCell<Compiled>,
+}
+
+#[derive(Debug, Default)]
+struct Compiled {
+    patterns: BTreeMap<Rc<str>, Rc<TopicPattern>>,
+    /// In the order in which they came.
+    order: VecDeque<Rc<str>>,
+}
+
+impl Patterns {
+    pub fn get(&self, pattern: &str) -> Result<Rc<TopicPattern>, InvalidPattern> {
+        if let Some(known) = self.compiled.borrow().patterns.get(pattern) {
+            return Ok(known.clone());
+        }
+        let new = Rc::new(TopicPattern::new(pattern)?);
+        let mut compiled = self.compiled.borrow_mut();
+        if compiled.order.len() == GROUP_PATTERNS_MAX
+            && let Some(oldest) = compiled.order.pop_front()
+        {
+            compiled.patterns.remove(&oldest);
+        }
+        let text: Rc<str> = pattern.into();
+        compiled.order.push_back(text.clone());
+        compiled.patterns.insert(text, new.clone());
+        Ok(new)
     }
 }
 
@@ -107,6 +145,21 @@ mod tests {
             assert!(TopicPattern::new(pattern).is_err(), "{pattern}");
         }
         assert_eq!(TopicPattern::new("(").unwrap_err().to_string(), "unclosed group");
+    }
+
+    #[test]
+    fn expressions_are_compiled_once_and_the_oldest_is_forgotten() {
+        let patterns = Patterns::default();
+        let first = patterns.get("a.*").unwrap();
+        assert!(Rc::ptr_eq(&first, &patterns.get("a.*").unwrap()));
+        assert!(patterns.get("(").is_err());
+        for number in 1..GROUP_PATTERNS_MAX {
+            patterns.get(&format!("b{number}")).unwrap();
+        }
+        assert!(Rc::ptr_eq(&first, &patterns.get("a.*").unwrap()), "there is place for so many");
+        patterns.get("c").unwrap();
+        assert!(!Rc::ptr_eq(&first, &patterns.get("a.*").unwrap()));
+        assert_eq!(patterns.compiled.borrow().patterns.len(), GROUP_PATTERNS_MAX);
     }
 
     #[test]

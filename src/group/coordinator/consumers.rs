@@ -11,6 +11,7 @@ use crate::group::classic::{Group, State, refused_join};
 use crate::group::consumer::clocks::Overdue;
 use crate::group::consumer::heartbeat::{Beat, Intent, validate};
 use crate::group::consumer::rebalance::Resolved;
+use crate::group::consumer::regex::Patterns;
 use crate::group::consumer::{self, Change, ConsumerGroup, ConsumerSettings, Context, Refusal};
 use crate::group::coordinator::{Coordinator, DESCRIBE_NOT_FOUND_FROM, Deferred, Then, Turn, is_too_long};
 use crate::group::member::{Joining, text};
@@ -88,6 +89,7 @@ macro_rules! context {
             settings: &$settings,
             topics: &*$coordinator.topics,
             topics_version: $coordinator.topics_version,
+            patterns: &$coordinator.patterns,
         }
     };
 }
@@ -102,6 +104,11 @@ impl Coordinator {
     /// What groups of the newer protocol need; without it there are no topics.
     pub fn with_consumers(self, consumers: ConsumerSettings, topics: Rc<dyn Topics>) -> Coordinator {
         Coordinator { consumers, topics, ..self }
+    }
+
+    /// Shares what has been compiled with other coordinators.
+    pub fn with_patterns(self, patterns: Rc<Patterns>) -> Coordinator {
+        Coordinator { patterns, ..self }
     }
 
     /// Topics have come, gone or grown.

@@ -6,7 +6,6 @@ use crate::codec::consumer_record::SubscribedTopic;
 use crate::config::Config;
 use crate::config::group::GroupTimes;
 use crate::group::consumer::rebalance::Resolved;
-use crate::group::consumer::regex::TopicPattern;
 use crate::group::coordinator::ToResolve;
 use crate::group::topics::Topics;
 use crate::shard::Shard;
@@ -86,7 +85,7 @@ pub(super) async fn resolve(shard: Rc<Shard>, served: Rc<Served>, asked: ToResol
 async fn matching(shard: &Rc<Shard>, regex: &str, pace: &mut Pace) -> BTreeSet<String> {
     let mut matching = BTreeSet::new();
     // One of another build may not be one any more; it matches nothing.
-    let Ok(pattern) = TopicPattern::new(regex) else { return matching };
+    let Ok(pattern) = shard.groups.patterns.get(regex) else { return matching };
     let topics = ImageTopics::new(shard);
     let mut after: Option<String> = None;
     loop {
