@@ -101,6 +101,8 @@ pub struct Abilities {
     pub timestamps: bool,
     /// Can write a header without value.
     pub null_headers: bool,
+    /// Tells a header without value from one of no bytes, and text from other bytes, when it reads them.
+    pub reads_headers: bool,
     /// Can write bytes other than text in a header.
     pub binary_headers: bool,
     /// Can write a record that has neither key nor value.
@@ -116,6 +118,7 @@ pub struct Abilities {
 const EVERYTHING: Abilities = Abilities {
     timestamps: true,
     null_headers: true,
+    reads_headers: true,
     binary_headers: true,
     empty_records: true,
     empty_fields: true,
@@ -131,19 +134,21 @@ pub enum Kind {
     Confluent,
     Aiokafka,
     Kafkajs,
+    ConfluentJs,
     Java3,
     Java4,
     Rdkafka,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Kcat,
         Kind::KafkaPython2,
         Kind::KafkaPython3,
         Kind::Confluent,
         Kind::Aiokafka,
         Kind::Kafkajs,
+        Kind::ConfluentJs,
         Kind::Java3,
         Kind::Java4,
         Kind::Rdkafka,
@@ -157,6 +162,7 @@ impl Kind {
             Kind::Confluent => "confluent-kafka",
             Kind::Aiokafka => "aiokafka",
             Kind::Kafkajs => "kafkajs",
+            Kind::ConfluentJs => "kafka-javascript",
             Kind::Java3 => "java-3.9",
             Kind::Java4 => "java-4.3",
             Kind::Rdkafka => "rdkafka",
@@ -166,9 +172,10 @@ impl Kind {
     pub fn abilities(self) -> Abilities {
         match self {
             // Its timestamps are the time of sending. A key or value of no bytes is null to it, or
-            // with -Z the other way round.
+            // with -Z the other way round. It prints headers as text between commas.
             Kind::Kcat => Abilities {
                 timestamps: false,
+                reads_headers: false,
                 binary_headers: false,
                 empty_records: false,
                 empty_fields: false,
@@ -181,6 +188,8 @@ impl Kind {
             Kind::Aiokafka => Abilities { empty_records: false, deletes_groups: false, ..EVERYTHING },
             // It takes the length of a header's value before it looks whether there is one.
             Kind::Kafkajs => Abilities { null_headers: false, ..EVERYTHING },
+            // "Header value must be a string or buffer", and what it reads is always the latter.
+            Kind::ConfluentJs => Abilities { null_headers: false, reads_headers: false, ..EVERYTHING },
             Kind::Confluent | Kind::Java3 | Kind::Java4 | Kind::Rdkafka => EVERYTHING,
         }
     }
@@ -192,7 +201,8 @@ impl Kind {
             Kind::KafkaPython3 => Driver::python("python", "use_kafka_python.py", bootstrap),
             Kind::Confluent => Driver::python("python", "use_confluent.py", bootstrap),
             Kind::Aiokafka => Driver::python("python", "use_aiokafka.py", bootstrap),
-            Kind::Kafkajs => Driver::node(bootstrap),
+            Kind::Kafkajs => Driver::node("node", bootstrap),
+            Kind::ConfluentJs => Driver::node("node-confluent", bootstrap),
             Kind::Java3 => Driver::java("3.9.0", bootstrap),
             Kind::Java4 => Driver::java("4.3.0", bootstrap),
             Kind::Kcat | Kind::Rdkafka => unreachable!("librdkafka is driven through confluent-kafka"),
@@ -203,14 +213,8 @@ impl Kind {
     pub fn connect(self, bootstrap: &str) -> Box<dyn Client> {
         match self {
             Kind::Kcat => Box::new(Kcat::new(bootstrap)),
-            Kind::KafkaPython2 => Box::new(Driver::python("python-2", "use_kafka_python.py", bootstrap)),
-            Kind::KafkaPython3 => Box::new(Driver::python("python", "use_kafka_python.py", bootstrap)),
-            Kind::Confluent => Box::new(Driver::python("python", "use_confluent.py", bootstrap)),
-            Kind::Aiokafka => Box::new(Driver::python("python", "use_aiokafka.py", bootstrap)),
-            Kind::Kafkajs => Box::new(Driver::node(bootstrap)),
-            Kind::Java3 => Box::new(Driver::java("3.9.0", bootstrap)),
-            Kind::Java4 => Box::new(Driver::java("4.3.0", bootstrap)),
             Kind::Rdkafka => Box::new(Librdkafka::new(bootstrap)),
+            _ => Box::new(self.member(bootstrap)),
         }
     }
 }

@@ -62,9 +62,10 @@ impl Driver {
         Driver::start(Command::new(python).arg(here().join("python").join(script)).args(arguments))
     }
 
-    pub fn node(bootstrap: &str) -> Driver {
-        let modules = installed().join("node/node_modules");
-        let script = here().join("node/driver.js");
+    /// The directory of its packages is called as that of its driver.
+    pub fn node(environment: &str, bootstrap: &str) -> Driver {
+        let modules = installed().join(environment).join("node_modules");
+        let script = here().join(environment).join("driver.js");
         Driver::start(Command::new("node").env("NODE_PATH", modules).arg(script).arg(bootstrap))
     }
 

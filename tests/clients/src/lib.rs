@@ -4,7 +4,7 @@
 //! |---|---|
 //! | kcat | a process per call (`kcat.rs`) |
 //! | kafka-python 2 and 3, confluent-kafka, aiokafka | `python/`, a request per line |
-//! | kafkajs | `node/`, the same |
+//! | kafkajs, @confluentinc/kafka-javascript | `node/`, `node-confluent/`, the same |
 //! | the official Java client 3.9 and 4.3 | `java/`, the same |
 //! | the `rdkafka` crate | in this process (`librdkafka.rs`) |
 //!

@@ -17,6 +17,12 @@ fn kafkajs_administers() {
     administration(Kind::Kafkajs);
 }
 
+/// It has no call for settings, elections, log directories and quotas.
+#[test]
+fn kafka_javascript_administers() {
+    administration(Kind::ConfluentJs);
+}
+
 #[test]
 fn java_3_administers() {
     administration(Kind::Java3);

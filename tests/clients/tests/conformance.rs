@@ -28,6 +28,7 @@ conformance_tests! {
     confluent_kafka: Kind::Confluent,
     aiokafka: Kind::Aiokafka,
     kafkajs: Kind::Kafkajs,
+    kafka_javascript: Kind::ConfluentJs,
     java_3: Kind::Java3,
     java_4: Kind::Java4,
     rdkafka: Kind::Rdkafka,

@@ -27,6 +27,11 @@ fn confluent_kafka_with_a_crash() {
 }
 
 #[test]
+fn kafka_javascript_with_a_crash() {
+    members_share_a_topic(Kind::ConfluentJs, Routing::Node, Assignor::Uniform);
+}
+
+#[test]
 fn java_4_with_a_crash_under_core_routing() {
     members_share_a_topic(Kind::Java4, Routing::Core, Assignor::Uniform);
 }

@@ -23,6 +23,9 @@ sharing_tests! {
     kafka_python_3_sticky: Kind::KafkaPython3, Routing::Node, Assignor::Sticky;
     aiokafka_round_robin: Kind::Aiokafka, Routing::Node, Assignor::RoundRobin;
     kafkajs_round_robin: Kind::Kafkajs, Routing::Node, Assignor::RoundRobin;
+    kafka_javascript_range: Kind::ConfluentJs, Routing::Node, Assignor::Range;
+    kafka_javascript_cooperative_sticky_under_core_routing:
+        Kind::ConfluentJs, Routing::Core, Assignor::CooperativeSticky;
     java_3_range: Kind::Java3, Routing::Node, Assignor::Range;
     java_4_sticky: Kind::Java4, Routing::Node, Assignor::Sticky;
     java_4_cooperative_sticky_under_core_routing: Kind::Java4, Routing::Core, Assignor::CooperativeSticky;
@@ -31,6 +34,11 @@ sharing_tests! {
 #[test]
 fn static_members_of_confluent_kafka_come_back() {
     static_members_come_back(Kind::Confluent, Assignor::Range);
+}
+
+#[test]
+fn static_members_of_kafka_javascript_come_back() {
+    static_members_come_back(Kind::ConfluentJs, Assignor::RoundRobin);
 }
 
 #[test]
@@ -53,6 +61,7 @@ reset_tests! {
     lag_and_reset_by_kafka_python_3: Kind::KafkaPython3, Assignor::Sticky;
     lag_and_reset_by_aiokafka: Kind::Aiokafka, Assignor::RoundRobin;
     lag_and_reset_by_kafkajs: Kind::Kafkajs, Assignor::RoundRobin;
+    lag_and_reset_by_kafka_javascript: Kind::ConfluentJs, Assignor::RoundRobin;
     lag_and_reset_by_java_3: Kind::Java3, Assignor::CooperativeSticky;
     lag_and_reset_by_java_4: Kind::Java4, Assignor::Range;
 }

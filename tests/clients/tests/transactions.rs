@@ -24,6 +24,7 @@ transaction_tests! {
         kafka_python_3: Kind::KafkaPython3, Routing::Node;
         aiokafka: Kind::Aiokafka, Routing::Node;
         kafkajs: Kind::Kafkajs, Routing::Node;
+        kafka_javascript: Kind::ConfluentJs, Routing::Node;
         java_3: Kind::Java3, Routing::Node;
         java_4: Kind::Java4, Routing::Node;
         java_4_under_core_routing: Kind::Java4, Routing::Core;
@@ -31,6 +32,7 @@ transaction_tests! {
     pipelines_count_once {
         confluent_kafka: Kind::Confluent, Routing::Node;
         kafka_python_3: Kind::KafkaPython3, Routing::Node;
+        kafka_javascript: Kind::ConfluentJs, Routing::Node;
         java_3: Kind::Java3, Routing::Node;
         java_4_under_core_routing: Kind::Java4, Routing::Core;
     }
