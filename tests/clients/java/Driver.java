@@ -18,6 +18,7 @@ import java.util.Optional;
 import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
@@ -31,6 +32,7 @@ import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.admin.RecordsToDelete;
+import org.apache.kafka.clients.consumer.ConsumerGroupMetadata;
 import org.apache.kafka.clients.consumer.ConsumerRebalanceListener;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
@@ -72,6 +74,8 @@ public final class Driver {
     /** What the member has read and not been told of, without what was taken from it meanwhile. */
     private final List<ConsumerRecord<byte[], byte[]>> polled = new ArrayList<>();
     private KafkaProducer<byte[], byte[]> producer;
+    /** What the member was in its group when the transaction began. */
+    private ConsumerGroupMetadata readAs;
 
     private Driver(String bootstrap) {
         this.bootstrap = bootstrap;
@@ -88,6 +92,8 @@ public final class Driver {
                 StringWriter trace = new StringWriter();
                 error.printStackTrace(new PrintWriter(trace));
                 answer.put("error", trace.toString());
+                Throwable named = error instanceof ExecutionException ? error.getCause() : error;
+                answer.put("name", named.getClass().getSimpleName());
             }
             System.out.println(JSON.writeValueAsString(answer));
             System.out.flush();
@@ -114,7 +120,10 @@ public final class Driver {
                 }
             }
             case "init" -> init(request.get("id").asText(), request.get("timeout").asInt());
-            case "begin" -> producer.beginTransaction();
+            case "begin" -> {
+                producer.beginTransaction();
+                readAs = member == null ? null : member.groupMetadata();
+            }
             case "write" -> write(topic, request.get("records"));
             case "offsets" -> offsets(topic, request.get("positions"));
             case "end" -> end(request.get("commit").asBoolean());
@@ -424,7 +433,7 @@ public final class Driver {
             TopicPartition where = new TopicPartition(topic, at.get(0).asInt());
             offsets.put(where, new OffsetAndMetadata(at.get(1).asLong()));
         }
-        producer.sendOffsetsToTransaction(offsets, member.groupMetadata());
+        producer.sendOffsetsToTransaction(offsets, readAs);
     }
 
     private void end(boolean commit) {

@@ -277,7 +277,9 @@ Object.assign(operations, {
 
   delete: ({ group }) =>
     withAdmin(async admin => {
-      await admin.deleteGroups([group])
+      await admin.deleteGroups([group]).catch(error => {
+        throw error.groups ? error.groups[0].error : error
+      })
       return {}
     }),
 })
@@ -413,7 +415,7 @@ const main = async () => {
     try {
       response = await operations[request.op](request)
     } catch (error) {
-      response = { error: error.stack }
+      response = { error: error.stack, name: error.type || error.name }
     }
     process.stdout.write(JSON.stringify(response) + '\n')
   }

@@ -119,10 +119,16 @@ def answer(client, request):
     raise ValueError(f"unknown operation {operation}")
 
 
+def name_of(error):
+    """What the client calls it: confluent-kafka has one exception, with the error in it."""
+    cause = error.args[0] if error.args else None
+    return cause.name() if callable(getattr(cause, "name", None)) else type(error).__name__
+
+
 def run(client):
     for line in sys.stdin:
         try:
             response = answer(client, json.loads(line))
-        except Exception:  # noqa: BLE001 - whatever it is, the test prints it and fails.
-            response = {"error": traceback.format_exc()}
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test looks at it, or prints it and fails.
+            response = {"error": traceback.format_exc(), "name": name_of(error)}
         print(json.dumps(response), flush=True)

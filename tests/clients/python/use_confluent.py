@@ -273,6 +273,8 @@ class Client:
 
     def begin(self):
         self.producer.begin_transaction()
+        member = getattr(self, "member", None)
+        self.read_as = member and member.consumer_group_metadata()
 
     def write(self, topic, records):
         for partition, text in records:
@@ -281,8 +283,7 @@ class Client:
 
     def offsets(self, group, topic, positions):
         positions = [TopicPartition(topic, partition, offset) for partition, offset in positions]
-        metadata = self.member.consumer_group_metadata()
-        self.producer.send_offsets_to_transaction(positions, metadata, driver.TIMEOUT_S)
+        self.producer.send_offsets_to_transaction(positions, self.read_as, driver.TIMEOUT_S)
 
     def end(self, commit):
         if commit:
@@ -341,7 +342,7 @@ class Client:
         altered = asked[group].result(driver.TIMEOUT_S).topic_partitions
         refused = [where for where in altered if where.error]
         if refused:
-            raise RuntimeError(f"not reset: {refused}")
+            raise KafkaException(refused[0].error)
 
     def delete(self, group):
         admin = self.admin()

@@ -230,6 +230,9 @@ class Client:
             cursor = None
             while True:
                 page = admin.describe_topic_partitions([request["topic"]], 1, cursor)
+                for topic in page["topics"]:
+                    if topic["error_code"] != 0:
+                        raise kafka.errors.for_code(topic["error_code"])(topic["name"])
                 yield [p["partition_index"] for topic in page["topics"] for p in topic["partitions"]]
                 cursor = page["next_cursor"]
                 if cursor is None:
@@ -277,6 +280,8 @@ class Client:
 
     def begin(self):
         self.producer.begin_transaction()
+        # Version 3 says which generation it is.
+        self.read_as = getattr(getattr(self, "member", None), "group_metadata", lambda: None)()
 
     def write(self, topic, records):
         sent = [
@@ -290,9 +295,7 @@ class Client:
             TopicPartition(topic, partition): OffsetAndMetadata(offset, "", -1)
             for partition, offset in positions
         }
-        if hasattr(self.member, "group_metadata"):
-            group = self.member.group_metadata()  # Version 3 says which generation it is.
-        self.producer.send_offsets_to_transaction(offsets, group)
+        self.producer.send_offsets_to_transaction(offsets, self.read_as or group)
 
     def end(self, commit):
         if commit:
@@ -353,8 +356,8 @@ class Client:
             if hasattr(admin, "alter_group_offsets"):
                 altered = admin.alter_group_offsets(group, wanted)
                 refused = {where: error for where, error in altered.items() if error.errno != 0}
-                if refused:
-                    raise RuntimeError(f"not reset: {refused}")
+                for where, error in refused.items():
+                    raise error(where)
                 return
         # Version 2 has it only so: as a consumer that is no member.
         consumer = KafkaConsumer(bootstrap_servers=self.bootstrap, group_id=group, enable_auto_commit=False)
@@ -366,12 +369,11 @@ class Client:
         with self.admin() as admin:
             if hasattr(admin, "delete_groups"):
                 answer = admin.delete_groups([group])[group]
-                is_done = answer == "OK"
+                error = None if answer == "OK" else getattr(kafka.errors, answer)
             else:
-                [(_, answer)] = admin.delete_consumer_groups([group])
-                is_done = answer.errno == 0
-            if not is_done:
-                raise RuntimeError(f"not deleted: {answer}")
+                [(_, error)] = admin.delete_consumer_groups([group])
+        if error is not None and error.errno != 0:
+            raise error(group)
 
 
 driver.run(Client(sys.argv[1]))

@@ -205,7 +205,8 @@ impl Kind {
             Kind::ConfluentJs => Driver::node("node-confluent", bootstrap),
             Kind::Java3 => Driver::java("3.9.0", bootstrap),
             Kind::Java4 => Driver::java("4.3.0", bootstrap),
-            Kind::Kcat | Kind::Rdkafka => unreachable!("librdkafka is driven through confluent-kafka"),
+            Kind::Rdkafka => Driver::rdkafka(bootstrap),
+            Kind::Kcat => unreachable!("it is a process per call"),
         }
     }
 

@@ -222,7 +222,7 @@ impl Hall {
 }
 
 /// Errors that a member gets over by itself.
-fn is_passing(error: &KafkaError) -> bool {
+pub fn is_passing(error: &KafkaError) -> bool {
     let code = error.rdkafka_error_code();
     matches!(
         code,

@@ -14,7 +14,8 @@
 //! | `{"op":"commit"}`, `{"op":"leave"}` | `{}`: the same |
 //! | `{"op":"admin","call":C,..}` | what `admin.rs` says of each call |
 //! | `{"op":"init","id":I,"timeout":MS}` | `{}`: a producer with this transactional id |
-//! | `{"op":"begin"}`, `{"op":"write","topic":T,"records":[[partition,text]..]}` | `{}`: of the producer |
+//! | `{"op":"begin"}` | `{}`: of the producer; what is read until then is the member's, as it is then |
+//! | `{"op":"write","topic":T,"records":[[partition,text]..]}` | `{}`: of the producer |
 //! | `{"op":"offsets","group":G,"topic":T,"positions":[[partition,offset]..]}` | `{}`: where the member goes on is committed in the transaction |
 //! | `{"op":"end","commit":B}` | `{}` |
 //! | `{"op":"committed","topic":T,"partition":P,"until":O}` | `{"values":[text..]}`, as `read_committed` has it |
@@ -26,7 +27,8 @@
 //!
 //! F is `"earliest"`, `{"offset":O}` or `{"timestamp":MS}`. A record R has `key`, `value` (base64 or
 //! null), `headers` (`[[name, base64 or null]..]`), `timestamp`; `partition` (or null) when it is
-//! written, `offset` when it was read. Any answer may be `{"error":TEXT}` instead.
+//! written, `offset` when it was read. Any answer may be `{"error":TEXT,"name":N}` instead, N being what the
+//! client itself calls the error.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -77,6 +79,13 @@ impl Driver {
         Driver::start(Command::new("java").args(flags).args(["-cp", &class_path, "Driver", bootstrap]))
     }
 
+    /// Built with the test, which is two levels below it.
+    pub fn rdkafka(bootstrap: &str) -> Driver {
+        let test = std::env::current_exe().expect("a test knows its executable");
+        let build = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
+        Driver::start(Command::new(build.join("odradek-rdkafka-driver")).arg(bootstrap))
+    }
+
     fn start(command: &mut Command) -> Driver {
         // What a client logs is captured by nobody: the test runner shows it with a failed test's.
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
@@ -97,6 +106,17 @@ impl Driver {
         self.receive()
     }
 
+    /// Asks for what has to be refused, as the client calls it.
+    pub fn expect_refused(&mut self, request: &Value, name: &str) -> Answer<()> {
+        self.send(request)?;
+        let answer = self.line()?;
+        match answer["name"].as_str() {
+            Some(found) if found == name => Ok(()),
+            Some(found) => Err(format!("refused as {found} and not as {name}: {}", answer["error"])),
+            None => Err(format!("not refused as {name}: {answer}")),
+        }
+    }
+
     /// Asks without waiting for the answer.
     pub fn send(&mut self, request: &Value) -> Answer<()> {
         writeln!(self.requests, "{request}").map_err(|error| format!("the client has ended: {error}"))
@@ -104,13 +124,21 @@ impl Driver {
 
     /// The answer to what was sent.
     pub fn receive(&mut self) -> Answer<Value> {
-        self.receive_within(ANSWER_TIME_MAX)?.ok_or_else(|| "no answer from the client".to_owned())
+        self.line().and_then(Driver::read)
     }
 
     /// The same; `None` when it does not come in time.
     pub fn receive_within(&mut self, time: Duration) -> Answer<Option<Value>> {
+        self.line_within(time)?.map(Driver::read).transpose()
+    }
+
+    fn line(&mut self) -> Answer<Value> {
+        self.line_within(ANSWER_TIME_MAX)?.ok_or_else(|| "no answer from the client".to_owned())
+    }
+
+    fn line_within(&mut self, time: Duration) -> Answer<Option<Value>> {
         match self.answers.recv_timeout(time) {
-            Ok(answer) => Driver::read(&answer).map(Some),
+            Ok(answer) => Driver::json(&answer).map(Some),
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => Err("the client has ended".to_owned()),
         }
@@ -119,14 +147,17 @@ impl Driver {
     /// The same if it is there.
     pub fn try_receive(&mut self) -> Answer<Option<Value>> {
         match self.answers.try_recv() {
-            Ok(answer) => Driver::read(&answer).map(Some),
+            Ok(answer) => Driver::json(&answer).and_then(Driver::read).map(Some),
             Err(TryRecvError::Empty) => Ok(None),
             Err(TryRecvError::Disconnected) => Err("the client has ended".to_owned()),
         }
     }
 
-    fn read(answer: &str) -> Answer<Value> {
-        let answer: Value = serde_json::from_str(answer).map_err(|error| format!("{error} in {answer}"))?;
+    fn json(answer: &str) -> Answer<Value> {
+        serde_json::from_str(answer).map_err(|error| format!("{error} in {answer}"))
+    }
+
+    fn read(answer: Value) -> Answer<Value> {
         match answer.get("error") {
             Some(error) => Err(error.as_str().unwrap_or("an error without text").to_string()),
             None => Ok(answer),

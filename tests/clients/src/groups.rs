@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use odradek_test_harness::{Batch, Broker, Client as PlainClient, Options, Routing};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::client::{Answer, Client, Kind};
 use crate::driver::{Driver, parse};
+use crate::refusals::Refusal;
 
 const PARTITIONS: i32 = 6;
 const TOPIC: &str = "shared";
@@ -372,14 +373,21 @@ impl Operator {
         offsets.into_iter().map(|(partition, at)| Ok(self.0.ends(TOPIC, partition)?.latest - at)).collect()
     }
 
-    fn reset(&mut self, to: i64) -> Answer<()> {
+    fn reset_request(to: i64) -> Value {
         let offsets: Vec<(i32, i64)> = (0..PARTITIONS).map(|partition| (partition, to)).collect();
-        let request = json!({ "op": "reset", "group": GROUP, "topic": TOPIC, "offsets": offsets });
-        self.0.ask(&request).map(drop)
+        json!({ "op": "reset", "group": GROUP, "topic": TOPIC, "offsets": offsets })
+    }
+
+    fn reset(&mut self, to: i64) -> Answer<()> {
+        self.0.ask(&Operator::reset_request(to)).map(drop)
+    }
+
+    fn delete_request() -> Value {
+        json!({ "op": "delete", "group": GROUP })
     }
 
     fn delete(&mut self) -> Answer<()> {
-        self.0.ask(&json!({ "op": "delete", "group": GROUP })).map(drop)
+        self.0.ask(&Operator::delete_request()).map(drop)
     }
 }
 
@@ -400,11 +408,12 @@ fn look_and_reset(play: &mut Play, kind: Kind, assignor: Assignor) -> Answer<()>
     expect("described", operator.describe().map_err(step("describe"))?, ("Stable".to_owned(), 1))?;
     expect("offsets", operator.offsets().map_err(step("offsets"))?, of_each(20))?;
     expect("lag", operator.lag().map_err(step("lag"))?, vec![20; PARTITIONS as usize])?;
-    if operator.reset(5).is_ok() {
-        return Err("offsets of a group with members can be reset".to_owned());
-    }
-    if kind.abilities().deletes_groups && operator.delete().is_ok() {
-        return Err("a group with members can be deleted".to_owned());
+    let refused = operator.0.expect_refused(&Operator::reset_request(5), kind.says(Refusal::NoMember));
+    refused.map_err(step("reset of a group with members"))?;
+    if kind.abilities().deletes_groups {
+        let refused =
+            operator.0.expect_refused(&Operator::delete_request(), kind.says(Refusal::NonEmptyGroup));
+        refused.map_err(step("deletion of a group with members"))?;
     }
     play.poll_until_shared(&mut [&mut member]).map_err(step("the member goes on"))?;
     commit(&mut [&mut member])?;

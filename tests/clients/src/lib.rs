@@ -6,7 +6,7 @@
 //! | kafka-python 2 and 3, confluent-kafka, aiokafka | `python/`, a request per line |
 //! | kafkajs, @confluentinc/kafka-javascript | `node/`, `node-confluent/`, the same |
 //! | the official Java client 3.9 and 4.3 | `java/`, the same |
-//! | the `rdkafka` crate | in this process (`librdkafka.rs`) |
+//! | the `rdkafka` crate | in this process (`librdkafka.rs`); as one of a group or with transactions, in one of its own (`rdkafka_driver.rs`) |
 //!
 //! All comparing is done in `conformance.rs`, `groups.rs`, `consumers.rs`, `admin.rs`, `transactions.rs` and
 //! `exactly_once.rs`, so that the drivers hold nothing but calls.
@@ -21,7 +21,9 @@ mod exactly_once;
 mod groups;
 mod kcat;
 mod librdkafka;
+mod rdkafka_driver;
 mod records;
+mod refusals;
 mod transactions;
 
 pub use admin::administration;
@@ -36,4 +38,8 @@ pub use groups::{
     Assignor, lag_and_reset, members_share_a_topic, some_of_twenty_static_members_come_back,
     static_members_come_back, twenty_members_share_a_topic,
 };
-pub use transactions::{one_pipeline_counts_once, pipelines_count_once, transactions_end};
+pub use rdkafka_driver::serve_rdkafka;
+pub use transactions::{
+    offsets_of_an_old_generation_are_refused, one_pipeline_counts_once, pipelines_count_once,
+    transactions_end,
+};

@@ -170,10 +170,10 @@ impl Client for Librdkafka {
 }
 
 /// Index of a record, and where it was put.
-type Delivery = (usize, Answer<(i32, i64)>);
+pub type Delivery = (usize, Answer<(i32, i64)>);
 
-struct Deliveries {
-    sender: mpsc::Sender<Delivery>,
+pub struct Deliveries {
+    pub sender: mpsc::Sender<Delivery>,
 }
 
 impl ClientContext for Deliveries {}

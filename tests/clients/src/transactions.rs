@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Answer, Kind};
 use crate::driver::{Driver, parse};
+use crate::refusals::Refusal;
 
 const PARTITIONS: i32 = 3;
 const TOPIC: &str = "accounts";
@@ -59,6 +60,10 @@ impl Producer {
 
     fn end(&mut self, commit: bool) -> Answer<()> {
         self.ask(&json!({ "op": "end", "commit": commit })).map(drop)
+    }
+
+    fn expect_no_commit(&mut self, name: &str) -> Answer<()> {
+        self.0.expect_refused(&json!({ "op": "end", "commit": true }), name)
     }
 
     /// What a partition has for readers of committed records, once nothing in it is open.
@@ -118,9 +123,7 @@ fn end(broker: &mut Broker, kind: Kind) -> Answer<()> {
 
     producer.write("fenced").map_err(step("before another comes"))?;
     let mut other = Producer::new(kind, broker, "teller", TIMEOUT_MS).map_err(step("another"))?;
-    if producer.end(true).is_ok() {
-        return Err("one that was fenced has committed".to_owned());
-    }
+    producer.expect_no_commit(kind.says(Refusal::Fenced)).map_err(step("one that was fenced"))?;
     other.write("of the other").map_err(step("the other"))?;
     other.end(true).map_err(step("the other's commit"))?;
     expected.push("of the other".to_owned());
@@ -129,9 +132,7 @@ fn end(broker: &mut Broker, kind: Kind) -> Answer<()> {
     let mut slow = Producer::new(kind, broker, "slow", SHORT_MS).map_err(step("a slow one"))?;
     slow.write("too slow").map_err(step("slowly"))?;
     std::thread::sleep(Duration::from_millis(SHORT_MS + 1000));
-    if slow.end(true).is_ok() {
-        return Err("one whose time was over has committed".to_owned());
-    }
+    slow.expect_no_commit(kind.says(Refusal::OutOfTime)).map_err(step("one whose time was over"))?;
     check(&mut other, broker, &expected).map_err(step("out of time"))
 }
 
@@ -152,6 +153,7 @@ struct Worker {
 
 #[derive(Deserialize)]
 struct Polled {
+    assigned: Vec<i32>,
     records: Vec<(i32, i64)>,
 }
 
@@ -242,6 +244,61 @@ fn one_member(broker: &mut Broker, kind: Kind) -> Answer<()> {
     write_orders(broker, COUNT);
     let mut workers = vec![Worker::new(kind, broker, "worker")?];
     work_until(broker, &mut workers, 2 * COUNT).map_err(|error| format!("its successor: {error}"))
+}
+
+/// Who has read something, and commits that in a transaction after the group has rebalanced, is refused (KIP-447):
+/// the member that has its partitions now may have done the same.
+pub fn offsets_of_an_old_generation_are_refused(kind: Kind, routing: Routing) {
+    let mut broker = start(routing);
+    if let Err(error) = late(&mut broker, kind) {
+        panic!("{}: {error}", kind.name());
+    }
+    broker.stop();
+}
+
+fn late(broker: &mut Broker, kind: Kind) -> Answer<()> {
+    const COUNT: i64 = 20;
+    write_orders(broker, COUNT);
+    let mut late = Worker::new(kind, broker, "late")?;
+    poll_until(&mut [&mut late], |polled| !polled[0].records.is_empty())
+        .map_err(|error| format!("one: {error}"))?;
+    late.producer.ask(&json!({ "op": "begin" }))?;
+    let copy = json!([[0, "of one that is late"]]);
+    late.producer.ask(&json!({ "op": "write", "topic": TOPIC, "records": copy }))?;
+
+    let mut other = Worker::new(kind, broker, "other")?;
+    poll_until(&mut [&mut late, &mut other], |polled| {
+        polled.iter().all(|polled| !polled.assigned.is_empty())
+            && polled.iter().map(|polled| polled.assigned.len()).sum::<usize>() == PARTITIONS as usize
+    })
+    .map_err(|error| format!("two: {error}"))?;
+    let positions: Vec<(i32, i64)> = (0..PARTITIONS).map(|partition| (partition, COUNT)).collect();
+    let offsets = json!({ "op": "offsets", "group": GROUP, "topic": INPUT, "positions": positions });
+    late.producer.0.expect_refused(&offsets, kind.says(Refusal::OldGeneration))?;
+    late.producer.end(false)?;
+
+    // Whatever it read is read again.
+    late.producer.ask(&json!({ "op": "leave" }))?;
+    late.join()?;
+    other.producer.ask(&json!({ "op": "leave" }))?;
+    other.join()?;
+    work_until(broker, &mut [late, other], COUNT).map_err(|error| format!("then: {error}"))
+}
+
+/// All poll side by side until that holds.
+fn poll_until(workers: &mut [&mut Worker], holds: impl Fn(&[Polled]) -> bool) -> Answer<()> {
+    let begun = Instant::now();
+    while begun.elapsed() < STEP_TIME_MAX {
+        for worker in workers.iter_mut() {
+            worker.producer.0.send(&json!({ "op": "poll", "ms": 500 }))?;
+        }
+        let polled = workers.iter_mut().map(|worker| parse(worker.producer.0.receive()?));
+        let polled: Vec<Polled> = polled.collect::<Answer<_>>()?;
+        if holds(&polled) {
+            return Ok(());
+        }
+    }
+    Err("that did not come to pass".to_owned())
 }
 
 fn pipeline(broker: &mut Broker, kind: Kind) -> Answer<()> {

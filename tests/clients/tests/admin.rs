@@ -17,6 +17,12 @@ fn kafkajs_administers() {
     administration(Kind::Kafkajs);
 }
 
+/// It has no call for the controller, for single settings, elections, log directories and quotas.
+#[test]
+fn rdkafka_administers() {
+    administration(Kind::Rdkafka);
+}
+
 /// It has no call for settings, elections, log directories and quotas.
 #[test]
 fn kafka_javascript_administers() {

@@ -29,6 +29,7 @@ sharing_tests! {
     java_3_range: Kind::Java3, Routing::Node, Assignor::Range;
     java_4_sticky: Kind::Java4, Routing::Node, Assignor::Sticky;
     java_4_cooperative_sticky_under_core_routing: Kind::Java4, Routing::Core, Assignor::CooperativeSticky;
+    rdkafka_range: Kind::Rdkafka, Routing::Node, Assignor::Range;
 }
 
 #[test]
@@ -64,6 +65,7 @@ reset_tests! {
     lag_and_reset_by_kafka_javascript: Kind::ConfluentJs, Assignor::RoundRobin;
     lag_and_reset_by_java_3: Kind::Java3, Assignor::CooperativeSticky;
     lag_and_reset_by_java_4: Kind::Java4, Assignor::Range;
+    lag_and_reset_by_rdkafka: Kind::Rdkafka, Assignor::RoundRobin;
 }
 
 #[test]

@@ -1,7 +1,10 @@
-//! Transactions of real clients: see `odradek_client_tests::transactions_end`, `pipelines_count_once` and
-//! `one_pipeline_counts_once`.
+//! Transactions of real clients: see `odradek_client_tests::transactions_end`, `pipelines_count_once`,
+//! `offsets_of_an_old_generation_are_refused` and `one_pipeline_counts_once`.
 
-use odradek_client_tests::{Kind, one_pipeline_counts_once, pipelines_count_once, transactions_end};
+use odradek_client_tests::{
+    Kind, offsets_of_an_old_generation_are_refused, one_pipeline_counts_once, pipelines_count_once,
+    transactions_end,
+};
 use odradek_test_harness::Routing;
 
 macro_rules! transaction_tests {
@@ -28,6 +31,8 @@ transaction_tests! {
         java_3: Kind::Java3, Routing::Node;
         java_4: Kind::Java4, Routing::Node;
         java_4_under_core_routing: Kind::Java4, Routing::Core;
+        rdkafka: Kind::Rdkafka, Routing::Node;
+        rdkafka_under_core_routing: Kind::Rdkafka, Routing::Core;
     }
     pipelines_count_once {
         confluent_kafka: Kind::Confluent, Routing::Node;
@@ -35,6 +40,17 @@ transaction_tests! {
         kafka_javascript: Kind::ConfluentJs, Routing::Node;
         java_3: Kind::Java3, Routing::Node;
         java_4_under_core_routing: Kind::Java4, Routing::Core;
+        rdkafka: Kind::Rdkafka, Routing::Node;
+        rdkafka_under_core_routing: Kind::Rdkafka, Routing::Core;
+    }
+    // For clients whose offsets are those of the generation that has read: not kafkajs, aiokafka and kafka-python 2,
+    // which never say it, and kafka-javascript, which says the one at the time of the commit.
+    offsets_of_an_old_generation_are_refused {
+        confluent_kafka: Kind::Confluent, Routing::Node;
+        kafka_python_3: Kind::KafkaPython3, Routing::Node;
+        java_3: Kind::Java3, Routing::Node;
+        java_4: Kind::Java4, Routing::Node;
+        rdkafka: Kind::Rdkafka, Routing::Core;
     }
     one_pipeline_counts_once {
         kafka_python_2: Kind::KafkaPython2, Routing::Node;
