@@ -496,6 +496,40 @@ fn share_among_many(play: &mut Play, kinds: &[Kind], assignor: Assignor) -> Answ
     leave(&mut members).map_err(step("leaving at last"))
 }
 
+/// Twenty members of these kinds in turn come at once, some leave, others come, and the broker is killed.
+pub fn twenty_members_come_and_go(kinds: &[Kind], assignor: Assignor) {
+    let mut play = Play::with(Routing::Node, MANY_PARTITIONS, MANY_STEP_TIME_MAX);
+    if let Err(error) = come_and_go(&mut play, kinds, assignor) {
+        panic!("{kinds:?} with {}: {error}", assignor.name());
+    }
+    play.broker.stop();
+}
+
+fn come_and_go(play: &mut Play, kinds: &[Kind], assignor: Assignor) -> Answer<()> {
+    const COUNT: usize = 4;
+    let step = |what: &'static str| move |error: String| format!("{what}: {error}");
+    let start = |play: &Play, count: usize| {
+        let kinds: Vec<Kind> = kinds.iter().copied().cycle().take(count).collect();
+        Member::start_all(&kinds, &play.broker, assignor, None, LONG_SESSION_MS)
+    };
+    let mut members = start(play, MANY)?;
+    play.poll_until_shared(&mut all(&mut members)).map_err(step("twenty members"))?;
+    play.write();
+    play.poll_until_shared(&mut all(&mut members)).map_err(step("twenty members read"))?;
+    commit(&mut all(&mut members)).map_err(step("twenty commits"))?;
+
+    leave(&mut members.drain(..COUNT).collect::<Vec<_>>()).map_err(step("leaving"))?;
+    play.poll_until_shared(&mut all(&mut members)).map_err(step("some have left"))?;
+    members.extend(start(play, COUNT)?);
+    play.poll_until_shared(&mut all(&mut members)).map_err(step("twenty members again"))?;
+    play.broker.kill();
+    play.broker.start_again();
+    play.write();
+    play.poll_until_shared(&mut all(&mut members)).map_err(step("after the broker was killed"))?;
+    commit(&mut all(&mut members)).map_err(step("their commits"))?;
+    leave(&mut members).map_err(step("leaving at last"))
+}
+
 /// Three of twenty static members are killed and started again: nobody is disturbed, and they have what they had.
 pub fn some_of_twenty_static_members_come_back(kind: Kind, assignor: Assignor) {
     let mut play = Play::with(Routing::Node, MANY_PARTITIONS, MANY_STEP_TIME_MAX);

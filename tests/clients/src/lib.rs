@@ -36,7 +36,7 @@ pub use consumers::{
 pub use exactly_once::{Met, Play, Transactor, exactly_once};
 pub use groups::{
     Assignor, lag_and_reset, members_share_a_topic, some_of_twenty_static_members_come_back,
-    static_members_come_back, twenty_members_share_a_topic,
+    static_members_come_back, twenty_members_come_and_go, twenty_members_share_a_topic,
 };
 pub use rdkafka_driver::serve_rdkafka;
 pub use transactions::{

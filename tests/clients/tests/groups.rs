@@ -2,7 +2,7 @@
 
 use odradek_client_tests::{
     Assignor, Kind, lag_and_reset, members_share_a_topic, some_of_twenty_static_members_come_back,
-    static_members_come_back, twenty_members_share_a_topic,
+    static_members_come_back, twenty_members_come_and_go, twenty_members_share_a_topic,
 };
 use odradek_test_harness::Routing;
 
@@ -83,6 +83,26 @@ fn twenty_members_of_kafkajs() {
 fn twenty_members_of_five_clients() {
     let kinds = [Kind::Confluent, Kind::KafkaPython3, Kind::Aiokafka, Kind::Java4, Kind::KafkaPython2];
     twenty_members_share_a_topic(&kinds, Assignor::Range);
+}
+
+macro_rules! twenty_tests {
+    ($($name:ident: [$($kind:expr),*], $assignor:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            twenty_members_come_and_go(&[$($kind),*], $assignor);
+        })*
+    };
+}
+
+twenty_tests! {
+    twenty_members_of_confluent_kafka_eager: [Kind::Confluent], Assignor::RoundRobin;
+    twenty_members_of_kafka_python_2_eager: [Kind::KafkaPython2], Assignor::Sticky;
+    twenty_members_of_kafka_python_3_eager: [Kind::KafkaPython3], Assignor::RoundRobin;
+    twenty_members_of_aiokafka_eager: [Kind::Aiokafka], Assignor::Sticky;
+    twenty_members_of_kafka_javascript_eager: [Kind::ConfluentJs], Assignor::Range;
+    // Ten of each: twenty of one take a minute to start on two cores.
+    twenty_members_of_java_3_and_4_eager: [Kind::Java3, Kind::Java4], Assignor::Sticky;
+    twenty_members_of_rdkafka_eager: [Kind::Rdkafka], Assignor::Range;
 }
 
 #[test]
