@@ -215,6 +215,8 @@ Object.assign(operations, {
       'group.id': group,
       'enable.auto.commit': false,
       'auto.offset.reset': 'earliest',
+      // When the broker comes back, so does it, well within its session. Its own are ten seconds.
+      'reconnect.backoff.max.ms': 500,
       'js.consumer.max.batch.size': -1,
     }
     if (assignor === 'uniform') {

@@ -160,6 +160,8 @@ class Client:
             "group.id": group,
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
+            # When the broker comes back, so does it, well within its session. Its own are ten seconds.
+            "reconnect.backoff.max.ms": 500,
         }
         if assignor == "uniform":
             # Of the broker, which says how long a session is.

@@ -273,6 +273,8 @@ impl Served {
     ) -> Answer {
         let mut config = self.config();
         config.set("group.id", group).set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
+        // When the broker comes back, so does it, well within its session. Its own are ten seconds.
+        config.set("reconnect.backoff.max.ms", "500");
         if assignor == "uniform" {
             // Of the broker, which says how long a session is.
             config.set("group.protocol", "consumer").set("group.remote.assignor", assignor);
