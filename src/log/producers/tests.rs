@@ -512,12 +512,32 @@ fn an_answer_about_a_transaction_that_has_ended_is_of_no_use() {
 #[test]
 fn a_newer_epoch_is_another_question() {
     let mut partition = Partition::new();
-    partition.verify(&transactional(1, 0, 0), TransactionVersion::V1);
+    let older = transactional(1, 0, 0);
+    partition.verify(&older, TransactionVersion::V1);
     let newer = transactional(1, 1, 0);
     let ask = partition.producers.begin_verification(&newer, TransactionVersion::V1, Timestamp(0));
-    assert!(matches!(ask, Ok(VerificationNeed::Ask(_))), "{ask:?}");
+    let Ok(VerificationNeed::Ask(guard)) = ask else { panic!("{ask:?}") };
     assert_eq!(partition.take(&newer), Err(SequenceError::NotVerified));
-    assert_eq!(partition.take(&transactional(1, 0, 0)), Err(SequenceError::NotVerified));
+    assert!(partition.producers.verified(newer.id, guard));
+    assert_eq!(partition.take(&older), Err(SequenceError::NotVerified), "it is the newer one's now");
+    assert_eq!(partition.take(&newer), Ok(0));
+}
+
+/// Somebody asks under an epoch that the producer does not have, and is told to come again; then the producer
+/// asks.
+#[test]
+fn an_answer_is_about_the_epoch_that_was_asked_about() {
+    let mut partition = Partition::new();
+    let (stray, right) = (transactional(1, i16::MAX, 0), transactional(1, 3, 0));
+    let ask = partition.producers.begin_verification(&stray, TransactionVersion::V1, Timestamp(0));
+    let Ok(VerificationNeed::Ask(strays)) = ask else { panic!("{ask:?}") };
+    let ask = partition.producers.begin_verification(&right, TransactionVersion::V2, Timestamp(0));
+    let Ok(VerificationNeed::Ask(guard)) = ask else { panic!("{ask:?}") };
+    assert_ne!(guard, strays);
+    assert!(partition.producers.verified(right.id, guard));
+    assert_eq!(partition.take(&stray), Err(SequenceError::NotVerified), "nobody has said so of it");
+    assert_eq!(partition.take(&right), Ok(0), "and it is in nobody's way");
+    assert!(!partition.producers.verified(stray.id, strays), "the transaction is open");
 }
 
 #[test]

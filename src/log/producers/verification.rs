@@ -11,14 +11,18 @@
 //! is there because an answer may come late as well: between it and its question the transaction may have
 //! ended, and another one begun that does not have this partition.
 //!
+//! A question is about one epoch, and so is its answer: an epoch that nobody has may be asked about beside the
+//! one that the coordinator knows. Once one is confirmed, older ones are not current any more.
+//!
 //! Nothing of this is written down: after a start the coordinator is asked again.
 //! Source: Kafka `VerificationStateEntry`, `VerificationGuard`, `UnifiedLog.maybeStartTransactionVerification`.
-//! One deliberate difference: there the guard outlives a newer epoch, here a question is about one epoch.
+//! One deliberate difference: there the guard outlives a newer epoch.
 
 use crate::codec::record_batch::BatchProducer;
 use crate::types::limits::VERIFICATIONS_PER_PARTITION_MAX;
 use crate::types::{ProducerEpoch, ProducerId, Sequence, Timestamp, TransactionVersion};
 use std::collections::BTreeMap;
+use std::ops::{RangeBounds, RangeInclusive};
 
 /// Tells the answer to one question from that to another. Never given out twice by a partition, as
 /// long as it is open.
@@ -34,11 +38,10 @@ pub enum VerificationNeed {
     Ask(VerificationGuard),
 }
 
-/// A producer that is about to begin a transaction.
+/// A producer's epoch that is about to begin a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Verification {
     guard: VerificationGuard,
-    epoch: ProducerEpoch,
     version: TransactionVersion,
     /// The smallest that was asked about: one behind it must not be stored first, or this one would be out
     /// of order for ever.
@@ -67,13 +70,13 @@ impl Verification {
 /// Invariant: at most [`VERIFICATIONS_PER_PARTITION_MAX`] entries.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Verifications {
-    by_producer: BTreeMap<ProducerId, Verification>,
+    by_writer: BTreeMap<(ProducerId, ProducerEpoch), Verification>,
     next_guard: u64,
 }
 
 impl Verifications {
     pub(super) fn find(&self, id: ProducerId, epoch: ProducerEpoch) -> Option<&Verification> {
-        self.by_producer.get(&id).filter(|found| found.epoch == epoch)
+        self.by_writer.get(&(id, epoch))
     }
 
     pub(super) fn begin(
@@ -82,54 +85,71 @@ impl Verifications {
         version: TransactionVersion,
         now: Timestamp,
     ) -> VerificationNeed {
-        if let Some(found) = self.by_producer.get_mut(&batch.id).filter(|found| found.epoch >= batch.epoch) {
-            if found.epoch == batch.epoch {
-                found.lowest_sequence = found.lowest_sequence.min(batch.base_sequence);
-            }
-            // One of an older epoch is refused when its batch is appended.
+        let writer = (batch.id, batch.epoch);
+        if let Some(found) = self.by_writer.get_mut(&writer) {
+            found.lowest_sequence = found.lowest_sequence.min(batch.base_sequence);
             return if found.is_verified {
                 VerificationNeed::Nothing
             } else {
                 VerificationNeed::Ask(found.guard)
             };
         }
-        if self.by_producer.len() >= VERIFICATIONS_PER_PARTITION_MAX {
-            let oldest = self.by_producer.iter().min_by_key(|(_, found)| found.guard);
-            if let Some(id) = oldest.map(|(id, _)| *id) {
-                self.by_producer.remove(&id);
+        if self.by_writer.len() >= VERIFICATIONS_PER_PARTITION_MAX {
+            let oldest = self.by_writer.iter().min_by_key(|(_, found)| found.guard);
+            if let Some(oldest) = oldest.map(|(writer, _)| *writer) {
+                self.by_writer.remove(&oldest);
             }
         }
         let guard = VerificationGuard(self.next_guard);
         self.next_guard += 1;
         let verification = Verification {
             guard,
-            epoch: batch.epoch,
             version,
             lowest_sequence: batch.base_sequence,
             begun_at: now,
             is_verified: false,
         };
-        self.by_producer.insert(batch.id, verification);
+        self.by_writer.insert(writer, verification);
         VerificationNeed::Ask(guard)
     }
 
     pub(super) fn verified(&mut self, id: ProducerId, guard: VerificationGuard) -> bool {
-        let found = self.by_producer.get_mut(&id).filter(|found| found.guard == guard);
-        found.map(|found| found.is_verified = true).is_some()
+        let Some(epoch) = self.epoch_of(id, guard) else { return false };
+        self.by_writer.get_mut(&(id, epoch)).expect("it was just there").is_verified = true;
+        self.remove_epochs(id, ..epoch);
+        true
     }
 
     pub(super) fn refuted(&mut self, id: ProducerId, guard: VerificationGuard) {
-        if self.by_producer.get(&id).is_some_and(|found| found.guard == guard && !found.is_verified) {
-            self.by_producer.remove(&id);
+        if let Some(epoch) = self.epoch_of(id, guard)
+            && !self.by_writer[&(id, epoch)].is_verified
+        {
+            self.by_writer.remove(&(id, epoch));
         }
+    }
+
+    /// Which epoch a question is about, unless it is forgotten. Mostly there is one.
+    fn epoch_of(&self, id: ProducerId, guard: VerificationGuard) -> Option<ProducerEpoch> {
+        let mut of_producer = self.by_writer.range(all_of(id));
+        of_producer.find(|(_, found)| found.guard == guard).map(|((_, epoch), _)| *epoch)
     }
 
     /// The transaction is open, or has ended.
     pub(super) fn remove(&mut self, id: ProducerId) {
-        self.by_producer.remove(&id);
+        self.remove_epochs(id, ..);
+    }
+
+    fn remove_epochs(&mut self, id: ProducerId, epochs: impl RangeBounds<ProducerEpoch>) {
+        let gone = self.by_writer.extract_if(all_of(id), |(_, epoch), _| epochs.contains(epoch));
+        gone.for_each(drop);
     }
 
     pub(super) fn expire(&mut self, now: Timestamp, idle_max_ms: i64) {
-        self.by_producer.retain(|_, found| now.0.saturating_sub(found.begun_at.0) < idle_max_ms);
+        self.by_writer.retain(|_, found| now.0.saturating_sub(found.begun_at.0) < idle_max_ms);
     }
+}
+
+/// A producer's epochs.
+fn all_of(id: ProducerId) -> RangeInclusive<(ProducerId, ProducerEpoch)> {
+    (id, ProducerEpoch(i16::MIN))..=(id, ProducerEpoch(i16::MAX))
 }
