@@ -1,5 +1,6 @@
 //! The broker's decisions with all around them simulated, one seed after the other: the storage engine on a disk
-//! that loses, tears and damages; coordinators of groups between a log that fails and clients that do.
+//! that loses, tears and damages; coordinators of groups and of transactions between logs that fail and clients
+//! that do.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -12,7 +13,8 @@
 //! | [`settings`] | what differs between seeds, and the mistakes for the tests that must find them |
 //! | [`seeds`], [`report`] | what all simulations are to whoever runs them; how often what happened |
 //! | [`storage`] | the above as one of them |
-//! | [`groups`] | the other one: coordinators of consumer groups |
+//! | [`groups`] | another one: coordinators of consumer groups |
+//! | [`transactions`] | another one: coordinators of transactions, and the partitions that these end in |
 //! | [`keyed_log`] | a compacted partition, as coordinators keep their state in |
 //!
 //! Absent: replication, several log directories.
@@ -34,5 +36,6 @@ pub mod seeds;
 pub mod settings;
 pub mod shell;
 pub mod storage;
+pub mod transactions;
 pub mod workload;
 pub mod world;

@@ -1,5 +1,6 @@
 //! `odradek-sim storage`: many seeds of the storage engine on a simulated disk. `odradek-sim groups`: the same of
-//! group coordinators and their clients. `odradek-sim mistakes`: whether the checks find what they are there for.
+//! group coordinators and their clients. `odradek-sim transactions`: of transaction coordinators, partitions and
+//! producers. `odradek-sim mistakes`: whether the checks find what they are there for.
 //!
 //! Exit code 0: every check held and everything that is to be met was met; 1: a check failed; 2: some
 //! fault or branch of recovery was never met; 3: the program could not do its work.
@@ -11,6 +12,7 @@ use odradek_sim::groups::Groups;
 use odradek_sim::report::Counts;
 use odradek_sim::seeds::{PlannedMistake, SeedOptions, Simulation};
 use odradek_sim::storage::Storage;
+use odradek_sim::transactions::Transactions;
 use std::cell::Cell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -30,6 +32,8 @@ enum What {
     Storage(SeedsFlags),
     /// Coordinators of consumer groups: members, generations, committed offsets.
     Groups(SeedsFlags),
+    /// Coordinators of transactions: producers, outcomes, markers, offsets that are committed in them.
+    Transactions(SeedsFlags),
     /// Makes each mistake on purpose and says which check found it, and after how many seeds.
     Mistakes(MistakesFlags),
 }
@@ -39,7 +43,7 @@ struct MistakesFlags {
     /// Seeds within which each has to be found.
     #[arg(long, default_value_t = 10_000)]
     seeds: u64,
-    /// Of one simulation only: storage or groups.
+    /// Of one simulation only: storage, groups or transactions.
     #[arg(long, value_name = "SIMULATION")]
     of: Option<String>,
 }
@@ -99,6 +103,7 @@ fn main() -> ExitCode {
     let done = match &what {
         What::Storage(flags) => run::<Storage>(flags),
         What::Groups(flags) => run::<Groups>(flags),
+        What::Transactions(flags) => run::<Transactions>(flags),
         What::Mistakes(flags) => find_all_mistakes(flags),
     };
     match done {
@@ -193,6 +198,9 @@ fn find_all_mistakes(flags: &MistakesFlags) -> anyhow::Result<ExitCode> {
     }
     if is_wanted(Groups::NAME) {
         missed += find_mistakes::<Groups>(flags.seeds)?;
+    }
+    if is_wanted(Transactions::NAME) {
+        missed += find_mistakes::<Transactions>(flags.seeds)?;
     }
     Ok(ExitCode::from(u8::from(missed > 0)))
 }
