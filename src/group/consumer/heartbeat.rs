@@ -243,8 +243,15 @@ impl ConsumerGroup {
         change: &mut Change,
     ) -> Result<bool, Refusal> {
         let request = beat.request;
-        let mut value =
-            before.cloned().unwrap_or(MemberValue { rebalance_timeout_ms: UNSAID, ..MemberValue::default() });
+        let unsaid = MemberValue { rebalance_timeout_ms: UNSAID, ..MemberValue::default() };
+        let mut value = match before {
+            // Who joins says all that there is to say: what it had said before, or who was in its place, is over.
+            Some(before) if request.member_epoch == 0 => {
+                MemberValue { instance_id: before.instance_id.clone(), ..unsaid }
+            }
+            Some(before) => before.clone(),
+            None => unsaid,
+        };
         let set = |field: &mut Option<String>, said: &Option<kafka_protocol::protocol::StrBytes>| {
             if let Some(said) = said {
                 *field = Some(said.to_string());

@@ -80,3 +80,28 @@ fn group_that_is_full_takes_back_its_static_members() {
     hall.beat(&mut again);
     assert_eq!(again.count(), 4);
 }
+
+#[test]
+fn who_joins_in_the_place_of_another_says_all_that_there_is_to_say() {
+    let mut hall = Hall::new(&[("read", 1), ("matched", 1)]);
+    let mut a = Client { instance: Some("i".to_owned()), ..Client::matching("a", "match.*") };
+    a.assignor = Some("range".to_owned());
+    hall.settle(&mut [&mut a]);
+    assert_eq!(hall.leave(&mut a, -2), ErrorCode::None);
+    // It names a topic, and no expression.
+    let mut again = Client::named("again", "i", &["read"]);
+    hall.settle(&mut [&mut again]);
+    let value = &hall.group().members["again"].value;
+    assert_eq!((value.regex.as_deref(), value.assignor.as_deref()), (None, None));
+    assert_eq!(value.instance_id.as_deref(), Some("i"));
+    assert_eq!(again.count(), 1);
+    let read = hall.topics.named("read").unwrap().id;
+    assert!(again.owned.contains_key(&read));
+    // Heartbeats that go on say only what is new.
+    let mut request = again.request();
+    request.subscribed_topic_regex = Some(text("match.*"));
+    let response = hall.ask(request);
+    again.take(&response);
+    hall.settle(&mut [&mut again]);
+    assert_eq!(again.count(), 2);
+}
