@@ -13,6 +13,8 @@
 //! | [`broker`] | carries out what `odradek::group` decides, as `odradek::shard` does; starts, crashes, faults |
 //! | [`request`] | requests of all kinds, as a broker takes them |
 //! | [`network`] | what becomes of a request on its way, and of its answer |
+//! | [`topics`] | topics, as groups of the newer protocol look at them |
+//! | [`witness`] | what watches over a broker, of whatever clients |
 //! | [`watch`] | what is expected: members, sessions, offsets, and the checks |
 //! | [`consumer`] | members: they join, sync, heartbeat, commit, leave, freeze and die |
 //! | [`others`] | who only commits, administrators, and strays that say what they should not |
@@ -28,7 +30,9 @@ pub mod others;
 pub mod request;
 pub mod run;
 pub mod settings;
+pub mod topics;
 pub mod watch;
+pub mod witness;
 
 use crate::groups::settings::Mistake;
 use crate::seeds::{SeedOptions, SeedResult, Simulation};

@@ -22,11 +22,13 @@ pub struct KeyedLog<R> {
     records: Vec<(u64, R)>,
     end: u64,
     flushed_end: u64,
+    /// Ends of the batches behind what was flushed.
+    batch_ends: Vec<u64>,
 }
 
 impl<R> Default for KeyedLog<R> {
     fn default() -> KeyedLog<R> {
-        KeyedLog { records: Vec::new(), end: 0, flushed_end: 0 }
+        KeyedLog { records: Vec::new(), end: 0, flushed_end: 0, batch_ends: Vec::new() }
     }
 }
 
@@ -43,17 +45,25 @@ impl<R: Keyed> KeyedLog<R> {
         self.records.iter().map(|(_, record)| record)
     }
 
+    /// Where a crash may cut it: a batch is there as a whole, or not at all.
+    pub fn cuts(&self) -> Vec<u64> {
+        [self.flushed_end].into_iter().chain(self.batch_ends.iter().copied()).collect()
+    }
+
+    /// Appends records as one batch.
     pub fn append(&mut self, records: &[R]) {
         for record in records {
             self.records.push((self.end, record.clone()));
             self.end += 1;
         }
+        self.batch_ends.push(self.end);
     }
 
     /// Everything below `end` was flushed.
     pub fn flush(&mut self, end: u64) {
         assert!(end <= self.end);
         self.flushed_end = self.flushed_end.max(end);
+        self.batch_ends.retain(|batch_end| *batch_end > end);
     }
 
     /// A crash: what begins at `end`, which is not below what was flushed, is gone. What is left was read, and is
@@ -62,6 +72,7 @@ impl<R: Keyed> KeyedLog<R> {
         assert!((self.flushed_end..=self.end).contains(&end));
         self.records.retain(|(offset, _)| *offset < end);
         (self.end, self.flushed_end) = (end, end);
+        self.batch_ends.clear();
     }
 
     /// The cleaner: of every key the last record below `end` stays, `end` being no further than what was flushed.
@@ -128,6 +139,7 @@ mod tests {
         cut.cut(4);
         assert_eq!(cut.latest().into_values().collect::<Vec<_>>(), [Record(1, Some(3))]);
         assert_eq!(cut.flushed_end(), 4);
+        assert_eq!(log().cuts(), [4, 5]);
         let mut whole = log();
         whole.cut(5);
         assert!(whole.latest().is_empty());

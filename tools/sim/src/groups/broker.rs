@@ -3,15 +3,22 @@
 
 use crate::groups::request::{Reply, Request};
 use crate::groups::settings::{MS, Mistake, S, Settings, check};
+use crate::groups::topics::SimTopics;
 use crate::groups::watch::kept::WriteEnd;
-use crate::groups::watch::{Asked, Watch};
+use crate::groups::witness::{Asked, Witness};
 use crate::keyed_log::KeyedLog;
 use crate::world::{Micros, Signal, World};
 use futures::channel::oneshot;
 use futures::future::{Either, select};
+use kafka_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse};
+use odradek::codec::consumer_record::ConsumerRecord;
 use odradek::codec::error_code::ErrorCode;
 use odradek::codec::group_record::GroupRecord;
-use odradek::group::coordinator::{Coordinator, Holdings};
+use odradek::group::consumer::ConsumerSettings;
+use odradek::group::consumer::rebalance::Resolved;
+use odradek::group::consumer::regex::TopicPattern;
+use odradek::group::coordinator::{Coordinator, Holdings, ToResolve};
+use odradek::group::topics::Topics;
 use odradek::group::{Answer, Effect, Moment, Ticket, WriteId};
 use odradek::types::{Mono, Timestamp};
 use std::cell::{Cell, RefCell};
@@ -34,16 +41,18 @@ enum State {
     Resigned(Box<Coordinator>),
 }
 
-struct Waiting {
+struct Waiting<K> {
     sender: oneshot::Sender<Reply>,
-    asked: Asked,
+    asked: Asked<K>,
 }
 
 /// Lives: one per seed; its runs end and begin again.
-pub struct Broker {
+pub struct Broker<W: Witness> {
     pub world: Rc<World>,
     pub settings: Settings,
-    pub watch: RefCell<Watch>,
+    consumers: ConsumerSettings,
+    pub watch: RefCell<W>,
+    pub topics: Rc<SimTopics>,
     log: RefCell<KeyedLog<GroupRecord>>,
     state: RefCell<State>,
     /// Which run it is; tasks of others end.
@@ -55,14 +64,13 @@ pub struct Broker {
     appended: Signal,
     /// A flush has failed: nothing is written before the next start.
     is_offline: Cell<bool>,
-    waiting: RefCell<BTreeMap<Ticket, Waiting>>,
+    waiting: RefCell<BTreeMap<Ticket, Waiting<W::Known>>>,
     next_ticket: Cell<u64>,
     next_member: Cell<u64>,
     sleeps_until: Cell<Option<Mono>>,
     earlier: Signal,
     /// Nothing goes wrong any more.
     pub is_calm: Cell<bool>,
-    pub topics_gone: RefCell<BTreeSet<String>>,
     heartbeats: Cell<u64>,
 }
 
@@ -73,15 +81,21 @@ enum Begun {
     Nobody,
 }
 
-impl Broker {
-    pub fn new(world: &Rc<World>, settings: Settings) -> Rc<Broker> {
-        let retention = settings.coordinator.offsets_retention.as_micros() as Micros;
-        // What expires is looked at when it is due, and then the walk comes by.
-        let lateness = settings.lateness_max + MS;
+/// What groups of the newer protocol need, and those that watch.
+pub struct Parts<W> {
+    pub watch: W,
+    pub topics: Rc<SimTopics>,
+    pub consumers: ConsumerSettings,
+}
+
+impl<W: Witness> Broker<W> {
+    pub fn new(world: &Rc<World>, settings: Settings, parts: Parts<W>) -> Rc<Broker<W>> {
         Rc::new(Broker {
             world: world.clone(),
             settings,
-            watch: RefCell::new(Watch::new(world.clone(), retention, lateness, settings.sessions.1)),
+            consumers: parts.consumers,
+            watch: RefCell::new(parts.watch),
+            topics: parts.topics,
             log: RefCell::default(),
             state: RefCell::new(State::Down),
             run: Cell::new(0),
@@ -96,7 +110,6 @@ impl Broker {
             sleeps_until: Cell::new(None),
             earlier: Signal::default(),
             is_calm: Cell::new(false),
-            topics_gone: RefCell::default(),
             heartbeats: Cell::new(0),
         })
     }
@@ -133,19 +146,17 @@ impl Broker {
             State::Ready(_) => {}
         }
         // Of topics that there are not the coordinator is not asked.
-        let gone = self.topics_gone.borrow();
         let has_some = match &mut request {
             Request::Commit(_, request) => {
-                request.topics.retain(|topic| !gone.contains(&**topic.name));
+                request.topics.retain(|topic| self.topics.has(&topic.name));
                 !request.topics.is_empty()
             }
             Request::DeleteOffsets(request) => {
-                request.topics.retain(|topic| !gone.contains(&**topic.name));
+                request.topics.retain(|topic| self.topics.has(&topic.name));
                 !request.topics.is_empty()
             }
             _ => true,
         };
-        drop(gone);
         if !has_some {
             return Begun::Done(Reply::Refused(ErrorCode::UnknownTopicOrPartition));
         }
@@ -155,14 +166,13 @@ impl Broker {
         self.dispatch(asked, request)
     }
 
-    fn dispatch(self: &Rc<Self>, asked: Asked, mut request: Request) -> Begun {
-        self.make_mistakes(&mut request);
+    fn dispatch(self: &Rc<Self>, asked: Asked<W::Known>, mut request: Request) -> Begun {
+        self.watch.borrow_mut().falsify_request(&mut request);
         let (ticket, waits) = self.ticket(&asked);
         let ready = "it was looked at";
         let answer = match request {
             Request::Join(caller, request) => {
-                self.next_member.set(self.next_member.get() + 1);
-                let fresh = self.next_member.get().to_string();
+                let fresh = self.fresh_id();
                 self.decide(|coordinator, now, effects| {
                     coordinator.join(&caller, &request, &fresh, ticket, now, effects);
                 });
@@ -187,6 +197,23 @@ impl Broker {
             Request::DeleteOffsets(request) => {
                 self.decide(|coordinator, now, effects| {
                     coordinator.delete_offsets(request, ticket, now, effects);
+                });
+                return waits;
+            }
+            Request::ConsumerHeartbeat(caller, request) => {
+                if let Some(response) = self.unheard(&request) {
+                    self.answered(ticket, Answer::ConsumerHeartbeat(response));
+                    return waits;
+                }
+                let fresh = self.fresh_id();
+                self.decide(|coordinator, now, effects| {
+                    coordinator.consumer_heartbeat(&caller, request, &fresh, ticket, now, effects);
+                });
+                return waits;
+            }
+            Request::Leave(request) if self.has_consumers(&request.group_id) => {
+                self.decide(|coordinator, now, effects| {
+                    coordinator.consumer_leave_group(request, ticket, now, effects);
                 });
                 return waits;
             }
@@ -229,49 +256,38 @@ impl Broker {
         waits
     }
 
-    fn ticket(&self, asked: &Asked) -> (Ticket, Begun) {
+    fn fresh_id(&self) -> String {
+        self.next_member.set(self.next_member.get() + 1);
+        self.next_member.get().to_string()
+    }
+
+    fn has_consumers(&self, group: &str) -> bool {
+        match &*self.state.borrow() {
+            State::Ready(coordinator) => coordinator.is_consumer_group(group),
+            State::Down | State::Loading | State::Resigned(_) => false,
+        }
+    }
+
+    /// A mistake: what a heartbeat that says nothing new is answered without a word to the coordinator.
+    fn unheard(&self, request: &ConsumerGroupHeartbeatRequest) -> Option<ConsumerGroupHeartbeatResponse> {
+        let says_nothing = request.member_epoch > 0 && request.topic_partitions.is_none();
+        if !self.settings.makes(Mistake::HeartbeatsUnheard) || !says_nothing {
+            return None;
+        }
+        Some(
+            ConsumerGroupHeartbeatResponse::default()
+                .with_member_id(Some(request.member_id.clone()))
+                .with_member_epoch(request.member_epoch)
+                .with_heartbeat_interval_ms(1000),
+        )
+    }
+
+    fn ticket(&self, asked: &Asked<W::Known>) -> (Ticket, Begun) {
         self.next_ticket.set(self.next_ticket.get() + 1);
         let ticket = Ticket(self.next_ticket.get());
         let (sender, receiver) = oneshot::channel();
         self.waiting.borrow_mut().insert(ticket, Waiting { sender, asked: asked.clone() });
         (ticket, Begun::Waits(receiver))
-    }
-
-    /// Those of a request.
-    fn make_mistakes(&self, request: &mut Request) {
-        let newest = self.watch.borrow().generation_of(request.group());
-        match request {
-            Request::Commit(_, request) => {
-                if self.settings.makes(Mistake::CommitGenerationUnchecked)
-                    && request.generation_id_or_member_epoch >= 0
-                {
-                    request.generation_id_or_member_epoch = newest;
-                }
-                if self.settings.makes(Mistake::InstanceUnchecked) {
-                    request.group_instance_id = None;
-                }
-            }
-            Request::Sync(request) => {
-                let assignments = &mut request.assignments;
-                if self.settings.makes(Mistake::AssignmentsShifted) && assignments.len() > 1 {
-                    let last = assignments.len() - 1;
-                    for at in 0..last {
-                        let (left, right) = assignments.split_at_mut(at + 1);
-                        std::mem::swap(&mut left[at].assignment, &mut right[0].assignment);
-                    }
-                }
-                if self.settings.makes(Mistake::SyncGenerationUnchecked) {
-                    request.generation_id = newest;
-                }
-                if self.settings.makes(Mistake::InstanceUnchecked) {
-                    request.group_instance_id = None;
-                }
-            }
-            Request::Heartbeat(request) if self.settings.makes(Mistake::InstanceUnchecked) => {
-                request.group_instance_id = None;
-            }
-            _ => {}
-        }
     }
 
     /// Decides something, then carries it out. `None` while there is no coordinator.
@@ -281,10 +297,12 @@ impl Broker {
     ) -> Option<T> {
         let now = self.moment();
         let mut effects = Vec::new();
+        let mut to_resolve = Vec::new();
         let (decided, next, written) = {
             let mut state = self.state.borrow_mut();
             let (State::Ready(coordinator) | State::Resigned(coordinator)) = &mut *state else { return None };
             let decided = decide(coordinator, now, &mut effects);
+            to_resolve.extend(std::iter::from_fn(|| coordinator.next_to_resolve()));
             let written = effects.iter().filter_map(|effect| match effect {
                 Effect::Write(write) => Some((*write, coordinator.records(*write).to_vec())),
                 Effect::Answer(..) => None,
@@ -296,6 +314,9 @@ impl Broker {
                 Effect::Answer(ticket, answer) => self.answered(ticket, answer),
                 Effect::Write(write) => self.written(write, &written[&write]),
             }
+        }
+        for asked in to_resolve {
+            self.world.spawn(self.clone().resolve(self.run.get(), asked));
         }
         if let Some(next) = next
             && self.sleeps_until.get().is_none_or(|until| next < until)
@@ -311,18 +332,13 @@ impl Broker {
             return;
         };
         if self.settings.makes(Mistake::AnswersForgotten)
-            && matches!(answer, Answer::Commit(_))
+            && matches!(answer, Answer::Commit(_) | Answer::ConsumerHeartbeat(_))
             && self.world.one_in(20)
         {
             self.waiting.borrow_mut().insert(ticket, waiting);
             return;
         }
-        if self.settings.makes(Mistake::EverybodyLeads)
-            && let Answer::Join(response) = &mut answer
-            && response.error_code == 0
-        {
-            response.leader = response.member_id.clone();
-        }
+        self.watch.borrow_mut().falsify_answer(&mut answer);
         let request = &waiting.asked.request;
         self.world.note(format_args!(
             "  {} of {} is answered {:?}",
@@ -343,25 +359,7 @@ impl Broker {
 
     fn written(&self, write: WriteId, records: &[GroupRecord]) {
         self.world.note(format_args!("  {write:?}: {} records", records.len()));
-        let mut watch = self.watch.borrow_mut();
-        for record in records {
-            if let GroupRecord::Group { group, value: Some(value) } = record {
-                watch.generation_written(group, value);
-            }
-        }
-        let read: BTreeSet<(String, String)> = records
-            .iter()
-            .filter_map(|record| match record {
-                GroupRecord::Offset { group, topic, value: None, .. } => Some((group, topic)),
-                _ => None,
-            })
-            .filter(|(group, topic)| watch.is_surely_read(group, topic))
-            .map(|(group, topic)| (group.clone(), topic.clone()))
-            .collect();
-        watch
-            .kept
-            .written(write, records, |group, topic| read.contains(&(group.to_owned(), topic.to_owned())));
-        drop(watch);
+        self.watch.borrow_mut().written(write, records);
         self.lane.borrow_mut().push_back(write);
         self.lane_filled.notify();
     }
@@ -375,13 +373,16 @@ impl Broker {
             WriteEnd::Refused => "write: refused",
             WriteEnd::Unsure => "write: flush failed",
         });
-        let records = self.watch.borrow_mut().kept.ended(write, end);
-        let gone = records.iter().filter_map(|record| match record {
-            GroupRecord::Group { group, value: None } if end == WriteEnd::Kept => Some(group),
-            _ => None,
-        });
-        gone.for_each(|group| self.watch.borrow_mut().group_gone(group));
+        let records = {
+            let mut watch = self.watch.borrow_mut();
+            let records = watch.kept().ended(write, end);
+            watch.ended(write, &records, end);
+            records
+        };
         self.decide(|coordinator, now, effects| coordinator.finished(write, result, now, effects));
+        if W::LOOKS_AFTER_WRITES {
+            records.first().into_iter().for_each(|record| self.look_at(record.group()));
+        }
     }
 
     /// Appends writes one after the other.
@@ -530,19 +531,64 @@ impl Broker {
 
     /// A topic is deleted, or that is found out at a start.
     pub fn forget_topics(self: &Rc<Self>) {
-        let gone = self.topics_gone.borrow().clone();
-        self.decide(|coordinator, _, _| coordinator.forget_in_flight(|topic| gone.contains(topic)));
+        let topics = self.topics.clone();
+        self.decide(|coordinator, _, _| coordinator.forget_in_flight(|topic| !topics.has(topic)));
         for id in self.ids() {
             self.decide(|coordinator, now, effects| {
-                coordinator.forget_topics(&id, |topic| gone.contains(topic), now, effects);
+                coordinator.forget_topics(&id, |topic| !topics.has(topic), now, effects);
+            });
+        }
+    }
+
+    /// Creates a topic, or gives it more partitions.
+    pub fn set_topic(self: &Rc<Self>, topic: &str, partition_count: i32) {
+        self.world.note(format_args!("{topic} has {partition_count} partitions"));
+        self.topics.set(topic, partition_count);
+        self.watch.borrow_mut().kept().topic_made(topic);
+        self.topics_changed();
+    }
+
+    /// Groups look at their topics again.
+    fn topics_changed(self: &Rc<Self>) {
+        if !self.topics.is_unseen.get() {
+            self.decide(|coordinator, _, _| coordinator.topics_changed());
+        }
+    }
+
+    /// Holds regular expressions against all topics; of many now and then not all.
+    async fn resolve(self: Rc<Self>, run: u64, asked: ToResolve) {
+        self.world.count("regular expressions: resolved later");
+        self.world.sleep(self.world.below(500 * MS)).await;
+        let mut resolved = Resolved::new();
+        for regex in &asked.regexes {
+            if !resolved.is_empty() && self.world.one_in(20) {
+                break;
+            }
+            let Ok(pattern) = TopicPattern::new(regex) else { continue };
+            let mut topics = BTreeSet::new();
+            self.topics.names_after(None, &mut |name| {
+                if pattern.matches(name) {
+                    topics.insert(name.to_owned());
+                }
+                true
+            });
+            resolved.insert(regex.clone(), topics);
+            if self.world.one_in(4) {
+                self.world.sleep(self.world.below(200 * MS)).await;
+            }
+        }
+        if self.run.get() == run {
+            self.decide(|coordinator, now, effects| {
+                coordinator.resolved(&asked.group, asked.version, resolved, now, effects);
             });
         }
     }
 
     pub fn delete_topic(self: &Rc<Self>, topic: &str) {
         self.world.note(format_args!("{topic} is deleted"));
-        self.topics_gone.borrow_mut().insert(topic.to_owned());
-        self.watch.borrow_mut().kept.topic_gone(topic);
+        self.topics.remove(topic);
+        self.watch.borrow_mut().kept().topic_gone(topic);
+        self.topics_changed();
         self.forget_topics();
     }
 
@@ -559,7 +605,7 @@ impl Broker {
         let state = self.state.borrow();
         let State::Ready(coordinator) = &*state else { return };
         let waiting = self.waiting.borrow();
-        let of_group: Vec<&Asked> = waiting
+        let of_group: Vec<&Asked<W::Known>> = waiting
             .values()
             .map(|waiting| &waiting.asked)
             .filter(|asked| asked.request.group() == group)
@@ -607,8 +653,8 @@ impl Broker {
     /// Everything in memory is gone, and with it as much as it likes of what was not flushed.
     pub fn crash(&self) {
         let end = {
-            let log = self.log.borrow();
-            self.world.between(log.flushed_end(), log.end())
+            let cuts = self.log.borrow().cuts();
+            cuts[self.world.below(cuts.len() as u64) as usize]
         };
         self.world.note(format_args!("a crash leaves the log up to {end}"));
         self.world.count("restart: crash");
@@ -631,12 +677,7 @@ impl Broker {
     /// After it has resigned: what is in the log stays.
     pub fn hand_over(&self) {
         let waiting = self.waiting.borrow();
-        let left = waiting.values().find(|waiting| {
-            !matches!(
-                waiting.asked.request,
-                Request::Commit(..) | Request::DeleteGroup(_) | Request::DeleteOffsets(_)
-            )
-        });
+        let left = waiting.values().find(|waiting| !W::waits_for_writes(&waiting.asked.request));
         if let Some(left) = left {
             let request = left.asked.request.summary();
             self.world.finding(check::ANSWERED, format_args!("{request} waits for one who has resigned"));
@@ -656,7 +697,7 @@ impl Broker {
         self.waiting.borrow_mut().clear();
         let mut watch = self.watch.borrow_mut();
         watch.forget_run();
-        let (is_assigning, is_deleting) = watch.kept.run_ended();
+        let (is_assigning, is_deleting) = watch.kept().run_ended();
         for (is, name) in
             [(is_assigning, "restart: while a leader assigns"), (is_deleting, "restart: during a deletion")]
         {
@@ -693,14 +734,14 @@ impl Broker {
         let run = self.run.get();
         *self.state.borrow_mut() = State::Loading;
         self.world.sleep(self.world.below(200 * MS)).await;
-        let mut coordinator = Coordinator::new(self.settings.coordinator);
+        let mut coordinator = Coordinator::new(self.settings.coordinator)
+            .with_consumers(self.consumers.clone(), self.topics.clone());
         self.replay(&mut coordinator);
-        let restored = {
+        {
             let latest = self.log.borrow().latest();
-            self.watch.borrow_mut().kept.restarted(&coordinator, &latest)
-        };
-        for (id, value) in &restored {
-            self.watch.borrow_mut().restored(id, value);
+            let mut watch = self.watch.borrow_mut();
+            let restored = watch.kept().restarted(&coordinator, &latest);
+            watch.restored(&coordinator, &latest, &restored);
         }
         *self.state.borrow_mut() = State::Ready(Box::new(coordinator));
         self.world.spawn(self.clone().run_lane(run));
@@ -727,7 +768,10 @@ impl Broker {
             let read = GroupRecord::decode(Some(&key), value.as_deref());
             assert_eq!(read.as_ref().map(Option::as_ref), Ok(Some(record)), "records are read as written");
             let is_passed_over = self.settings.makes(Mistake::GroupsNotReplayed)
-                && matches!(record, GroupRecord::Group { .. });
+                && matches!(
+                    record,
+                    GroupRecord::Group { .. } | GroupRecord::Consumer(ConsumerRecord::Current { .. })
+                );
             if !is_passed_over {
                 coordinator.apply(record);
             }

@@ -5,6 +5,7 @@ use crate::groups::broker::Broker;
 use crate::groups::network::call;
 use crate::groups::request::{self, Committing, Reply, Request, Sender, error, subscription, text};
 use crate::groups::settings::{MS, S};
+use crate::groups::watch::Watch;
 use crate::groups::watch::kept::assignment;
 use crate::world::{Micros, World};
 use bytes::Bytes;
@@ -23,7 +24,7 @@ const COMMIT_RETENTION_TO: i16 = 4;
 
 /// What all clients of a seed share.
 pub struct Users {
-    pub broker: Rc<Broker>,
+    pub broker: Rc<Broker<Watch>>,
     pub topics: Vec<String>,
     /// What is committed and what leaders send is told apart by its number.
     next: Cell<u64>,
@@ -34,10 +35,10 @@ pub struct Users {
 }
 
 impl Users {
-    pub fn new(broker: &Rc<Broker>) -> Rc<Users> {
+    pub fn new(broker: &Rc<Broker<Watch>>) -> Rc<Users> {
         Rc::new(Users {
             broker: broker.clone(),
-            topics: (0..3).map(|topic| format!("t{topic}")).collect(),
+            topics: broker.topics.all().into_keys().collect(),
             next: Cell::new(0),
             is_over: Cell::new(false),
             count: Cell::new(0),

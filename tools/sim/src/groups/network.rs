@@ -3,6 +3,7 @@
 use crate::groups::broker::Broker;
 use crate::groups::request::{Reply, Request};
 use crate::groups::settings::{MS, S};
+use crate::groups::witness::Witness;
 use crate::world::Micros;
 use futures::future::{Either, select};
 use std::pin::pin;
@@ -15,7 +16,7 @@ pub const LATE_MAX: Micros = 40 * S;
 const PATIENCE: Micros = 5 * S;
 
 /// Asks a broker. `None`: no answer came, whatever became of the request.
-pub async fn call(broker: &Rc<Broker>, request: Request, waits: Micros) -> Option<Reply> {
+pub async fn call<W: Witness>(broker: &Rc<Broker<W>>, request: Request, waits: Micros) -> Option<Reply> {
     let world = &broker.world;
     let latency = || world.below(broker.settings.latency_max + 1);
     let has_fault = |one_in: u64| {

@@ -10,8 +10,8 @@ use kafka_protocol::messages::offset_delete_request::{
     OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
 };
 use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, OffsetCommitRequest, OffsetDeleteRequest,
-    SyncGroupRequest, TopicName,
+    ConsumerGroupHeartbeatRequest, GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest,
+    OffsetCommitRequest, OffsetDeleteRequest, SyncGroupRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use odradek::codec::error_code::ErrorCode;
@@ -23,6 +23,8 @@ pub enum Request {
     Sync(SyncGroupRequest),
     Heartbeat(HeartbeatRequest),
     Leave(LeaveGroupRequest),
+    /// Of the newer protocol.
+    ConsumerHeartbeat(Caller, ConsumerGroupHeartbeatRequest),
     /// In a version.
     Commit(i16, OffsetCommitRequest),
     /// All that a group has committed.
@@ -57,6 +59,7 @@ impl Request {
             Request::Sync(request) => &request.group_id,
             Request::Heartbeat(request) => &request.group_id,
             Request::Leave(request) => &request.group_id,
+            Request::ConsumerHeartbeat(_, request) => &request.group_id,
             Request::Commit(_, request) => &request.group_id,
             Request::DeleteOffsets(request) => &request.group_id,
             Request::Fetch(group) | Request::Describe(group) | Request::DeleteGroup(group) => group,
@@ -69,6 +72,7 @@ impl Request {
             Request::Sync(_) => "sync",
             Request::Heartbeat(_) => "heartbeat",
             Request::Leave(_) => "leave",
+            Request::ConsumerHeartbeat(..) => "consumer heartbeat",
             Request::Commit(..) => "commit",
             Request::Fetch(_) => "fetch",
             Request::Describe(_) => "describe",
@@ -99,6 +103,11 @@ impl Request {
                 member: &request.member_id,
                 instance: request.group_instance_id.as_deref(),
                 generation: request.generation_id_or_member_epoch,
+            },
+            Request::ConsumerHeartbeat(_, request) => Sender {
+                member: &request.member_id,
+                instance: request.instance_id.as_deref(),
+                generation: request.member_epoch,
             },
             Request::Leave(_)
             | Request::Fetch(_)
@@ -136,6 +145,21 @@ impl Request {
                 committed(request)
                     .map(|(topic, at, value)| format!("{topic}-{at}={value} "))
                     .collect::<String>()
+            ),
+            (Request::ConsumerHeartbeat(caller, request), Some(sender)) => format!(
+                "consumer heartbeat {group} v{} {:?} {:?} epoch {}: {:?} {:?} {:?}, has {}",
+                caller.version,
+                sender.member,
+                sender.instance,
+                sender.generation,
+                request.subscribed_topic_names.iter().flatten().map(|name| &***name).collect::<Vec<_>>(),
+                request.subscribed_topic_regex,
+                request.server_assignor,
+                request.topic_partitions.as_ref().map_or("?".to_owned(), |owned| {
+                    let owned =
+                        owned.iter().map(|of| format!("{:x}:{:?} ", of.topic_id.as_u128(), of.partitions));
+                    owned.collect()
+                }),
             ),
             (_, Some(sender)) => format!(
                 "{} {group} {:?} {:?} generation {}",

@@ -1,16 +1,20 @@
 //! One seed: runs of the broker, one after the other, ended by crashes or by giving the partition up, with clients
 //! that go on; then quiet, in which everything comes to its end and nothing is left.
 
-use crate::groups::broker::Broker;
+use crate::groups::broker::{Broker, Parts};
 use crate::groups::consumer::{Users, run_slot};
 use crate::groups::network::LATE_MAX;
 use crate::groups::others::{run_administrator, run_committer, run_stray};
 use crate::groups::request::{Reply, Request};
 use crate::groups::settings::{MS, Mistake, S, Settings, check};
+use crate::groups::topics::SimTopics;
+use crate::groups::watch::Watch;
+use crate::groups::witness::Witness;
 use crate::seeds::{SeedOptions, SeedResult, run_in};
 use crate::world::{Micros, World};
 use odradek::codec::error_code::ErrorCode;
 use odradek::group::Answer;
+use odradek::group::consumer::ConsumerSettings;
 use odradek::group::coordinator::Holdings;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -23,7 +27,7 @@ const STEPS_MAX: u64 = 5_000_000;
 const QUIET_MAX: Micros = 900 * S;
 
 /// The time between two looks at everything.
-const LOOK: Micros = 500 * MS;
+pub const LOOK: Micros = 500 * MS;
 
 pub fn run_seed(options: SeedOptions<Mistake>) -> SeedResult {
     let world = World::new(options.seed, options.print);
@@ -33,7 +37,11 @@ pub fn run_seed(options: SeedOptions<Mistake>) -> SeedResult {
 
 fn run(world: &Rc<World>, settings: Settings) {
     world.note(format_args!("{settings:?}"));
-    let broker = Broker::new(world, settings);
+    let topics = Rc::new(SimTopics::default());
+    (0..3).for_each(|topic| topics.set(&format!("t{topic}"), settings.partitions));
+    let parts =
+        Parts { watch: Watch::new(world.clone(), settings), topics, consumers: ConsumerSettings::default() };
+    let broker = Broker::new(world, settings, parts);
     let is_done = Rc::new(Cell::new(false));
     let done = is_done.clone();
     world.spawn(async move {
@@ -50,7 +58,7 @@ fn run(world: &Rc<World>, settings: Settings) {
     }
 }
 
-async fn play(broker: Rc<Broker>) {
+async fn play(broker: Rc<Broker<Watch>>) {
     let world = broker.world.clone();
     broker.start().await;
     let users = Users::new(&broker);
@@ -72,12 +80,13 @@ async fn play(broker: Rc<Broker>) {
         broker.start().await;
     }
     serve(&broker, 5 * S).await;
-    become_quiet(&broker, &users).await;
+    users.is_over.set(true);
+    become_quiet(&broker, &users.count).await;
     end_groups(&broker).await;
 }
 
 /// Clients do as they like.
-async fn serve(broker: &Rc<Broker>, time: Micros) {
+pub async fn serve<W: Witness>(broker: &Rc<Broker<W>>, time: Micros) {
     let world = &broker.world;
     let end = world.now() + time;
     while world.now() < end && !broker.is_offline() {
@@ -92,7 +101,7 @@ async fn serve(broker: &Rc<Broker>, time: Micros) {
     }
 }
 
-async fn end_run(broker: &Rc<Broker>) {
+pub async fn end_run<W: Witness>(broker: &Rc<Broker<W>>) {
     let world = &broker.world;
     if !broker.is_offline() && world.one_in(3) {
         broker.resign();
@@ -108,16 +117,15 @@ async fn end_run(broker: &Rc<Broker>) {
 }
 
 /// No client is left, nothing goes wrong, and time goes by.
-async fn become_quiet(broker: &Rc<Broker>, users: &Users) {
+pub async fn become_quiet<W: Witness>(broker: &Rc<Broker<W>>, clients: &Cell<usize>) {
     let world = &broker.world;
-    users.is_over.set(true);
     broker.is_calm.set(true);
     if broker.is_offline() {
         broker.crash();
         broker.start().await;
     }
     let end = world.now() + QUIET_MAX;
-    while users.count.get() > 0 && world.now() < end {
+    while clients.get() > 0 && world.now() < end {
         world.sleep(LOOK).await;
         broker.look();
     }
@@ -129,11 +137,11 @@ async fn become_quiet(broker: &Rc<Broker>, users: &Users) {
         let is_quiet = broker.holdings().is_some_and(|holdings| {
             holdings.members == 0 && holdings.deadlines == 0 && holdings.writes == 0 && holdings.waiting == 0
         });
-        if is_quiet && users.count.get() == 0 && broker.waiting_count() == 0 {
+        if is_quiet && clients.get() == 0 && broker.waiting_count() == 0 {
             break;
         }
         if world.now() > end {
-            let (clients, waiting) = (users.count.get(), broker.waiting_count());
+            let (clients, waiting) = (clients.get(), broker.waiting_count());
             let holdings = broker.holdings();
             let what = format!("{clients} clients, {waiting} requests, {holdings:?} after all have gone");
             let check = if waiting > 0 { check::ANSWERED } else { check::STOPPED_EXPELLED };
@@ -143,20 +151,20 @@ async fn become_quiet(broker: &Rc<Broker>, users: &Users) {
     check_topics_gone(broker);
     broker.expire_offsets();
     world.sleep(10 * S).await;
-    broker.watch.borrow_mut().kept.retried();
+    broker.watch.borrow_mut().kept().retried();
     check_topics_gone(broker);
 }
 
-fn check_topics_gone(broker: &Broker) {
+fn check_topics_gone<W: Witness>(broker: &Broker<W>) {
     for group in broker.groups() {
         for topic in broker.topics_of(&group) {
-            broker.watch.borrow().kept.check_gone(&group, &topic);
+            broker.watch.borrow_mut().kept().check_gone(&group, &topic);
         }
     }
 }
 
 /// Groups are deleted, or expire; then nothing is left of them, in memory and in the log.
-async fn end_groups(broker: &Rc<Broker>) {
+pub async fn end_groups<W: Witness>(broker: &Rc<Broker<W>>) {
     let world = &broker.world;
     if world.one_in(2) {
         world.count("end: groups deleted");
@@ -186,9 +194,9 @@ async fn end_groups(broker: &Rc<Broker>) {
     check_nothing_left(broker, "after a restart");
 }
 
-fn check_nothing_left(broker: &Broker, when: &str) {
+fn check_nothing_left<W: Witness>(broker: &Broker<W>, when: &str) {
     let holdings = broker.holdings();
-    if holdings.as_ref() != Some(&Holdings::default()) || !broker.watch.borrow().kept.is_empty() {
+    if holdings.as_ref() != Some(&Holdings::default()) || !broker.watch.borrow_mut().kept().is_empty() {
         let groups = broker.groups();
         broker.world.finding(check::NOTHING_LEFT, format_args!("{when}: {holdings:?} of {groups:?}"));
     }

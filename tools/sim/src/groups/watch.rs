@@ -8,14 +8,15 @@
 pub mod kept;
 
 use crate::groups::request::{Request, committed, error, errors};
-use crate::groups::settings::check;
-use crate::groups::watch::kept::Kept;
+use crate::groups::settings::{MS, Mistake, Settings, check};
+use crate::groups::watch::kept::{Kept, WriteEnd};
+use crate::groups::witness::{self, Witness};
 use crate::world::{Micros, World};
 use kafka_protocol::messages::{JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse};
 use odradek::codec::error_code::ErrorCode;
-use odradek::codec::group_record::GroupValue;
-use odradek::group::Answer;
+use odradek::codec::group_record::{GroupRecord, GroupValue};
 use odradek::group::coordinator::Coordinator;
+use odradek::group::{Answer, WriteId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -28,6 +29,7 @@ pub struct Watch {
     lateness: Micros,
     /// The longest session of all.
     session_max: Micros,
+    settings: Settings,
 }
 
 /// A group in one run of the broker.
@@ -102,11 +104,9 @@ impl GroupWatch {
     }
 }
 
-/// A request on its way through a coordinator, and what was known when it came.
+/// What was known when a request came.
 #[derive(Clone, Debug)]
-pub struct Asked {
-    pub request: Request,
-    pub since: Micros,
+pub struct Known {
     generation: i32,
     /// Its sender cannot be a member any more.
     is_gone: bool,
@@ -119,23 +119,28 @@ pub struct Asked {
     has_members: bool,
 }
 
+type Asked = witness::Asked<Known>;
+
 impl Watch {
-    pub fn new(world: Rc<World>, retention: Micros, lateness: Micros, session_max: Micros) -> Watch {
-        let kept = Kept::new(world.clone(), retention);
-        Watch { kept, world, groups: BTreeMap::new(), lateness, session_max }
+    pub fn new(world: Rc<World>, settings: Settings) -> Watch {
+        let retention = settings.coordinator.offsets_retention.as_micros() as Micros;
+        Watch {
+            kept: Kept::new(world.clone(), retention),
+            world,
+            groups: BTreeMap::new(),
+            // What expires is looked at when it is due, and then the walk comes by.
+            lateness: settings.lateness_max + MS,
+            session_max: settings.sessions.1,
+            settings,
+        }
     }
 
     fn finding(&self, check: &'static str, what: std::fmt::Arguments<'_>) {
         self.world.finding(check, what);
     }
 
-    /// A coordinator is no more, and with it what only it knew.
-    pub fn forget_run(&mut self) {
-        self.groups.clear();
-    }
-
     /// A replay has ended: members are there again as the log has them.
-    pub fn restored(&mut self, id: &str, value: &GroupValue) {
+    fn restored_group(&mut self, id: &str, value: &GroupValue) {
         let now = self.world.now();
         let group = self.groups.entry(id.to_owned()).or_default();
         group.generation = value.generation;
@@ -161,7 +166,7 @@ impl Watch {
     }
 
     /// Sessions of a group's members begin.
-    pub fn sessions_began(&mut self, id: &str) {
+    fn begin_sessions(&mut self, id: &str) {
         let now = self.world.now();
         if let Some(group) = self.groups.get_mut(id) {
             group
@@ -172,7 +177,7 @@ impl Watch {
     }
 
     /// The group is gone from the log: another one of its name begins anew.
-    pub fn group_gone(&mut self, id: &str) {
+    fn group_gone(&mut self, id: &str) {
         let now = self.world.now();
         let Some(group) = self.groups.remove(id) else { return };
         if group.sure_members(now).next().is_some() {
@@ -183,7 +188,7 @@ impl Watch {
     // --- Requests
 
     /// A request comes to the coordinator.
-    pub fn arrived(&mut self, request: &Request) -> Asked {
+    fn note_arrival(&mut self, request: &Request) -> Asked {
         let now = self.world.now();
         self.kept.asked(request);
         let group = self.groups.entry(request.group().to_owned()).or_default();
@@ -195,9 +200,7 @@ impl Watch {
         let own = group.members.get(member).and_then(|member| member.instance.as_deref());
         let named = sender.and_then(|sender| sender.instance);
         let is_own_instance = named.is_none() || named == own;
-        let asked = Asked {
-            request: request.clone(),
-            since: now,
+        let known = Known {
             generation: group.generation,
             is_gone: group.left.contains(member),
             is_fenced: group.fenced.contains(member),
@@ -205,6 +208,7 @@ impl Watch {
             has_holder,
             has_members: group.sure_members(now).next().is_some(),
         };
+        let asked = Asked { request: request.clone(), since: now, known };
         match request {
             Request::Join(..) if member.is_empty() => {
                 // It may be about to take the place of another one.
@@ -226,7 +230,7 @@ impl Watch {
     }
 
     /// The coordinator has answered.
-    pub fn answered(&mut self, asked: &Asked, answer: &Answer) {
+    fn note_answer(&mut self, asked: &Asked, answer: &Answer) {
         self.count(asked, answer);
         self.kept.answered(&asked.request, answer);
         self.check_senders(asked, answer);
@@ -256,8 +260,8 @@ impl Watch {
             (Request::Heartbeat(request), Answer::Heartbeat(answer)) => match answer {
                 ErrorCode::None | ErrorCode::RebalanceInProgress => {
                     let now = self.world.now();
-                    if request.generation_id != asked.generation {
-                        let (told, newest) = (request.generation_id, asked.generation);
+                    if request.generation_id != asked.known.generation {
+                        let (told, newest) = (request.generation_id, asked.known.generation);
                         self.finding(check::OLD_REFUSED, format_args!("heartbeat of {told} in {newest}"));
                     }
                     let group = self.groups.entry(request.group_id.to_string()).or_default();
@@ -391,23 +395,23 @@ impl Watch {
                 true => check::COMMIT_ENTITLED,
                 false => check::GONE_REFUSED,
             };
-            if asked.is_gone {
+            if asked.known.is_gone {
                 self.finding(check, format_args!("{name} of {}, who is gone", sender.member));
             }
-            if asked.is_fenced {
+            if asked.known.is_fenced {
                 self.finding(check::FENCED_TOLD, format_args!("{name} of {}", sender.member));
             }
         }
         if is_commit && is_accepted {
-            if sender.generation >= 0 && sender.generation != asked.generation {
-                let (told, newest) = (sender.generation, asked.generation);
+            if sender.generation >= 0 && sender.generation != asked.known.generation {
+                let (told, newest) = (sender.generation, asked.known.generation);
                 self.finding(check::COMMIT_ENTITLED, format_args!("a commit of {told} in {newest}"));
             }
-            if sender.generation < 0 && asked.has_members {
+            if sender.generation < 0 && asked.known.has_members {
                 self.finding(check::COMMIT_ENTITLED, format_args!("a commit of nobody to members"));
             }
         }
-        let must_be_told = asked.has_holder && !sender.member.is_empty();
+        let must_be_told = asked.known.has_holder && !sender.member.is_empty();
         let other = |error: &&ErrorCode| !matches!(error, ErrorCode::FencedInstanceId);
         if must_be_told && !matches!(asked.request, Request::Join(..)) {
             // A coordinator that goes, or is full, says only that.
@@ -430,7 +434,7 @@ impl Watch {
         if errors.contains(&ErrorCode::GroupMaxSizeReached) {
             group.doubt(sender.member);
         }
-        let is_sure = asked.is_sure && group.is_surely_member(sender.member, now);
+        let is_sure = asked.known.is_sure && group.is_surely_member(sender.member, now);
         if is_sure && errors.contains(&ErrorCode::UnknownMemberId) {
             let what = format!("{name} of {} is told that it is unknown", sender.member);
             self.finding(check::HEARTBEATS_KEEP, format_args!("{what}"));
@@ -458,7 +462,7 @@ impl Watch {
     // --- Looks from time to time
 
     /// What a group's offsets and members are held against. `waiting`: requests that are not answered yet.
-    pub fn look(&mut self, coordinator: &Coordinator, id: &str, waiting: &[&Asked]) {
+    fn look_at(&mut self, coordinator: &Coordinator, id: &str, waiting: &[&Asked]) {
         self.kept.look(coordinator, id);
         let now = self.world.now();
         let group = self.groups.entry(id.to_owned()).or_default();
@@ -500,7 +504,7 @@ impl Watch {
     }
 
     /// Topics that members surely read.
-    pub fn is_surely_read(&self, group: &str, topic: &str) -> bool {
+    fn is_surely_read(&self, group: &str, topic: &str) -> bool {
         let now = self.world.now();
         let group = self.groups.get(group);
         group.is_some_and(|group| group.sure_members(now).any(|member| member.topics.contains(topic)))
@@ -513,7 +517,7 @@ impl Watch {
     }
 
     /// A generation of a group is in the log.
-    pub fn generation_written(&mut self, id: &str, value: &GroupValue) {
+    fn generation_written(&mut self, id: &str, value: &GroupValue) {
         let group = self.groups.entry(id.to_owned()).or_default();
         let newest = group.generation;
         group.generation = newest.max(value.generation);
@@ -536,6 +540,119 @@ impl Watch {
 
     pub fn known_instances(&self, group: &str) -> Vec<String> {
         self.groups.get(group).map_or_else(Vec::new, |group| group.holders.keys().cloned().collect())
+    }
+}
+
+impl Witness for Watch {
+    type Known = Known;
+
+    fn kept(&mut self) -> &mut Kept {
+        &mut self.kept
+    }
+
+    fn arrived(&mut self, request: &Request) -> Asked {
+        self.note_arrival(request)
+    }
+
+    fn answered(&mut self, asked: &Asked, answer: &Answer) {
+        self.note_answer(asked, answer);
+    }
+
+    fn written(&mut self, write: WriteId, records: &[GroupRecord]) {
+        for record in records {
+            if let GroupRecord::Group { group, value: Some(value) } = record {
+                self.generation_written(group, value);
+            }
+        }
+        let read: BTreeSet<(String, String)> = records
+            .iter()
+            .filter_map(|record| match record {
+                GroupRecord::Offset { group, topic, value: None, .. } => Some((group, topic)),
+                _ => None,
+            })
+            .filter(|(group, topic)| self.is_surely_read(group, topic))
+            .map(|(group, topic)| (group.clone(), topic.clone()))
+            .collect();
+        self.kept
+            .written(write, records, |group, topic| read.contains(&(group.to_owned(), topic.to_owned())));
+    }
+
+    fn ended(&mut self, _write: WriteId, records: &[GroupRecord], end: WriteEnd) {
+        let gone = records.iter().filter_map(|record| match record {
+            GroupRecord::Group { group, value: None } if end == WriteEnd::Kept => Some(group),
+            _ => None,
+        });
+        gone.for_each(|group| self.group_gone(group));
+    }
+
+    fn forget_run(&mut self) {
+        self.groups.clear();
+    }
+
+    fn restored(
+        &mut self,
+        _coordinator: &Coordinator,
+        _latest: &BTreeMap<Vec<u8>, GroupRecord>,
+        restored: &[(String, GroupValue)],
+    ) {
+        restored.iter().for_each(|(id, value)| self.restored_group(id, value));
+    }
+
+    fn sessions_began(&mut self, group: &str) {
+        self.begin_sessions(group);
+    }
+
+    fn look(&mut self, coordinator: &Coordinator, group: &str, waiting: &[&Asked]) {
+        self.look_at(coordinator, group, waiting);
+    }
+
+    fn waits_for_writes(request: &Request) -> bool {
+        matches!(request, Request::Commit(..) | Request::DeleteGroup(_) | Request::DeleteOffsets(_))
+    }
+
+    fn falsify_request(&mut self, request: &mut Request) {
+        let newest = self.generation_of(request.group());
+        match request {
+            Request::Commit(_, request) => {
+                if self.settings.makes(Mistake::CommitGenerationUnchecked)
+                    && request.generation_id_or_member_epoch >= 0
+                {
+                    request.generation_id_or_member_epoch = newest;
+                }
+                if self.settings.makes(Mistake::InstanceUnchecked) {
+                    request.group_instance_id = None;
+                }
+            }
+            Request::Sync(request) => {
+                let assignments = &mut request.assignments;
+                if self.settings.makes(Mistake::AssignmentsShifted) && assignments.len() > 1 {
+                    let last = assignments.len() - 1;
+                    for at in 0..last {
+                        let (left, right) = assignments.split_at_mut(at + 1);
+                        std::mem::swap(&mut left[at].assignment, &mut right[0].assignment);
+                    }
+                }
+                if self.settings.makes(Mistake::SyncGenerationUnchecked) {
+                    request.generation_id = newest;
+                }
+                if self.settings.makes(Mistake::InstanceUnchecked) {
+                    request.group_instance_id = None;
+                }
+            }
+            Request::Heartbeat(request) if self.settings.makes(Mistake::InstanceUnchecked) => {
+                request.group_instance_id = None;
+            }
+            _ => {}
+        }
+    }
+
+    fn falsify_answer(&mut self, answer: &mut Answer) {
+        if self.settings.makes(Mistake::EverybodyLeads)
+            && let Answer::Join(response) = answer
+            && response.error_code == 0
+        {
+            response.leader = response.member_id.clone();
+        }
     }
 }
 

@@ -88,6 +88,8 @@ pub struct Kept {
     deletions: Deletions,
     /// Since when.
     topics_gone: BTreeMap<String, Micros>,
+    /// Those that are there again: what was on its way to be taken away still may be.
+    topics_back: BTreeSet<String>,
     /// Groups whose offsets of a topic that is gone could not be taken away: that is tried again now and then.
     leftovers: BTreeSet<(String, String)>,
     /// Whom the assignments of a sync name, by its number.
@@ -109,6 +111,7 @@ impl Kept {
             writes: BTreeMap::new(),
             deletions: Deletions::default(),
             topics_gone: BTreeMap::new(),
+            topics_back: BTreeSet::new(),
             leftovers: BTreeSet::new(),
             named: BTreeMap::new(),
         }
@@ -123,6 +126,13 @@ impl Kept {
 
     pub fn topic_gone(&mut self, topic: &str) {
         self.topics_gone.insert(topic.to_owned(), self.world.now());
+    }
+
+    /// It is there again, or for the first time.
+    pub fn topic_made(&mut self, topic: &str) {
+        if self.topics_gone.remove(topic).is_some() {
+            self.topics_back.insert(topic.to_owned());
+        }
     }
 
     fn deleted_keys(request: &Request) -> Vec<OffsetKey> {
@@ -270,7 +280,7 @@ impl Kept {
                 GroupRecord::Group { group, value } => {
                     self.groups.entry(group.clone()).or_default().open.push((write, value.clone()));
                 }
-                GroupRecord::Consumer(_) => {} // Nobody here uses the newer protocol.
+                GroupRecord::Consumer(_) => {} // Another one watches over these.
             }
         }
         self.writes.insert(write, records.to_vec());
@@ -281,7 +291,7 @@ impl Kept {
         let is_asked = |count: Option<&u32>| count.is_some_and(|count| *count > 0);
         let (group, topic, _) = key;
         let is_group_deleted = is_asked(self.deletions.groups.get(group));
-        if is_group_deleted || self.topics_gone.contains_key(topic) {
+        if is_group_deleted || self.topics_gone.contains_key(topic) || self.topics_back.contains(topic) {
             return;
         }
         let is_surely_read = is_read(group, topic);
