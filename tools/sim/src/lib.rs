@@ -15,10 +15,12 @@
 //! | [`storage`] | the above as one of them |
 //! | [`groups`] | another one: coordinators of consumer groups |
 //! | [`transactions`] | another one: coordinators of transactions, and the partitions that these end in |
+//! | [`consumers`] | the same of groups that use the newer protocol, or both |
 //! | [`keyed_log`] | a compacted partition, as coordinators keep their state in |
 //!
 //! Absent: replication, several log directories.
 
+pub mod consumers;
 pub mod damage;
 pub mod disk;
 pub mod faults;

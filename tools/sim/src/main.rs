@@ -1,6 +1,7 @@
 //! `odradek-sim storage`: many seeds of the storage engine on a simulated disk. `odradek-sim groups`: the same of
-//! group coordinators and their clients. `odradek-sim transactions`: of transaction coordinators, partitions and
-//! producers. `odradek-sim mistakes`: whether the checks find what they are there for.
+//! group coordinators and their clients, `odradek-sim consumers` of those that use the newer protocol.
+//! `odradek-sim transactions`: of transaction coordinators, partitions and producers.
+//! `odradek-sim mistakes`: whether the checks find what they are there for.
 //!
 //! Exit code 0: every check held and everything that is to be met was met; 1: a check failed; 2: some
 //! fault or branch of recovery was never met; 3: the program could not do its work.
@@ -8,6 +9,7 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use odradek_sim::consumers::Consumers;
 use odradek_sim::groups::Groups;
 use odradek_sim::report::Counts;
 use odradek_sim::seeds::{PlannedMistake, SeedOptions, Simulation};
@@ -34,6 +36,8 @@ enum What {
     Groups(SeedsFlags),
     /// Coordinators of transactions: producers, outcomes, markers, offsets that are committed in them.
     Transactions(SeedsFlags),
+    /// The same of groups that use the newer protocol, or both: epochs, assignments, conversions.
+    Consumers(SeedsFlags),
     /// Makes each mistake on purpose and says which check found it, and after how many seeds.
     Mistakes(MistakesFlags),
 }
@@ -43,7 +47,7 @@ struct MistakesFlags {
     /// Seeds within which each has to be found.
     #[arg(long, default_value_t = 10_000)]
     seeds: u64,
-    /// Of one simulation only: storage, groups or transactions.
+    /// Of one simulation only: storage, groups, transactions or consumers.
     #[arg(long, value_name = "SIMULATION")]
     of: Option<String>,
 }
@@ -104,6 +108,7 @@ fn main() -> ExitCode {
         What::Storage(flags) => run::<Storage>(flags),
         What::Groups(flags) => run::<Groups>(flags),
         What::Transactions(flags) => run::<Transactions>(flags),
+        What::Consumers(flags) => run::<Consumers>(flags),
         What::Mistakes(flags) => find_all_mistakes(flags),
     };
     match done {
@@ -201,6 +206,9 @@ fn find_all_mistakes(flags: &MistakesFlags) -> anyhow::Result<ExitCode> {
     }
     if is_wanted(Transactions::NAME) {
         missed += find_mistakes::<Transactions>(flags.seeds)?;
+    }
+    if is_wanted(Consumers::NAME) {
+        missed += find_mistakes::<Consumers>(flags.seeds)?;
     }
     Ok(ExitCode::from(u8::from(missed > 0)))
 }

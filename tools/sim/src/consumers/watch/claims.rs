@@ -1,0 +1,108 @@
+//! What clients read, as they know it themselves.
+//!
+//! A claim counts while its member is in the group: who was taken out learns of it later, and its epoch keeps it
+//! from committing. It does not count either once a request says that the member has less, though it came late: the
+//! protocol has nothing to tell it from a new one by.
+
+use crate::consumers::watch::shadow::Shadow;
+use crate::groups::request::Request;
+use crate::groups::topics::SimTopics;
+use odradek::codec::consumer_protocol;
+use odradek::codec::consumer_record::Partitions;
+use odradek::group::topics::Topics;
+use odradek::types::TopicId;
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug)]
+struct Claim {
+    member: String,
+    /// The group has reason to think that it is none.
+    is_doubtful: bool,
+}
+
+/// Lives: with a group.
+#[derive(Debug, Default)]
+pub struct Claims {
+    by_partition: BTreeMap<(TopicId, i32), BTreeMap<u64, Claim>>,
+}
+
+impl Claims {
+    /// What a client reads now; what is wrong about that, if anything is.
+    pub fn set(&mut self, client: u64, member: &str, owned: &Partitions, group: &Shadow) -> Option<String> {
+        for ((topic, index), claims) in &mut self.by_partition {
+            if !owned.get(topic).is_some_and(|indexes| indexes.contains(index)) {
+                claims.remove(&client);
+            }
+        }
+        self.by_partition.retain(|_, claims| !claims.is_empty());
+        let mut wrong = None;
+        for (topic, indexes) in owned {
+            for index in indexes {
+                let claims = self.by_partition.entry((*topic, *index)).or_default();
+                let new = Claim { member: member.to_owned(), is_doubtful: false };
+                let own = claims.entry(client).or_insert(new);
+                own.member = member.to_owned();
+                let counts = !own.is_doubtful && group.has(member);
+                let mut others = claims.iter().filter(|(other, claim)| {
+                    **other != client && !claim.is_doubtful && group.has(&claim.member)
+                });
+                if let Some((other, claim)) = others.next().filter(|_| counts) {
+                    let other = format!("client {other} ({})", claim.member);
+                    wrong =
+                        Some(format!("{topic:?}-{index} is read by client {client} ({member}) and {other}"));
+                }
+            }
+        }
+        wrong
+    }
+
+    /// Who is no member of the group any more, and comes back, has nothing until it is told.
+    pub fn end_but(&mut self, group: &Shadow) {
+        for claim in self.by_partition.values_mut().flat_map(BTreeMap::values_mut) {
+            claim.is_doubtful |= !group.has(&claim.member);
+        }
+    }
+
+    fn doubt_all(&mut self, member: &str, but: &Partitions) -> bool {
+        let mut has_any = false;
+        for ((topic, index), claims) in &mut self.by_partition {
+            if but.get(topic).is_some_and(|indexes| indexes.contains(index)) {
+                continue;
+            }
+            for claim in claims.values_mut().filter(|claim| claim.member == member && !claim.is_doubtful) {
+                (claim.is_doubtful, has_any) = (true, true);
+            }
+        }
+        has_any
+    }
+
+    /// A request says that its member has less than it claims. Whether there was such a claim.
+    pub fn doubt(&mut self, request: &Request, topics: &SimTopics) -> bool {
+        match request {
+            Request::ConsumerHeartbeat(_, request) if request.member_epoch < 0 => {
+                self.doubt_all(&request.member_id, &Partitions::new())
+            }
+            Request::ConsumerHeartbeat(_, request) if request.member_epoch > 0 => {
+                let Some(owned) = &request.topic_partitions else { return false };
+                let owned = owned
+                    .iter()
+                    .map(|topic| (TopicId(topic.topic_id), topic.partitions.iter().copied().collect()));
+                self.doubt_all(&request.member_id, &owned.collect())
+            }
+            Request::Join(_, request) if !request.member_id.is_empty() => {
+                let metadata = request.protocols.first().map(|protocol| &protocol.metadata[..]);
+                let said = consumer_protocol::subscription(metadata.unwrap_or_default()).unwrap_or_default();
+                let owned = said
+                    .owned
+                    .into_iter()
+                    .filter_map(|(name, indexes)| Some((topics.named(&name)?.id, indexes)));
+                self.doubt_all(&request.member_id, &owned.collect())
+            }
+            Request::Leave(request) => request
+                .members
+                .iter()
+                .fold(false, |has, identity| self.doubt_all(&identity.member_id, &Partitions::new()) || has),
+            _ => false,
+        }
+    }
+}
