@@ -178,7 +178,7 @@ fn sequences_of_the_oldest_snapshot_survive_although_a_transaction_is_open() {
         let directory = directory();
         let [oldest, active] = [17, 28].map(|offset| Offset::from_wire(offset).unwrap());
         let mut request = request(directory.path(), 0, 1_500);
-        std::fs::create_dir_all(&request.directory).unwrap();
+        claimed(directory.path());
         let (producer, next) = (ProducerId(22), Sequence(4));
         let mut producers = Producers::new();
         producers.take(&ProducerEvent::Batch(AcceptedBatch {

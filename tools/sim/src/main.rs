@@ -34,10 +34,10 @@ enum What {
     Storage(SeedsFlags),
     /// Coordinators of consumer groups: members, generations, committed offsets.
     Groups(SeedsFlags),
-    /// Coordinators of transactions: producers, outcomes, markers, offsets that are committed in them.
-    Transactions(SeedsFlags),
     /// The same of groups that use the newer protocol, or both: epochs, assignments, conversions.
     Consumers(SeedsFlags),
+    /// Coordinators of transactions: producers, outcomes, markers, offsets that are committed in them.
+    Transactions(SeedsFlags),
     /// Makes each mistake on purpose and says which check found it, and after how many seeds.
     Mistakes(MistakesFlags),
 }

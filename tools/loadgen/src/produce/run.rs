@@ -185,7 +185,8 @@ async fn run_thread<S: Source + 'static>(
         let producer = match &config.transactional {
             Some((id, records)) => {
                 let id = if at == 0 { id.clone() } else { format!("{id}-{at}") };
-                Producer::Transactional(Transactions::start(&config.bootstrap, &id, *records).await?)
+                let transactions = Transactions::start(&config.bootstrap, &id, *records).await?;
+                Producer::Transactional(Box::new(transactions))
             }
             None if config.idempotent => {
                 let (id, epoch) = init_producer_id(&mut connection).await?;

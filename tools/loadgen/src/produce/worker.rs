@@ -76,7 +76,7 @@ pub enum OnDisconnect {
 pub enum Producer {
     Plain,
     Idempotent(ProducerId, ProducerEpoch),
-    Transactional(Transactions),
+    Transactional(Box<Transactions>),
 }
 
 /// What all workers of a run share.
@@ -191,7 +191,7 @@ impl<S: Source + 'static> Worker<S> {
         let (producer, transactions) = match producer {
             Producer::Plain => (None, None),
             Producer::Idempotent(id, epoch) => (Some((id, epoch)), None),
-            Producer::Transactional(transactions) => (Some(transactions.producer()), Some(transactions)),
+            Producer::Transactional(transactions) => (Some(transactions.producer()), Some(*transactions)),
         };
         let setup = ProduceSetup {
             topic: plan.topic.clone(),
@@ -274,12 +274,13 @@ impl<S: Source + 'static> Worker<S> {
         if in_doubt == 0 {
             return Ok(());
         }
-        let mut stats = self.stats.borrow_mut();
-        let stored = in_doubt.min(stats.records);
-        stats.records -= stored;
-        stats.bytes -= stored * self.plan.record_size as u64;
-        stats.failed += stored;
-        drop(stats);
+        {
+            let mut stats = self.stats.borrow_mut();
+            let stored = in_doubt.min(stats.records);
+            stats.records -= stored;
+            stats.bytes -= stored * self.plan.record_size as u64;
+            stats.failed += stored;
+        }
         let id = transactions.id().to_owned();
         transactions.end(false).await?;
         Err(WorkerError::Aborted { id })
