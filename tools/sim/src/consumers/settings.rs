@@ -210,6 +210,8 @@ impl Settings {
                 2 => Migration::Downgrade,
                 _ => Migration::Bidirectional,
             },
+            // No target is made in steps.
+            aiming_at_once_max: usize::MAX,
         };
         Settings {
             broker,

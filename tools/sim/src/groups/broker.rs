@@ -69,6 +69,8 @@ pub struct Broker<W: Witness> {
     next_member: Cell<u64>,
     sleeps_until: Cell<Option<Mono>>,
     earlier: Signal,
+    /// A task is at what takes long.
+    is_working: Cell<bool>,
     /// Nothing goes wrong any more.
     pub is_calm: Cell<bool>,
     heartbeats: Cell<u64>,
@@ -109,6 +111,7 @@ impl<W: Witness> Broker<W> {
             next_member: Cell::new(0),
             sleeps_until: Cell::new(None),
             earlier: Signal::default(),
+            is_working: Cell::new(false),
             is_calm: Cell::new(false),
             heartbeats: Cell::new(0),
         })
@@ -298,7 +301,7 @@ impl<W: Witness> Broker<W> {
         let now = self.moment();
         let mut effects = Vec::new();
         let mut to_resolve = Vec::new();
-        let (decided, next, written) = {
+        let (decided, next, written, has_work) = {
             let mut state = self.state.borrow_mut();
             let (State::Ready(coordinator) | State::Resigned(coordinator)) = &mut *state else { return None };
             let decided = decide(coordinator, now, &mut effects);
@@ -307,13 +310,17 @@ impl<W: Witness> Broker<W> {
                 Effect::Write(write) => Some((*write, coordinator.records(*write).to_vec())),
                 Effect::Answer(..) => None,
             });
-            (decided, coordinator.next_deadline(), written.collect::<BTreeMap<_, _>>())
+            let written = written.collect::<BTreeMap<_, _>>();
+            (decided, coordinator.next_deadline(), written, coordinator.has_work())
         };
         for effect in effects {
             match effect {
                 Effect::Answer(ticket, answer) => self.answered(ticket, answer),
                 Effect::Write(write) => self.written(write, &written[&write]),
             }
+        }
+        if has_work && !self.is_working.replace(true) {
+            self.world.spawn(self.clone().work());
         }
         for asked in to_resolve {
             self.world.spawn(self.clone().resolve(self.run.get(), asked));
@@ -553,6 +560,23 @@ impl<W: Witness> Broker<W> {
         if !self.topics.is_unseen.get() {
             self.decide(|coordinator, _, _| coordinator.topics_changed());
         }
+    }
+
+    /// Goes on with what takes long, a little at a time, until nothing is left of it or the broker has crashed.
+    async fn work(self: Rc<Self>) {
+        loop {
+            self.world.sleep(self.world.below(5 * MS)).await;
+            let units = self.world.between(1, 20) as usize;
+            let more = self.decide(|coordinator, now, effects| {
+                coordinator.work(units, now, effects);
+                coordinator.has_work()
+            });
+            if more != Some(true) {
+                break;
+            }
+            self.world.count("work: in steps");
+        }
+        self.is_working.set(false);
     }
 
     /// Holds regular expressions against all topics; of many now and then not all.
