@@ -142,7 +142,9 @@ impl GroupWatch {
         }
         self.members.retain(|id, _| self.kept.has(id));
         if self.kept.is_there() {
-            self.claims.end_but(&self.kept);
+            // Of who was in the classic group nobody used the newer protocol.
+            let was_in = |id: &str| self.kept.has(id) && (before.is_there() || self.kept.uses_classic(id));
+            self.claims.end_but(was_in);
         }
         for id in self.kept.ids().cloned().collect::<Vec<_>>() {
             let known = self.kept.member(&id).expect("listed above");

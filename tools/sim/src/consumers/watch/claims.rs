@@ -57,9 +57,9 @@ impl Claims {
     }
 
     /// Who is no member of the group any more, and comes back, has nothing until it is told.
-    pub fn end_but(&mut self, group: &Shadow) {
+    pub fn end_but(&mut self, was_in: impl Fn(&str) -> bool) {
         for claim in self.by_partition.values_mut().flat_map(BTreeMap::values_mut) {
-            claim.is_doubtful |= !group.has(&claim.member);
+            claim.is_doubtful |= !was_in(&claim.member);
         }
     }
 
