@@ -102,6 +102,7 @@ const EXPECTED: &[&str] = &[
     "member: did not let go in time",
     "member: replaced",
     "member: session over",
+    "coordinator: goes on in its own time",
     "regular expressions: match something else",
     "regular expressions: resolved later",
     "group: downgraded",

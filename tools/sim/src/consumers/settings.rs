@@ -210,10 +210,9 @@ impl Settings {
                 2 => Migration::Downgrade,
                 _ => Migration::Bidirectional,
             },
-            // No target is made in steps.
-            aiming_at_once_max: usize::MAX,
+            ..ConsumerSettings::default()
         };
-        Settings {
+        let mut settings = Settings {
             broker,
             consumers,
             classic: *dice.pick(&[2, 3, 6, u64::MAX]),
@@ -221,7 +220,12 @@ impl Settings {
             regexes: *dice.pick(&[1, 3, u64::MAX]),
             topics_pause: *dice.pick(&[S, 5 * S, 20 * S]),
             mistake,
+        };
+        if dice.one_in(3) {
+            // As large groups do it.
+            settings.consumers.aiming_at_once_max = 0;
         }
+        settings
     }
 
     pub fn makes(&self, mistake: Mistake) -> bool {

@@ -441,7 +441,8 @@ impl Watch {
         let now = self.world.now();
         let topics = self.topics.clone();
         let group = self.groups.entry(id.to_owned()).or_default();
-        if group.live().is_some() {
+        // What is aimed at may be ahead of the log too, while it is being made.
+        if group.live().is_some() || coordinator.has_work() {
             group.disturbed = now;
             return;
         }

@@ -69,11 +69,12 @@ pub struct Broker<W: Witness> {
     next_member: Cell<u64>,
     sleeps_until: Cell<Option<Mono>>,
     earlier: Signal,
-    /// A task is at what takes long.
-    is_working: Cell<bool>,
     /// Nothing goes wrong any more.
     pub is_calm: Cell<bool>,
     heartbeats: Cell<u64>,
+    /// The coordinator has something to go on with; somebody is at it.
+    has_work: Cell<bool>,
+    is_working: Cell<bool>,
 }
 
 enum Begun {
@@ -111,9 +112,10 @@ impl<W: Witness> Broker<W> {
             next_member: Cell::new(0),
             sleeps_until: Cell::new(None),
             earlier: Signal::default(),
-            is_working: Cell::new(false),
             is_calm: Cell::new(false),
             heartbeats: Cell::new(0),
+            has_work: Cell::default(),
+            is_working: Cell::default(),
         })
     }
 
@@ -301,17 +303,17 @@ impl<W: Witness> Broker<W> {
         let now = self.moment();
         let mut effects = Vec::new();
         let mut to_resolve = Vec::new();
-        let (decided, next, written, has_work) = {
+        let (decided, next, written) = {
             let mut state = self.state.borrow_mut();
             let (State::Ready(coordinator) | State::Resigned(coordinator)) = &mut *state else { return None };
             let decided = decide(coordinator, now, &mut effects);
             to_resolve.extend(std::iter::from_fn(|| coordinator.next_to_resolve()));
+            self.has_work.set(coordinator.has_work());
             let written = effects.iter().filter_map(|effect| match effect {
                 Effect::Write(write) => Some((*write, coordinator.records(*write).to_vec())),
                 Effect::Answer(..) => None,
             });
-            let written = written.collect::<BTreeMap<_, _>>();
-            (decided, coordinator.next_deadline(), written, coordinator.has_work())
+            (decided, coordinator.next_deadline(), written.collect::<BTreeMap<_, _>>())
         };
         for effect in effects {
             match effect {
@@ -319,8 +321,8 @@ impl<W: Witness> Broker<W> {
                 Effect::Write(write) => self.written(write, &written[&write]),
             }
         }
-        if has_work && !self.is_working.replace(true) {
-            self.world.spawn(self.clone().work());
+        if self.has_work.get() && !self.is_working.replace(true) {
+            self.world.spawn(self.clone().work(self.run.get()));
         }
         for asked in to_resolve {
             self.world.spawn(self.clone().resolve(self.run.get(), asked));
@@ -562,19 +564,16 @@ impl<W: Witness> Broker<W> {
         }
     }
 
-    /// Goes on with what takes long, a little at a time, until nothing is left of it or the broker has crashed.
-    async fn work(self: Rc<Self>) {
-        loop {
-            self.world.sleep(self.world.below(5 * MS)).await;
-            let units = self.world.between(1, 20) as usize;
-            let more = self.decide(|coordinator, now, effects| {
-                coordinator.work(units, now, effects);
-                coordinator.has_work()
-            });
-            if more != Some(true) {
-                break;
+    /// Goes on with what takes long, a little at a time.
+    async fn work(self: Rc<Self>, run: u64) {
+        self.world.count("coordinator: goes on in its own time");
+        while self.has_work.get() {
+            self.world.sleep(self.world.below(20 * MS)).await;
+            if self.run.get() != run {
+                return;
             }
-            self.world.count("work: in steps");
+            let units = self.world.between(1, 20) as usize;
+            self.decide(|coordinator, now, effects| coordinator.work(units, now, effects));
         }
         self.is_working.set(false);
     }
@@ -731,6 +730,8 @@ impl<W: Witness> Broker<W> {
         }
         drop(watch);
         self.is_offline.set(false);
+        self.has_work.set(false);
+        self.is_working.set(false);
         self.sleeps_until.set(None);
         [&self.lane_filled, &self.appended, &self.earlier].into_iter().for_each(Signal::notify);
     }

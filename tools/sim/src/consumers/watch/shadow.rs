@@ -59,7 +59,12 @@ impl Shadow {
             ConsumerRecord::TargetEpoch { epoch, .. } => self.target_epoch = epoch.unwrap_or(0),
             ConsumerRecord::Topics { topics, .. } => self.topics = topics.unwrap_or_default(),
             ConsumerRecord::Regex { regex, value, .. } => set(&mut self.regexes, regex, value),
-            ConsumerRecord::Member { member, value, .. } => set(&mut self.values, member, value),
+            ConsumerRecord::Member { member, value, .. } => {
+                if value.is_some() {
+                    self.currents.entry(member.clone()).or_default();
+                }
+                set(&mut self.values, member, value);
+            }
             ConsumerRecord::Current { member, value, .. } => set(&mut self.currents, member, value),
             ConsumerRecord::Target { member, partitions, .. } => set(&mut self.targets, member, partitions),
         }
