@@ -595,7 +595,7 @@ impl Witness for Watch {
 
     fn ended(&mut self, write: WriteId, records: &[GroupRecord], end: WriteEnd) {
         let Some(first) = records.first() else { return };
-        self.change_ended(&first.group().to_owned(), write, end, records);
+        self.change_ended(first.group(), write, end, records);
     }
 
     fn forget_run(&mut self) {

@@ -98,10 +98,13 @@ impl Claims {
                     .filter_map(|(name, indexes)| Some((topics.named(&name)?.id, indexes)));
                 self.doubt_all(&request.member_id, &owned.collect())
             }
-            Request::Leave(request) => request
-                .members
-                .iter()
-                .fold(false, |has, identity| self.doubt_all(&identity.member_id, &Partitions::new()) || has),
+            Request::Leave(request) => {
+                let mut has = false;
+                for identity in &request.members {
+                    has |= self.doubt_all(&identity.member_id, &Partitions::new());
+                }
+                has
+            }
             _ => false,
         }
     }

@@ -53,7 +53,7 @@ pub fn check(group: &Shadow, assignor: Assignor) -> Result<(), String> {
 fn check_uniform(group: &Shadow, reads: &BTreeMap<&String, BTreeSet<String>>) -> Result<(), String> {
     let none = Partitions::new();
     let target = |id: &String| group.targets.get(id).unwrap_or(&none);
-    for (more, _) in reads {
+    for more in reads.keys() {
         for (less, can_take) in reads {
             if size(target(more)) < size(target(less)) + 2 {
                 continue;
