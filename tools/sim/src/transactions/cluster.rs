@@ -29,6 +29,8 @@ pub struct Cluster {
     pub partitions: Vec<Rc<Partition>>,
     pub groups: Rc<Groups>,
     next_producer: Cell<i64>,
+    /// Markers that are flushed, and that the groups' coordinator has not heard of.
+    pub untold_markers: Cell<usize>,
 }
 
 impl Cluster {
@@ -45,6 +47,7 @@ impl Cluster {
             partitions,
             groups,
             next_producer: Cell::new(1000),
+            untold_markers: Cell::new(0),
         });
         cluster.coordinators.iter().for_each(|shell| shell.join(&cluster));
         cluster
@@ -168,7 +171,7 @@ impl Cluster {
                 self.scene.watch.borrow().look_at_open(partition);
             }
         }
-        self.groups.look(false);
+        self.groups.look(self.untold_markers.get() == 0);
     }
 
     // --- Runs

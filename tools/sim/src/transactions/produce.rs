@@ -193,7 +193,9 @@ pub async fn mark(cluster: &Rc<Cluster>, at: usize, item: MarkerItem) -> Option<
     let scene = &cluster.scene;
     let partition = &cluster.partitions[at];
     let (sender, receiver) = oneshot::channel();
+    let telling = cluster.clone();
     let on_end = Box::new(move |result| {
+        telling.untold_markers.set(telling.untold_markers.get() + 1);
         let _ = sender.send(result);
     });
     let open = partition.open_transactions();
@@ -218,6 +220,7 @@ pub async fn mark(cluster: &Rc<Cluster>, at: usize, item: MarkerItem) -> Option<
     }
     let run = partition.run.get();
     let ended = receiver.await.ok()?;
+    cluster.untold_markers.set(cluster.untold_markers.get() - 1);
     if partition.run.get() != run {
         return None;
     }

@@ -254,7 +254,12 @@ impl Producer {
         if has_offsets {
             let group = world.below(GROUPS) as usize;
             let of = world.below(READ_PARTITIONS) as i32;
-            return self.write(tag, Place::Offset { group, of }).await;
+            let place = Place::Offset { group, of };
+            if world.one_in(10) {
+                self.write_unwatched(tag, place);
+                return Next::Abort;
+            }
+            return self.write(tag, place).await;
         }
         Next::GoOn
     }
