@@ -81,6 +81,7 @@ const EXPECTED: &[&str] = &[
     "write: flush failed",
     "partition: crash",
     "partition: slow",
+    "partition: no room for long",
     "partition: flush failed",
     "partition: unflushed batches lost",
     "partition: unflushed batches there",

@@ -182,7 +182,7 @@ impl Groups {
                 self.lane_filled.notified().await;
                 continue;
             };
-            self.scene.pause(self.scene.settings.write_max / 2).await;
+            self.scene.wait_for_room().await;
             if self.partition.run.get() == run {
                 self.append(run, write);
             }

@@ -127,10 +127,11 @@ pub async fn run_stray(users: Rc<Users>) {
                 let init = Init { timeout_ms: 5000, expected: Some(writer) };
                 Request::Init { id, init }
             }
-            4 if writer == older => {
+            // What is open has the newest epoch, or the one before it, and an operator may end that.
+            4 if newest.epoch.0 >= 2 => {
                 let marker = EndMarker {
-                    producer: writer.producer,
-                    producer_epoch: writer.epoch,
+                    producer: newest.producer,
+                    producer_epoch: ProducerEpoch(newest.epoch.0 - 2),
                     coordinator_epoch: CoordinatorEpoch(world.below(2) as i32 * 1000 - 1),
                     outcome,
                 };

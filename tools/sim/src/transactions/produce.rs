@@ -158,9 +158,8 @@ pub async fn produce(cluster: &Rc<Cluster>, id: &str, mut write: Write) -> Optio
     {
         return Some(Err(error));
     }
-    // For room, or for its turn.
     if scene.world.one_in(4) {
-        scene.pause(scene.settings.write_max).await;
+        scene.wait_for_room().await;
         if partition.run.get() != run {
             return None;
         }

@@ -1,6 +1,6 @@
 //! What all parts of one seed share.
 
-use crate::transactions::settings::{Mistake, Settings};
+use crate::transactions::settings::{Mistake, S, Settings};
 use crate::transactions::watch::Watch;
 use crate::world::{Micros, World};
 use odradek::types::Timestamp;
@@ -44,6 +44,15 @@ impl Scene {
     /// Something is on its way.
     pub async fn travel(&self) {
         self.world.sleep(self.world.below(self.settings.latency_max + 1)).await;
+    }
+
+    /// Of what is to be appended, until it is its turn.
+    pub async fn wait_for_room(&self) {
+        let is_short = self.is_faulty(self.settings.write_fault);
+        if is_short {
+            self.world.count("partition: no room for long");
+        }
+        self.pause(if is_short { S } else { self.settings.write_max }).await;
     }
 
     pub async fn pause(&self, max: Micros) {
