@@ -39,7 +39,7 @@ use std::time::Duration;
 const STALL_MAX: Micros = 3 * S;
 
 /// How long a producer that does not write is remembered: longer than any request is late.
-const IDLE_MAX: Duration = Duration::from_secs(90);
+const IDLE_MAX: Duration = Duration::from_secs(50);
 
 /// What a batch says.
 #[derive(Clone, Debug, PartialEq)]

@@ -131,6 +131,7 @@ async fn become_quiet(cluster: &Rc<Cluster>, users: &Rc<Users>) {
     while world.now() < end {
         world.sleep(LOOK).await;
         cluster.look();
+        cluster.partitions.iter().for_each(|partition| partition.forget_idle());
     }
     if !settings.verifies {
         abort_hanging(users).await;

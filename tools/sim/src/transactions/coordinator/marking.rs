@@ -88,7 +88,7 @@ impl Shell {
             }
             if scene.is_faulty(fault) {
                 scene.world.count("marker: late");
-                scene.pause(3 * S).await;
+                scene.pause(8 * S).await;
             }
             if scene.run.get() != node_run {
                 return; // It was on its way within a process that is gone.
