@@ -173,7 +173,7 @@ impl ConsumerGroup {
     }
 
     /// A static member that joins under another id takes the place of who was there, if that one has left for a
-    /// while, or uses the classic protocol.
+    /// while, has never been told that it is in, or uses the classic protocol.
     fn check_static(
         &mut self,
         id: &str,
@@ -200,7 +200,8 @@ impl ConsumerGroup {
             }
             Some(current) if epoch == 0 => {
                 let old = &self.members[&current];
-                if old.current.epoch != AWAY && !old.uses_classic() {
+                // Who is in no epoch was kept, but targets were not: its join has been refused.
+                if old.current.epoch > 0 && !old.uses_classic() {
                     let message = format!(
                         "Static member {id} with instance id {instance_id} cannot join the group because the \
                         instance id is owned by {current} member."

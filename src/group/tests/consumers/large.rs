@@ -104,3 +104,35 @@ fn a_log_that_ends_before_the_targets_has_them_made_by_who_asks_next() {
     hall.settle(&mut [&mut a, &mut b]);
     assert_eq!((a.count(), b.count()), (10, 10));
 }
+
+#[test]
+fn instance_of_who_was_kept_and_told_otherwise_is_free() {
+    let mut hall = large(&[("read", 4)]);
+    let mut other = Client::new("other", &["read"]);
+    let mut first = Client::named("first", "i", &["read"]);
+    hall.settle(&mut [&mut other, &mut first]);
+    let had = first.owned.clone();
+    hall.leave(&mut first, -2);
+    // Who comes back is given an id, which it never learns of.
+    let anew = Client::named("", "i", &["read"]).request();
+    hall.room.holds_writes = true;
+    hall.set_topic("read", 6);
+    let refused = hall.send(0, anew.clone());
+    hall.room.end_write(Ok(())); // Who it is.
+    assert!(hall.room.is_waiting(refused));
+    hall.room.end_write(Err(ErrorCode::NotEnoughReplicas)); // The targets.
+    assert_eq!(error(hall.answered(refused).error_code), ErrorCode::CoordinatorNotAvailable);
+    assert_eq!(hall.group().members.len(), 2, "who it is has been kept");
+    hall.room.holds_writes = false;
+    let again = hall.send(0, anew);
+    let response = hall.answered(again);
+    assert_eq!(error(response.error_code), ErrorCode::None);
+    let mut second = Client::named(response.member_id.as_deref().unwrap_or_default(), "i", &["read"]);
+    second.take(&response);
+    assert!(had.iter().all(|(topic, all)| all.is_subset(&second.owned[topic])), "{second:?}");
+    hall.settle(&mut [&mut other, &mut second]);
+    assert_eq!((other.count(), second.count()), (3, 3));
+    // Now it is told that it is in.
+    let third = Client::named("third", "i", &["read"]);
+    assert_eq!(hall.error(third.request()), ErrorCode::UnreleasedInstanceId);
+}
