@@ -83,7 +83,12 @@ impl Member {
 
     /// One heartbeat; what it is given.
     fn beat(&mut self) -> usize {
-        let response = self.beat_as(self.epoch);
+        // A new topic's partition may still be read.
+        let response = wait_for("a coordinator that has loaded", || {
+            let response = self.beat_as(self.epoch);
+            let is_loading = error(response.error_code) == Some(ResponseError::CoordinatorLoadInProgress);
+            (!is_loading).then_some(response)
+        });
         assert_eq!(error(response.error_code), None, "{:?}", response.error_message);
         assert_eq!(response.heartbeat_interval_ms, 100);
         self.epoch = response.member_epoch;

@@ -88,6 +88,8 @@ impl Driver {
 
     fn start(command: &mut Command) -> Driver {
         // What a client logs is captured by nobody: the test runner shows it with a failed test's.
+        // Cargo's is for tests, and has a librdkafka of its own, which a client's would give way to.
+        command.env_remove("LD_LIBRARY_PATH");
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
         let mut child = child.unwrap_or_else(|error| panic!("{command:?} cannot be run: {error}"));
         let requests = child.stdin.take().expect("it is piped");
