@@ -88,6 +88,13 @@ impl ConsumerGroup {
         });
     }
 
+    /// A member is about to be told to let partitions go: what was looked at before has begun too early.
+    pub fn begin_to_let_go(&mut self, id: &str) {
+        if let Some(clock) = self.clocks.get_mut(id) {
+            clock.rebalance = None;
+        }
+    }
+
     /// Changes deadlines of a member, and sees to it that they are looked at.
     pub fn set_clock(&mut self, id: &str, timers: &mut Timers, set: impl FnOnce(&mut Clock)) {
         if !self.members.contains_key(id) {

@@ -4,7 +4,7 @@
 //! While records of a group are on their way, what would decide something of it waits, in its order: what is in
 //! memory is ahead of the log then, and is taken back if they cannot be kept.
 
-use crate::codec::consumer_record::ConsumerRecord;
+use crate::codec::consumer_record::{ConsumerRecord, MemberState};
 use crate::codec::error_code::ErrorCode;
 use crate::codec::group_record::{GroupRecord, GroupValue};
 use crate::group::classic::{Group, State, refused_join};
@@ -219,6 +219,14 @@ impl Coordinator {
                 ids.extend(consumer.members.keys().cloned());
             }
             self.held = self.held - size + consumer.size();
+            for record in records.iter().filter(|_| kept.is_ok()) {
+                if let GroupRecord::Consumer(ConsumerRecord::Current { member, value: Some(value), .. }) =
+                    record
+                    && value.state == MemberState::Unrevoked
+                {
+                    consumer.begin_to_let_go(member);
+                }
+            }
             for member in &ids {
                 match consumer.members.contains_key(member) {
                     true => consumer.look_at(member, now.mono, &settings, &mut self.timers),

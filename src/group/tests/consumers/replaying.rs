@@ -346,3 +346,23 @@ proptest! {
         prop_assert_eq!(shared, 18);
     }
 }
+
+#[test]
+fn who_is_to_let_partitions_go_has_the_time_from_when_it_is_told() {
+    let (mut hall, clients) = settled(1, 4);
+    hall.beat(&mut Client::new("new", &["read"]));
+    // Heartbeats come in before all groups have been seen to.
+    hall.room.coordinator = hall.replay(&hall.room.log);
+    hall.room.holds_writes = true;
+    let ticket = hall.send(1, clients[0].request().with_rebalance_timeout_ms(10_000));
+    hall.room.decide(|coordinator, now, effects| coordinator.loaded(GROUP, now, effects));
+    hall.room.pass_ms(1000);
+    hall.room.holds_writes = false;
+    hall.room.end_write(Ok(()));
+    assert_eq!(hall.answered(ticket).error_code, 0);
+    hall.room.pass_ms(9999);
+    let is_in = |hall: &Hall| hall.group().members.contains_key(&clients[0].id);
+    assert!(is_in(&hall));
+    hall.room.pass_ms(1);
+    assert!(!is_in(&hall));
+}
