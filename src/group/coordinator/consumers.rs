@@ -131,7 +131,7 @@ impl Coordinator {
     /// Whether what is in memory is ahead of the log, or is about to be taken away.
     pub(super) fn is_busy(&self, id: &str) -> bool {
         self.is_closing(id)
-            || self.jobs.contains_key(id)
+            || self.is_aiming(id)
             || self.consumer(id).is_some_and(|consumer| consumer.writing.is_some())
     }
 

@@ -57,6 +57,11 @@ impl Coordinator {
         self.waiting_jobs.push_back(id.to_owned());
     }
 
+    /// Whether targets of a group are being made: those that it has are some of each epoch.
+    pub fn is_aiming(&self, id: &str) -> bool {
+        self.jobs.contains_key(id)
+    }
+
     /// Whether there is something to [`work`](Coordinator::work) at.
     pub fn has_work(&self) -> bool {
         !self.waiting_jobs.is_empty() || self.has_endings()

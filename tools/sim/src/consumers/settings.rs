@@ -210,9 +210,9 @@ impl Settings {
                 2 => Migration::Downgrade,
                 _ => Migration::Bidirectional,
             },
-            ..ConsumerSettings::default()
+            aiming_at_once_max: *dice.pick(&[0, 10, usize::MAX, usize::MAX]),
         };
-        let mut settings = Settings {
+        Settings {
             broker,
             consumers,
             classic: *dice.pick(&[2, 3, 6, u64::MAX]),
@@ -220,12 +220,7 @@ impl Settings {
             regexes: *dice.pick(&[1, 3, u64::MAX]),
             topics_pause: *dice.pick(&[S, 5 * S, 20 * S]),
             mistake,
-        };
-        if dice.one_in(3) {
-            // As large groups do it.
-            settings.consumers.aiming_at_once_max = 0;
         }
-        settings
     }
 
     pub fn makes(&self, mistake: Mistake) -> bool {

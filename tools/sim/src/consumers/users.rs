@@ -106,7 +106,7 @@ impl Users {
     /// A client is at this now.
     pub fn tell(&self, number: u64, client: Client) {
         let mut watch = self.broker.watch.borrow_mut();
-        watch.reads(&client.group, number, &client.member, &client.owned);
+        watch.reads(&client.group, number, (&client.member, client.epoch), &client.owned);
         drop(watch);
         self.clients.borrow_mut().insert(number, client);
     }
@@ -115,7 +115,7 @@ impl Users {
     pub fn gone(&self, number: u64) {
         let Some(client) = self.clients.borrow_mut().remove(&number) else { return };
         let mut watch = self.broker.watch.borrow_mut();
-        watch.reads(&client.group, number, &client.member, &Partitions::new());
+        watch.reads(&client.group, number, (&client.member, client.epoch), &Partitions::new());
     }
 
     pub fn some_topics(&self) -> BTreeSet<String> {

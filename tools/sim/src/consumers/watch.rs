@@ -45,10 +45,18 @@ pub struct Watch {
 struct Open {
     write: WriteId,
     next: Shadow,
-    /// When members of the classic group that it was began a session.
-    upgraded: Option<Micros>,
+    upgraded: Option<Upgraded>,
     /// Nobody knows whether it is there.
     is_unsure: bool,
+}
+
+/// A classic group that becomes one of the newer protocol.
+#[derive(Clone, Copy)]
+struct Upgraded {
+    /// When its members began a session.
+    at: Micros,
+    /// Its last one.
+    generation: i32,
 }
 
 /// Lives: one per group.
@@ -56,6 +64,10 @@ struct Open {
 pub struct GroupWatch {
     pub kept: Shadow,
     open: Vec<Open>,
+    /// Commits, and what else is on its way and changes no member.
+    others: BTreeSet<WriteId>,
+    /// Those that were when a change ended: what waited for the change waits for them too.
+    awaited: BTreeSet<WriteId>,
     /// Those of this run.
     members: BTreeMap<String, MemberWatch>,
     /// Epochs that members were told of.
@@ -124,18 +136,22 @@ impl GroupWatch {
         self.members.entry(id.to_owned()).or_default()
     }
 
-    /// A run has begun, or sessions of all members begin anew.
+    /// A run has begun, or sessions of all members begin anew. The time to let partitions go may have begun before,
+    /// with a write that ended before the group was seen to.
     fn begin_sessions(&mut self, now: Micros) {
         for id in self.kept.ids().cloned().collect::<Vec<_>>() {
             let member = self.kept.member(&id).expect("listed above");
-            let revoking = member.is_revoking().then_some((now, member.current.epoch));
+            let epoch = member.current.epoch;
+            let begun = self.members.get(&id).and_then(|member| member.revoking);
+            let begun = begun.filter(|(_, since)| *since == epoch).unwrap_or((now, epoch));
+            let revoking = member.is_revoking().then_some(begun);
             let began = MemberWatch { alive: now, heard: now, revoking, ..MemberWatch::default() };
             self.members.insert(id, MemberWatch { was: member.current, ..began });
         }
     }
 
     /// A change is kept.
-    fn take(&mut self, next: Shadow, upgraded: Option<Micros>, now: Micros) {
+    fn take(&mut self, next: Shadow, upgraded: Option<Upgraded>, now: Micros) {
         let before = std::mem::replace(&mut self.kept, next);
         if !before.is_there() && upgraded.is_none() {
             self.told.clear(); // It begins anew.
@@ -146,13 +162,16 @@ impl GroupWatch {
             let was_in = |id: &str| self.kept.has(id) && (before.is_there() || self.kept.uses_classic(id));
             self.claims.end_but(was_in);
         }
+        if let Some(upgraded) = upgraded {
+            self.claims.end_before(upgraded.generation, &self.kept);
+        }
         for id in self.kept.ids().cloned().collect::<Vec<_>>() {
             let known = self.kept.member(&id).expect("listed above");
             let is_new = !before.has(&id);
             let had = before.current(&id).cloned();
             let member = self.members.entry(id).or_default();
             if is_new {
-                (member.alive, member.heard) = (upgraded.unwrap_or(now), now);
+                (member.alive, member.heard) = (upgraded.map_or(now, |upgraded| upgraded.at), now);
             }
             if let Some(had) = had.filter(|had| *had != known.current) {
                 member.was = had;
@@ -219,10 +238,10 @@ impl Watch {
         self.groups.get(id)
     }
 
-    /// What a client reads, from now on.
-    pub fn reads(&mut self, group: &str, client: u64, member: &str, owned: &Partitions) {
+    /// What a client reads, from now on. `epoch`: the one that it knows, or its generation.
+    pub fn reads(&mut self, group: &str, client: u64, (member, epoch): (&str, i32), owned: &Partitions) {
         let watch = self.groups.entry(group.to_owned()).or_default();
-        if let Some(what) = watch.claims.set(client, member, owned, &watch.kept) {
+        if let Some(what) = watch.claims.set(client, (member, epoch), owned, &watch.kept) {
             self.finding(check::ONE_READER, format_args!("{what}"));
         }
     }
@@ -256,12 +275,18 @@ impl Watch {
             }
         }
         let is_upgrade = !before.is_there() && next.ids().any(|member| next.uses_classic(member));
+        // The first of its epochs is the generation.
+        let generation = records.iter().find_map(|record| match record {
+            GroupRecord::Consumer(ConsumerRecord::Group { epoch, .. }) => *epoch,
+            _ => None,
+        });
+        let upgraded = generation.filter(|_| is_upgrade).map(|generation| Upgraded { at: now, generation });
         if let Err((check, why)) = before.step(&next, &self.settings.consumers.assignors, is_upgrade) {
             self.finding(check, format_args!("{id}: {why}"));
         }
         self.count_change(&before, &next, is_upgrade, classic.as_ref());
-        if is_upgrade {
-            self.check_upgrade(id, &next, records, now);
+        if let Some(upgraded) = upgraded {
+            self.check_upgrade(id, &next, upgraded);
         }
         if let Some(value) = &classic {
             self.check_downgrade(id, &before, value);
@@ -273,7 +298,7 @@ impl Watch {
         for member in before.ids().filter(|member| !stays(member)) {
             self.check_removal(id, member, &before, &next, classic.as_ref(), now);
         }
-        self.group(id).open.push(Open { write, next, upgraded: is_upgrade.then_some(now), is_unsure: false });
+        self.group(id).open.push(Open { write, next, upgraded, is_unsure: false });
     }
 
     fn count_change(&self, before: &Shadow, next: &Shadow, is_upgrade: bool, classic: Option<&GroupValue>) {
@@ -307,14 +332,10 @@ impl Watch {
     }
 
     /// Nobody who was in the classic group just now is missing.
-    fn check_upgrade(&self, id: &str, next: &Shadow, records: &[GroupRecord], now: Micros) {
-        // The first of its epochs is the generation.
-        let generation = records.iter().find_map(|record| match record {
-            GroupRecord::Consumer(ConsumerRecord::Group { epoch, .. }) => *epoch,
-            _ => None,
-        });
+    fn check_upgrade(&self, id: &str, next: &Shadow, upgraded: Upgraded) {
+        let Upgraded { at, generation } = upgraded;
         let session = self.settings.session();
-        let is_sure = |since: Micros, of: i32| now < since + session && generation == Some(of);
+        let is_sure = |since: Micros, of: i32| at < since + session && generation == of;
         let mut sure = self.groups[id].sure.iter().filter(|(_, (since, of))| is_sure(*since, *of));
         if let Some((member, known)) = sure.find(|(member, _)| !next.has(member)) {
             self.finding(check::CONVERTED, format_args!("{id} is without {member}, of {known:?}"));
@@ -377,7 +398,11 @@ impl Watch {
             instance.is_some() && instances.any(|other| other == instance)
         };
         if new_holder.is_some() || classic.is_some_and(is_in_classic) {
-            return self.world.count("member: replaced");
+            let was_told = member.current.epoch != 0 || member.uses_classic();
+            return self.world.count(match was_told {
+                true => "member: replaced",
+                false => "member: replaced before it was told that it is in",
+            });
         }
         if group.is_asked_to_leave(member_id, &member) {
             return;
@@ -408,7 +433,10 @@ impl Watch {
                 group.told.clear();
             }
         }
+        group.others.remove(&write);
+        group.awaited.remove(&write);
         let Some(at) = group.open.iter().position(|open| open.write == write) else { return };
+        group.awaited.clone_from(&group.others);
         match end {
             WriteEnd::Kept => {
                 let open = group.open.remove(at);
@@ -441,10 +469,12 @@ impl Watch {
         let now = self.world.now();
         let topics = self.topics.clone();
         let group = self.groups.entry(id.to_owned()).or_default();
-        // What is aimed at may be ahead of the log too, while it is being made.
-        if group.live().is_some() || coordinator.has_work() {
+        if group.live().is_some() {
             group.disturbed = now;
             return;
+        }
+        if coordinator.is_aiming(id) || !group.awaited.is_empty() {
+            group.disturbed = now; // Whoever is to be taken out has to wait.
         }
         if let Some(difference) = group.kept.difference(coordinator, id, |topic| topics.name(topic)) {
             return self.finding(check::MEMORY_IS_LOG, format_args!("{id}: {difference}"));
@@ -491,6 +521,11 @@ impl Watch {
             let group = self.groups.entry(id.clone()).or_default();
             let is_expected = said == group.kept || group.open.iter().any(|open| open.next == said);
             let had_open = !group.open.is_empty();
+            if let Some(open) = group.open.iter().find(|open| open.next == said && said != group.kept)
+                && let Some(upgraded) = open.upgraded
+            {
+                group.claims.end_before(upgraded.generation, &said);
+            }
             let kept = std::mem::replace(&mut group.kept, said);
             group.open.clear();
             if had_open && group.kept != kept && !(kept.is_there() && group.kept.is_there()) {
@@ -585,9 +620,12 @@ impl Witness for Watch {
         let id = first.group().to_owned();
         if records.iter().any(|record| matches!(record, GroupRecord::Consumer(_))) {
             self.change_written(&id, write, records);
-        } else if let GroupRecord::Group { value: Some(value), .. } = first {
+        } else {
             let group = self.group(&id);
-            group.generation = group.generation.max(value.generation);
+            group.others.insert(write);
+            if let GroupRecord::Group { value: Some(value), .. } = first {
+                group.generation = group.generation.max(value.generation);
+            }
         }
         let group = &self.groups.entry(id).or_default();
         self.kept.written(write, records, |_, topic| group.memory().is_read(topic));
@@ -604,6 +642,8 @@ impl Witness for Watch {
             group.leaving.clear();
             group.leaving_instances.clear();
             group.sure.clear();
+            group.others.clear();
+            group.awaited.clear();
             (group.generation, group.disturbed) = (0, self.world.now());
         }
     }

@@ -713,7 +713,12 @@ impl<W: Witness> Broker<W> {
 
     fn end_run(&self) {
         self.run.set(self.run.get() + 1);
-        *self.state.borrow_mut() = State::Down;
+        let ended = std::mem::replace(&mut *self.state.borrow_mut(), State::Down);
+        if let State::Ready(coordinator) = ended
+            && coordinator.ids_after(None, usize::MAX).iter().any(|id| coordinator.is_aiming(id))
+        {
+            self.world.count("restart: while targets are made");
+        }
         self.lane.borrow_mut().clear();
         self.unflushed.borrow_mut().clear();
         // Connections end.

@@ -108,7 +108,7 @@ impl Watch {
 
     fn left(&self, request: &ConsumerGroupHeartbeatRequest) {
         let group = &self.groups[&*request.group_id.0];
-        let epoch = group.kept.current(&request.member_id).map(|current| current.epoch);
+        let epoch = group.kept.member(&request.member_id).map(|member| member.current.epoch);
         let is_gone = match request.member_epoch {
             AWAY => epoch.is_none_or(|epoch| epoch == AWAY),
             _ => epoch.is_none(),
@@ -168,12 +168,13 @@ impl Watch {
     fn has_reason(&self, group: &Shadow, request: &ConsumerGroupHeartbeatRequest, error: ErrorCode) -> bool {
         let settings = &self.settings;
         let (id, epoch) = (&*request.member_id, request.member_epoch);
-        let current = group.current(id);
+        // Who has been kept, and waits for targets, is in no epoch: zero.
+        let current = group.member(id).map(|member| member.current);
         let holder = request.instance_id.as_deref().map(|instance| group.holder(instance));
         let is_joining = epoch == 0;
         match error {
             ErrorCode::FencedMemberEpoch => {
-                current.is_some_and(|current| epoch > 0 && epoch != current.epoch)
+                current.as_ref().is_some_and(|current| epoch > 0 && epoch != current.epoch)
                     && !self.is_lost_answer(group, request)
             }
             ErrorCode::UnknownMemberId => match holder {
@@ -182,7 +183,8 @@ impl Watch {
             },
             ErrorCode::FencedInstanceId => holder.flatten().is_some_and(|holder| holder != id) && !is_joining,
             ErrorCode::UnreleasedInstanceId => holder.flatten().is_some_and(|holder| {
-                let is_there = group.current(holder).is_some_and(|current| current.epoch != AWAY);
+                // Who is in no epoch has been kept, and never been told.
+                let is_there = group.current(holder).is_some_and(|current| current.epoch > 0);
                 holder != id && is_joining && is_there && !group.uses_classic(holder)
             }),
             ErrorCode::GroupMaxSizeReached => {

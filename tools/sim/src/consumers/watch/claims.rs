@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug)]
 struct Claim {
     member: String,
+    /// In which it was made, or made again: a generation, while the group is a classic one.
+    epoch: i32,
     /// The group has reason to think that it is none.
     is_doubtful: bool,
 }
@@ -28,7 +30,13 @@ pub struct Claims {
 
 impl Claims {
     /// What a client reads now; what is wrong about that, if anything is.
-    pub fn set(&mut self, client: u64, member: &str, owned: &Partitions, group: &Shadow) -> Option<String> {
+    pub fn set(
+        &mut self,
+        client: u64,
+        (member, epoch): (&str, i32),
+        owned: &Partitions,
+        group: &Shadow,
+    ) -> Option<String> {
         for ((topic, index), claims) in &mut self.by_partition {
             if !owned.get(topic).is_some_and(|indexes| indexes.contains(index)) {
                 claims.remove(&client);
@@ -39,9 +47,9 @@ impl Claims {
         for (topic, indexes) in owned {
             for index in indexes {
                 let claims = self.by_partition.entry((*topic, *index)).or_default();
-                let new = Claim { member: member.to_owned(), is_doubtful: false };
+                let new = Claim { member: member.to_owned(), epoch, is_doubtful: false };
                 let own = claims.entry(client).or_insert(new);
-                own.member = member.to_owned();
+                (own.member, own.epoch) = (member.to_owned(), epoch);
                 let counts = !own.is_doubtful && group.has(member);
                 let mut others = claims.iter().filter(|(other, claim)| {
                     **other != client && !claim.is_doubtful && group.has(&claim.member)
@@ -60,6 +68,17 @@ impl Claims {
     pub fn end_but(&mut self, was_in: impl Fn(&str) -> bool) {
         for claim in self.by_partition.values_mut().flat_map(BTreeMap::values_mut) {
             claim.is_doubtful |= !was_in(&claim.member);
+        }
+    }
+
+    /// A classic group has become one of the newer protocol. A static member that had missed a generation of it may
+    /// read what the leader gave to another one then: it learns of that when it comes back.
+    pub fn end_before(&mut self, generation: i32, group: &Shadow) {
+        for ((topic, index), claims) in &mut self.by_partition {
+            for claim in claims.values_mut().filter(|claim| claim.epoch < generation) {
+                let assigned = group.current(&claim.member).and_then(|current| current.assigned.get(topic));
+                claim.is_doubtful |= assigned.is_none_or(|assigned| !assigned.contains(index));
+            }
         }
     }
 
