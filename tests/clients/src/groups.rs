@@ -483,7 +483,7 @@ fn share_among_many(play: &mut Play, kinds: &[Kind], assignor: Assignor) -> Answ
         &play.broker,
         assignor,
         None,
-        SESSION_MS,
+        LONG_SESSION_MS,
     )?);
     play.poll_until_shared(&mut all(&mut members)).map_err(step("twenty members again"))?;
     play.write();
