@@ -28,6 +28,7 @@ use crate::group::coordinator::{Coordinator, TransactionWriter};
 use crate::group::offsets::GroupOffsets;
 use crate::group::{Answer, Caller, Effect, GROUPS_TOPIC, Moment, Settings, Ticket, WriteId};
 use crate::shard::Shard;
+use crate::shard::answers::{Answers, Wait};
 use crate::shard::api::produce;
 use crate::shard::event::Signal;
 use crate::shard::message::{ProduceOutcome, TransactionClaim};
@@ -51,10 +52,8 @@ use kafka_protocol::messages::{
 };
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
-use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
 /// Groups that are looked at before others may run.
@@ -141,7 +140,7 @@ pub struct Committed {
 #[derive(Default)]
 pub struct Groups {
     served: RefCell<BTreeMap<TopicPartition, Rc<Served>>>,
-    answers: Answers,
+    answers: Answers<Answer>,
     patterns: Rc<Patterns>,
     /// Until when the task that waits for deadlines sleeps; `None`: until it is told.
     sleeps_until: Cell<Option<Mono>>,
@@ -168,50 +167,6 @@ enum ServedState {
     Loading,
     Failed { at: Mono },
     Ready(Box<Coordinator>),
-}
-
-/// Answers that are waited for.
-#[derive(Default)]
-struct Answers {
-    next: Cell<u64>,
-    waiting: RefCell<BTreeMap<Ticket, Waiting>>,
-}
-
-enum Waiting {
-    Asked(Option<Waker>),
-    Answered(Answer),
-}
-
-impl Answers {
-    fn ticket(&self) -> Ticket {
-        self.next.set(self.next.get() + 1);
-        let ticket = Ticket(self.next.get());
-        self.waiting.borrow_mut().insert(ticket, Waiting::Asked(None));
-        ticket
-    }
-
-    fn complete(&self, ticket: Ticket, answer: Answer) {
-        let mut waiting = self.waiting.borrow_mut();
-        let Some(place) = waiting.get_mut(&ticket) else { return };
-        if let Waiting::Asked(waker) = std::mem::replace(place, Waiting::Answered(answer)) {
-            drop(waiting);
-            waker.into_iter().for_each(Waker::wake);
-        }
-    }
-
-    async fn answer(&self, ticket: Ticket) -> Answer {
-        poll_fn(|cx| {
-            let mut waiting = self.waiting.borrow_mut();
-            match waiting.remove(&ticket) {
-                Some(Waiting::Answered(answer)) => Poll::Ready(answer),
-                _ => {
-                    waiting.insert(ticket, Waiting::Asked(Some(cx.waker().clone())));
-                    Poll::Pending
-                }
-            }
-        })
-        .await
-    }
 }
 
 impl Served {
@@ -248,7 +203,7 @@ impl Served {
         };
         for effect in effects {
             match effect {
-                Effect::Answer(ticket, answer) => shard.groups.answers.complete(ticket, answer),
+                Effect::Answer(ticket, answer) => shard.groups.answers.complete(ticket.0, answer),
                 Effect::Write(write) => {
                     self.lane.borrow_mut().push_back(write);
                     self.lane_filled.notify();
@@ -617,16 +572,16 @@ pub async fn call_local(shard: &Rc<Shard>, call: GroupCall) -> GroupReply {
         return GroupReply::Refused(ErrorCode::NotCoordinator);
     }
     match ask(shard, &served, &caller, request) {
-        Asked::Waits(ticket) => GroupReply::Answer(shard.groups.answers.answer(ticket).await),
-        Asked::Commits(ticket, unknown) => {
-            let mut answer = shard.groups.answers.answer(ticket).await;
+        Asked::Waits(wait) => GroupReply::Answer(wait.answer().await),
+        Asked::Commits(wait, unknown) => {
+            let mut answer = wait.answer().await;
             if let Answer::Commit(response) = &mut answer {
                 add_topics(&mut response.topics, unknown, |topic| (&topic.name, &mut topic.partitions));
             }
             GroupReply::Answer(answer)
         }
-        Asked::Deletes(ticket, unknown) => {
-            let mut answer = shard.groups.answers.answer(ticket).await;
+        Asked::Deletes(wait, unknown) => {
+            let mut answer = wait.answer().await;
             if let Answer::DeleteOffsets(response) = &mut answer
                 && response.error_code == 0
             {
@@ -638,32 +593,34 @@ pub async fn call_local(shard: &Rc<Shard>, call: GroupCall) -> GroupReply {
     }
 }
 
-enum Asked {
+enum Asked<'a> {
     Done(GroupReply),
-    Waits(Ticket),
+    Waits(Wait<'a, Answer>),
     /// With what is answered of topics that there are not.
-    Commits(Ticket, Vec<OffsetCommitResponseTopic>),
-    Deletes(Ticket, Vec<OffsetDeleteResponseTopic>),
+    Commits(Wait<'a, Answer>, Vec<OffsetCommitResponseTopic>),
+    Deletes(Wait<'a, Answer>, Vec<OffsetDeleteResponseTopic>),
 }
 
-fn ask(shard: &Rc<Shard>, served: &Rc<Served>, caller: &Caller, request: GroupRequest) -> Asked {
+fn ask<'a>(shard: &'a Rc<Shard>, served: &Rc<Served>, caller: &Caller, request: GroupRequest) -> Asked<'a> {
     let answers = &shard.groups.answers;
     let ready = "the caller has looked";
     let done = |answer| Asked::Done(GroupReply::Answer(answer));
     match request {
         GroupRequest::Join(request) => {
-            let ticket = answers.ticket();
+            let wait = answers.ask();
+            let ticket = Ticket(wait.number());
             let fresh = Uuid::new_v4().to_string();
             served.decide(shard, |coordinator, now, effects| {
                 coordinator.join(caller, &request, &fresh, ticket, now, effects);
             });
-            Asked::Waits(ticket)
+            Asked::Waits(wait)
         }
         GroupRequest::Sync(request) => {
-            let ticket = answers.ticket();
+            let wait = answers.ask();
+            let ticket = Ticket(wait.number());
             served
                 .decide(shard, |coordinator, now, effects| coordinator.sync(&request, ticket, now, effects));
-            Asked::Waits(ticket)
+            Asked::Waits(wait)
         }
         GroupRequest::Heartbeat(request) => {
             let beat = |coordinator: &mut Coordinator, now, effects: &mut Vec<Effect>| {
@@ -672,11 +629,12 @@ fn ask(shard: &Rc<Shard>, served: &Rc<Served>, caller: &Caller, request: GroupRe
             done(Answer::Heartbeat(served.decide(shard, beat).expect(ready)))
         }
         GroupRequest::Leave(request) if served.has_consumers(&request.group_id.0) => {
-            let ticket = answers.ticket();
+            let wait = answers.ask();
+            let ticket = Ticket(wait.number());
             served.decide(shard, |coordinator, now, effects| {
                 coordinator.consumer_leave_group(request, ticket, now, effects);
             });
-            Asked::Waits(ticket)
+            Asked::Waits(wait)
         }
         GroupRequest::Leave(request) => {
             let leave = |coordinator: &mut Coordinator, now, effects: &mut Vec<Effect>| {
@@ -689,22 +647,24 @@ fn ask(shard: &Rc<Shard>, served: &Rc<Served>, caller: &Caller, request: GroupRe
             if request.topics.is_empty() {
                 return done(Answer::Commit(OffsetCommitResponse::default().with_topics(unknown)));
             }
-            let ticket = answers.ticket();
+            let wait = answers.ask();
+            let ticket = Ticket(wait.number());
             served.decide(shard, |coordinator, now, effects| {
                 coordinator.commit(caller.version, request, ticket, now, effects);
             });
-            Asked::Commits(ticket, unknown)
+            Asked::Commits(wait, unknown)
         }
         GroupRequest::CommitInTransaction { mut request, writer, .. } => {
             let unknown = split_commit(&shard.image.borrow(), &mut request);
             if request.topics.is_empty() {
                 return done(Answer::Commit(OffsetCommitResponse::default().with_topics(unknown)));
             }
-            let ticket = answers.ticket();
+            let wait = answers.ask();
+            let ticket = Ticket(wait.number());
             served.decide(shard, |coordinator, now, effects| {
                 coordinator.commit_in_transaction(writer, request, ticket, now, effects);
             });
-            Asked::Commits(ticket, unknown)
+            Asked::Commits(wait, unknown)
         }
         GroupRequest::Fetch { group, member: (member, epoch), topics, stability } => {
             let fetch = |coordinator: &mut Coordinator, _, _: &mut Vec<Effect>| {
@@ -721,12 +681,13 @@ fn ask(shard: &Rc<Shard>, served: &Rc<Served>, caller: &Caller, request: GroupRe
             })
         }
         GroupRequest::ConsumerHeartbeat(request) => {
-            let ticket = answers.ticket();
+            let wait = answers.ask();
+            let ticket = Ticket(wait.number());
             let fresh = Uuid::new_v4().to_string();
             served.decide(shard, |coordinator, now, effects| {
                 coordinator.consumer_heartbeat(caller, request, &fresh, ticket, now, effects);
             });
-            Asked::Waits(ticket)
+            Asked::Waits(wait)
         }
         GroupRequest::ConsumerDescribe { group } => {
             let describe = |coordinator: &mut Coordinator, _, _: &mut Vec<Effect>| {
@@ -741,19 +702,21 @@ fn ask(shard: &Rc<Shard>, served: &Rc<Served>, caller: &Caller, request: GroupRe
             Asked::Done(GroupReply::Described(served.decide(shard, describe).expect(ready)))
         }
         GroupRequest::DeleteGroup { group } => {
-            let ticket = answers.ticket();
+            let wait = answers.ask();
+            let ticket = Ticket(wait.number());
             served.decide(shard, |coordinator, now, effects| {
                 coordinator.delete_group(&group, ticket, now, effects);
             });
-            Asked::Waits(ticket)
+            Asked::Waits(wait)
         }
         GroupRequest::DeleteOffsets(mut request) => {
             let unknown = split_deletion(&shard.image.borrow(), &mut request);
-            let ticket = answers.ticket();
+            let wait = answers.ask();
+            let ticket = Ticket(wait.number());
             served.decide(shard, |coordinator, now, effects| {
                 coordinator.delete_offsets(request, ticket, now, effects);
             });
-            Asked::Deletes(ticket, unknown)
+            Asked::Deletes(wait, unknown)
         }
     }
 }
