@@ -167,6 +167,7 @@ const EXPECTED: &[&str] = &[
     "id expired",
     "late: an end in version 1",
     "late: a write in version 1",
+    "late: an addition in version 1",
     "read: a committed record",
     "read: an aborted record is left out",
     "read: a committed offset",

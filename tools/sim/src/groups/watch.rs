@@ -7,7 +7,7 @@
 
 pub mod kept;
 
-use crate::groups::request::{Request, committed, error, errors};
+use crate::groups::request::{Request, Sender, committed, error, errors};
 use crate::groups::settings::{MS, Mistake, Settings, check};
 use crate::groups::watch::kept::{Kept, WriteEnd};
 use crate::groups::witness::{self, Witness};
@@ -84,6 +84,12 @@ impl GroupWatch {
     fn sure_members(&self, now: Micros) -> impl Iterator<Item = &MemberWatch> {
         let is_sure = move |id: &&String| self.is_surely_member(id, now);
         self.members.keys().filter(is_sure).map(|id| &self.members[id])
+    }
+
+    /// Another member certainly has the sender's instance id.
+    fn has_other_holder(&self, sender: &Sender<'_>, now: Micros) -> bool {
+        let holder = sender.instance.and_then(|instance| self.holders.get(instance));
+        holder.is_some_and(|holder| holder != sender.member && self.is_surely_member(holder, now))
     }
 
     /// It was answered as only a member can expect.
@@ -195,7 +201,7 @@ impl Watch {
         let sender = request.sender();
         let member = sender.map_or("", |sender| sender.member);
         let holder = sender.and_then(|sender| group.holders.get(sender.instance?));
-        let has_holder = holder.is_some_and(|holder| holder != member && group.is_surely_member(holder, now));
+        let has_holder = sender.is_some_and(|sender| group.has_other_holder(&sender, now));
         // Under an instance id that it does not have, nobody is a member.
         let own = group.members.get(member).and_then(|member| member.instance.as_deref());
         let named = sender.and_then(|sender| sender.instance);
@@ -407,11 +413,16 @@ impl Watch {
                 let (told, newest) = (sender.generation, asked.known.generation);
                 self.finding(check::COMMIT_ENTITLED, format_args!("a commit of {told} in {newest}"));
             }
-            if sender.generation < 0 && asked.known.has_members {
+            // Behind a deletion a request waits, and so long that members can go meanwhile.
+            let group = self.groups.get(asked.request.group());
+            let has_members = group.is_some_and(|group| group.sure_members(now).next().is_some());
+            if sender.generation < 0 && asked.known.has_members && has_members {
                 self.finding(check::COMMIT_ENTITLED, format_args!("a commit of nobody to members"));
             }
         }
-        let must_be_told = asked.known.has_holder && !sender.member.is_empty();
+        let group = self.groups.get(asked.request.group());
+        let has_holder = group.is_some_and(|group| group.has_other_holder(&sender, now));
+        let must_be_told = asked.known.has_holder && has_holder && !sender.member.is_empty();
         let other = |error: &&ErrorCode| !matches!(error, ErrorCode::FencedInstanceId);
         if must_be_told && !matches!(asked.request, Request::Join(..)) {
             // A coordinator that goes, or is full, says only that.

@@ -7,7 +7,7 @@
 //!
 //! A client's transaction has a [`Tag`]. The broker knows nothing of tags: in version 2 a transaction has an epoch
 //! of its own, which no late request of another one has; in version 1 a late request can end the transaction that
-//! came after its own, and no broker can tell. Such a transaction is *disturbed*, and less is expected of it.
+//! came after its own, or open its own again, and no broker can tell. Of such a transaction less is expected.
 
 pub mod ids;
 pub mod records;
@@ -150,6 +150,9 @@ impl Watch {
         let is_end = record.value.as_ref().is_some_and(|value| value.state.is_prepared());
         if let (Cause::End(end), Some(tag), true) = (cause, self.tag, is_end) {
             self.records.ends(tag, &end);
+        }
+        if let (Cause::Add(_), Some(tag)) = (cause, self.tag) {
+            self.records.adds(tag);
         }
         self.ids.written(write, record, cause);
     }

@@ -23,6 +23,8 @@ struct TransactionWatch {
     told: Option<TransactionOutcome>,
     /// A late request of the one before it has ended it (version 1).
     is_disturbed: bool,
+    /// A late request of its own has opened it again after its end (version 1).
+    is_reopened: bool,
     is_seen: bool,
     is_left_out: bool,
     writes: Vec<u64>,
@@ -75,6 +77,7 @@ impl Records {
             asked: None,
             told: None,
             is_disturbed: false,
+            is_reopened: false,
             is_seen: false,
             is_left_out: false,
             writes: Vec::new(),
@@ -145,6 +148,15 @@ impl Records {
         self.transactions[newest.0].is_disturbed = true;
     }
 
+    /// A partition, or a group's offsets, is added to the transaction that is open, or opens one.
+    pub fn adds(&mut self, Tag(tag): Tag) {
+        let transaction = &mut self.transactions[tag];
+        if transaction.version == TransactionVersion::V1 && transaction.told.is_some() {
+            transaction.is_reopened = true;
+            self.world.count("late: an addition in version 1");
+        }
+    }
+
     // --- Partitions
 
     pub fn appended(&mut self, partition: &Partition, writer: Writer, content: &Content) {
@@ -165,7 +177,7 @@ impl Records {
             let Some(tag) = write.tag else { continue };
             let transaction = &self.transactions[tag.0];
             let is_late = newest != Some(tag);
-            let is_hanging = !self.is_strict && transaction.told.is_some();
+            let is_hanging = transaction.told.is_some() && (!self.is_strict || transaction.is_reopened);
             if transaction.version == TransactionVersion::V1 && (is_late || is_hanging) {
                 write.is_astray = true;
                 self.world.count("late: a write in version 1");
