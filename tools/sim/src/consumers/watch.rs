@@ -85,6 +85,15 @@ pub struct GroupWatch {
     disturbed: Micros,
 }
 
+/// Since when a member has to let partitions go, in which epoch, and how long it may take: what it says of that
+/// later, coming back in the same epoch, counts from the next time on (Kafka has it so).
+#[derive(Clone, Copy, Debug)]
+struct Revoking {
+    since: Micros,
+    epoch: i32,
+    timeout: Micros,
+}
+
 /// A member in one run of the broker.
 #[derive(Clone, Debug, Default)]
 struct MemberWatch {
@@ -92,8 +101,8 @@ struct MemberWatch {
     alive: Micros,
     /// When it may have begun last.
     heard: Micros,
-    /// Since when it has to let partitions go, and in which epoch.
-    revoking: Option<(Micros, i32)>,
+    /// It has to let partitions go.
+    revoking: Option<Revoking>,
     /// One of the classic protocol has to join by then, or to ask for its assignment.
     join_by: Option<Micros>,
     sync_by: Option<Micros>,
@@ -143,8 +152,11 @@ impl GroupWatch {
             let member = self.kept.member(&id).expect("listed above");
             let epoch = member.current.epoch;
             let begun = self.members.get(&id).and_then(|member| member.revoking);
-            let begun = begun.filter(|(_, since)| *since == epoch).unwrap_or((now, epoch));
-            let revoking = member.is_revoking().then_some(begun);
+            let begun = begun.filter(|begun| begun.epoch == epoch);
+            let timeout = member.rebalance_timeout();
+            let since = begun.map_or(now, |begun| begun.since);
+            let timeout = begun.map_or(timeout, |begun| begun.timeout.min(timeout));
+            let revoking = member.is_revoking().then_some(Revoking { since, epoch, timeout });
             let began = MemberWatch { alive: now, heard: now, revoking, ..MemberWatch::default() };
             self.members.insert(id, MemberWatch { was: member.current, ..began });
         }
@@ -180,8 +192,9 @@ impl GroupWatch {
                 (member.join_by, member.sync_by) = (None, None);
             }
             let epoch = known.current.epoch;
-            let begun = member.revoking.filter(|(_, since)| *since == epoch);
-            member.revoking = known.is_revoking().then(|| begun.unwrap_or((now, epoch)));
+            let begun = member.revoking.filter(|begun| begun.epoch == epoch);
+            let begins = Revoking { since: now, epoch, timeout: known.rebalance_timeout() };
+            member.revoking = known.is_revoking().then(|| begun.unwrap_or(begins));
         }
     }
 
@@ -409,11 +422,10 @@ impl Watch {
         }
         let watch = group.members.get(member_id).cloned().unwrap_or_default();
         let session = self.session_of(&member);
-        let timeout = member.value.rebalance_timeout_ms.max(0) as Micros * 1000;
         let is_over = |end: Option<Micros>| end.is_some_and(|end| now >= end);
         if now >= watch.alive + session {
             self.world.count("member: session over");
-        } else if is_over(watch.revoking.map(|(since, _)| since + timeout)) {
+        } else if is_over(watch.revoking.map(|begun| begun.since + begun.timeout)) {
             self.world.count("member: did not let go in time");
         } else if member.uses_classic() && (is_over(watch.join_by) || is_over(watch.sync_by)) {
             self.world.count("member: did not join in time");
@@ -494,7 +506,7 @@ impl Watch {
                 let late = (now - end) / MS;
                 self.finding(check::STOPPED_EXPELLED, format_args!("{member_id} of {id}: {late} ms late"));
             }
-            let since = watch.revoking.map(|(since, _)| since + self.settings.broker.rebalance_max.max(S));
+            let since = watch.revoking.map(|begun| begun.since + self.settings.broker.rebalance_max.max(S));
             if let Some(end) = since.filter(|end| now > (*end).max(group.disturbed) + lateness) {
                 let late = (now - end) / MS;
                 self.finding(check::LET_GO_IN_TIME, format_args!("{member_id} of {id}: {late} ms late"));

@@ -93,10 +93,13 @@ impl Watch {
             }
             Request::End { id, tag, end } => (id, *tag, Some(end.writer)),
             Request::Write { id, write } => (id, write.tag, Some(write.writer)),
-            Request::FetchOffsets { .. }
-            | Request::Describe { .. }
-            | Request::List { .. }
-            | Request::Mark { .. } => return Asked::default(),
+            Request::Mark { marker, .. } => {
+                self.records.marked(marker);
+                return Asked::default();
+            }
+            Request::FetchOffsets { .. } | Request::Describe { .. } | Request::List { .. } => {
+                return Asked::default();
+            }
         };
         self.tag = tag;
         let Some(writer) = writer else { return Asked::default() };

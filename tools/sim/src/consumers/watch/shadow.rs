@@ -3,6 +3,7 @@
 
 use crate::consumers::settings::check;
 use crate::consumers::watch::targets;
+use crate::world::Micros;
 use odradek::codec::consumer_record::{
     ConsumerRecord, CurrentValue, MemberState, MemberValue, Partitions, RegexValue, SubscribedTopic,
 };
@@ -24,6 +25,10 @@ pub struct ShadowMember {
 impl ShadowMember {
     pub fn uses_classic(&self) -> bool {
         self.value.classic.is_some()
+    }
+
+    pub fn rebalance_timeout(&self) -> Micros {
+        self.value.rebalance_timeout_ms.max(0) as Micros * 1000
     }
 
     /// It has to let partitions go.

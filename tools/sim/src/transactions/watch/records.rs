@@ -5,7 +5,7 @@ use crate::transactions::partition::{Content, Partition, Stored};
 use crate::transactions::request::{Place, Tag, Write};
 use crate::transactions::settings::check;
 use crate::world::World;
-use odradek::codec::control_record::TransactionOutcome;
+use odradek::codec::control_record::{EndMarker, TransactionOutcome};
 use odradek::txn::Writer;
 use odradek::txn::transaction::End;
 use odradek::types::TransactionVersion;
@@ -21,7 +21,7 @@ struct TransactionWatch {
     asked: Option<TransactionOutcome>,
     /// How it was told that it ends.
     told: Option<TransactionOutcome>,
-    /// A late request of the one before it has ended it (version 1).
+    /// A late request of the one before it, or a late end of that by an operator, has ended it (version 1).
     is_disturbed: bool,
     /// A late request of its own has opened it again after its end (version 1).
     is_reopened: bool,
@@ -154,6 +154,16 @@ impl Records {
         if transaction.version == TransactionVersion::V1 && transaction.told.is_some() {
             transaction.is_reopened = true;
             self.world.count("late: an addition in version 1");
+        }
+    }
+
+    /// An operator ends what a producer has open in a partition, and may come too late for that.
+    pub fn marked(&mut self, marker: &EndMarker) {
+        let newest = self.newest.get(&(marker.producer.0, marker.producer_epoch.0));
+        let Some(newest) = newest.map(|newest| &mut self.transactions[newest.0]) else { return };
+        if newest.version == TransactionVersion::V1 && newest.told.is_none() {
+            newest.is_disturbed = true;
+            self.world.count("late: an operator's end in version 1");
         }
     }
 
