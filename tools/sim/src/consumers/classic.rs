@@ -296,12 +296,14 @@ impl Member {
             let session = self.profile.session;
             let freezes =
                 !is_settling && self.profile.freezes != u64::MAX && world.one_in(self.profile.freezes);
+            // Who learns of a rebalance later than it may join is taken out, comes back, and begins the next one.
+            let in_time = if is_settling { self.profile.rebalance / 2 } else { Micros::MAX };
             let pause = match freezes {
                 true => {
                     world.count("consumer: froze");
                     world.between(session, 2 * session)
                 }
-                false => world.between(session / 8, session / 3),
+                false => world.between(session / 8, session / 3).min(in_time),
             };
             world.sleep(pause).await;
             if world.one_in(3) {
