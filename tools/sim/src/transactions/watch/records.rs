@@ -31,7 +31,9 @@ struct TransactionWatch {
 }
 
 struct WriteWatch {
+    /// Of who speaks in a producer's name there is none.
     tag: Option<Tag>,
+    writer: Writer,
     place: Place,
     is_transactional: bool,
     is_acknowledged: bool,
@@ -93,6 +95,7 @@ impl Records {
         }
         let watch = WriteWatch {
             tag: write.tag,
+            writer: write.writer,
             place: write.place,
             is_transactional: write.is_transactional,
             is_acknowledged: false,
@@ -125,10 +128,27 @@ impl Records {
     }
 
     pub fn acknowledged(&mut self, number: u64) {
-        // Of a stray what is there already may be another's.
-        let write = self.writes.get_mut(&number);
-        if let Some(write) = write.filter(|write| write.tag.is_some() || !write.is_transactional) {
-            write.is_acknowledged = true;
+        // Of a stray what is there already may be another's, and of a producer a stray's, in its epoch and sequence.
+        let Some(write) = self.writes.get(&number) else { return };
+        let is_stray = |write: &WriteWatch| write.tag.is_none() && write.is_transactional;
+        let is_here = |number: &u64| match write.place {
+            Place::Record { partition, .. } => {
+                self.stored.get(&partition).is_some_and(|stored| stored.contains(number))
+            }
+            Place::Offset { .. } => false,
+        };
+        let is_taken_for_strays = matches!(write.place, Place::Record { .. })
+            && !is_here(&number)
+            && self.writes.iter().any(|(number, other)| {
+                is_stray(other)
+                    && other.place == write.place
+                    && other.writer == write.writer
+                    && is_here(number)
+            });
+        if is_taken_for_strays {
+            self.world.count("produce: taken for a stray's");
+        } else if !is_stray(write) {
+            self.writes.get_mut(&number).expect("looked up above").is_acknowledged = true;
         }
     }
 
