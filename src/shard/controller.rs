@@ -60,10 +60,18 @@ pub enum InternalState {
 }
 
 impl InternalState {
+    pub fn topic_name(self) -> &'static str {
+        match self {
+            InternalState::Groups => GROUPS_TOPIC,
+            InternalState::Transactions => TRANSACTIONS_TOPIC,
+        }
+    }
+
     fn topic(self, config: &Config) -> InternalTopic {
+        let name = self.topic_name();
         match self {
             InternalState::Groups => InternalTopic {
-                name: GROUPS_TOPIC,
+                name,
                 partitions: config.offsets_topic_num_partitions,
                 segment_bytes: config.offsets_topic_segment_bytes,
                 // No more than what a client may ask for, which all memory is laid out for.
@@ -72,7 +80,7 @@ impl InternalState {
                 ),
             },
             InternalState::Transactions => InternalTopic {
-                name: TRANSACTIONS_TOPIC,
+                name,
                 partitions: config.transaction_state_log_num_partitions,
                 segment_bytes: config.transaction_state_log_segment_bytes,
                 batch_bytes_max: None,

@@ -10,7 +10,8 @@
 //! | [`stores`] | one store per log directory, and what they share |
 //! | [`store`], [`partition_map`], [`replica`], [`tail`], [`segments`], [`open`], [`survey`] | partitions: append, commit, recover |
 //! | [`reader`], [`verified`], [`segment_checksums`], [`catch_up`], [`read_gate`], [`read_ahead`], [`segment_index`] | reads: from the tail, or in turns from disk, held against checksums |
-//! | [`groups`], [`transactions`], [`answers`] | coordinators of consumer groups and of transactions: loaded, asked, their writes, and who waits for them |
+//! | [`coordinators`], [`answers`] | coordinators of internal partitions: loaded, asked, their writes, and who waits for them |
+//! | [`groups`], [`transactions`] | what is special to those of consumer groups and of transactions: deadlines, markers |
 //! | [`producer_ids`] | ids that this shard may give out |
 //! | [`quotas`] | what clients use of their quotas, and how long they are not read |
 //! | [`telemetry`] | what clients measure of themselves |
@@ -34,6 +35,7 @@ mod compaction;
 pub mod conn;
 mod connection_share;
 pub mod controller;
+mod coordinators;
 pub mod disk;
 mod event;
 pub mod executor;
@@ -361,7 +363,7 @@ impl Shard {
         self.stopping.set(true);
         self.hurry_fetches();
         groups::resign(self);
-        transactions::resign(self);
+        self.transactions.resign(self);
         self.connections().iter().for_each(|connection| connection.begin_stop());
     }
 

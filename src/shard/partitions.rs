@@ -27,7 +27,7 @@ use crate::shard::store::Store;
 use crate::shard::survey::{
     Listing, Survey, Wanted, list, read_metadata_file, survey, take_directories, take_directory,
 };
-use crate::shard::{Shard, Unavailable, groups, transactions};
+use crate::shard::{Shard, Unavailable, groups};
 use crate::types::{LogDirIndex, TopicId, TopicPartition, uuid_text};
 use futures::future::join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -440,7 +440,7 @@ pub async fn carry_out(shard: &Rc<Shard>, changes: Changes) {
     if !changes.deleted.is_empty() {
         deletion::delete(shard, &changes.deleted).await;
         groups::topics_deleted(shard, &changes.deleted);
-        transactions::topics_deleted(shard, &changes.deleted);
+        shard.transactions.topics_deleted(shard, &changes.deleted);
     }
     for topic in changes.configured {
         reconfigure(shard, topic).await;

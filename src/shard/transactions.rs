@@ -1,57 +1,46 @@
-//! The coordinators of the partitions of `__transaction_state` that this shard owns: carries out what
-//! [`txn`](crate::txn) decides.
+//! The coordinators of the partitions of `__transaction_state` that this shard owns: what [`txn`](crate::txn)
+//! decides is carried out as for every [coordinator](crate::shard::coordinators), and besides:
 //!
 //! ```text
-//! request ─► coordinator ─► answers ───────────────────────────────► who waits for that ticket
-//!              ▲  ▲    └─┬► writes ─► lane ─► log ─► flushed ─► finished ─┐
-//!              │  └──────│──────────────────────────────────────────────┘
-//!              │ marked  └► markers ─► the partitions' shards, until all have them ─┐
-//!              └──────────────────────────────────────────────────────────────────┘
+//! coordinator ─► markers ─► the partitions' shards, until all have them ─┐
+//!      ▲                                                                 │
+//!      └─ marked ────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `load.rs` | reads a partition into a coordinator |
+//! | `coordinating.rs` | what a coordinator of transactions is to its shard: writes, effects, the replay |
 //! | `mark.rs` | writes the markers of a transaction that is decided |
 //! | `ask.rs` | asks a coordinator, wherever it is: for clients, for partitions and for groups |
 
 mod ask;
-mod load;
+mod coordinating;
 mod mark;
 
-pub use ask::{Verifier, ask, locate, partition_of};
+pub use ask::{Verifier, ask};
 
 use crate::codec::error_code::ErrorCode;
-use crate::codec::record_batch::{BatchHeader, Compression, write_batch};
-use crate::codec::records::{NewRecord, write_record};
-use crate::codec::transaction_record::{
-    PartitionNames, TransactionRecord, TransactionState, TransactionValue,
-};
+use crate::codec::transaction_record::{PartitionNames, TransactionState, TransactionValue};
 use crate::group::consumer::regex::TopicPattern;
-use crate::shard::answers::Answers;
-use crate::shard::api::produce;
-use crate::shard::event::Signal;
-use crate::shard::message::ProduceOutcome;
+use crate::shard::coordinators::{self, Coordinators};
 use crate::shard::step::Pace;
-use crate::shard::store::AckTarget;
 use crate::shard::{Shard, producer_ids};
 use crate::txn::coordinator::{Coordinator, Listed};
 use crate::txn::transaction::{Addition, End, Init};
-use crate::txn::{Answer, Effect, Settings, TRANSACTIONS_TOPIC, Ticket, WriteId, Writer};
+use crate::txn::{Answer, Effect, Ticket, Writer};
 use crate::types::limits::TRANSACTION_ADDITION_TIME_MAX;
-use crate::types::{CoordinatorEpoch, Mono, ProducerId, Timestamp, TopicId, TopicPartition};
+use crate::types::{ProducerId, Timestamp, TopicPartition};
 use futures::future::{Either, select};
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::pin::pin;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::Duration;
 
-/// Transactional ids that are looked at before others may run.
-const TRANSACTIONS_STEP: usize = 64;
+/// The coordinator of one partition, and what is kept beside it.
+type Served = coordinators::Served<Coordinator>;
 
-/// A log that could not be read is tried again after this long at the earliest.
-const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+/// Lives: one per shard.
+pub type Transactions = Coordinators<Coordinator>;
 
 /// A question to the coordinator of one transactional id.
 pub struct TransactionCall {
@@ -106,184 +95,10 @@ impl ListFilter {
     }
 }
 
-/// Lives: one per shard.
-#[derive(Default)]
-pub struct Transactions {
-    served: RefCell<BTreeMap<TopicPartition, Rc<Served>>>,
-    answers: Answers<Answer>,
-}
-
-/// Lives: one per partition of `__transaction_state` of this shard, from the first look at it until the
-/// partition goes.
-struct Served {
-    id: TopicPartition,
-    state: RefCell<ServedState>,
-    /// Writes that are not in the log yet. Bounded by the requests that wait for them.
-    lane: RefCell<VecDeque<WriteId>>,
-    lane_filled: Signal,
-    ended: Cell<bool>,
-}
-
-enum ServedState {
-    Loading,
-    Failed { at: Mono },
-    Ready(Box<Coordinator>),
-}
-
-impl Served {
-    fn new(id: TopicPartition) -> Rc<Served> {
-        Rc::new(Served {
-            id,
-            state: RefCell::new(ServedState::Loading),
-            lane: RefCell::default(),
-            lane_filled: Signal::default(),
-            ended: Cell::new(false),
-        })
-    }
-
-    /// Decides something, then carries it out. `None` while the log is not loaded.
-    fn decide<T>(
-        self: &Rc<Self>,
-        shard: &Rc<Shard>,
-        decide: impl FnOnce(&mut Coordinator, Timestamp, &mut Vec<Effect>) -> T,
-    ) -> Option<T> {
-        let now = shard.clock.wall();
-        let mut effects = Vec::new();
-        let decided = {
-            let mut state = self.state.borrow_mut();
-            let ServedState::Ready(coordinator) = &mut *state else { return None };
-            let (committed, aborted) = (coordinator.committed, coordinator.aborted);
-            let decided = decide(coordinator, now, &mut effects);
-            let mut metrics = shard.metrics.borrow_mut();
-            metrics.transactions_committed += coordinator.committed - committed;
-            metrics.transactions_aborted += coordinator.aborted - aborted;
-            decided
-        };
-        self.carry_out(shard, effects);
-        Some(decided)
-    }
-
-    fn carry_out(self: &Rc<Self>, shard: &Rc<Shard>, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::Answer(Ticket(number), answer) => shard.transactions.answers.complete(number, answer),
-                Effect::Write(write) => {
-                    self.lane.borrow_mut().push_back(write);
-                    self.lane_filled.notify();
-                }
-                Effect::Mark(marking) => {
-                    shard.spawn(mark::run(shard.clone(), self.clone(), marking));
-                }
-            }
-        }
-    }
-
-    /// Whether it decides nothing any more.
-    fn is_over(&self, shard: &Shard) -> bool {
-        self.ended.get() || shard.is_stopping()
-    }
-
-    fn end(self: &Rc<Self>, shard: &Rc<Shard>) {
-        if !self.ended.replace(true) {
-            self.decide(shard, |coordinator, _, effects| coordinator.resign(effects));
-            self.lane_filled.notify();
-        }
-    }
-
-    fn error(&self) -> Option<ErrorCode> {
-        match &*self.state.borrow() {
-            ServedState::Ready(_) => None,
-            ServedState::Loading => Some(ErrorCode::CoordinatorLoadInProgress),
-            ServedState::Failed { .. } => Some(ErrorCode::CoordinatorNotAvailable),
-        }
-    }
-}
-
-impl Transactions {
-    fn served(&self) -> Vec<Rc<Served>> {
-        self.served.borrow().values().cloned().collect()
-    }
-
-    /// Transactional ids of this shard's coordinators.
-    pub fn count(&self) -> usize {
-        let count = |served: &Rc<Served>| match &*served.state.borrow() {
-            ServedState::Ready(coordinator) => coordinator.count(),
-            ServedState::Loading | ServedState::Failed { .. } => 0,
-        };
-        self.served.borrow().values().map(count).sum()
-    }
-}
-
-/// A record as a batch, as a producer would send it.
-fn batch_of(record: &TransactionRecord, now: Timestamp) -> Vec<u8> {
-    let (key, value) = (record.encode_key(), record.encode_value());
-    let record = NewRecord { key: Some(&key), value: value.as_deref(), ..NewRecord::default() };
-    let mut payload = Vec::new();
-    write_record(&record, &mut payload);
-    let header = BatchHeader {
-        compression: Compression::None,
-        transactional: false,
-        record_count: 1,
-        base_timestamp: now,
-        max_timestamp: now,
-        producer: None,
-    };
-    let mut batch = Vec::with_capacity(payload.len() + 61);
-    write_batch(&header, &payload, &mut batch);
-    batch
-}
-
-/// Tells a coordinator what became of one of its writes.
-struct WriteEnd {
-    shard: Weak<Shard>,
-    served: Rc<Served>,
-    write: WriteId,
-}
-
-impl AckTarget for WriteEnd {
-    fn acknowledged(&self, _index: u32, outcome: ProduceOutcome) {
-        let Some(shard) = self.shard.upgrade() else { return };
-        let result = match outcome.error {
-            ErrorCode::None => Ok(()),
-            error => Err(error),
-        };
-        if let Err(error) = result {
-            let partition = self.served.id.partition.index();
-            tracing::warn!(partition, %error, "a change of a transaction was not kept");
-        }
-        let write = self.write;
-        self.served.decide(&shard, |coordinator, now, effects| {
-            coordinator.finished(write, result, now, effects);
-        });
-    }
-}
-
-/// Appends a partition's writes, one after the other, until it goes.
-async fn run_lane(shard: Rc<Shard>, served: Rc<Served>) {
-    while !served.ended.get() || !served.lane.borrow().is_empty() {
-        let next = served.lane.borrow_mut().pop_front();
-        let Some(write) = next else {
-            shard.stores.pump();
-            served.lane_filled.notified().await;
-            continue;
-        };
-        let mut batch = match &*served.state.borrow() {
-            ServedState::Ready(coordinator) => {
-                let record = coordinator.record(write).expect("it is on its way");
-                batch_of(record, shard.clock.wall())
-            }
-            ServedState::Loading | ServedState::Failed { .. } => unreachable!("it has decided"),
-        };
-        let end = WriteEnd { shard: Rc::downgrade(&shard), served: served.clone(), write };
-        let target: Rc<dyn AckTarget> = Rc::new(end);
-        produce::append(&shard, &target, 0, &served.id, &mut batch, None).await;
-    }
-}
-
 /// Starts the work that goes on beside requests, and reads what this shard's partitions hold.
 pub fn start(shard: &Rc<Shard>) {
     *shard.verifier.borrow_mut() = Some(Rc::new(Verifier::new(shard)));
-    load_all(shard);
+    shard.transactions.load_all(shard);
     let (aborting, expiring) = (shard.clone(), shard.clone());
     shard.spawn(async move {
         loop {
@@ -291,7 +106,7 @@ pub fn start(shard: &Rc<Shard>) {
             if aborting.is_stopping() {
                 return;
             }
-            load_all(&aborting); // Those that were opened late.
+            aborting.transactions.load_all(&aborting); // Those that were opened late.
             for_each_id(&aborting, |coordinator, id, now, effects| {
                 if coordinator.abort_timed_out(id, now, effects) {
                     tracing::info!(transactional_id = id, "a transaction is aborted: its time is over");
@@ -306,83 +121,20 @@ pub fn start(shard: &Rc<Shard>) {
             if expiring.is_stopping() {
                 return;
             }
-            for_each_id(&expiring, |coordinator, id, now, effects| coordinator.expire(id, now, effects))
-                .await;
+            for_each_id(&expiring, Coordinator::expire).await;
         }
     });
 }
 
-/// Decides something for every transactional id of this shard, a few at a time.
+/// Decides something for every transactional id of this shard.
 async fn for_each_id(
     shard: &Rc<Shard>,
     decide: impl Fn(&mut Coordinator, &str, Timestamp, &mut Vec<Effect>),
 ) {
     let mut pace = Pace::new(&shard.clock);
     for served in shard.transactions.served() {
-        let mut after: Option<String> = None;
-        loop {
-            let ids = served.decide(shard, |coordinator, now, effects| {
-                let ids = coordinator.ids_after(after.as_deref(), TRANSACTIONS_STEP);
-                ids.iter().for_each(|id| decide(coordinator, id, now, effects));
-                ids
-            });
-            after = ids.and_then(|mut ids| ids.pop());
-            if after.is_none() {
-                break;
-            }
-            pace.give_way().await;
-        }
+        served.for_each_id(shard, &mut pace, &decide).await;
     }
-}
-
-/// The topic may be gone.
-pub fn topics_deleted(shard: &Rc<Shard>, topics: &[TopicId]) {
-    let gone: Vec<Rc<Served>> = {
-        let mut served = shard.transactions.served.borrow_mut();
-        let gone = served.extract_if(.., |id, _| topics.contains(&id.topic));
-        gone.map(|(_, served)| served).collect()
-    };
-    gone.iter().for_each(|served| served.end(shard));
-}
-
-/// This node stops: all that wait are sent to look elsewhere.
-pub fn resign(shard: &Rc<Shard>) {
-    for served in shard.transactions.served() {
-        served.decide(shard, |coordinator, _, effects| coordinator.resign(effects));
-    }
-}
-
-/// Begins to read every partition of this shard that is not read yet.
-fn load_all(shard: &Rc<Shard>) {
-    let topic = shard.image.borrow().topic_named(TRANSACTIONS_TOPIC).map(|topic| topic.id);
-    let Some(topic) = topic else { return };
-    for store in shard.stores.iter() {
-        for replica in store.replicas_of(topic, usize::MAX) {
-            find(shard, replica.id);
-        }
-    }
-}
-
-/// The coordinator of a partition of this shard, which is read first if need be.
-fn find(shard: &Rc<Shard>, id: TopicPartition) -> Option<Rc<Served>> {
-    let replica = shard.stores.find(&id)?;
-    let known = shard.transactions.served.borrow().get(&id).cloned();
-    let served = known.unwrap_or_else(|| {
-        let served = Served::new(id);
-        shard.transactions.served.borrow_mut().insert(id, served.clone());
-        shard.spawn(run_lane(shard.clone(), served.clone()));
-        load::begin(shard, &served, &replica);
-        served
-    });
-    let failed = match &*served.state.borrow() {
-        ServedState::Failed { at } => Some(*at),
-        ServedState::Loading | ServedState::Ready(_) => None,
-    };
-    if failed.is_some_and(|at| shard.clock.mono().since(at) >= RELOAD_INTERVAL) {
-        *served.state.borrow_mut() = ServedState::Loading;
-        load::begin(shard, &served, &replica);
-    }
-    Some(served)
 }
 
 /// Lives: while somebody waits for an addition. Without the answer, it is given up.
@@ -395,9 +147,7 @@ struct Waiter<'a> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let Some(ticket) = self.ticket else { return };
-        if let ServedState::Ready(coordinator) = &mut *self.served.state.borrow_mut() {
-            coordinator.give_up(self.id, ticket);
-        }
+        self.served.tell(|coordinator| coordinator.give_up(self.id, ticket));
     }
 }
 
@@ -408,15 +158,10 @@ pub async fn call_local(shard: &Rc<Shard>, call: TransactionCall) -> Transaction
     if may_need_producer {
         producer_ids::prepare(shard).await;
     }
-    if shard.is_stopping() {
-        return TransactionReply::Refused(ErrorCode::NotCoordinator);
-    }
-    let Some(served) = find(shard, partition) else {
-        return TransactionReply::Refused(ErrorCode::NotCoordinator);
+    let served = match shard.transactions.ready(shard, partition) {
+        Ok(served) => served,
+        Err(error) => return TransactionReply::Refused(error),
     };
-    if let Some(error) = served.error() {
-        return TransactionReply::Refused(error);
-    }
     let wait = shard.transactions.answers.ask();
     let ticket = Ticket(wait.number());
     let fresh = &mut || producer_ids::take(shard);
@@ -474,36 +219,11 @@ pub async fn list_local(shard: &Rc<Shard>, filter: &ListFilter) -> Result<Vec<Li
     let pattern = filter.pattern.as_deref().map(TopicPattern::new).transpose();
     let pattern = pattern.map_err(|_| ErrorCode::InvalidRegularExpression)?;
     let matches = |id: &str| pattern.as_ref().is_none_or(|pattern| pattern.matches(id));
-    let mut pace = Pace::new(&shard.clock);
-    let mut listed = Vec::new();
-    for served in shard.transactions.served() {
-        if let Some(error) = served.error() {
-            return Err(error);
-        }
-        let mut after: Option<String> = None;
-        loop {
-            let ids = served.decide(shard, |coordinator, now, _| {
-                let ids = coordinator.ids_after(after.as_deref(), TRANSACTIONS_STEP);
-                let found = ids.iter().filter_map(|id| coordinator.listed(id));
-                let wanted = found.filter(|found| filter.has(found, now));
-                listed.extend(wanted.filter(|found| matches(&found.transactional_id)));
-                ids
-            });
-            after = ids.and_then(|mut ids| ids.pop());
-            if after.is_none() {
-                break;
-            }
-            pace.give_way().await;
-        }
-    }
-    Ok(listed)
-}
-
-/// With the epoch of the partition's leader, by which markers are fenced.
-fn new_coordinator(shard: &Shard, partition: TopicPartition) -> Coordinator {
-    let image = shard.image.borrow();
-    let epoch = image.partition(partition).map_or(0, |state| state.leader_epoch.0);
-    Coordinator::new(Settings::new(&shard.config), CoordinatorEpoch(epoch))
+    let listed = |coordinator: &Coordinator, id: &str| {
+        let listed = coordinator.listed(id)?;
+        (filter.has(&listed, shard.clock.wall()) && matches(&listed.transactional_id)).then_some(listed)
+    };
+    shard.transactions.list(shard, listed).await
 }
 
 #[cfg(test)]

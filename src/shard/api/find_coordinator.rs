@@ -7,8 +7,8 @@ use crate::group::member::text;
 use crate::shard::Shard;
 use crate::shard::api::groups::distinct;
 use crate::shard::controller::InternalState;
+use crate::shard::coordinators;
 use crate::shard::step::Pace;
-use crate::shard::{groups, transactions};
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
@@ -81,10 +81,7 @@ async fn find(shard: &Rc<Shard>, key_type: i8, key: &str) -> Found {
 /// The leader of the partition that the key's state is in.
 async fn find_leader(shard: &Rc<Shard>, state: InternalState, key: &str) -> Result<Found, ErrorCode> {
     shard.create_internal(state).await?;
-    let partition = match state {
-        InternalState::Groups => groups::partition_of(shard, key),
-        InternalState::Transactions => transactions::partition_of(shard, key),
-    };
+    let partition = coordinators::partition_of(shard, state.topic_name(), key);
     let partition = partition.ok_or(ErrorCode::CoordinatorNotAvailable)?;
     let image = shard.image.borrow();
     let state = image.partition(partition).ok_or(ErrorCode::CoordinatorNotAvailable)?;

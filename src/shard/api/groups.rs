@@ -18,11 +18,12 @@ pub use members::{heartbeat, join, leave, sync};
 pub use offsets::{commit, commit_in_transaction, delete_offsets, fetch};
 
 use crate::codec::error_code::ErrorCode;
-use crate::group::Caller;
+use crate::group::{Caller, GROUPS_TOPIC};
 use crate::shard::Shard;
 use crate::shard::api::produce::is_served_here;
 use crate::shard::conn::Connection;
-use crate::shard::groups::{GroupCall, GroupReply, GroupRequest, call_local, partition_of};
+use crate::shard::coordinators;
+use crate::shard::groups::{GroupCall, GroupReply, GroupRequest, call_local};
 use crate::shard::message::{Reply, Request};
 use crate::types::{ShardId, TopicPartition};
 use std::collections::BTreeSet;
@@ -52,17 +53,18 @@ impl Asking<'_> {
         }
     }
 
-    /// The shard that coordinates a group, if it may be asked on this connection.
-    fn locate(&self, group: &str) -> Result<(ShardId, TopicPartition), ErrorCode> {
-        let partition = partition_of(self.shard, group).ok_or(ErrorCode::NotCoordinator)?;
-        let owner = self.shard.owner(&partition);
-        let owner = owner.filter(|owner| is_served_here(self.shard, self.connection, *owner));
-        owner.map(|owner| (owner, partition)).ok_or(ErrorCode::NotCoordinator)
+    /// The shard that coordinates an id, if it may be asked on this connection. `topic`: where its state is kept.
+    pub fn locate(&self, topic: &str, id: &str) -> Result<(ShardId, TopicPartition), ErrorCode> {
+        let place = coordinators::locate(self.shard, topic, id)?;
+        match is_served_here(self.shard, self.connection, place.0) {
+            true => Ok(place),
+            false => Err(ErrorCode::NotCoordinator),
+        }
     }
 
     /// Asks the coordinator of a group.
     async fn ask(&self, group: &str, request: GroupRequest) -> GroupReply {
-        match self.locate(group) {
+        match self.locate(GROUPS_TOPIC, group) {
             Ok((owner, partition)) => self.ask_owner(owner, partition, request).await,
             Err(error) => GroupReply::Refused(error),
         }

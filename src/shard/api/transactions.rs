@@ -16,19 +16,13 @@ pub use producers::{end, init};
 
 use crate::codec::error_code::ErrorCode;
 use crate::shard::api::groups::Asking;
-use crate::shard::api::produce::is_served_here;
 use crate::shard::transactions::{self, TransactionReply, TransactionRequest};
+use crate::txn::TRANSACTIONS_TOPIC;
 
 impl Asking<'_> {
     /// Asks the coordinator of a transactional id, if it may be asked on this connection.
     async fn ask_transaction(&self, id: &str, request: TransactionRequest) -> TransactionReply {
-        let place = transactions::locate(self.shard, id).and_then(|place| {
-            match is_served_here(self.shard, self.connection, place.0) {
-                true => Ok(place),
-                false => Err(ErrorCode::NotCoordinator),
-            }
-        });
-        match place {
+        match self.locate(TRANSACTIONS_TOPIC, id) {
             Ok(place) => transactions::ask(self.shard, place, id, request).await,
             Err(error) => TransactionReply::Refused(error),
         }

@@ -47,8 +47,7 @@ pub fn transaction_ended(
     producer: ProducerId,
     outcome: TransactionOutcome,
 ) {
-    let served = shard.groups.served.borrow().get(&partition).cloned();
-    if let Some(served) = served {
+    if let Some(served) = shard.groups.coordinators.known(partition) {
         served.decide(shard, |coordinator, _, _| coordinator.transaction_ended(producer, outcome));
     }
 }

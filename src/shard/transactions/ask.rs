@@ -3,30 +3,15 @@
 use crate::codec::error_code::ErrorCode;
 use crate::codec::transaction_record::PartitionNames;
 use crate::shard::Shard;
+use crate::shard::coordinators;
 use crate::shard::message::{Reply, Request};
 use crate::shard::transactions::{TransactionCall, TransactionReply, TransactionRequest, call_local};
 use crate::shard::verification::{TransactionVerifier, VerificationQuestion};
 use crate::txn::transaction::Addition;
 use crate::txn::{Answer, TRANSACTIONS_TOPIC, Writer};
-use crate::types::{PartitionIndex, ShardId, TopicPartition, TransactionVersion, java_hash};
+use crate::types::{ShardId, TopicPartition, TransactionVersion};
 use futures::future::{FutureExt, LocalBoxFuture};
 use std::rc::{Rc, Weak};
-
-/// The partition of `__transaction_state` that a transactional id belongs to; `None` while there is no such topic.
-pub fn partition_of(shard: &Shard, transactional_id: &str) -> Option<TopicPartition> {
-    let image = shard.image.borrow();
-    let topic = image.topic_named(TRANSACTIONS_TOPIC)?;
-    let index = java_hash::partition_of(transactional_id, topic.partitions.len());
-    let partition = PartitionIndex::from_wire(index as i32)?;
-    Some(TopicPartition { topic: topic.id, partition })
-}
-
-/// The same, and whose it is. Errors: there is no such topic, or no leader here.
-pub fn locate(shard: &Shard, transactional_id: &str) -> Result<(ShardId, TopicPartition), ErrorCode> {
-    let partition = partition_of(shard, transactional_id).ok_or(ErrorCode::NotCoordinator)?;
-    let owner = shard.owner(&partition).ok_or(ErrorCode::NotCoordinator)?;
-    Ok((owner, partition))
-}
 
 /// Asks the coordinator at a place.
 pub async fn ask(
@@ -69,10 +54,11 @@ impl TransactionVerifier for Verifier {
 }
 
 async fn verify(shard: &Rc<Shard>, question: VerificationQuestion) -> Result<(), ErrorCode> {
-    if partition_of(shard, &question.transactional_id).is_none() {
+    let id = &question.transactional_id;
+    if coordinators::partition_of(shard, TRANSACTIONS_TOPIC, id).is_none() {
         return Err(ErrorCode::InvalidProducerIdMapping); // There never was a transaction.
     }
-    let place = locate(shard, &question.transactional_id)?;
+    let place = coordinators::locate(shard, TRANSACTIONS_TOPIC, id)?;
     let partitions: PartitionNames = {
         let image = shard.image.borrow();
         let topic = image.topic(question.partition.topic).ok_or(ErrorCode::UnknownTopicOrPartition)?;

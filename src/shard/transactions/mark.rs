@@ -19,7 +19,7 @@ pub async fn run(shard: Rc<Shard>, served: Rc<Served>, mut marking: Marking) {
     if marking.is_again {
         glommio::timer::sleep(wait_max).await;
     }
-    while !served.is_over(&shard) {
+    while !served.has_ended() && !shard.is_stopping() {
         marking.partitions = write(&shard, &marking).await;
         if marking.partitions.is_empty() {
             served.decide(&shard, |coordinator, now, effects| {

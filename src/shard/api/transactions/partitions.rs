@@ -9,7 +9,7 @@ use crate::group::GROUPS_TOPIC;
 use crate::shard::api::groups::Asking;
 use crate::shard::api::transactions::known_error;
 use crate::shard::controller::InternalState;
-use crate::shard::groups;
+use crate::shard::coordinators;
 use crate::shard::step::Pace;
 use crate::shard::transactions::{TransactionReply, TransactionRequest};
 use crate::txn::transaction::Addition;
@@ -156,7 +156,7 @@ pub async fn add_offsets(asking: &Asking<'_>, request: AddOffsetsToTxnRequest) -
 
 async fn add_group(asking: &Asking<'_>, request: &AddOffsetsToTxnRequest) -> Result<(), ErrorCode> {
     asking.shard.create_internal(InternalState::Groups).await?;
-    let partition = groups::partition_of(asking.shard, &request.group_id);
+    let partition = coordinators::partition_of(asking.shard, GROUPS_TOPIC, &request.group_id);
     let partition = partition.ok_or(ErrorCode::CoordinatorNotAvailable)?;
     let addition = Addition {
         writer: Writer {
