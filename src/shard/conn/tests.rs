@@ -10,6 +10,7 @@ use crate::config::quota::{EntityName, QuotaEntity, QuotaKind, QuotaLimit};
 use crate::config::{Config, Machine, Routing};
 use crate::shard::background::close_untaken;
 use crate::shard::clock::Clock;
+use crate::shard::conn::reading::relieve;
 use crate::shard::log_dirs::LogDirs;
 use crate::shard::mesh::Mesh;
 use crate::shard::message::Message;
