@@ -5,35 +5,35 @@
 //! things wait until the writes of a group have ended: taking away a group or its offsets, since a commit on its
 //! way would come after; and whatever meets a group that is being taken away. They wait in one queue of their
 //! group, in their order.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `members.rs` | requests of members of the classic protocol |
+//! | `consumers.rs` | requests and groups of the newer protocol |
+//! | `commits.rs`, `pending.rs` | committed offsets; those that are committed in transactions |
+//! | `deferred.rs` | what waits for writes of its group |
 
 use crate::codec::consumer_protocol::PROTOCOL_TYPE;
 use crate::codec::error_code::ErrorCode;
 use crate::codec::group_record::GroupRecord;
 use crate::group::classic::{Assignments, Group, Replaced, refused_join, refused_sync};
 use crate::group::consumer::ConsumerSettings;
-use crate::group::consumer::rebalance::Resolved;
 use crate::group::consumer::regex::Patterns;
 use crate::group::coordinator::commits::commit_response;
-use crate::group::coordinator::consumers::{Changed, HeartbeatCall, described_as_classic, refused_heartbeat};
-use crate::group::member::{Joining, text};
+use crate::group::coordinator::consumers::{Changed, described_as_classic, refused_heartbeat};
+use crate::group::member::text;
 use crate::group::offsets::GroupOffsets;
 use crate::group::timers::{Timer, Timers};
 use crate::group::topics::{NoTopics, Topics};
-use crate::group::{Answer, Caller, Effect, Moment, Settings, Ticket, WriteId, millis};
+use crate::group::{Answer, Effect, Moment, Settings, Ticket, WriteId};
 use crate::types::limits::{
-    GROUP_DEFERRED_MAX, GROUP_ID_SIZE_MAX, GROUP_INSTANCE_ID_SIZE_MAX, GROUP_MEMBER_NAME_SIZE_MAX,
-    GROUP_MEMBER_SIZE_MAX, GROUP_PROTOCOLS_MAX, GROUP_REMOVAL_RECORDS_MAX, GROUP_REMOVAL_SIZE_MAX,
-    GROUP_TIMERS_PER_STEP, GROUPS_PER_COORDINATOR_MAX, GROUPS_SIZE_MAX,
+    GROUP_ID_SIZE_MAX, GROUP_REMOVAL_RECORDS_MAX, GROUP_REMOVAL_SIZE_MAX, GROUP_TIMERS_PER_STEP,
 };
 use crate::types::{Mono, Timestamp};
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
-use kafka_protocol::messages::leave_group_response::MemberResponse;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
-use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, LeaveGroupResponse, OffsetCommitRequest,
-    OffsetDeleteRequest, OffsetDeleteResponse, SyncGroupRequest,
-};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use kafka_protocol::messages::{GroupId, LeaveGroupResponse, OffsetDeleteResponse};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::rc::Rc;
 
@@ -72,46 +72,6 @@ struct Write {
     group: String,
     records: Vec<GroupRecord>,
     then: Then,
-}
-
-/// A request that waits for writes of its group to end.
-#[derive(Clone, Debug)]
-enum Deferred {
-    Join(Joining, String, Ticket),
-    Commit(i16, OffsetCommitRequest, Ticket),
-    CommitInTransaction(TransactionWriter, OffsetCommitRequest, Ticket),
-    DeleteGroup(Ticket),
-    DeleteOffsets(OffsetDeleteRequest, Ticket),
-    /// Topics are gone.
-    Forget(BTreeSet<String>),
-    ConsumerHeartbeat(Box<HeartbeatCall>, Ticket),
-    Sync(SyncGroupRequest, Ticket),
-    Leave(LeaveGroupRequest, Ticket),
-    /// A member may have to be given up.
-    Overdue(String),
-    /// What regular expressions match in some version of the topics.
-    Resolved(u64, Resolved),
-}
-
-impl Deferred {
-    /// Topics that it is about to commit to.
-    fn committed_topics(&self) -> impl Iterator<Item = &str> {
-        let topics = match self {
-            Deferred::Commit(_, request, _) | Deferred::CommitInTransaction(_, request, _) => {
-                &request.topics[..]
-            }
-            Deferred::Join(..)
-            | Deferred::DeleteGroup(_)
-            | Deferred::DeleteOffsets(..)
-            | Deferred::Forget(_)
-            | Deferred::ConsumerHeartbeat(..)
-            | Deferred::Sync(..)
-            | Deferred::Leave(..)
-            | Deferred::Overdue(_)
-            | Deferred::Resolved(..) => &[],
-        };
-        topics.iter().map(|topic| &**topic.name)
-    }
 }
 
 /// What a group may use while it decides.
@@ -250,10 +210,13 @@ macro_rules! turn {
 
 mod commits; // Behind the macro, which they use.
 mod consumers;
+mod deferred;
+mod members;
 mod pending;
 
 use consumers::Job;
 pub use consumers::ToResolve;
+use deferred::Deferred;
 use pending::PendingOffsets;
 pub use pending::TransactionWriter;
 
@@ -446,147 +409,6 @@ impl Coordinator {
 
     // --- Requests
 
-    /// `fresh_id`: an id that nobody has, for a member without one.
-    pub fn join(
-        &mut self,
-        caller: &Caller,
-        request: &JoinGroupRequest,
-        fresh: &str,
-        ticket: Ticket,
-        now: Moment,
-        effects: &mut Vec<Effect>,
-    ) {
-        let refuse = |error, effects: &mut Vec<Effect>| {
-            effects.push(Effect::Answer(ticket, refused_join(&request.member_id, error)));
-        };
-        if request.group_id.is_empty() || is_too_long(&request.group_id.0) {
-            return refuse(ErrorCode::InvalidGroupId, effects);
-        }
-        let instance_id = request.group_instance_id.as_deref();
-        if instance_id.is_some_and(|id| id.len() > GROUP_INSTANCE_ID_SIZE_MAX) {
-            return refuse(ErrorCode::InvalidRequest, effects);
-        }
-        let session_timeout = millis(request.session_timeout_ms);
-        let allowed = self.settings.session_timeout_min..=self.settings.session_timeout_max;
-        if !allowed.contains(&session_timeout) {
-            return refuse(ErrorCode::InvalidSessionTimeout, effects);
-        }
-        if request.protocols.len() > GROUP_PROTOCOLS_MAX {
-            return refuse(ErrorCode::InvalidRequest, effects);
-        }
-        let joining = Joining::new(caller, request);
-        if joining.size() > GROUP_MEMBER_SIZE_MAX || !joining.fits_record() {
-            return refuse(ErrorCode::InvalidRequest, effects);
-        }
-        // As Kafka makes them: what it is called, and something that nobody else has.
-        let name = joining.instance_id.as_deref().unwrap_or(&joining.client_id);
-        let name = &name[..name.floor_char_boundary(GROUP_MEMBER_NAME_SIZE_MAX)];
-        let fresh_id = format!("{name}-{fresh}");
-        self.join_or_wait(joining, fresh_id, ticket, now, effects);
-    }
-
-    fn join_or_wait(
-        &mut self,
-        joining: Joining,
-        fresh_id: String,
-        ticket: Ticket,
-        now: Moment,
-        effects: &mut Vec<Effect>,
-    ) {
-        if self.is_busy(&joining.group) {
-            let refused = refused_join(&joining.member_id, ErrorCode::CoordinatorLoadInProgress);
-            let id = joining.group.clone();
-            return self.defer(&id, Deferred::Join(joining, fresh_id, ticket), ticket, refused, effects);
-        }
-        let id = joining.group.clone();
-        if self.is_consumer_group(&id) {
-            return self.consumer_join(joining, &fresh_id, ticket, now, effects);
-        }
-        let is_new = !self.groups.contains_key(&id);
-        if is_new && !joining.member_id.is_empty() {
-            let refused = refused_join(&joining.member_id, ErrorCode::UnknownMemberId);
-            return effects.push(Effect::Answer(ticket, refused));
-        }
-        if is_new && self.groups.len() >= GROUPS_PER_COORDINATOR_MAX {
-            let refused = refused_join("", ErrorCode::CoordinatorNotAvailable);
-            return effects.push(Effect::Answer(ticket, refused));
-        }
-        let growth = self.groups.get(&id).map_or(joining.size(), |group| group.growth(&joining));
-        if growth > 0 && self.held + growth > GROUPS_SIZE_MAX {
-            let refused = refused_join(&joining.member_id, ErrorCode::CoordinatorNotAvailable);
-            return effects.push(Effect::Answer(ticket, refused));
-        }
-        let group = self.groups.entry(id.clone()).or_insert_with_key(|id| Group::new(id, now.wall));
-        group.join(joining, fresh_id, ticket, &mut turn!(self, now, effects));
-        self.drop_if_nothing(&id);
-    }
-
-    /// Who was refused, or never came back with its id, leaves nothing behind.
-    fn drop_if_nothing(&mut self, id: &str) {
-        let is_nothing = |group: &Group| {
-            group.is_simple() && !group.has_pending_members() && !group.is_kept && !group.is_closing
-        };
-        if self.groups.get(id).is_some_and(is_nothing) {
-            self.groups.remove(id);
-        }
-    }
-
-    pub fn sync(
-        &mut self,
-        request: &SyncGroupRequest,
-        ticket: Ticket,
-        now: Moment,
-        effects: &mut Vec<Effect>,
-    ) {
-        if self.is_consumer_group(&request.group_id.0) {
-            return self.consumer_sync(request, ticket, now, effects);
-        }
-        let mut turn = turn!(self, now, effects);
-        match self.groups.get_mut(&*request.group_id.0) {
-            _ if request.group_id.is_empty() => turn.answer(ticket, refused_sync(ErrorCode::InvalidGroupId)),
-            Some(group) if !group.is_empty() => group.sync(request, ticket, &mut turn),
-            _ => turn.answer(ticket, refused_sync(ErrorCode::UnknownMemberId)),
-        }
-    }
-
-    pub fn heartbeat(
-        &mut self,
-        request: &HeartbeatRequest,
-        now: Moment,
-        effects: &mut Vec<Effect>,
-    ) -> ErrorCode {
-        match self.groups.get_mut(&*request.group_id.0) {
-            _ if request.group_id.is_empty() => ErrorCode::InvalidGroupId,
-            Some(group) if group.consumer.is_some() => self.consumer_classic_heartbeat(request, now),
-            Some(group) => group.heartbeat(request, &mut turn!(self, now, effects)),
-            None => ErrorCode::UnknownMemberId,
-        }
-    }
-
-    /// `request` as versions from 3 on have it: with a list of members.
-    pub fn leave(
-        &mut self,
-        request: &LeaveGroupRequest,
-        now: Moment,
-        effects: &mut Vec<Effect>,
-    ) -> LeaveGroupResponse {
-        if request.group_id.is_empty() {
-            return LeaveGroupResponse::default().with_error_code(ErrorCode::InvalidGroupId.code());
-        }
-        let errors = match self.groups.get_mut(&*request.group_id.0) {
-            Some(group) => group.leave(&request.members, &mut turn!(self, now, effects)),
-            None => vec![ErrorCode::UnknownMemberId; request.members.len()],
-        };
-        self.drop_if_nothing(&request.group_id.0);
-        let left = request.members.iter().zip(errors).map(|(member, error)| {
-            MemberResponse::default()
-                .with_member_id(member.member_id.clone())
-                .with_group_instance_id(member.group_instance_id.clone())
-                .with_error_code(error.code())
-        });
-        LeaveGroupResponse::default().with_members(left.collect())
-    }
-
     /// If nobody is a member of it.
     pub fn delete_group(&mut self, id: &str, ticket: Ticket, now: Moment, effects: &mut Vec<Effect>) {
         if self.has_writes(id) {
@@ -726,70 +548,13 @@ impl Coordinator {
         }
     }
 
-    // --- Waiting for writes
-
-    /// Whether what is taken away has to wait: for a write, or behind others that do.
-    fn has_writes(&self, group: &str) -> bool {
-        self.write_counts.contains_key(group)
-            || self.deferred.contains_key(group)
-            || self.jobs.contains_key(group)
-    }
-
-    /// Whether anything else has to wait: a group is being taken away, or is to be.
-    fn is_closing(&self, group: &str) -> bool {
-        self.groups.get(group).is_some_and(|group| group.is_closing) || self.deferred.contains_key(group)
-    }
-
-    fn defer(
-        &mut self,
-        group: &str,
-        deferred: Deferred,
-        ticket: Ticket,
-        refused: Answer,
-        effects: &mut Vec<Effect>,
-    ) {
-        match self.deferred_count < GROUP_DEFERRED_MAX {
-            true => self.defer_any(group, deferred),
-            false => effects.push(Effect::Answer(ticket, refused)),
-        }
-    }
-
-    fn defer_any(&mut self, group: &str, deferred: Deferred) {
-        self.deferred.entry(group.to_owned()).or_default().push_back(deferred);
-        self.deferred_count += 1;
-    }
-
-    /// What waited for the writes of a group is tried again, in its order.
-    fn retry(&mut self, id: &str, now: Moment, effects: &mut Vec<Effect>) {
-        if self.write_counts.contains_key(id) || self.jobs.contains_key(id) {
-            return; // The first of them waits for all.
-        }
-        let Some(waiting) = self.deferred.remove(id) else { return };
-        self.deferred_count -= waiting.len();
-        for deferred in waiting {
-            match deferred {
-                Deferred::Join(joining, id, ticket) => self.join_or_wait(joining, id, ticket, now, effects),
-                Deferred::Commit(version, request, ticket) => {
-                    self.commit(version, request, ticket, now, effects);
-                }
-                Deferred::CommitInTransaction(writer, request, ticket) => {
-                    self.commit_in_transaction(writer, request, ticket, now, effects);
-                }
-                Deferred::DeleteGroup(ticket) => self.delete_group(id, ticket, now, effects),
-                Deferred::DeleteOffsets(request, ticket) => {
-                    self.delete_offsets(request, ticket, now, effects);
-                }
-                Deferred::Forget(topics) => self.forget_or_wait(id, topics, now, effects),
-                Deferred::ConsumerHeartbeat(call, ticket) => {
-                    self.heartbeat_or_wait(call, ticket, now, effects);
-                }
-                Deferred::Sync(request, ticket) => self.sync(&request, ticket, now, effects),
-                Deferred::Leave(request, ticket) => self.consumer_leave_group(request, ticket, now, effects),
-                Deferred::Overdue(member) => self.member_reminded(id, &member, now, effects),
-                Deferred::Resolved(version, resolved) => {
-                    self.resolved(id, version, resolved, now, effects);
-                }
-            }
+    /// Who was refused, or never came back with its id, leaves nothing behind.
+    fn drop_if_nothing(&mut self, id: &str) {
+        let is_nothing = |group: &Group| {
+            group.is_simple() && !group.has_pending_members() && !group.is_kept && !group.is_closing
+        };
+        if self.groups.get(id).is_some_and(is_nothing) {
+            self.groups.remove(id);
         }
     }
 
