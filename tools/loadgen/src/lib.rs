@@ -6,7 +6,7 @@
 //! | [`wire`], [`versions`], [`connection`], [`cluster`], [`coordinator`] | the client: frames, negotiation, pipelining, metadata, coordinators |
 //! | [`content`], [`batch`] | what is sent, built once |
 //! | [`produce`], [`consume`], [`verify`], [`groups`] | the commands, as libraries |
-//! | [`stats`], [`summary`] | counts, and how they are shown |
+//! | [`stats`], [`tally`], [`summary`] | counts, those of a thread's tasks, and how they are shown |
 //! | [`executor`], [`clock`] | threads, and the only reader of clocks |
 //!
 //! The broker's library is used for record batches only; the protocol code here is separate, so that
@@ -25,6 +25,7 @@ pub mod groups;
 pub mod produce;
 pub mod stats;
 pub mod summary;
+pub mod tally;
 pub mod verify;
 pub mod versions;
 pub mod wire;

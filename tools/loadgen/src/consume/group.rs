@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -22,8 +22,8 @@ use crate::consume::message::FetchSetup;
 use crate::consume::run::Consumed;
 use crate::consume::worker::{ConsumeError, ConsumePlan, ConsumeWorker, Goal, Position, Sink, receive_size};
 use crate::executor::{Gate, Threads, run_threads};
-use crate::produce::run::spawn_poster;
 use crate::stats::{Board, Interval, Stats};
+use crate::tally::Tally;
 
 /// How often a member looks whether the run is over.
 const LOOK: Duration = Duration::from_millis(50);
@@ -51,10 +51,7 @@ pub struct GroupConfig {
 pub fn run(config: &GroupConfig, mut watch: impl FnMut(Duration, Interval)) -> anyhow::Result<Consumed<()>> {
     let mut threads = config.threads.clone();
     threads.count = threads.count.clamp(1, config.members.max(1));
-    let goal = Arc::new(Goal {
-        remaining: AtomicU64::new(config.records.unwrap_or(u64::MAX)),
-        last_record: AtomicU64::new(0),
-    });
+    let goal = Arc::new(Goal::new(config.records));
     let boards: Vec<Board> = (0..threads.count).map(|_| Board::default()).collect();
     let body = {
         let (config, boards, count) = (Arc::new(config.clone()), boards.clone(), threads.count);
@@ -65,19 +62,7 @@ pub fn run(config: &GroupConfig, mut watch: impl FnMut(Duration, Interval)) -> a
         }
     };
     let finished = run_threads("consume", &threads, body, |since| watch(since, Board::look(&boards)))?;
-    let mut consumed = Consumed {
-        stats: Stats::default(),
-        seconds: 0.0,
-        cpu_seconds: finished.cpu_seconds,
-        problems: Vec::new(),
-        sinks: Vec::new(),
-    };
-    for (stats, problems, seconds) in finished.results {
-        consumed.stats.merge(&stats);
-        consumed.problems.extend(problems);
-        consumed.seconds = consumed.seconds.max(seconds);
-    }
-    Ok(consumed)
+    Ok(Consumed::of(finished))
 }
 
 async fn run_thread(
@@ -86,36 +71,23 @@ async fn run_thread(
     goal: Arc<Goal>,
     board: &Board,
     gate: &Gate,
-) -> anyhow::Result<(Stats, Vec<String>, f64)> {
+) -> anyhow::Result<(Tally, ())> {
     let stats = Rc::new(RefCell::new(Stats::default()));
     let start = gate.pass().await.context("another thread failed")?;
     sleep(start.since(clock::now())).await;
-    goal.last_record.fetch_max(start.0, Ordering::Relaxed);
+    goal.begin(start);
     let deadline = config.duration.map_or(Mono(u64::MAX), |duration| start.after(duration));
-    let poster = spawn_poster(stats.clone(), board.clone());
-    let reading: Vec<_> = (0..members)
-        .map(|_| {
-            let reader = Reader {
-                config: config.clone(),
-                member: GroupMember::new(&config.bootstrap, &config.group, &config.setup.topic),
-                goal: goal.clone(),
-                deadline,
-                stats: stats.clone(),
-            };
-            glommio::spawn_local(reader.run())
-        })
-        .collect();
-    let mut problems = Vec::new();
-    for reader in reading {
-        if let Err(error) = reader.await {
-            problems.push(error.to_string());
-        }
-    }
-    let seconds = clock::now().since(start).as_secs_f64();
-    poster.cancel().await;
-    board.post(&mut stats.borrow_mut());
-    let stats = std::mem::take(&mut *stats.borrow_mut());
-    Ok((stats, problems, seconds))
+    let readers = (0..members).map(|_| {
+        let reader = Reader {
+            config: config.clone(),
+            member: GroupMember::new(&config.bootstrap, &config.group, &config.setup.topic),
+            goal: goal.clone(),
+            deadline,
+            stats: stats.clone(),
+        };
+        glommio::spawn_local(reader.run())
+    });
+    Ok((Tally::of(readers, &stats, board, start).await, ()))
 }
 
 /// How far a member is in what it reads.
@@ -151,7 +123,7 @@ impl Reader {
     }
 
     fn is_over(&self) -> bool {
-        self.goal.remaining.load(Ordering::Relaxed) == 0 || clock::now() >= self.deadline
+        self.goal.is_reached() || clock::now() >= self.deadline
     }
 
     /// One generation: until the run is over or the group changes.

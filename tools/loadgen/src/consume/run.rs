@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,9 +13,9 @@ use crate::cluster::{Bootstrap, Leader};
 use crate::connection::Connection;
 use crate::consume::message::FetchSetup;
 use crate::consume::worker::{ConsumePlan, ConsumeWorker, Goal, Position, Sink, receive_size};
-use crate::executor::{Gate, Threads, run_threads};
-use crate::produce::run::spawn_poster;
+use crate::executor::{Finished, Gate, Threads, run_threads};
 use crate::stats::{Board, Interval, Stats};
+use crate::tally::Tally;
 
 /// Everything that a consuming run is told.
 #[derive(Clone, Debug)]
@@ -45,6 +44,19 @@ pub struct Consumed<S> {
     pub sinks: Vec<S>,
 }
 
+impl<S> Consumed<S> {
+    /// Of all threads.
+    pub fn of(finished: Finished<(Tally, S)>) -> Consumed<S> {
+        let (mut all, mut sinks) = (Tally::default(), Vec::new());
+        for (tally, sink) in finished.results {
+            all.merge(tally);
+            sinks.push(sink);
+        }
+        let Tally { stats, problems, seconds } = all;
+        Consumed { stats, seconds, cpu_seconds: finished.cpu_seconds, problems, sinks }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Assignment {
     address: String,
@@ -61,10 +73,7 @@ pub fn run<S: Sink + Send + 'static>(
     anyhow::ensure!(!assignments.is_empty(), "there is nothing to read");
     let mut threads = config.threads.clone();
     threads.count = threads.count.clamp(1, assignments.len());
-    let goal = Arc::new(Goal {
-        remaining: AtomicU64::new(config.records.unwrap_or(u64::MAX)),
-        last_record: AtomicU64::new(0),
-    });
+    let goal = Arc::new(Goal::new(config.records));
     let boards: Vec<Board> = (0..threads.count).map(|_| Board::default()).collect();
     let body = {
         let (config, boards, count) = (Arc::new(config.clone()), boards.clone(), threads.count);
@@ -75,20 +84,7 @@ pub fn run<S: Sink + Send + 'static>(
         }
     };
     let finished = run_threads("consume", &threads, body, |since| watch(since, Board::look(&boards)))?;
-    let mut consumed = Consumed {
-        stats: Stats::default(),
-        seconds: 0.0,
-        cpu_seconds: finished.cpu_seconds,
-        problems: Vec::new(),
-        sinks: Vec::new(),
-    };
-    for result in finished.results {
-        consumed.stats.merge(&result.stats);
-        consumed.problems.extend(result.problems);
-        consumed.seconds = consumed.seconds.max(result.seconds);
-        consumed.sinks.push(result.sink);
-    }
-    Ok(consumed)
+    Ok(Consumed::of(finished))
 }
 
 /// Each leader's partitions are dealt to its connections.
@@ -110,13 +106,6 @@ fn assign(config: &ConsumeConfig) -> Vec<Assignment> {
     assignments
 }
 
-struct ThreadResult<S> {
-    stats: Stats,
-    problems: Vec<String>,
-    seconds: f64,
-    sink: S,
-}
-
 async fn run_thread<S: Sink + 'static>(
     config: &ConsumeConfig,
     assignments: &[Assignment],
@@ -125,7 +114,7 @@ async fn run_thread<S: Sink + 'static>(
     goal: Arc<Goal>,
     board: &Board,
     gate: &Gate,
-) -> anyhow::Result<ThreadResult<S>> {
+) -> anyhow::Result<(Tally, S)> {
     let plan = Rc::new(ConsumePlan {
         bootstrap: config.bootstrap.clone(),
         setup: config.setup.clone(),
@@ -143,26 +132,13 @@ async fn run_thread<S: Sink + 'static>(
     }
     let start = gate.pass().await.context("another thread failed")?;
     glommio::timer::sleep(start.since(clock::now())).await;
-    plan.goal.last_record.fetch_max(start.0, Ordering::Relaxed);
+    plan.goal.begin(start);
     plan.deadline.set(config.duration.map_or(Mono(u64::MAX), |duration| start.after(duration)));
-    let poster = spawn_poster(stats.clone(), board.clone());
-    let workers: Vec<_> = connections
-        .into_iter()
-        .map(|(positions, connection)| {
-            let worker = ConsumeWorker::new(plan.clone(), positions, sink.clone(), stats.clone());
-            glommio::spawn_local(worker.run(connection))
-        })
-        .collect();
-    let mut problems = Vec::new();
-    for worker in workers {
-        if let Err(error) = worker.await {
-            problems.push(error.to_string());
-        }
-    }
-    let seconds = clock::now().since(start).as_secs_f64();
-    poster.cancel().await;
-    board.post(&mut stats.borrow_mut());
-    let stats = std::mem::take(&mut *stats.borrow_mut());
+    let workers = connections.into_iter().map(|(positions, connection)| {
+        let worker = ConsumeWorker::new(plan.clone(), positions, sink.clone(), stats.clone());
+        glommio::spawn_local(worker.run(connection))
+    });
+    let tally = Tally::of(workers, &stats, board, start).await;
     let sink = Rc::into_inner(sink).context("the workers have ended")?.into_inner();
-    Ok(ThreadResult { stats, problems, seconds, sink })
+    Ok((tally, sink))
 }

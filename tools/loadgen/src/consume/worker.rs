@@ -54,9 +54,25 @@ impl Sink for Discard {
 #[derive(Debug)]
 pub struct Goal {
     /// Records still wanted over all threads.
-    pub remaining: AtomicU64,
+    remaining: AtomicU64,
     /// Nanoseconds of the monotonic clock when the last record arrived.
     pub last_record: AtomicU64,
+}
+
+impl Goal {
+    /// `records`: without a number there is no end.
+    pub fn new(records: Option<u64>) -> Goal {
+        Goal { remaining: AtomicU64::new(records.unwrap_or(u64::MAX)), last_record: AtomicU64::new(0) }
+    }
+
+    /// Nothing is late before the load has begun.
+    pub fn begin(&self, start: Mono) {
+        self.last_record.fetch_max(start.0, Ordering::Relaxed);
+    }
+
+    pub fn is_reached(&self) -> bool {
+        self.remaining.load(Ordering::Relaxed) == 0
+    }
 }
 
 /// What all workers of a thread share.
@@ -72,7 +88,7 @@ pub struct ConsumePlan {
 
 impl ConsumePlan {
     fn is_over(&self, now: Mono) -> bool {
-        self.goal.remaining.load(Ordering::Relaxed) == 0 || now >= self.deadline.get()
+        self.goal.is_reached() || now >= self.deadline.get()
     }
 }
 

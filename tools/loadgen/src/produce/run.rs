@@ -21,10 +21,9 @@ use crate::produce::pacing::Pacer;
 use crate::produce::transaction::Transactions;
 use crate::produce::worker::{Budget, OnDisconnect, Plan, Producer, RECEIVE_SIZE, Source, Worker};
 use crate::stats::{Board, Interval, Stats};
+use crate::tally::Tally;
 use crate::versions::Api;
 
-/// How often a thread posts its counts.
-const POST_EVERY: Duration = Duration::from_millis(100);
 /// First Produce version whose batches may be zstd (KIP-110).
 const ZSTD_FROM: i16 = 7;
 
@@ -114,14 +113,9 @@ pub fn run<S: Source + 'static>(
         }
     };
     let finished = run_threads("produce", &threads, body, |since| watch(since, Board::look(&boards)))?;
-    let mut stats = Stats::default();
-    let mut problems = Vec::new();
-    let mut seconds: f64 = 0.0;
-    for result in finished.results {
-        stats.merge(&result.stats);
-        problems.extend(result.problems);
-        seconds = seconds.max(result.seconds);
-    }
+    let mut all = Tally::default();
+    finished.results.into_iter().for_each(|tally| all.merge(tally));
+    let Tally { stats, problems, seconds } = all;
     Ok(Produced { stats, seconds, cpu_seconds: finished.cpu_seconds, problems })
 }
 
@@ -162,12 +156,6 @@ fn assign(leaders: &[Leader], connections: usize, exclusive: bool) -> Vec<Assign
     assignments
 }
 
-struct ThreadResult {
-    stats: Stats,
-    problems: Vec<String>,
-    seconds: f64,
-}
-
 async fn run_thread<S: Source + 'static>(
     config: &ProduceConfig,
     assignments: &[Assignment],
@@ -175,7 +163,7 @@ async fn run_thread<S: Source + 'static>(
     source: S,
     board: &Board,
     gate: &Gate,
-) -> anyhow::Result<ThreadResult> {
+) -> anyhow::Result<Tally> {
     let plan = Rc::new(plan(config));
     let source = Rc::new(RefCell::new(source));
     let stats = Rc::new(RefCell::new(Stats::default()));
@@ -204,43 +192,19 @@ async fn run_thread<S: Source + 'static>(
         deadline,
         stopped: Cell::new(false),
     });
-    let poster = spawn_poster(stats.clone(), board.clone());
-    let workers: Vec<_> = connections
-        .into_iter()
-        .map(|(at, assignment, connection, producer)| {
-            let pacer = pacer(config, start, at, assignments.len());
-            let worker = Worker::new(
-                plan.clone(),
-                &assignment.partitions,
-                producer,
-                source.clone(),
-                stats.clone(),
-                budget.clone(),
-            );
-            glommio::spawn_local(worker.run(connection, pacer))
-        })
-        .collect();
-    let mut problems = Vec::new();
-    for worker in workers {
-        if let Err(error) = worker.await {
-            problems.push(error.to_string());
-        }
-    }
-    let seconds = clock::now().since(start).as_secs_f64();
-    poster.cancel().await;
-    board.post(&mut stats.borrow_mut());
-    let stats = std::mem::take(&mut *stats.borrow_mut());
-    Ok(ThreadResult { stats, problems, seconds })
-}
-
-/// The counts of a thread, posted until cancelled.
-pub fn spawn_poster(stats: Rc<RefCell<Stats>>, board: Board) -> glommio::Task<()> {
-    glommio::spawn_local(async move {
-        loop {
-            board.post(&mut stats.borrow_mut());
-            glommio::timer::sleep(POST_EVERY).await;
-        }
-    })
+    let workers = connections.into_iter().map(|(at, assignment, connection, producer)| {
+        let pacer = pacer(config, start, at, assignments.len());
+        let worker = Worker::new(
+            plan.clone(),
+            &assignment.partitions,
+            producer,
+            source.clone(),
+            stats.clone(),
+            budget.clone(),
+        );
+        glommio::spawn_local(worker.run(connection, pacer))
+    });
+    Ok(Tally::of(workers, &stats, board, start).await)
 }
 
 fn plan(config: &ProduceConfig) -> Plan {
