@@ -2,7 +2,12 @@
 
 use std::process::{Child, Command, Stdio};
 
-use odradek_test_harness::{Broker, Options, Routing};
+use odradek_test_harness::kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use odradek_test_harness::kafka_protocol::messages::{FindCoordinatorRequest, GroupId, OffsetCommitRequest};
+use odradek_test_harness::kafka_protocol::protocol::StrBytes;
+use odradek_test_harness::{Broker, Client, Options, Routing, topic_name, wait_for};
 use serde_json::Value;
 
 const TOPIC: &str = "load";
@@ -19,6 +24,7 @@ fn start(broker: &Broker, command: &str, flags: &str) -> Child {
         .args([command, "--brokers", &broker.bootstrap(), "--topic", TOPIC, "--quiet", "--json", "-"])
         .args(flags.split_whitespace())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("it is built")
 }
@@ -66,4 +72,38 @@ fn members_read_everything_once() {
     let (others, another) = (finish(others), finish(another));
     assert_eq!(read(&first) + read(&others) + read(&another), 8000, "{first} {others} {another}");
     broker.stop();
+}
+
+#[test]
+fn a_reader_that_fails_ends_the_run_of_its_group() {
+    let mut broker = broker();
+    run(&broker, "produce", "--create --partitions 2 --record-size 50 --records 100");
+    commit_beyond_the_end(&broker, "lost");
+    // Another one would still read, and there is nothing to read for very long.
+    let flags = "--group lost --records 1000 --connections 2 --idle-timeout 300s";
+    let mut child = start(&broker, "consume", flags);
+    let status = wait_for("the run to end", || child.try_wait().expect("it was started here"));
+    let output = child.wait_with_output().expect("it has ended");
+    let problems = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(status.code(), Some(1), "{problems}");
+    assert!(problems.contains("partition 0: OffsetOutOfRange"), "{problems}");
+    broker.stop();
+}
+
+/// Of partition 0, as somebody who is no member.
+fn commit_beyond_the_end(broker: &Broker, group: &str) {
+    let group = StrBytes::from_string(group.to_owned());
+    let partition = OffsetCommitRequestPartition::default().with_committed_offset(1_000_000);
+    let topic =
+        OffsetCommitRequestTopic::default().with_name(topic_name(TOPIC)).with_partitions(vec![partition]);
+    let request = OffsetCommitRequest::default()
+        .with_group_id(GroupId(group.clone()))
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic]);
+    let mut client = Client::connect(broker);
+    wait_for("the offset to be kept", || {
+        client.bootstrap().call(3, &FindCoordinatorRequest::default().with_key(group.clone()));
+        let response = client.bootstrap().call(8, &request);
+        (response.topics[0].partitions[0].error_code == 0).then_some(())
+    });
 }

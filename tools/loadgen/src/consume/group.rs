@@ -185,7 +185,11 @@ impl Reader {
             }
             let connection = Connection::open(&leader.address, receive_size(&self.config.setup)).await?;
             let worker = ConsumeWorker::new(plan.clone(), positions, read.clone(), self.stats.clone());
-            workers.push(glommio::spawn_local(worker.run(connection)));
+            let goal = self.goal.clone();
+            workers.push(glommio::spawn_local(async move {
+                // Nobody else gets the partitions before the run is over.
+                worker.run(connection).await.inspect_err(|_| goal.give_up())
+            }));
         }
         Ok(workers)
     }

@@ -73,6 +73,11 @@ impl Goal {
     pub fn is_reached(&self) -> bool {
         self.remaining.load(Ordering::Relaxed) == 0
     }
+
+    /// It cannot be reached any more: all threads end.
+    pub fn give_up(&self) {
+        self.remaining.store(0, Ordering::Relaxed);
+    }
 }
 
 /// What all workers of a thread share.
