@@ -16,11 +16,13 @@
 //! | [`groups`] | another one: coordinators of consumer groups |
 //! | [`transactions`] | another one: coordinators of transactions, and the partitions that these end in |
 //! | [`consumers`] | the same of groups that use the newer protocol, or both |
+//! | [`crowd`] | the clients of a seed, of whatever kind |
 //! | [`keyed_log`] | a compacted partition, as coordinators keep their state in |
 //!
 //! Absent: replication, several log directories.
 
 pub mod consumers;
+pub mod crowd;
 pub mod damage;
 pub mod disk;
 pub mod faults;

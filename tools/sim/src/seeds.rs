@@ -3,8 +3,10 @@
 
 use crate::report::Counts;
 use crate::world::World;
+use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 
 /// One seed, and how to run it.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +47,27 @@ pub trait PlannedMistake: Copy + fmt::Debug + Send + Sync + 'static {
 
     /// The name of the check that has to find it.
     fn check(self) -> &'static str;
+}
+
+/// Steps of the executor after which a seed counts as stuck.
+const STEPS_MAX: u64 = 5_000_000;
+
+/// Plays to the end, or until something is found. `check`: what does not hold of a seed that comes to no end.
+pub fn run_to_end(world: &World, check: &'static str, play: impl Future<Output = ()> + 'static) {
+    let is_done = Rc::new(Cell::new(false));
+    let done = is_done.clone();
+    world.spawn(async move {
+        play.await;
+        done.set(true);
+    });
+    let mut steps = 0;
+    let over = || {
+        steps += 1;
+        is_done.get() || world.has_findings() || steps > STEPS_MAX
+    };
+    if !world.run_until(over) || (!is_done.get() && !world.has_findings()) {
+        world.finding(check, format_args!("the seed is stuck"));
+    }
 }
 
 /// Runs a seed in its world. A broken assertion is a finding too.

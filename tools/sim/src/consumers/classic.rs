@@ -89,7 +89,7 @@ impl Member {
     }
 
     fn is_over(&self) -> bool {
-        self.users.is_over.get() || (!self.users.is_settling.get() && self.world().now() > self.end)
+        self.users.crowd.is_over() || (!self.users.is_settling.get() && self.world().now() > self.end)
     }
 
     fn tell(&self) {

@@ -53,43 +53,45 @@ enum Next {
 
 /// A place for members of both protocols, one after the other.
 pub async fn run_slot(users: Rc<Users>, group: usize, slot: u64) {
-    users.count.set(users.count.get() + 1);
-    let mut profile = Profile::draw(&users, group, slot);
-    let mut id = String::new();
-    loop {
-        let world = users.world();
-        let pause = world.below(10 * S);
-        world.sleep(pause).await;
-        if users.is_over.get() || users.is_settling.get() {
-            break;
-        }
-        let number = users.next();
-        id = match profile.is_classic {
-            true => {
-                classic::run(users.clone(), profile.clone(), number).await;
-                String::new()
+    let client = async {
+        let mut profile = Profile::draw(&users, group, slot);
+        let mut id = String::new();
+        loop {
+            let world = users.world();
+            let pause = world.below(10 * S);
+            world.sleep(pause).await;
+            if users.crowd.is_over() || users.is_settling.get() {
+                break;
             }
-            false => run(users.clone(), profile.clone(), number, &id).await,
-        };
-        users.gone(number);
-        // A static member starts again as who it was, mostly; some come back by the other protocol.
-        let world = users.world();
-        if profile.instance.is_some() && !world.one_in(4) {
-            world.count("consumer: static member came back");
-            if users.settings.classic != u64::MAX && world.one_in(4) {
-                let instance = profile.instance.take();
-                profile = Profile { instance, ..Profile::draw(&users, group, slot) };
-                profile.version = if profile.is_classic { profile.version.max(5) } else { profile.version };
-            }
-            if !world.one_in(3) {
+            let number = users.crowd.next();
+            id = match profile.is_classic {
+                true => {
+                    classic::run(users.clone(), profile.clone(), number).await;
+                    String::new()
+                }
+                false => run(users.clone(), profile.clone(), number, &id).await,
+            };
+            users.gone(number);
+            // A static member starts again as who it was, mostly; some come back by the other protocol.
+            let world = users.world();
+            if profile.instance.is_some() && !world.one_in(4) {
+                world.count("consumer: static member came back");
+                if users.settings.classic != u64::MAX && world.one_in(4) {
+                    let instance = profile.instance.take();
+                    profile = Profile { instance, ..Profile::draw(&users, group, slot) };
+                    profile.version =
+                        if profile.is_classic { profile.version.max(5) } else { profile.version };
+                }
+                if !world.one_in(3) {
+                    id.clear();
+                }
+            } else {
+                profile = Profile::draw(&users, group, slot);
                 id.clear();
             }
-        } else {
-            profile = Profile::draw(&users, group, slot);
-            id.clear();
         }
-    }
-    users.count.set(users.count.get() - 1);
+    };
+    users.crowd.attend(client).await;
 }
 
 /// Returns the id that it had.
@@ -130,7 +132,7 @@ impl Member {
     }
 
     fn is_over(&self) -> bool {
-        self.users.is_over.get() || (!self.users.is_settling.get() && self.world().now() > self.end)
+        self.users.crowd.is_over() || (!self.users.is_settling.get() && self.world().now() > self.end)
     }
 
     fn tell(&self) {
@@ -149,7 +151,7 @@ impl Member {
     fn subscribe(&mut self) {
         let regexes = self.users.settings.regexes;
         let by_regex = self.profile.version >= 1 && regexes != u64::MAX && self.world().one_in(regexes);
-        self.regex = by_regex.then(|| (*self.users.pick(&REGEXES)).to_owned());
+        self.regex = by_regex.then(|| (*self.users.crowd.pick(&REGEXES)).to_owned());
         self.topics = match by_regex && !self.world().one_in(4) {
             true => BTreeSet::new(),
             false => self.users.some_topics(),

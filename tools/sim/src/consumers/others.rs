@@ -5,6 +5,7 @@ use crate::consumers::settings::Mistake;
 use crate::consumers::users::{TOPICS, Users};
 use crate::consumers::watch::answers::{BAD_ASSIGNOR, BAD_REGEX};
 use crate::groups::network::call;
+use crate::groups::others::some_group;
 use crate::groups::request::{self, Request, Sender, group_id, text};
 use crate::groups::settings::{MS, S};
 use kafka_protocol::messages::{ConsumerGroupHeartbeatRequest, TopicName};
@@ -12,59 +13,44 @@ use odradek::codec::consumer_record::Partitions;
 use odradek::group::Caller;
 use std::rc::Rc;
 
-/// The group of those that only commit.
-const SIMPLE: &str = "simple";
-
-fn some_group(users: &Users) -> String {
-    let world = users.world();
-    match world.below(users.settings.broker.groups as u64 + 1) {
-        0 => SIMPLE.to_owned(),
-        group => format!("g{}", group - 1),
-    }
-}
-
 /// Commits without being a member, and looks at what is committed.
 pub async fn run_committer(users: Rc<Users>) {
-    users.count.set(users.count.get() + 1);
-    while !users.is_over.get() {
+    let act = async || {
         let world = users.world();
-        world.sleep(world.between(100 * MS, 5 * S)).await;
         // One that has members refuses.
-        let group = some_group(&users);
+        let group = some_group(world, users.settings.broker.groups);
         if world.one_in(3) {
             call(&users.broker, Request::Fetch(group), 0).await;
-            continue;
+            return;
         }
         let sender = Sender { member: "", instance: None, generation: -1 };
         let what = users.something_to_commit(&Partitions::new());
         let commit = request::commit(&group, sender, -1, &what);
         call(&users.broker, Request::Commit(world.between(2, 9) as i16, commit), 10 * S).await;
-    }
-    users.count.set(users.count.get() - 1);
+    };
+    users.crowd.now_and_then((100 * MS, 5 * S), act).await;
 }
 
 /// Deletes, looks, and takes members out.
 pub async fn run_administrator(users: Rc<Users>) {
-    users.count.set(users.count.get() + 1);
-    while !users.is_over.get() {
+    let act = async || {
         let world = users.world();
-        world.sleep(world.between(100 * MS, 10 * S)).await;
         if users.is_settling.get() {
-            continue;
+            return;
         }
-        let group = some_group(&users);
+        let group = some_group(world, users.settings.broker.groups);
         match world.below(12) {
             0..=2 => {
                 call(&users.broker, Request::DeleteGroup(group), 10 * S).await;
             }
             3..=5 => {
-                let topic = *users.pick(&TOPICS);
+                let topic = *users.crowd.pick(&TOPICS);
                 call(&users.broker, request::delete_offsets(&group, topic, &[0, 1, 2]), 10 * S).await;
             }
             6 => {
                 let instances = users.broker.watch.borrow().instances_of(&group);
                 if !instances.is_empty() {
-                    let instance = users.pick(&instances).clone();
+                    let instance = users.crowd.pick(&instances).clone();
                     call(&users.broker, request::leave(&group, &[("", Some(&instance))]), 0).await;
                 }
             }
@@ -72,25 +58,22 @@ pub async fn run_administrator(users: Rc<Users>) {
                 call(&users.broker, Request::Describe(group), 0).await;
             }
         }
-    }
-    users.count.set(users.count.get() - 1);
+    };
+    users.crowd.now_and_then((100 * MS, 10 * S), act).await;
 }
 
 /// Speaks in the name of members, in epochs that are not theirs, under instance ids that are others', and says what
 /// nobody takes.
 pub async fn run_stray(users: Rc<Users>) {
-    users.count.set(users.count.get() + 1);
-    while !users.is_over.get() {
-        let world = users.world();
-        world.sleep(world.between(100 * MS, 4 * S)).await;
+    let act = async || {
         if users.is_settling.get() {
-            continue;
+            return;
         }
-        let group = some_group(&users);
+        let group = some_group(users.world(), users.settings.broker.groups);
         let request = something_wrong(&users, &group);
         call(&users.broker, request, 10 * S).await;
-    }
-    users.count.set(users.count.get() - 1);
+    };
+    users.crowd.now_and_then((100 * MS, 4 * S), act).await;
 }
 
 fn something_wrong(users: &Users, group: &str) -> Request {
@@ -99,8 +82,9 @@ fn something_wrong(users: &Users, group: &str) -> Request {
         let watch = users.broker.watch.borrow();
         (watch.members_of(group), watch.instances_of(group))
     };
-    let of =
-        |names: &[String]| if names.is_empty() { "nobody".to_owned() } else { users.pick(names).clone() };
+    let of = |names: &[String]| {
+        if names.is_empty() { "nobody".to_owned() } else { users.crowd.pick(names).clone() }
+    };
     let member = of(&members);
     let instance = (world.one_in(2) && !instances.is_empty()).then(|| of(&instances));
     let epoch = users.broker.watch.borrow().epoch_of(group, &member).max(1);
@@ -111,9 +95,9 @@ fn something_wrong(users: &Users, group: &str) -> Request {
     };
     let beat = ConsumerGroupHeartbeatRequest::default().with_group_id(group_id(group));
     let joining = || {
-        let names = Some(vec![TopicName(text(users.pick::<&str>(&TOPICS)))]);
+        let names = Some(vec![TopicName(text(users.crowd.pick::<&str>(&TOPICS)))]);
         beat.clone()
-            .with_member_id(text(&format!("stray-{}", users.next())))
+            .with_member_id(text(&format!("stray-{}", users.crowd.next())))
             .with_rebalance_timeout_ms(1000)
             .with_topic_partitions(Some(Vec::new()))
             .with_subscribed_topic_names(names)
@@ -136,8 +120,8 @@ fn something_wrong(users: &Users, group: &str) -> Request {
             return request::leave(group, &[(&member, instance.as_deref())]);
         }
         8 => beat
-            .with_member_id(text(&format!("stray-{}", users.next())))
-            .with_member_epoch(*users.pick(&[-1, 1, 7]))
+            .with_member_id(text(&format!("stray-{}", users.crowd.next())))
+            .with_member_epoch(*users.crowd.pick(&[-1, 1, 7]))
             .with_instance_id(instance.as_deref().map(text)),
         _ => beat
             .with_member_id(text(&member))
@@ -149,18 +133,16 @@ fn something_wrong(users: &Users, group: &str) -> Request {
 
 /// Topics come, grow and go; and come again, with another id.
 pub async fn run_topics(users: Rc<Users>) {
-    users.count.set(users.count.get() + 1);
     let broker = users.broker.clone();
     let topics = broker.topics.clone();
     topics.is_unseen.set(users.settings.makes(Mistake::TopicsUnseen));
     topics.tells_one.set(users.settings.makes(Mistake::PatternsCutShort));
-    while !users.is_over.get() {
+    let act = async || {
         let world = users.world();
-        world.sleep(world.between(users.settings.topics_pause / 2, 2 * users.settings.topics_pause)).await;
         if users.is_settling.get() {
-            continue;
+            return;
         }
-        let name = *users.pick(&TOPICS);
+        let name = *users.crowd.pick(&TOPICS);
         match topics.all().get(name) {
             None => {
                 world.count("topic created");
@@ -176,6 +158,6 @@ pub async fn run_topics(users: Rc<Users>) {
             }
             Some(_) => {}
         }
-    }
-    users.count.set(users.count.get() - 1);
+    };
+    users.crowd.now_and_then((users.settings.topics_pause / 2, 2 * users.settings.topics_pause), act).await;
 }

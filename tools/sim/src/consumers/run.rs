@@ -9,18 +9,14 @@ use crate::consumers::users::{Client, TOPICS, Users};
 use crate::consumers::watch::Watch;
 use crate::groups::broker::{Broker, Parts};
 use crate::groups::network::LATE_MAX;
-use crate::groups::run::{LOOK, become_quiet, end_groups, end_run, serve};
+use crate::groups::run::{LOOK, become_quiet, end_groups, serve_and_restart};
 use crate::groups::settings::{S, check as group_check};
 use crate::groups::topics::SimTopics;
-use crate::seeds::{SeedOptions, SeedResult, run_in};
+use crate::seeds::{SeedOptions, SeedResult, run_in, run_to_end};
 use crate::world::World;
 use odradek::codec::consumer_record::Partitions;
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-
-/// Steps of the executor after which a seed counts as stuck.
-const STEPS_MAX: u64 = 5_000_000;
 
 pub fn run_seed(options: SeedOptions<Mistake>) -> SeedResult {
     let world = World::new(options.seed, options.print);
@@ -35,20 +31,7 @@ fn run(world: &Rc<World>, settings: Settings) {
     let watch = Watch::new(world.clone(), settings.clone(), topics.clone());
     let parts = Parts { watch, topics, consumers: settings.consumers.clone() };
     let broker = Broker::new(world, settings.broker, parts);
-    let is_done = Rc::new(Cell::new(false));
-    let done = is_done.clone();
-    world.spawn(async move {
-        play(broker, settings).await;
-        done.set(true);
-    });
-    let mut steps = 0;
-    let over = || {
-        steps += 1;
-        is_done.get() || world.has_findings() || steps > STEPS_MAX
-    };
-    if !world.run_until(over) || (!is_done.get() && !world.has_findings()) {
-        world.finding(group_check::ANSWERED, format_args!("the seed is stuck"));
-    }
+    run_to_end(world, group_check::ANSWERED, play(broker, settings));
 }
 
 async fn play(broker: Rc<Broker<Watch>>, settings: Settings) {
@@ -64,19 +47,10 @@ async fn play(broker: Rc<Broker<Watch>>, settings: Settings) {
     world.spawn(run_administrator(users.clone()));
     world.spawn(run_stray(users.clone()));
     world.spawn(run_topics(users.clone()));
-    for _ in 0..world.between(1, 4) {
-        serve(&broker, world.between(5 * S, 60 * S)).await;
-        end_run(&broker).await;
-        world.sleep(world.below(8 * S)).await;
-        if world.one_in(2) {
-            broker.clean();
-        }
-        broker.start().await;
-    }
-    serve(&broker, 5 * S).await;
+    serve_and_restart(&broker).await;
     settle(&broker, &users).await;
-    users.is_over.set(true);
-    become_quiet(&broker, &users.count).await;
+    users.crowd.end();
+    become_quiet(&broker, &users.crowd).await;
     end_groups(&broker).await;
 }
 

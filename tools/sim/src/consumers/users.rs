@@ -2,6 +2,7 @@
 
 use crate::consumers::settings::Settings;
 use crate::consumers::watch::Watch;
+use crate::crowd::Crowd;
 use crate::groups::broker::Broker;
 use crate::groups::request::Committing;
 use crate::groups::settings::S;
@@ -63,15 +64,11 @@ pub struct Profile {
 pub struct Users {
     pub broker: Rc<Broker<Watch>>,
     pub settings: Settings,
-    next: Cell<u64>,
+    pub crowd: Crowd,
     /// Members stay, and nothing about them changes.
     pub is_settling: Cell<bool>,
     /// From then on everybody says once more all that there is to say.
     pub says_all_from: Cell<Micros>,
-    /// Clients come to their ends.
-    pub is_over: Cell<bool>,
-    /// Clients that there are.
-    pub count: Cell<usize>,
     /// Those that are members, or want to be.
     pub clients: RefCell<BTreeMap<u64, Client>>,
 }
@@ -81,26 +78,15 @@ impl Users {
         Rc::new(Users {
             broker: broker.clone(),
             settings,
-            next: Cell::new(0),
+            crowd: Crowd::new(&broker.world),
             is_settling: Cell::new(false),
             says_all_from: Cell::new(Micros::MAX),
-            is_over: Cell::new(false),
-            count: Cell::new(0),
             clients: RefCell::default(),
         })
     }
 
     pub fn world(&self) -> &Rc<World> {
         &self.broker.world
-    }
-
-    pub fn next(&self) -> u64 {
-        self.next.set(self.next.get() + 1);
-        self.next.get()
-    }
-
-    pub fn pick<'a, T>(&self, of: &'a [T]) -> &'a T {
-        &of[self.world().below(of.len() as u64) as usize]
     }
 
     /// A client is at this now.
@@ -123,7 +109,7 @@ impl Users {
         let mut topics: BTreeSet<String> =
             TOPICS.iter().filter(|_| world.one_in(2)).map(|name| (*name).to_owned()).collect();
         if topics.is_empty() {
-            topics.insert((*self.pick(&TOPICS)).to_owned());
+            topics.insert((*self.crowd.pick(&TOPICS)).to_owned());
         }
         topics
     }
@@ -134,14 +120,14 @@ impl Users {
         let own: Vec<(TopicId, i32)> =
             owned.iter().flat_map(|(topic, all)| all.iter().map(|index| (*topic, *index))).collect();
         let (topic, partition) = match own.is_empty() || world.one_in(8) {
-            true => ((*self.pick(&TOPICS)).to_owned(), world.below(3) as i32),
+            true => ((*self.crowd.pick(&TOPICS)).to_owned(), world.below(3) as i32),
             false => {
-                let (topic, index) = *self.pick(&own);
+                let (topic, index) = *self.crowd.pick(&own);
                 (self.broker.topics.name_of(topic), index)
             }
         };
-        let metadata = *self.pick(&["", "", "note", "more than is allowed"]);
-        vec![Committing { topic, partition, offset: self.next() as i64, metadata: metadata.to_owned() }]
+        let metadata = *self.crowd.pick(&["", "", "note", "more than is allowed"]);
+        vec![Committing { topic, partition, offset: self.crowd.next() as i64, metadata: metadata.to_owned() }]
     }
 
     /// What those partitions are called that there still are.
@@ -170,10 +156,10 @@ impl Profile {
             is_classic,
             session: settings.session(),
             rebalance: world.between(S, settings.broker.rebalance_max.max(S)),
-            assignor: *users.pick(&[None, None, Some("uniform"), Some("range")]),
+            assignor: *users.crowd.pick(&[None, None, Some("uniform"), Some("range")]),
             version,
-            freezes: *users.pick(&[15, 60, u64::MAX]),
-            lingers: *users.pick(&[4, 20, u64::MAX]),
+            freezes: *users.crowd.pick(&[15, 60, u64::MAX]),
+            lingers: *users.crowd.pick(&[4, 20, u64::MAX]),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Members of groups as clients are: they join, ask for their assignment, send heartbeats and commits, change
 //! their minds, freeze, leave and die; and come back, some of them under the instance id that they had.
 
+use crate::crowd::Crowd;
 use crate::groups::broker::Broker;
 use crate::groups::network::call;
 use crate::groups::request::{self, Committing, Reply, Request, Sender, error, subscription, text};
@@ -13,7 +14,6 @@ use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse, SyncGroupRequest};
 use odradek::codec::error_code::ErrorCode;
 use odradek::group::{Answer, Caller};
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -26,12 +26,7 @@ const COMMIT_RETENTION_TO: i16 = 4;
 pub struct Users {
     pub broker: Rc<Broker<Watch>>,
     pub topics: Vec<String>,
-    /// What is committed and what leaders send is told apart by its number.
-    next: Cell<u64>,
-    /// Clients come to their ends.
-    pub is_over: Cell<bool>,
-    /// Clients that there are.
-    pub count: Cell<usize>,
+    pub crowd: Crowd,
 }
 
 impl Users {
@@ -39,23 +34,12 @@ impl Users {
         Rc::new(Users {
             broker: broker.clone(),
             topics: broker.topics.all().into_keys().collect(),
-            next: Cell::new(0),
-            is_over: Cell::new(false),
-            count: Cell::new(0),
+            crowd: Crowd::new(&broker.world),
         })
     }
 
     pub fn world(&self) -> &Rc<World> {
         &self.broker.world
-    }
-
-    pub fn next(&self) -> u64 {
-        self.next.set(self.next.get() + 1);
-        self.next.get()
-    }
-
-    fn pick<'a, T>(&self, of: &'a [T]) -> &'a T {
-        &of[self.world().below(of.len() as u64) as usize]
     }
 
     /// Something to commit: a partition or two, and now and then too much to say of it.
@@ -64,16 +48,16 @@ impl Users {
         let count = world.between(1, 2);
         let mut what: Vec<Committing> = Vec::new();
         for _ in 0..count {
-            let topic = self.pick(&self.topics).clone();
+            let topic = self.crowd.pick(&self.topics).clone();
             let partition = world.below(self.broker.settings.partitions as u64) as i32;
             if what.iter().any(|other| other.topic == topic && other.partition == partition) {
                 continue;
             }
-            let metadata = *self.pick(&["", "", "note", "more than is allowed"]);
+            let metadata = *self.crowd.pick(&["", "", "note", "more than is allowed"]);
             what.push(Committing {
                 topic,
                 partition,
-                offset: self.next() as i64,
+                offset: self.crowd.next() as i64,
                 metadata: metadata.to_owned(),
             });
         }
@@ -132,7 +116,7 @@ impl Profile {
             join_version,
             // About as old as the rest of the client.
             commit_version: (join_version + 2).clamp(2, 9),
-            freezes: *users.pick(&[10, 50, u64::MAX]),
+            freezes: *users.crowd.pick(&[10, 50, u64::MAX]),
         }
     }
 }
@@ -158,30 +142,31 @@ enum Next {
 
 /// A place for members, one after the other.
 pub async fn run_slot(users: Rc<Users>, group: usize, slot: u64) {
-    users.count.set(users.count.get() + 1);
-    let mut profile = Profile::draw(&users, group, slot);
-    while !users.is_over.get() {
-        let world = users.world();
-        world.sleep(world.below(10 * S)).await;
-        let topics = some_topics(&users);
-        let end = world.now() + world.between(S, 60 * S);
-        let member = Member {
-            users: users.clone(),
-            profile: profile.clone(),
-            id: String::new(),
-            generation: -1,
-            topics,
-            end,
-        };
-        member.run().await;
-        // A static member starts again as who it was, mostly.
-        if profile.instance.is_some() && !users.world().one_in(4) {
-            users.world().count("consumer: static member came back");
-        } else {
-            profile = Profile::draw(&users, group, slot);
+    let client = async {
+        let mut profile = Profile::draw(&users, group, slot);
+        while !users.crowd.is_over() {
+            let world = users.world();
+            world.sleep(world.below(10 * S)).await;
+            let topics = some_topics(&users);
+            let end = world.now() + world.between(S, 60 * S);
+            let member = Member {
+                users: users.clone(),
+                profile: profile.clone(),
+                id: String::new(),
+                generation: -1,
+                topics,
+                end,
+            };
+            member.run().await;
+            // A static member starts again as who it was, mostly.
+            if profile.instance.is_some() && !users.world().one_in(4) {
+                users.world().count("consumer: static member came back");
+            } else {
+                profile = Profile::draw(&users, group, slot);
+            }
         }
-    }
-    users.count.set(users.count.get() - 1);
+    };
+    users.crowd.attend(client).await;
 }
 
 fn some_topics(users: &Users) -> Vec<String> {
@@ -227,7 +212,7 @@ impl Member {
     }
 
     fn is_over(&self) -> bool {
-        self.users.is_over.get() || self.world().now() > self.end
+        self.users.crowd.is_over() || self.world().now() > self.end
     }
 
     fn sender(&self) -> Sender<'_> {
@@ -410,7 +395,7 @@ pub fn with_assignments(
     request: SyncGroupRequest,
     named: &BTreeSet<String>,
 ) -> SyncGroupRequest {
-    let number = users.next();
+    let number = users.crowd.next();
     users.broker.watch.borrow_mut().kept.names(number, named.clone());
     let (generation, leader) = (request.generation_id, request.member_id.to_string());
     let assignments = named.iter().map(|member| {

@@ -4,14 +4,15 @@ use crate::groups::consumer::{Users, with_assignments};
 use crate::groups::network::call;
 use crate::groups::request::{self, Request, Sender, text};
 use crate::groups::settings::{MS, S};
+use crate::world::World;
 use std::rc::Rc;
 
 /// The group of those that only commit.
 const SIMPLE: &str = "simple";
 
-fn some_group(users: &Users) -> String {
-    let world = users.world();
-    match world.below(users.broker.settings.groups as u64 + 1) {
+/// Of so many that have members, or the one that has none.
+pub fn some_group(world: &World, groups: usize) -> String {
+    match world.below(groups as u64 + 1) {
         0 => SIMPLE.to_owned(),
         group => format!("g{}", group - 1),
     }
@@ -19,32 +20,29 @@ fn some_group(users: &Users) -> String {
 
 /// Commits without being a member, and looks at what is committed.
 pub async fn run_committer(users: Rc<Users>) {
-    users.count.set(users.count.get() + 1);
-    while !users.is_over.get() {
+    let act = async || {
         let world = users.world();
-        world.sleep(world.between(10 * MS, 3 * S)).await;
         // One that has members refuses.
-        let group = if world.one_in(5) { some_group(&users) } else { SIMPLE.to_owned() };
+        let group =
+            if world.one_in(5) { some_group(world, users.broker.settings.groups) } else { SIMPLE.to_owned() };
         if world.one_in(3) {
             call(&users.broker, Request::Fetch(group), 0).await;
-            continue;
+            return;
         }
         let version = world.between(2, 9) as i16;
         let sender = Sender { member: "", instance: None, generation: -1 };
         let commit =
             request::commit(&group, sender, users.retention_ms(version), &users.something_to_commit());
         call(&users.broker, Request::Commit(version, commit), 10 * S).await;
-    }
-    users.count.set(users.count.get() - 1);
+    };
+    users.crowd.now_and_then((10 * MS, 3 * S), act).await;
 }
 
 /// Deletes, and takes members out.
 pub async fn run_administrator(users: Rc<Users>) {
-    users.count.set(users.count.get() + 1);
-    while !users.is_over.get() {
+    let act = async || {
         let world = users.world();
-        world.sleep(world.between(100 * MS, 10 * S)).await;
-        let group = some_group(&users);
+        let group = some_group(world, users.broker.settings.groups);
         match world.below(12) {
             0..=2 => {
                 call(&users.broker, Request::DeleteGroup(group), 10 * S).await;
@@ -65,8 +63,8 @@ pub async fn run_administrator(users: Rc<Users>) {
                 call(&users.broker, Request::Describe(group), 0).await;
             }
         }
-    }
-    users.count.set(users.count.get() - 1);
+    };
+    users.crowd.now_and_then((100 * MS, 10 * S), act).await;
 }
 
 /// While groups are deleted and committed to, half of the time.
@@ -94,11 +92,9 @@ async fn delete_topic(users: &Rc<Users>) {
 
 /// Speaks in the name of members, of this generation and others, under instance ids that may not be theirs.
 pub async fn run_stray(users: Rc<Users>) {
-    users.count.set(users.count.get() + 1);
-    while !users.is_over.get() {
+    let act = async || {
         let world = users.world();
-        world.sleep(world.between(10 * MS, 4 * S)).await;
-        let group = some_group(&users);
+        let group = some_group(world, users.broker.settings.groups);
         let (members, instances, newest) = {
             let watch = users.broker.watch.borrow();
             (watch.known_members(&group), watch.known_instances(&group), watch.generation_of(&group))
@@ -124,6 +120,6 @@ pub async fn run_stray(users: Rc<Users>) {
             }
         };
         call(&users.broker, request, 10 * S).await;
-    }
-    users.count.set(users.count.get() - 1);
+    };
+    users.crowd.now_and_then((10 * MS, 4 * S), act).await;
 }

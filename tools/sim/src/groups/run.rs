@@ -1,6 +1,7 @@
 //! One seed: runs of the broker, one after the other, ended by crashes or by giving the partition up, with clients
 //! that go on; then quiet, in which everything comes to its end and nothing is left.
 
+use crate::crowd::Crowd;
 use crate::groups::broker::{Broker, Parts};
 use crate::groups::consumer::{Users, run_slot};
 use crate::groups::network::LATE_MAX;
@@ -10,17 +11,13 @@ use crate::groups::settings::{MS, Mistake, S, Settings, check};
 use crate::groups::topics::SimTopics;
 use crate::groups::watch::Watch;
 use crate::groups::witness::Witness;
-use crate::seeds::{SeedOptions, SeedResult, run_in};
+use crate::seeds::{SeedOptions, SeedResult, run_in, run_to_end};
 use crate::world::{Micros, World};
 use odradek::codec::error_code::ErrorCode;
 use odradek::group::Answer;
 use odradek::group::consumer::ConsumerSettings;
 use odradek::group::coordinator::Holdings;
-use std::cell::Cell;
 use std::rc::Rc;
-
-/// Steps of the executor after which a seed counts as stuck.
-const STEPS_MAX: u64 = 5_000_000;
 
 /// How long it takes at most until nobody waits for anything, once all clients have gone: requests that are late,
 /// new members that are waited for, rebalances without end.
@@ -42,20 +39,7 @@ fn run(world: &Rc<World>, settings: Settings) {
     let parts =
         Parts { watch: Watch::new(world.clone(), settings), topics, consumers: ConsumerSettings::default() };
     let broker = Broker::new(world, settings, parts);
-    let is_done = Rc::new(Cell::new(false));
-    let done = is_done.clone();
-    world.spawn(async move {
-        play(broker).await;
-        done.set(true);
-    });
-    let mut steps = 0;
-    let over = || {
-        steps += 1;
-        is_done.get() || world.has_findings() || steps > STEPS_MAX
-    };
-    if !world.run_until(over) || (!is_done.get() && !world.has_findings()) {
-        world.finding(check::ANSWERED, format_args!("the seed is stuck"));
-    }
+    run_to_end(world, check::ANSWERED, play(broker));
 }
 
 async fn play(broker: Rc<Broker<Watch>>) {
@@ -70,23 +54,29 @@ async fn play(broker: Rc<Broker<Watch>>) {
     world.spawn(run_committer(users.clone()));
     world.spawn(run_administrator(users.clone()));
     world.spawn(run_stray(users.clone()));
+    serve_and_restart(&broker).await;
+    users.crowd.end();
+    become_quiet(&broker, &users.crowd).await;
+    end_groups(&broker).await;
+}
+
+/// Runs, one after the other, and what ends them.
+pub async fn serve_and_restart<W: Witness>(broker: &Rc<Broker<W>>) {
+    let world = &broker.world;
     for _ in 0..world.between(1, 4) {
-        serve(&broker, world.between(5 * S, 60 * S)).await;
-        end_run(&broker).await;
+        serve(broker, world.between(5 * S, 60 * S)).await;
+        end_run(broker).await;
         world.sleep(world.below(8 * S)).await;
         if world.one_in(2) {
             broker.clean();
         }
         broker.start().await;
     }
-    serve(&broker, 5 * S).await;
-    users.is_over.set(true);
-    become_quiet(&broker, &users.count).await;
-    end_groups(&broker).await;
+    serve(broker, 5 * S).await;
 }
 
 /// Clients do as they like.
-pub async fn serve<W: Witness>(broker: &Rc<Broker<W>>, time: Micros) {
+async fn serve<W: Witness>(broker: &Rc<Broker<W>>, time: Micros) {
     let world = &broker.world;
     let end = world.now() + time;
     while world.now() < end && !broker.is_offline() {
@@ -101,7 +91,7 @@ pub async fn serve<W: Witness>(broker: &Rc<Broker<W>>, time: Micros) {
     }
 }
 
-pub async fn end_run<W: Witness>(broker: &Rc<Broker<W>>) {
+async fn end_run<W: Witness>(broker: &Rc<Broker<W>>) {
     let world = &broker.world;
     if !broker.is_offline() && world.one_in(3) {
         broker.resign();
@@ -117,7 +107,7 @@ pub async fn end_run<W: Witness>(broker: &Rc<Broker<W>>) {
 }
 
 /// No client is left, nothing goes wrong, and time goes by.
-pub async fn become_quiet<W: Witness>(broker: &Rc<Broker<W>>, clients: &Cell<usize>) {
+pub async fn become_quiet<W: Witness>(broker: &Rc<Broker<W>>, crowd: &Crowd) {
     let world = &broker.world;
     broker.is_calm.set(true);
     if broker.is_offline() {
@@ -125,7 +115,7 @@ pub async fn become_quiet<W: Witness>(broker: &Rc<Broker<W>>, clients: &Cell<usi
         broker.start().await;
     }
     let end = world.now() + QUIET_MAX;
-    while clients.get() > 0 && world.now() < end {
+    while crowd.count() > 0 && world.now() < end {
         world.sleep(LOOK).await;
         broker.look();
     }
@@ -137,11 +127,11 @@ pub async fn become_quiet<W: Witness>(broker: &Rc<Broker<W>>, clients: &Cell<usi
         let is_quiet = broker.holdings().is_some_and(|holdings| {
             holdings.members == 0 && holdings.deadlines == 0 && holdings.writes == 0 && holdings.waiting == 0
         });
-        if is_quiet && clients.get() == 0 && broker.waiting_count() == 0 {
+        if is_quiet && crowd.count() == 0 && broker.waiting_count() == 0 {
             break;
         }
         if world.now() > end {
-            let (clients, waiting) = (clients.get(), broker.waiting_count());
+            let (clients, waiting) = (crowd.count(), broker.waiting_count());
             let holdings = broker.holdings();
             let what = format!("{clients} clients, {waiting} requests, {holdings:?} after all have gone");
             let check = if waiting > 0 { check::ANSWERED } else { check::STOPPED_EXPELLED };

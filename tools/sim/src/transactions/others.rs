@@ -14,17 +14,15 @@ use std::rc::Rc;
 
 /// Commits offsets that are part of no transaction, and asks for them.
 pub async fn run_consumer(users: Rc<Users>) {
-    users.count.set(users.count.get() + 1);
-    while !users.is_over.get() {
+    let act = async || {
         let world = users.world();
-        world.sleep(world.between(100 * MS, 6 * S)).await;
         let group = world.below(GROUPS) as usize;
         if world.one_in(2) {
             call(&users.cluster, Request::FetchOffsets { group }).await;
-            continue;
+            return;
         }
         let write = Write {
-            number: users.next(),
+            number: users.crowd.next(),
             tag: None,
             writer: Writer { producer: ProducerId(-1), epoch: ProducerEpoch(-1) },
             claim: Claim::Added,
@@ -33,16 +31,14 @@ pub async fn run_consumer(users: Rc<Users>) {
         };
         users.cluster.scene.watch.borrow_mut().records.writes(&write);
         call(&users.cluster, Request::Write { id: String::new(), write }).await;
-    }
-    users.count.set(users.count.get() - 1);
+    };
+    users.crowd.now_and_then((100 * MS, 6 * S), act).await;
 }
 
 /// Describes, lists, and aborts what hangs.
 pub async fn run_administrator(users: Rc<Users>) {
-    users.count.set(users.count.get() + 1);
-    while !users.is_over.get() {
+    let act = async || {
         let world = users.world();
-        world.sleep(world.between(500 * MS, 6 * S)).await;
         match world.below(3) {
             0 => {
                 call(&users.cluster, Request::Describe { id: users.some_id() }).await;
@@ -54,8 +50,8 @@ pub async fn run_administrator(users: Rc<Users>) {
             }
             _ => abort_hanging(&users).await,
         }
-    }
-    users.count.set(users.count.get() - 1);
+    };
+    users.crowd.now_and_then((500 * MS, 6 * S), act).await;
 }
 
 /// As `kafka-transactions.sh abort`: a transaction that is open in a partition, and that no coordinator knows.
@@ -103,18 +99,16 @@ pub async fn abort_hanging(users: &Rc<Users>) {
 
 /// Speaks in the name of producers: of older epochs, other ids, epochs that nobody has.
 pub async fn run_stray(users: Rc<Users>) {
-    users.count.set(users.count.get() + 1);
-    while !users.is_over.get() {
+    let act = async || {
         let world = users.world().clone();
-        world.sleep(world.between(10 * MS, 3 * S)).await;
         let id = users.some_id();
         let newest = users.cluster.scene.watch.borrow().newest_writer(&id);
-        let Some(newest) = newest else { continue };
+        let Some(newest) = newest else { return };
         let older = Writer { epoch: ProducerEpoch(newest.epoch.0 - world.between(1, 2) as i16), ..newest };
         let writer = match world.below(5) {
             0 => Writer { producer: ProducerId(7), ..newest },
             1 => Writer { epoch: ProducerEpoch(i16::MAX), ..newest },
-            _ if older.epoch.0 < 0 => continue,
+            _ if older.epoch.0 < 0 => return,
             _ => older,
         };
         let version = if world.one_in(2) { TransactionVersion::V1 } else { TransactionVersion::V2 };
@@ -138,7 +132,7 @@ pub async fn run_stray(users: Rc<Users>) {
                 Request::Mark { partition, marker }
             }
             // Nobody asks whether these may.
-            _ if !users.cluster.scene.settings.verifies => continue,
+            _ if !users.cluster.scene.settings.verifies => return,
             _ => {
                 let place = match world.one_in(4) {
                     true => Place::Offset { group: 0, of: 0 },
@@ -146,12 +140,13 @@ pub async fn run_stray(users: Rc<Users>) {
                 };
                 let claim = [Claim::Added, Claim::AddedOrAborts, Claim::Adds][world.below(3) as usize];
                 let is_transactional = true;
-                let write = Write { number: users.next(), tag: None, writer, claim, place, is_transactional };
+                let write =
+                    Write { number: users.crowd.next(), tag: None, writer, claim, place, is_transactional };
                 users.cluster.scene.watch.borrow_mut().records.writes(&write);
                 Request::Write { id, write }
             }
         };
         call(&users.cluster, request).await;
-    }
-    users.count.set(users.count.get() - 1);
+    };
+    users.crowd.now_and_then((10 * MS, 3 * S), act).await;
 }

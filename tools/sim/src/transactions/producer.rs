@@ -2,6 +2,7 @@
 //! ask again where no answer came, take their time, and die. In version 1 of transactions they add what they
 //! write to, in version 2 they write.
 
+use crate::crowd::Crowd;
 use crate::transactions::cluster::Cluster;
 use crate::transactions::network::call;
 use crate::transactions::request::{Claim, Place, Reply, Request, Tag, Write};
@@ -12,7 +13,6 @@ use odradek::codec::error_code::ErrorCode;
 use odradek::txn::Writer;
 use odradek::txn::transaction::{End, Init};
 use odradek::types::TransactionVersion;
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -26,31 +26,17 @@ pub const READ_PARTITIONS: u64 = 2;
 /// What all clients of a seed share.
 pub struct Users {
     pub cluster: Rc<Cluster>,
-    next: Cell<u64>,
-    /// Clients come to their ends.
-    pub is_over: Cell<bool>,
-    /// Clients that there are.
-    pub count: Cell<usize>,
+    /// What is written is told apart by its number.
+    pub crowd: Crowd,
 }
 
 impl Users {
     pub fn new(cluster: &Rc<Cluster>) -> Rc<Users> {
-        Rc::new(Users {
-            cluster: cluster.clone(),
-            next: Cell::new(0),
-            is_over: Cell::new(false),
-            count: Cell::new(0),
-        })
+        Rc::new(Users { cluster: cluster.clone(), crowd: Crowd::new(&cluster.scene.world) })
     }
 
     pub fn world(&self) -> &Rc<World> {
         &self.cluster.scene.world
-    }
-
-    /// What is written is told apart by its number.
-    pub fn next(&self) -> u64 {
-        self.next.set(self.next.get() + 1);
-        self.next.get()
     }
 
     pub fn some_id(&self) -> String {
@@ -83,30 +69,31 @@ struct Producer {
 
 /// A place for producers of one transactional id, one after the other.
 pub async fn run_slot(users: Rc<Users>, id: String) {
-    users.count.set(users.count.get() + 1);
-    while !users.is_over.get() {
-        let world = users.world().clone();
-        world.sleep(world.below(6 * S)).await;
-        let settings = users.cluster.scene.settings;
-        let producer = Producer {
-            users: users.clone(),
-            id: id.clone(),
-            claim: match world.below(6) {
-                0 => Claim::Added,
-                1 => Claim::AddedOrAborts,
-                _ => Claim::Adds,
-            },
-            timeout: world.between(S, settings.timeout_max),
-            writer: Writer {
-                producer: odradek::types::ProducerId(-1),
-                epoch: odradek::types::ProducerEpoch(-1),
-            },
-            sequences: BTreeMap::new(),
-            freezes: [20, 200, u64::MAX][world.below(3) as usize],
-        };
-        producer.run().await;
-    }
-    users.count.set(users.count.get() - 1);
+    let client = async {
+        while !users.crowd.is_over() {
+            let world = users.world().clone();
+            world.sleep(world.below(6 * S)).await;
+            let settings = users.cluster.scene.settings;
+            let producer = Producer {
+                users: users.clone(),
+                id: id.clone(),
+                claim: match world.below(6) {
+                    0 => Claim::Added,
+                    1 => Claim::AddedOrAborts,
+                    _ => Claim::Adds,
+                },
+                timeout: world.between(S, settings.timeout_max),
+                writer: Writer {
+                    producer: odradek::types::ProducerId(-1),
+                    epoch: odradek::types::ProducerEpoch(-1),
+                },
+                sequences: BTreeMap::new(),
+                freezes: [20, 200, u64::MAX][world.below(3) as usize],
+            };
+            producer.run().await;
+        }
+    };
+    users.crowd.attend(client).await;
 }
 
 impl Producer {
@@ -123,7 +110,7 @@ impl Producer {
         if self.init(None).await == Next::Die {
             return;
         }
-        while self.world().now() < end && !self.users.is_over.get() {
+        while self.world().now() < end && !self.users.crowd.is_over() {
             match self.transaction().await {
                 Next::GoOn => {}
                 // It does not know what became of what it has sent (KIP-360).
@@ -266,7 +253,7 @@ impl Producer {
 
     fn write_of(&self, tag: Tag, place: Place) -> Request {
         let write = Write {
-            number: self.users.next(),
+            number: self.users.crowd.next(),
             tag: Some(tag),
             writer: self.writer,
             claim: self.claim,

@@ -1,7 +1,7 @@
 //! One seed: producers and others at work while coordinators move, partitions crash and the whole node does; then
 //! quiet, in which everything comes to its end and nothing is left.
 
-use crate::seeds::{SeedOptions, SeedResult, run_in};
+use crate::seeds::{SeedOptions, SeedResult, run_in, run_to_end};
 use crate::transactions::cluster::Cluster;
 use crate::transactions::network::LATE_MAX;
 use crate::transactions::others::{abort_hanging, run_administrator, run_consumer, run_stray};
@@ -9,11 +9,7 @@ use crate::transactions::producer::{Users, run_slot};
 use crate::transactions::scene::Scene;
 use crate::transactions::settings::{MS, Mistake, S, Settings, check};
 use crate::world::{Micros, World};
-use std::cell::Cell;
 use std::rc::Rc;
-
-/// Steps of the executor after which a seed counts as stuck.
-const STEPS_MAX: u64 = 5_000_000;
 
 /// How long it takes at most until nothing is open, once all clients have gone and nothing goes wrong: what is on
 /// its way, time-outs, markers.
@@ -32,20 +28,7 @@ fn run(world: &Rc<World>, settings: Settings) {
     world.note(format_args!("{settings:?}"));
     let scene = Scene::new(world, settings);
     let cluster = Cluster::new(&scene);
-    let is_done = Rc::new(Cell::new(false));
-    let done = is_done.clone();
-    world.spawn(async move {
-        play(cluster).await;
-        done.set(true);
-    });
-    let mut steps = 0;
-    let over = || {
-        steps += 1;
-        is_done.get() || world.has_findings() || steps > STEPS_MAX
-    };
-    if !world.run_until(over) || (!is_done.get() && !world.has_findings()) {
-        world.finding(check::ANSWERED, format_args!("the seed is stuck"));
-    }
+    run_to_end(world, check::ANSWERED, play(cluster));
 }
 
 async fn play(cluster: Rc<Cluster>) {
@@ -115,11 +98,11 @@ async fn go_down(cluster: &Rc<Cluster>) {
 /// No client is left, nothing goes wrong, and time goes by.
 async fn become_quiet(cluster: &Rc<Cluster>, users: &Rc<Users>) {
     let world = &cluster.scene.world;
-    users.is_over.set(true);
+    users.crowd.end();
     cluster.scene.is_calm.set(true);
     cluster.mend().await;
     let end = world.now() + QUIET_MAX;
-    while users.count.get() > 0 && world.now() < end {
+    while users.crowd.count() > 0 && world.now() < end {
         world.sleep(LOOK).await;
         cluster.look();
     }
@@ -138,8 +121,8 @@ async fn become_quiet(cluster: &Rc<Cluster>, users: &Rc<Users>) {
         world.sleep(S).await;
         cluster.look();
     }
-    if users.count.get() > 0 || cluster.waiting_count() > 0 {
-        let (clients, waiting) = (users.count.get(), cluster.waiting_count());
+    if users.crowd.count() > 0 || cluster.waiting_count() > 0 {
+        let (clients, waiting) = (users.crowd.count(), cluster.waiting_count());
         let what = format!("{clients} clients and {waiting} requests after all have gone");
         world.finding(check::ANSWERED, format_args!("{what}"));
     }
