@@ -17,7 +17,7 @@
 //! | [`transactions`] | another one: coordinators of transactions, and the partitions that these end in |
 //! | [`consumers`] | the same of groups that use the newer protocol, or both |
 //! | [`crowd`] | the clients of a seed, of whatever kind |
-//! | [`keyed_log`] | a compacted partition, as coordinators keep their state in |
+//! | [`keyed_log`], [`writes`] | a compacted partition, as coordinators keep their state in; what becomes of their writes |
 //!
 //! Absent: replication, several log directories.
 
@@ -43,3 +43,4 @@ pub mod storage;
 pub mod transactions;
 pub mod workload;
 pub mod world;
+pub mod writes;

@@ -23,6 +23,11 @@ use std::task::{Context, Poll, Wake, Waker};
 /// Virtual microseconds.
 pub type Micros = u64;
 
+/// A millisecond.
+pub const MS: Micros = 1000;
+/// A second.
+pub const S: Micros = 1_000_000;
+
 /// Wall clock at the start of every seed, milliseconds.
 const EPOCH_MS: i64 = 1_700_000_000_000;
 

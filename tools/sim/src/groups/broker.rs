@@ -4,10 +4,9 @@
 use crate::groups::request::{Reply, Request};
 use crate::groups::settings::{MS, Mistake, S, Settings, check};
 use crate::groups::topics::SimTopics;
-use crate::groups::watch::kept::WriteEnd;
 use crate::groups::witness::{Asked, Witness};
-use crate::keyed_log::KeyedLog;
 use crate::world::{Micros, Signal, World};
+use crate::writes::{self, State, WriteEnd, Writes, Writing, count_end};
 use futures::channel::oneshot;
 use futures::future::{Either, select};
 use kafka_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse};
@@ -22,24 +21,12 @@ use odradek::group::topics::Topics;
 use odradek::group::{Answer, Effect, Moment, Ticket, WriteId};
 use odradek::types::{Mono, Timestamp};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::rc::Rc;
 
 /// How a request waits at most: rebalances, one after the other, and writes that stall.
 const WAIT_MAX: Micros = 120 * S;
-
-/// A disk that stalls, stalls so long at most.
-const STALL_MAX: Micros = 3 * S;
-
-enum State {
-    Down,
-    /// Its log is being read.
-    Loading,
-    Ready(Box<Coordinator>),
-    /// It answers nothing any more; its writes may still end.
-    Resigned(Box<Coordinator>),
-}
 
 struct Waiting<K> {
     sender: oneshot::Sender<Reply>,
@@ -53,17 +40,8 @@ pub struct Broker<W: Witness> {
     consumers: ConsumerSettings,
     pub watch: RefCell<W>,
     pub topics: Rc<SimTopics>,
-    log: RefCell<KeyedLog<GroupRecord>>,
-    state: RefCell<State>,
-    /// Which run it is; tasks of others end.
-    run: Cell<u64>,
-    lane: RefCell<VecDeque<WriteId>>,
-    lane_filled: Signal,
-    /// Writes that are in the log up to their ends, and not flushed.
-    unflushed: RefCell<VecDeque<(WriteId, u64)>>,
-    appended: Signal,
-    /// A flush has failed: nothing is written before the next start.
-    is_offline: Cell<bool>,
+    state: RefCell<State<Coordinator>>,
+    writes: Writes<GroupRecord, WriteId>,
     waiting: RefCell<BTreeMap<Ticket, Waiting<W::Known>>>,
     next_ticket: Cell<u64>,
     next_member: Cell<u64>,
@@ -99,14 +77,8 @@ impl<W: Witness> Broker<W> {
             consumers: parts.consumers,
             watch: RefCell::new(parts.watch),
             topics: parts.topics,
-            log: RefCell::default(),
             state: RefCell::new(State::Down),
-            run: Cell::new(0),
-            lane: RefCell::default(),
-            lane_filled: Signal::default(),
-            unflushed: RefCell::default(),
-            appended: Signal::default(),
-            is_offline: Cell::new(false),
+            writes: Writes::default(),
             waiting: RefCell::default(),
             next_ticket: Cell::new(0),
             next_member: Cell::new(0),
@@ -124,12 +96,8 @@ impl<W: Witness> Broker<W> {
         Moment { mono: Mono(S * 1000 + world.now() * 1000), wall: Timestamp(world.wall_ms()) }
     }
 
-    fn is_faulty(&self, one_in: u64) -> bool {
-        !self.is_calm.get() && one_in != u64::MAX && self.world.one_in(one_in)
-    }
-
     pub fn is_offline(&self) -> bool {
-        self.is_offline.get()
+        self.writes.is_offline()
     }
 
     // --- Requests
@@ -144,11 +112,10 @@ impl<W: Witness> Broker<W> {
     }
 
     fn begin(self: &Rc<Self>, mut request: Request) -> Begun {
-        match &*self.state.borrow() {
-            State::Down => return Begun::Nobody,
-            State::Loading => return Begun::Done(Reply::Refused(ErrorCode::CoordinatorLoadInProgress)),
-            State::Resigned(_) => return Begun::Done(Reply::Refused(ErrorCode::NotCoordinator)),
-            State::Ready(_) => {}
+        match self.state.borrow().refusal() {
+            Some(Some(error)) => return Begun::Done(Reply::Refused(error)),
+            Some(None) => return Begun::Nobody,
+            None => {}
         }
         // Of topics that there are not the coordinator is not asked.
         let has_some = match &mut request {
@@ -267,10 +234,7 @@ impl<W: Witness> Broker<W> {
     }
 
     fn has_consumers(&self, group: &str) -> bool {
-        match &*self.state.borrow() {
-            State::Ready(coordinator) => coordinator.is_consumer_group(group),
-            State::Down | State::Loading | State::Resigned(_) => false,
-        }
+        self.state.borrow().ready().is_some_and(|coordinator| coordinator.is_consumer_group(group))
     }
 
     /// A mistake: what a heartbeat that says nothing new is answered without a word to the coordinator.
@@ -305,7 +269,7 @@ impl<W: Witness> Broker<W> {
         let mut to_resolve = Vec::new();
         let (decided, next, written) = {
             let mut state = self.state.borrow_mut();
-            let (State::Ready(coordinator) | State::Resigned(coordinator)) = &mut *state else { return None };
+            let coordinator = state.deciding()?;
             let decided = decide(coordinator, now, &mut effects);
             to_resolve.extend(std::iter::from_fn(|| coordinator.next_to_resolve()));
             self.has_work.set(coordinator.has_work());
@@ -322,10 +286,10 @@ impl<W: Witness> Broker<W> {
             }
         }
         if self.has_work.get() && !self.is_working.replace(true) {
-            self.world.spawn(self.clone().work(self.run.get()));
+            self.world.spawn(self.clone().work(self.writes.run()));
         }
         for asked in to_resolve {
-            self.world.spawn(self.clone().resolve(self.run.get(), asked));
+            self.world.spawn(self.clone().resolve(self.writes.run(), asked));
         }
         if let Some(next) = next
             && self.sleeps_until.get().is_none_or(|until| next < until)
@@ -369,127 +333,7 @@ impl<W: Witness> Broker<W> {
     fn written(&self, write: WriteId, records: &[GroupRecord]) {
         self.world.note(format_args!("  {write:?}: {} records", records.len()));
         self.watch.borrow_mut().written(write, records);
-        self.lane.borrow_mut().push_back(write);
-        self.lane_filled.notify();
-    }
-
-    // --- Writes
-
-    fn end_write(self: &Rc<Self>, write: WriteId, end: WriteEnd, result: Result<(), ErrorCode>) {
-        self.world.note(format_args!("  {write:?} is {end:?}: {result:?}"));
-        self.world.count(match end {
-            WriteEnd::Kept => "write: kept",
-            WriteEnd::Refused => "write: refused",
-            WriteEnd::Unsure => "write: flush failed",
-        });
-        let records = {
-            let mut watch = self.watch.borrow_mut();
-            let records = watch.kept().ended(write, end);
-            watch.ended(write, &records, end);
-            records
-        };
-        self.decide(|coordinator, now, effects| coordinator.finished(write, result, now, effects));
-        if W::LOOKS_AFTER_WRITES {
-            records.first().into_iter().for_each(|record| self.look_at(record.group()));
-        }
-    }
-
-    /// Appends writes one after the other.
-    async fn run_lane(self: Rc<Self>, run: u64) {
-        const ERRORS: [ErrorCode; 4] = [
-            ErrorCode::NotEnoughReplicas,
-            ErrorCode::KafkaStorageError,
-            ErrorCode::UnknownTopicOrPartition,
-            ErrorCode::MessageTooLarge,
-        ];
-        loop {
-            let next = self.lane.borrow_mut().pop_front();
-            let Some(write) = next else {
-                self.lane_filled.notified().await;
-                if self.run.get() != run {
-                    return;
-                }
-                continue;
-            };
-            self.world.sleep(self.world.below(self.settings.write_max / 2 + 1)).await;
-            if self.run.get() != run {
-                return;
-            }
-            if self.is_offline.get() {
-                self.end_write(write, WriteEnd::Refused, Err(ErrorCode::KafkaStorageError));
-            } else if self.is_faulty(self.settings.write_fault) {
-                let error = ERRORS[self.world.below(ERRORS.len() as u64) as usize];
-                let told = match self.settings.makes(Mistake::RefusedTakenForKept) {
-                    true => Ok(()),
-                    false => Err(error),
-                };
-                self.end_write(write, WriteEnd::Refused, told);
-            } else {
-                self.append(write);
-            }
-        }
-    }
-
-    fn append(self: &Rc<Self>, write: WriteId) {
-        let records = match &*self.state.borrow() {
-            State::Ready(coordinator) | State::Resigned(coordinator) => coordinator.records(write).to_vec(),
-            State::Down | State::Loading => unreachable!("it has decided"),
-        };
-        let end = {
-            let mut log = self.log.borrow_mut();
-            log.append(&records);
-            log.end()
-        };
-        if self.settings.makes(Mistake::AnsweredBeforeFlushed) {
-            self.decide(|coordinator, now, effects| coordinator.finished(write, Ok(()), now, effects));
-            return;
-        }
-        self.unflushed.borrow_mut().push_back((write, end));
-        self.appended.notify();
-    }
-
-    async fn run_flushes(self: Rc<Self>, run: u64) {
-        loop {
-            if self.unflushed.borrow().is_empty() {
-                self.appended.notified().await;
-            } else {
-                let end = self.log.borrow().end();
-                let time = if self.is_faulty(self.settings.write_fault.saturating_mul(4)) {
-                    self.world.count("write: slow");
-                    self.world.between(MS, STALL_MAX)
-                } else {
-                    self.world.below(self.settings.write_max / 2 + 1)
-                };
-                self.world.sleep(time).await;
-                if self.run.get() == run {
-                    self.flushed(end);
-                }
-            }
-            if self.run.get() != run {
-                return;
-            }
-        }
-    }
-
-    fn flushed(self: &Rc<Self>, end: u64) {
-        let has_failed = self.is_faulty(self.settings.write_fault.saturating_mul(8));
-        if has_failed {
-            self.is_offline.set(true);
-        } else {
-            self.log.borrow_mut().flush(end);
-        }
-        loop {
-            let next = {
-                let mut unflushed = self.unflushed.borrow_mut();
-                let is_next = unflushed.front().is_some_and(|(_, at)| has_failed || *at <= end);
-                if is_next { unflushed.pop_front() } else { None }
-            };
-            let Some((write, _)) = next else { return };
-            match has_failed {
-                true => self.end_write(write, WriteEnd::Unsure, Err(ErrorCode::KafkaStorageError)),
-                false => self.end_write(write, WriteEnd::Kept, Ok(())),
-            }
-        }
+        self.writes.push(write);
     }
 
     // --- Time
@@ -498,11 +342,8 @@ impl<W: Witness> Broker<W> {
         if self.settings.makes(Mistake::DeadlinesUnwatched) {
             return;
         }
-        while self.run.get() == run {
-            let next = match &*self.state.borrow() {
-                State::Ready(coordinator) => coordinator.next_deadline(),
-                State::Down | State::Loading | State::Resigned(_) => None,
-            };
+        while self.writes.run() == run {
+            let next = self.state.borrow().ready().and_then(Coordinator::next_deadline);
             let now = self.moment().mono;
             self.sleeps_until.set(next);
             match next {
@@ -569,7 +410,7 @@ impl<W: Witness> Broker<W> {
         self.world.count("coordinator: goes on in its own time");
         while self.has_work.get() {
             self.world.sleep(self.world.below(20 * MS)).await;
-            if self.run.get() != run {
+            if self.writes.run() != run {
                 return;
             }
             let units = self.world.between(1, 20) as usize;
@@ -600,7 +441,7 @@ impl<W: Witness> Broker<W> {
                 self.world.sleep(self.world.below(200 * MS)).await;
             }
         }
-        if self.run.get() == run {
+        if self.writes.run() == run {
             self.decide(|coordinator, now, effects| {
                 coordinator.resolved(&asked.group, asked.version, resolved, now, effects);
             });
@@ -616,17 +457,15 @@ impl<W: Witness> Broker<W> {
     }
 
     fn ids(&self) -> Vec<String> {
-        match &*self.state.borrow() {
-            State::Ready(coordinator) => coordinator.ids_after(None, usize::MAX),
-            State::Down | State::Loading | State::Resigned(_) => Vec::new(),
-        }
+        let ids = |coordinator: &Coordinator| coordinator.ids_after(None, usize::MAX);
+        self.state.borrow().ready().map(ids).unwrap_or_default()
     }
 
     // --- Checks from time to time
 
     fn look_at(&self, group: &str) {
         let state = self.state.borrow();
-        let State::Ready(coordinator) = &*state else { return };
+        let Some(coordinator) = state.ready() else { return };
         let waiting = self.waiting.borrow();
         let of_group: Vec<&Asked<W::Known>> = waiting
             .values()
@@ -654,10 +493,7 @@ impl<W: Witness> Broker<W> {
     }
 
     pub fn holdings(&self) -> Option<Holdings> {
-        match &*self.state.borrow() {
-            State::Ready(coordinator) => Some(coordinator.holdings()),
-            State::Down | State::Loading | State::Resigned(_) => None,
-        }
+        self.state.borrow().ready().map(Coordinator::holdings)
     }
 
     pub fn groups(&self) -> Vec<String> {
@@ -666,7 +502,8 @@ impl<W: Witness> Broker<W> {
 
     /// Topics that a group has offsets of.
     pub fn topics_of(&self, group: &str) -> Vec<String> {
-        let State::Ready(coordinator) = &*self.state.borrow() else { return Vec::new() };
+        let state = self.state.borrow();
+        let Some(coordinator) = state.ready() else { return Vec::new() };
         let offsets = coordinator.offsets(group);
         offsets.into_iter().flat_map(|offsets| offsets.topics()).map(|(topic, _)| topic.to_owned()).collect()
     }
@@ -675,13 +512,9 @@ impl<W: Witness> Broker<W> {
 
     /// Everything in memory is gone, and with it as much as it likes of what was not flushed.
     pub fn crash(&self) {
-        let end = {
-            let cuts = self.log.borrow().cuts();
-            cuts[self.world.below(cuts.len() as u64) as usize]
-        };
+        let end = self.writes.crash(&self.world);
         self.world.note(format_args!("a crash leaves the log up to {end}"));
         self.world.count("restart: crash");
-        self.log.borrow_mut().cut(end);
         self.end_run();
     }
 
@@ -690,11 +523,7 @@ impl<W: Witness> Broker<W> {
         self.world.note(format_args!("the coordinator resigns"));
         self.world.count("restart: resigned");
         self.decide(|coordinator, now, effects| coordinator.resign(now, effects));
-        let state = std::mem::replace(&mut *self.state.borrow_mut(), State::Down);
-        *self.state.borrow_mut() = match state {
-            State::Ready(coordinator) => State::Resigned(coordinator),
-            state => state,
-        };
+        self.state.borrow_mut().resign();
     }
 
     /// After it has resigned: what is in the log stays.
@@ -706,21 +535,17 @@ impl<W: Witness> Broker<W> {
             self.world.finding(check::ANSWERED, format_args!("{request} waits for one who has resigned"));
         }
         drop(waiting);
-        let end = self.log.borrow().end();
-        self.log.borrow_mut().cut(end);
+        self.writes.hand_over();
         self.end_run();
     }
 
     fn end_run(&self) {
-        self.run.set(self.run.get() + 1);
         let ended = std::mem::replace(&mut *self.state.borrow_mut(), State::Down);
         if let State::Ready(coordinator) = ended
             && coordinator.ids_after(None, usize::MAX).iter().any(|id| coordinator.is_aiming(id))
         {
             self.world.count("restart: while targets are made");
         }
-        self.lane.borrow_mut().clear();
-        self.unflushed.borrow_mut().clear();
         // Connections end.
         self.waiting.borrow_mut().clear();
         let mut watch = self.watch.borrow_mut();
@@ -734,48 +559,37 @@ impl<W: Witness> Broker<W> {
             }
         }
         drop(watch);
-        self.is_offline.set(false);
         self.has_work.set(false);
         self.is_working.set(false);
         self.sleeps_until.set(None);
-        [&self.lane_filled, &self.appended, &self.earlier].into_iter().for_each(Signal::notify);
+        self.writes.end_run();
+        self.earlier.notify();
     }
 
     /// The cleaner comes by: everything up to somewhere, or not at all.
     pub fn clean(&self) {
-        let mut log = self.log.borrow_mut();
-        let end = self.world.below(log.flushed_end() + 1);
-        let old = self.world.one_in(2);
+        let drops_early = self.settings.makes(Mistake::TombstonesDroppedEarly);
+        let (end, old) = self.writes.clean(&self.world, drops_early);
         self.world.note(format_args!("the cleaner goes up to {end}, deletions go: {old}"));
-        self.world.count("cleaner");
-        if old {
-            self.world.count("cleaner: old deletions gone");
-        }
-        if self.settings.makes(Mistake::TombstonesDroppedEarly) {
-            log.drop_tombstones(end);
-        } else {
-            log.compact(end, old);
-        }
     }
 
     /// Reads the log, and takes up the work.
     pub async fn start(self: &Rc<Self>) {
         self.world.count("restarts");
-        let run = self.run.get();
+        let run = self.writes.run();
         *self.state.borrow_mut() = State::Loading;
         self.world.sleep(self.world.below(200 * MS)).await;
         let mut coordinator = Coordinator::new(self.settings.coordinator)
             .with_consumers(self.consumers.clone(), self.topics.clone());
         self.replay(&mut coordinator);
         {
-            let latest = self.log.borrow().latest();
+            let latest = self.writes.log.borrow().latest();
             let mut watch = self.watch.borrow_mut();
             let restored = watch.kept().restarted(&coordinator, &latest);
             watch.restored(&coordinator, &latest, &restored);
         }
         *self.state.borrow_mut() = State::Ready(Box::new(coordinator));
-        self.world.spawn(self.clone().run_lane(run));
-        self.world.spawn(self.clone().run_flushes(run));
+        writes::start(self);
         self.world.spawn(self.clone().watch_deadlines(run));
         // A few groups at a time, while requests come in already.
         for id in self.ids() {
@@ -789,7 +603,7 @@ impl<W: Witness> Broker<W> {
     }
 
     fn replay(&self, coordinator: &mut Coordinator) {
-        let log = self.log.borrow();
+        let log = self.writes.log.borrow();
         let count = log.records().count();
         let ends_early = self.settings.makes(Mistake::ReplayEndsEarly);
         let taken = count.saturating_sub(usize::from(ends_early));
@@ -805,6 +619,69 @@ impl<W: Witness> Broker<W> {
             if !is_passed_over {
                 coordinator.apply(record);
             }
+        }
+    }
+}
+
+impl<W: Witness> Writing for Broker<W> {
+    type Record = GroupRecord;
+    type Write = WriteId;
+    const ERRORS: &'static [ErrorCode] = &[
+        ErrorCode::NotEnoughReplicas,
+        ErrorCode::KafkaStorageError,
+        ErrorCode::UnknownTopicOrPartition,
+        ErrorCode::MessageTooLarge,
+    ];
+
+    fn world(&self) -> &Rc<World> {
+        &self.world
+    }
+
+    fn writes(&self) -> &Writes<GroupRecord, WriteId> {
+        &self.writes
+    }
+
+    fn write_times(&self) -> (Micros, u64) {
+        (self.settings.write_max, self.settings.write_fault)
+    }
+
+    fn is_faulty(&self, one_in: u64) -> bool {
+        !self.is_calm.get() && one_in != u64::MAX && self.world.one_in(one_in)
+    }
+
+    fn records(&self, write: WriteId) -> Vec<GroupRecord> {
+        let mut state = self.state.borrow_mut();
+        state.deciding().expect("it has decided").records(write).to_vec()
+    }
+
+    fn refused(self: &Rc<Self>, write: WriteId, error: ErrorCode) {
+        let told = match self.settings.makes(Mistake::RefusedTakenForKept) {
+            true => Ok(()),
+            false => Err(error),
+        };
+        self.end_write(write, WriteEnd::Refused, told);
+    }
+
+    fn is_taken_for_flushed(self: &Rc<Self>, write: WriteId) -> bool {
+        let is_taken = self.settings.makes(Mistake::AnsweredBeforeFlushed);
+        if is_taken {
+            self.decide(|coordinator, now, effects| coordinator.finished(write, Ok(()), now, effects));
+        }
+        is_taken
+    }
+
+    fn end_write(self: &Rc<Self>, write: WriteId, end: WriteEnd, result: Result<(), ErrorCode>) {
+        self.world.note(format_args!("  {write:?} is {end:?}: {result:?}"));
+        count_end(&self.world, end);
+        let records = {
+            let mut watch = self.watch.borrow_mut();
+            let records = watch.kept().ended(write, end);
+            watch.ended(write, &records, end);
+            records
+        };
+        self.decide(|coordinator, now, effects| coordinator.finished(write, result, now, effects));
+        if W::LOOKS_AFTER_WRITES {
+            records.first().into_iter().for_each(|record| self.look_at(record.group()));
         }
     }
 }

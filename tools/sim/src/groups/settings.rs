@@ -3,6 +3,7 @@
 use crate::random::Random;
 use crate::seeds::PlannedMistake;
 use crate::world::Micros;
+pub use crate::world::{MS, S};
 use odradek::group::Settings as GroupSettings;
 use std::time::Duration;
 
@@ -142,11 +143,6 @@ pub struct Settings {
     pub lateness_max: Micros,
     pub mistake: Option<Mistake>,
 }
-
-/// A millisecond.
-pub const MS: Micros = 1000;
-/// A second.
-pub const S: Micros = 1_000_000;
 
 impl Settings {
     pub fn draw(seed: u64, mistake: Option<Mistake>) -> Settings {

@@ -9,9 +9,10 @@ pub mod kept;
 
 use crate::groups::request::{Request, Sender, committed, error, errors};
 use crate::groups::settings::{MS, Mistake, Settings, check};
-use crate::groups::watch::kept::{Kept, WriteEnd};
+use crate::groups::watch::kept::Kept;
 use crate::groups::witness::{self, Witness};
 use crate::world::{Micros, World};
+use crate::writes::WriteEnd;
 use kafka_protocol::messages::{JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse};
 use odradek::codec::error_code::ErrorCode;
 use odradek::codec::group_record::{GroupRecord, GroupValue};

@@ -3,8 +3,9 @@
 //! groups that use both ([`crate::consumers::watch`]).
 
 use crate::groups::request::Request;
-use crate::groups::watch::kept::{Kept, WriteEnd};
+use crate::groups::watch::kept::Kept;
 use crate::world::Micros;
+use crate::writes::WriteEnd;
 use odradek::codec::group_record::{GroupRecord, GroupValue};
 use odradek::group::coordinator::Coordinator;
 use odradek::group::{Answer, WriteId};

@@ -3,12 +3,13 @@
 
 mod marking;
 
-use crate::keyed_log::{Keyed, KeyedLog};
+use crate::keyed_log::Keyed;
 use crate::transactions::cluster::Cluster;
 use crate::transactions::scene::Scene;
 use crate::transactions::settings::{MS, Mistake, S, check};
-use crate::transactions::watch::{Cause, WriteEnd};
-use crate::world::{Micros, Signal};
+use crate::transactions::watch::Cause;
+use crate::world::{Micros, World};
+use crate::writes::{self, State, WriteEnd, Writes, Writing, count_end};
 use futures::channel::oneshot;
 use futures::future::{Either, select};
 use odradek::codec::error_code::ErrorCode;
@@ -19,12 +20,9 @@ use odradek::txn::{Answer, Effect, Ticket, WriteId, Writer};
 use odradek::types::limits::TRANSACTION_ADDITION_TIME_MAX;
 use odradek::types::{CoordinatorEpoch, Timestamp};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
-
-/// A disk that stalls, stalls so long at most.
-const STALL_MAX: Micros = 3 * S;
 
 impl Keyed for TransactionRecord {
     fn key(&self) -> Vec<u8> {
@@ -34,15 +32,6 @@ impl Keyed for TransactionRecord {
     fn is_tombstone(&self) -> bool {
         self.value.is_none()
     }
-}
-
-enum State {
-    Down,
-    /// Its log is being read.
-    Loading,
-    Ready(Box<Coordinator>),
-    /// It answers nothing any more; its writes may still end.
-    Resigned(Box<Coordinator>),
 }
 
 /// How long a request waits at most: for writes, with disks that stall.
@@ -61,17 +50,10 @@ pub struct Shell {
     scene: Rc<Scene>,
     cluster: RefCell<Weak<Cluster>>,
     pub index: usize,
-    log: RefCell<KeyedLog<TransactionRecord>>,
-    state: RefCell<State>,
-    /// Which run it is; tasks of others end.
-    run: Cell<u64>,
+    state: RefCell<State<Coordinator>>,
+    writes: Writes<TransactionRecord, WriteId>,
     /// Of the partition's leader.
     epoch: Cell<i32>,
-    lane: RefCell<VecDeque<WriteId>>,
-    lane_filled: Signal,
-    unflushed: RefCell<VecDeque<(WriteId, u64)>>,
-    appended: Signal,
-    is_offline: Cell<bool>,
     waiting: RefCell<BTreeMap<Ticket, Waiting>>,
     /// Nobody waits for them any more.
     given_up: RefCell<Vec<Ticket>>,
@@ -84,15 +66,9 @@ impl Shell {
             scene: scene.clone(),
             cluster: RefCell::default(),
             index,
-            log: RefCell::default(),
             state: RefCell::new(State::Down),
-            run: Cell::new(0),
+            writes: Writes::default(),
             epoch: Cell::new(0),
-            lane: RefCell::default(),
-            lane_filled: Signal::default(),
-            unflushed: RefCell::default(),
-            appended: Signal::default(),
-            is_offline: Cell::new(false),
             waiting: RefCell::default(),
             given_up: RefCell::default(),
             next_ticket: Cell::new(0),
@@ -108,11 +84,11 @@ impl Shell {
     }
 
     pub fn is_offline(&self) -> bool {
-        self.is_offline.get()
+        self.writes.is_offline()
     }
 
     pub fn is_ready(&self) -> bool {
-        matches!(&*self.state.borrow(), State::Ready(_))
+        self.state.borrow().ready().is_some()
     }
 
     pub fn epoch(&self) -> CoordinatorEpoch {
@@ -121,7 +97,7 @@ impl Shell {
 
     /// What the log has before anything happens.
     pub fn seed(&self, record: TransactionRecord) {
-        let mut log = self.log.borrow_mut();
+        let mut log = self.writes.log.borrow_mut();
         self.scene.watch.borrow_mut().seeded(&record);
         log.append(&[record]);
         let end = log.end();
@@ -132,12 +108,7 @@ impl Shell {
 
     /// Why nobody is asked.
     fn refusal(&self) -> Option<Option<ErrorCode>> {
-        match &*self.state.borrow() {
-            State::Down => Some(None),
-            State::Loading => Some(Some(ErrorCode::CoordinatorLoadInProgress)),
-            State::Resigned(_) => Some(Some(ErrorCode::NotCoordinator)),
-            State::Ready(_) => None,
-        }
+        self.state.borrow().refusal()
     }
 
     fn ticket(
@@ -193,7 +164,7 @@ impl Shell {
         }
         let (ticket, receiver) =
             self.ticket(format!("add {id} {addition:?}"), Some((id.to_owned(), addition.clone())));
-        let run = self.run.get();
+        let run = self.writes.run();
         self.decide(Cause::Add(addition.writer), |coordinator, now, effects| {
             coordinator.add(id, addition, ticket, now, effects);
         });
@@ -202,7 +173,7 @@ impl Shell {
         let answer = match select(receiver, pin!(patience)).await {
             Either::Left((answer, _)) => answer.ok()?,
             Either::Right(_) => {
-                if self.run.get() != run {
+                if self.writes.run() != run {
                     return None;
                 }
                 self.scene.world.count("add: waited for long enough");
@@ -260,7 +231,7 @@ impl Shell {
         let mut effects = Vec::new();
         let (decided, written) = {
             let mut state = self.state.borrow_mut();
-            let (State::Ready(coordinator) | State::Resigned(coordinator)) = &mut *state else { return None };
+            let coordinator = state.deciding()?;
             let decided = decide(coordinator, now, &mut effects);
             let written = effects.iter().filter_map(|effect| match effect {
                 Effect::Write(write) => {
@@ -280,18 +251,17 @@ impl Shell {
         effects: Vec<Effect>,
         written: &BTreeMap<WriteId, TransactionRecord>,
     ) {
-        let run = (self.index, self.run.get());
+        let run = (self.index, self.writes.run());
         for effect in effects {
             match effect {
                 Effect::Answer(ticket, answer) => self.answered(ticket, answer),
                 Effect::Write(write) => {
                     self.scene.watch.borrow_mut().written((run, write), &written[&write], cause);
-                    self.lane.borrow_mut().push_back(write);
-                    self.lane_filled.notify();
+                    self.writes.push(write);
                 }
                 Effect::Mark(marking) => {
                     self.scene.world.note(format_args!("  {marking:?}"));
-                    self.scene.world.spawn(self.clone().run_marking(self.run.get(), marking));
+                    self.scene.world.spawn(self.clone().run_marking(self.writes.run(), marking));
                 }
             }
         }
@@ -316,117 +286,11 @@ impl Shell {
         let _ = waiting.sender.send(answer);
     }
 
-    // --- Writes
-
-    fn end_write(self: &Rc<Self>, write: WriteId, end: WriteEnd, result: Result<(), ErrorCode>) {
-        self.scene.world.note(format_args!("  {write:?} of {} is {end:?}: {result:?}", self.index));
-        self.scene.world.count(match end {
-            WriteEnd::Kept => "write: kept",
-            WriteEnd::Refused => "write: refused",
-            WriteEnd::Unsure => "write: flush failed",
-        });
-        let run = (self.index, self.run.get());
-        self.scene.watch.borrow_mut().ended((run, write), end);
-        self.decide(Cause::WriteEnded, |coordinator, now, effects| {
-            coordinator.finished(write, result, now, effects);
-        });
-    }
-
-    /// Appends writes one after the other.
-    async fn run_lane(self: Rc<Self>, run: u64) {
-        const ERRORS: [ErrorCode; 3] =
-            [ErrorCode::NotEnoughReplicas, ErrorCode::UnknownTopicOrPartition, ErrorCode::MessageTooLarge];
-        let scene = self.scene.clone();
-        while self.run.get() == run {
-            let next = self.lane.borrow_mut().pop_front();
-            let Some(write) = next else {
-                self.lane_filled.notified().await;
-                continue;
-            };
-            scene.pause(scene.settings.write_max / 2).await;
-            if self.run.get() != run {
-                return;
-            }
-            if self.is_offline.get() {
-                self.end_write(write, WriteEnd::Refused, Err(ErrorCode::KafkaStorageError));
-            } else if scene.is_faulty(scene.settings.write_fault) {
-                let error = ERRORS[scene.world.below(ERRORS.len() as u64) as usize];
-                let told = if scene.makes(Mistake::RefusedTakenForKept) { Ok(()) } else { Err(error) };
-                let end = if told.is_ok() { WriteEnd::Kept } else { WriteEnd::Refused };
-                self.end_write(write, end, told);
-            } else {
-                self.append(write);
-            }
-        }
-    }
-
-    fn append(self: &Rc<Self>, write: WriteId) {
-        let record = match &*self.state.borrow() {
-            State::Ready(coordinator) | State::Resigned(coordinator) => {
-                coordinator.record(write).expect("it is on its way").clone()
-            }
-            State::Down | State::Loading => unreachable!("it has decided"),
-        };
-        let end = {
-            let mut log = self.log.borrow_mut();
-            log.append(&[record]);
-            log.end()
-        };
-        if self.scene.makes(Mistake::AnsweredBeforeFlushed) {
-            return self.end_write(write, WriteEnd::Kept, Ok(()));
-        }
-        self.unflushed.borrow_mut().push_back((write, end));
-        self.appended.notify();
-    }
-
-    async fn run_flushes(self: Rc<Self>, run: u64) {
-        let scene = self.scene.clone();
-        while self.run.get() == run {
-            if self.unflushed.borrow().is_empty() {
-                self.appended.notified().await;
-                continue;
-            }
-            let end = self.log.borrow().end();
-            let time = if scene.is_faulty(scene.settings.write_fault.saturating_mul(4)) {
-                scene.world.count("write: slow");
-                scene.world.between(MS, STALL_MAX)
-            } else {
-                scene.world.below(scene.settings.write_max / 2 + 1)
-            };
-            scene.world.sleep(time).await;
-            if self.run.get() == run {
-                self.flushed(end);
-            }
-        }
-    }
-
-    fn flushed(self: &Rc<Self>, end: u64) {
-        let has_failed = self.scene.is_faulty(self.scene.settings.write_fault.saturating_mul(8));
-        if has_failed {
-            self.is_offline.set(true);
-        } else {
-            self.log.borrow_mut().flush(end);
-        }
-        loop {
-            let next = {
-                let mut unflushed = self.unflushed.borrow_mut();
-                unflushed.pop_front_if(|(_, at)| has_failed || *at <= end)
-            };
-            let Some((write, _)) = next else { return };
-            match has_failed {
-                true => self.end_write(write, WriteEnd::Unsure, Err(ErrorCode::KafkaStorageError)),
-                false => self.end_write(write, WriteEnd::Kept, Ok(())),
-            }
-        }
-    }
-
     // --- Time
 
     fn ids(&self) -> Vec<String> {
-        match &*self.state.borrow() {
-            State::Ready(coordinator) => coordinator.ids_after(None, usize::MAX),
-            State::Down | State::Loading | State::Resigned(_) => Vec::new(),
-        }
+        let ids = |coordinator: &Coordinator| coordinator.ids_after(None, usize::MAX);
+        self.state.borrow().ready().map(ids).unwrap_or_default()
     }
 
     async fn watch_time_outs(self: Rc<Self>, run: u64) {
@@ -434,9 +298,9 @@ impl Shell {
             return;
         }
         let early = if self.scene.makes(Mistake::TimedOutEarly) { 3_600_000 } else { 0 };
-        while self.run.get() == run {
+        while self.writes.run() == run {
             self.scene.world.sleep(self.scene.settings.abort_interval).await;
-            if self.run.get() != run {
+            if self.writes.run() != run {
                 return;
             }
             for id in self.ids() {
@@ -468,7 +332,7 @@ impl Shell {
             let what = format!("{} waits for {} s", waiting.what, (now - waiting.since) / S);
             self.scene.world.finding(check::ANSWERED, format_args!("{what}"));
         }
-        if let State::Ready(coordinator) = &*self.state.borrow() {
+        if let Some(coordinator) = self.state.borrow().ready() {
             self.scene.watch.borrow().look(self.index, coordinator);
         }
     }
@@ -481,13 +345,9 @@ impl Shell {
 
     /// Everything in memory is gone, and with it as much as it likes of what was not flushed.
     pub fn crash(&self) {
-        let end = {
-            let log = self.log.borrow();
-            self.scene.world.between(log.flushed_end(), log.end())
-        };
+        let end = self.writes.crash(&self.scene.world);
         self.scene.world.note(format_args!("a crash leaves the log of {} up to {end}", self.index));
         self.scene.world.count("restart: crash");
-        self.log.borrow_mut().cut(end);
         self.end_run();
     }
 
@@ -499,47 +359,28 @@ impl Shell {
         self.scene.world.note(format_args!("the coordinator of {} resigns", self.index));
         self.scene.world.count("restart: resigned");
         self.decide(Cause::Nothing, |coordinator, _, effects| coordinator.resign(effects));
-        let state = std::mem::replace(&mut *self.state.borrow_mut(), State::Down);
-        *self.state.borrow_mut() = match state {
-            State::Ready(coordinator) => State::Resigned(coordinator),
-            state => state,
-        };
+        self.state.borrow_mut().resign();
     }
 
     /// After it has resigned: what is in the log stays.
     pub fn hand_over(&self) {
-        let end = self.log.borrow().end();
-        self.log.borrow_mut().cut(end);
+        self.writes.hand_over();
         self.end_run();
     }
 
     fn end_run(&self) {
-        self.run.set(self.run.get() + 1);
         *self.state.borrow_mut() = State::Down;
-        self.lane.borrow_mut().clear();
-        self.unflushed.borrow_mut().clear();
         // Connections end.
         self.waiting.borrow_mut().clear();
         self.given_up.borrow_mut().clear();
-        self.is_offline.set(false);
-        [&self.lane_filled, &self.appended].into_iter().for_each(Signal::notify);
+        self.writes.end_run();
     }
 
     /// The cleaner comes by: everything up to somewhere, or not at all.
     pub fn clean(&self) {
-        let mut log = self.log.borrow_mut();
-        let end = self.scene.world.below(log.flushed_end() + 1);
-        let old = self.scene.world.one_in(2);
+        let drops_early = self.scene.makes(Mistake::TombstonesDroppedEarly);
+        let (end, old) = self.writes.clean(&self.scene.world, drops_early);
         self.scene.world.note(format_args!("the cleaner of {} goes up to {end}, {old}", self.index));
-        self.scene.world.count("cleaner");
-        if old {
-            self.scene.world.count("cleaner: old deletions gone");
-        }
-        if self.scene.makes(Mistake::TombstonesDroppedEarly) {
-            log.drop_tombstones(end);
-        } else {
-            log.compact(end, old);
-        }
     }
 
     /// Reads the log, and takes up the work: as the leader of a new term, or of the same if the whole node has
@@ -547,10 +388,10 @@ impl Shell {
     pub async fn start(self: &Rc<Self>, is_new_term: bool) {
         let scene = &self.scene;
         scene.world.count("restarts");
-        let run = self.run.get();
+        let run = self.writes.run();
         *self.state.borrow_mut() = State::Loading;
         scene.world.sleep(scene.world.below(200 * MS)).await;
-        if self.run.get() != run {
+        if self.writes.run() != run {
             return;
         }
         if is_new_term {
@@ -558,7 +399,7 @@ impl Shell {
         }
         let mut coordinator = Coordinator::new(scene.settings.coordinator, self.epoch());
         self.replay(&mut coordinator);
-        let latest = self.log.borrow().latest();
+        let latest = self.writes.log.borrow().latest();
         scene.watch.borrow_mut().restarted(self.index, &coordinator, &latest);
         // Found before anything is asked: what a request decides meanwhile is not to be ended twice.
         let mut effects = Vec::new();
@@ -568,15 +409,14 @@ impl Shell {
             }
         }
         *self.state.borrow_mut() = State::Ready(Box::new(coordinator));
-        scene.world.spawn(self.clone().run_lane(run));
-        scene.world.spawn(self.clone().run_flushes(run));
+        writes::start(self);
         scene.world.spawn(self.clone().watch_time_outs(run));
         for effect in effects {
             scene.world.count("restart: a decided transaction goes on");
             self.carry_out(Cause::Loaded, vec![effect], &BTreeMap::new());
             if scene.world.one_in(2) {
                 scene.pause(20 * MS).await;
-                if self.run.get() != run {
+                if self.writes.run() != run {
                     return;
                 }
             }
@@ -584,7 +424,7 @@ impl Shell {
     }
 
     fn replay(&self, coordinator: &mut Coordinator) {
-        let log = self.log.borrow();
+        let log = self.writes.log.borrow();
         let count = log.records().count();
         let ends_early = self.scene.makes(Mistake::ReplayEndsEarly);
         for record in log.records().take(count.saturating_sub(usize::from(ends_early))) {
@@ -593,6 +433,60 @@ impl Shell {
             assert_eq!(read.as_ref().map(Option::as_ref), Ok(Some(record)), "records are read as written");
             coordinator.apply(record.clone());
         }
+    }
+}
+
+impl Writing for Shell {
+    type Record = TransactionRecord;
+    type Write = WriteId;
+    const ERRORS: &'static [ErrorCode] =
+        &[ErrorCode::NotEnoughReplicas, ErrorCode::UnknownTopicOrPartition, ErrorCode::MessageTooLarge];
+
+    fn world(&self) -> &Rc<World> {
+        &self.scene.world
+    }
+
+    fn writes(&self) -> &Writes<TransactionRecord, WriteId> {
+        &self.writes
+    }
+
+    fn write_times(&self) -> (Micros, u64) {
+        (self.scene.settings.write_max, self.scene.settings.write_fault)
+    }
+
+    fn is_faulty(&self, one_in: u64) -> bool {
+        self.scene.is_faulty(one_in)
+    }
+
+    fn records(&self, write: WriteId) -> Vec<TransactionRecord> {
+        let mut state = self.state.borrow_mut();
+        let coordinator = state.deciding().expect("it has decided");
+        vec![coordinator.record(write).expect("it is on its way").clone()]
+    }
+
+    fn refused(self: &Rc<Self>, write: WriteId, error: ErrorCode) {
+        match self.scene.makes(Mistake::RefusedTakenForKept) {
+            true => self.end_write(write, WriteEnd::Kept, Ok(())),
+            false => self.end_write(write, WriteEnd::Refused, Err(error)),
+        }
+    }
+
+    fn is_taken_for_flushed(self: &Rc<Self>, write: WriteId) -> bool {
+        let is_taken = self.scene.makes(Mistake::AnsweredBeforeFlushed);
+        if is_taken {
+            self.end_write(write, WriteEnd::Kept, Ok(()));
+        }
+        is_taken
+    }
+
+    fn end_write(self: &Rc<Self>, write: WriteId, end: WriteEnd, result: Result<(), ErrorCode>) {
+        self.scene.world.note(format_args!("  {write:?} of {} is {end:?}: {result:?}", self.index));
+        count_end(&self.scene.world, end);
+        let run = (self.index, self.writes.run());
+        self.scene.watch.borrow_mut().ended((run, write), end);
+        self.decide(Cause::WriteEnded, |coordinator, now, effects| {
+            coordinator.finished(write, result, now, effects);
+        });
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::random::Random;
 use crate::seeds::PlannedMistake;
 use crate::world::Micros;
+pub use crate::world::{MS, S};
 use odradek::txn::Settings as TransactionSettings;
 use std::time::Duration;
 
@@ -173,11 +174,6 @@ pub struct Settings {
     pub write_fault: u64,
     pub mistake: Option<Mistake>,
 }
-
-/// A millisecond.
-pub const MS: Micros = 1000;
-/// A second.
-pub const S: Micros = 1_000_000;
 
 impl Settings {
     pub fn draw(seed: u64, mistake: Option<Mistake>) -> Settings {

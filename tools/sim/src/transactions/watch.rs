@@ -18,6 +18,7 @@ use crate::transactions::settings::{Settings, check};
 use crate::transactions::watch::ids::Ids;
 use crate::transactions::watch::records::Records;
 use crate::world::World;
+use crate::writes::WriteEnd;
 use odradek::codec::control_record::{EndMarker, TransactionOutcome};
 use odradek::codec::error_code::ErrorCode;
 use odradek::codec::transaction_record::TransactionRecord;
@@ -39,15 +40,6 @@ pub enum Cause {
     Time,
     Loaded,
     Nothing,
-}
-
-/// How a write of a coordinator has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteEnd {
-    Kept,
-    Refused,
-    /// It is in the log, and not certainly flushed.
-    Unsure,
 }
 
 /// A write of a coordinator, among those of all runs of all coordinators.

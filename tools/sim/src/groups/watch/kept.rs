@@ -8,6 +8,7 @@ use crate::groups::settings::{S, check};
 use crate::groups::watch::committed_with_errors;
 use crate::keyed_log::Keyed;
 use crate::world::{Micros, World};
+use crate::writes::WriteEnd;
 use kafka_protocol::messages::SyncGroupRequest;
 use odradek::codec::error_code::ErrorCode;
 use odradek::codec::group_record::{GroupRecord, GroupValue, OffsetValue};
@@ -34,16 +35,6 @@ type OffsetKey = (String, String, i32);
 
 /// How long it takes at most until offsets of a topic that is gone are gone too.
 const FORGETTING_MAX: Micros = 10 * S;
-
-/// How a write has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteEnd {
-    Kept,
-    /// It is not in the log.
-    Refused,
-    /// It may be there.
-    Unsure,
-}
 
 /// Values of one key.
 struct Place<V> {

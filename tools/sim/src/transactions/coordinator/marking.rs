@@ -25,7 +25,7 @@ impl Shell {
             world.count("marker: only its record is tried again");
             world.sleep(wait_max).await;
         }
-        let is_over = || self.run.get() != run || !self.is_ready();
+        let is_over = || self.writes.run() != run || !self.is_ready();
         while !is_over() {
             marking.partitions = self.write_markers(&marking).await;
             if is_over() {
@@ -76,7 +76,7 @@ impl Shell {
         let scene = self.scene.clone();
         let cluster = self.cluster();
         let node_run = scene.run.get();
-        let own_run = self.run.get();
+        let own_run = self.writes.run();
         let shell = self.clone();
         scene.world.clone().spawn(async move {
             let fault = scene.settings.network_fault.saturating_mul(2);
@@ -93,7 +93,7 @@ impl Shell {
             if scene.run.get() != node_run {
                 return; // It was on its way within a process that is gone.
             }
-            if shell.run.get() != own_run {
+            if shell.writes.run() != own_run {
                 scene.world.count("marker: of a coordinator that is gone");
             }
             let mut marker = marking.marker;

@@ -1,8 +1,9 @@
 //! What is known of transactional ids: what their coordinators have in the log, and what producers were told.
 
 use crate::transactions::settings::{Settings, check};
-use crate::transactions::watch::{Cause, WriteEnd, WriteKey};
+use crate::transactions::watch::{Cause, WriteKey};
 use crate::world::World;
+use crate::writes::WriteEnd;
 use odradek::codec::control_record::{EndMarker, TransactionOutcome};
 use odradek::codec::transaction_record::{TransactionRecord, TransactionState, TransactionValue};
 use odradek::txn::Writer;
