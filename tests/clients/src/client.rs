@@ -69,6 +69,9 @@ pub trait Client {
     /// [`creates_topics`](Abilities::creates_topics) by an admin request.
     fn grow(&mut self, topic: &str, partitions: u32) -> Answer<()>;
 
+    /// The same where it has to be refused, as the client calls that.
+    fn expect_not_grown(&mut self, topic: &str, partitions: u32, name: &str) -> Answer<()>;
+
     fn metadata(&mut self, topic: &str) -> Answer<Listing>;
 
     fn ends(&mut self, topic: &str, partition: i32) -> Answer<Ends>;

@@ -8,6 +8,7 @@ use odradek_test_harness::{Broker, Client as PlainClient, Options, Routing};
 
 use crate::client::{Answer, Client, Codec, Ends, From, Idempotence, Kind, Listing};
 use crate::records::{Outgoing, PARTITIONS, Read, TIMESTAMP_STEP_MS, records};
+use crate::refusals::Refusal;
 
 /// One client alone, every codec.
 pub fn conformance(kind: Kind, routing: Routing) {
@@ -151,10 +152,8 @@ fn grown(kind: Kind, client: &mut dyn Client, topic: &str) -> Answer<()> {
         same("value", &vec![sent.value], &read.into_iter().map(|record| record.value).collect())?;
     }
     // Fewer than there are is refused, in the client's words.
-    match client.grow(topic, PARTITIONS) {
-        Ok(()) => Err(format!("{} was not told that partitions cannot be removed", kind.name())),
-        Err(_) => Ok(()),
-    }
+    let refused = client.expect_not_grown(topic, PARTITIONS, kind.says(Refusal::FewerPartitions));
+    refused.map_err(|error| format!("taking partitions away: {error}"))
 }
 
 /// A record that every client can write.

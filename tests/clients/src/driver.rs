@@ -183,6 +183,10 @@ impl Client for Driver {
         self.ask(&json!({ "op": "grow", "topic": topic, "partitions": partitions })).map(|_| ())
     }
 
+    fn expect_not_grown(&mut self, topic: &str, partitions: u32, name: &str) -> Answer<()> {
+        self.expect_refused(&json!({ "op": "grow", "topic": topic, "partitions": partitions }), name)
+    }
+
     fn metadata(&mut self, topic: &str) -> Answer<Listing> {
         parse(self.ask(&json!({ "op": "metadata", "topic": topic }))?)
     }

@@ -49,6 +49,10 @@ impl Client for Kcat {
         Err("kcat has no admin requests".to_owned())
     }
 
+    fn expect_not_grown(&mut self, topic: &str, partitions: u32, _name: &str) -> Answer<()> {
+        self.grow(topic, partitions)
+    }
+
     fn metadata(&mut self, topic: &str) -> Answer<Listing> {
         let all = self.json(&["-L", "-J"])?;
         let missing = || format!("kcat -L lacks something: {all}");

@@ -9,6 +9,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{DeliveryResult, Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use crate::client::{Answer, Client, Codec, Ends, From, Idempotence, Listing};
@@ -38,6 +39,15 @@ impl Librdkafka {
         config.set("auto.offset.reset", "error").set("check.crcs", "true");
         config.create().map_err(text)
     }
+
+    /// What the broker says of the topic.
+    fn create_partitions(&self, topic: &str, partitions: u32) -> Answer<Result<(), RDKafkaErrorCode>> {
+        let admin: AdminClient<DefaultClientContext> = self.config().create().map_err(text)?;
+        let grown = NewPartitions::new(topic, partitions as usize);
+        let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
+        let grown = futures::executor::block_on(admin.create_partitions([&grown], &options)).map_err(text)?;
+        Ok(grown.into_iter().try_for_each(|result| result.map(|_| ()).map_err(|(_, code)| code)))
+    }
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -56,13 +66,15 @@ impl Client for Librdkafka {
     }
 
     fn grow(&mut self, topic: &str, partitions: u32) -> Answer<()> {
-        let admin: AdminClient<DefaultClientContext> = self.config().create().map_err(text)?;
-        let grown = NewPartitions::new(topic, partitions as usize);
-        let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
-        let grown = futures::executor::block_on(admin.create_partitions([&grown], &options)).map_err(text)?;
-        grown
-            .into_iter()
-            .try_for_each(|result| result.map(|_| ()).map_err(|(topic, code)| format!("{topic}: {code}")))
+        self.create_partitions(topic, partitions)?.map_err(|code| format!("{topic}: {code}"))
+    }
+
+    fn expect_not_grown(&mut self, topic: &str, partitions: u32, name: &str) -> Answer<()> {
+        match self.create_partitions(topic, partitions)? {
+            Err(code) if format!("{code:?}") == name => Ok(()),
+            Err(code) => Err(format!("refused as {code:?} and not as {name}")),
+            Ok(()) => Err(format!("not refused as {name}")),
+        }
     }
 
     fn metadata(&mut self, topic: &str) -> Answer<Listing> {

@@ -17,6 +17,8 @@ pub enum Refusal {
     NoMember,
     /// The deletion of a group that has members.
     NonEmptyGroup,
+    /// Fewer partitions than a topic has.
+    FewerPartitions,
 }
 
 impl Kind {
@@ -29,6 +31,7 @@ impl Kind {
                 Refusal::UnknownTopic => "UNKNOWN_TOPIC_OR_PART",
                 Refusal::NoMember => "UNKNOWN_MEMBER_ID",
                 Refusal::NonEmptyGroup => "NON_EMPTY_GROUP",
+                Refusal::FewerPartitions => "INVALID_PARTITIONS",
             },
             Kind::Rdkafka => match refusal {
                 Refusal::Fenced | Refusal::OutOfTime => "Fenced",
@@ -36,6 +39,7 @@ impl Kind {
                 Refusal::UnknownTopic => "UnknownTopicOrPartition",
                 Refusal::NoMember => "UnknownMemberId",
                 Refusal::NonEmptyGroup => "NonEmptyGroup",
+                Refusal::FewerPartitions => "InvalidPartitions",
             },
             Kind::ConfluentJs => match refusal {
                 Refusal::Fenced | Refusal::OutOfTime => "ERR__FENCED",
@@ -43,6 +47,7 @@ impl Kind {
                 Refusal::UnknownTopic => "ERR_UNKNOWN_TOPIC_OR_PART",
                 Refusal::NoMember => "ERR_UNKNOWN_MEMBER_ID",
                 Refusal::NonEmptyGroup => "ERR_NON_EMPTY_GROUP",
+                Refusal::FewerPartitions => "ERR_INVALID_PARTITIONS",
             },
             Kind::Kafkajs => match refusal {
                 // Of EndTxn before version 2, which had no other word for it.
@@ -52,6 +57,7 @@ impl Kind {
                 // It looks whether there are members, and does not ask.
                 Refusal::NoMember => "KafkaJSNonRetriableError",
                 Refusal::NonEmptyGroup => "NON_EMPTY_GROUP",
+                Refusal::FewerPartitions => "INVALID_PARTITIONS",
             },
             Kind::KafkaPython2 => match refusal {
                 // The same.
@@ -60,6 +66,7 @@ impl Kind {
                 Refusal::UnknownTopic => "UnknownTopicOrPartitionError",
                 Refusal::NoMember => "CommitFailedError",
                 Refusal::NonEmptyGroup => "NonEmptyGroupError",
+                Refusal::FewerPartitions => "InvalidPartitionsError",
             },
             Kind::KafkaPython3 => match refusal {
                 Refusal::Fenced | Refusal::OutOfTime => "ProducerFencedError",
@@ -67,6 +74,7 @@ impl Kind {
                 Refusal::UnknownTopic => "UnknownTopicOrPartitionError",
                 Refusal::NoMember => "UnknownMemberIdError",
                 Refusal::NonEmptyGroup => "NonEmptyGroupError",
+                Refusal::FewerPartitions => "InvalidPartitionsError",
             },
             Kind::Aiokafka => match refusal {
                 Refusal::Fenced | Refusal::OutOfTime => "ProducerFenced",
@@ -74,6 +82,7 @@ impl Kind {
                 Refusal::UnknownTopic => "UnknownTopicOrPartitionError",
                 Refusal::NoMember => "CommitFailedError",
                 Refusal::NonEmptyGroup => "NonEmptyGroupError",
+                Refusal::FewerPartitions => "InvalidPartitionsError",
             },
             Kind::Java3 | Kind::Java4 => match refusal {
                 Refusal::Fenced | Refusal::OutOfTime => "ProducerFencedException",
@@ -81,6 +90,7 @@ impl Kind {
                 Refusal::UnknownTopic => "UnknownTopicOrPartitionException",
                 Refusal::NoMember => "UnknownMemberIdException",
                 Refusal::NonEmptyGroup => "GroupNotEmptyException",
+                Refusal::FewerPartitions => "InvalidPartitionsException",
             },
             Kind::Kcat => unreachable!("it says what it likes"),
         }
