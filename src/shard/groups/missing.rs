@@ -38,7 +38,18 @@ fn take_unknown<T, P>(
     unknown
 }
 
-/// The same of a commit; returns the answers to it.
+/// What is answered of these. `refused`: of a partition; `topic`: of all of a topic.
+fn answers<T, P>(
+    unknown: Vec<(TopicName, Vec<i32>)>,
+    refused: impl Fn(i32, i16) -> P,
+    topic: impl Fn(TopicName, Vec<P>) -> T,
+) -> Vec<T> {
+    let error = ErrorCode::UnknownTopicOrPartition.code();
+    let partitions = |gone: Vec<i32>| gone.into_iter().map(|index| refused(index, error)).collect();
+    unknown.into_iter().map(|(name, gone)| topic(name, partitions(gone))).collect()
+}
+
+/// Takes them out of a commit; returns the answers to them.
 pub fn split_commit(image: &Image, request: &mut OffsetCommitRequest) -> Vec<OffsetCommitResponseTopic> {
     let unknown = take_unknown(
         image,
@@ -46,16 +57,13 @@ pub fn split_commit(image: &Image, request: &mut OffsetCommitRequest) -> Vec<Off
         |topic| (&topic.name, &mut topic.partitions),
         |partition| partition.partition_index,
     );
-    let refused = |index| {
-        OffsetCommitResponsePartition::default()
-            .with_partition_index(index)
-            .with_error_code(ErrorCode::UnknownTopicOrPartition.code())
-    };
-    let answer = |(name, gone): (TopicName, Vec<i32>)| {
-        let partitions = gone.into_iter().map(refused).collect();
-        OffsetCommitResponseTopic::default().with_name(name).with_partitions(partitions)
-    };
-    unknown.into_iter().map(answer).collect()
+    answers(
+        unknown,
+        |index, error| {
+            OffsetCommitResponsePartition::default().with_partition_index(index).with_error_code(error)
+        },
+        |name, all| OffsetCommitResponseTopic::default().with_name(name).with_partitions(all),
+    )
 }
 
 /// The same of a deletion.
@@ -66,16 +74,13 @@ pub fn split_deletion(image: &Image, request: &mut OffsetDeleteRequest) -> Vec<O
         |topic| (&topic.name, &mut topic.partitions),
         |partition| partition.partition_index,
     );
-    let refused = |index| {
-        OffsetDeleteResponsePartition::default()
-            .with_partition_index(index)
-            .with_error_code(ErrorCode::UnknownTopicOrPartition.code())
-    };
-    let answer = |(name, gone): (TopicName, Vec<i32>)| {
-        let partitions = gone.into_iter().map(refused).collect();
-        OffsetDeleteResponseTopic::default().with_name(name).with_partitions(partitions)
-    };
-    unknown.into_iter().map(answer).collect()
+    answers(
+        unknown,
+        |index, error| {
+            OffsetDeleteResponsePartition::default().with_partition_index(index).with_error_code(error)
+        },
+        |name, all| OffsetDeleteResponseTopic::default().with_name(name).with_partitions(all),
+    )
 }
 
 /// Adds answers to others; no topic is listed again for them.
