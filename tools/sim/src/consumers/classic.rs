@@ -3,7 +3,7 @@
 
 use crate::consumers::users::{Client, Profile, Users};
 use crate::groups::network::call;
-use crate::groups::request::{self, Reply, Request, Sender, error, text};
+use crate::groups::request::{self, NotJoined, Reply, Request, Sender, text};
 use crate::groups::settings::{MS, S};
 use crate::world::{Micros, World};
 use bytes::Bytes;
@@ -12,8 +12,8 @@ use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse, SyncGroupReq
 use odradek::codec::consumer_protocol::{self, NamedPartitions, Subscription};
 use odradek::codec::consumer_record::{Partitions, SubscribedTopic};
 use odradek::codec::error_code::ErrorCode;
+use odradek::group::Answer;
 use odradek::group::topics::Topics;
-use odradek::group::{Answer, Caller};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -170,10 +170,7 @@ impl Member {
                 self.lose_all();
                 Next::JoinAgain
             }
-            ErrorCode::FencedInstanceId
-            | ErrorCode::InconsistentGroupProtocol
-            | ErrorCode::GroupMaxSizeReached
-            | ErrorCode::InvalidSessionTimeout => Next::End,
+            error if request::is_final(error) => Next::End,
             _ => Next::JoinAgain,
         }
     }
@@ -194,24 +191,16 @@ impl Member {
             .with_rebalance_timeout_ms((profile.rebalance / 1000) as i32)
             .with_protocol_type(text("consumer"))
             .with_protocols(vec![request::protocol(name, metadata)]);
-        let caller = Caller {
-            client_id: profile.name.clone(),
-            client_host: "/127.0.0.1".to_owned(),
-            version: profile.version,
-        };
-        match call(&self.users.broker, Request::Join(caller, join), 60 * S).await {
-            None => Err(Next::JoinAgain),
-            Some(Reply::Refused(error)) => Err(self.after(error).await),
-            Some(Reply::Answer(Answer::Join(response))) => match error(response.error_code) {
-                ErrorCode::None => Ok(response),
-                ErrorCode::MemberIdRequired => {
-                    self.id = response.member_id.to_string();
-                    self.tell();
-                    Err(Next::JoinAgain)
-                }
-                error => Err(self.after(error).await),
-            },
-            Some(other) => unreachable!("a join is answered by a join: {other:?}"),
+        let caller = request::caller(&profile.name, profile.version);
+        match request::joined(call(&self.users.broker, Request::Join(caller, join), 60 * S).await) {
+            Ok(response) => Ok(response),
+            Err(NotJoined::Unanswered) => Err(Next::JoinAgain),
+            Err(NotJoined::Named(id)) => {
+                self.id = id;
+                self.tell();
+                Err(Next::JoinAgain)
+            }
+            Err(NotJoined::Refused(error)) => Err(self.after(error).await),
         }
     }
 
@@ -260,14 +249,11 @@ impl Member {
 
     async fn sync(&mut self, response: &JoinGroupResponse) -> Next {
         let request = self.assignments(response);
-        let assigned = match call(&self.users.broker, Request::Sync(request), 30 * S).await {
-            None => return Next::JoinAgain,
-            Some(Reply::Refused(error)) => return self.after(error).await,
-            Some(Reply::Answer(Answer::Sync(response))) => match error(response.error_code) {
-                ErrorCode::None => consumer_protocol::assignment(&response.assignment).unwrap_or_default(),
-                error => return self.after(error).await,
-            },
-            Some(other) => unreachable!("a sync is answered by a sync: {other:?}"),
+        let synced = request::synced(call(&self.users.broker, Request::Sync(request), 30 * S).await);
+        let assigned = match synced {
+            Ok(assignment) => consumer_protocol::assignment(&assignment).unwrap_or_default(),
+            Err(None) => return Next::JoinAgain,
+            Err(Some(error)) => return self.after(error).await,
         };
         let topics = self.users.broker.topics.clone();
         let assigned: Partitions =

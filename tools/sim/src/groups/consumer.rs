@@ -4,7 +4,7 @@
 use crate::crowd::Crowd;
 use crate::groups::broker::Broker;
 use crate::groups::network::call;
-use crate::groups::request::{self, Committing, Reply, Request, Sender, error, subscription, text};
+use crate::groups::request::{self, Committing, NotJoined, Reply, Request, Sender, subscription, text};
 use crate::groups::settings::{MS, S};
 use crate::groups::watch::Watch;
 use crate::groups::watch::kept::assignment;
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse, SyncGroupRequest};
 use odradek::codec::error_code::ErrorCode;
-use odradek::group::{Answer, Caller};
+use odradek::group::Answer;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -246,10 +246,7 @@ impl Member {
                 self.id.clear();
                 Next::JoinAgain
             }
-            ErrorCode::FencedInstanceId
-            | ErrorCode::InconsistentGroupProtocol
-            | ErrorCode::GroupMaxSizeReached
-            | ErrorCode::InvalidSessionTimeout => Next::End,
+            error if request::is_final(error) => Next::End,
             _ => Next::JoinAgain,
         }
     }
@@ -270,25 +267,17 @@ impl Member {
             .with_rebalance_timeout_ms((profile.rebalance / 1000) as i32)
             .with_protocol_type(text(profile.protocol_type))
             .with_protocols(protocols);
-        let caller = Caller {
-            client_id: profile.name.clone(),
-            client_host: "/127.0.0.1".to_owned(),
-            version: profile.join_version,
-        };
+        let caller = request::caller(&profile.name, profile.join_version);
         // Some do not wait for the others.
         let waits = if self.world().one_in(10) { 0 } else { 60 * S };
-        match self.ask(Request::Join(caller, join), waits).await {
-            None => Err(Next::JoinAgain),
-            Some(Reply::Refused(error)) => Err(self.after(error).await),
-            Some(Reply::Answer(Answer::Join(response))) => match error(response.error_code) {
-                ErrorCode::None => Ok(response),
-                ErrorCode::MemberIdRequired => {
-                    self.id = response.member_id.to_string();
-                    Err(Next::JoinAgain)
-                }
-                error => Err(self.after(error).await),
-            },
-            Some(other) => unreachable!("a join is answered by a join: {other:?}"),
+        match request::joined(self.ask(Request::Join(caller, join), waits).await) {
+            Ok(response) => Ok(response),
+            Err(NotJoined::Unanswered) => Err(Next::JoinAgain),
+            Err(NotJoined::Named(id)) => {
+                self.id = id;
+                Err(Next::JoinAgain)
+            }
+            Err(NotJoined::Refused(error)) => Err(self.after(error).await),
         }
     }
 
@@ -311,14 +300,10 @@ impl Member {
         if world.one_in(20) {
             world.sleep(world.below(self.profile.rebalance)).await;
         }
-        match self.ask(Request::Sync(request), 30 * S).await {
-            None => Next::JoinAgain,
-            Some(Reply::Refused(error)) => self.after(error).await,
-            Some(Reply::Answer(Answer::Sync(response))) => match error(response.error_code) {
-                ErrorCode::None => Next::GoOn,
-                error => self.after(error).await,
-            },
-            Some(other) => unreachable!("a sync is answered by a sync: {other:?}"),
+        match request::synced(self.ask(Request::Sync(request), 30 * S).await) {
+            Ok(_) => Next::GoOn,
+            Err(None) => Next::JoinAgain,
+            Err(Some(error)) => self.after(error).await,
         }
     }
 

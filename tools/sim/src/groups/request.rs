@@ -10,8 +10,8 @@ use kafka_protocol::messages::offset_delete_request::{
     OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
 };
 use kafka_protocol::messages::{
-    ConsumerGroupHeartbeatRequest, GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest,
-    OffsetCommitRequest, OffsetDeleteRequest, SyncGroupRequest, TopicName,
+    ConsumerGroupHeartbeatRequest, GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse,
+    LeaveGroupRequest, OffsetCommitRequest, OffsetDeleteRequest, SyncGroupRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use odradek::codec::error_code::ErrorCode;
@@ -311,5 +311,56 @@ pub fn delete_offsets(group: &str, topic: &str, partitions: &[i32]) -> Request {
         OffsetDeleteRequestTopic::default().with_name(TopicName(text(topic))).with_partitions(partitions);
     Request::DeleteOffsets(
         OffsetDeleteRequest::default().with_group_id(group_id(group)).with_topics(vec![topic]),
+    )
+}
+
+/// Who asks, as the broker knows it.
+pub fn caller(client: &str, version: i16) -> Caller {
+    Caller { client_id: client.to_owned(), client_host: "/127.0.0.1".to_owned(), version }
+}
+
+/// What became of a join that was not answered with a generation.
+pub enum NotJoined {
+    Unanswered,
+    /// Given an id, to join with.
+    Named(String),
+    Refused(ErrorCode),
+}
+
+/// The answer to a join.
+pub fn joined(reply: Option<Reply>) -> Result<JoinGroupResponse, NotJoined> {
+    match reply {
+        None => Err(NotJoined::Unanswered),
+        Some(Reply::Refused(error)) => Err(NotJoined::Refused(error)),
+        Some(Reply::Answer(Answer::Join(response))) => match error(response.error_code) {
+            ErrorCode::None => Ok(response),
+            ErrorCode::MemberIdRequired => Err(NotJoined::Named(response.member_id.to_string())),
+            error => Err(NotJoined::Refused(error)),
+        },
+        Some(other) => unreachable!("a join is answered by a join: {other:?}"),
+    }
+}
+
+/// What a sync hands out. Errors: why not, if there was an answer.
+pub fn synced(reply: Option<Reply>) -> Result<Bytes, Option<ErrorCode>> {
+    match reply {
+        None => Err(None),
+        Some(Reply::Refused(error)) => Err(Some(error)),
+        Some(Reply::Answer(Answer::Sync(response))) => match error(response.error_code) {
+            ErrorCode::None => Ok(response.assignment),
+            error => Err(Some(error)),
+        },
+        Some(other) => unreachable!("a sync is answered by a sync: {other:?}"),
+    }
+}
+
+/// After such an error a member does not join again.
+pub fn is_final(error: ErrorCode) -> bool {
+    matches!(
+        error,
+        ErrorCode::FencedInstanceId
+            | ErrorCode::InconsistentGroupProtocol
+            | ErrorCode::GroupMaxSizeReached
+            | ErrorCode::InvalidSessionTimeout
     )
 }
