@@ -73,6 +73,9 @@ pub struct GroupWatch {
     members: BTreeMap<String, MemberWatch>,
     /// Epochs that members were told of.
     told: BTreeMap<String, i32>,
+    /// Those that they were in, ahead of the log, when it refused that, and until when: who guesses one may commit
+    /// meanwhile.
+    tried: BTreeMap<String, (Micros, i32)>,
     claims: Claims,
     /// The newest generation, while it is a classic one; zero: not known.
     generation: i32,
@@ -168,6 +171,7 @@ impl GroupWatch {
         let before = std::mem::replace(&mut self.kept, next);
         if !before.is_there() && upgraded.is_none() {
             self.told.clear(); // It begins anew.
+            self.claims.begin();
         }
         self.members.retain(|id, _| self.kept.has(id));
         if self.kept.is_there() {
@@ -465,7 +469,13 @@ impl Watch {
                 }
             }
             WriteEnd::Refused => {
-                group.open.remove(at);
+                let refused = group.open.remove(at).next;
+                for id in refused.ids() {
+                    let epoch = refused.current(id).map(|current| current.epoch);
+                    if let Some(epoch) = epoch.filter(|_| refused.current(id) != group.kept.current(id)) {
+                        group.tried.insert(id.clone(), (now, epoch));
+                    }
+                }
                 group.disturbed = now;
             }
             WriteEnd::Unsure => {

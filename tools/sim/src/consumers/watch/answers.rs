@@ -48,10 +48,25 @@ impl Watch {
         members.iter().for_each(|member| count_down(&mut group.leaving, member));
         instances.iter().for_each(|instance| count_down(&mut group.leaving_instances, instance));
         let now = self.world.now();
-        if let Some(sender) = asked.request.sender()
-            && let Some(member) = group.members.get_mut(sender.member)
-        {
-            member.heard = now;
+        // One that joins is named in the answer, which begins a session whatever it says.
+        let joins = match answer {
+            Answer::Join(response) => Some(&*response.member_id),
+            _ => None,
+        };
+        let asks = asked.request.sender().map(|sender| sender.member);
+        for member in asks.into_iter().chain(joins) {
+            if let Some(member) = group.members.get_mut(member) {
+                member.heard = now;
+            }
+        }
+        let epoch = match answer {
+            Answer::ConsumerHeartbeat(response) if response.error_code == 0 => Some(response.member_epoch),
+            Answer::Join(response) if response.error_code == 0 => Some(response.generation_id),
+            _ => None,
+        };
+        if let Some(epoch) = epoch {
+            let group = self.groups.entry(asked.request.group().to_owned()).or_default();
+            group.claims.answered(&asked.request, epoch, &self.topics);
         }
         match (&asked.request, answer) {
             (Request::ConsumerHeartbeat(_, request), Answer::ConsumerHeartbeat(response)) => {
@@ -355,7 +370,8 @@ impl Watch {
         let errors: Vec<ErrorCode> = partitions.map(|partition| error(partition.error_code)).collect();
         let is_accepted = errors.contains(&ErrorCode::None);
         let now = group.epochs_of(id);
-        let is_in_epoch = asked.known.epochs.contains(&Some(epoch)) || now.contains(&Some(epoch));
+        let tried = group.tried.get(id).is_some_and(|tried| tried.0 >= asked.since && tried.1 == epoch);
+        let is_in_epoch = tried || asked.known.epochs.contains(&Some(epoch)) || now.contains(&Some(epoch));
         let was_in_group = asked.known.epochs.iter().any(Option::is_some);
         let wrong = if epoch < 0 && is_accepted {
             asked.known.has_members && group.kept.count() > 0 && group.memory().count() > 0

@@ -1,8 +1,9 @@
 //! What clients read, as they know it themselves.
 //!
 //! A claim counts while its member is in the group: who was taken out learns of it later, and its epoch keeps it
-//! from committing. It does not count either once a request says that the member has less, though it came late: the
-//! protocol has nothing to tell it from a new one by.
+//! from committing. It does not count either once a request says that the member has less, though it came late, or
+//! a second time: the protocol has nothing to tell it from a new one by. Nor does what the member takes over later
+//! from an older answer than that request's.
 
 use crate::consumers::watch::shadow::Shadow;
 use crate::groups::request::Request;
@@ -26,6 +27,28 @@ struct Claim {
 #[derive(Debug, Default)]
 pub struct Claims {
     by_partition: BTreeMap<(TopicId, i32), BTreeMap<u64, Claim>>,
+    /// Of each member what it has said last that it has, and the epoch that it was answered.
+    said: BTreeMap<String, (i32, Partitions)>,
+}
+
+/// Who says what it has, and what.
+fn said(request: &Request, topics: &SimTopics) -> Option<(String, Partitions)> {
+    match request {
+        Request::ConsumerHeartbeat(_, request) if request.member_epoch > 0 => {
+            let owned = request.topic_partitions.as_ref()?.iter();
+            let owned =
+                owned.map(|topic| (TopicId(topic.topic_id), topic.partitions.iter().copied().collect()));
+            Some((request.member_id.to_string(), owned.collect()))
+        }
+        Request::Join(_, request) if !request.member_id.is_empty() => {
+            let metadata = request.protocols.first().map(|protocol| &protocol.metadata[..]);
+            let said = consumer_protocol::subscription(metadata.unwrap_or_default()).unwrap_or_default();
+            let owned = said.owned.into_iter();
+            let owned = owned.filter_map(|(name, indexes)| Some((topics.named(&name)?.id, indexes)));
+            Some((request.member_id.to_string(), owned.collect()))
+        }
+        _ => None,
+    }
 }
 
 impl Claims {
@@ -50,6 +73,9 @@ impl Claims {
                 let new = Claim { member: member.to_owned(), epoch, is_doubtful: false };
                 let own = claims.entry(client).or_insert(new);
                 (own.member, own.epoch) = (member.to_owned(), epoch);
+                own.is_doubtful |= self.said.get(member).is_some_and(|(answered, said)| {
+                    epoch < *answered && !said.get(topic).is_some_and(|indexes| indexes.contains(index))
+                });
                 let counts = !own.is_doubtful && group.has(member);
                 let mut others = claims.iter().filter(|(other, claim)| {
                     **other != client && !claim.is_doubtful && group.has(&claim.member)
@@ -101,22 +127,6 @@ impl Claims {
             Request::ConsumerHeartbeat(_, request) if request.member_epoch < 0 => {
                 self.doubt_all(&request.member_id, &Partitions::new())
             }
-            Request::ConsumerHeartbeat(_, request) if request.member_epoch > 0 => {
-                let Some(owned) = &request.topic_partitions else { return false };
-                let owned = owned
-                    .iter()
-                    .map(|topic| (TopicId(topic.topic_id), topic.partitions.iter().copied().collect()));
-                self.doubt_all(&request.member_id, &owned.collect())
-            }
-            Request::Join(_, request) if !request.member_id.is_empty() => {
-                let metadata = request.protocols.first().map(|protocol| &protocol.metadata[..]);
-                let said = consumer_protocol::subscription(metadata.unwrap_or_default()).unwrap_or_default();
-                let owned = said
-                    .owned
-                    .into_iter()
-                    .filter_map(|(name, indexes)| Some((topics.named(&name)?.id, indexes)));
-                self.doubt_all(&request.member_id, &owned.collect())
-            }
             Request::Leave(request) => {
                 let mut has = false;
                 for identity in &request.members {
@@ -124,7 +134,27 @@ impl Claims {
                 }
                 has
             }
-            _ => false,
+            request => {
+                let said = said(request, topics);
+                said.is_some_and(|(member, owned)| self.doubt_all(&member, &owned))
+            }
         }
+    }
+
+    /// A request is answered with that epoch.
+    pub fn answered(&mut self, request: &Request, epoch: i32, topics: &SimTopics) {
+        let Some((member, owned)) = said(request, topics) else { return };
+        for ((topic, index), claims) in &mut self.by_partition {
+            if !owned.get(topic).is_some_and(|indexes| indexes.contains(index)) {
+                let older = claims.values_mut().filter(|claim| claim.member == member && claim.epoch < epoch);
+                older.for_each(|claim| claim.is_doubtful = true);
+            }
+        }
+        self.said.insert(member, (epoch, owned));
+    }
+
+    /// A group of that name begins anew.
+    pub fn begin(&mut self) {
+        self.said.clear();
     }
 }
