@@ -147,6 +147,8 @@ public final class Driver {
             "bootstrap.servers", bootstrap,
             "enable.auto.commit", false,
             "auto.offset.reset", "none",
+            // A consumer that is closed waits for its last fetch.
+            "fetch.max.wait.ms", "20",
             "key.deserializer", ByteArrayDeserializer.class,
             "value.deserializer", ByteArrayDeserializer.class));
     }

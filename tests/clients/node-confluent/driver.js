@@ -55,6 +55,7 @@ const withReader = async (settings, use) => {
     'enable.auto.commit': false,
     'auto.offset.reset': 'error',
     'check.crcs': true,
+    'fetch.wait.max.ms': 20, // A consumer that is closed waits for its last fetch.
     ...settings,
   })
   reader.setDefaultConsumeTimeout(100)

@@ -57,6 +57,7 @@ class Client:
                 "enable.partition.eof": False,
                 "auto.offset.reset": "error",
                 "check.crcs": True,
+                "fetch.wait.max.ms": 20,  # A consumer that is closed waits for its last fetch.
             }
         )
 

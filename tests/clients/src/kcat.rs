@@ -1,6 +1,8 @@
 //! kcat: a process per call. It has no way to make a topic but to ask for its metadata.
 
+use std::collections::BTreeMap;
 use std::process::{Command, Output, Stdio};
+use std::thread;
 
 use serde_json::Value;
 
@@ -33,6 +35,28 @@ impl Kcat {
             child.wait_with_output().map_err(|error| error.to_string())?;
         let said = String::from_utf8_lossy(&stderr);
         if status.success() { Ok(stdout) } else { Err(format!("kcat {arguments:?}: {status}: {said}")) }
+    }
+
+    /// Records of one partition and with the same headers.
+    fn write(&self, topic: &str, codec: Codec, idempotence: &str, records: &[&Outgoing]) -> Answer<()> {
+        let first = records[0];
+        let partition = first.partition.unwrap_or(-1).to_string();
+        let mut arguments = vec!["-P", "-t", topic, "-p", &partition, "-z", codec.name()];
+        arguments.extend(["-X", idempotence, "-X", "acks=all"]);
+        let headers: Vec<String> = first.headers.iter().map(header_argument).collect();
+        for header in &headers {
+            arguments.extend(["-H", header]);
+        }
+        // On standard input, up to delimiters that no field holds; -Z: a field of no bytes is null.
+        arguments.extend(["-Z", "-K", KEY_END, "-D", RECORD_END]);
+        let mut input = Vec::new();
+        for record in records {
+            input.extend_from_slice(record.key.as_deref().unwrap_or_default());
+            input.extend_from_slice(KEY_END.as_bytes());
+            input.extend_from_slice(record.value.as_deref().unwrap_or_default());
+            input.extend_from_slice(RECORD_END.as_bytes());
+        }
+        self.run(&arguments, Some(&input)).map(|_| ())
     }
 
     fn json(&self, arguments: &[&str]) -> Answer<Value> {
@@ -89,7 +113,8 @@ impl Client for Kcat {
         Ok(Ends { earliest: offset(-2)?, latest: offset(-1)? })
     }
 
-    /// A process per record: key and headers are arguments, the value is a file.
+    /// A process per run of records that share partition and headers, which are arguments; those of different
+    /// partitions side by side, since each of them mostly waits.
     fn produce(
         &mut self,
         topic: &str,
@@ -98,23 +123,23 @@ impl Client for Kcat {
         records: &[Outgoing],
     ) -> Answer<Option<Vec<(i32, i64)>>> {
         let idempotence = format!("enable.idempotence={}", idempotence == Idempotence::On);
+        let mut of_partitions: BTreeMap<Option<i32>, Vec<&Outgoing>> = BTreeMap::new();
         for record in records {
-            let partition = record.partition.unwrap_or(-1).to_string();
-            let mut arguments = vec!["-P", "-t", topic, "-p", &partition, "-z", codec.name()];
-            arguments.extend(["-X", &idempotence, "-X", "acks=all"]);
-            let headers: Vec<String> = record.headers.iter().map(header_argument).collect();
-            for header in &headers {
-                arguments.extend(["-H", header]);
-            }
-            // One record on standard input, up to a delimiter that no field holds; -Z: a field of no
-            // bytes is null.
-            let mut input = record.key.clone().unwrap_or_default();
-            input.extend_from_slice(KEY_END.as_bytes());
-            input.extend_from_slice(record.value.as_deref().unwrap_or_default());
-            input.extend_from_slice(RECORD_END.as_bytes());
-            arguments.extend(["-Z", "-K", KEY_END, "-D", RECORD_END]);
-            self.run(&arguments, Some(&input))?;
+            of_partitions.entry(record.partition).or_default().push(record);
         }
+        let write = |records: &[&Outgoing]| {
+            records
+                .chunk_by(|one, next| one.headers == next.headers)
+                .try_for_each(|records| self.write(topic, codec, &idempotence, records))
+        };
+        // Where the client chooses the partition, what went there before comes first.
+        let chosen = of_partitions.remove(&None);
+        let written: Answer<()> = thread::scope(|scope| {
+            let all: Vec<_> = of_partitions.values().map(|records| scope.spawn(|| write(records))).collect();
+            all.into_iter().try_for_each(|one| one.join().expect("it does not panic"))
+        });
+        written?;
+        chosen.map_or(Ok(()), |records| write(&records))?;
         Ok(None)
     }
 
@@ -127,8 +152,10 @@ impl Client for Kcat {
         let partition = partition.to_string();
         // Lengths first: fields may hold anything. Headers hold no line end. -1 is the length of null.
         let format = "%o %T %K %S %h\n%k%s";
-        let read =
-            self.run(&["-C", "-q", "-e", "-t", topic, "-p", &partition, "-o", &start, "-f", format], None)?;
+        let read = self.run(
+            &["-C", "-q", "-e", "-t", topic, "-p", &partition, "-o", &start, "-f", format, "-X", END_SOON],
+            None,
+        )?;
         let records = parse_records(&read)?;
         match records.last() {
             Some(last) if last.offset + 1 == until => Ok(records),
@@ -137,6 +164,8 @@ impl Client for Kcat {
     }
 }
 
+/// That there is no more is known once a fetch has found nothing.
+const END_SOON: &str = "fetch.wait.max.ms=20";
 const KEY_END: &str = "<key ends>";
 const RECORD_END: &str = "<record ends>";
 

@@ -37,6 +37,8 @@ impl Librdkafka {
         let mut config = self.config();
         config.set("group.id", "unused").set("enable.auto.commit", "false");
         config.set("auto.offset.reset", "error").set("check.crcs", "true");
+        // A consumer that is closed waits for its last fetch.
+        config.set("fetch.wait.max.ms", "20");
         config.create().map_err(text)
     }
 
