@@ -11,17 +11,26 @@ use crate::shard::step::Pace;
 use crate::shard::store::AckTarget;
 use crate::shard::{Shard, groups};
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 /// Markers on their way to the disk.
 struct Pending {
+    shard: Weak<Shard>,
+    items: Vec<MarkerItem>,
     outcomes: RefCell<Vec<MarkerOutcome>>,
     remaining: Cell<usize>,
     done: Signal,
 }
 
 impl AckTarget for Pending {
+    /// A partition tells in the order of its log, and so the group coordinator hears of a marker before what is
+    /// committed behind it, which is of the producer's next transaction, and in no case after it.
     fn acknowledged(&self, index: u32, outcome: ProduceOutcome) {
+        if let (ErrorCode::None, Some(shard)) = (outcome.error, self.shard.upgrade()) {
+            let MarkerItem { partition, marker, .. } = self.items[index as usize];
+            // Only those of `__consumer_offsets` have any.
+            groups::transaction_ended(&shard, partition, marker.producer, marker.outcome);
+        }
         let outcome = MarkerOutcome { error: outcome.error, offset: outcome.base_offset };
         self.outcomes.borrow_mut()[index as usize] = outcome;
         self.remaining.set(self.remaining.get() - 1);
@@ -37,6 +46,8 @@ pub async fn write_local(shard: &Rc<Shard>, items: &[MarkerItem]) -> Vec<MarkerO
         return Vec::new();
     }
     let pending = Rc::new(Pending {
+        shard: Rc::downgrade(shard),
+        items: items.to_vec(),
         outcomes: RefCell::new(vec![MarkerOutcome::default(); items.len()]),
         remaining: Cell::new(items.len()),
         done: Signal::default(),
@@ -49,13 +60,7 @@ pub async fn write_local(shard: &Rc<Shard>, items: &[MarkerItem]) -> Vec<MarkerO
     }
     shard.stores.pump();
     pending.done.notified().await;
-    let outcomes = pending.outcomes.take();
-    let written = items.iter().zip(&outcomes).filter(|(_, outcome)| outcome.error == ErrorCode::None);
-    for (item, _) in written {
-        // Only those of `__consumer_offsets` have any.
-        groups::transaction_ended(shard, item.partition, item.marker.producer, item.marker.outcome);
-    }
-    outcomes
+    pending.outcomes.take()
 }
 
 async fn write(shard: &Rc<Shard>, target: &Rc<dyn AckTarget>, index: u32, item: &MarkerItem) {

@@ -5,6 +5,7 @@ use super::*;
 use crate::codec::control_record::{EndMarker, TransactionOutcome};
 use crate::codec::record_batch::{BatchHeader, Compression, restamp, write_batch};
 use crate::codec::records::{NewRecord, write_record};
+use crate::group::{Answer, Caller};
 use crate::log::final_state::FinalStateWriter;
 use crate::log::producers::verification::VerificationNeed;
 use crate::log::transactions::{AbortedTransaction, Isolation};
@@ -13,13 +14,20 @@ use crate::shard::Shard;
 use crate::shard::api::{describe_producers, produce};
 use crate::shard::compaction::Cleaner;
 use crate::shard::conn::tests::shard_of;
+use crate::shard::groups::{self, GroupCall, GroupReply, GroupRequest, Stability};
 use crate::shard::markers;
 use crate::shard::message::{ClaimKind, DescribeProducersItem, MarkerItem, TransactionClaim};
 use crate::shard::stores::Stores;
 use crate::shard::verification::{TransactionVerifier, VerificationQuestion};
 use crate::types::{CoordinatorEpoch, Timestamp, TransactionVersion};
 use futures::future::{FutureExt, LocalBoxFuture};
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::{GroupId, OffsetCommitRequest, TopicName};
+use kafka_protocol::protocol::StrBytes;
 use std::collections::BTreeSet;
+use std::pin::pin;
 
 #[test]
 fn readers_of_committed_records_wait_for_a_durable_marker() {
@@ -372,6 +380,69 @@ fn a_marker_between_a_question_and_its_answer_has_it_asked_again() {
             assert_eq!(coordinator.asked.get(), asked, "epoch {epoch}");
         }
         *shard.verifier.borrow_mut() = None; // It holds the shard.
+    });
+}
+
+/// What a producer commits behind a marker is of its next transaction, however long the marker's request takes.
+#[test]
+fn group_coordinators_hear_of_markers_in_the_order_of_the_log() {
+    on_executor(async {
+        let directory = directory();
+        let store = store(None, 8 << 20);
+        let replica = open_partition(&store, directory.path(), 0, 1 << 20).await;
+        let shard = shard_of(Stores::new(vec![store.clone()]), directory.path(), &[0]).await;
+        *shard.verifier.borrow_mut() = Some(Rc::new(Coordinator::default()));
+        let (group, topic) = (StrBytes::from_static_str("g"), TopicName(StrBytes::from_static_str("t")));
+        let ask = async |request: GroupRequest| {
+            let caller = Caller { client_id: String::new(), client_host: String::new(), version: 3 };
+            groups::call_local(&shard, GroupCall { partition: replica.id, caller, request }).await
+        };
+        let commit = async |offset: i64| {
+            let partition =
+                OffsetCommitRequestPartition::default().with_committed_offset(offset).with_partition_index(0);
+            let topic =
+                OffsetCommitRequestTopic::default().with_name(topic.clone()).with_partitions(vec![partition]);
+            let request = OffsetCommitRequest::default()
+                .with_group_id(GroupId(group.clone()))
+                .with_generation_id_or_member_epoch(-1)
+                .with_topics(vec![topic]);
+            let writer = (ProducerId(1), ProducerEpoch(0));
+            let claim = TransactionClaim { transactional_id: "transfers".to_owned(), kind: ClaimKind::Added };
+            match ask(GroupRequest::CommitInTransaction { request, writer, claim }).await {
+                GroupReply::Answer(Answer::Commit(response)) => {
+                    assert_eq!(response.topics[0].partitions[0].error_code, 0);
+                }
+                _ => panic!("a commit is answered"),
+            }
+        };
+        let fetch = async || {
+            let fetch = GroupRequest::Fetch {
+                group: group.to_string(),
+                member: (None, -1),
+                topics: Some(vec![(topic.clone(), vec![0])]),
+                stability: Stability::Stable,
+            };
+            let GroupReply::Fetched(fetched) = ask(fetch).await else { panic!("offsets are fetched") };
+            let offset = &fetched[0].1[0];
+            (offset.committed.as_ref().map(|committed| committed.offset), offset.is_unstable)
+        };
+        commit(5).await;
+        assert_eq!(fetch().await, (None, true));
+        let marker = EndMarker {
+            producer: ProducerId(1),
+            producer_epoch: ProducerEpoch(0),
+            coordinator_epoch: CoordinatorEpoch(0),
+            outcome: TransactionOutcome::Commit,
+        };
+        let newest = marker.coordinator_epoch;
+        let item = MarkerItem { partition: replica.id, marker, version: TransactionVersion::V1, newest };
+        let items = [item];
+        let mut writing = pin!(markers::write_local(&shard, &items));
+        assert!(writing.as_mut().now_or_never().is_none(), "it is on its way to the disk");
+        commit(7).await; // And what is behind it is there.
+        assert_eq!(fetch().await, (Some(5), true));
+        assert_eq!(writing.await[0].error, ErrorCode::None);
+        assert_eq!(fetch().await, (Some(5), true), "the next transaction is open");
     });
 }
 

@@ -29,8 +29,6 @@ pub struct Cluster {
     pub partitions: Vec<Rc<Partition>>,
     pub groups: Rc<Groups>,
     next_producer: Cell<i64>,
-    /// Markers that are flushed, and that the groups' coordinator has not heard of.
-    pub untold_markers: Cell<usize>,
 }
 
 impl Cluster {
@@ -47,7 +45,6 @@ impl Cluster {
             partitions,
             groups,
             next_producer: Cell::new(1000),
-            untold_markers: Cell::new(0),
         });
         cluster.coordinators.iter().for_each(|shell| shell.join(&cluster));
         cluster
@@ -171,7 +168,7 @@ impl Cluster {
                 self.scene.watch.borrow().look_at_open(partition);
             }
         }
-        self.groups.look(self.untold_markers.get() == 0);
+        self.groups.look();
     }
 
     // --- Runs

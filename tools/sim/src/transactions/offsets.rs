@@ -213,13 +213,13 @@ impl Groups {
 
     // --- Checks from time to time
 
-    /// Whether the coordinator has what its log says. Once what was flushed has been told.
-    pub fn look(&self, is_exact: bool) {
+    /// Whether the coordinator has what its log says.
+    pub fn look(&self) {
         let State::Ready(coordinator) = &*self.state.borrow() else { return };
         let (committed, pending) = said(&self.partition.flushed_batches());
         for ((group, of), value) in &committed {
             let fetched = coordinator.offsets(group).and_then(|offsets| offsets.get(READ_TOPIC, *of));
-            if is_exact && fetched.map(|fetched| fetched.offset) != Some(*value) {
+            if fetched.map(|fetched| fetched.offset) != Some(*value) {
                 let fetched = fetched.map(|fetched| fetched.offset);
                 let what = format!("{group} {of}: {fetched:?} is fetched, {value} was committed");
                 self.scene.world.finding(check::OFFSETS, format_args!("{what}"));
@@ -234,7 +234,7 @@ impl Groups {
             }
         }
         for (group, of) in &pending {
-            if is_exact && !coordinator.is_unstable(group, READ_TOPIC, *of) {
+            if !coordinator.is_unstable(group, READ_TOPIC, *of) {
                 let what = format!("{group} {of} is stable while a transaction is open");
                 self.scene.world.finding(check::OFFSETS, format_args!("{what}"));
             }
@@ -284,7 +284,7 @@ impl Groups {
         }
         *self.state.borrow_mut() = State::Ready(Box::new(coordinator));
         self.scene.world.spawn(self.clone().run_lane(run));
-        self.look(true);
+        self.look();
     }
 }
 

@@ -193,8 +193,10 @@ pub async fn mark(cluster: &Rc<Cluster>, at: usize, item: MarkerItem) -> Option<
     let partition = &cluster.partitions[at];
     let (sender, receiver) = oneshot::channel();
     let telling = cluster.clone();
-    let on_end = Box::new(move |result| {
-        telling.untold_markers.set(telling.untold_markers.get() + 1);
+    let on_end = Box::new(move |result: Result<(), ErrorCode>| {
+        if result.is_ok() && at == telling.offsets_partition() {
+            telling.groups.transaction_ended(item.marker.producer, item.marker.outcome);
+        }
         let _ = sender.send(result);
     });
     let open = partition.open_transactions();
@@ -219,15 +221,11 @@ pub async fn mark(cluster: &Rc<Cluster>, at: usize, item: MarkerItem) -> Option<
     }
     let run = partition.run.get();
     let ended = receiver.await.ok()?;
-    cluster.untold_markers.set(cluster.untold_markers.get() - 1);
     if partition.run.get() != run {
         return None;
     }
     if ended.is_ok() {
         scene.watch.borrow_mut().marked(partition, &item.marker);
-        if at == cluster.offsets_partition() {
-            cluster.groups.transaction_ended(item.marker.producer, item.marker.outcome);
-        }
     }
     Some(ended)
 }

@@ -128,7 +128,7 @@ async fn become_quiet(cluster: &Rc<Cluster>, users: &Rc<Users>) {
     }
     check_ended(cluster);
     cluster.look();
-    cluster.groups.look(true);
+    cluster.groups.look();
     cluster.scene.watch.borrow().records.check_whole();
 }
 
@@ -161,7 +161,7 @@ async fn end_ids(cluster: &Rc<Cluster>) {
     cluster.restart().await;
     world.sleep(S).await;
     cluster.look();
-    cluster.groups.look(true);
+    cluster.groups.look();
     check_ended(cluster);
     let expiration = cluster.scene.settings.coordinator.id_expiration.as_micros() as Micros;
     world.sleep(expiration + S).await;
