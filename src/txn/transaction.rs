@@ -413,10 +413,11 @@ impl Transaction {
             TransactionState::CompleteCommit | TransactionState::CompleteAbort => {
                 let is_raised =
                     writer.producer == producer && i32::from(writer.epoch.0) + 1 == i32::from(epoch.0);
+                // The marker's epoch is one higher, and nobody has it.
                 let is_replaced = epoch.0 == 0
                     && writer.producer != producer
                     && previous_producer == Some(writer.producer)
-                    && is_exhausted(writer.epoch);
+                    && writer.epoch.0 == EPOCH_EXHAUSTED;
                 is_raised || is_replaced
             }
             TransactionState::Empty

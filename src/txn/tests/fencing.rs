@@ -132,7 +132,9 @@ fn in_version_2_the_end_of_a_transaction_replaces_an_exhausted_id() {
             (ProducerId(101), ProducerEpoch(0), None)
         );
         assert_eq!(cluster.end(V2, last, outcome), Ok(writer(101, 0)), "repeated");
-        assert_eq!(cluster.end(V2, writer(100, 5), outcome), Err(ErrorCode::InvalidProducerIdMapping));
+        for nobodys in [writer(100, 5), writer(100, i16::MAX)] {
+            assert_eq!(cluster.end(V2, nobodys, outcome), Err(ErrorCode::InvalidProducerIdMapping));
+        }
         cluster.add(V2, writer(101, 0), 1).unwrap();
         assert_eq!(cluster.end(V2, writer(101, 0), COMMIT), Ok(writer(101, 1)));
     }
