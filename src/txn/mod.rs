@@ -37,7 +37,7 @@
 //!
 //! Deliberate differences from Kafka: what is added while another addition is written, or while markers are,
 //! waits for that for a while and need not come again; an InitProducerId with an epoch that is not the current
-//! one never ends another's transaction.
+//! one never ends another's transaction, and is a repeated one only under the producer id that had that epoch.
 //!
 //! Absent: two-phase commit by clients (KIP-939), authorization.
 //! Source: Kafka `TransactionCoordinator`, `TransactionMetadata`, `TransactionStateManager`; KIP-98, 360, 588,

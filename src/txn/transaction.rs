@@ -200,7 +200,8 @@ impl Transaction {
     fn check_expected(&self, expected: Writer) -> Result<(), ErrorCode> {
         let is_last = self.last_epoch == Some(expected.epoch);
         let is_known = if expected.producer == self.value.producer {
-            expected.epoch == self.value.epoch || is_last
+            // The last epoch may be the id's before this one, of which nobody has so high an epoch yet.
+            expected.epoch == self.value.epoch || (is_last && expected.epoch < self.value.epoch)
         } else {
             // It was told of a new id, and has not heard.
             let is_previous = self.value.previous_producer == Some(expected.producer);

@@ -196,6 +196,7 @@ fn who_names_its_epoch_gets_the_next_and_the_same_again_when_repeated() {
     assert_eq!(cluster.init_as(Some(last)), Ok(writer(101, 0)));
     assert_eq!(cluster.init_as(Some(last)), Ok(writer(101, 0)));
     assert_eq!(cluster.init_as(Some(writer(100, 3))), Err(ErrorCode::ProducerFenced));
+    assert_eq!(cluster.init_as(Some(writer(101, EXHAUSTED))), Err(ErrorCode::ProducerFenced), "the old id's");
     // Nothing is known of it: it is as good as new.
     let mut cluster = Cluster::new();
     assert_eq!(cluster.init_as(Some(last)), Ok(writer(100, 0)));
