@@ -7,7 +7,7 @@
 //!
 //! A client's transaction has a [`Tag`]. The broker knows nothing of tags: in version 2 a transaction has an epoch
 //! of its own, which no late request of another one has; in version 1 a late request can end the transaction that
-//! came after its own, or open its own again, and no broker can tell. Of such a transaction less is expected.
+//! came after its own, or open one again, and no broker can tell. Of such a transaction less is expected.
 
 pub mod ids;
 pub mod records;
@@ -146,8 +146,8 @@ impl Watch {
         if let (Cause::End(end), Some(tag), true) = (cause, self.tag, is_end) {
             self.records.ends(tag, &end);
         }
-        if let (Cause::Add(_), Some(tag)) = (cause, self.tag) {
-            self.records.adds(tag);
+        if let Cause::Add(writer) = cause {
+            self.records.adds(writer);
         }
         self.ids.written(write, record, cause);
     }

@@ -23,7 +23,7 @@ struct TransactionWatch {
     told: Option<TransactionOutcome>,
     /// A late request of the one before it, or a late end of that by an operator, has ended it (version 1).
     is_disturbed: bool,
-    /// A late request of its own has opened it again after its end (version 1).
+    /// A late request of its own, or of one before it, has opened it again after its end (version 1).
     is_reopened: bool,
     is_seen: bool,
     is_left_out: bool,
@@ -168,11 +168,13 @@ impl Records {
         self.transactions[newest.0].is_disturbed = true;
     }
 
-    /// A partition, or a group's offsets, is added to the transaction that is open, or opens one.
-    pub fn adds(&mut self, Tag(tag): Tag) {
-        let transaction = &mut self.transactions[tag];
-        if transaction.version == TransactionVersion::V1 && transaction.told.is_some() {
-            transaction.is_reopened = true;
+    /// A partition, or a group's offsets, is added to the transaction that is open, or opens one. What opens one
+    /// behind the newest is late.
+    pub fn adds(&mut self, writer: Writer) {
+        let newest = self.newest.get(&(writer.producer.0, writer.epoch.0));
+        let Some(newest) = newest.map(|newest| &mut self.transactions[newest.0]) else { return };
+        if newest.version == TransactionVersion::V1 && newest.told.is_some() {
+            newest.is_reopened = true;
             self.world.count("late: an addition in version 1");
         }
     }
