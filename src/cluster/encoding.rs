@@ -6,6 +6,7 @@
 
 use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, VerifierOptions, WIPOffset};
 
+use super::quorum::frame::InvalidWrite;
 use super::record::{
     ConfigResource, FEATURE_LEVEL, FEATURE_LEVEL_BASE, InvalidRecord, LogDirectory, Node, PartitionState,
     ProducerIdBlock, Record, Replica,
@@ -36,6 +37,8 @@ pub enum DecodeError {
     TooManyRecords(usize),
     #[error("record {position}: {reason}")]
     Invalid { position: usize, reason: InvalidRecord },
+    #[error("the quorum's log: {0}")]
+    Quorum(InvalidWrite),
 }
 
 /// Encodes records that take effect together.

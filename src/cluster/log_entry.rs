@@ -116,7 +116,11 @@ pub fn encode_entry(sequence: EntrySequence, records: &[Record]) -> Result<Vec<u
     if records.len() > METADATA_RECORDS_PER_ENTRY_MAX {
         return Err(EncodeError::TooManyRecords(records.len()));
     }
-    let payload = encoding::encode(records);
+    encode_frame(sequence, &encoding::encode(records))
+}
+
+/// A payload in its frame, padded.
+pub(super) fn encode_frame(sequence: EntrySequence, payload: &[u8]) -> Result<Vec<u8>, EncodeError> {
     if payload.len() > METADATA_ENTRY_SIZE_MAX {
         return Err(EncodeError::TooLarge(payload.len()));
     }
@@ -125,10 +129,10 @@ pub fn encode_entry(sequence: EntrySequence, records: &[Record]) -> Result<Vec<u
     bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
     bytes.extend_from_slice(&sequence.0.to_le_bytes());
     bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-    let checksum = checksum(&bytes, &payload);
+    let checksum = checksum(&bytes, payload);
     bytes.extend_from_slice(&checksum.to_le_bytes());
     assert_eq!(bytes.len(), HEADER_SIZE);
-    bytes.extend_from_slice(&payload);
+    bytes.extend_from_slice(payload);
     bytes.resize(bytes.len().next_multiple_of(IO_ALIGNMENT), 0);
     Ok(bytes)
 }
@@ -157,13 +161,26 @@ pub fn encode_snapshot(
 /// sector by sector, for entries behind the damage.
 pub fn scan(bytes: &[u8]) -> Scan {
     let mut entries: Vec<Entry> = Vec::new();
+    let (valid_end, verdict) = scan_frames(bytes, |sequence, payload| {
+        entries.push(Entry { sequence, records: encoding::decode(payload)? });
+        Ok(())
+    });
+    Scan { entries, valid_end, verdict }
+}
+
+/// Hands over the payload of every frame before `valid_end`, which is returned, until one is refused.
+pub(super) fn scan_frames(
+    bytes: &[u8],
+    mut take: impl FnMut(EntrySequence, &[u8]) -> Result<(), DecodeError>,
+) -> (usize, Verdict) {
+    let mut last: Option<EntrySequence> = None;
     let mut valid_end = 0;
     let verdict = loop {
         let rest = &bytes[valid_end.min(bytes.len())..];
         if rest.iter().all(|&byte| byte == 0) {
             break Verdict::Clean;
         }
-        let expected = entries.last().map(|entry| entry.sequence.next());
+        let expected = last.map(EntrySequence::next);
         let (sequence, payload) = match read_frame(rest, expected) {
             Ok(frame) => frame,
             Err(damage) if valid_entry_follows(rest, expected) => break Verdict::Corrupt { damage },
@@ -171,13 +188,13 @@ pub fn scan(bytes: &[u8]) -> Scan {
             Err(damage @ Damage::Sequence { .. }) => break Verdict::Corrupt { damage },
             Err(damage) => break Verdict::TornTail { damage },
         };
-        match encoding::decode(payload) {
-            Ok(records) => entries.push(Entry { sequence, records }),
-            Err(error) => break Verdict::Unreadable { sequence, error },
+        if let Err(error) = take(sequence, payload) {
+            break Verdict::Unreadable { sequence, error };
         }
+        last = Some(sequence);
         valid_end += (HEADER_SIZE + payload.len()).next_multiple_of(IO_ALIGNMENT);
     };
-    Scan { entries, valid_end, verdict }
+    (valid_end, verdict)
 }
 
 /// Why there is no entry at a place.

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Everything here is pure: no clock, no randomness, no I/O; topic ids and the like are arguments.
-//! [`Image::apply`](image::Image::apply) is the only mutator, hence also the replay path. Absent on
-//! purpose: the quorum that will agree on the log, which the log of one node stands in for.
+//! [`Image::apply`](image::Image::apply) is the only mutator, hence also the replay path. [`quorum`]
+//! decides what is committed where several nodes agree on the log; the shards use the log of one node so far.
 
 pub mod brokers;
 pub mod decide;
@@ -19,6 +19,7 @@ pub mod encoding;
 pub mod image;
 pub mod log_entry;
 pub mod placement;
+pub mod quorum;
 pub mod record;
 pub mod registration;
 pub mod topic_name;

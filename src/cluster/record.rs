@@ -26,6 +26,9 @@ pub const FEATURE_LEVEL_SETTINGS: u16 = 3;
 /// Settings of groups.
 pub const FEATURE_LEVEL_GROUP_SETTINGS: u16 = 4;
 
+/// Not of a record: of the log itself, once a quorum has written to it. A build that knows only records refuses it.
+pub const FEATURE_LEVEL_QUORUM: u16 = 5;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     ClusterCreated { cluster_id: Uuid },

@@ -191,6 +191,18 @@ pub const METADATA_RECORDS_PER_ENTRY_MAX: usize = 250_000;
 /// Bytes of one entry of the metadata log; a longer length in a header is damage.
 pub const METADATA_ENTRY_SIZE_MAX: usize = 64 << 20;
 
+/// Bytes of the records of one proposal to the metadata quorum. A frame of its log holds several.
+pub const QUORUM_RECORDS_SIZE_MAX: usize = 16 << 20;
+
+/// Proposals to the metadata quorum that wait for their outcome; past it more are refused.
+pub const QUORUM_PROPOSALS_MAX: usize = 1024;
+
+/// Voters of the metadata quorum: five, and two on their way in or out.
+pub const QUORUM_VOTERS_MAX: usize = 7;
+
+/// Voters and observers of the metadata quorum.
+pub const QUORUM_MEMBERS_MAX: usize = 1024;
+
 /// Characters of a topic name (Kafka `Topic.MAX_NAME_LENGTH`).
 pub const TOPIC_NAME_LENGTH_MAX: usize = 249;
 
