@@ -18,6 +18,7 @@
 //! | [`consumers`] | the same of groups that use the newer protocol, or both |
 //! | [`crowd`] | the clients of a seed, of whatever kind |
 //! | [`keyed_log`], [`writes`] | a compacted partition, as coordinators keep their state in; what becomes of their writes |
+//! | [`quorum`] | another one: the metadata quorum |
 //!
 //! Absent: replication, several log directories.
 
@@ -32,6 +33,7 @@ pub mod ledger;
 pub mod metadata;
 pub mod model;
 pub mod node;
+pub mod quorum;
 pub mod random;
 pub mod remains;
 pub mod report;
