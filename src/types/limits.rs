@@ -423,3 +423,17 @@ const _: () = assert!(TAIL_BUFFER_SIZE_MIN.is_multiple_of(IO_ALIGNMENT));
 const _: () = assert!(TAIL_BUFFER_SIZE_MAX.is_multiple_of(IO_ALIGNMENT));
 const _: () = assert!(TRANSACTIONS_PER_PARTITION_MAX < PRODUCERS_PER_PARTITION_MAX);
 const _: () = assert!(PRODUCERS_PER_PARTITION_MAX <= PRODUCERS_DESCRIBED_MAX);
+
+/// Leader epochs that a follower states of its log, newest first to go (KIP-101). A log has one per change of its
+/// leader that is left in it; where these do not suffice, it states again.
+pub const STATED_EPOCHS_MAX: usize = 64;
+
+/// Bytes of a frame between nodes before its payload: as much as an entry of the metadata log.
+pub const PEER_TABLE_SIZE_MAX: usize = 1 << 20;
+
+/// Bytes of the record batches in one frame between nodes: one batch of the largest size that a topic may allow
+/// has room, and what a flush covers.
+pub const PEER_PAYLOAD_SIZE_MAX: usize = 128 << 20;
+
+/// Partitions in one frame between nodes.
+pub const PEER_PARTITIONS_MAX: usize = 4096;

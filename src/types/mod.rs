@@ -68,6 +68,10 @@ pub struct LeaderEpoch(pub i32);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionEpoch(pub i32);
 
+/// Version of a node's registration (KIP-631): a node that starts again has a higher one. Never negative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BrokerEpoch(pub i64);
+
 /// Which ownership of a replica by a shard of its node; one more with every move between shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OwnershipEpoch(pub u32);

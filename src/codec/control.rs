@@ -1,0 +1,378 @@
+//! What nodes and their controller say to each other, as owned values; `schemas/control.fbs` has the tables.
+
+use flatbuffers::FlatBufferBuilder;
+
+use crate::codec::peer_message::{MessageError, table_root, topic_partition};
+use crate::codec::replication::{few, finish};
+use crate::schema::control as fb;
+use crate::types::{BrokerEpoch, LeaderEpoch, NodeId, PartitionEpoch, TopicPartition, Uuid};
+
+/// The first words on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    pub cluster: Uuid,
+    pub node: NodeId,
+    /// Versions of the messages that this side understands, both inclusive.
+    pub version_min: u16,
+    pub version_max: u16,
+}
+
+/// What a start has found of the logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogsFound {
+    /// Complete up to what was acknowledged, but for those that are named.
+    Damaged(Vec<TopicPartition>),
+    /// Nothing: the disk is empty.
+    Empty,
+}
+
+/// A node has started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    pub node: NodeId,
+    pub incarnation: Uuid,
+    pub logs: LogsFound,
+    /// The registration of the node that ends with this one, as the controller has told this process.
+    pub replaces: Option<BrokerEpoch>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registered {
+    pub incarnation: Uuid,
+    pub broker_epoch: BrokerEpoch,
+    /// Registered under that epoch; otherwise it is the one to replace.
+    pub is_accepted: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    pub node: NodeId,
+    pub broker_epoch: BrokerEpoch,
+    /// How much of the metadata it has applied.
+    pub metadata_offset: u64,
+    pub wants_shut_down: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeartbeatAnswer {
+    pub broker_epoch: BrokerEpoch,
+    /// Otherwise it has to register again.
+    pub is_known: bool,
+    pub is_fenced: bool,
+    pub may_shut_down: bool,
+}
+
+/// A leader asks for another in-sync set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionProposal {
+    pub partition: TopicPartition,
+    pub leader_epoch: LeaderEpoch,
+    pub partition_epoch: PartitionEpoch,
+    /// With the registration that each had when it was found in sync; none of those in sync before.
+    pub in_sync: Vec<(NodeId, Option<BrokerEpoch>)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AlterPartitions {
+    pub node: NodeId,
+    pub broker_epoch: BrokerEpoch,
+    pub partitions: Vec<PartitionProposal>,
+}
+
+/// Why an in-sync set stays what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AlterRefusal {
+    UnknownPartition,
+    StaleBrokerEpoch,
+    NotController,
+    FencedLeaderEpoch,
+    InvalidUpdateVersion,
+    InvalidRequest,
+    IneligibleReplica,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AlterOutcome {
+    Committed {
+        partition_epoch: PartitionEpoch,
+        in_sync: Vec<NodeId>,
+    },
+    /// What was proposed under that epoch.
+    Refused {
+        partition_epoch: PartitionEpoch,
+        reason: AlterRefusal,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AlteredPartition {
+    pub partition: TopicPartition,
+    pub leader_epoch: LeaderEpoch,
+    pub outcome: AlterOutcome,
+}
+
+type Builder = FlatBufferBuilder<'static>;
+
+fn id(partition: TopicPartition) -> (fb::Id, u32) {
+    (fb::Id::new(partition.topic.0.as_bytes()), partition.partition.index() as u32)
+}
+
+fn uuid(id: &fb::Id) -> Uuid {
+    Uuid::from_bytes(id.bytes().into())
+}
+
+fn leader_epoch(value: i32) -> Result<LeaderEpoch, MessageError> {
+    if value < 0 { Err(MessageError::NegativeEpoch) } else { Ok(LeaderEpoch(value)) }
+}
+
+fn partition_epoch(value: i32) -> Result<PartitionEpoch, MessageError> {
+    if value < 0 { Err(MessageError::NegativeEpoch) } else { Ok(PartitionEpoch(value)) }
+}
+
+pub(super) fn encode_greeting(greeting: &Greeting) -> Vec<u8> {
+    let mut builder = Builder::with_capacity(64);
+    let cluster = fb::Id::new(greeting.cluster.as_bytes());
+    let args = fb::GreetingArgs {
+        cluster: Some(&cluster),
+        node: greeting.node.0,
+        version_min: greeting.version_min,
+        version_max: greeting.version_max,
+    };
+    let root = fb::Greeting::create(&mut builder, &args);
+    finish(builder, root)
+}
+
+pub(super) fn decode_greeting(table: &[u8]) -> Result<Greeting, MessageError> {
+    let root = table_root::<fb::Greeting<'_>>(table)?;
+    Ok(Greeting {
+        cluster: uuid(root.cluster()),
+        node: NodeId(root.node()),
+        version_min: root.version_min(),
+        version_max: root.version_max(),
+    })
+}
+
+pub(super) fn encode_registration(registration: &Registration) -> Vec<u8> {
+    let mut builder = Builder::with_capacity(128);
+    let damaged: Vec<_> = match &registration.logs {
+        LogsFound::Empty => Vec::new(),
+        LogsFound::Damaged(partitions) => partitions
+            .iter()
+            .map(|partition| {
+                let (topic, index) = id(*partition);
+                fb::TopicPartition::new(&topic, index)
+            })
+            .collect(),
+    };
+    let damaged = builder.create_vector(&damaged);
+    let incarnation = fb::Id::new(registration.incarnation.as_bytes());
+    let args = fb::RegistrationArgs {
+        node: registration.node.0,
+        incarnation: Some(&incarnation),
+        is_empty: registration.logs == LogsFound::Empty,
+        damaged: Some(damaged),
+        replaces: registration.replaces.map_or(-1, |epoch| epoch.0),
+    };
+    let root = fb::Registration::create(&mut builder, &args);
+    finish(builder, root)
+}
+
+pub(super) fn decode_registration(table: &[u8]) -> Result<Registration, MessageError> {
+    let root = table_root::<fb::Registration<'_>>(table)?;
+    let damaged = root.damaged().into_iter().flatten();
+    let damaged = damaged.map(|named| topic_partition(&named.topic().bytes(), named.partition()));
+    let logs = match root.is_empty() {
+        true => LogsFound::Empty,
+        false => LogsFound::Damaged(damaged.collect::<Result<_, _>>()?),
+    };
+    let replaces = (root.replaces() >= 0).then_some(BrokerEpoch(root.replaces()));
+    Ok(Registration { node: NodeId(root.node()), incarnation: uuid(root.incarnation()), logs, replaces })
+}
+
+pub(super) fn encode_registered(registered: &Registered) -> Vec<u8> {
+    let mut builder = Builder::with_capacity(64);
+    let incarnation = fb::Id::new(registered.incarnation.as_bytes());
+    let broker_epoch = registered.broker_epoch.0;
+    let is_accepted = registered.is_accepted;
+    let args = fb::RegisteredArgs { incarnation: Some(&incarnation), broker_epoch, is_accepted };
+    let root = fb::Registered::create(&mut builder, &args);
+    finish(builder, root)
+}
+
+pub(super) fn decode_registered(table: &[u8]) -> Result<Registered, MessageError> {
+    let root = table_root::<fb::Registered<'_>>(table)?;
+    Ok(Registered {
+        incarnation: uuid(root.incarnation()),
+        broker_epoch: BrokerEpoch(root.broker_epoch()),
+        is_accepted: root.is_accepted(),
+    })
+}
+
+pub(super) fn encode_heartbeat(heartbeat: &Heartbeat) -> Vec<u8> {
+    let mut builder = Builder::with_capacity(64);
+    let args = fb::HeartbeatArgs {
+        node: heartbeat.node.0,
+        broker_epoch: heartbeat.broker_epoch.0,
+        metadata_offset: heartbeat.metadata_offset,
+        wants_shut_down: heartbeat.wants_shut_down,
+    };
+    let root = fb::Heartbeat::create(&mut builder, &args);
+    finish(builder, root)
+}
+
+pub(super) fn decode_heartbeat(table: &[u8]) -> Result<Heartbeat, MessageError> {
+    let root = table_root::<fb::Heartbeat<'_>>(table)?;
+    Ok(Heartbeat {
+        node: NodeId(root.node()),
+        broker_epoch: BrokerEpoch(root.broker_epoch()),
+        metadata_offset: root.metadata_offset(),
+        wants_shut_down: root.wants_shut_down(),
+    })
+}
+
+pub(super) fn encode_heartbeat_answer(answer: &HeartbeatAnswer) -> Vec<u8> {
+    let mut builder = Builder::with_capacity(64);
+    let args = fb::HeartbeatAnswerArgs {
+        broker_epoch: answer.broker_epoch.0,
+        is_known: answer.is_known,
+        is_fenced: answer.is_fenced,
+        may_shut_down: answer.may_shut_down,
+    };
+    let root = fb::HeartbeatAnswer::create(&mut builder, &args);
+    finish(builder, root)
+}
+
+pub(super) fn decode_heartbeat_answer(table: &[u8]) -> Result<HeartbeatAnswer, MessageError> {
+    let root = table_root::<fb::HeartbeatAnswer<'_>>(table)?;
+    Ok(HeartbeatAnswer {
+        broker_epoch: BrokerEpoch(root.broker_epoch()),
+        is_known: root.is_known(),
+        is_fenced: root.is_fenced(),
+        may_shut_down: root.may_shut_down(),
+    })
+}
+
+pub(super) fn encode_alter_partitions(request: &AlterPartitions) -> Vec<u8> {
+    let mut builder = Builder::with_capacity(64 + 96 * request.partitions.len());
+    let each = |proposal: &PartitionProposal| {
+        let in_sync = proposal.in_sync.iter();
+        let in_sync: Vec<_> =
+            in_sync.map(|(node, epoch)| fb::InSync::new(epoch.map_or(-1, |epoch| epoch.0), node.0)).collect();
+        let in_sync = builder.create_vector(&in_sync);
+        let (topic, partition) = id(proposal.partition);
+        let args = fb::PartitionProposalArgs {
+            topic: Some(&topic),
+            partition,
+            leader_epoch: proposal.leader_epoch.0,
+            partition_epoch: proposal.partition_epoch.0,
+            in_sync: Some(in_sync),
+        };
+        fb::PartitionProposal::create(&mut builder, &args)
+    };
+    let partitions: Vec<_> = request.partitions.iter().map(each).collect();
+    let partitions = builder.create_vector(&partitions);
+    let args = fb::AlterPartitionsArgs {
+        node: request.node.0,
+        broker_epoch: request.broker_epoch.0,
+        partitions: Some(partitions),
+    };
+    let root = fb::AlterPartitions::create(&mut builder, &args);
+    finish(builder, root)
+}
+
+pub(super) fn decode_alter_partitions(table: &[u8]) -> Result<AlterPartitions, MessageError> {
+    let root = table_root::<fb::AlterPartitions<'_>>(table)?;
+    let each = |proposal: fb::PartitionProposal<'_>| {
+        let member = |member: &fb::InSync| {
+            let epoch = member.broker_epoch();
+            (NodeId(member.node()), (epoch >= 0).then_some(BrokerEpoch(epoch)))
+        };
+        Ok(PartitionProposal {
+            partition: topic_partition(&proposal.topic().bytes(), proposal.partition())?,
+            leader_epoch: leader_epoch(proposal.leader_epoch())?,
+            partition_epoch: partition_epoch(proposal.partition_epoch())?,
+            in_sync: proposal.in_sync().iter().map(member).collect(),
+        })
+    };
+    Ok(AlterPartitions {
+        node: NodeId(root.node()),
+        broker_epoch: BrokerEpoch(root.broker_epoch()),
+        partitions: few(root.partitions().iter())?.map(each).collect::<Result<_, _>>()?,
+    })
+}
+
+pub(super) fn encode_altered_partitions(altered: &[AlteredPartition]) -> Vec<u8> {
+    let mut builder = Builder::with_capacity(64 + 96 * altered.len());
+    let each = |altered: &AlteredPartition| {
+        let (outcome, partition_epoch, in_sync): (_, _, Vec<i32>) = match &altered.outcome {
+            AlterOutcome::Committed { partition_epoch, in_sync } => {
+                (fb::AlterOutcome::Committed, partition_epoch.0, in_sync.iter().map(|node| node.0).collect())
+            }
+            AlterOutcome::Refused { partition_epoch, reason } => {
+                (encode_refusal(*reason), partition_epoch.0, Vec::new())
+            }
+        };
+        let in_sync = builder.create_vector(&in_sync);
+        let (topic, partition) = id(altered.partition);
+        let args = fb::AlteredPartitionArgs {
+            topic: Some(&topic),
+            partition,
+            leader_epoch: altered.leader_epoch.0,
+            outcome,
+            partition_epoch,
+            in_sync: Some(in_sync),
+        };
+        fb::AlteredPartition::create(&mut builder, &args)
+    };
+    let partitions: Vec<_> = altered.iter().map(each).collect();
+    let partitions = builder.create_vector(&partitions);
+    let args = fb::AlteredPartitionsArgs { partitions: Some(partitions) };
+    let root = fb::AlteredPartitions::create(&mut builder, &args);
+    finish(builder, root)
+}
+
+pub(super) fn decode_altered_partitions(table: &[u8]) -> Result<Vec<AlteredPartition>, MessageError> {
+    let root = table_root::<fb::AlteredPartitions<'_>>(table)?;
+    let each = |altered: fb::AlteredPartition<'_>| {
+        let partition_epoch = partition_epoch(altered.partition_epoch())?;
+        let outcome = match decode_refusal(altered.outcome())? {
+            Some(reason) => AlterOutcome::Refused { partition_epoch, reason },
+            None => {
+                let in_sync = altered.in_sync().into_iter().flatten().map(NodeId).collect();
+                AlterOutcome::Committed { partition_epoch, in_sync }
+            }
+        };
+        Ok(AlteredPartition {
+            partition: topic_partition(&altered.topic().bytes(), altered.partition())?,
+            leader_epoch: leader_epoch(altered.leader_epoch())?,
+            outcome,
+        })
+    };
+    few(root.partitions().iter())?.map(each).collect()
+}
+
+fn encode_refusal(reason: AlterRefusal) -> fb::AlterOutcome {
+    match reason {
+        AlterRefusal::UnknownPartition => fb::AlterOutcome::UnknownPartition,
+        AlterRefusal::StaleBrokerEpoch => fb::AlterOutcome::StaleBrokerEpoch,
+        AlterRefusal::NotController => fb::AlterOutcome::NotController,
+        AlterRefusal::FencedLeaderEpoch => fb::AlterOutcome::FencedLeaderEpoch,
+        AlterRefusal::InvalidUpdateVersion => fb::AlterOutcome::InvalidUpdateVersion,
+        AlterRefusal::InvalidRequest => fb::AlterOutcome::InvalidRequest,
+        AlterRefusal::IneligibleReplica => fb::AlterOutcome::IneligibleReplica,
+    }
+}
+
+fn decode_refusal(outcome: fb::AlterOutcome) -> Result<Option<AlterRefusal>, MessageError> {
+    Ok(Some(match outcome {
+        fb::AlterOutcome::Committed => return Ok(None),
+        fb::AlterOutcome::UnknownPartition => AlterRefusal::UnknownPartition,
+        fb::AlterOutcome::StaleBrokerEpoch => AlterRefusal::StaleBrokerEpoch,
+        fb::AlterOutcome::NotController => AlterRefusal::NotController,
+        fb::AlterOutcome::FencedLeaderEpoch => AlterRefusal::FencedLeaderEpoch,
+        fb::AlterOutcome::InvalidUpdateVersion => AlterRefusal::InvalidUpdateVersion,
+        fb::AlterOutcome::InvalidRequest => AlterRefusal::InvalidRequest,
+        fb::AlterOutcome::IneligibleReplica => AlterRefusal::IneligibleReplica,
+        other => return Err(MessageError::Outcome(other.0)),
+    }))
+}
