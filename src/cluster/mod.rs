@@ -17,6 +17,7 @@ pub mod decide;
 pub mod describe;
 pub mod encoding;
 pub mod image;
+pub mod leadership;
 pub mod log_entry;
 pub mod placement;
 pub mod quorum;

@@ -1,0 +1,178 @@
+//! Who leads a partition, who is in sync and who may lead once nobody is: the controller's side of replication.
+//!
+//! ```text
+//!   in sync {1, 2, 3} ── 3 is lost ──► {1, 2} ── 2 is lost ──► {1}, eligible {2}
+//!        ▲                                                      │ 1 is lost: nobody leads
+//!        └── {2} leads again, eligible {1}  ◄── 2 is back ── {}, eligible {1, 2}
+//! ```
+//!
+//! While fewer than `min.insync.replicas` are in sync the high watermark stands still, so that whoever leaves
+//! then still has everything that was acknowledged: it is eligible to lead when nobody is in sync (KIP-966). A
+//! change of the leader ends the leader epoch, any change the partition epoch (KIP-497).
+//!
+//! | module | what it decides |
+//! |---|---|
+//! | [`alter`] | whether a leader gets the in-sync set that it asks for |
+//! | [`membership`] | what it means for a partition that a node comes, goes, or has lost its log |
+//!
+//! Pure. It knows nothing of the image yet: `cluster::record::PartitionState` has no eligible leaders, and nodes have no
+//! epochs. Absent: reassignment, the last known leader of KIP-966. Source: KIP-497, 841, 903, 966; Kafka
+//! `PartitionChangeBuilder`, `ReplicationControlManager`.
+
+pub mod alter;
+pub mod membership;
+
+use std::collections::BTreeMap;
+
+use crate::types::{BrokerEpoch, LeaderEpoch, NodeId, PartitionEpoch};
+
+/// Leader and in-sync set of a partition.
+///
+/// Invariant: replicas name each node once; everybody named is a replica; nobody is both in sync and eligible; a
+/// leader is in sync. Lists are in the order of the replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leadership {
+    /// In preference order: the first is the preferred leader.
+    pub replicas: Vec<NodeId>,
+    pub in_sync: Vec<NodeId>,
+    pub eligible_leaders: Vec<NodeId>,
+    pub leader: Option<NodeId>,
+    pub leader_epoch: LeaderEpoch,
+    pub partition_epoch: PartitionEpoch,
+}
+
+/// A node as the controller knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub broker_epoch: BrokerEpoch,
+    /// It leads nothing and gets into no in-sync set: nothing was heard of it, or not yet that it is up to date.
+    pub is_fenced: bool,
+    pub is_shutting_down: bool,
+}
+
+/// Lives: one per controller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members(pub BTreeMap<NodeId, Member>);
+
+impl Members {
+    pub fn get(&self, node: NodeId) -> Option<&Member> {
+        self.0.get(&node)
+    }
+
+    /// It may lead and come into an in-sync set.
+    pub fn is_active(&self, node: NodeId) -> bool {
+        self.get(node).is_some_and(|member| !member.is_fenced && !member.is_shutting_down)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Election {
+    /// The leader stays where it can; else the first in preference order.
+    Online,
+    /// The first in preference order where it can.
+    Preferred,
+    /// As a last resort anybody that is there, and what only others had is lost.
+    Unclean,
+}
+
+/// What a partition is to become; the rest follows.
+#[derive(Clone, Copy, Debug)]
+struct Target<'a> {
+    in_sync: &'a [NodeId],
+    /// Its log is not what it was: it is not eligible any more.
+    lost: Option<NodeId>,
+    election: Election,
+}
+
+/// What decisions about a partition look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    pub members: &'a Members,
+    /// `min.insync.replicas` of the topic.
+    pub in_sync_min: usize,
+}
+
+impl Leadership {
+    /// A new partition: led by its first active replica, everyone active in sync.
+    pub fn new(replicas: Vec<NodeId>, rules: Rules<'_>) -> Leadership {
+        let active = replicas.iter().copied().filter(|node| rules.members.is_active(*node));
+        let in_sync: Vec<NodeId> = active.collect();
+        Leadership {
+            leader: in_sync.first().copied(),
+            replicas,
+            in_sync,
+            eligible_leaders: Vec::new(),
+            leader_epoch: LeaderEpoch(0),
+            partition_epoch: PartitionEpoch(0),
+        }
+    }
+
+    /// Another leader where there is a better one; `None` where all stays as it is.
+    pub fn elect(&self, rules: Rules<'_>, election: Election) -> Option<Leadership> {
+        self.change(rules, Target { in_sync: &self.in_sync, lost: None, election })
+    }
+
+    /// How many have to be in sync for the high watermark to move.
+    pub fn in_sync_min(&self, rules: Rules<'_>) -> usize {
+        rules.in_sync_min.clamp(1, self.replicas.len().max(1))
+    }
+
+    fn change(&self, rules: Rules<'_>, target: Target<'_>) -> Option<Leadership> {
+        let mut next = self.clone();
+        next.in_sync = self.in_order(|node| target.in_sync.contains(&node));
+        next.eligible_leaders = match next.in_sync.len() >= self.in_sync_min(rules) {
+            true => Vec::new(),
+            false => self.in_order(|node| {
+                let had_all = self.in_sync.contains(&node) || self.eligible_leaders.contains(&node);
+                had_all && !next.in_sync.contains(&node) && target.lost != Some(node)
+            }),
+        };
+        next.leader = next.best_leader(rules.members, target.election);
+        if let Some(leader) = next.leader {
+            if next.eligible_leaders.contains(&leader) {
+                next.in_sync = vec![leader];
+                next.eligible_leaders.retain(|node| *node != leader);
+            } else if !next.in_sync.contains(&leader) {
+                // Unclean: nobody else counts any more.
+                next.in_sync = vec![leader];
+                next.eligible_leaders = Vec::new();
+            }
+        }
+        if next == *self {
+            return None;
+        }
+        if next.leader != self.leader {
+            next.leader_epoch = LeaderEpoch(self.leader_epoch.0 + 1);
+        }
+        next.partition_epoch = PartitionEpoch(self.partition_epoch.0 + 1);
+        assert!(next.leader.is_none_or(|leader| next.in_sync.contains(&leader)));
+        Some(next)
+    }
+
+    fn in_order(&self, is_wanted: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
+        self.replicas.iter().copied().filter(|node| is_wanted(*node)).collect()
+    }
+
+    /// Of those in sync; of those eligible only when nobody is in sync.
+    fn best_leader(&self, members: &Members, election: Election) -> Option<NodeId> {
+        let may_lead = |node: &NodeId| {
+            let has_all = self.in_sync.contains(node)
+                || (self.in_sync.is_empty() && self.eligible_leaders.contains(node));
+            has_all && members.is_active(*node)
+        };
+        let current = self.leader.filter(|leader| may_lead(leader));
+        let preferred = self.replicas.first().copied().filter(|node| may_lead(node));
+        let any = || self.replicas.iter().copied().find(|node| may_lead(node));
+        match election {
+            Election::Online => current.or_else(any),
+            Election::Preferred => preferred.or(current).or_else(any),
+            Election::Unclean => {
+                let alive = || self.replicas.iter().copied().find(|node| members.is_active(*node));
+                current.or_else(any).or_else(alive)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

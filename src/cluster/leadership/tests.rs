@@ -1,0 +1,299 @@
+//! Each rule as a small story; and any story keeps the rules.
+
+use super::alter::{AlterRefused, Alteration};
+use super::membership::LogFound;
+use super::*;
+use proptest::prelude::*;
+
+struct Story {
+    members: Members,
+    in_sync_min: usize,
+    partition: Leadership,
+    next_epoch: i64,
+}
+
+fn nodes(ids: &[i32]) -> Vec<NodeId> {
+    ids.iter().copied().map(NodeId).collect()
+}
+
+impl Story {
+    fn new(replicas: &[i32], in_sync_min: usize) -> Story {
+        let mut members = Members::default();
+        for (at, node) in nodes(replicas).into_iter().enumerate() {
+            members.register(node, BrokerEpoch(at as i64));
+            members.unfence(node);
+        }
+        let partition = Leadership::new(nodes(replicas), Rules { members: &members, in_sync_min });
+        Story { members, in_sync_min, partition, next_epoch: 100 }
+    }
+
+    fn take(&mut self, change: impl FnOnce(&Leadership, Rules<'_>) -> Option<Leadership>) -> bool {
+        let rules = Rules { members: &self.members, in_sync_min: self.in_sync_min };
+        let next = change(&self.partition, rules);
+        let is_change = next.is_some();
+        if let Some(next) = next {
+            assert_eq!(next.partition_epoch.0, self.partition.partition_epoch.0 + 1);
+            assert!(next.leader_epoch >= self.partition.leader_epoch);
+            assert!(next.leader == self.partition.leader || next.leader_epoch > self.partition.leader_epoch);
+            self.partition = next;
+        }
+        is_change
+    }
+
+    fn fence(&mut self, node: i32) {
+        self.members.fence(NodeId(node));
+        self.take(|partition, rules| partition.node_left(rules, NodeId(node)));
+    }
+
+    fn unfence(&mut self, node: i32) {
+        self.members.unfence(NodeId(node));
+        self.take(|partition, rules| partition.node_came(rules, NodeId(node)));
+    }
+
+    fn start(&mut self, node: i32, found: LogFound) {
+        self.next_epoch += 1;
+        self.members.register(NodeId(node), BrokerEpoch(self.next_epoch));
+        self.take(|partition, rules| partition.node_started(rules, NodeId(node), found));
+    }
+
+    fn shut_down(&mut self, node: i32) {
+        self.members.begin_shut_down(NodeId(node));
+        self.take(|partition, rules| partition.node_left(rules, NodeId(node)));
+    }
+
+    fn asked<'a>(&self, in_sync: &'a [(NodeId, Option<BrokerEpoch>)]) -> Alteration<'a> {
+        let node = self.partition.leader.expect("somebody leads");
+        Alteration {
+            node,
+            broker_epoch: self.members.get(node).expect("it is registered").broker_epoch,
+            leader_epoch: self.partition.leader_epoch,
+            partition_epoch: self.partition.partition_epoch,
+            in_sync,
+        }
+    }
+
+    fn with_epochs(&self, in_sync: &[i32]) -> Vec<(NodeId, Option<BrokerEpoch>)> {
+        let with_epoch = |node: NodeId| (node, self.members.get(node).map(|member| member.broker_epoch));
+        nodes(in_sync).into_iter().map(with_epoch).collect()
+    }
+
+    fn alter(&mut self, in_sync: &[i32]) -> Result<(), AlterRefused> {
+        let in_sync = self.with_epochs(in_sync);
+        let asked = self.asked(&in_sync);
+        let rules = Rules { members: &self.members, in_sync_min: self.in_sync_min };
+        let next = self.partition.alter(rules, asked)?;
+        assert_eq!(next.partition_epoch.0, self.partition.partition_epoch.0 + 1);
+        self.partition = next;
+        Ok(())
+    }
+
+    /// Leader, in sync, eligible.
+    fn state(&self) -> (i32, Vec<i32>, Vec<i32>) {
+        let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
+        let leader = self.partition.leader.map_or(0, |node| node.0);
+        (leader, ids(&self.partition.in_sync), ids(&self.partition.eligible_leaders))
+    }
+}
+
+#[test]
+fn who_leaves_a_set_that_is_too_small_stays_eligible() {
+    let mut story = Story::new(&[1, 2, 3], 2);
+    story.fence(3);
+    assert_eq!(story.state(), (1, vec![1, 2], vec![]), "two are enough, and go on without it");
+    story.fence(2);
+    assert_eq!(story.state(), (1, vec![1], vec![2]));
+    story.fence(1);
+    assert_eq!(story.state(), (0, vec![], vec![1, 2]));
+    story.unfence(3);
+    assert_eq!(story.state().0, 0, "it lacks what was acknowledged");
+    story.unfence(2);
+    assert_eq!(story.state(), (2, vec![2], vec![1]));
+    story.unfence(1);
+    story.alter(&[1, 2]).unwrap();
+    assert_eq!(story.state(), (2, vec![1, 2], vec![]));
+}
+
+#[test]
+fn a_leader_that_starts_again_has_a_new_epoch() {
+    let mut story = Story::new(&[1], 1);
+    story.start(1, LogFound::Complete);
+    assert_eq!(story.state(), (0, vec![1], vec![]));
+    story.unfence(1);
+    assert_eq!(story.state(), (1, vec![1], vec![]));
+    assert_eq!(story.partition.leader_epoch, LeaderEpoch(2));
+}
+
+#[test]
+fn a_complete_log_keeps_its_place_and_a_lost_one_does_not() {
+    let mut story = Story::new(&[1, 2, 3], 2);
+    story.start(2, LogFound::Complete);
+    assert_eq!(story.state(), (1, vec![1, 2, 3], vec![]));
+    story.start(1, LogFound::Complete);
+    assert_eq!(story.state(), (3, vec![1, 2, 3], vec![]), "2 is not up to date yet");
+    story.start(3, LogFound::Lost);
+    assert_eq!(story.state(), (0, vec![1, 2], vec![]));
+    story.fence(1);
+    story.fence(2);
+    assert_eq!(story.state(), (0, vec![], vec![1, 2]));
+    story.start(1, LogFound::Lost);
+    assert_eq!(story.state(), (0, vec![], vec![2]));
+    story.unfence(1);
+    assert_eq!(story.state(), (0, vec![], vec![2]));
+    story.unfence(2);
+    assert_eq!(story.state(), (2, vec![2], vec![]));
+}
+
+#[test]
+fn a_registration_that_comes_late_is_refused() {
+    let mut story = Story::new(&[1, 2], 1);
+    let late = story.members.get(NodeId(1)).map(|member| member.broker_epoch);
+    assert_eq!(story.members.may_register(NodeId(1), late), Ok(()));
+    story.start(1, LogFound::Complete);
+    let current = story.members.get(NodeId(1)).unwrap().broker_epoch;
+    let refused = Err(membership::ReplacesAnother { current });
+    assert_eq!(story.members.may_register(NodeId(1), late), refused);
+    assert_eq!(story.members.may_register(NodeId(1), None), refused);
+    assert_eq!(story.members.may_register(NodeId(9), None), Ok(()));
+}
+
+#[test]
+fn leaders_move_before_a_node_stops() {
+    let mut story = Story::new(&[1, 2, 3], 2);
+    story.shut_down(1);
+    assert_eq!(story.state(), (2, vec![2, 3], vec![]));
+    assert_eq!(story.alter(&[1, 2, 3]), Err(AlterRefused::IneligibleReplica(NodeId(1))));
+    story.shut_down(2);
+    assert_eq!(story.state(), (3, vec![3], vec![2]));
+}
+
+#[test]
+fn alterations_under_old_or_unknown_epochs_are_refused() {
+    let story = Story::new(&[1, 2, 3], 2);
+    let in_sync = story.with_epochs(&[1, 2]);
+    let asked = story.asked(&in_sync);
+    let rules = Rules { members: &story.members, in_sync_min: 2 };
+    let mut partition = story.partition.clone();
+    (partition.leader_epoch, partition.partition_epoch) = (LeaderEpoch(4), PartitionEpoch(9));
+    let alter = |asked: Alteration<'_>| partition.alter(rules, asked).map(|next| next.partition_epoch.0);
+    let current = Alteration { leader_epoch: LeaderEpoch(4), partition_epoch: PartitionEpoch(9), ..asked };
+    assert_eq!(alter(current), Ok(10));
+    let stale = Alteration { broker_epoch: BrokerEpoch(55), ..current };
+    assert_eq!(alter(stale), Err(AlterRefused::StaleBrokerEpoch(NodeId(1))));
+    let ahead = Alteration { partition_epoch: PartitionEpoch(10), ..current };
+    assert_eq!(alter(ahead), Err(AlterRefused::NotController));
+    let fenced = Alteration { leader_epoch: LeaderEpoch(3), ..current };
+    assert!(matches!(alter(fenced), Err(AlterRefused::FencedLeaderEpoch { .. })));
+    let other = Alteration { node: NodeId(2), broker_epoch: BrokerEpoch(1), ..current };
+    assert_eq!(alter(other), Err(AlterRefused::NotLeader(NodeId(2))));
+    let old = Alteration { partition_epoch: PartitionEpoch(8), ..current };
+    assert!(matches!(alter(old), Err(AlterRefused::InvalidUpdateVersion { .. })));
+    for wrong in [vec![2, 3], vec![1, 1], vec![1, 4]] {
+        let in_sync = story.with_epochs(&wrong);
+        assert_eq!(alter(Alteration { in_sync: &in_sync, ..current }), Err(AlterRefused::InvalidInSync));
+    }
+}
+
+#[test]
+fn who_comes_in_has_to_be_the_one_that_caught_up() {
+    let mut story = Story::new(&[1, 2, 3], 2);
+    story.fence(3);
+    assert_eq!(story.alter(&[1, 2, 3]), Err(AlterRefused::IneligibleReplica(NodeId(3))));
+    let caught_up = story.with_epochs(&[1, 2, 3]);
+    story.start(3, LogFound::Lost);
+    story.unfence(3);
+    let rules = Rules { members: &story.members, in_sync_min: 2 };
+    let altered = story.partition.alter(rules, story.asked(&caught_up));
+    assert_eq!(altered, Err(AlterRefused::IneligibleReplica(NodeId(3))), "it has started anew since");
+    story.alter(&[1, 2, 3]).unwrap();
+    assert_eq!(story.state(), (1, vec![1, 2, 3], vec![]));
+}
+
+#[test]
+fn an_alteration_that_changes_nothing_still_ends_the_partition_epoch() {
+    let mut story = Story::new(&[1, 2, 3], 2);
+    story.alter(&[1, 2, 3]).unwrap();
+    assert_eq!((story.partition.leader_epoch.0, story.partition.partition_epoch.0), (0, 1));
+}
+
+#[test]
+fn unclean_only_if_asked_for_and_preferred_where_it_can() {
+    let mut story = Story::new(&[1, 2, 3], 1);
+    story.fence(2);
+    story.fence(3);
+    story.fence(1);
+    story.unfence(2);
+    assert_eq!(story.state(), (0, vec![], vec![1]));
+    assert!(story.take(|partition, rules| partition.elect(rules, Election::Unclean)));
+    assert_eq!(story.state(), (2, vec![2], vec![]));
+    story.unfence(1);
+    assert!(!story.take(|partition, rules| partition.elect(rules, Election::Preferred)));
+    story.alter(&[1, 2]).unwrap();
+    assert!(story.take(|partition, rules| partition.elect(rules, Election::Preferred)));
+    assert_eq!(story.state(), (1, vec![1, 2], vec![]));
+    assert!(!story.take(|partition, rules| partition.elect(rules, Election::Unclean)));
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Fence(i32),
+    Unfence(i32),
+    Start(i32, bool),
+    ShutDown(i32),
+    Alter(u8),
+    Preferred,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => (1..6).prop_map(Step::Fence),
+        3 => (1..6).prop_map(Step::Unfence),
+        1 => (1..6, any::<bool>()).prop_map(|(node, is_complete)| Step::Start(node, is_complete)),
+        1 => (1..6).prop_map(Step::ShutDown),
+        3 => any::<u8>().prop_map(Step::Alter),
+        1 => Just(Step::Preferred),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_story_keeps_the_rules(
+        count in 1..6i32,
+        in_sync_min in 1..4usize,
+        steps in proptest::collection::vec(step(), 0..60),
+    ) {
+        let replicas: Vec<i32> = (1..=count).collect();
+        let mut story = Story::new(&replicas, in_sync_min);
+        for step in steps {
+            let before = story.partition.clone();
+            match step {
+                Step::Fence(node) => story.fence(node),
+                Step::Unfence(node) if story.members.get(NodeId(node)).is_some() => story.unfence(node),
+                Step::Start(node, is_complete) => {
+                    story.start(node, if is_complete { LogFound::Complete } else { LogFound::Lost });
+                }
+                Step::ShutDown(node) => story.shut_down(node),
+                Step::Alter(mask) if before.leader.is_some() => {
+                    let wanted = |node: &i32| mask & (1 << node) != 0;
+                    let _ = story.alter(&replicas.iter().copied().filter(wanted).collect::<Vec<_>>());
+                }
+                Step::Preferred => {
+                    story.take(|partition, rules| partition.elect(rules, Election::Preferred));
+                }
+                Step::Unfence(_) | Step::Alter(_) => {}
+            }
+            let now = &story.partition;
+            let had_all = |node: &NodeId| before.in_sync.contains(node) || before.eligible_leaders.contains(node);
+            if let Some(leader) = now.leader {
+                prop_assert!(now.in_sync.contains(&leader));
+                prop_assert!(story.members.is_active(leader) || !matches!(step, Step::Start(node, _) if node == leader.0));
+                if now.leader != before.leader {
+                    prop_assert!(had_all(&leader), "a leader that may lack something: {:?} {:?}", before, now);
+                }
+            }
+            prop_assert!(now.in_sync.iter().all(|node| !now.eligible_leaders.contains(node)));
+            prop_assert!(now.eligible_leaders.iter().all(had_all));
+            let in_sync_min = in_sync_min.min(replicas.len());
+            prop_assert!(now.in_sync.len() < in_sync_min || now.eligible_leaders.is_empty());
+        }
+    }
+}
