@@ -79,10 +79,13 @@ impl LeaderEpochs {
         if self.entries.last().is_some_and(known) {
             return false;
         }
+        // A follower may get more of an epoch after it has led under a later one and written nothing.
         let kept =
-            self.entries.partition_point(|entry| entry.epoch < epoch && entry.start_offset < start_offset);
+            self.entries.partition_point(|entry| entry.epoch <= epoch && entry.start_offset < start_offset);
         self.entries.truncate(kept);
-        self.entries.push(EpochStart { epoch, start_offset });
+        if self.latest() != Some(epoch) {
+            self.entries.push(EpochStart { epoch, start_offset });
+        }
         true
     }
 
@@ -236,6 +239,16 @@ mod tests {
         assert!(epochs.assign(LeaderEpoch(2), offset(10)));
         assert!(!epochs.assign(LeaderEpoch(2), offset(15)), "an epoch begins once");
         assert_eq!(epochs.encode(), "0\n2\n0 0\n2 10\n");
+    }
+
+    /// Found by seed 82 of the simulation of replication: epoch 3 seemed to begin at 163, and a follower that had
+    /// other records from 132 on was not cut.
+    #[test]
+    fn an_older_epoch_goes_on_behind_one_that_wrote_nothing() {
+        let mut epochs = epochs(&[(2, 88), (3, 132), (4, 163)]);
+        assert!(epochs.assign(LeaderEpoch(3), offset(163)));
+        assert_eq!(epochs.encode(), "0\n2\n2 88\n3 132\n");
+        assert!(!epochs.assign(LeaderEpoch(3), offset(165)));
     }
 
     #[test]
