@@ -5,6 +5,7 @@
 //! | [`types`], [`config`], [`metrics`], [`schema`] | quantities and bounds, settings, counters, generated records | anything below |
 //! | [`codec`] | bytes to values and back | files, sockets, partitions' states |
 //! | [`log`] | a partition's log as data: layouts, plans, which flush covers which write | async, file handles |
+//! | [`replication`] | leader, follower, in-sync replicas: who has what, what may be read and acknowledged | clocks, sockets, disks |
 //! | [`cluster`] | the metadata: topics, partitions, owners, configurations | clocks, sockets, disks |
 //! | [`group`] | consumer groups: members, generations, committed offsets | clocks, sockets, disks |
 //! | [`quota`] | what clients have used of their quotas | clocks, sockets, disks |
@@ -31,6 +32,7 @@ pub mod log;
 pub mod metrics;
 pub mod preflight;
 pub mod quota;
+pub mod replication;
 pub mod schema;
 pub mod shard;
 pub mod telemetry;
