@@ -16,11 +16,12 @@
 //! | [`groups`] | another one: coordinators of consumer groups |
 //! | [`transactions`] | another one: coordinators of transactions, and the partitions that these end in |
 //! | [`consumers`] | the same of groups that use the newer protocol, or both |
+//! | [`replication`] | leaders, followers and the controller's side of partitions, over a network and with clients of its own |
 //! | [`crowd`] | the clients of a seed, of whatever kind |
 //! | [`keyed_log`], [`writes`] | a compacted partition, as coordinators keep their state in; what becomes of their writes |
 //! | [`quorum`] | another one: the metadata quorum |
 //!
-//! Absent: replication, several log directories.
+//! Absent: the quorum, several log directories.
 
 pub mod consumers;
 pub mod crowd;
@@ -36,6 +37,7 @@ pub mod node;
 pub mod quorum;
 pub mod random;
 pub mod remains;
+pub mod replication;
 pub mod report;
 pub mod run;
 pub mod seeds;

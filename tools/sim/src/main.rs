@@ -1,7 +1,8 @@
 //! `odradek-sim storage`: many seeds of the storage engine on a simulated disk. `odradek-sim groups`: the same of
 //! group coordinators and their clients, `odradek-sim consumers` of those that use the newer protocol.
-//! `odradek-sim transactions`: of transaction coordinators, partitions and producers.
-//! `odradek-sim quorum`: of the metadata quorum. `odradek-sim mistakes`: whether the checks find what they are there for.
+//! `odradek-sim transactions`: of transaction coordinators, partitions and producers. `odradek-sim quorum`: of the
+//! metadata quorum. `odradek-sim replication`: of replicas, their network and the controller's side of them.
+//! `odradek-sim mistakes`: whether the checks find what they are there for.
 //!
 //! Exit code 0: every check held and everything that is to be met was met; 1: a check failed; 2: some
 //! fault or branch of recovery was never met; 3: the program could not do its work.
@@ -12,6 +13,7 @@ use clap::{Parser, Subcommand};
 use odradek_sim::consumers::Consumers;
 use odradek_sim::groups::Groups;
 use odradek_sim::quorum::Quorums;
+use odradek_sim::replication::Replication;
 use odradek_sim::report::Counts;
 use odradek_sim::seeds::{PlannedMistake, SeedOptions, Simulation};
 use odradek_sim::storage::Storage;
@@ -41,6 +43,8 @@ enum What {
     Transactions(SeedsFlags),
     /// The metadata quorum: elections, commits, snapshots, members that come and go.
     Quorum(SeedsFlags),
+    /// Replicas: leaders, followers, in-sync sets, elections, on nodes that crash and a network that cuts.
+    Replication(SeedsFlags),
     /// Makes each mistake on purpose and says which check found it, and after how many seeds.
     Mistakes(MistakesFlags),
 }
@@ -50,7 +54,7 @@ struct MistakesFlags {
     /// Seeds within which each has to be found.
     #[arg(long, default_value_t = 10_000)]
     seeds: u64,
-    /// Of one simulation only: storage, groups, transactions, consumers or quorum.
+    /// Of one simulation only: storage, groups, transactions, consumers, quorum or replication.
     #[arg(long, value_name = "SIMULATION")]
     of: Option<String>,
 }
@@ -113,6 +117,7 @@ fn main() -> ExitCode {
         What::Transactions(flags) => run::<Transactions>(flags),
         What::Consumers(flags) => run::<Consumers>(flags),
         What::Quorum(flags) => run::<Quorums>(flags),
+        What::Replication(flags) => run::<Replication>(flags),
         What::Mistakes(flags) => find_all_mistakes(flags),
     };
     match done {
@@ -216,6 +221,9 @@ fn find_all_mistakes(flags: &MistakesFlags) -> anyhow::Result<ExitCode> {
     }
     if is_wanted(Quorums::NAME) {
         missed += find_mistakes::<Quorums>(flags.seeds)?;
+    }
+    if is_wanted(Replication::NAME) {
+        missed += find_mistakes::<Replication>(flags.seeds)?;
     }
     Ok(ExitCode::from(u8::from(missed > 0)))
 }

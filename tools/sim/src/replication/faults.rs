@@ -1,0 +1,255 @@
+//! What goes wrong.
+
+use crate::replication::log::offset;
+use crate::replication::network::CONTROLLER;
+use crate::replication::node::Role;
+use crate::replication::scene::{Scene, index};
+use crate::replication::settings::{MS, S};
+use crate::world::Micros;
+use odradek::replication::leader;
+
+impl Scene {
+    /// Until the seed becomes calm.
+    pub fn do_harm(&mut self) {
+        if self.is_calm {
+            return;
+        }
+        self.do_one_harm();
+        let pause = self.world.between(50 * MS, self.settings.fault_pause_max);
+        self.after(pause, |scene| scene.do_harm());
+    }
+
+    fn any_node(&self) -> usize {
+        1 + self.world.below(self.settings.nodes as u64) as usize
+    }
+
+    fn a_while(&self) -> Micros {
+        match self.world.below(3) {
+            0 => self.world.between(50 * MS, 500 * MS),
+            1 => self.world.between(500 * MS, 3 * S),
+            _ => self.world.between(3 * S, 10 * S),
+        }
+    }
+
+    fn do_one_harm(&mut self) {
+        let node = self.any_node();
+        let time = self.a_while();
+        match self.world.below(40) {
+            0..=6 => self.crash_and_restart(node, time),
+            7 => {
+                self.world.count("fault: all nodes crash");
+                for node in 1..=self.settings.nodes {
+                    let time = self.a_while() / 2;
+                    self.crash_and_restart(node, time);
+                }
+            }
+            8..=12 => self.pause_node(node, time),
+            13..=14 => {
+                self.world.count("fault: node cut off");
+                for other in (0..=self.settings.nodes).filter(|other| *other != node) {
+                    self.cut_for(node, other, time);
+                    self.cut_for(other, node, time);
+                }
+            }
+            15..=16 => {
+                let other = self.any_node();
+                self.world.count("fault: link cut");
+                self.cut_for(node, other, time);
+                self.cut_for(other, node, time);
+            }
+            17..=19 => {
+                let other = self.any_node();
+                self.world.count("fault: link cut one way");
+                self.cut_for(node, other, time);
+            }
+            20..=22 => {
+                self.world.count("fault: cut off from the controller");
+                self.cut_for(node, CONTROLLER, time);
+                if self.world.one_in(2) {
+                    self.cut_for(CONTROLLER, node, time);
+                }
+            }
+            23..=25 => {
+                self.world.count("fault: connection lost");
+                let other = self.any_node();
+                self.disconnect_all(node, Some(other));
+            }
+            26..=28 => {
+                self.world.count("fault: slow disk");
+                self.nodes[node].is_slow = true;
+                self.after(time, move |scene| scene.nodes[node].is_slow = false);
+            }
+            29..=30 => {
+                if self.controller.is_up {
+                    self.world.count("fault: controller away");
+                    self.controller_goes(time);
+                }
+            }
+            31..=32 => {
+                self.world.count("fault: controlled shutdown");
+                self.shut_down(node);
+            }
+            33 => {
+                self.world.count("fault: rolling restart");
+                for at in 0..self.settings.nodes {
+                    let node = (node + at - 1) % self.settings.nodes + 1;
+                    self.after(at as Micros * 3 * S, move |scene| {
+                        if !scene.is_calm {
+                            scene.shut_down(node);
+                        }
+                    });
+                }
+            }
+            _ => self.move_log_start(),
+        }
+    }
+
+    fn shut_down(&mut self, node: usize) {
+        if self.nodes[node].is_up {
+            self.nodes[node].wants_shut_down = true;
+            let run = self.nodes[node].run;
+            // Whoever is not let go goes anyway.
+            self.after(8 * S, move |scene| {
+                if scene.nodes[node].is_up && scene.nodes[node].run == run && !scene.is_calm {
+                    scene.crash_and_restart(node, S);
+                }
+            });
+        }
+    }
+
+    pub fn crash_and_restart(&mut self, node: usize, time: Micros) {
+        if !self.nodes[node].is_up {
+            return;
+        }
+        self.world.count("fault: crash");
+        self.crash_node(node);
+        self.damage(node);
+        self.after(time, move |scene| {
+            if !scene.nodes[node].is_up {
+                scene.start_node(node);
+            }
+        });
+    }
+
+    /// A minority of those who count may be damaged before the controller knows: fewer than have to be in sync, and
+    /// one of them is whole. More than that no protocol survives.
+    fn may_lose(&self, node: usize, partition: usize) -> bool {
+        let leadership = &self.controller.partitions[partition];
+        let minimum = self.in_sync_min(partition).min(leadership.replicas.len());
+        let others = leadership.in_sync.iter().chain(&leadership.eligible_leaders).map(|other| index(*other));
+        let others: Vec<usize> = others.filter(|other| *other != node).collect();
+        let is_lost = |other: &&usize| {
+            self.nodes[**other].replicas.get(&partition).is_some_and(|replica| replica.log.is_lost)
+        };
+        let lost = others.iter().filter(is_lost).count();
+        lost + 1 < minimum && lost < others.len()
+    }
+
+    fn damage(&mut self, node: usize) {
+        let is_here = |partition: &usize| {
+            self.controller.partitions[*partition].replicas.contains(&self.nodes[node].id)
+        };
+        let partitions: Vec<usize> = (0..self.settings.partitions).filter(is_here).collect();
+        match self.world.below(8) {
+            0 if partitions.iter().all(|partition| self.may_lose(node, *partition)) => {
+                self.world.count("restart: empty disk");
+                self.world.note(format_args!("node {node} has an empty disk"));
+                self.nodes[node].is_empty = true;
+                self.nodes[node].replicas.values_mut().for_each(|replica| replica.log.wipe());
+            }
+            1 | 2 => {
+                for partition in partitions {
+                    if self.may_lose(node, partition) && self.world.one_in(2) {
+                        self.world.count("restart: damaged");
+                        let log = &mut self.nodes[node].replica(partition).log;
+                        let (start, end) = (log.start(), log.end());
+                        let kept = start + self.world.below(end.saturating_sub(start) + 1);
+                        log.damage(kept);
+                        self.world
+                            .note(format_args!("node {node} partition {partition} is damaged at {kept}"));
+                    }
+                }
+            }
+            _ => self.world.count("restart: clean"),
+        }
+    }
+
+    fn pause_node(&mut self, node: usize, time: Micros) {
+        let found = &mut self.nodes[node];
+        if !found.is_up || found.is_paused {
+            return;
+        }
+        self.world.count("fault: pause");
+        self.world.note(format_args!("node {node} is stopped for {time}"));
+        found.is_paused = true;
+        let run = found.run;
+        self.after(time, move |scene| {
+            if scene.nodes[node].run == run {
+                scene.resume_node(node);
+            }
+        });
+    }
+
+    pub fn resume_node(&mut self, node: usize) {
+        if !self.nodes[node].is_paused {
+            return;
+        }
+        self.world.note(format_args!("node {node} goes on"));
+        self.nodes[node].is_paused = false;
+        for (partition, replica) in &self.nodes[node].replicas {
+            let current = self.controller.partitions.get(*partition);
+            if let Role::Leader(leader) = &replica.role
+                && current.is_some_and(|current| current.leader_epoch > leader.epoch())
+            {
+                self.world.count("leader: stale, wakes up");
+            }
+        }
+        let run = self.nodes[node].run;
+        for action in std::mem::take(&mut self.nodes[node].deferred) {
+            self.at_node(node, run, action);
+        }
+    }
+
+    fn cut_for(&mut self, from: usize, to: usize, time: Micros) {
+        if from == to {
+            return;
+        }
+        self.network.cut(from, to);
+        self.after(time, move |scene| scene.network.mend(from, to));
+    }
+
+    /// Retention.
+    fn move_log_start(&mut self) {
+        let partition = self.world.below(self.settings.partitions as u64) as usize;
+        for node in 1..=self.settings.nodes {
+            let found = &self.nodes[node];
+            if !found.is_up || found.is_paused {
+                continue;
+            }
+            let replica = &found.replicas[&partition];
+            if let Role::Leader(leader) = &replica.role {
+                let end = replica.log.removable_end().min(leader.high_watermark().get());
+                let start = replica.log.start();
+                if end > start {
+                    let log_start = offset(start + self.world.below(end - start + 1));
+                    self.lead(node, partition, leader::Event::LogStartWanted { log_start });
+                }
+            }
+        }
+    }
+
+    /// Nothing goes wrong any more, and whoever is gone comes back.
+    pub fn become_calm(&mut self) {
+        self.world.note(format_args!("calm"));
+        self.is_calm = true;
+        self.network.mend_all();
+        self.controller_comes();
+        for node in 1..=self.settings.nodes {
+            self.nodes[node].is_slow = false;
+            self.resume_node(node);
+            if !self.nodes[node].is_up {
+                self.start_node(node);
+            }
+        }
+    }
+}

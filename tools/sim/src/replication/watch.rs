@@ -1,0 +1,250 @@
+//! What is expected, and the checks.
+//!
+//! What was once below a high watermark of a leader is canonical: it stays, where it is and as it is. Every log,
+//! answer and read is held against it.
+
+use crate::replication::log::{Batch, Image};
+use crate::replication::node::Role;
+use crate::replication::scene::{Scene, index};
+use crate::replication::settings::{Mistake, check};
+use crate::world::World;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// What is known of a partition.
+#[derive(Default)]
+struct Canon {
+    batches: Vec<Batch>,
+    end: u64,
+    /// Where each value is.
+    places: BTreeMap<u64, u64>,
+    /// The highest offset that a client was told of.
+    known_end: u64,
+    /// Everything that was acknowledged by all: its end, by its value.
+    acknowledged: BTreeMap<u64, u64>,
+    /// The node, and its start, that led under an epoch.
+    leaders: BTreeMap<i32, (usize, u64)>,
+    /// Values that were sent, and who by.
+    sent: BTreeMap<u64, u32>,
+}
+
+/// Lives: one per seed.
+pub struct Watch {
+    world: Rc<World>,
+    partitions: Vec<Canon>,
+}
+
+impl Watch {
+    pub fn new(world: Rc<World>, partitions: usize) -> Watch {
+        Watch { world, partitions: (0..partitions).map(|_| Canon::default()).collect() }
+    }
+
+    pub fn end(&self, partition: usize) -> u64 {
+        self.partitions[partition].end
+    }
+
+    pub fn known_end(&self, partition: usize) -> u64 {
+        self.partitions[partition].known_end
+    }
+
+    pub fn sends(&mut self, partition: usize, batch: &Batch) {
+        self.partitions[partition].sent.insert(batch.value, batch.producer);
+    }
+
+    /// Of a batch that was sent when nothing beyond `known_end` was known.
+    pub fn is_told(&mut self, partition: usize, batch: &Batch, end: u64, known_end: u64) {
+        let canon = &mut self.partitions[partition];
+        let base = end - u64::from(batch.count);
+        if canon.places.get(&batch.value) != Some(&base) {
+            let place = canon.places.get(&batch.value);
+            let what = format!("{batch:?} was acknowledged at {base} and is at {place:?}");
+            self.world.finding(check::KEPT, format_args!("partition {partition}: {what}"));
+        }
+        if base < known_end {
+            let what = format!("{batch:?} is acknowledged at {base}, {known_end} was known before");
+            self.world.finding(check::ORDER, format_args!("partition {partition}: {what}"));
+        }
+        canon.acknowledged.insert(batch.value, end);
+        canon.known_end = canon.known_end.max(end);
+    }
+
+    pub fn is_read(&mut self, partition: usize, batch: &Batch) {
+        let canon = &mut self.partitions[partition];
+        let place = canon.batches.partition_point(|known| known.end() <= batch.base);
+        if canon.batches.get(place) != Some(batch) {
+            let expected = canon.batches.get(place);
+            let what = format!("{batch:?} is read where {expected:?} is");
+            self.world.finding(check::ONE_VALUE, format_args!("partition {partition}: {what}"));
+        }
+        canon.known_end = canon.known_end.max(batch.end());
+    }
+
+    /// A leader has a high watermark beyond all before it.
+    fn extend(&mut self, partition: usize, batches: &[Batch], end: u64) {
+        let canon = &mut self.partitions[partition];
+        for batch in batches.iter().take_while(|batch| batch.end() <= end) {
+            if canon.sent.get(&batch.value).is_none() {
+                self.world.finding(check::PHANTOM, format_args!("partition {partition}: {batch:?}"));
+            }
+            if let Some(other) = canon.places.insert(batch.value, batch.base) {
+                let what = format!("{batch:?} is at {other} too");
+                self.world.finding(check::STORED_ONCE, format_args!("partition {partition}: {what}"));
+            }
+            canon.batches.push(*batch);
+            canon.end = batch.end();
+        }
+    }
+
+    /// Where a log is not what is canonical, from one offset to another.
+    fn difference(&self, partition: usize, image: &Image, from: u64, to: u64) -> Option<String> {
+        let canon = &self.partitions[partition].batches;
+        let from = from.max(image.start);
+        let mut found = image.from_offset(from).iter();
+        let first = canon.partition_point(|batch| batch.end() <= from);
+        for expected in canon[first..].iter().take_while(|batch| batch.end() <= to) {
+            match found.next() {
+                Some(batch) if batch == expected => {}
+                other => return Some(format!("it has {other:?} where {expected:?} belongs")),
+            }
+        }
+        None
+    }
+}
+
+impl Scene {
+    /// A node begins to lead.
+    pub fn check_leader(&mut self, id: usize, partition: usize, epoch: i32) {
+        let run = self.nodes[id].run;
+        let canon = &mut self.watch.partitions[partition];
+        let (first, first_run) = *canon.leaders.entry(epoch).or_insert((id, run));
+        if (first, first_run) != (id, run) {
+            let what = format!("nodes {first} and {id} lead under {epoch}, in runs {first_run} and {run}");
+            self.world.finding(check::ONE_LEADER, format_args!("partition {partition}: {what}"));
+        }
+        // One that has only now heard of a leadership that is over lacks what came later, and will learn of it.
+        let is_current = self.controller.partitions[partition].leader_epoch.0 == epoch;
+        let end = self.watch.end(partition);
+        let log = &self.nodes[id].replicas[&partition].log;
+        if is_current && let Some(what) = self.watch.difference(partition, &log.memory, 0, end) {
+            self.world.finding(check::LEADERS, format_args!("partition {partition}, node {id}: {what}"));
+        }
+    }
+
+    pub fn check_leader_high_watermark(&mut self, id: usize, partition: usize, to: u64) {
+        let before = self.watch.end(partition);
+        self.check_high_watermark(id, partition, to);
+        if to > before {
+            let batches = self.nodes[id].replicas[&partition].log.memory.from_offset(before).to_vec();
+            self.watch.extend(partition, &batches, to);
+            self.check_members(partition, before);
+        }
+        let replicas = &self.controller.partitions[partition].replicas;
+        let has = |node: usize| {
+            let log = &self.nodes[node].replicas[&partition].log;
+            log.flushed_end.max(log.once_flushed) >= to
+        };
+        let count = replicas.iter().filter(|node| has(index(**node))).count();
+        let minimum = self.in_sync_min(partition).clamp(1, replicas.len());
+        if count < minimum {
+            let what = format!("{count} replicas have flushed up to {to}, {minimum} have to");
+            self.world.finding(check::MINIMUM, format_args!("partition {partition}, node {id}: {what}"));
+        }
+    }
+
+    /// Of a leader or a follower.
+    pub fn check_high_watermark(&mut self, id: usize, partition: usize, to: u64) {
+        let replica = &self.nodes[id].replicas[&partition];
+        let flushed_end = replica.log.flushed_end;
+        if to > flushed_end {
+            let what = format!("high watermark {to}, flushed up to {flushed_end}");
+            self.world.finding(check::WITHIN, format_args!("partition {partition}, node {id}: {what}"));
+        }
+        let from = replica.high_watermark;
+        let to = to.min(self.watch.end(partition));
+        if let Some(what) = self.watch.difference(partition, &replica.log.memory, from, to) {
+            self.world.finding(check::IDENTICAL, format_args!("partition {partition}, node {id}: {what}"));
+        }
+        let replica = self.nodes[id].replica(partition);
+        replica.high_watermark = replica.high_watermark.max(to);
+    }
+
+    pub fn check_all_members(&mut self) {
+        for partition in 0..self.controller.partitions.len() {
+            self.check_members(partition, 0);
+        }
+    }
+
+    /// A node has lost what it had in memory.
+    pub fn check_members_at(&mut self, _id: usize) {
+        self.check_all_members();
+    }
+
+    /// Who is in sync, or eligible, has all that is canonical, flushed.
+    fn check_members(&mut self, partition: usize, from: u64) {
+        let leadership = &self.controller.partitions[partition];
+        let end = self.watch.end(partition);
+        for node in leadership.in_sync.iter().chain(&leadership.eligible_leaders) {
+            let Some(replica) = self.nodes[index(*node)].replicas.get(&partition) else { continue };
+            if replica.log.is_lost {
+                continue;
+            }
+            let flushed_end = replica.log.flushed_end;
+            if flushed_end < end {
+                let what =
+                    format!("{node:?} has flushed up to {flushed_end}, {end} is below a high watermark");
+                self.world.finding(check::MEMBERS, format_args!("partition {partition}: {what}"));
+            }
+            if let Some(what) = self.watch.difference(partition, &replica.log.memory, from, end) {
+                self.world.finding(check::MEMBERS, format_args!("partition {partition}: {node:?}: {what}"));
+            }
+        }
+    }
+
+    /// A follower's log was cut.
+    pub fn check_cut(&mut self, id: usize, partition: usize, to: u64) {
+        let replica = self.nodes[id].replica(partition);
+        replica.high_watermark = replica.high_watermark.min(to);
+        self.check_members(partition, 0);
+    }
+
+    /// What a leader answers: it is true when it says so.
+    pub fn check_answer(&mut self, id: usize, partition: usize, client: usize, end: Option<u64>) {
+        let Some(end) = end else { return };
+        if self.clients.is_for_all(client) {
+            let canonical = self.watch.end(partition);
+            if end > canonical {
+                let what = format!("{end} is acknowledged, {canonical} is below a high watermark");
+                self.world.finding(check::KEPT, format_args!("partition {partition}, node {id}: {what}"));
+            }
+        } else if !self.makes(Mistake::LeaderBeforeFlush) {
+            let flushed_end = self.nodes[id].replicas[&partition].log.flushed_end;
+            let leads = matches!(self.nodes[id].replicas[&partition].role, Role::Leader(_));
+            if leads && end > flushed_end {
+                let what = format!("{end} is acknowledged, {flushed_end} is flushed");
+                self.world.finding(check::KEPT, format_args!("partition {partition}, node {id}: {what}"));
+            }
+        }
+    }
+
+    /// In the end: what was acknowledged is there.
+    pub fn check_kept(&mut self) {
+        for (partition, canon) in self.watch.partitions.iter().enumerate() {
+            for (value, end) in &canon.acknowledged {
+                let place = canon.places.get(value);
+                if place.is_none_or(|base| *base >= *end) {
+                    let what = format!("{value} was acknowledged up to {end} and is at {place:?}");
+                    self.world.finding(check::KEPT, format_args!("partition {partition}: {what}"));
+                }
+            }
+            for (node, replica) in self.nodes.iter().filter_map(|node| {
+                let is_replica = self.controller.partitions[partition].replicas.contains(&node.id);
+                node.replicas.get(&partition).filter(|_| is_replica).map(|replica| (node.id, replica))
+            }) {
+                if let Some(what) = self.watch.difference(partition, &replica.log.memory, 0, canon.end) {
+                    let what = format!("{node:?}: {what}");
+                    self.world.finding(check::IDENTICAL, format_args!("partition {partition}, {what}"));
+                }
+            }
+        }
+    }
+}
