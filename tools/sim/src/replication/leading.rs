@@ -249,7 +249,7 @@ impl Scene {
         let mut frame = (Vec::new(), Vec::new());
         while let Some(feed) = self.nodes[id].feeds.get_mut(&follower) {
             let Some(partition) = feed.turns.next(Lane::Tail) else { break };
-            let Some(to_send) = self.to_send(id, partition, follower) else { continue };
+            let Some(to_send) = self.next_to_send(id, partition, follower) else { continue };
             let tail_start = self.nodes[id].replica(partition).log.end().saturating_sub(self.settings.tail);
             if to_send.from < to_send.to && to_send.from.get() < tail_start {
                 let feed = self.nodes[id].feeds.get_mut(&follower).expect("it is there");
@@ -277,7 +277,7 @@ impl Scene {
             let feed = scene.nodes[id].feeds.get_mut(&follower).filter(|feed| feed.connection == connection);
             let Some(feed) = feed else { return };
             feed.is_reading = false;
-            let Some(to_send) = scene.to_send(id, partition, follower) else {
+            let Some(to_send) = scene.next_to_send(id, partition, follower) else {
                 return scene.pump(id, follower);
             };
             let mut frame = (Vec::new(), Vec::new());
@@ -288,7 +288,7 @@ impl Scene {
         });
     }
 
-    fn to_send(&mut self, id: usize, partition: usize, follower: usize) -> Option<ToSend> {
+    fn next_to_send(&mut self, id: usize, partition: usize, follower: usize) -> Option<ToSend> {
         let replica = NodeId(follower as i32);
         match &self.nodes[id].replica(partition).role {
             Role::Leader(leader) => leader.to_send(replica),

@@ -83,7 +83,7 @@ impl Watch {
     fn extend(&mut self, partition: usize, batches: &[Batch], end: u64) {
         let canon = &mut self.partitions[partition];
         for batch in batches.iter().take_while(|batch| batch.end() <= end) {
-            if canon.sent.get(&batch.value).is_none() {
+            if !canon.sent.contains_key(&batch.value) {
                 self.world.finding(check::PHANTOM, format_args!("partition {partition}: {batch:?}"));
             }
             if let Some(other) = canon.places.insert(batch.value, batch.base) {
