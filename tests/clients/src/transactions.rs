@@ -41,7 +41,11 @@ struct Producer(Driver);
 
 impl Producer {
     fn new(kind: Kind, broker: &Broker, id: &str, timeout_ms: u64) -> Answer<Producer> {
-        let mut producer = Producer(kind.member(&broker.bootstrap()));
+        Producer::at(kind, &broker.bootstrap(), id, timeout_ms)
+    }
+
+    fn at(kind: Kind, bootstrap: &str, id: &str, timeout_ms: u64) -> Answer<Producer> {
+        let mut producer = Producer(kind.member(bootstrap));
         producer.ask(&json!({ "op": "init", "id": id, "timeout": timeout_ms }))?;
         Ok(producer)
     }
@@ -148,6 +152,9 @@ pub fn pipelines_count_once(kind: Kind, routing: Routing) {
 
 /// One that reads and writes.
 struct Worker {
+    kind: Kind,
+    bootstrap: String,
+    name: String,
     producer: Producer,
 }
 
@@ -159,7 +166,9 @@ struct Polled {
 
 impl Worker {
     fn new(kind: Kind, broker: &Broker, name: &str) -> Answer<Worker> {
-        let mut worker = Worker { producer: Producer::new(kind, broker, name, TIMEOUT_MS)? };
+        let (bootstrap, name) = (broker.bootstrap(), name.to_owned());
+        let producer = Producer::at(kind, &bootstrap, &name, TIMEOUT_MS)?;
+        let mut worker = Worker { kind, bootstrap, name, producer };
         worker.join()?;
         Ok(worker)
     }
@@ -181,37 +190,43 @@ impl Worker {
     }
 
     /// Reads for a while, and writes what it has read. An error of the client, as in a rebalance, is followed by
-    /// an abort, after which the member begins anew.
+    /// an abort, after which the member begins anew; a client that cannot abort either (kafkajs, while markers of
+    /// its last transaction are written) is replaced by another one, which aborts what is open.
     fn work(&mut self) -> Answer<()> {
         let polled: Polled = parse(self.producer.ask(&json!({ "op": "poll", "ms": 500 }))?)?;
         if polled.records.is_empty() {
             return Ok(());
         }
+        let Err(error) = self.copy(&polled.records) else { return Ok(()) };
+        let aborted = self.producer.end(false);
+        // It has read on; another member reads from what is committed.
+        self.producer.ask(&json!({ "op": "leave" }))?;
+        let Err(second) = aborted else {
+            self.join()?;
+            return Err(error);
+        };
+        self.producer = Producer::at(self.kind, &self.bootstrap, &self.name, TIMEOUT_MS)?;
+        self.join()?;
+        Err(format!("{error}, and then {second}"))
+    }
+
+    /// In one transaction, with how far that is.
+    fn copy(&mut self, records: &[(i32, i64)]) -> Answer<()> {
         self.producer.ask(&json!({ "op": "begin" }))?;
-        let copies: Vec<_> = polled
-            .records
+        let copies: Vec<_> = records
             .iter()
             .map(|(partition, offset)| json!([partition, format!("{partition} {offset}")]))
             .collect();
         self.producer.ask(&json!({ "op": "write", "topic": TOPIC, "records": copies }))?;
         let mut positions: BTreeMap<i32, i64> = BTreeMap::new();
-        for (partition, offset) in &polled.records {
+        for (partition, offset) in records {
             positions.insert(*partition, offset + 1);
         }
         let positions: Vec<_> = positions.into_iter().collect();
-        let sent = self.producer.ask(&json!({
+        self.producer.ask(&json!({
             "op": "offsets", "group": GROUP, "topic": INPUT, "positions": positions,
-        }));
-        match sent.and_then(|_| self.producer.end(true)) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                self.producer.end(false).map_err(|second| format!("{error}, and then {second}"))?;
-                // It has read on; another member reads from what is committed.
-                self.producer.ask(&json!({ "op": "leave" }))?;
-                self.join()?;
-                Err(error)
-            }
-        }
+        }))?;
+        self.producer.end(true)
     }
 }
 
