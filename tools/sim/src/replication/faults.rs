@@ -228,7 +228,7 @@ impl Scene {
             }
             let replica = &found.replicas[&partition];
             if let Role::Leader(leader) = &replica.role {
-                let end = replica.log.removable_end().min(leader.high_watermark().get());
+                let end = replica.log.removable_end(leader.high_watermark().get());
                 let start = replica.log.start();
                 if end > start {
                     let log_start = offset(start + self.world.below(end - start + 1));

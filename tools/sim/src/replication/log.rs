@@ -246,12 +246,15 @@ impl Log {
         self.producers.get(&producer).copied()
     }
 
-    /// Up to where the log may be taken away without forgetting who has written what.
-    pub fn removable_end(&self) -> u64 {
+    /// Up to where the log may be taken away without forgetting who has written what: what lies beyond the high
+    /// watermark may be cut, and then the batch before is a producer's newest.
+    pub fn removable_end(&self, high_watermark: u64) -> u64 {
+        let batches = &self.memory.batches;
+        let safe = &batches[..batches.partition_point(|batch| batch.end() <= high_watermark)];
         let newest = |producer: &u32| {
-            self.memory.batches.iter().rev().find(|batch| batch.producer == *producer).map(|batch| batch.base)
+            safe.iter().rev().find(|batch| batch.producer == *producer).map(|batch| batch.base)
         };
-        self.producers.keys().filter_map(newest).min().unwrap_or_else(|| self.end())
+        self.producers.keys().filter_map(newest).min().unwrap_or(high_watermark)
     }
 
     /// After a start.
