@@ -272,7 +272,7 @@ impl Scene {
         feed.is_reading = true;
         let connection = feed.connection;
         self.world.count("leader: catch-up from disk");
-        let time = self.world.between(MS, 30 * MS);
+        let time = self.world.between(MS, if self.is_calm { 5 * MS } else { 30 * MS });
         self.after_at(time, id, move |scene| {
             let feed = scene.nodes[id].feeds.get_mut(&follower).filter(|feed| feed.connection == connection);
             let Some(feed) = feed else { return };

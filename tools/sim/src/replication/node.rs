@@ -452,6 +452,7 @@ impl Scene {
         self.nodes[id].is_flushing = true;
         let time = match is_slow {
             true => self.world.between(10 * MS, if self.world.one_in(8) { 5 * S } else { 300 * MS }),
+            false if self.is_calm => self.world.between(100, self.settings.flush_max.min(5 * MS)),
             false => self.world.between(100, self.settings.flush_max),
         };
         self.after_at(time, id, move |scene| {

@@ -9,7 +9,8 @@ use crate::seeds::{SeedOptions, SeedResult, run_in};
 use crate::world::{Micros, World};
 use std::rc::Rc;
 
-/// How long it takes at most until everything is served again.
+/// How long it takes at most until everything is served again: a long log over the smallest window too, as disks
+/// and networks are quick by then.
 const QUIET_MAX: Micros = 30 * S;
 
 pub fn run_seed(options: SeedOptions<Mistake>) -> SeedResult {
