@@ -232,6 +232,7 @@ impl Scene {
                 let start = replica.log.start();
                 if end > start {
                     let log_start = offset(start + self.world.below(end - start + 1));
+                    self.watch.wants_start(partition, log_start.get());
                     self.lead(node, partition, leader::Event::LogStartWanted { log_start });
                 }
             }

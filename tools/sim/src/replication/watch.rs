@@ -22,6 +22,8 @@ struct Canon {
     known_end: u64,
     /// Everything that was acknowledged by all: its end, by its value.
     acknowledged: BTreeMap<u64, u64>,
+    /// Up to where anybody ever wanted it to be taken away.
+    wanted_start: u64,
     /// The node, and its start, that led under an epoch.
     leaders: BTreeMap<i32, (usize, u64)>,
     /// Values that were sent, and who by.
@@ -49,6 +51,12 @@ impl Watch {
 
     pub fn sends(&mut self, partition: usize, batch: &Batch) {
         self.partitions[partition].sent.insert(batch.value, batch.producer);
+    }
+
+    /// Retention has begun to take away what lies below.
+    pub fn wants_start(&mut self, partition: usize, start: u64) {
+        let wanted_start = &mut self.partitions[partition].wanted_start;
+        *wanted_start = start.max(*wanted_start);
     }
 
     /// Of a batch that was sent when nothing beyond `known_end` was known.
@@ -97,7 +105,10 @@ impl Watch {
 
     /// Where a log is not what is canonical, from one offset to another.
     fn difference(&self, partition: usize, image: &Image, from: u64, to: u64) -> Option<String> {
-        let canon = &self.partitions[partition].batches;
+        let Canon { batches: canon, wanted_start, .. } = &self.partitions[partition];
+        if image.start > *wanted_start {
+            return Some(format!("it begins at {}, {wanted_start} was wanted", image.start));
+        }
         let from = from.max(image.start);
         let mut found = image.from_offset(from).iter();
         let first = canon.partition_point(|batch| batch.end() <= from);
