@@ -59,6 +59,13 @@ impl Watch {
                 member.heard = now;
             }
         }
+        // A refused heartbeat that came without an id names nobody: a member that it made, and nobody was told of.
+        let is_unnamed = matches!(&asked.request, Request::ConsumerHeartbeat(..)) && asks == Some("");
+        if is_unnamed && matches!(answer, Answer::ConsumerHeartbeat(response) if response.error_code != 0) {
+            let untold = group.members.iter_mut().filter(|(id, _)| !group.told.contains_key(*id));
+            let since = untold.filter(|(_, member)| member.alive >= asked.since);
+            since.for_each(|(_, member)| member.heard = now);
+        }
         let epoch = match answer {
             Answer::ConsumerHeartbeat(response) if response.error_code == 0 => Some(response.member_epoch),
             Answer::Join(response) if response.error_code == 0 => Some(response.generation_id),
