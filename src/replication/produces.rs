@@ -1,6 +1,6 @@
 //! Who waits for which offset: produce requests between their append and their answer.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use crate::types::Offset;
 
@@ -31,22 +31,22 @@ pub enum ProduceOutcome {
 #[derive(Clone, Debug, Default)]
 pub struct Produces {
     /// By the end of what was appended, and in the order of their requests.
-    for_flush: BTreeMap<(Offset, ProduceId), ()>,
-    for_replicas: BTreeMap<(Offset, ProduceId), ()>,
+    for_flush: BTreeSet<(Offset, ProduceId)>,
+    for_replicas: BTreeSet<(Offset, ProduceId)>,
 }
 
 impl Produces {
     pub fn park(&mut self, produce: ProduceId, end: Offset, acks: Acks) {
         match acks {
-            Acks::Leader => self.for_flush.insert((end, produce), ()),
-            Acks::All => self.for_replicas.insert((end, produce), ()),
+            Acks::Leader => self.for_flush.insert((end, produce)),
+            Acks::All => self.for_replicas.insert((end, produce)),
         };
     }
 
     /// The client does not wait any more.
     pub fn forget(&mut self, produce: ProduceId) {
-        self.for_flush.retain(|(_, parked), ()| *parked != produce);
-        self.for_replicas.retain(|(_, parked), ()| *parked != produce);
+        self.for_flush.retain(|(_, parked)| *parked != produce);
+        self.for_replicas.retain(|(_, parked)| *parked != produce);
     }
 
     pub fn count(&self) -> usize {
@@ -65,24 +65,24 @@ impl Produces {
 
     /// Those that wait for replicas.
     pub fn take_for_replicas(&mut self) -> impl Iterator<Item = ProduceId> + use<> {
-        std::mem::take(&mut self.for_replicas).into_keys().map(|(_, produce)| produce)
+        std::mem::take(&mut self.for_replicas).into_iter().map(|(_, produce)| produce)
     }
 
     pub fn take_all(&mut self) -> impl Iterator<Item = ProduceId> + use<> {
-        let for_flush = std::mem::take(&mut self.for_flush).into_keys().map(|(_, produce)| produce);
+        let for_flush = std::mem::take(&mut self.for_flush).into_iter().map(|(_, produce)| produce);
         for_flush.chain(self.take_for_replicas())
     }
 }
 
 fn reached(
-    parked: &mut BTreeMap<(Offset, ProduceId), ()>,
+    parked: &mut BTreeSet<(Offset, ProduceId)>,
     to: Offset,
 ) -> impl Iterator<Item = ProduceId> + use<> {
     let above = match to.advance(1) {
         Some(next) => parked.split_off(&(next, ProduceId(0))),
-        None => BTreeMap::new(),
+        None => BTreeSet::new(),
     };
-    std::mem::replace(parked, above).into_keys().map(|(_, produce)| produce)
+    std::mem::replace(parked, above).into_iter().map(|(_, produce)| produce)
 }
 
 #[cfg(test)]
