@@ -166,6 +166,7 @@ impl Settings {
             file_delete_delay: Duration::ZERO,
             cleanup: kind.cleanup(),
             durability: kind.durability,
+            compression: None,
         }
     }
 

@@ -24,6 +24,8 @@ struct Member {
     number: u64,
     id: String,
     generation: i32,
+    /// The generation that has told it what it reads: one that it has only joined has not yet.
+    synced: i32,
     topics: BTreeSet<String>,
     owned: Partitions,
     /// The topics that it reads as they were when it led last: it sees to it that new partitions are read.
@@ -50,6 +52,7 @@ pub async fn run(users: Rc<Users>, profile: Profile, number: u64) {
         number,
         id: String::new(),
         generation: -1,
+        synced: -1,
         topics,
         owned,
         led: None,
@@ -96,7 +99,7 @@ impl Member {
         let client = Client {
             group: self.profile.group.clone(),
             member: self.id.clone(),
-            epoch: self.generation,
+            epoch: self.synced,
             owned: self.owned.clone(),
             topics: self.topics.clone(),
             regex: None,
@@ -111,7 +114,7 @@ impl Member {
     }
 
     fn lose_all(&mut self) {
-        self.owned.clear();
+        self.owned = Partitions::new();
         self.tell();
     }
 
@@ -163,7 +166,7 @@ impl Member {
         match error {
             ErrorCode::UnknownMemberId => {
                 self.lose_all();
-                (self.id, self.generation) = (String::new(), -1);
+                (self.id, self.generation, self.synced) = (String::new(), -1, -1);
                 Next::JoinAgain
             }
             ErrorCode::IllegalGeneration => {
@@ -256,8 +259,10 @@ impl Member {
             Err(Some(error)) => return self.after(error).await,
         };
         let topics = self.users.broker.topics.clone();
-        let assigned: Partitions =
-            assigned.into_iter().filter_map(|(name, all)| Some((topics.named(&name)?.id, all))).collect();
+        let assigned: Partitions = assigned
+            .into_iter()
+            .filter_map(|(name, all)| Some((topics.named(&name)?.id, all.into_iter().collect())))
+            .collect();
         let lets_go = self
             .owned
             .iter()
@@ -265,7 +270,7 @@ impl Member {
         if lets_go && self.world().one_in(2) {
             self.commit();
         }
-        self.owned = assigned;
+        (self.owned, self.synced) = (assigned, self.generation);
         self.tell();
         match lets_go {
             true => Next::JoinAgain,

@@ -72,17 +72,22 @@ pub async fn run_slot(users: Rc<Users>, group: usize, slot: u64) {
                 false => run(users.clone(), profile.clone(), number, &id).await,
             };
             users.gone(number);
-            // A static member starts again as who it was, mostly; some come back by the other protocol.
+            // A static member starts again as who it was, mostly; some come back as another client, by the other
+            // protocol or another version.
             let world = users.world();
             if profile.instance.is_some() && !world.one_in(4) {
                 world.count("consumer: static member came back");
-                if users.settings.classic != u64::MAX && world.one_in(4) {
+                let is_other = users.settings.classic != u64::MAX && world.one_in(4);
+                if is_other {
                     let instance = profile.instance.take();
                     profile = Profile { instance, ..Profile::draw(&users, group, slot) };
                     profile.version =
                         if profile.is_classic { profile.version.max(5) } else { profile.version };
                 }
-                if !world.one_in(3) {
+                // A client that subscribes once more has the id that it had; another one only knows the instance's.
+                // Else one of version 0 would go by an id made by one of version 1, a request of which, come late,
+                // says a regex: version 0 has no way to take it back.
+                if !world.one_in(3) || is_other {
                     id.clear();
                 }
             } else {
@@ -281,8 +286,8 @@ impl Member {
                 // It abandons all that it has, and begins anew.
                 self.world().count("consumer: began anew");
                 (self.epoch, self.says_all, self.lets_go) = (0, true, None);
-                self.owned.clear();
-                self.assigned.clear();
+                self.owned = Partitions::new();
+                self.assigned = Partitions::new();
                 self.tell();
             }
             ErrorCode::UnreleasedInstanceId if !self.world().one_in(4) => {
@@ -296,8 +301,8 @@ impl Member {
             | ErrorCode::UnknownServerError => self.says_all = true,
             ErrorCode::GroupIdNotFound if self.epoch > 0 => {
                 (self.epoch, self.says_all, self.lets_go) = (0, true, None);
-                self.owned.clear();
-                self.assigned.clear();
+                self.owned = Partitions::new();
+                self.assigned = Partitions::new();
                 self.tell();
             }
             _ => return Next::End,
@@ -339,7 +344,7 @@ impl Member {
             return world.count("consumer: died");
         }
         // What it had is not read any more before it says so.
-        self.owned.clear();
+        self.owned = Partitions::new();
         self.tell();
         let is_away = self.profile.instance.is_some() && !world.one_in(4);
         let leave = ConsumerGroupHeartbeatRequest::default()

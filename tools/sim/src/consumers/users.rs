@@ -133,7 +133,9 @@ impl Users {
     /// What those partitions are called that there still are.
     pub fn named(&self, partitions: &Partitions) -> BTreeMap<String, BTreeSet<i32>> {
         let topics = &self.broker.topics;
-        let named = partitions.iter().filter_map(|(id, indexes)| Some((topics.name(*id)?, indexes.clone())));
+        let named = partitions
+            .iter()
+            .filter_map(|(id, indexes)| Some((topics.name(*id)?, indexes.iter().copied().collect())));
         named.collect()
     }
 }

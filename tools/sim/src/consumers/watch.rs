@@ -27,6 +27,7 @@ use odradek::group::coordinator::Coordinator;
 use odradek::group::topics::Topics;
 use odradek::group::{Answer, WriteId};
 use odradek::types::TopicId;
+use odradek::types::sorted::SortedSet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -47,6 +48,8 @@ struct Open {
     write: WriteId,
     next: Shadow,
     upgraded: Option<Upgraded>,
+    /// Requests that may be behind it.
+    asking: Vec<Request>,
     /// Nobody knows whether it is there.
     is_unsure: bool,
 }
@@ -79,9 +82,11 @@ pub struct GroupWatch {
     claims: Claims,
     /// The newest generation, while it is a classic one; zero: not known.
     generation: i32,
-    /// Members of the classic protocol that certainly were in, since when and in which generation: static ones only
-    /// while no request names an instance.
+    /// Members of the classic protocol that certainly were in, since when and in which generation: only while no
+    /// request names an instance, or takes members out.
     sure: BTreeMap<String, (Micros, i32)>,
+    /// How many such requests are on their way.
+    naming: u32,
     /// Members, and instances, that a request on its way takes out.
     leaving: BTreeMap<String, u32>,
     leaving_instances: BTreeMap<String, u32>,
@@ -119,6 +124,8 @@ struct MemberWatch {
 pub struct Known {
     /// The epochs that it may be in: what is kept, and what is on its way.
     epochs: [Option<i32>; 2],
+    /// It used the classic protocol, by one of the two.
+    was_classic: bool,
     generation: i32,
     /// The group certainly had members.
     has_members: bool,
@@ -149,20 +156,21 @@ impl GroupWatch {
         self.members.entry(id.to_owned()).or_default()
     }
 
-    /// A run has begun, or sessions of all members begin anew. The time to let partitions go may have begun before,
-    /// with a write that ended before the group was seen to.
+    /// A run has begun, or sessions of all members begin anew. The time to let partitions go, to join or to ask for
+    /// an assignment may have begun before, with what was answered before the group was seen to.
     fn begin_sessions(&mut self, now: Micros) {
         for id in self.kept.ids().cloned().collect::<Vec<_>>() {
             let member = self.kept.member(&id).expect("listed above");
             let epoch = member.current.epoch;
-            let begun = self.members.get(&id).and_then(|member| member.revoking);
-            let begun = begun.filter(|begun| begun.epoch == epoch);
+            let MemberWatch { revoking, join_by, sync_by, .. } =
+                self.members.get(&id).cloned().unwrap_or_default();
+            let begun = revoking.filter(|begun| begun.epoch == epoch);
             let timeout = member.rebalance_timeout();
             let since = begun.map_or(now, |begun| begun.since);
             let timeout = begun.map_or(timeout, |begun| begun.timeout.min(timeout));
             let revoking = member.is_revoking().then_some(Revoking { since, epoch, timeout });
-            let began = MemberWatch { alive: now, heard: now, revoking, ..MemberWatch::default() };
-            self.members.insert(id, MemberWatch { was: member.current, ..began });
+            let was = member.current;
+            self.members.insert(id, MemberWatch { alive: now, heard: now, revoking, join_by, sync_by, was });
         }
     }
 
@@ -174,11 +182,7 @@ impl GroupWatch {
             self.claims.begin();
         }
         self.members.retain(|id, _| self.kept.has(id));
-        if self.kept.is_there() {
-            // Of who was in the classic group nobody used the newer protocol.
-            let was_in = |id: &str| self.kept.has(id) && (before.is_there() || self.kept.uses_classic(id));
-            self.claims.end_but(was_in);
-        }
+        self.end_claims(&before);
         if let Some(upgraded) = upgraded {
             self.claims.end_before(upgraded.generation, &self.kept);
         }
@@ -200,6 +204,15 @@ impl GroupWatch {
             let begun = member.revoking.filter(|begun| begun.epoch == epoch);
             let begins = Revoking { since: now, epoch, timeout: known.rebalance_timeout() };
             member.revoking = known.is_revoking().then(|| begun.unwrap_or(begins));
+        }
+    }
+
+    /// Who is not in the group any more, or comes into it anew, has nothing until it is told.
+    fn end_claims(&mut self, before: &Shadow) {
+        if self.kept.is_there() {
+            // Of who was in the classic group nobody used the newer protocol.
+            let was_in = |id: &str| self.kept.has(id) && (before.is_there() || self.kept.uses_classic(id));
+            self.claims.end_but(was_in);
         }
     }
 
@@ -225,6 +238,16 @@ fn leavers(request: &Request) -> (Vec<String>, Vec<String>) {
             (members, instances.into_iter().flatten().collect())
         }
         _ => (Vec::new(), Vec::new()),
+    }
+}
+
+/// Whether it may take out members, or put one in the place of another.
+fn names_instance(request: &Request) -> bool {
+    match request {
+        Request::Leave(_) => true,
+        Request::Join(_, request) => request.group_instance_id.is_some(),
+        Request::ConsumerHeartbeat(_, request) => request.instance_id.is_some(),
+        _ => false,
     }
 }
 
@@ -256,7 +279,7 @@ impl Watch {
         self.groups.get(id)
     }
 
-    /// What a client reads, from now on. `epoch`: the one that it knows, or its generation.
+    /// What a client reads, from now on. `epoch`: the one, or the generation, that has told it so.
     pub fn reads(&mut self, group: &str, client: u64, (member, epoch): (&str, i32), owned: &Partitions) {
         let watch = self.groups.entry(group.to_owned()).or_default();
         if let Some(what) = watch.claims.set(client, (member, epoch), owned, &watch.kept) {
@@ -316,7 +339,10 @@ impl Watch {
         for member in before.ids().filter(|member| !stays(member)) {
             self.check_removal(id, member, &before, &next, classic.as_ref(), now);
         }
-        self.group(id).open.push(Open { write, next, upgraded, is_unsure: false });
+        let is_further = |member: &str| before.has(member) && next.current(member) != before.current(member);
+        let group = self.group(id);
+        let asking = group.claims.asking(is_further);
+        group.open.push(Open { write, next, upgraded, asking, is_unsure: false });
     }
 
     fn count_change(&self, before: &Shadow, next: &Shadow, is_upgrade: bool, classic: Option<&GroupValue>) {
@@ -390,7 +416,7 @@ impl Watch {
 
     /// Partitions of topics that there are.
     fn named(&self, partitions: &Partitions) -> BTreeSet<(String, i32)> {
-        let of = |(topic, indexes): (&TopicId, &BTreeSet<i32>)| {
+        let of = |(topic, indexes): (&TopicId, &SortedSet<i32>)| {
             let named = |index: i32| Some((self.topics.name(*topic)?, index));
             indexes.iter().filter_map(|index| named(*index)).collect::<Vec<_>>()
         };
@@ -544,12 +570,16 @@ impl Watch {
             let group = self.groups.entry(id.clone()).or_default();
             let is_expected = said == group.kept || group.open.iter().any(|open| open.next == said);
             let had_open = !group.open.is_empty();
-            if let Some(open) = group.open.iter().find(|open| open.next == said && said != group.kept)
-                && let Some(upgraded) = open.upgraded
-            {
-                group.claims.end_before(upgraded.generation, &said);
-            }
+            let found = group.open.iter().find(|open| open.next == said && said != group.kept);
+            let upgraded = found.and_then(|open| open.upgraded);
+            let asking = found.map_or_else(Vec::new, |open| open.asking.clone());
             let kept = std::mem::replace(&mut group.kept, said);
+            // A change that was on its way, and is there, may have taken members out.
+            group.end_claims(&kept);
+            group.claims.found(&asking, &group.kept, &topics);
+            if let Some(upgraded) = upgraded {
+                group.claims.end_before(upgraded.generation, &group.kept);
+            }
             group.open.clear();
             if had_open && group.kept != kept && !(kept.is_there() && group.kept.is_there()) {
                 group.told.clear(); // It may have begun anew.
@@ -610,21 +640,17 @@ impl Witness for Watch {
         for instance in &instances {
             *group.leaving_instances.entry(instance.clone()).or_insert(0) += 1;
         }
-        let names_instance = match request {
-            Request::Leave(_) => true,
-            Request::Join(_, request) => request.group_instance_id.is_some(),
-            Request::ConsumerHeartbeat(_, request) => request.instance_id.is_some(),
-            _ => false,
-        };
-        if names_instance {
+        if names_instance(request) {
             group.sure.clear();
+            group.naming += 1;
         }
-        if group.claims.doubt(request, &self.topics) {
+        if group.claims.arrived(request, &self.topics) {
             self.world.count("claims: doubted after a request that was late");
         }
         let member = request.sender().map_or("", |sender| sender.member);
         let known = Known {
             epochs: group.epochs_of(member),
+            was_classic: [&group.kept, group.memory()].iter().any(|shadow| shadow.uses_classic(member)),
             generation: group.generation,
             has_members: group.kept.count() > 0 && group.memory().count() > 0,
         };
@@ -667,7 +693,8 @@ impl Witness for Watch {
             group.sure.clear();
             group.others.clear();
             group.awaited.clear();
-            (group.generation, group.disturbed) = (0, self.world.now());
+            group.claims.forget_run();
+            (group.generation, group.naming, group.disturbed) = (0, 0, self.world.now());
         }
     }
 

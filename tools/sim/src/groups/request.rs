@@ -17,7 +17,7 @@ use kafka_protocol::protocol::StrBytes;
 use odradek::codec::error_code::ErrorCode;
 use odradek::group::{Answer, Caller};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Request {
     Join(Caller, JoinGroupRequest),
     Sync(SyncGroupRequest),

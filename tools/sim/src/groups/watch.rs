@@ -294,6 +294,10 @@ impl Watch {
                     request.group_instance_id.as_ref().and_then(|id| group.holders.get(&**id)).cloned();
                 let holder = holder.and_then(|holder| group.members.get_mut(&holder));
                 holder.into_iter().for_each(|holder| holder.heard = now);
+                // It may be one that no client has heard of: another join came while its own was on its way.
+                if request.group_instance_id.is_some() {
+                    group.strangers.values_mut().for_each(|since| *since = now);
+                }
             }
             (Request::Leave(request), Answer::Leave(response)) => self.left(request, response),
             _ => {}
@@ -320,6 +324,7 @@ impl Watch {
             // Those that are away keep their places, and get the time that all get.
             let statics = group.members.values_mut().filter(|member| member.instance.is_some());
             statics.for_each(|member| member.heard = now);
+            group.strangers.values_mut().for_each(|since| *since = now);
         }
         let known = group.members.entry(id.clone()).or_default();
         known.session = request.session_timeout_ms as Micros * 1000;

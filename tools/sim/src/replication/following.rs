@@ -117,6 +117,9 @@ impl Scene {
                 node: self.nodes[id].id,
                 version_min: PEER_VERSION_MIN,
                 version_max: PEER_VERSION_MAX,
+                peer: 0,
+                address: None,
+                shards: None,
             };
             self.say(connection, Way::ToLeader, &PeerMessage::Greeting(greeting), &[]);
         }

@@ -387,6 +387,7 @@ fn empty_log(scene: &Scene) -> PartitionLog {
         file_delete_delay: Duration::ZERO,
         cleanup: Cleanup::DELETE,
         durability: Durability::Fsync,
+        compression: None,
     };
     let partition = PartitionIndex::from_wire(0).expect("it is one");
     let id = TopicPartition { topic: TopicId(Default::default()), partition };

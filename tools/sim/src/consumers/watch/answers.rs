@@ -2,7 +2,7 @@
 
 use crate::consumers::settings::check;
 use crate::consumers::watch::shadow::{AWAY, Shadow};
-use crate::consumers::watch::{Asked, Watch, count_down, leavers};
+use crate::consumers::watch::{Asked, Watch, count_down, leavers, names_instance};
 use crate::groups::request::{Request, error, errors};
 use crate::world::Micros;
 use kafka_protocol::messages::{
@@ -47,6 +47,7 @@ impl Watch {
         let (members, instances) = leavers(&asked.request);
         members.iter().for_each(|member| count_down(&mut group.leaving, member));
         instances.iter().for_each(|instance| count_down(&mut group.leaving_instances, instance));
+        group.naming = group.naming.saturating_sub(u32::from(names_instance(&asked.request)));
         let now = self.world.now();
         // One that joins is named in the answer, which begins a session whatever it says.
         let joins = match answer {
@@ -71,10 +72,7 @@ impl Watch {
             Answer::Join(response) if response.error_code == 0 => Some(response.generation_id),
             _ => None,
         };
-        if let Some(epoch) = epoch {
-            let group = self.groups.entry(asked.request.group().to_owned()).or_default();
-            group.claims.answered(&asked.request, epoch, &self.topics);
-        }
+        group.claims.answered(&asked.request, epoch, &self.topics);
         match (&asked.request, answer) {
             (Request::ConsumerHeartbeat(_, request), Answer::ConsumerHeartbeat(response)) => {
                 match error(response.error_code) {
@@ -336,7 +334,7 @@ impl Watch {
             return;
         }
         if !group.memory().is_there() {
-            if answer == ErrorCode::None {
+            if answer == ErrorCode::None && group.naming == 0 {
                 group.sure.insert(id, (now, request.generation_id));
             }
             let newest = asked.known.generation;
@@ -403,7 +401,8 @@ impl Watch {
                 ErrorCode::StaleMemberEpoch | ErrorCode::IllegalGeneration | ErrorCode::UnknownMemberId
             )
         });
-        let is_classic = group.memory().uses_classic(id);
+        // It may have gone on with the newer protocol while its commit was on its way.
+        let is_classic = asked.known.was_classic || group.memory().uses_classic(id);
         let is_new = version >= MEMBER_EPOCH_FROM;
         if is_member && (is_told_otherwise || (errors.contains(&ErrorCode::UnsupportedVersion) && is_new)) {
             self.finding(check::ERRORS, format_args!("a commit of {id:?} in {epoch} is told {errors:?}"));

@@ -3,7 +3,8 @@
 //! A claim counts while its member is in the group: who was taken out learns of it later, and its epoch keeps it
 //! from committing. It does not count either once a request says that the member has less, though it came late, or
 //! a second time: the protocol has nothing to tell it from a new one by. Nor does what the member takes over later
-//! from an older answer than that request's.
+//! from an older answer than that request's; there may be none to that, where a crash came between it and what it
+//! changed.
 
 use crate::consumers::watch::shadow::Shadow;
 use crate::groups::request::Request;
@@ -27,8 +28,10 @@ struct Claim {
 #[derive(Debug, Default)]
 pub struct Claims {
     by_partition: BTreeMap<(TopicId, i32), BTreeMap<u64, Claim>>,
-    /// Of each member what it has said last that it has, and the epoch that it was answered.
+    /// Of each member what it has said last that it has, and the epoch that it is in by that.
     said: BTreeMap<String, (i32, Partitions)>,
+    /// Requests of this run that say so, and are not answered yet.
+    asking: Vec<Request>,
 }
 
 /// Who says what it has, and what.
@@ -44,7 +47,8 @@ fn said(request: &Request, topics: &SimTopics) -> Option<(String, Partitions)> {
             let metadata = request.protocols.first().map(|protocol| &protocol.metadata[..]);
             let said = consumer_protocol::subscription(metadata.unwrap_or_default()).unwrap_or_default();
             let owned = said.owned.into_iter();
-            let owned = owned.filter_map(|(name, indexes)| Some((topics.named(&name)?.id, indexes)));
+            let owned = owned
+                .filter_map(|(name, indexes)| Some((topics.named(&name)?.id, indexes.into_iter().collect())));
             Some((request.member_id.to_string(), owned.collect()))
         }
         _ => None,
@@ -121,8 +125,8 @@ impl Claims {
         has_any
     }
 
-    /// A request says that its member has less than it claims. Whether there was such a claim.
-    pub fn doubt(&mut self, request: &Request, topics: &SimTopics) -> bool {
+    /// A request comes. Whether it says that its member has less than it claims.
+    pub fn arrived(&mut self, request: &Request, topics: &SimTopics) -> bool {
         match request {
             Request::ConsumerHeartbeat(_, request) if request.member_epoch < 0 => {
                 self.doubt_all(&request.member_id, &Partitions::new())
@@ -135,14 +139,46 @@ impl Claims {
                 has
             }
             request => {
-                let said = said(request, topics);
-                said.is_some_and(|(member, owned)| self.doubt_all(&member, &owned))
+                let Some((member, owned)) = said(request, topics) else { return false };
+                self.asking.push(request.clone());
+                self.doubt_all(&member, &owned)
             }
         }
     }
 
-    /// A request is answered with that epoch.
-    pub fn answered(&mut self, request: &Request, epoch: i32, topics: &SimTopics) {
+    /// A request is answered; with that epoch, unless it is refused.
+    pub fn answered(&mut self, request: &Request, epoch: Option<i32>, topics: &SimTopics) {
+        if let Some(at) = self.asking.iter().position(|asking| asking == request) {
+            self.asking.remove(at);
+        }
+        if let Some(epoch) = epoch {
+            self.taken(request, epoch, topics);
+        }
+    }
+
+    /// Requests that may be behind a change: those of members that it takes further.
+    pub fn asking(&self, is_further: impl Fn(&str) -> bool) -> Vec<Request> {
+        let is_of = |request: &&Request| request.sender().is_some_and(|sender| is_further(sender.member));
+        self.asking.iter().filter(is_of).cloned().collect()
+    }
+
+    /// A run ends: nobody answers any more.
+    pub fn forget_run(&mut self) {
+        self.asking.clear();
+    }
+
+    /// A change is there after a restart, though nobody was answered. `asking`: who may be behind it.
+    pub fn found(&mut self, asking: &[Request], group: &Shadow, topics: &SimTopics) {
+        for request in asking {
+            let current = request.sender().and_then(|sender| group.current(sender.member));
+            if let Some(current) = current {
+                self.taken(request, current.epoch, topics);
+            }
+        }
+    }
+
+    /// The group goes by what a request says, and its member is in that epoch.
+    fn taken(&mut self, request: &Request, epoch: i32, topics: &SimTopics) {
         let Some((member, owned)) = said(request, topics) else { return };
         for ((topic, index), claims) in &mut self.by_partition {
             if !owned.get(topic).is_some_and(|indexes| indexes.contains(index)) {

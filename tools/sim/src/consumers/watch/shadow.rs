@@ -10,6 +10,7 @@ use odradek::codec::consumer_record::{
 use odradek::group::assignor::Assignor;
 use odradek::group::coordinator::Coordinator;
 use odradek::types::TopicId;
+use odradek::types::sorted::SortedSet;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Of a static member that is away for a while.
@@ -156,7 +157,7 @@ impl Shadow {
             return Some(format!("members {ids:?} instead of {:?}", self.values.keys()));
         }
         let named = |partitions: &Partitions| -> BTreeSet<(String, i32)> {
-            let of = |(id, indexes): (&TopicId, &BTreeSet<i32>)| {
+            let of = |(id, indexes): (&TopicId, &SortedSet<i32>)| {
                 let indexes = indexes.clone();
                 name(*id)
                     .into_iter()
@@ -180,7 +181,7 @@ impl Shadow {
             let target = self.targets.get(&*member.member_id).unwrap_or(&none);
             let is_same = member.member_epoch == known.current.epoch
                 && member.instance_id.as_deref() == known.value.instance_id.as_deref()
-                && names == known.value.topics
+                && names.iter().eq(&known.value.topics)
                 && member.subscribed_topic_regex.as_deref() == known.value.regex.as_deref()
                 && said(&member.assignment) == named(&known.current.assigned)
                 && (coordinator.is_aiming(group) || said(&member.target_assignment) == named(target));
@@ -281,7 +282,7 @@ impl Shadow {
         if after != before + 1 {
             return Err((check::EPOCH_FOR_A_REASON, format!("from {before} to {after}")));
         }
-        let subscriptions = |of: &Shadow| -> Vec<(String, BTreeSet<String>, Option<String>)> {
+        let subscriptions = |of: &Shadow| -> Vec<(String, SortedSet<String>, Option<String>)> {
             let said = |(id, value): (&String, &MemberValue)| {
                 (id.clone(), value.topics.clone(), value.regex.clone())
             };

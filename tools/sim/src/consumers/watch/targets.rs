@@ -4,10 +4,11 @@
 use crate::consumers::watch::shadow::Shadow;
 use odradek::codec::consumer_record::{Partitions, SubscribedTopic};
 use odradek::group::assignor::Assignor;
+use odradek::types::sorted::SortedSet;
 use std::collections::{BTreeMap, BTreeSet};
 
 fn size(partitions: &Partitions) -> usize {
-    partitions.values().map(BTreeSet::len).sum()
+    partitions.values().map(SortedSet::len).sum()
 }
 
 /// Why a group's targets are not what they are to be.
@@ -76,8 +77,9 @@ fn check_range(group: &Shadow, reads: &BTreeMap<&String, BTreeSet<String>>) -> R
         let mut counts = Vec::new();
         for (id, _) in readers {
             let indexes = group.targets.get(*id).and_then(|target| target.get(&topic.id));
-            let (first, last) = indexes.map_or((None, None), |all| (all.first(), all.last()));
-            let count = indexes.map_or(0, BTreeSet::len);
+            let (first, last) =
+                indexes.map_or((None, None), |all| (all.iter().next(), all.iter().next_back()));
+            let count = indexes.map_or(0, SortedSet::len);
             if let (Some(first), Some(last)) = (first, last)
                 && (last - first + 1) as usize != count
             {
