@@ -15,6 +15,7 @@ mod uniform;
 
 use crate::codec::consumer_record::Partitions;
 use crate::types::TopicId;
+use crate::types::sorted::SortedSet;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A way to assign.
@@ -194,7 +195,7 @@ impl Keeping {
                 let place = usize::try_from(*index).ok().and_then(|index| is_taken.get_mut(index));
                 place.is_some_and(|is_taken| !std::mem::replace(is_taken, true))
             };
-            let indexes: BTreeSet<i32> = indexes.iter().copied().filter(is_free).collect();
+            let indexes: SortedSet<i32> = indexes.iter().copied().filter(is_free).collect();
             if !indexes.is_empty() {
                 kept.insert(*topic, indexes);
             }
@@ -204,7 +205,7 @@ impl Keeping {
 }
 
 fn size(partitions: &Partitions) -> usize {
-    partitions.values().map(BTreeSet::len).sum()
+    partitions.values().map(SortedSet::len).sum()
 }
 
 #[cfg(test)]

@@ -48,8 +48,10 @@ use crate::group::consumer::regex::Patterns;
 use crate::group::topics::Topics;
 use crate::group::{Moment, WriteId};
 use crate::types::limits::GROUP_ENTRY_SIZE;
+use crate::types::sorted::SortedMap;
 use crate::types::{Mono, TopicId};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 /// Of a member that has been taken out, until its other records are.
 const LEFT: i32 = -1;
@@ -119,25 +121,26 @@ pub struct Seen {
 /// Invariant: what is derived (`statics`, `holders`, the counts and `size`) is what follows from the records.
 #[derive(Clone, Debug)]
 pub struct ConsumerGroup {
-    pub id: String,
+    pub id: Rc<str>,
     pub epoch: i32,
     /// Of what is aimed at; behind `epoch` until somebody asks.
     pub target_epoch: i32,
-    pub members: BTreeMap<String, Member>,
-    pub targets: BTreeMap<String, Partitions>,
+    /// What all that is kept of a member is found by is the same piece of memory, and in its deadlines too.
+    pub members: BTreeMap<Rc<str>, Member>,
+    pub targets: BTreeMap<Rc<str>, Partitions>,
     /// Topics that are subscribed to, as they were when the group last looked at them.
     pub topics: BTreeMap<String, SubscribedTopic>,
     pub regexes: BTreeMap<String, RegexValue>,
     /// Member by instance id.
     statics: BTreeMap<String, String>,
     /// How many members have a partition, or still have it: one, but for what a damaged log says.
-    holders: BTreeMap<TopicId, BTreeMap<i32, u32>>,
+    holders: SortedMap<TopicId, BTreeMap<i32, u32>>,
     /// How many members name a topic.
-    readers: BTreeMap<String, u32>,
-    regex_readers: BTreeMap<String, u32>,
+    readers: SortedMap<String, u32>,
+    regex_readers: SortedMap<String, u32>,
     /// Bytes.
     size: usize,
-    clocks: BTreeMap<String, Clock>,
+    clocks: BTreeMap<Rc<str>, Clock>,
     /// Which version of the topics it has last looked at.
     seen: u64,
     resolution: Resolution,
@@ -148,7 +151,7 @@ pub struct ConsumerGroup {
 impl ConsumerGroup {
     pub fn new(id: &str) -> ConsumerGroup {
         ConsumerGroup {
-            id: id.to_owned(),
+            id: id.into(),
             epoch: 0,
             target_epoch: 0,
             members: BTreeMap::new(),
@@ -156,9 +159,9 @@ impl ConsumerGroup {
             topics: BTreeMap::new(),
             regexes: BTreeMap::new(),
             statics: BTreeMap::new(),
-            holders: BTreeMap::new(),
-            readers: BTreeMap::new(),
-            regex_readers: BTreeMap::new(),
+            holders: SortedMap::new(),
+            readers: SortedMap::new(),
+            regex_readers: SortedMap::new(),
             size: 0,
             clocks: BTreeMap::new(),
             seen: 0,
@@ -196,8 +199,11 @@ impl ConsumerGroup {
             ConsumerRecord::Target { group, member, partitions } => {
                 self.size += partitions.as_ref().map_or(0, |target| target_size(&member, target));
                 let before = match partitions {
-                    Some(partitions) => self.targets.insert(member.clone(), partitions),
-                    None => self.targets.remove(&member),
+                    Some(partitions) => {
+                        let shared = self.shared_id(&member);
+                        self.targets.insert(shared, partitions.tight())
+                    }
+                    None => self.targets.remove(&*member),
                 };
                 self.size -= before.as_ref().map_or(0, |target| target_size(&member, target));
                 ConsumerRecord::Target { group, member, partitions: before }
@@ -223,6 +229,7 @@ impl ConsumerGroup {
     }
 
     fn put_member(&mut self, id: &str, value: Option<MemberValue>) -> Option<MemberValue> {
+        let shared = self.shared_id(id);
         let (before, current) = match self.members.remove(id) {
             Some(member) => {
                 self.size -= member_size(id, &member);
@@ -242,9 +249,10 @@ impl ConsumerGroup {
                     self.statics.insert(instance_id.clone(), id.to_owned());
                 }
                 self.count_subscription(&value, 1);
+                let value = MemberValue { topics: value.topics.tight(), ..value };
                 let member = Member { value, current };
                 self.size += member_size(id, &member);
-                self.members.insert(id.to_owned(), member);
+                self.members.insert(shared, member);
             }
             None => self.count_partitions(&current, -1),
         }
@@ -259,16 +267,27 @@ impl ConsumerGroup {
         let gone = CurrentValue { epoch: LEFT, previous_epoch: LEFT, ..CurrentValue::default() };
         let value = value.unwrap_or(gone);
         // The log may have what a member says of itself behind this, where older records have been compacted.
+        let shared = self.shared_id(id);
         let mut member = self.members.remove(id).unwrap_or_default();
         if had {
             self.size -= member_size(id, &member);
         }
         self.count_partitions(&member.current, -1);
         self.count_partitions(&value, 1);
-        let before = std::mem::replace(&mut member.current, value);
+        let tight =
+            CurrentValue { assigned: value.assigned.tight(), revoking: value.revoking.tight(), ..value };
+        let before = std::mem::replace(&mut member.current, tight);
         self.size += member_size(id, &member);
-        self.members.insert(id.to_owned(), member);
+        self.members.insert(shared, member);
         Some(before)
+    }
+
+    /// A member's id, as it is known by already.
+    fn shared_id(&self, id: &str) -> Rc<str> {
+        let of_members = self.members.get_key_value(id).map(|(id, _)| id);
+        let of_targets = || self.targets.get_key_value(id).map(|(id, _)| id);
+        let of_clocks = || self.clocks.get_key_value(id).map(|(id, _)| id);
+        of_members.or_else(of_targets).or_else(of_clocks).cloned().unwrap_or_else(|| id.into())
     }
 
     fn count_subscription(&mut self, value: &MemberValue, by: i32) {
@@ -278,8 +297,14 @@ impl ConsumerGroup {
 
     fn count_partitions(&mut self, current: &CurrentValue, by: i32) {
         for (topic, indexes) in current.assigned.iter().chain(&current.revoking) {
-            let held = self.holders.entry(*topic).or_default();
-            indexes.iter().for_each(|index| count(held, index, by));
+            let held = self.holders.get_or_default(*topic);
+            for index in indexes {
+                let now = held.get(index).copied().unwrap_or(0).saturating_add_signed(by);
+                match now {
+                    0 => held.remove(index),
+                    now => held.insert(*index, now),
+                };
+            }
             if held.is_empty() {
                 self.holders.remove(topic);
             }
@@ -326,10 +351,10 @@ impl ConsumerGroup {
 
     /// Records that take away all there is, the group itself at the end.
     pub fn tombstones(&self) -> Vec<ConsumerRecord> {
-        let group = || self.id.clone();
+        let group = || self.id.to_string();
         let of_members = self.members.keys().flat_map(|member| removal(&self.id, member));
         let strays = self.targets.keys().filter(|member| !self.members.contains_key(*member)).map(|member| {
-            ConsumerRecord::Target { group: group(), member: member.clone(), partitions: None }
+            ConsumerRecord::Target { group: group(), member: member.to_string(), partitions: None }
         });
         let regexes = self.regexes.keys().map(|regex| ConsumerRecord::Regex {
             group: group(),
@@ -390,14 +415,14 @@ impl ConsumerGroup {
     /// Everything as records.
     #[cfg(test)]
     pub fn records(&self) -> Vec<ConsumerRecord> {
-        let group = || self.id.clone();
+        let group = || self.id.to_string();
         let mut records = vec![
             ConsumerRecord::Group { group: group(), epoch: Some(self.epoch) },
             ConsumerRecord::TargetEpoch { group: group(), epoch: Some(self.target_epoch) },
             ConsumerRecord::Topics { group: group(), topics: Some(self.topics.clone()) },
         ];
         for (id, member) in &self.members {
-            let member_id = || id.clone();
+            let member_id = || id.to_string();
             let value = Some(member.value.clone());
             records.push(ConsumerRecord::Member { group: group(), member: member_id(), value });
             let value = Some(member.current.clone());
@@ -405,7 +430,7 @@ impl ConsumerGroup {
         }
         records.extend(self.targets.iter().map(|(member, partitions)| ConsumerRecord::Target {
             group: group(),
-            member: member.clone(),
+            member: member.to_string(),
             partitions: Some(partitions.clone()),
         }));
         records.extend(self.regexes.iter().map(|(regex, value)| ConsumerRecord::Regex {
@@ -428,7 +453,7 @@ pub fn removal(group: &str, member: &str) -> [ConsumerRecord; 3] {
 }
 
 /// Counts up or down; what is down to nothing is not there.
-fn count<K: Ord + Clone>(counts: &mut BTreeMap<K, u32>, key: &K, by: i32) {
+fn count(counts: &mut SortedMap<String, u32>, key: &String, by: i32) {
     let now = counts.get(key).copied().unwrap_or(0).saturating_add_signed(by);
     match now {
         0 => counts.remove(key),
@@ -453,8 +478,8 @@ fn regex_size(regex: &str, value: &RegexValue) -> usize {
     GROUP_ENTRY_SIZE + regex.len() + topics
 }
 
-/// With what is derived from it: instance id, names and partitions are in another map each, and the id is in a
-/// clock and a deadline.
+/// With what is derived from it: instance id, names and partitions are in another map each. The id, of which there
+/// is one, counts for each of those that are found by it, which is what these take beside.
 fn member_size(id: &str, member: &Member) -> usize {
     let value = &member.value;
     let optional = |text: &Option<String>| text.as_deref().map_or(0, str::len);

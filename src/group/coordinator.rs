@@ -497,7 +497,7 @@ impl Coordinator {
                 self.member_reminded(id, member, now, effects);
                 continue;
             }
-            let Some(group) = self.groups.get_mut(id) else { continue };
+            let Some(group) = self.groups.get_mut(&**id) else { continue };
             let mut turn = turn!(self, now, effects);
             match &timer {
                 Timer::Session { member, .. } => group.session_ended(member, &mut turn),

@@ -10,13 +10,14 @@ use crate::group::classic::{Group, State};
 use crate::group::coordinator::Turn;
 use crate::types::Timestamp;
 use crate::types::limits::GROUP_ENTRY_SIZE;
+use crate::types::sorted::SortedMap;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Invariant: no topic without a partition; `count` and `size` are those of all partitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupOffsets {
-    topics: BTreeMap<String, BTreeMap<i32, OffsetValue>>,
+    topics: SortedMap<String, BTreeMap<i32, OffsetValue>>,
     count: usize,
     /// Bytes.
     size: usize,
@@ -36,7 +37,7 @@ impl GroupOffsets {
         if !self.topics.contains_key(&topic) {
             self.size += entry_size(&topic);
         }
-        match self.topics.entry(topic).or_default().insert(partition, value) {
+        match self.topics.get_or_default(topic).insert(partition, value) {
             None => self.count += 1,
             Some(before) => self.size -= entry_size(&before.metadata),
         }

@@ -6,18 +6,19 @@
 
 use crate::types::Mono;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 /// What to look at.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timer {
     /// A member's session, also of one that has only asked for its id.
-    Session { group: String, member: String },
+    Session { group: Rc<str>, member: Rc<str> },
     /// The group waits for members to join.
-    Join { group: String },
+    Join { group: Rc<str> },
     /// It waits for members to ask for their assignments.
-    Sync { group: String },
+    Sync { group: Rc<str> },
     /// A member of a group of the newer protocol, whichever of its deadlines is the first.
-    Member { group: String, member: String },
+    Member { group: Rc<str>, member: Rc<str> },
 }
 
 /// Lives: one per coordinator. Bounded by the members and groups there are: each has one reminder for each of

@@ -191,8 +191,9 @@ pub const METADATA_RECORDS_PER_ENTRY_MAX: usize = 250_000;
 /// Bytes of one entry of the metadata log; a longer length in a header is damage.
 pub const METADATA_ENTRY_SIZE_MAX: usize = 64 << 20;
 
-/// Bytes of the records of one proposal to the metadata quorum. A frame of its log holds several.
-pub const QUORUM_RECORDS_SIZE_MAX: usize = 16 << 20;
+/// Bytes of the records of one proposal to the metadata quorum: a frame of its log holds one, and what a leader
+/// sends along with it.
+pub const QUORUM_RECORDS_SIZE_MAX: usize = METADATA_ENTRY_SIZE_MAX - (4 << 20);
 
 /// Proposals to the metadata quorum that wait for their outcome; past it more are refused.
 pub const QUORUM_PROPOSALS_MAX: usize = 1024;
@@ -434,6 +435,12 @@ pub const PEER_TABLE_SIZE_MAX: usize = 1 << 20;
 /// Bytes of the record batches in one frame between nodes: one batch of the largest size that a topic may allow
 /// has room, and what a flush covers.
 pub const PEER_PAYLOAD_SIZE_MAX: usize = 128 << 20;
+
+/// Bytes of record batches on their way to one shard that follows, not flushed there yet.
+pub const REPLICATION_WINDOW_SIZE: u64 = 32 << 20;
+
+/// Bytes of record batches from which a frame to a follower takes no more.
+pub const REPLICATION_FRAME_SIZE: usize = 1 << 20;
 
 /// Partitions in one frame between nodes.
 pub const PEER_PARTITIONS_MAX: usize = 4096;

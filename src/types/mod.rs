@@ -5,6 +5,7 @@
 
 pub mod java_hash;
 pub mod limits;
+pub mod sorted;
 mod uuid_text;
 
 use std::fmt;

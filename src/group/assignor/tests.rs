@@ -84,7 +84,7 @@ impl Group {
     /// Partitions that are with somebody else than before.
     fn moved(&self, before: &Targets) -> usize {
         let lost = |(id, target): (&String, &Partitions)| -> usize {
-            let of_topic = |(topic, indexes): (&TopicId, &BTreeSet<i32>)| {
+            let of_topic = |(topic, indexes): (&TopicId, &SortedSet<i32>)| {
                 let now = self.targets.get(id).and_then(|target| target.get(topic));
                 indexes.iter().filter(|index| now.is_none_or(|now| !now.contains(index))).count()
             };
@@ -189,7 +189,7 @@ fn uniform_takes_the_last_of_the_largest_topics() {
     group.join("a", &[1, 2, 3]).assign();
     group.join("b", &[1, 2, 3]).assign();
     let left = |number: u128| group.targets["a"].get(&topic(number)).cloned();
-    let expected = [Some(BTreeSet::from([0])), Some(BTreeSet::from([0, 1])), Some(BTreeSet::from([0]))];
+    let expected = [Some(SortedSet::from([0])), Some(SortedSet::from([0, 1])), Some(SortedSet::from([0]))];
     assert_eq!([left(1), left(2), left(3)], expected);
     // Of thousands of topics as well.
     let mut group = Group::new(Assignor::Uniform, &[1; 5000]);
@@ -218,7 +218,7 @@ fn uniform_makes_up_for_topics_that_few_read() {
 fn what_two_members_have_stays_with_one_of_them() {
     let mut group = Group::new(Assignor::Uniform, &[2]);
     group.join("a", &[1]).join("b", &[1]);
-    let both = Partitions::from([(topic(1), BTreeSet::from([0, 1]))]);
+    let both = Partitions::from([(topic(1), SortedSet::from([0, 1]))]);
     group.targets = Targets::from([("a".to_owned(), both.clone()), ("b".to_owned(), both)]);
     group.assign();
     assert_eq!(group.sizes(), [1, 1]);

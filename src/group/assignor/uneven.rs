@@ -15,7 +15,7 @@ struct Loads {
 
 impl Loads {
     fn give(&mut self, member: usize, topic: TopicId, index: i32) {
-        self.assigned[member].entry(topic).or_default().insert(index);
+        self.assigned[member].get_or_default(topic).insert(index);
         self.counts[member] += 1;
     }
 

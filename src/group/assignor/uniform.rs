@@ -37,9 +37,10 @@ impl Uniform {
         while self.cut == self.assigned.len() && self.filled < self.assigned.len() && budget.is_left() {
             let assigned = &mut self.assigned[self.filled];
             let missing = self.shares[self.filled] - size(assigned);
-            for _ in 0..missing {
-                let (topic, index) = self.free.next(budget).expect("the shares add up to all partitions");
-                assigned.entry(topic).or_default().insert(index);
+            let free = |_| self.free.next(budget).expect("the shares add up to all partitions");
+            let given: Vec<(TopicId, i32)> = (0..missing).map(free).collect();
+            for of_topic in given.chunk_by(|one, other| one.0 == other.0) {
+                assigned.get_or_default(of_topic[0].0).extend(of_topic.iter().map(|(_, index)| *index));
             }
             budget.spend(1 + assigned.len());
             self.filled += 1;

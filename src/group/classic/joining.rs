@@ -88,7 +88,7 @@ impl Group {
             return turn.answer(ticket, refused_join("", ErrorCode::GroupMaxSizeReached));
         }
         let end = turn.now.mono.after(millis(joining.session_timeout_ms));
-        let timer = Timer::Session { group: self.id.clone(), member: fresh_id.clone() };
+        let timer = Timer::Session { group: self.id.as_str().into(), member: fresh_id.as_str().into() };
         turn.timers.set(end, timer);
         turn.answer(ticket, refused_join(&fresh_id, ErrorCode::MemberIdRequired));
         *turn.held += pending_size(&fresh_id);

@@ -47,18 +47,18 @@ impl Group {
         self.forget_join(turn);
         let end = turn.now.mono.after(wait);
         self.state = State::PreparingRebalance { end, initial };
-        turn.timers.set(end, Timer::Join { group: self.id.clone() });
+        turn.timers.set(end, Timer::Join { group: self.id.as_str().into() });
     }
 
     pub(super) fn forget_join(&self, turn: &mut Turn<'_>) {
         if let State::PreparingRebalance { end, .. } = self.state {
-            turn.timers.cancel(end, &Timer::Join { group: self.id.clone() });
+            turn.timers.cancel(end, &Timer::Join { group: self.id.as_str().into() });
         }
     }
 
     pub(super) fn forget_sync(&mut self, turn: &mut Turn<'_>) {
         if let Some(end) = self.sync_end.take() {
-            turn.timers.cancel(end, &Timer::Sync { group: self.id.clone() });
+            turn.timers.cancel(end, &Timer::Sync { group: self.id.as_str().into() });
         }
     }
 
@@ -135,7 +135,7 @@ impl Group {
         }
         let end = turn.now.mono.after(self.rebalance_timeout());
         self.sync_end = Some(end);
-        turn.timers.set(end, Timer::Sync { group: self.id.clone() });
+        turn.timers.set(end, Timer::Sync { group: self.id.as_str().into() });
     }
 
     /// The leader stays if it has joined; else one that has takes its place.

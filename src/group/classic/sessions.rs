@@ -7,6 +7,7 @@ use crate::group::member::{Member, pending_size};
 use crate::group::timers::Timer;
 use kafka_protocol::messages::HeartbeatRequest;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
+use std::rc::Rc;
 use std::time::Duration;
 
 impl Group {
@@ -42,7 +43,7 @@ impl Group {
             return;
         }
         let earlier = member.reminder.replace(end);
-        let timer = Timer::Session { group: self.id.clone(), member: member_id.to_owned() };
+        let timer = Timer::Session { group: self.id.as_str().into(), member: member_id.into() };
         if let Some(earlier) = earlier {
             turn.timers.cancel(earlier, &timer);
         }
@@ -51,7 +52,7 @@ impl Group {
 
     pub(super) fn forget_reminder(&self, member: &Member, turn: &mut Turn<'_>) {
         if let Some(reminder) = member.reminder {
-            let timer = Timer::Session { group: self.id.clone(), member: member.id.clone() };
+            let timer = Timer::Session { group: self.id.as_str().into(), member: member.id.as_str().into() };
             turn.timers.cancel(reminder, &timer);
         }
     }
@@ -59,7 +60,7 @@ impl Group {
     /// All members' sessions begin anew: the coordinator was not there to hear them.
     pub fn restart_sessions(&mut self, turn: &mut Turn<'_>) {
         if let Some(consumer) = &mut self.consumer {
-            let ids: Vec<String> = consumer.members.keys().cloned().collect();
+            let ids: Vec<Rc<str>> = consumer.members.keys().cloned().collect();
             let now = turn.now.mono;
             let settings = turn.consumers.of_group(turn.topics, &self.id);
             ids.iter().for_each(|member| consumer.touch(member, now, &settings, turn.timers));
@@ -84,7 +85,7 @@ impl Group {
         let Some(end) = member.session_end else { return };
         if end > now {
             member.reminder = Some(end);
-            let timer = Timer::Session { group: self.id.clone(), member: member_id.to_owned() };
+            let timer = Timer::Session { group: self.id.as_str().into(), member: member_id.into() };
             return turn.timers.set(end, timer);
         }
         member.session_end = None;
@@ -151,7 +152,7 @@ impl Group {
     pub(super) fn forget_pending(&mut self, member_id: &str, turn: &mut Turn<'_>) {
         if let Some(end) = self.pending.remove(member_id) {
             *turn.held -= pending_size(member_id);
-            let timer = Timer::Session { group: self.id.clone(), member: member_id.to_owned() };
+            let timer = Timer::Session { group: self.id.as_str().into(), member: member_id.into() };
             turn.timers.cancel(end, &timer);
         }
     }

@@ -8,15 +8,17 @@ use crate::codec::consumer_record::{ConsumerRecord, Partitions};
 use crate::group::assignor::{Assigning, Assignor, Budget, Candidate, Counts, Members};
 use crate::group::consumer::{Change, ConsumerGroup, Member};
 use crate::types::TopicId;
+use crate::types::sorted::SortedSet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
 use std::vec;
 
 /// Lives: from when somebody asks for a target of the group's epoch until there is one.
 #[derive(Debug)]
 pub struct Aiming {
     counts: Counts,
-    ids: Vec<String>,
+    ids: Vec<Rc<str>>,
     taking: Taking,
     /// Subscriptions by what they hash to: the first member that has each, and its place among them.
     known: BTreeMap<u64, Vec<(usize, usize)>>,
@@ -34,7 +36,7 @@ struct Taking {
 
 struct Candidates<'a> {
     group: &'a ConsumerGroup,
-    ids: &'a [String],
+    ids: &'a [Rc<str>],
     taking: &'a Taking,
 }
 
@@ -85,13 +87,13 @@ impl Aiming {
             }
             let member = &self.ids[self.ids.len() - targets.len()];
             let target = targets.next().expect("there is one left");
-            budget.spend(1 + target.values().map(BTreeSet::len).sum::<usize>());
+            budget.spend(1 + target.values().map(SortedSet::len).sum::<usize>());
             if group.targets.get(member) != Some(&target) {
-                let (id, member, partitions) = (group.id.clone(), member.clone(), Some(target));
+                let (id, member, partitions) = (group.id.to_string(), member.to_string(), Some(target));
                 group.change(ConsumerRecord::Target { group: id, member, partitions }, change);
             }
         }
-        let (id, epoch) = (group.id.clone(), Some(group.epoch));
+        let (id, epoch) = (group.id.to_string(), Some(group.epoch));
         group.change(ConsumerRecord::TargetEpoch { group: id, epoch }, change);
         true
     }

@@ -164,7 +164,7 @@ impl ConsumerGroup {
 
     /// Whether all members but one use the classic protocol.
     pub fn is_last_of_its_protocol(&self, id: &str) -> bool {
-        let others = || self.members.iter().filter(|(other, _)| *other != id);
+        let others = || self.members.iter().filter(|(other, _)| &***other != id);
         self.members.get(id).is_some_and(|member| !member.uses_classic())
             && others().all(|(_, member)| member.uses_classic())
     }
@@ -178,14 +178,14 @@ fn member_value(joining: &Joining, subscription: &Subscription, before: Option<&
         rack: subscription.rack.clone().or(before.rack),
         client_id: joining.client_id.clone(),
         client_host: joining.client_host.clone(),
-        topics: subscription.topics.clone(),
+        topics: subscription.topics.iter().cloned().collect(),
         regex: None,
         rebalance_timeout_ms: joining.rebalance_timeout_ms,
         assignor: before.assignor,
-        classic: Some(ClassicValue {
+        classic: Some(Box::new(ClassicValue {
             session_timeout_ms: joining.session_timeout_ms,
             protocols: protocols.map(|known| (known.name.clone(), known.metadata.clone())).collect(),
-        }),
+        })),
     }
 }
 
@@ -206,9 +206,14 @@ pub(super) fn version_of(member: &Member) -> i16 {
 
 pub(super) fn with_ids(named: &NamedPartitions, topics: &dyn Topics) -> Partitions {
     let known = named.iter().filter(|(_, indexes)| !indexes.is_empty());
-    known.filter_map(|(name, indexes)| Some((topics.named(name)?.id, indexes.clone()))).collect()
+    known
+        .filter_map(|(name, indexes)| Some((topics.named(name)?.id, indexes.iter().copied().collect())))
+        .collect()
 }
 
 pub(super) fn with_names(partitions: &Partitions, topics: &dyn Topics) -> NamedPartitions {
-    partitions.iter().filter_map(|(id, indexes)| Some((topics.name(*id)?, indexes.clone()))).collect()
+    partitions
+        .iter()
+        .filter_map(|(id, indexes)| Some((topics.name(*id)?, indexes.iter().copied().collect())))
+        .collect()
 }

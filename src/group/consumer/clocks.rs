@@ -14,24 +14,45 @@ use crate::group::millis;
 use crate::group::timers::{Timer, Timers};
 use crate::types::Mono;
 use crate::types::limits::GROUP_RETRY_INTERVAL;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Deadlines of one member.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Clock {
     pub session: Option<Mono>,
+    /// When they are looked at next: not after the first of them.
+    reminder: Option<Mono>,
+    /// The other ones, if there are any: nearly all the time there are not.
+    steps: Option<Box<Steps>>,
+}
+
+/// Until when a member has to have done something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
     /// And the epoch that it has to leave.
     pub rebalance: Option<(Mono, i32)>,
     pub join: Option<Mono>,
     pub sync: Option<Mono>,
-    /// When they are looked at next: not after the first of them.
-    reminder: Option<Mono>,
+}
+
+impl Steps {
+    fn next(&self) -> Option<Mono> {
+        let rebalance = self.rebalance.map(|(end, _)| end);
+        [rebalance, self.join, self.sync].into_iter().flatten().min()
+    }
 }
 
 impl Clock {
     fn next(&self) -> Option<Mono> {
-        let rebalance = self.rebalance.map(|(end, _)| end);
-        [self.session, rebalance, self.join, self.sync].into_iter().flatten().min()
+        let step = self.steps.as_ref().and_then(|steps| steps.next());
+        self.session.into_iter().chain(step).min()
+    }
+
+    pub fn set_steps(&mut self, set: impl FnOnce(&mut Steps)) {
+        let mut steps = self.steps.as_deref().copied().unwrap_or_default();
+        set(&mut steps);
+        self.steps = (steps != Steps::default()).then(|| Box::new(steps));
     }
 }
 
@@ -79,19 +100,21 @@ impl ConsumerGroup {
         let is_revoking = member.current.state == MemberState::Unrevoked && !uses_classic;
         self.set_clock(id, timers, |clock| {
             clock.session.get_or_insert(session);
-            if !uses_classic {
-                // It may have been one that does, and was told to join.
-                (clock.join, clock.sync) = (None, None);
-            }
-            let begun = clock.rebalance.filter(|(_, since)| *since == epoch);
-            clock.rebalance = is_revoking.then(|| begun.unwrap_or((now.after(timeout), epoch)));
+            clock.set_steps(|steps| {
+                if !uses_classic {
+                    // It may have been one that does, and was told to join.
+                    (steps.join, steps.sync) = (None, None);
+                }
+                let begun = steps.rebalance.filter(|(_, since)| *since == epoch);
+                steps.rebalance = is_revoking.then(|| begun.unwrap_or((now.after(timeout), epoch)));
+            });
         });
     }
 
     /// A member is about to be told to let partitions go: what was looked at before has begun too early.
     pub fn begin_to_let_go(&mut self, id: &str) {
         if let Some(clock) = self.clocks.get_mut(id) {
-            clock.rebalance = None;
+            clock.set_steps(|steps| steps.rebalance = None);
         }
     }
 
@@ -100,14 +123,15 @@ impl ConsumerGroup {
         if !self.members.contains_key(id) {
             return;
         }
-        let clock = self.clocks.entry(id.to_owned()).or_default();
+        let id = self.shared_id(id);
+        let clock = self.clocks.entry(id.clone()).or_default();
         set(clock);
         let Some(next) = clock.next() else { return };
         // A reminder that comes too early is set again.
         if clock.reminder.is_some_and(|reminder| reminder <= next) {
             return;
         }
-        let timer = Timer::Member { group: self.id.clone(), member: id.to_owned() };
+        let timer = Timer::Member { group: self.id.clone(), member: id };
         if let Some(earlier) = clock.reminder.replace(next) {
             timers.cancel(earlier, &timer);
         }
@@ -118,13 +142,15 @@ impl ConsumerGroup {
     pub fn await_join(&mut self, id: &str, now: Mono, timers: &mut Timers) {
         let Some(timeout) = self.members.get(id).map(Member::rebalance_timeout) else { return };
         self.set_clock(id, timers, |clock| {
-            clock.join.get_or_insert(now.after(timeout));
+            clock.set_steps(|steps| {
+                steps.join.get_or_insert(now.after(timeout));
+            });
         });
     }
 
     /// Forgets when a member, or all of them, would be given up.
     pub fn forget_clocks(&mut self, member: Option<&str>, timers: &mut Timers) {
-        let gone: Vec<(String, Clock)> = match member {
+        let gone: Vec<(Rc<str>, Clock)> = match member {
             Some(id) => self.clocks.remove_entry(id).into_iter().collect(),
             None => std::mem::take(&mut self.clocks).into_iter().collect(),
         };
@@ -141,9 +167,13 @@ impl ConsumerGroup {
         let Some(clock) = self.clocks.get_mut(id) else { return Overdue::No };
         // If this one had to wait for a write, there may be another one by now.
         if let Some(reminder) = clock.reminder.take() {
-            timers.cancel(reminder, &Timer::Member { group: self.id.clone(), member: id.to_owned() });
+            timers.cancel(reminder, &Timer::Member { group: self.id.clone(), member: id.into() });
         }
-        clock.rebalance = clock.rebalance.filter(|(_, since)| epoch == Some(*since));
+        // While records are on their way, the epoch that it is in may be taken back with them.
+        if self.writing.is_none() {
+            let is_current = |begun: &(Mono, i32)| epoch == Some(begun.1);
+            clock.set_steps(|steps| steps.rebalance = steps.rebalance.filter(is_current));
+        }
         match clock.next() {
             Some(next) if next <= now => Overdue::Yes,
             Some(_) => {
@@ -159,9 +189,11 @@ impl ConsumerGroup {
         let later = now.after(GROUP_RETRY_INTERVAL);
         self.set_clock(id, timers, |clock| {
             let move_on = |end: &mut Mono| *end = (*end).max(later);
-            let rebalance = clock.rebalance.as_mut().map(|(end, _)| end);
-            let all = [clock.session.as_mut(), rebalance, clock.join.as_mut(), clock.sync.as_mut()];
-            all.into_iter().flatten().for_each(move_on);
+            clock.session.as_mut().into_iter().for_each(move_on);
+            clock.set_steps(|steps| {
+                let rebalance = steps.rebalance.as_mut().map(|(end, _)| end);
+                [rebalance, steps.join.as_mut(), steps.sync.as_mut()].into_iter().flatten().for_each(move_on);
+            });
         });
     }
 

@@ -32,10 +32,11 @@ impl ConsumerGroup {
         let mut taken: BTreeSet<(TopicId, i32)> = BTreeSet::new();
         // Leaders are clients: two members may have been given the same.
         let mut take = |named: &NamedPartitions, assigned: &mut Partitions| {
-            for (topic, mut indexes) in with_ids(named, topics) {
-                indexes.retain(|index| taken.insert((topic, *index)));
-                if !indexes.is_empty() {
-                    assigned.entry(topic).or_default().append(&mut indexes);
+            for (topic, indexes) in with_ids(named, topics) {
+                let free: Vec<i32> =
+                    indexes.into_iter().filter(|index| taken.insert((topic, *index))).collect();
+                if !free.is_empty() {
+                    assigned.get_or_default(topic).extend(free);
                 }
             }
         };
@@ -55,14 +56,14 @@ impl ConsumerGroup {
                 rack: said.rack,
                 client_id: member.client_id.clone(),
                 client_host: member.client_host.clone(),
-                topics: said.topics,
+                topics: said.topics.into_iter().collect(),
                 regex: None,
                 rebalance_timeout_ms: member.rebalance_timeout_ms,
                 assignor: None,
-                classic: Some(ClassicValue {
+                classic: Some(Box::new(ClassicValue {
                     session_timeout_ms: member.session_timeout_ms,
                     protocols: protocols.map(|known| (known.name.clone(), known.metadata.clone())).collect(),
-                }),
+                })),
             };
             let current = CurrentValue {
                 epoch,
@@ -86,7 +87,7 @@ impl ConsumerGroup {
     /// The classic group that this one becomes, without a member that leaves. Members are assigned what they have:
     /// others may still read what is aimed at for them.
     pub fn to_classic(&self, leaving: Option<&str>, topics: &dyn Topics, now: Timestamp) -> GroupValue {
-        let staying = || self.members.iter().filter(|(id, _)| Some(id.as_str()) != leaving);
+        let staying = || self.members.iter().filter(|(id, _)| Some(&***id) != leaving);
         let classic = |member: &Member| member.value.classic.clone().unwrap_or_default();
         // One that all know; the first such in the first member's order.
         let knows =
@@ -101,7 +102,7 @@ impl ConsumerGroup {
             let assignment = consumer_protocol::write_assignment(version_of(member), &assigned);
             let subscription = classic.protocols.iter().find(|(name, _)| Some(name) == protocol.as_ref());
             ClassicRecord {
-                member_id: id.clone(),
+                member_id: id.to_string(),
                 instance_id: member.value.instance_id.clone(),
                 client_id: member.value.client_id.clone(),
                 client_host: member.value.client_host.clone(),
@@ -114,7 +115,7 @@ impl ConsumerGroup {
         GroupValue {
             protocol_type: consumer_protocol::PROTOCOL_TYPE.to_owned(),
             generation: self.epoch,
-            leader: staying().next().map(|(id, _)| id.clone()),
+            leader: staying().next().map(|(id, _)| id.to_string()),
             state_timestamp: Some(now.0),
             members: members.collect(),
             protocol,

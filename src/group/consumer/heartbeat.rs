@@ -193,13 +193,13 @@ impl ConsumerGroup {
                 check_epoch(&self.members[id], epoch, owned)?;
                 if epoch == 0 && self.members[id].current.epoch == AWAY {
                     let value = Some(back(&self.members[id].current));
-                    let (group, member) = (self.id.clone(), current);
+                    let (group, member) = (self.id.to_string(), current);
                     self.change(ConsumerRecord::Current { group, member, value }, change);
                 }
                 Ok(())
             }
             Some(current) if epoch == 0 => {
-                let old = &self.members[&current];
+                let old = &self.members[&*current];
                 // Who is in no epoch was kept, but targets were not: its join has been refused.
                 if old.current.epoch > 0 && !old.uses_classic() {
                     let message = format!(
@@ -225,7 +225,7 @@ impl ConsumerGroup {
         let old = self.members[old_id].clone();
         let target = self.targets.get(old_id).cloned().unwrap_or_default();
         removal(&self.id, old_id).into_iter().for_each(|record| self.change(record, change));
-        let (group, member) = (|| self.id.clone(), || new_id.to_owned());
+        let (group, member) = (|| self.id.to_string(), || new_id.to_owned());
         let current = back(&old.current);
         let records = [
             ConsumerRecord::Member { group: group(), member: member(), value: Some(old.value) },
@@ -299,7 +299,7 @@ impl ConsumerGroup {
             Some(before) => before.topics != value.topics || before.regex != value.regex,
             None => true,
         };
-        let (group, member) = (self.id.clone(), id.to_owned());
+        let (group, member) = (self.id.to_string(), id.to_owned());
         self.change(ConsumerRecord::Member { group, member, value: Some(value) }, change);
         self.forget_regexes(change);
         Ok(is_changed)
@@ -326,7 +326,7 @@ impl ConsumerGroup {
             Refusal::new(ErrorCode::FencedMemberEpoch, message)
         })?;
         if next != *current {
-            let (group, member) = (self.id.clone(), id.to_owned());
+            let (group, member) = (self.id.to_string(), id.to_owned());
             self.change(ConsumerRecord::Current { group, member, value: Some(next) }, change);
         }
         Ok(())
@@ -359,7 +359,7 @@ impl ConsumerGroup {
     pub fn leave_for_a_while(&mut self, id: &str, change: &mut Change) {
         let current = &self.members[id].current;
         let value = CurrentValue { epoch: AWAY, revoking: Partitions::new(), ..current.clone() };
-        let (group, member) = (self.id.clone(), id.to_owned());
+        let (group, member) = (self.id.to_string(), id.to_owned());
         self.change(ConsumerRecord::Current { group, member, value: Some(value) }, change);
     }
 
@@ -383,7 +383,7 @@ impl ConsumerGroup {
 fn said_partitions(topics: &[SaidPartitions]) -> Partitions {
     let mut partitions = Partitions::new();
     for topic in topics.iter().filter(|topic| !topic.partitions.is_empty()) {
-        partitions.entry(TopicId(topic.topic_id)).or_default().extend(&topic.partitions);
+        partitions.get_or_default(TopicId(topic.topic_id)).extend(topic.partitions.iter().copied());
     }
     partitions
 }

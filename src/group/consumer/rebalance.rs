@@ -48,7 +48,7 @@ impl ConsumerGroup {
     pub(super) fn next_epoch(&mut self, change: &mut Change) -> Result<(), Refusal> {
         let full = || Refusal::new(ErrorCode::UnknownServerError, "The group has had all epochs there are.");
         let epoch = self.epoch.checked_add(1).ok_or_else(full)?;
-        self.change(ConsumerRecord::Group { group: self.id.clone(), epoch: Some(epoch) }, change);
+        self.change(ConsumerRecord::Group { group: self.id.to_string(), epoch: Some(epoch) }, change);
         Ok(())
     }
 
@@ -61,7 +61,7 @@ impl ConsumerGroup {
         let topics: BTreeMap<String, SubscribedTopic> = known.collect();
         let is_changed = topics != self.topics;
         if is_changed {
-            self.change(ConsumerRecord::Topics { group: self.id.clone(), topics: Some(topics) }, change);
+            self.change(ConsumerRecord::Topics { group: self.id.to_string(), topics: Some(topics) }, change);
         }
         is_changed
     }
@@ -159,7 +159,7 @@ impl ConsumerGroup {
             }
             let (version, timestamp) = (version as i64, context.now.wall.0);
             let value = Some(RegexValue { topics, version, timestamp });
-            self.change(ConsumerRecord::Regex { group: self.id.clone(), regex, value }, change);
+            self.change(ConsumerRecord::Regex { group: self.id.to_string(), regex, value }, change);
             is_changed = true;
         }
         if is_changed {
@@ -173,7 +173,7 @@ impl ConsumerGroup {
         let unread = self.regexes.keys().filter(|regex| !self.regex_readers.contains_key(*regex));
         for regex in unread.cloned().collect::<Vec<_>>() {
             self.resolution.versions.remove(&regex);
-            self.change(ConsumerRecord::Regex { group: self.id.clone(), regex, value: None }, change);
+            self.change(ConsumerRecord::Regex { group: self.id.to_string(), regex, value: None }, change);
         }
     }
 }

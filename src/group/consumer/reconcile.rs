@@ -13,7 +13,7 @@
 
 use crate::codec::consumer_record::{CurrentValue, MemberState, Partitions};
 use crate::types::TopicId;
-use std::collections::BTreeSet;
+use crate::types::sorted::SortedSet;
 
 /// What is aimed at.
 pub struct Aim<'a> {
@@ -53,7 +53,7 @@ pub fn step(
 /// Who does not say what it has may have anything.
 fn owns_any(owned: Option<&Partitions>, partitions: &Partitions) -> bool {
     let Some(owned) = owned else { return true };
-    let shares = |(topic, indexes): (&TopicId, &BTreeSet<i32>)| {
+    let shares = |(topic, indexes): (&TopicId, &SortedSet<i32>)| {
         owned.get(topic).is_some_and(|owned| !owned.is_disjoint(indexes))
     };
     partitions.iter().any(shares)
@@ -68,13 +68,13 @@ fn next(
     let (mut assigned, mut revoking) = (Partitions::new(), Partitions::new());
     for (topic, indexes) in &current.assigned {
         let target = aim.target.get(topic);
-        let (kept, lost): (BTreeSet<i32>, BTreeSet<i32>) =
-            indexes.iter().partition(|index| target.is_some_and(|target| target.contains(index)));
+        let (kept, lost): (Vec<i32>, Vec<i32>) =
+            indexes.iter().partition(|index| target.is_some_and(|target| target.contains(*index)));
         if !kept.is_empty() {
-            assigned.insert(*topic, kept);
+            assigned.insert(*topic, kept.into_iter().collect());
         }
         if !lost.is_empty() {
-            revoking.insert(*topic, lost);
+            revoking.insert(*topic, lost.into_iter().collect());
         }
     }
     if !revoking.is_empty() && owns_any(aim.owned, &revoking) {
@@ -83,16 +83,12 @@ fn next(
     }
     let mut has_unreleased = false;
     for (topic, indexes) in aim.target {
-        for index in indexes {
-            if assigned.get(topic).is_some_and(|assigned| assigned.contains(index)) {
-                continue;
-            }
-            match is_held(*topic, *index) {
-                true => has_unreleased = true,
-                false => {
-                    assigned.entry(*topic).or_default().insert(*index);
-                }
-            }
+        let has = |index: &i32| assigned.get(topic).is_some_and(|assigned| assigned.contains(index));
+        let missing = indexes.iter().copied().filter(|index| !has(index));
+        let (held, free): (Vec<i32>, Vec<i32>) = missing.partition(|index| is_held(*topic, *index));
+        has_unreleased |= !held.is_empty();
+        if !free.is_empty() {
+            assigned.get_or_default(*topic).extend(free);
         }
     }
     let state = if has_unreleased { MemberState::Unreleased } else { MemberState::Stable };
@@ -111,7 +107,7 @@ mod tests {
     use crate::types::Uuid;
 
     fn partitions(indexes: &[i32]) -> Partitions {
-        let indexes: BTreeSet<i32> = indexes.iter().copied().collect();
+        let indexes: SortedSet<i32> = indexes.iter().copied().collect();
         let topic = TopicId(Uuid::from_u128(1));
         Partitions::from_iter(Some((topic, indexes)).filter(|(_, indexes)| !indexes.is_empty()))
     }

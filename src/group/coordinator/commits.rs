@@ -33,7 +33,10 @@ impl Coordinator {
         effects: &mut Vec<Effect>,
     ) {
         let refused = |error: ErrorCode| Answer::Commit(commit_response(&request, |_| error));
-        if self.is_closing(&request.group_id.0) {
+        let has_no_epoch = request.generation_id_or_member_epoch < 0;
+        if self.is_closing(&request.group_id.0)
+            || (has_no_epoch && self.may_have_members_again(&request.group_id.0))
+        {
             let refused = refused(ErrorCode::CoordinatorLoadInProgress);
             let id = request.group_id.to_string();
             return self.defer(&id, Deferred::Commit(version, request, ticket), ticket, refused, effects);

@@ -37,6 +37,13 @@ pub struct HeartbeatCall {
     intent: Intent,
 }
 
+impl HeartbeatCall {
+    /// Member and instance, as it says.
+    pub(super) fn sender(&self) -> (&str, Option<&str>) {
+        (&self.request.member_id, self.request.instance_id.as_deref())
+    }
+}
+
 /// Regular expressions that the shell is to hold against all topics, in its own time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToResolve {
@@ -135,6 +142,11 @@ impl Coordinator {
             || self.consumer(id).is_some_and(|consumer| consumer.writing.is_some())
     }
 
+    /// Whether it is without members in memory, and the log may not take that.
+    pub(super) fn may_have_members_again(&self, id: &str) -> bool {
+        self.consumer(id).is_some_and(|consumer| consumer.is_empty() && consumer.writing.is_some())
+    }
+
     // --- The log
 
     pub(super) fn apply_consumer(&mut self, record: &ConsumerRecord) {
@@ -216,7 +228,7 @@ impl Coordinator {
             let size = consumer.size();
             if kept.is_err() {
                 consumer.undo(undo);
-                ids.extend(consumer.members.keys().cloned());
+                ids.extend(consumer.members.keys().map(|id| id.to_string()));
             }
             self.held = self.held - size + consumer.size();
             for record in records.iter().filter(|_| kept.is_ok()) {
@@ -228,7 +240,7 @@ impl Coordinator {
                 }
             }
             for member in &ids {
-                match consumer.members.contains_key(member) {
+                match consumer.members.contains_key(&**member) {
                     true => consumer.look_at(member, now.mono, &settings, &mut self.timers),
                     false => consumer.forget_clocks(Some(member), &mut self.timers),
                 }
@@ -239,10 +251,12 @@ impl Coordinator {
             if kept.is_ok()
                 && let Some(joined) = joined
             {
-                let timeout = consumer.members.get(&joined).map(consumer::Member::rebalance_timeout);
+                let timeout = consumer.members.get(&*joined).map(consumer::Member::rebalance_timeout);
                 consumer.set_clock(&joined, &mut self.timers, |clock| {
-                    clock.join = None;
-                    clock.sync = timeout.map(|timeout| now.mono.after(timeout));
+                    clock.set_steps(|steps| {
+                        steps.join = None;
+                        steps.sync = timeout.map(|timeout| now.mono.after(timeout));
+                    });
                 });
             }
         }
@@ -521,7 +535,7 @@ impl Coordinator {
         }
         // Members of the classic protocol are in the group that it has become.
         let consumer = group.consumer.as_mut().expect("it has begun");
-        let ids: Vec<String> = consumer.members.keys().cloned().collect();
+        let ids: Vec<Rc<str>> = consumer.members.keys().cloned().collect();
         let settings = self.consumers.of_group(&*self.topics, id);
         for member in ids {
             consumer.touch(&member, now.mono, &settings, turn.timers);
@@ -573,7 +587,7 @@ impl Coordinator {
     ) {
         let Some(consumer) = self.consumer(id) else { return };
         let members: Vec<String> =
-            members.iter().filter(|member| consumer.members.contains_key(*member)).cloned().collect();
+            members.iter().filter(|member| consumer.members.contains_key(&***member)).cloned().collect();
         if let [last] = &members[..]
             && consumer.members.len() > 1
             && self.may_downgrade(consumer, last, consumer.members.len() - 1)
@@ -606,13 +620,26 @@ impl Coordinator {
         if consumer.reminded(member, now.mono, &mut self.timers) == Overdue::No {
             return;
         }
-        if self.is_busy(id) {
+        if self.is_busy(id) && !self.may_overtake(id, member) {
             return self.defer_any(id, Deferred::Overdue(member.to_owned())); // Bounded by the members.
         }
         if let Some(consumer) = self.groups.get_mut(id).and_then(|group| group.consumer.as_mut()) {
             consumer.remind_later(member, now.mono, &mut self.timers);
         }
         self.fence(id, &[member.to_owned()], None, now, effects);
+    }
+
+    /// Whether a member can be taken out though others wait: what they wait for changes no member, so that its end
+    /// does not wait for the log, as in Kafka.
+    ///
+    /// Shape: O(waiting requests).
+    fn may_overtake(&self, id: &str, member: &str) -> bool {
+        let Some(group) = self.groups.get(id).filter(|group| !group.is_closing) else { return false };
+        let consumer = group.consumer.as_ref().filter(|consumer| consumer.writing.is_none());
+        let known = consumer.and_then(|consumer| consumer.members.get(member));
+        known.is_some_and(|known| {
+            !self.is_aiming(id) && !self.is_waited_by(id, member, known.value.instance_id.as_deref())
+        })
     }
 
     // --- Regular expressions

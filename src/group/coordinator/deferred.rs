@@ -49,6 +49,31 @@ impl Deferred {
         };
         topics.iter().map(|topic| &**topic.name)
     }
+
+    /// Whether a member has sent it, somebody does who has, or takes, its instance, or it is to leave by it.
+    fn concerns(&self, member: &str, instance: Option<&str>) -> bool {
+        let is_it = |id: &str, of: Option<&str>| id == member || (of.is_some() && of == instance);
+        match self {
+            Deferred::Join(joining, ..) => is_it(&joining.member_id, joining.instance_id.as_deref()),
+            Deferred::Commit(_, request, _) | Deferred::CommitInTransaction(_, request, _) => {
+                is_it(&request.member_id, request.group_instance_id.as_deref())
+            }
+            Deferred::ConsumerHeartbeat(call, _) => {
+                let (id, of) = call.sender();
+                is_it(id, of)
+            }
+            Deferred::Sync(request, _) => is_it(&request.member_id, request.group_instance_id.as_deref()),
+            Deferred::Leave(request, _) => request
+                .members
+                .iter()
+                .any(|leaving| is_it(&leaving.member_id, leaving.group_instance_id.as_deref())),
+            Deferred::DeleteGroup(_)
+            | Deferred::DeleteOffsets(..)
+            | Deferred::Forget(_)
+            | Deferred::Overdue(_)
+            | Deferred::Resolved(..) => false,
+        }
+    }
 }
 
 impl Coordinator {
@@ -62,6 +87,11 @@ impl Coordinator {
     /// Whether anything else has to wait: a group is being taken away, or is to be.
     pub(super) fn is_closing(&self, group: &str) -> bool {
         self.groups.get(group).is_some_and(|group| group.is_closing) || self.deferred.contains_key(group)
+    }
+
+    /// Whether anything that waits concerns a member: it was there in time.
+    pub(super) fn is_waited_by(&self, group: &str, member: &str, instance: Option<&str>) -> bool {
+        self.deferred.get(group).into_iter().flatten().any(|deferred| deferred.concerns(member, instance))
     }
 
     pub(super) fn defer(

@@ -164,7 +164,8 @@ impl Coordinator {
         let answer = match consumer.sync(request, &*self.topics) {
             Ok(response) => {
                 consumer.touch(&member, now.mono, &self.consumers, &mut self.timers);
-                consumer.set_clock(&member, &mut self.timers, |clock| clock.sync = None);
+                consumer
+                    .set_clock(&member, &mut self.timers, |clock| clock.set_steps(|steps| steps.sync = None));
                 Answer::Sync(response)
             }
             Err(error) => {

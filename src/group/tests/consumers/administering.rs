@@ -11,7 +11,7 @@ impl Hall {
         error(self.room.committed(ticket).topics[0].partitions[0].error_code)
     }
 
-    fn delete_offset(&mut self, topic: &str) -> ErrorCode {
+    fn send_delete_offset(&mut self, topic: &str) -> Ticket {
         let partition = OffsetDeleteRequestPartition::default().with_partition_index(0);
         let topic = OffsetDeleteRequestTopic::default()
             .with_name(TopicName(text(topic)))
@@ -21,6 +21,11 @@ impl Hall {
         self.room.decide(|coordinator, now, effects| {
             coordinator.delete_offsets(request, ticket, now, effects);
         });
+        ticket
+    }
+
+    fn delete_offset(&mut self, topic: &str) -> ErrorCode {
+        let ticket = self.send_delete_offset(topic);
         match self.room.answers.remove(&ticket) {
             Some(Answer::DeleteOffsets(response)) if response.error_code == 0 => {
                 error(response.topics[0].partitions[0].error_code)
@@ -139,4 +144,42 @@ fn group_is_listed_and_described_by_its_protocol() {
     let described = hall.room.coordinator.consumer_describe("simple", 0);
     assert_eq!(described.error_message.as_deref(), Some("Group simple is not a consumer group."));
     assert_eq!(&*hall.room.coordinator.listed("simple").unwrap().group_type, "classic");
+}
+
+#[test]
+fn who_is_silent_is_taken_out_while_others_wait_for_commits() {
+    let (mut hall, mut clients) = settled(3, 6);
+    hall.room.pass(20);
+    hall.beat(&mut clients[0]);
+    hall.room.holds_writes = true;
+    hall.room.send_commit(9, commit_request("m0", clients[0].epoch, "read", 5, ""));
+    let deleting = hall.send_delete_offset("other");
+    let beating = hall.send(1, clients[1].request());
+    hall.room.pass(26);
+    assert!(hall.group().members.keys().map(|id| &**id).eq(["m0", "m1"]), "only one of them was silent");
+    assert_eq!(hall.room.writes.len(), 2);
+    assert!(hall.room.is_waiting(deleting) && hall.room.is_waiting(beating));
+    hall.room.holds_writes = false;
+    hall.room.end_write(Ok(()));
+    assert!(!hall.room.is_waiting(deleting));
+    clients[1].take(&hall.answered(beating));
+    hall.room.pass(1);
+    assert_eq!(hall.group().members.len(), 2);
+}
+
+#[test]
+fn commits_of_nobody_wait_until_the_last_member_has_certainly_gone() {
+    let (mut hall, _) = settled(1, 4);
+    for (result, expected) in
+        [(Err(ErrorCode::NotEnoughReplicas), ErrorCode::UnknownMemberId), (Ok(()), ErrorCode::None)]
+    {
+        hall.room.holds_writes = true;
+        hall.room.pass_ms(45_500);
+        assert!(hall.group().is_empty() && hall.room.writes.len() == 1);
+        let committing = hall.room.send_commit(9, commit_request("", -1, "read", 5, ""));
+        assert!(hall.room.is_waiting(committing));
+        hall.room.holds_writes = false;
+        hall.room.end_write(result);
+        assert_eq!(error(hall.room.committed(committing).topics[0].partitions[0].error_code), expected);
+    }
 }

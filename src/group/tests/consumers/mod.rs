@@ -14,6 +14,7 @@ use crate::codec::consumer_record::{Partitions, SubscribedTopic};
 use crate::config::group::GroupTimes;
 use crate::group::consumer::{ConsumerGroup, ConsumerSettings};
 use crate::group::topics::Topics;
+use crate::types::sorted::SortedSet;
 use crate::types::{TopicId, Uuid};
 use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
 use kafka_protocol::messages::{ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse};
@@ -147,7 +148,7 @@ impl Client {
     }
 
     fn count(&self) -> usize {
-        self.owned.values().map(BTreeSet::len).sum()
+        self.owned.values().map(SortedSet::len).sum()
     }
 }
 

@@ -285,7 +285,7 @@ impl Play {
         let mut seen = BTreeSet::new();
         for client in self.clients.iter().filter(|client| client.epoch > 0) {
             // Also one that has not heard of its epoch yet.
-            let Some(member) = group.members.get(&client.id) else { continue };
+            let Some(member) = group.members.get(&*client.id) else { continue };
             for (topic, index) in
                 client.owned.iter().flat_map(|(topic, all)| all.iter().map(move |i| (topic, i)))
             {
@@ -361,7 +361,7 @@ fn who_is_to_let_partitions_go_has_the_time_from_when_it_is_told() {
     hall.room.end_write(Ok(()));
     assert_eq!(hall.answered(ticket).error_code, 0);
     hall.room.pass_ms(9999);
-    let is_in = |hall: &Hall| hall.group().members.contains_key(&clients[0].id);
+    let is_in = |hall: &Hall| hall.group().members.contains_key(&*clients[0].id);
     assert!(is_in(&hall));
     hall.room.pass_ms(1);
     assert!(!is_in(&hall));
