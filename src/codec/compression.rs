@@ -47,11 +47,18 @@ pub enum DecompressError {
 
 /// Replaces `out` by `input`, compressed with the codec's default level (Kafka's defaults).
 pub fn compress(codec: Compression, input: &[u8], out: &mut Vec<u8>) {
+    compress_at(codec, None, input, out);
+}
+
+/// The same, with a level of gzip (0 to 9) or zstd (-131072 to 22). Snappy and lz4 have one.
+pub fn compress_at(codec: Compression, level: Option<i32>, input: &[u8], out: &mut Vec<u8>) {
     out.clear();
     match codec {
         Compression::None => out.extend_from_slice(input),
         Compression::Gzip => {
-            let mut encoder = flate2::write::GzEncoder::new(out, flate2::Compression::default());
+            let level = level.and_then(|level| u32::try_from(level).ok());
+            let level = level.map_or_else(flate2::Compression::default, flate2::Compression::new);
+            let mut encoder = flate2::write::GzEncoder::new(out, level);
             encoder.write_all(input).expect("writing to memory does not fail");
             encoder.finish().expect("writing to memory does not fail");
         }
@@ -63,7 +70,7 @@ pub fn compress(codec: Compression, input: &[u8], out: &mut Vec<u8>) {
         }
         Compression::Zstd => {
             out.reserve(zstd_safe::compress_bound(input.len()));
-            zstd_safe::compress(out, input, zstd::DEFAULT_COMPRESSION_LEVEL)
+            zstd_safe::compress(out, input, level.unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL))
                 .expect("the output holds the bound that zstd asked for");
         }
     }
@@ -299,6 +306,22 @@ mod tests {
             let cut = decompress(codec, &packed[..packed.len() - 9], 1 << 20, &mut out);
             assert_eq!(cut, Err(DecompressError::Corrupt { codec }));
         }
+    }
+
+    #[test]
+    fn levels_are_taken_where_there_are_any() {
+        let input: Vec<u8> = (0..100_000u32).flat_map(|i| (i / 7 % 1000).to_le_bytes()).collect();
+        let at = |codec, level| {
+            let (mut packed, mut out) = (Vec::new(), Vec::new());
+            compress_at(codec, Some(level), &input, &mut packed);
+            decompress(codec, &packed, input.len(), &mut out).unwrap();
+            assert_eq!(out, input);
+            packed.len()
+        };
+        assert!(at(Compression::Gzip, 9) < at(Compression::Gzip, 1));
+        assert_eq!(at(Compression::Gzip, -1), compressed(Compression::Gzip, &input).len());
+        assert!(at(Compression::Zstd, 19) < at(Compression::Zstd, -50));
+        assert_eq!(at(Compression::Lz4, 17), at(Compression::Lz4, 1));
     }
 
     proptest! {

@@ -22,12 +22,13 @@ pub enum DynamicLevel {
 }
 
 /// Those that no topic inherits.
-const OF_THE_BROKER: [&str; 5] = [
+const OF_THE_BROKER: [&str; 6] = [
     "log.cleaner.backoff.ms",
     "log.cleaner.dedupe.buffer.size",
     "log.cleaner.io.max.bytes.per.second",
     "max.connections",
     "producer.id.expiration.ms",
+    "transaction.partition.verification.enable",
 ];
 
 /// Why settings cannot be made at run time. Kafka's words where it has some.

@@ -64,6 +64,15 @@ pub struct Config {
     pub open_files: usize,
     pub rack: Option<String>,
     pub admin_listen: Option<HostPort>,
+    /// Where other nodes of the cluster connect; `None`: there are none.
+    pub peer_listen: Option<HostPort>,
+    /// Where they are told to. `None`: see [`Config::peer_advertised`].
+    pub peer_advertise: Option<HostPort>,
+    /// Nodes of the cluster that an empty data directory is to belong to; none: it begins one.
+    pub join: Vec<HostPort>,
+    pub broker_heartbeat_interval: Duration,
+    /// Without a heartbeat for so long a node is fenced.
+    pub broker_session_timeout: Duration,
     pub log_format: LogFormat,
     pub log_level: String,
     pub unsafe_buffered_io: bool,
@@ -74,6 +83,9 @@ pub struct Config {
     pub default_replication_factor: u16,
     /// `None`: a majority of the topic's replication factor.
     pub min_insync_replicas: Option<u16>,
+    pub replica_lag_time_max: Duration,
+    pub offsets_topic_replication_factor: u16,
+    pub transaction_state_log_replication_factor: u16,
     /// Partitions in one answer that comes page by page.
     pub max_request_partition_size_limit: usize,
     /// Largest record batch; topics may set their own.
@@ -103,6 +115,7 @@ pub struct Config {
     pub log_message_timestamp_before_max: Duration,
     pub log_message_timestamp_after_max: Duration,
     pub producer_id_expiration: Duration,
+    pub producer_id_expiration_check_interval: Duration,
     /// Whether a transaction's coordinator is asked before its first batch is appended (KIP-890).
     pub transaction_partition_verification_enable: bool,
     pub log_cleaner_enable: bool,
@@ -176,6 +189,18 @@ impl Config {
             Some(advertise) => advertise.clone(),
             None if listening.is_wildcard() => HostPort { host: hostname.to_string(), port: listening.port },
             None => listening.clone(),
+        }
+    }
+
+    /// Where other nodes are told to connect: as clients are told. `None` where they cannot.
+    pub fn peer_advertised(&self, listening: Option<&HostPort>, hostname: &str) -> Option<HostPort> {
+        match (&self.peer_advertise, listening) {
+            (_, None) => None,
+            (Some(advertise), _) => Some(advertise.clone()),
+            (None, Some(listening)) if listening.is_wildcard() => {
+                Some(HostPort { host: hostname.to_string(), port: listening.port })
+            }
+            (None, Some(listening)) => Some(listening.clone()),
         }
     }
 

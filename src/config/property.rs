@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::resolve::blank;
-use super::value::{self, DurabilityMode, Expected, HostPort};
+use super::value::{self, CompressionType, DurabilityMode, Expected, HostPort};
 use super::{Config, LogFormat, Routing, TimestampType};
 use crate::types::NodeId;
 use crate::types::limits;
@@ -238,6 +238,31 @@ pub const PROPERTIES: &[Property] = &[
                 text.parse::<HostPort>().map_err(|expected| format!("{expected}, or none"))),
         },
         "Metrics and health over HTTP; `none` turns it off."),
+    property!(Odradek "peer-listen", String "HOST:PORT", Text("none"),
+        |config, text| match text {
+            "none" => { config.peer_listen = None; same(text) }
+            _ => store_some(&mut config.peer_listen,
+                text.parse::<HostPort>().map_err(|expected| format!("{expected}, or none"))),
+        },
+        "Where other nodes of the cluster connect; `none` for a node that is alone."),
+    property!(Odradek "peer-advertise", String "HOST:PORT", Derived("where it listens to other nodes"),
+        |config, text| store_some(&mut config.peer_advertise, text.parse::<HostPort>()),
+        "The address that other nodes are told to connect to."),
+    property!(Odradek "join", List "HOST:PORT", Text("none"),
+        |config, text| {
+            config.join = match text {
+                "none" => Vec::new(),
+                _ => addresses(text)?,
+            };
+            same(text)
+        },
+        "Where nodes of a cluster listen to others: an empty data directory joins that cluster instead of beginning one. Repeated, or with commas between."),
+    property!(Kafka "broker.heartbeat.interval.ms", Long "MS", Text("250"),
+        |config, text| duration(&mut config.broker_heartbeat_interval, text, MS),
+        "How often a node tells the controller that it is there."),
+    property!(Kafka "broker.session.timeout.ms", Long "MS", Text("1000"),
+        |config, text| duration(&mut config.broker_session_timeout, text, MS),
+        "Without a heartbeat for so long a node is fenced: others lead its partitions, if they can. Kafka waits 9 seconds; here nothing but the network and a shard that is busy delays a heartbeat, and who leads nothing any more costs its clients less than who is not there. The same on all nodes."),
     property!(Odradek "log-format", String "auto|human|json", Text("auto"),
         |config, text| store(&mut config.log_format, text.parse::<LogFormat>()),
         "How log lines look; `auto` is human on a terminal and JSON elsewhere."),
@@ -273,6 +298,9 @@ pub const PROPERTIES: &[Property] = &[
             Ok(replicas.to_string())
         },
         "Replicas that must hold a record before `acks=all` is answered."),
+    property!(Kafka "replica.lag.time.max.ms", Long "MS", Text("30000"),
+        |config, text| duration(&mut config.replica_lag_time_max, text, MS),
+        "A replica that has not had all that its leader has for so long is not in sync any more."),
     property!(Kafka "max.request.partition.size.limit", Int "N", Text("2000"),
         |config, text| {
             config.max_request_partition_size_limit = value::integer(text, 1..=i32::MAX as i64)? as usize;
@@ -360,6 +388,18 @@ pub const PROPERTIES: &[Property] = &[
     property!(Kafka "log.message.timestamp.after.max.ms", Long "MS", Text("3600000"),
         |config, text| duration(&mut config.log_message_timestamp_after_max, text, Duration::ZERO),
         "How far a record's timestamp may lie ahead of the broker's clock."),
+    property!(Kafka "compression.type", String "CODEC", Text("producer"),
+        |_, text| text.parse::<CompressionType>().map(|codec| codec.to_string()),
+        "How batches are stored: `producer`, as they were sent; or compressed anew where their codec is another one: `uncompressed`, `gzip`, `snappy`, `lz4`, `zstd`."),
+    property!(Kafka "compression.gzip.level", Int "LEVEL", Text("-1"),
+        |_, text| value::integer(text, -1..=9).map(|level| level.to_string()),
+        "The level of `gzip`; -1: the usual one."),
+    property!(Kafka "compression.lz4.level", Int "LEVEL", Text("9"),
+        |_, text| value::integer(text, 1..=17).map(|level| level.to_string()),
+        "That of `lz4`. Without effect: there is one level."),
+    property!(Kafka "compression.zstd.level", Int "LEVEL", Text("3"),
+        |_, text| value::integer(text, -131_072..=22).map(|level| level.to_string()),
+        "That of `zstd`."),
     property!(Kafka "odradek.durability", String "fsync|write", Text("fsync"),
         |_, text| text.parse::<DurabilityMode>().map(|mode| mode.to_string()),
         "What an acknowledgement waits for: `fsync`, a flush; `write`, the write, and a lost power may take the last second."),
@@ -372,6 +412,9 @@ pub const PROPERTIES: &[Property] = &[
     property!(Kafka "producer.id.expiration.ms", Int "MS", Text("86400000"),
         |config, text| duration(&mut config.producer_id_expiration, text, MS),
         "How long a producer that sends nothing is remembered; one with an open transaction is until that ends."),
+    property!(Kafka "producer.id.expiration.check.interval.ms", Int "MS", Text("600000"),
+        |config, text| duration(&mut config.producer_id_expiration_check_interval, text, MS),
+        "How often to look for producers that send nothing."),
     property!(Kafka "transaction.partition.verification.enable", Boolean "BOOL", Text("true"),
         |config, text| store(&mut config.transaction_partition_verification_enable, value::boolean(text)),
         "Whether a transaction's coordinator is asked before a partition takes its first batch; without it a batch that comes late may leave a transaction open for ever."),
@@ -507,6 +550,12 @@ pub const PROPERTIES: &[Property] = &[
     property!(Kafka "transaction.remove.expired.transaction.cleanup.interval.ms", Int "MS", Text("3600000"),
         |config, text| duration(&mut config.transaction_expiration_interval, text, MS),
         "How often to look for transactional ids that no producer uses."),
+    property!(Kafka "offsets.topic.replication.factor", Int "N", Text("3"),
+        |config, text| replicas(&mut config.offsets_topic_replication_factor, text),
+        "Replicas of the topic that groups are kept in, made when it is first needed; no more than there are nodes then."),
+    property!(Kafka "transaction.state.log.replication.factor", Int "N", Text("3"),
+        |config, text| replicas(&mut config.transaction_state_log_replication_factor, text),
+        "The same of the topic that transactions are kept in."),
     property!(Kafka "transaction.state.log.num.partitions", Int "N", Text("50"),
         |config, text| {
             let count = value::integer(text, 1..=limits::PARTITIONS_PER_TOPIC_MAX as i64)?;
@@ -530,6 +579,10 @@ fn directories(text: &str) -> Result<Vec<PathBuf>, Expected> {
     Ok(names.into_iter().map(PathBuf::from).collect())
 }
 
+fn addresses(text: &str) -> Result<Vec<HostPort>, Expected> {
+    text.split(',').map(|address| address.trim().parse::<HostPort>()).collect()
+}
+
 fn same(text: &str) -> Result<String, Expected> {
     Ok(text.to_string())
 }
@@ -548,6 +601,11 @@ fn store_some<T: ToString>(field: &mut Option<T>, parsed: Result<T, Expected>) -
     let text = parsed.to_string();
     *field = Some(parsed);
     Ok(text)
+}
+
+fn replicas(to: &mut u16, text: &str) -> Result<String, Expected> {
+    *to = value::integer(text, 1..=i16::MAX as i64)? as u16;
+    Ok(to.to_string())
 }
 
 fn size(field: &mut usize, text: &str, range: RangeInclusive<u64>) -> Result<String, Expected> {

@@ -121,6 +121,11 @@ pub enum ConfigError {
          ({timeout}): members would be given up between two heartbeats"
     )]
     HeartbeatAboveSession { interval: u128, timeout: u128 },
+    #[error(
+        "broker.session.timeout.ms ({timeout}) has room for less than two broker.heartbeat.interval.ms ({interval}): \
+         nodes would be fenced for one late heartbeat"
+    )]
+    BrokerHeartbeats { interval: u128, timeout: u128 },
 }
 
 fn suggestion(nearest: Option<&'static str>) -> String {
@@ -261,6 +266,11 @@ impl Config {
         let last_port = self.listen.port as usize + self.cores;
         if self.routing == Routing::Core && last_port > u16::MAX as usize {
             return Err(ConfigError::PortsPastEnd { cores: self.cores, port: self.listen.port });
+        }
+        let (interval, timeout) = (self.broker_heartbeat_interval, self.broker_session_timeout);
+        if 2 * interval > timeout {
+            let (interval, timeout) = (interval.as_millis(), timeout.as_millis());
+            return Err(ConfigError::BrokerHeartbeats { interval, timeout });
         }
         self.check_consumer_groups()
     }
@@ -407,6 +417,11 @@ pub(super) fn blank() -> Config {
         memory_bytes: 0,
         rack: None,
         admin_listen: None,
+        peer_listen: None,
+        peer_advertise: None,
+        join: Vec::new(),
+        broker_heartbeat_interval: Duration::ZERO,
+        broker_session_timeout: Duration::ZERO,
         log_format: LogFormat::default(),
         log_level: String::new(),
         journal: false,
@@ -420,6 +435,9 @@ pub(super) fn blank() -> Config {
         num_partitions: 0,
         default_replication_factor: 0,
         min_insync_replicas: None,
+        replica_lag_time_max: Duration::ZERO,
+        offsets_topic_replication_factor: 0,
+        transaction_state_log_replication_factor: 0,
         max_request_partition_size_limit: 0,
         message_max_bytes: 0,
         socket_request_max_bytes: 0,
@@ -442,6 +460,7 @@ pub(super) fn blank() -> Config {
         log_message_timestamp_before_max: Duration::ZERO,
         log_message_timestamp_after_max: Duration::ZERO,
         producer_id_expiration: Duration::ZERO,
+        producer_id_expiration_check_interval: Duration::ZERO,
         transaction_partition_verification_enable: true,
         log_cleaner_enable: false,
         log_cleaner_backoff: Duration::ZERO,

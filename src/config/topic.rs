@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Texts are parsed as Kafka's `ConfigDef` parses them and refused in its words. What this broker
-//! cannot do yet (recompression, tiered storage) is refused rather than ignored;
-//! what has no meaning here but does no harm is accepted, and its documentation says so.
+//! cannot do yet (tiered storage) is refused rather than ignored; what has no meaning here but does no harm is
+//! accepted, and its documentation says so.
 
 mod defaults;
 mod properties;
@@ -19,7 +19,7 @@ pub use defaults::{SettingLevel, TopicDefaults};
 pub use properties::{BrokerName, Kind, PROPERTIES, Property, find};
 
 use super::TimestampType;
-use super::value::DurabilityMode;
+use super::value::{CompressionType, DurabilityMode};
 
 /// Bytes of a property's text. No legal value needs more; what is longer is not stored.
 pub const VALUE_LENGTH_MAX: usize = 1024;
@@ -55,6 +55,7 @@ pub struct TopicConfig {
     pub flush_messages: u64,
     pub flush_ms: u64,
     pub preallocate: bool,
+    pub compression: CompressionType,
     pub compression_gzip_level: i32,
     pub compression_lz4_level: i32,
     pub compression_zstd_level: i32,
@@ -373,11 +374,14 @@ mod tests {
     #[test]
     fn what_is_not_built_yet_is_refused_not_ignored() {
         for (name, value) in
-            [("cleanup.policy", ""), ("compression.type", "zstd"), ("remote.storage.enable", "true")]
+            [("cleanup.policy", ""), ("compression.type", "brotli"), ("remote.storage.enable", "true")]
         {
             assert!(resolve(&[(name, value)]).is_err(), "{name}={value}");
         }
-        assert!(resolve(&[("cleanup.policy", "delete"), ("compression.type", "producer")]).is_ok());
+        for codec in ["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"] {
+            let config = resolve(&[("cleanup.policy", "delete"), ("compression.type", codec)]);
+            assert_eq!(config.expect("valid").compression.to_string(), codec);
+        }
         assert!(resolve(&[("remote.storage.enable", "false")]).is_ok());
     }
 

@@ -92,6 +92,19 @@ pub enum DurabilityMode {
     Write,
 }
 
+/// How batches are stored (`compression.type`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CompressionType {
+    /// As the producer sent them.
+    #[default]
+    Producer,
+    Uncompressed,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
 macro_rules! words {
     ($type:ty, $($word:literal => $value:path),+) => {
         impl FromStr for $type {
@@ -121,6 +134,15 @@ words!(
     TimestampType,
     "CreateTime" => TimestampType::CreateTime,
     "LogAppendTime" => TimestampType::LogAppendTime
+);
+words!(
+    CompressionType,
+    "producer" => CompressionType::Producer,
+    "uncompressed" => CompressionType::Uncompressed,
+    "gzip" => CompressionType::Gzip,
+    "snappy" => CompressionType::Snappy,
+    "lz4" => CompressionType::Lz4,
+    "zstd" => CompressionType::Zstd
 );
 words!(DurabilityMode, "fsync" => DurabilityMode::Fsync, "write" => DurabilityMode::Write);
 

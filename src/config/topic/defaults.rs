@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::properties::{BrokerName, PROPERTIES, Property};
 use super::{InvalidConfig, TopicConfig, Value};
 use crate::config::dynamic::DynamicLevel;
-use crate::config::value::DurabilityMode;
+use crate::config::value::{CompressionType, DurabilityMode};
 use crate::config::{Config, Origin, TimestampType};
 
 /// The broker's defaults for topics.
@@ -168,6 +168,7 @@ fn built_in() -> TopicConfig {
         flush_messages: i64::MAX as u64,
         flush_ms: i64::MAX as u64,
         preallocate: false,
+        compression: CompressionType::Producer,
         compression_gzip_level: -1,
         compression_lz4_level: 9,
         compression_zstd_level: 3,

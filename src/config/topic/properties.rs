@@ -78,7 +78,6 @@ const HOUR: i64 = 60 * MINUTE;
 
 const BOOLEAN: Kind = Kind::Boolean { unsupported: None };
 const COMPRESSION_TYPES: &[&str] = &["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"];
-const RECOMPRESSION: &str = "batches are stored as the producer compressed them; only producer is supported until recompression exists";
 const TIERED_STORAGE: &str = "Tiered Storage functionality is disabled in the broker. \
                               Topic cannot be configured with remote log storage.";
 
@@ -102,7 +101,7 @@ pub const PROPERTIES: &[Property] = &[
         name: "compression.gzip.level",
         kind: Kind::Int { min: -1, max: 9 },
         broker_names: &[same("compression.gzip.level")],
-        doc: "Level used when `compression.type` is gzip. Has no effect: batches keep the producer's compression.",
+        doc: "Level used when `compression.type` is gzip, 1 to 9; -1: the usual one.",
         get: |config| config.compression_gzip_level.to_string(),
         set: |config, value| config.compression_gzip_level = value.integer() as i32,
     },
@@ -110,24 +109,26 @@ pub const PROPERTIES: &[Property] = &[
         name: "compression.lz4.level",
         kind: Kind::Int { min: 1, max: 17 },
         broker_names: &[same("compression.lz4.level")],
-        doc: "Level used when `compression.type` is lz4. Has no effect: batches keep the producer's compression.",
+        doc: "Level used when `compression.type` is lz4. Has no effect: there is one level.",
         get: |config| config.compression_lz4_level.to_string(),
         set: |config, value| config.compression_lz4_level = value.integer() as i32,
     },
     Property {
         name: "compression.type",
-        kind: Kind::Choice { known: COMPRESSION_TYPES, supported: &["producer"], reason: RECOMPRESSION },
+        kind: Kind::Choice { known: COMPRESSION_TYPES, supported: COMPRESSION_TYPES, reason: "" },
         broker_names: &[same("compression.type")],
-        doc: "How stored batches are compressed. `producer`: as the producer sent them; others are not \
-              supported yet.",
-        get: |_| "producer".to_owned(),
-        set: |_, _| {},
+        doc: "How stored batches are compressed. `producer`: as the producer sent them, which costs nothing; \
+              else batches of another codec are compressed anew, with its level, before they are appended.",
+        get: |config| config.compression.to_string(),
+        set: |config, value| {
+            config.compression = value.text().parse().expect("the kind knows the same words");
+        },
     },
     Property {
         name: "compression.zstd.level",
         kind: Kind::Int { min: -131_072, max: 22 },
         broker_names: &[same("compression.zstd.level")],
-        doc: "Level used when `compression.type` is zstd. Has no effect: batches keep the producer's compression.",
+        doc: "Level used when `compression.type` is zstd.",
         get: |config| config.compression_zstd_level.to_string(),
         set: |config, value| config.compression_zstd_level = value.integer() as i32,
     },
@@ -272,7 +273,7 @@ pub const PROPERTIES: &[Property] = &[
         kind: Kind::Int { min: 1, max: i32::MAX },
         broker_names: &[same("min.insync.replicas")],
         doc: "Replicas that must have a record before `acks=all` is answered. Default: a majority of the \
-              replication factor.",
+              replication factor. Never more than there are replicas, so that it has no effect with one.",
         get: |config| config.min_insync_replicas.to_string(),
         set: |config, value| config.min_insync_replicas = value.unsigned32(),
     },
@@ -380,7 +381,8 @@ pub const PROPERTIES: &[Property] = &[
         name: "unclean.leader.election.enable",
         kind: BOOLEAN,
         broker_names: &[same("unclean.leader.election.enable")],
-        doc: "Whether a replica that is not in sync may lead when no other can, losing records.",
+        doc: "Whether a replica that is not in sync may lead when no other can, losing records. Has no effect \
+              with one replica.",
         get: |config| config.unclean_leader_election.to_string(),
         set: |config, value| config.unclean_leader_election = value.boolean(),
     },
