@@ -85,8 +85,17 @@ impl Client {
 
     /// Sends what `request` makes for the newest version that both sides know.
     pub fn send<R: Request>(&mut self, request: impl FnOnce(i16) -> R) -> Result<R::Response, ClientError> {
+        self.send_up_to(R::VERSIONS.max, request)
+    }
+
+    /// The same, of no version behind `version_max`.
+    pub fn send_up_to<R: Request>(
+        &mut self,
+        version_max: i16,
+        request: impl FnOnce(i16) -> R,
+    ) -> Result<R::Response, ClientError> {
         let (first, last) = self.versions.get(&R::KEY).copied().unwrap_or((0, -1));
-        let version = last.min(R::VERSIONS.max);
+        let version = last.min(version_max);
         if version < first.max(R::VERSIONS.min) {
             return Err(ClientError::Unsupported { broker: self.broker.clone(), api: api_name(R::KEY) });
         }

@@ -4,32 +4,31 @@
 //! Kafka-compatible brokers will do.
 
 mod consumer;
+mod progress;
+mod times;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::{Args, Subcommand};
 use kafka_protocol::messages::consumer_group_describe_response::DescribedGroup as DescribedConsumerGroup;
-use kafka_protocol::messages::describe_groups_response::DescribedGroup;
+use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kafka_protocol::messages::list_groups_response::ListedGroup;
-use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
-use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::{
-    BrokerId, DeleteGroupsRequest, DescribeGroupsRequest, FindCoordinatorRequest, GroupId, ListGroupsRequest,
-    ListOffsetsRequest, MetadataRequest, MetadataResponse, OffsetCommitRequest, OffsetFetchRequest,
-    TopicName,
+    DeleteGroupsRequest, DescribeGroupsRequest, GroupId, ListGroupsRequest, OffsetCommitRequest, TopicName,
 };
-use kafka_protocol::protocol::StrBytes;
-use odradek::config::HostPort;
+use odradek::codec::consumer_protocol::{self, NamedPartitions};
 use odradek::metrics::names::error_name;
 use serde_json::{Value, json};
 
-use super::client::{Client, ClientFlags};
+use super::brokers::{Address, Cluster, EARLIEST, KeyType, LATEST, Place, text};
+use super::client::ClientFlags;
 use super::table::Table;
 use super::{Failure, print, print_json};
+use consumer::ranges;
+use progress::{Lag, Progress};
 
 #[derive(Debug, Args)]
 pub struct GroupArguments {
@@ -42,7 +41,11 @@ pub struct GroupArguments {
 #[derive(Debug, Subcommand)]
 enum GroupCommand {
     /// List the groups of all brokers
-    List,
+    List {
+        /// Also how far each is behind: records in all, and seconds where it is most
+        #[arg(long)]
+        lag: bool,
+    },
     /// Show a group's state, its members, and how far behind it is
     Describe {
         /// Groups to show
@@ -91,8 +94,6 @@ fn target(text: &str) -> Result<Target, String> {
     .ok_or("expected earliest, latest, an offset, or @ and milliseconds since 1970".to_string())
 }
 
-const EARLIEST: i64 = -2;
-const LATEST: i64 = -1;
 /// "The group has members", as a commit from outside is told.
 const UNKNOWN_MEMBER_ID: i16 = 25;
 const GROUP_ID_NOT_FOUND: i16 = 69;
@@ -100,157 +101,53 @@ const GROUP_ID_NOT_FOUND: i16 = 69;
 pub fn run(arguments: &GroupArguments) -> Result<(), Failure> {
     let mut cluster = Cluster::connect(&arguments.flags.brokers)?;
     match &arguments.command {
-        GroupCommand::List => list(&mut cluster, arguments.flags.json),
+        GroupCommand::List { lag } => list(&mut cluster, *lag, arguments.flags.json),
         GroupCommand::Describe { groups } => describe(&mut cluster, groups, arguments.flags.json),
         GroupCommand::ResetOffsets(reset) => self::reset(&mut cluster, reset, arguments.flags.json),
         GroupCommand::Delete { groups } => delete(&mut cluster, groups, arguments.flags.json),
     }
 }
 
-/// Connections, one to each broker that had to be asked.
-pub struct Cluster {
-    bootstrap: Client,
-    brokers: BTreeMap<(String, u16), Client>,
-}
-
-/// What a coordinator is asked for, as FindCoordinator numbers it.
-#[derive(Clone, Copy, Debug)]
-pub enum KeyType {
-    Group = 0,
-    Transaction = 1,
-}
-
-impl Cluster {
-    pub fn connect(brokers: &[HostPort]) -> Result<Cluster, Failure> {
-        Ok(Cluster { bootstrap: Client::connect(brokers)?, brokers: BTreeMap::new() })
-    }
-
-    pub fn broker(&mut self, host: &str, port: i32) -> Result<&mut Client, Failure> {
-        let port = u16::try_from(port).map_err(|_| format!("a broker is said to have port {port}"))?;
-        let place = (host.to_string(), port);
-        if !self.brokers.contains_key(&place) {
-            let client = Client::connect(&[HostPort { host: host.to_string(), port }])?;
-            self.brokers.insert(place.clone(), client);
-        }
-        Ok(self.brokers.get_mut(&place).expect("connected above"))
-    }
-
-    pub fn metadata(&mut self, topics: &BTreeSet<String>) -> Result<MetadataResponse, Failure> {
-        /// Before it, creation cannot be switched off.
-        const AUTO_CREATION_SINCE: i16 = 4;
-        let topics = topics
-            .iter()
-            .map(|topic| MetadataRequestTopic::default().with_name(Some(TopicName(text(topic)))));
-        let topics: Vec<_> = topics.collect();
-        Ok(self.bootstrap.send(|version| {
-            let request = MetadataRequest::default().with_topics(Some(topics));
-            match version {
-                AUTO_CREATION_SINCE.. => request.with_allow_auto_topic_creation(false),
-                _ => request,
-            }
-        })?)
-    }
-
-    fn coordinator(&mut self, group: &str) -> Result<&mut Client, Failure> {
-        self.coordinator_of(KeyType::Group, group)
-    }
-
-    pub fn coordinator_of(&mut self, key_type: KeyType, key: &str) -> Result<&mut Client, Failure> {
-        /// From here on several keys are asked for at once.
-        const KEYS_SINCE: i16 = 4;
-        /// Before it, there are coordinators of groups only.
-        const KEY_TYPE_SINCE: i16 = 1;
-        let response = self.bootstrap.send(|version| {
-            let request = FindCoordinatorRequest::default();
-            let request = match version {
-                KEY_TYPE_SINCE.. => request.with_key_type(key_type as i8),
-                _ => request,
-            };
-            match version {
-                KEYS_SINCE.. => request.with_coordinator_keys(vec![text(key)]),
-                _ => request.with_key(text(key)),
-            }
-        })?;
-        let (host, port, code) = match response.coordinators.first() {
-            Some(found) => (found.host.to_string(), found.port, found.error_code),
-            None => (response.host.to_string(), response.port, response.error_code),
-        };
-        match code {
-            0 => self.broker(&host, port),
-            code => Err(format!("{key}: no coordinator: {}", error_name(code)).into()),
-        }
-    }
-
-    /// The offset that is looked for in every partition named, as its leader says.
-    fn look_up(
-        &mut self,
-        wanted: &BTreeSet<(String, i32)>,
-        timestamp: i64,
-    ) -> Result<BTreeMap<(String, i32), i64>, Failure> {
-        let topics = wanted.iter().map(|(topic, _)| topic.clone()).collect();
-        let metadata = self.metadata(&topics)?;
-        let mut by_leader: BTreeMap<BrokerId, Vec<(String, i32)>> = BTreeMap::new();
-        for topic in &metadata.topics {
-            let name = topic.name.as_ref().map(|name| name.to_string()).unwrap_or_default();
-            for partition in &topic.partitions {
-                let place = (name.clone(), partition.partition_index);
-                if wanted.contains(&place) {
-                    by_leader.entry(partition.leader_id).or_default().push(place);
-                }
-            }
-        }
-        let mut found = BTreeMap::new();
-        for (leader, places) in by_leader {
-            let Some(broker) = metadata.brokers.iter().find(|broker| broker.node_id == leader) else {
-                continue;
-            };
-            let client = self.broker(&broker.host, broker.port)?;
-            let mut topics: BTreeMap<&str, Vec<ListOffsetsPartition>> = BTreeMap::new();
-            for (topic, index) in &places {
-                let partition = ListOffsetsPartition::default().with_partition_index(*index);
-                topics.entry(topic).or_default().push(partition.with_timestamp(timestamp));
-            }
-            let topics = topics.into_iter().map(|(topic, partitions)| {
-                ListOffsetsTopic::default().with_name(TopicName(text(topic))).with_partitions(partitions)
-            });
-            let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1));
-            let request = request.with_topics(topics.collect());
-            let response = client.send(|_| request)?;
-            for topic in response.topics {
-                for partition in topic.partitions.iter().filter(|partition| partition.error_code == 0) {
-                    found.insert((topic.name.to_string(), partition.partition_index), partition.offset);
-                }
-            }
-        }
-        Ok(found)
-    }
-}
-
-fn list(cluster: &mut Cluster, as_json: bool) -> Result<(), Failure> {
+fn list(cluster: &mut Cluster, with_lag: bool, as_json: bool) -> Result<(), Failure> {
     let metadata = cluster.metadata(&BTreeSet::new())?;
     let mut groups = BTreeMap::new();
+    let mut coordinated: BTreeMap<Address, Vec<String>> = BTreeMap::new();
     for broker in &metadata.brokers {
         let response = cluster.broker(&broker.host, broker.port)?.send(|_| ListGroupsRequest::default())?;
         if response.error_code != 0 {
             let (host, port) = (&*broker.host, broker.port);
             return Err(format!("{host}:{port}: {}", error_name(response.error_code)).into());
         }
+        let ids = response.groups.iter().map(|group| group.group_id.to_string());
+        coordinated.insert((broker.host.to_string(), broker.port), ids.collect());
         groups.extend(response.groups.into_iter().map(|group| (group.group_id.to_string(), group)));
     }
+    let lags = if with_lag { Some(progress::lags(cluster, &coordinated)?) } else { None };
+    let lag_of = |id: &str| lags.as_ref().map(|lags| lags.get(id).copied().unwrap_or_default());
     if as_json {
         let groups = groups.iter().map(|(id, group)| {
-            json!({
+            let mut shown = json!({
                 "group": id,
                 "type": kind(group),
                 "state": &*group.group_state,
                 "protocol_type": &*group.protocol_type,
-            })
+            });
+            if let Some(Lag { records, seconds }) = lag_of(id) {
+                shown["lag"] = json!(records);
+                shown["lag_seconds"] = json!(seconds);
+            }
+            shown
         });
         return print_json(&groups.collect());
     }
-    let mut table = Table::new(&["GROUP", "TYPE", "STATE", "PROTOCOL"]);
+    let heads = ["GROUP", "TYPE", "STATE", "PROTOCOL", "LAG", "LAG-SECONDS"];
+    let shown = if with_lag { heads.len() } else { heads.len() - 2 };
+    let mut table = Table::new(&heads[..shown]);
     for (id, group) in &groups {
-        table.row(&[id, kind(group), &group.group_state, &group.protocol_type]);
+        let lag = lag_of(id).unwrap_or_default();
+        let (records, seconds) = (progress::number(lag.records), progress::seconds(lag.seconds));
+        let row = [id, kind(group), &group.group_state, &group.protocol_type, &records, &seconds];
+        table.row(&row[..shown]);
     }
     print(&table.to_string())
 }
@@ -266,18 +163,26 @@ enum Shown {
     Consumer(DescribedConsumerGroup),
 }
 
-/// A committed offset of a group, and the end of its partition.
-struct Progress {
-    topic: String,
-    partition: i32,
-    committed: i64,
-    end: Option<i64>,
+impl Shown {
+    /// Partitions that its members have.
+    fn assigned(&self) -> BTreeSet<Place> {
+        match self {
+            Shown::Classic(group) => {
+                let assignments = group.members.iter().filter_map(|member| assignment(group, member));
+                let named = assignments.flat_map(NamedPartitions::into_iter);
+                named
+                    .flat_map(|(topic, indexes)| indexes.into_iter().map(move |index| (topic.clone(), index)))
+                    .collect()
+            }
+            Shown::Consumer(group) => consumer::assigned(group),
+        }
+    }
 }
 
-impl Progress {
-    fn lag(&self) -> Option<i64> {
-        self.end.map(|end| (end - self.committed).max(0))
-    }
+/// What a member has, where that is in the form of consumers; other clients have their own.
+fn assignment(group: &DescribedGroup, member: &DescribedGroupMember) -> Option<NamedPartitions> {
+    let is_consumer = &*group.protocol_type == consumer_protocol::PROTOCOL_TYPE;
+    is_consumer.then(|| consumer_protocol::assignment(&member.member_assignment).ok()).flatten()
 }
 
 fn describe(cluster: &mut Cluster, groups: &[String], as_json: bool) -> Result<(), Failure> {
@@ -285,7 +190,7 @@ fn describe(cluster: &mut Cluster, groups: &[String], as_json: bool) -> Result<(
     let mut missing = Vec::new();
     for id in groups {
         let request = DescribeGroupsRequest::default().with_groups(vec![GroupId(text(id))]);
-        let mut response = cluster.coordinator(id)?.send(|_| request)?;
+        let mut response = cluster.coordinator_of(KeyType::Group, id)?.send(|_| request)?;
         let group = response.groups.pop().ok_or_else(|| format!("{id}: nothing was said of it"))?;
         let is_missing = group.error_code == GROUP_ID_NOT_FOUND || &*group.group_state == "Dead";
         let group = if is_missing {
@@ -297,7 +202,7 @@ fn describe(cluster: &mut Cluster, groups: &[String], as_json: bool) -> Result<(
         };
         match group {
             Ok(group) => {
-                let progress = progress(cluster, id)?;
+                let progress = progress::of_group(cluster, id, &group.assigned())?;
                 described.push((group, progress));
             }
             Err(error) => missing.push(format!("{id}: {error}")),
@@ -312,48 +217,8 @@ fn describe(cluster: &mut Cluster, groups: &[String], as_json: bool) -> Result<(
     if missing.is_empty() { Ok(()) } else { Err(missing.join("\nodradek: ").into()) }
 }
 
-fn progress(cluster: &mut Cluster, id: &str) -> Result<Vec<Progress>, Failure> {
-    /// From here on several groups are asked for at once.
-    const GROUPS_SINCE: i16 = 8;
-    let response = cluster.coordinator(id)?.send(|version| match version {
-        GROUPS_SINCE.. => {
-            let group = OffsetFetchRequestGroup::default().with_group_id(GroupId(text(id))).with_topics(None);
-            OffsetFetchRequest::default().with_groups(vec![group])
-        }
-        _ => OffsetFetchRequest::default().with_group_id(GroupId(text(id))).with_topics(None),
-    })?;
-    let code = response.groups.first().map_or(response.error_code, |group| group.error_code);
-    if code != 0 {
-        return Err(format!("{id}: {}", error_name(code)).into());
-    }
-    let mut progress = Vec::new();
-    let mut add = |topic: &TopicName, partition, committed| {
-        progress.push(Progress { topic: topic.to_string(), partition, committed, end: None });
-    };
-    for topic in &response.topics {
-        topic.partitions.iter().for_each(|p| add(&topic.name, p.partition_index, p.committed_offset));
-    }
-    for topic in response.groups.iter().flat_map(|group| &group.topics) {
-        topic.partitions.iter().for_each(|p| add(&topic.name, p.partition_index, p.committed_offset));
-    }
-    let wanted = progress.iter().map(|progress| (progress.topic.clone(), progress.partition)).collect();
-    let ends = cluster.look_up(&wanted, LATEST)?;
-    for progress in &mut progress {
-        progress.end = ends.get(&(progress.topic.clone(), progress.partition)).copied();
-    }
-    Ok(progress)
-}
-
 fn group_json(group: &Shown, progress: &[Progress]) -> Value {
-    let offsets = progress.iter().map(|progress| {
-        json!({
-            "topic": progress.topic,
-            "partition": progress.partition,
-            "committed": progress.committed,
-            "end": progress.end,
-            "lag": progress.lag(),
-        })
-    });
+    let offsets = progress.iter().map(Progress::json);
     let offsets: Vec<Value> = offsets.collect();
     let group = match group {
         Shown::Classic(group) => group,
@@ -365,6 +230,12 @@ fn group_json(group: &Shown, progress: &[Progress]) -> Value {
             "instance": member.group_instance_id.as_deref(),
             "client": &*member.client_id,
             "host": &*member.client_host,
+            "assignment": assignment(group, member).map(|assigned| {
+                let topics = assigned.iter();
+                topics
+                    .map(|(topic, partitions)| json!({ "topic": topic, "partitions": partitions }))
+                    .collect::<Vec<_>>()
+            }),
         })
     });
     json!({
@@ -383,7 +254,7 @@ fn group_text(group: &Shown, progress: &[Progress]) -> String {
         Shown::Classic(group) => classic_text(group),
         Shown::Consumer(group) => consumer::shown(group),
     };
-    shown + &progress_text(progress)
+    shown + &progress::shown(progress)
 }
 
 fn classic_text(group: &DescribedGroup) -> String {
@@ -391,29 +262,27 @@ fn classic_text(group: &DescribedGroup) -> String {
         if group.protocol_data.is_empty() { String::new() } else { format!(", {}", &*group.protocol_data) };
     let mut shown = format!("{}: {}{protocol}\n", &*group.group_id.0, &*group.group_state);
     if !group.members.is_empty() {
-        let mut table = Table::new(&["MEMBER", "INSTANCE", "CLIENT", "HOST"]);
+        let mut table = Table::new(&["MEMBER", "INSTANCE", "CLIENT", "HOST", "ASSIGNMENT"]);
         for member in &group.members {
             let instance = member.group_instance_id.as_deref().unwrap_or("-");
-            table.row(&[&member.member_id, instance, &member.client_id, &member.client_host]);
+            let assigned = match assignment(group, member) {
+                Some(assigned) => assigned_text(&assigned),
+                None => format!("{} bytes", member.member_assignment.len()),
+            };
+            table.row(&[&member.member_id, instance, &member.client_id, &member.client_host, &assigned]);
         }
         shown += &table.to_string();
     }
     shown
 }
 
-fn progress_text(progress: &[Progress]) -> String {
-    let mut shown = String::new();
-    if !progress.is_empty() {
-        let mut table = Table::new(&["TOPIC", "PARTITION", "COMMITTED", "END", "LAG"]);
-        let number = |number: Option<i64>| number.map_or("-".to_string(), |number| number.to_string());
-        for progress in progress {
-            let Progress { topic, partition, committed, end } = progress;
-            let (end, lag) = (number(*end), number(progress.lag()));
-            table.row(&[topic, &partition.to_string(), &committed.to_string(), &end, &lag]);
-        }
-        shown += &table.to_string();
-    }
-    shown
+/// `orders:0-3,7 payments:1`
+fn assigned_text(assigned: &NamedPartitions) -> String {
+    let topics = assigned
+        .iter()
+        .map(|(topic, indexes)| format!("{topic}:{}", ranges(&indexes.iter().copied().collect::<Vec<_>>())));
+    let topics: Vec<String> = topics.collect();
+    if topics.is_empty() { "none".to_string() } else { topics.join(" ") }
 }
 
 fn reset(cluster: &mut Cluster, arguments: &ResetArguments, as_json: bool) -> Result<(), Failure> {
@@ -445,7 +314,7 @@ fn reset(cluster: &mut Cluster, arguments: &ResetArguments, as_json: bool) -> Re
         .with_group_id(GroupId(text(&arguments.group)))
         .with_generation_id_or_member_epoch(-1)
         .with_topics(topics.collect());
-    let response = cluster.coordinator(&arguments.group)?.send(|_| request)?;
+    let response = cluster.coordinator_of(KeyType::Group, &arguments.group)?.send(|_| request)?;
     let results = response.topics.iter().flat_map(|topic| {
         topic.partitions.iter().map(|p| (topic.name.to_string(), p.partition_index, p.error_code))
     });
@@ -473,9 +342,9 @@ fn reset(cluster: &mut Cluster, arguments: &ResetArguments, as_json: bool) -> Re
 /// Of a partition that has no record from that time on, its end.
 fn looked_up(
     cluster: &mut Cluster,
-    wanted: &BTreeSet<(String, i32)>,
+    wanted: &BTreeSet<Place>,
     timestamp: i64,
-) -> Result<BTreeMap<(String, i32), i64>, Failure> {
+) -> Result<BTreeMap<Place, i64>, Failure> {
     let mut found = cluster.look_up(wanted, timestamp)?;
     let later: BTreeSet<_> =
         found.iter().filter(|(_, offset)| **offset < 0).map(|(place, _)| place.clone()).collect();
@@ -490,7 +359,7 @@ fn delete(cluster: &mut Cluster, groups: &[String], as_json: bool) -> Result<(),
     let mut results = Vec::new();
     for id in groups {
         let request = DeleteGroupsRequest::default().with_groups_names(vec![GroupId(text(id))]);
-        let response = cluster.coordinator(id)?.send(|_| request)?;
+        let response = cluster.coordinator_of(KeyType::Group, id)?.send(|_| request)?;
         let code = response.results.first().map_or(0, |result| result.error_code);
         if code != 0 {
             failures.push(format!("{id}: {}", error_name(code)));
@@ -507,10 +376,6 @@ fn delete(cluster: &mut Cluster, groups: &[String], as_json: bool) -> Result<(),
         print(&deleted.map(|(id, _)| format!("deleted {id}\n")).collect::<String>())?;
     }
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\nodradek: ").into()) }
-}
-
-fn text(text: &str) -> StrBytes {
-    StrBytes::from_string(text.to_string())
 }
 
 #[cfg(test)]

@@ -3,26 +3,24 @@
 //! A transaction is aborted by its id, which fences its producer, or in one partition that nobody ends it in
 //! any more, as `kafka-transactions.sh abort` does (KIP-664).
 
+mod hanging;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
-use kafka_protocol::messages::describe_producers_request::TopicRequest;
-use kafka_protocol::messages::describe_producers_response::ProducerState;
 use kafka_protocol::messages::describe_transactions_response::TransactionState;
-use kafka_protocol::messages::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
 use kafka_protocol::messages::{
-    DescribeProducersRequest, DescribeTransactionsRequest, InitProducerIdRequest, ListTransactionsRequest,
-    ProducerId, TopicName, TransactionalId, WriteTxnMarkersRequest,
+    DescribeTransactionsRequest, InitProducerIdRequest, ListTransactionsRequest, ProducerId, TransactionalId,
 };
-use kafka_protocol::protocol::StrBytes;
 use odradek::metrics::names::error_name;
 use serde_json::{Value, json};
 
-use super::client::{Client, ClientFlags};
-use super::group::{Cluster, KeyType};
+use super::brokers::{Cluster, KeyType, text};
+use super::client::ClientFlags;
 use super::table::Table;
 use super::{Failure, print, print_json};
+use hanging::{FindArguments, Hanging};
 
 #[derive(Debug, Args)]
 pub struct TxnArguments {
@@ -42,6 +40,8 @@ enum TxnCommand {
         #[arg(value_name = "ID", required = true)]
         ids: Vec<String>,
     },
+    /// Find transactions that are open in partitions and that nobody ends
+    FindHanging(FindArguments),
     /// Abort an open transaction: by its id, or in a partition where nobody ends it
     Abort(AbortArguments),
 }
@@ -90,6 +90,7 @@ pub fn run(arguments: &TxnArguments) -> Result<(), Failure> {
     match &arguments.command {
         TxnCommand::List(arguments) => list(&mut cluster, arguments, as_json),
         TxnCommand::Describe { ids } => describe(&mut cluster, ids, as_json),
+        TxnCommand::FindHanging(arguments) => hanging::find(&mut cluster, arguments, as_json),
         TxnCommand::Abort(AbortArguments { id: Some(id), .. }) => abort(&mut cluster, id, as_json),
         TxnCommand::Abort(AbortArguments { topic, partition, start_offset, .. }) => {
             let hanging = Hanging {
@@ -97,7 +98,7 @@ pub fn run(arguments: &TxnArguments) -> Result<(), Failure> {
                 partition: partition.ok_or("name the partition")?,
                 start_offset: start_offset.ok_or("name the offset at which the transaction begins")?,
             };
-            abort_hanging(&mut cluster, &hanging, as_json)
+            hanging::abort(&mut cluster, &hanging, as_json)
         }
     }
 }
@@ -326,108 +327,14 @@ fn wait(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// A transaction that is open in a partition.
-struct Hanging<'a> {
-    topic: &'a str,
-    partition: i32,
-    start_offset: i64,
-}
-
-/// Writes the marker that nobody else writes.
-fn abort_hanging(cluster: &mut Cluster, hanging: &Hanging<'_>, as_json: bool) -> Result<(), Failure> {
-    let Hanging { topic, partition, start_offset } = *hanging;
-    let what = format!("{topic}-{partition}");
-    let metadata = cluster.metadata(&BTreeSet::from([topic.to_string()]))?;
-    let partitions = metadata.topics.first().map(|topic| &topic.partitions[..]).unwrap_or_default();
-    let found = partitions.iter().find(|found| found.partition_index == partition);
-    let leader = found
-        .and_then(|found| metadata.brokers.iter().find(|broker| broker.node_id == found.leader_id).cloned());
-    let leader = leader.ok_or_else(|| format!("{what}: there is no such partition, or it has no leader"))?;
-    let producer = open_producer(cluster.broker(&leader.host, leader.port)?, hanging)?;
-    if let Some(id) = known_as(cluster, &producer, hanging)? {
-        return Err(format!("{what}: the transaction is that of {id}: abort it by that").into());
-    }
-    let marked = WritableTxnMarkerTopic::default()
-        .with_name(TopicName(text(topic)))
-        .with_partition_indexes(vec![partition]);
-    let marker = WritableTxnMarker::default()
-        .with_producer_id(producer.producer_id)
-        .with_producer_epoch(producer.producer_epoch as i16)
-        .with_transaction_result(false)
-        // As the last marker of the producer has it, or the first that there can be.
-        .with_coordinator_epoch(producer.coordinator_epoch.max(0))
-        .with_topics(vec![marked]);
-    let request = WriteTxnMarkersRequest::default().with_markers(vec![marker]);
-    let response = cluster.broker(&leader.host, leader.port)?.send(|_| request)?;
-    let results =
-        response.markers.iter().flat_map(|marker| &marker.topics).flat_map(|topic| &topic.partitions);
-    if let Some(refused) = results.into_iter().find(|result| result.error_code != 0) {
-        return Err(format!("{what}: {}", error_name(refused.error_code)).into());
-    }
-    let producer = producer.producer_id.0;
-    match as_json {
-        true => print_json(&json!({
-            "topic": topic,
-            "partition": partition,
-            "start_offset": start_offset,
-            "producer_id": producer,
-            "aborted": true,
-        })),
-        false => print(&format!("aborted the transaction of producer {producer} in {what}\n")),
-    }
-}
-
-/// The producer whose transaction begins there.
-fn open_producer(client: &mut Client, hanging: &Hanging<'_>) -> Result<ProducerState, Failure> {
-    let Hanging { topic, partition, start_offset } = *hanging;
-    let asked =
-        TopicRequest::default().with_name(TopicName(text(topic))).with_partition_indexes(vec![partition]);
-    let request = DescribeProducersRequest::default().with_topics(vec![asked]);
-    let response = client.send(|_| request)?;
-    let described = response.topics.into_iter().flat_map(|topic| topic.partitions).next();
-    let described = described.ok_or_else(|| format!("{topic}-{partition}: nothing was said of it"))?;
-    if described.error_code != 0 {
-        return Err(format!("{topic}-{partition}: {}", error_name(described.error_code)).into());
-    }
-    let mut producers = described.active_producers.into_iter();
-    let found = producers.find(|producer| producer.current_txn_start_offset == start_offset);
-    Ok(found.ok_or_else(|| {
-        format!("{topic}-{partition}: no transaction is open that begins at {start_offset}")
-    })?)
-}
-
-/// The transactional id whose transaction it is, if its coordinator knows.
-fn known_as(
-    cluster: &mut Cluster,
-    producer: &ProducerState,
-    hanging: &Hanging<'_>,
-) -> Result<Option<String>, Failure> {
-    let of_producer =
-        |_: i16| ListTransactionsRequest::default().with_producer_id_filters(vec![producer.producer_id]);
-    for (id, _) in list_all(cluster, of_producer)? {
-        let state = describe_one(cluster, &id)?;
-        let has_it = state
-            .topics
-            .iter()
-            .any(|topic| **topic.topic == *hanging.topic && topic.partitions.contains(&hanging.partition));
-        if has_it {
-            return Ok(Some(id));
-        }
-    }
-    Ok(None)
-}
-
 fn transactional_id(id: &str) -> TransactionalId {
     TransactionalId(text(id))
-}
-
-fn text(text: &str) -> StrBytes {
-    StrBytes::from_string(text.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kafka_protocol::messages::TopicName;
     use kafka_protocol::messages::describe_transactions_response::TopicData;
 
     #[test]

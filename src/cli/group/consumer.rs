@@ -5,8 +5,10 @@ use kafka_protocol::messages::{ConsumerGroupDescribeRequest, GroupId};
 use odradek::metrics::names::error_name;
 use serde_json::{Value, json};
 
-use super::{Cluster, text};
+use std::collections::BTreeSet;
+
 use crate::cli::Failure;
+use crate::cli::brokers::{Cluster, KeyType, Place, text};
 use crate::cli::table::Table;
 
 /// What kind of protocol a member uses.
@@ -14,7 +16,7 @@ const CLASSIC: i8 = 0;
 
 /// Inner: what the broker says against it.
 pub fn describe(cluster: &mut Cluster, id: &str) -> Result<Result<DescribedGroup, String>, Failure> {
-    let client = cluster.coordinator(id)?;
+    let client = cluster.coordinator_of(KeyType::Group, id)?;
     if !client.offers::<ConsumerGroupDescribeRequest>() {
         return Ok(Err("GROUP_ID_NOT_FOUND".to_string()));
     }
@@ -22,6 +24,14 @@ pub fn describe(cluster: &mut Cluster, id: &str) -> Result<Result<DescribedGroup
     let mut response = client.send(|_| request)?;
     let group = response.groups.pop().ok_or_else(|| format!("{id}: nothing was said of it"))?;
     Ok(if group.error_code == 0 { Ok(group) } else { Err(error_name(group.error_code)) })
+}
+
+/// Partitions that members have.
+pub fn assigned(group: &DescribedGroup) -> BTreeSet<Place> {
+    let topics = group.members.iter().flat_map(|member| &member.assignment.topic_partitions);
+    topics
+        .flat_map(|topic| topic.partitions.iter().map(|index| (topic.topic_name.to_string(), *index)))
+        .collect()
 }
 
 fn protocol(member: &Member) -> &'static str {
@@ -105,7 +115,7 @@ fn partitions(assignment: &Assignment) -> String {
     if topics.is_empty() { "none".to_string() } else { topics.join(" ") }
 }
 
-fn ranges(indexes: &[i32]) -> String {
+pub fn ranges(indexes: &[i32]) -> String {
     let mut ranges: Vec<(i32, i32)> = Vec::new();
     for index in indexes {
         match ranges.last_mut() {
