@@ -14,8 +14,6 @@ import java.util.Collection;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Optional;
-import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.concurrent.ExecutionException;
@@ -23,15 +21,8 @@ import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import org.apache.kafka.clients.admin.Admin;
-import org.apache.kafka.clients.admin.AlterConfigOp;
-import org.apache.kafka.clients.admin.AlterConfigsOptions;
-import org.apache.kafka.clients.admin.ConfigEntry;
-import org.apache.kafka.clients.admin.DescribeTopicsOptions;
-import org.apache.kafka.clients.admin.LogDirDescription;
 import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
-import org.apache.kafka.clients.admin.OffsetSpec;
-import org.apache.kafka.clients.admin.RecordsToDelete;
 import org.apache.kafka.clients.consumer.ConsumerGroupMetadata;
 import org.apache.kafka.clients.consumer.ConsumerRebalanceListener;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
@@ -40,15 +31,9 @@ import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
-import org.apache.kafka.common.ElectionType;
 import org.apache.kafka.common.Node;
-import org.apache.kafka.common.TopicCollection;
 import org.apache.kafka.common.TopicPartition;
-import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.header.Header;
-import org.apache.kafka.common.quota.ClientQuotaAlteration;
-import org.apache.kafka.common.quota.ClientQuotaEntity;
-import org.apache.kafka.common.quota.ClientQuotaFilter;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 
@@ -116,7 +101,7 @@ public final class Driver {
             case "leave" -> member.close();
             case "admin" -> {
                 try (Admin admin = admin()) {
-                    administrate(admin, request, where, answer);
+                    Administration.administrate(admin, request, where, answer);
                 }
             }
             case "init" -> init(request.get("id").asText(), request.get("timeout").asInt());
@@ -127,6 +112,8 @@ public final class Driver {
             case "write" -> write(topic, request.get("records"));
             case "offsets" -> offsets(topic, request.get("positions"));
             case "end" -> end(request.get("commit").asBoolean());
+            case "close" -> producer.close();
+            case "throttled" -> answer.put("ms", throttled(request));
             case "committed" -> committed(where, request.get("until").asLong(), answer.putArray("values"));
             case "groups" -> groups(answer.putArray("groups"));
             case "describe" -> describe(request.get("group").asText(), answer);
@@ -247,7 +234,7 @@ public final class Driver {
         }
     }
 
-    private void join(JsonNode request) {
+    private void join(JsonNode request) throws ReflectiveOperationException {
         Map<String, Object> settings = new TreeMap<>(Map.of(
             "bootstrap.servers", bootstrap,
             "group.id", request.get("group").asText(),
@@ -270,7 +257,8 @@ public final class Driver {
             settings.put("group.instance.id", request.get("instance").asText());
         }
         member = new KafkaConsumer<>(settings);
-        member.subscribe(List.of(request.get("topic").asText()), new ConsumerRebalanceListener() {
+        String topic = request.get("topic").asText();
+        ConsumerRebalanceListener listener = new ConsumerRebalanceListener() {
             @Override
             public void onPartitionsRevoked(Collection<TopicPartition> revoked) {
                 polled.removeIf(read -> revoked.contains(new TopicPartition(read.topic(), read.partition())));
@@ -278,7 +266,15 @@ public final class Driver {
 
             @Override
             public void onPartitionsAssigned(Collection<TopicPartition> assigned) {}
-        });
+        };
+        if (request.path("pattern").asBoolean()) {
+            // Version 3.9 does not have it.
+            Class<?> pattern = Class.forName("org.apache.kafka.clients.consumer.SubscriptionPattern");
+            KafkaConsumer.class.getMethod("subscribe", pattern, ConsumerRebalanceListener.class)
+                .invoke(member, pattern.getConstructor(String.class).newInstance(topic), listener);
+        } else {
+            member.subscribe(List.of(topic), listener);
+        }
     }
 
     private void poll(long ms, ObjectNode answer) {
@@ -293,119 +289,6 @@ public final class Driver {
         TreeSet<Integer> partitions = new TreeSet<>();
         member.assignment().forEach(where -> partitions.add(where.partition()));
         partitions.forEach(assigned::add);
-    }
-
-    /** The sources of settings, as the protocol numbers them. */
-    private static final Map<ConfigEntry.ConfigSource, Integer> SOURCES = Map.of(
-        ConfigEntry.ConfigSource.DYNAMIC_TOPIC_CONFIG, 1,
-        ConfigEntry.ConfigSource.DYNAMIC_BROKER_CONFIG, 2,
-        ConfigEntry.ConfigSource.DYNAMIC_DEFAULT_BROKER_CONFIG, 3,
-        ConfigEntry.ConfigSource.STATIC_BROKER_CONFIG, 4,
-        ConfigEntry.ConfigSource.DEFAULT_CONFIG, 5,
-        ConfigEntry.ConfigSource.DYNAMIC_CLIENT_METRICS_CONFIG, 7);
-
-    private static final Map<String, OffsetSpec> OFFSETS = Map.of(
-        "earliest", OffsetSpec.earliest(),
-        "latest", OffsetSpec.latest(),
-        "max-timestamp", OffsetSpec.maxTimestamp(),
-        "earliest-local", OffsetSpec.earliestLocal(),
-        "latest-tiered", OffsetSpec.latestTiered());
-
-    // listClientMetricsResources: 4.1 has another call beside it, which 3.9 does not have.
-    @SuppressWarnings({"deprecation", "removal"})
-    private static void administrate(Admin admin, JsonNode request, TopicPartition where, ObjectNode answer)
-            throws Exception {
-        switch (request.get("call").asText()) {
-            case "cluster" -> {
-                answer.put("id", admin.describeCluster().clusterId().get());
-                answer.put("controller", admin.describeCluster().controller().get().id());
-                ArrayNode brokers = answer.putArray("brokers");
-                admin.describeCluster().nodes().get().stream().map(Node::id).sorted().forEach(brokers::add);
-            }
-            case "configs" -> {
-                ConfigResource resource = resource(request);
-                ObjectNode configs = answer.putObject("configs");
-                for (ConfigEntry entry : admin.describeConfigs(List.of(resource)).all().get().get(resource).entries()) {
-                    configs.putArray(entry.name()).add(entry.value()).add(SOURCES.get(entry.source()))
-                        .add(entry.isReadOnly());
-                }
-            }
-            case "alter" -> {
-                List<AlterConfigOp> changes = new ArrayList<>();
-                request.get("set").fields().forEachRemaining(field -> changes.add(new AlterConfigOp(
-                    new ConfigEntry(field.getKey(), field.getValue().asText()), AlterConfigOp.OpType.SET)));
-                AlterConfigsOptions options = new AlterConfigsOptions().validateOnly(request.get("validate").asBoolean());
-                admin.incrementalAlterConfigs(Map.of(resource(request), changes), options).all().get();
-            }
-            case "offset" -> {
-                OffsetSpec of = OFFSETS.get(request.get("of").asText());
-                answer.put("offset", admin.listOffsets(Map.of(where, of)).partitionResult(where).get().offset());
-            }
-            case "delete_records" -> {
-                RecordsToDelete records = RecordsToDelete.beforeOffset(request.get("before").asLong());
-                answer.put("low", admin.deleteRecords(Map.of(where, records)).lowWatermarks().get(where).get().lowWatermark());
-            }
-            case "elect" -> {
-                Optional<Throwable> elected =
-                    admin.electLeaders(ElectionType.PREFERRED, Set.of(where)).partitions().get().get(where);
-                answer.put("elected", String.valueOf(elected));
-            }
-            case "partitions" -> {
-                DescribeTopicsOptions options = new DescribeTopicsOptions().partitionSizeLimitPerResponse(1);
-                TopicCollection topics = TopicCollection.ofTopicNames(List.of(where.topic()));
-                ArrayNode partitions = answer.putArray("partitions");
-                admin.describeTopics(topics, options).allTopicNames().get().get(where.topic()).partitions()
-                    .forEach(partition -> partitions.add(partition.partition()));
-            }
-            case "log_dirs" -> {
-                int broker = admin.describeCluster().controller().get().id();
-                Map<String, LogDirDescription> found =
-                    admin.describeLogDirs(List.of(broker)).allDescriptions().get().get(broker);
-                Map.Entry<String, LogDirDescription> dir = found.entrySet().iterator().next();
-                answer.put("dir", dir.getKey());
-                answer.put("total", dir.getValue().totalBytes().getAsLong());
-                answer.put("usable", dir.getValue().usableBytes().getAsLong());
-                ArrayNode sizes = answer.putArray("sizes");
-                dir.getValue().replicaInfos().forEach((partition, info) -> {
-                    if (partition.topic().equals(where.topic())) {
-                        sizes.addArray().add(partition.partition()).add(info.size());
-                    }
-                });
-            }
-            case "client_metrics" -> {
-                ArrayNode names = answer.putArray("names");
-                admin.listClientMetricsResources().all().get().forEach(listing -> names.add(listing.name()));
-            }
-            case "reassignments" -> {
-                ArrayNode partitions = answer.putArray("partitions");
-                admin.listPartitionReassignments().reassignments().get().keySet()
-                    .forEach(partition -> partitions.add(partition.toString()));
-            }
-            case "quota" -> {
-                ClientQuotaEntity entity = new ClientQuotaEntity(Map.of("client-id", request.get("client").asText()));
-                List<ClientQuotaAlteration.Op> operations = new ArrayList<>();
-                request.get("set").fields().forEachRemaining(field -> operations.add(new ClientQuotaAlteration.Op(
-                    field.getKey(), field.getValue().isNull() ? null : field.getValue().asDouble())));
-                admin.alterClientQuotas(List.of(new ClientQuotaAlteration(entity, operations))).all().get();
-                ObjectNode quotas = answer.putObject("quotas");
-                Map<String, Double> kept =
-                    admin.describeClientQuotas(ClientQuotaFilter.all()).entities().get().get(entity);
-                if (kept != null) {
-                    kept.forEach(quotas::put);
-                }
-            }
-            case "delete" -> admin.deleteTopics(List.of(where.topic())).all().get();
-            default -> throw new IllegalArgumentException("unknown call " + request.get("call"));
-        }
-    }
-
-    private static ConfigResource resource(JsonNode request) {
-        ConfigResource.Type type = switch (request.get("type").asText()) {
-            case "topic" -> ConfigResource.Type.TOPIC;
-            case "broker" -> ConfigResource.Type.BROKER;
-            default -> ConfigResource.Type.CLIENT_METRICS;
-        };
-        return new ConfigResource(type, request.get("name").asText());
     }
 
     private void init(String id, int timeout) {
@@ -426,6 +309,24 @@ public final class Driver {
         }
         for (Future<RecordMetadata> future : sent) {
             future.get(TIMEOUT.toMillis(), TimeUnit.MILLISECONDS);
+        }
+    }
+
+    /** How long the broker has had a producer of this client id wait at most, as its metrics have it. */
+    private double throttled(JsonNode request) throws Exception {
+        Map<String, Object> settings = Map.of(
+            "bootstrap.servers", bootstrap,
+            "client.id", request.get("client").asText(),
+            "key.serializer", ByteArraySerializer.class,
+            "value.serializer", ByteArraySerializer.class);
+        try (KafkaProducer<byte[], byte[]> producer = new KafkaProducer<>(settings)) {
+            for (int count = request.get("count").asInt(); count > 0; count--) {
+                byte[] value = new byte[request.get("bytes").asInt()];
+                producer.send(new ProducerRecord<>(request.get("topic").asText(), 0, null, value)).get();
+            }
+            return producer.metrics().entrySet().stream()
+                .filter(metric -> metric.getKey().name().equals("produce-throttle-time-max"))
+                .mapToDouble(metric -> (Double) metric.getValue().metricValue()).max().getAsDouble();
         }
     }
 
@@ -484,6 +385,14 @@ public final class Driver {
             var described = admin.describeConsumerGroups(List.of(group)).all().get().get(group);
             answer.put("state", described.state().toString());
             answer.put("members", described.members().size());
+            answer.put("type", described.type().toString());
+            ArrayNode assigned = answer.putArray("assigned");
+            for (var member : described.members()) {
+                ArrayNode partitions = assigned.addArray();
+                TreeSet<String> names = new TreeSet<>();
+                member.assignment().topicPartitions().forEach(partition -> names.add(partition.toString()));
+                names.forEach(partitions::add);
+            }
         }
     }
 

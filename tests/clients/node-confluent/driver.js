@@ -7,7 +7,7 @@
 
 const readline = require('readline')
 const { KafkaJS, RdKafka } = require('@confluentinc/kafka-javascript')
-const { Kafka, ErrorCodes, ConsumerGroupStates } = KafkaJS
+const { Kafka, ErrorCodes, ConsumerGroupStates, ConsumerGroupTypes } = KafkaJS
 
 // What it logs goes to standard output otherwise, where the answers are.
 for (const method of ['log', 'info', 'debug']) console[method] = console.error
@@ -274,10 +274,15 @@ Object.assign(operations, {
       const [described] = (await admin.describeGroups([group], { timeout })).groups
       if (described.error) throw described.error
       const [state] = Object.entries(ConsumerGroupStates).find(([, value]) => value === described.state)
-      const words = state.toLowerCase().split('_')
+      const [type] = Object.entries(ConsumerGroupTypes).find(([, value]) => value === described.type)
+      const named = text => text.split('_').map(word => word[0] + word.slice(1).toLowerCase()).join('')
       return {
-        state: words.map(word => word[0].toUpperCase() + word.slice(1)).join(''),
+        state: named(state),
         members: described.members.length,
+        type: named(type),
+        assigned: described.members.map(member =>
+          member.assignment.topicPartitions.map(where => `${where.topic}-${where.partition}`).sort()
+        ),
       }
     }),
 
@@ -305,8 +310,19 @@ Object.assign(operations, {
     }),
 })
 
-// Administration: it has no call for settings, elections, log directories and quotas.
+// Administration: it has no call for assignments, trials, settings, elections, log directories and quotas.
 const admin = {
+  create: ({ topic, partitions, set }) =>
+    withAdmin(async admin => {
+      const configEntries = Object.entries(set).map(([name, value]) => ({ name, value }))
+      const topics = [{ topic, numPartitions: partitions, replicationFactor: 1, configEntries }]
+      const isMade = await admin.createTopics({ topics, timeout }).catch(error => {
+        throw error.errors ? error.errors[0] : error
+      })
+      if (!isMade) throw new Error(`${topic} exists`)
+      return {}
+    }),
+
   offset: ({ topic, partition, of }) =>
     withAdmin(async admin => {
       const MAX_TIMESTAMP = -3
@@ -379,6 +395,11 @@ Object.assign(operations, {
 
   end: async ({ commit }) => {
     await untilInTime(() => (commit ? producer.commit() : producer.abort()))
+    return {}
+  },
+
+  close: async () => {
+    await producer.disconnect()
     return {}
   },
 

@@ -293,6 +293,32 @@ const admin = {
       return { id: clusterId, controller, brokers: brokers.map(b => b.nodeId).sort((a, b) => a - b) }
     }),
 
+  create: ({ topic, partitions, assignments, set, validate }) =>
+    withAdmin(async admin => {
+      const layout =
+        assignments === null
+          ? { numPartitions: partitions, replicationFactor: 1 }
+          : { replicaAssignment: assignments.map((replicas, partition) => ({ partition, replicas })) }
+      const configEntries = Object.entries(set).map(([name, value]) => ({ name, value }))
+      const request = {
+        validateOnly: validate,
+        waitForLeaders: !validate,
+        topics: [{ topic, configEntries, ...layout }],
+      }
+      const isMade = await admin.createTopics(request).catch(error => {
+        throw error.errors ? error.errors[0] : error
+      })
+      if (!isMade) throw new Error(`${topic} exists`)
+      return {}
+    }),
+
+  grow: ({ topic, partitions, assignments, validate }) =>
+    withAdmin(async admin => {
+      const grown = { topic, count: partitions, ...(assignments && { assignments }) }
+      await admin.createPartitions({ validateOnly: validate, topicPartitions: [grown] })
+      return {}
+    }),
+
   configs: ({ type, name }) =>
     withAdmin(async admin => {
       const { resources } = await admin.describeConfigs({

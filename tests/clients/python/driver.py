@@ -101,13 +101,15 @@ def answer(client, request):
     if operation == "end":
         client.end(request["commit"])
         return {}
+    if operation == "close":
+        client.close()
+        return {}
     if operation == "committed":
         return {"values": client.committed(request["topic"], request["partition"], request["until"])}
     if operation == "groups":
         return {"groups": sorted(client.groups())}
     if operation == "describe":
-        state, members = client.describe(request["group"])
-        return {"state": state, "members": members}
+        return client.describe(request["group"])
     if operation == "positions":
         return {"offsets": sorted(client.positions(request["group"], request["topic"]))}
     if operation == "reset":

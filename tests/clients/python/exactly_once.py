@@ -10,9 +10,9 @@ out, both JSON:
 | {"op":"work","ms":M} | {"committed":[T..],"aborted":[T..],"unknown":[T..]}: transactions of that time |
 | {"op":"finish"} | {}: nothing is left open |
 
-A transfer T writes two records {"transaction":T,"amount":A} whose amounts add up to nothing, to partitions of
-the topic accounts. The pipeline copies every record of the topic inputs to the topic outputs, as a member of
-the group pipeline.
+A transfer T writes two records {"transaction":T,"of":2,"amount":A} whose amounts add up to nothing, to
+partitions of the topic accounts. The pipeline copies every record of the topic inputs to the topic outputs, as a member of
+the group pipeline: {"transaction":T,"input":I,"of":N}, N being how many records T copies.
 """
 
 import json
@@ -119,6 +119,12 @@ class Confluent:
         member.subscribe(["inputs"])
         return member
 
+    def rewind(self, member, places):
+        from confluent_kafka import TopicPartition
+
+        for (topic, partition), at in places.items():
+            member.seek(TopicPartition(topic, partition, at))
+
     def read(self, member):
         read = []
         for message in member.consume(BATCH_MAX, 0.3):
@@ -224,6 +230,12 @@ class KafkaPython:
         except KafkaError as error:
             raise Abortable(repr(error)) from error
 
+    def rewind(self, member, places):
+        from kafka import TopicPartition
+
+        for (topic, partition), at in places.items():
+            member.seek(TopicPartition(topic, partition), at)
+
     def read(self, member):
         from kafka.errors import KafkaError
 
@@ -311,8 +323,8 @@ class Transfers(Worker):
         return transaction, self.transact(body, gives_up)
 
     def send(self, transaction, account, amount):
-        value = json.dumps({"transaction": transaction, "account": account, "amount": amount})
-        self.client.send("accounts", account % PARTITIONS, value.encode())
+        value = {"transaction": transaction, "of": 2, "account": account, "amount": amount}
+        self.client.send("accounts", account % PARTITIONS, json.dumps(value).encode())
 
     def finish(self):
         self.producer()  # Whatever was open is aborted by it.
@@ -334,22 +346,43 @@ class Pipeline(Worker):
             read = self.client.read(self.member)
             if not read:
                 return None
-            places = {}
+            begun, places = {}, {}
             for topic, partition, offset, _ in read:
+                begun.setdefault((topic, partition), offset)
                 places[(topic, partition)] = offset + 1
+            gives_up = random.random() < 0.12
+            is_whole = False
 
             def body():
+                nonlocal is_whole
                 for _, _, _, value in read:
-                    self.client.send("outputs", int(value) % PARTITIONS, value)
+                    self.copy(transaction, int(value), len(read))
                 self.client.offsets(self.member, places)
+                if gives_up:
+                    self.client.flush()
+                is_whole = True
 
-            outcome = self.transact(body)
+            outcome = self.transact(body, gives_up)
+            if gives_up and is_whole and outcome == "aborted" and self.rewind(begun):
+                return transaction, outcome
         except Abortable as error:
             print(f"{self.life}: {error}", file=sys.stderr, flush=True)
         if outcome != "committed":
             # Another member, or this one anew, begins where the group has got to.
             self.leave()
         return transaction, outcome
+
+    def copy(self, transaction, value, count):
+        copied = json.dumps({"transaction": transaction, "input": value, "of": count})
+        self.client.send("outputs", value % PARTITIONS, copied.encode())
+
+    def rewind(self, places):
+        try:
+            self.client.rewind(self.member, places)
+            return True
+        except Exception:  # noqa: BLE001 - it has lost its partitions meanwhile.
+            traceback.print_exc()
+            return False
 
     def leave(self):
         member, self.member = self.member, None

@@ -5,12 +5,15 @@ import sys
 import threading
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka import errors
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
 import driver
+from older_admin import OlderAdmin
 
 
 ASSIGNORS = {
@@ -20,7 +23,7 @@ ASSIGNORS = {
 }
 
 
-class Client:
+class Client(OlderAdmin):
     """Every call opens its own connection and closes it, on an event loop of its own; but a member of a group
     goes on between the calls, on a loop in a thread."""
 
@@ -250,13 +253,24 @@ class Client:
 
         return asyncio.run(run())
 
+    NewTopic, NewPartitions, ConfigResource = NewTopic, NewPartitions, ConfigResource
+    errors = errors
+
+    def use(self, call):
+        return self.with_admin(call)
+
+    def admin_delete_records(self, request):
+        where = TopicPartition(request["topic"], request["partition"])
+        records = {where: RecordsToDelete(request["before"])}
+        return {"low": self.use(lambda admin: admin.delete_records(records))[where]}
+
     def groups(self):
         return [group[0] for group in self.with_admin(lambda admin: admin.list_consumer_groups())]
 
     def describe(self, group):
         [response] = self.with_admin(lambda admin: admin.describe_consumer_groups([group]))
         described = response.to_object()["groups"][0]
-        return described["state"], len(described["members"])
+        return {"state": described["state"], "members": len(described["members"])}
 
     def positions(self, group, topic):
         found = self.with_admin(lambda admin: admin.list_consumer_group_offsets(group))

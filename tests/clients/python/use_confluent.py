@@ -215,6 +215,25 @@ class Client:
             "brokers": sorted(node.id for node in found.nodes),
         }
 
+    def admin_create(self, request):
+        admin = self.admin()
+        if request["assignments"] is None:
+            layout = {"num_partitions": request["partitions"], "replication_factor": 1}
+        else:
+            brokers = request["assignments"]
+            layout = {"num_partitions": len(brokers), "replica_assignment": brokers}
+        topic = NewTopic(request["topic"], config=request["set"], **layout)
+        done(admin.create_topics([topic], validate_only=request["validate"]))
+        return {}
+
+    def admin_grow(self, request):
+        admin = self.admin()
+        brokers = request["assignments"]
+        assignment = {} if brokers is None else {"replica_assignment": brokers}
+        grown = NewPartitions(request["topic"], request["partitions"], **assignment)
+        done(admin.create_partitions([grown], validate_only=request["validate"]))
+        return {}
+
     def admin_configs(self, request):
         admin = self.admin()
         resource = ConfigResource(RESOURCES[request["type"]], request["name"])
@@ -294,6 +313,9 @@ class Client:
         else:
             self.producer.abort_transaction(driver.TIMEOUT_S)
 
+    def close(self):
+        self.producer.close()
+
     def committed(self, topic, partition, until):
         consumer = Consumer(
             {
@@ -330,7 +352,16 @@ class Client:
     def describe(self, group):
         admin = self.admin()
         described = admin.describe_consumer_groups([group])[group].result(driver.TIMEOUT_S)
-        return described.state.name.title().replace("_", ""), len(described.members)
+        assigned = [
+            sorted(f"{where.topic}-{where.partition}" for where in member.assignment.topic_partitions)
+            for member in described.members
+        ]
+        return {
+            "state": described.state.name.title().replace("_", ""),
+            "members": len(described.members),
+            "type": described.type.name.title(),
+            "assigned": assigned,
+        }
 
     def positions(self, group, topic):
         admin = self.admin()

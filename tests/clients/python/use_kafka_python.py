@@ -13,6 +13,7 @@ from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAs
 from kafka.structs import OffsetAndMetadata
 
 import driver
+from older_admin import OlderAdmin
 
 
 ASSIGNORS = {
@@ -155,7 +156,7 @@ class Client:
     def leave(self):
         self.member.close()
 
-    # Administration: version 3 only.
+    # Administration: of version 3.
 
     def administrate(self, use):
         admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
@@ -173,6 +174,23 @@ class Client:
                 broker.get("broker_id", broker.get("node_id")) for broker in found["brokers"]
             ),
         }
+
+    def admin_create(self, request):
+        brokers = request["assignments"]
+        if brokers is None:
+            layout = {"num_partitions": request["partitions"], "replication_factor": 1}
+        else:
+            layout = {"assignments": dict(enumerate(brokers))}
+        topics = {request["topic"]: {"configs": request["set"], **layout}}
+        self.administrate(lambda admin: admin.create_topics(topics, validate_only=request["validate"]))
+        return {}
+
+    def admin_grow(self, request):
+        brokers = request["assignments"]
+        count = request["partitions"]
+        grown = {request["topic"]: count if brokers is None else {"count": count, "assignments": brokers}}
+        self.administrate(lambda admin: admin.create_partitions(grown, validate_only=request["validate"]))
+        return {}
 
     def admin_configs(self, request):
         resource = ConfigResource(request["type"], request["name"])
@@ -270,6 +288,56 @@ class Client:
         return {}
 
 
+    def admin_transactions(self, request):
+        found = self.administrate(
+            lambda admin: admin.list_transactions(
+                state_filters=[request["state"]] if "state" in request else None,
+                producer_id_filters=[request["producer"]] if "producer" in request else None,
+                duration_filter_ms=request.get("open_for"),
+                transactional_id_pattern=request.get("pattern"),
+            )
+        )
+        return {"ids": sorted(listing.transactional_id for listed in found.values() for listing in listed)}
+
+    def admin_transaction(self, request):
+        [found] = self.administrate(lambda admin: admin.describe_transactions([request["id"]])).values()
+        return {
+            "state": found.state.value,
+            "producer": found.producer_id,
+            "epoch": found.producer_epoch,
+            "timeout": found.transaction_timeout_ms,
+            "has_start": found.transaction_start_time_ms >= 0,
+            "partitions": sorted(f"{where.topic}-{where.partition}" for where in found.topic_partitions),
+        }
+
+    def admin_producers(self, request):
+        where = TopicPartition(request["topic"], request["partition"])
+        found = self.administrate(lambda admin: admin.describe_producers([where]))[where].active_producers
+        return {
+            "producers": sorted(
+                [
+                    state.producer_id,
+                    state.producer_epoch,
+                    state.last_sequence,
+                    None if state.current_transaction_start_offset < 0 else state.current_transaction_start_offset,
+                ]
+                for state in found
+            )
+        }
+
+    def admin_abort(self, request):
+        where = TopicPartition(request["topic"], request["partition"])
+        spec = kafka.admin.AbortTransactionSpec(where, request["producer"], request["epoch"])
+        self.administrate(lambda admin: admin.abort_transaction(spec))
+        return {}
+
+    def admin_delete_offsets(self, request):
+        where = TopicPartition(request["topic"], request["partition"])
+        error = self.administrate(lambda admin: admin.delete_group_offsets(request["group"], [where]))[where]
+        if error.errno != 0:
+            raise error(where)
+        return {}
+
     def init(self, transactional_id, timeout):
         self.producer = KafkaProducer(
             bootstrap_servers=self.bootstrap,
@@ -336,9 +404,9 @@ class Client:
         with self.admin() as admin:
             if hasattr(admin, "describe_groups"):
                 described = admin.describe_groups([group])[group]
-                return described["group_state"], len(described["members"])
+                return {"state": described["group_state"], "members": len(described["members"])}
             [described] = admin.describe_consumer_groups([group])
-            return described.state, len(described.members)
+            return {"state": described.state, "members": len(described.members)}
 
     def positions(self, group, topic):
         with self.admin() as admin:
@@ -376,4 +444,26 @@ class Client:
             raise error(group)
 
 
-driver.run(Client(sys.argv[1]))
+class Older(OlderAdmin, Client):
+    """Version 2."""
+
+    NewTopic, NewPartitions, ConfigResource = NewTopic, NewPartitions, ConfigResource
+    errors = kafka.errors
+
+    def use(self, call):
+        return self.administrate(call)
+
+    def admin_delete_records(self, request):
+        where = TopicPartition(request["topic"], request["partition"])
+        deleted = self.use(lambda admin: admin.delete_records({where: request["before"]}))
+        return {"low": deleted[where]["low_watermark"]}
+
+    def admin_elect(self, request):
+        partitions = {request["topic"]: [request["partition"]]}
+        answer = self.use(lambda admin: admin.perform_leader_election(0, partitions))
+        [(_, [(_, code, _)])] = answer.replication_election_results
+        return {"elected": kafka.errors.for_code(code).__name__}
+
+
+is_older = not hasattr(KafkaAdminClient, "list_groups")
+driver.run((Older if is_older else Client)(sys.argv[1]))

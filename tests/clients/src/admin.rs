@@ -4,8 +4,12 @@
 //! | call | answer |
 //! |---|---|
 //! | `cluster` | `{"id":I,"controller":N,"brokers":[N..]}` |
+//! | `create` a topic of so many `partitions`, or of `assignments`, each a list of brokers; what to `set` of it; or to `validate` only | `{}` |
+//! | `grow` it to so many `partitions`; `assignments` of the new ones, or null; or to `validate` only | `{}` |
 //! | `configs`, of a `type` and `name` | `{"configs":{name:[value,source,is read only]..}}` |
+//! | `explained`, a `setting` of these | `{"synonyms":[[name,value,source]..],"documentation":TEXT,"type":TEXT}` |
 //! | `alter`, `replace`: what to `set` of a `type` and `name`, or to `validate` only | `{}` |
+//! | `change` a `setting` of these: `operation` (set, delete, append, subtract), `value` | `{}` |
 //! | `offset`: `of` what, of a `topic` and `partition` | `{"offset":O}` |
 //! | `delete_records`: `before` which offset | `{"low":O}`: where the log begins then |
 //! | `elect` a leader of a partition | `{"elected":TEXT}`: the error that the client has |
@@ -13,8 +17,12 @@
 //! | `log_dirs` of a topic | `{"dir":PATH,"total":B,"usable":B,"sizes":[[partition,bytes]..]}` |
 //! | `client_metrics` | `{"names":[N..]}` |
 //! | `reassignments` | `{"partitions":[..]}` |
-//! | `quota`: what to `set` of a `client`, null to remove | `{"quotas":{key:limit}}`: what it has then |
+//! | `quorum` | `{"leader":N,"voters":N,"observers":N,"lag":N}`: how many members there are, and what the first voter lacks |
+//! | `quota`: what to `set`, null to remove, `of` whom: kinds and names, null by default | `{"quotas":{key:limit}}`: what they have then |
 //! | `delete` a topic | `{}` |
+
+mod creation;
+mod settings;
 
 use odradek_test_harness::{Batch, Broker, Client as PlainClient, Options, Routing};
 use serde_json::{Value, json};
@@ -29,12 +37,16 @@ const TOPIC: &str = "administered";
 const DYNAMIC_TOPIC: i64 = 1;
 const DYNAMIC_BROKER: i64 = 2;
 const DEFAULT: i64 = 5;
+const DYNAMIC_CLIENT_METRICS: i64 = 7;
+const DYNAMIC_GROUP: i64 = 8;
 
 /// Which calls a client has.
 #[derive(Clone, Copy)]
 struct Abilities {
     /// Tells the cluster's id and its controller.
     cluster: bool,
+    /// Creates topics of its own assignments, or on trial only, and has the same for more partitions.
+    assigns: bool,
     /// Describes settings, and has some call that changes them.
     settings: bool,
     /// Looks at the error of each resource whose settings it describes; whose settings it changes.
@@ -44,8 +56,14 @@ struct Abilities {
     alters: bool,
     /// AlterConfigs, which forgets what it does not set.
     replaces: bool,
+    /// Has settings validated that are not to be kept.
+    validates: bool,
     /// Looks before it replaces, and keeps what was set.
     keeps: bool,
+    /// Asks where a setting comes from and what it is for, changes lists, and has settings of client metrics.
+    explains: bool,
+    /// Has settings of groups.
+    group_settings: bool,
     elects: bool,
     max_timestamp: bool,
     tiers: bool,
@@ -57,12 +75,16 @@ impl Kind {
     fn administers(self) -> Abilities {
         let all = Abilities {
             cluster: true,
+            assigns: true,
             settings: true,
             hears_of_described: true,
             hears_of_changed: true,
             alters: true,
             replaces: true,
+            validates: true,
             keeps: false,
+            explains: false,
+            group_settings: false,
             elects: true,
             max_timestamp: true,
             tiers: true,
@@ -95,6 +117,7 @@ impl Kind {
             },
             Kind::ConfluentJs => Abilities {
                 cluster: false,
+                assigns: false,
                 settings: false,
                 alters: false,
                 replaces: false,
@@ -104,10 +127,28 @@ impl Kind {
                 quotas: false,
                 ..all
             },
-            Kind::Java3 | Kind::Java4 => Abilities { replaces: false, ..all },
-            Kind::Kcat | Kind::KafkaPython2 | Kind::Aiokafka => {
-                unreachable!("its administration is not driven")
-            }
+            Kind::Java3 => Abilities { replaces: false, explains: true, ..all },
+            Kind::Java4 => Abilities { replaces: false, explains: true, group_settings: true, ..all },
+            Kind::KafkaPython2 => Abilities {
+                alters: false,
+                validates: false,
+                max_timestamp: false,
+                tiers: false,
+                log_dirs: false,
+                quotas: false,
+                ..all
+            },
+            Kind::Aiokafka => Abilities {
+                alters: false,
+                validates: false,
+                elects: false,
+                max_timestamp: false,
+                tiers: false,
+                log_dirs: false,
+                quotas: false,
+                ..all
+            },
+            Kind::Kcat => unreachable!("it has no administration"),
         }
     }
 }
@@ -124,6 +165,8 @@ type Step = fn(&mut Play) -> Answer<()>;
 /// All calls of one client.
 pub fn administration(kind: Kind) {
     let options = Options::new(Routing::Node).set("auto.create.topics.enable", "false");
+    // What a quota allows for a second may be used at once, and no more.
+    let options = options.set("quota.window.num", "2");
     let mut broker = Broker::start_with(options);
     let mut plain = PlainClient::connect(&broker);
     plain.create_topic(TOPIC, 2, &[("retention.ms", "-1")]);
@@ -133,11 +176,17 @@ pub fn administration(kind: Kind) {
     drop(plain);
     let driver = kind.member(&broker.bootstrap());
     let mut play = Play { kind, driver, broker, abilities: kind.administers() };
-    let steps: [(&str, Step); 11] = [
+    let steps: [(&str, Step); 17] = [
         ("cluster", Play::cluster),
+        ("a topic that is made", Play::made_topic),
+        ("a topic that is assigned", Play::assigned_topic),
+        ("more partitions", Play::more_partitions),
         ("settings of the topic", Play::topic_settings),
         ("refused settings", Play::refused_settings),
         ("settings of the broker", Play::broker_settings),
+        ("a setting that is explained", Play::explained_setting),
+        ("settings that are lists", Play::listed_settings),
+        ("settings of a group", Play::group_settings),
         ("offsets", Play::offsets),
         ("deleted records", Play::deleted_records),
         ("election", Play::election),
@@ -161,12 +210,20 @@ fn equal<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> A
     if found == expected { Ok(()) } else { Err(format!("{what} is {found:?}, not {expected:?}")) }
 }
 
+fn request(call: &str, arguments: Value) -> Value {
+    let mut request = json!({ "op": "admin", "call": call });
+    let fields = request.as_object_mut().expect("it is an object");
+    fields.extend(arguments.as_object().cloned().unwrap_or_default());
+    request
+}
+
 impl Play {
     fn ask(&mut self, call: &str, arguments: Value) -> Answer<Value> {
-        let mut request = json!({ "op": "admin", "call": call });
-        let fields = request.as_object_mut().expect("it is an object");
-        fields.extend(arguments.as_object().cloned().unwrap_or_default());
-        self.driver.ask(&request)
+        self.driver.ask(&request(call, arguments))
+    }
+
+    fn refused(&mut self, call: &str, arguments: Value, refusal: Refusal) -> Answer<()> {
+        self.driver.expect_refused(&request(call, arguments), self.kind.says(refusal))
     }
 
     /// Value and source of a setting.
@@ -196,7 +253,15 @@ impl Play {
         equal("the controller", &answer["controller"], &json!(1))?;
         equal("the brokers", &answer["brokers"], &json!([1]))?;
         let id = answer["id"].as_str().unwrap_or_default();
-        equal("the length of the cluster's id", id.len(), 22)
+        equal("the length of the cluster's id", id.len(), 22)?;
+        // Of the clients, only these ask for it.
+        if matches!(self.kind, Kind::Java3 | Kind::Java4) {
+            let quorum = self.ask("quorum", json!({}))?;
+            for (what, expected) in [("leader", 1), ("voters", 1), ("observers", 0), ("lag", 0)] {
+                equal(what, &quorum[what], &json!(expected))?;
+            }
+        }
+        Ok(())
     }
 
     fn topic_settings(&mut self) -> Answer<()> {
@@ -217,9 +282,11 @@ impl Play {
         }
         if self.abilities.replaces {
             let set = json!({ "retention.bytes": "123456789" });
-            let validated = json!({ "type": "topic", "name": TOPIC, "set": set, "validate": true });
-            self.ask("replace", validated)?;
-            self.expect_setting(OF, "retention.bytes", "-1", DEFAULT)?;
+            if self.abilities.validates {
+                let validated = json!({ "type": "topic", "name": TOPIC, "set": set, "validate": true });
+                self.ask("replace", validated)?;
+                self.expect_setting(OF, "retention.bytes", "-1", DEFAULT)?;
+            }
             self.ask("replace", json!({ "type": "topic", "name": TOPIC, "set": set, "validate": false }))?;
             self.expect_setting(OF, "retention.bytes", "123456789", DYNAMIC_TOPIC)?;
             if self.abilities.keeps {
@@ -327,19 +394,50 @@ impl Play {
         let change = json!({ "type": "client_metrics", "name": "producers", "set": set, "validate": false });
         self.ask("alter", change)?;
         let answer = self.ask("client_metrics", json!({}))?;
-        equal("the subscriptions", &answer["names"], &json!(["producers"]))
+        equal("the subscriptions", &answer["names"], &json!(["producers"]))?;
+        if !self.abilities.explains {
+            return Ok(());
+        }
+        const OF: (&str, &str) = ("client_metrics", "producers");
+        self.expect_setting(OF, "metrics", "org.apache.kafka.producer.", DYNAMIC_CLIENT_METRICS)?;
+        self.expect_setting(OF, "interval.ms", "1000", DYNAMIC_CLIENT_METRICS)
     }
 
     fn quotas(&mut self) -> Answer<()> {
         if !self.abilities.quotas {
             return Ok(());
         }
-        let answer =
-            self.ask("quota", json!({ "client": "importer", "set": { "producer_byte_rate": 1e6 } }))?;
-        equal("the quotas", &answer["quotas"], &json!({ "producer_byte_rate": 1e6 }))?;
-        let answer =
-            self.ask("quota", json!({ "client": "importer", "set": { "producer_byte_rate": null } }))?;
-        equal("the quotas that are left", &answer["quotas"], &json!({}))
+        for (of, key, limit) in [
+            (json!({ "client-id": "importer" }), "producer_byte_rate", 1e6),
+            (json!({ "client-id": null }), "request_percentage", 500.0),
+            (json!({ "user": null }), "consumer_byte_rate", 1e6),
+            (json!({ "user": "somebody", "client-id": null }), "consumer_byte_rate", 2e6),
+            // The one that holds for the importer: of anybody by this client id.
+            (json!({ "user": null, "client-id": "importer" }), "producer_byte_rate", 10_000.0),
+        ] {
+            let answer = self.ask("quota", json!({ "of": of, "set": { key: limit } }))?;
+            equal("the quotas", &answer["quotas"], &json!({ key: limit }))
+                .map_err(|error| format!("{of}: {error}"))?;
+        }
+        // Three seconds' worth at once.
+        let record = json!({ "op": "throttled", "topic": TOPIC, "bytes": 30_000, "count": 1 });
+        let produced = |client: &str| {
+            let mut request = record.clone();
+            request["client"] = json!(client);
+            request
+        };
+        let answer = self.driver.ask(&produced("exporter"))?;
+        equal("how long one without a quota waits", &answer["ms"], &json!(0.0))?;
+        let answer = self.driver.ask(&produced("importer"))?;
+        equal("whether one with a quota waits", answer["ms"].as_f64() > Some(0.0), true)?;
+        for (of, key) in [
+            (json!({ "client-id": "importer" }), "producer_byte_rate"),
+            (json!({ "user": null, "client-id": "importer" }), "producer_byte_rate"),
+        ] {
+            let answer = self.ask("quota", json!({ "of": of, "set": { key: null } }))?;
+            equal("the quotas that are left", &answer["quotas"], &json!({}))?;
+        }
+        Ok(())
     }
 
     fn deleted_topic(&mut self) -> Answer<()> {

@@ -24,6 +24,13 @@ pub fn conformance(kind: Kind, routing: Routing) {
             failures.push(format!("{topic}: {failure}"));
         }
     }
+    // Written with one codec, and stored with the next.
+    for (codec, stored) in Codec::ALL.into_iter().zip(Codec::ALL.into_iter().cycle().skip(1)) {
+        let topic = format!("{}-{}-stored-{}", kind.name(), codec.name(), stored.name());
+        if let Err(failure) = recompressed(&broker, kind, client.as_mut(), &topic, codec, stored) {
+            failures.push(format!("{topic}: {failure}"));
+        }
+    }
     let topic = format!("{}-broker-time", kind.name());
     if let Err(failure) = stamped_by_the_broker(&broker, kind, client.as_mut(), &topic) {
         failures.push(format!("{topic}: {failure}"));
@@ -100,6 +107,33 @@ fn write_and_read(
             same("ends", &Ends { earliest: 0, latest: end }, &client.ends(topic, partition)?)?;
             read_from_middle(client, topic, partition, &read)?;
         }
+    }
+    Ok(())
+}
+
+/// A topic with a `compression.type` of its own: every batch is stored with that codec, and the client reads what
+/// it has written.
+fn recompressed(
+    broker: &Broker,
+    kind: Kind,
+    client: &mut dyn Client,
+    topic: &str,
+    codec: Codec,
+    stored: Codec,
+) -> Answer<()> {
+    let compression = match stored {
+        Codec::None => "uncompressed",
+        Codec::Gzip | Codec::Snappy | Codec::Lz4 | Codec::Zstd => stored.name(),
+    };
+    let settings = [("compression.type", compression)];
+    PlainClient::connect(broker).create_topic(topic, PARTITIONS as i32, &settings);
+    let (sent, placed) = produce(client, kind, topic, codec, Idempotence::On, stored as u64)?;
+    let batches = stored_batches(broker, topic)?;
+    if let Some(other) = batches.iter().find(|batch| batch.compression != compression_of(stored)) {
+        return Err(format!("a batch is stored with {:?}", other.compression));
+    }
+    for partition in 0..PARTITIONS as i32 {
+        read_from_start(client, topic, partition, &sent, &placed)?;
     }
     Ok(())
 }
@@ -183,9 +217,21 @@ fn write(
     idempotence: Idempotence,
     seed: u64,
 ) -> Answer<(Vec<Outgoing>, Placed)> {
+    client.create(topic, PARTITIONS).map_err(|error| format!("creating the topic: {error}"))?;
+    produce(client, kind, topic, codec, idempotence, seed)
+}
+
+/// To a topic that is there.
+fn produce(
+    client: &mut dyn Client,
+    kind: Kind,
+    topic: &str,
+    codec: Codec,
+    idempotence: Idempotence,
+    seed: u64,
+) -> Answer<(Vec<Outgoing>, Placed)> {
     let abilities = kind.abilities();
     let sent = records(abilities, seed);
-    client.create(topic, PARTITIONS).map_err(|error| format!("creating the topic: {error}"))?;
     let told =
         client.produce(topic, codec, idempotence, &sent).map_err(|error| format!("producing: {error}"))?;
     let placed = match told {
@@ -252,27 +298,35 @@ fn check_listing(listing: &Listing, topic: &str, broker: &Broker) -> Answer<()> 
 /// The batches themselves: compressed as asked for (a client may leave out what does not shrink, but
 /// not all of it), and sequenced or not.
 fn check_stored(broker: &Broker, topic: &str, codec: Codec, idempotence: Idempotence) -> Answer<()> {
+    let batches = stored_batches(broker, topic)?;
+    if !batches.iter().any(|batch| batch.compression == compression_of(codec)) {
+        return Err(format!("none of {} batches is stored with {}", batches.len(), codec.name()));
+    }
+    let sequenced = batches.iter().filter(|batch| batch.producer_id >= 0).count();
+    let expected = if idempotence == Idempotence::On { batches.len() } else { 0 };
+    same("count of idempotent batches", &expected, &sequenced)
+}
+
+fn stored_batches(broker: &Broker, topic: &str) -> Answer<Vec<BatchDecodeInfo>> {
     let mut plain = PlainClient::connect(broker);
-    let mut batches: Vec<BatchDecodeInfo> = Vec::new();
+    let mut batches = Vec::new();
     for partition in 0..PARTITIONS as i32 {
         let data = plain.fetch(topic, partition, 0);
         let mut bytes = data.records.unwrap_or_default();
         let infos = RecordBatchDecoder::decode_batch_info(&mut bytes).map_err(|error| error.to_string())?;
         batches.extend(infos);
     }
-    let compression = match codec {
+    Ok(batches)
+}
+
+fn compression_of(codec: Codec) -> Compression {
+    match codec {
         Codec::None => Compression::None,
         Codec::Gzip => Compression::Gzip,
         Codec::Snappy => Compression::Snappy,
         Codec::Lz4 => Compression::Lz4,
         Codec::Zstd => Compression::Zstd,
-    };
-    if !batches.iter().any(|batch| batch.compression == compression) {
-        return Err(format!("none of {} batches is stored with {}", batches.len(), codec.name()));
     }
-    let sequenced = batches.iter().filter(|batch| batch.producer_id >= 0).count();
-    let expected = if idempotence == Idempotence::On { batches.len() } else { 0 };
-    same("count of idempotent batches", &expected, &sequenced)
 }
 
 /// Reads a partition from its start and compares with what was sent there.

@@ -9,18 +9,20 @@
 //! | `{"op":"ends","topic":T,"partition":P}` | `{"earliest":O,"latest":O}` |
 //! | `{"op":"produce","topic":T,"codec":C,"idempotent":B,"records":[R..]}` | `{"placed":[[partition,offset]..]}` |
 //! | `{"op":"read","topic":T,"partition":P,"from":F,"until":O}` | `{"records":[R..]}` |
-//! | `{"op":"join","group":G,"topic":T,"assignor":A,"instance":I,"session":MS}` | `{}`: a member that subscribes |
+//! | `{"op":"join","group":G,"topic":T,"assignor":A,"instance":I,"session":MS,"pattern":B}` | `{}`: a member that subscribes, to T or to whatever matches it |
 //! | `{"op":"poll","ms":M}` | `{"assigned":[P..],"records":[[partition,offset]..]}`: of the member, without what was taken from it meanwhile |
 //! | `{"op":"commit"}`, `{"op":"leave"}` | `{}`: the same |
-//! | `{"op":"admin","call":C,..}` | what `admin.rs` says of each call |
+//! | `{"op":"admin","call":C,..}` | what `admin.rs`, `operators.rs` and `groups.rs` say of each call |
 //! | `{"op":"init","id":I,"timeout":MS}` | `{}`: a producer with this transactional id |
 //! | `{"op":"begin"}` | `{}`: of the producer; what is read until then is the member's, as it is then |
 //! | `{"op":"write","topic":T,"records":[[partition,text]..]}` | `{}`: of the producer |
 //! | `{"op":"offsets","group":G,"topic":T,"positions":[[partition,offset]..]}` | `{}`: where the member goes on is committed in the transaction |
 //! | `{"op":"end","commit":B}` | `{}` |
+//! | `{"op":"close"}` | `{}`: of the producer |
+//! | `{"op":"throttled","client":I,"topic":T,"bytes":N,"count":C}` | `{"ms":MS}`: how long a producer of this client id had to wait after one of C records of N bytes, at most |
 //! | `{"op":"committed","topic":T,"partition":P,"until":O}` | `{"values":[text..]}`, as `read_committed` has it |
 //! | `{"op":"groups"}` | `{"groups":[G..]}`: as an operator, like the following |
-//! | `{"op":"describe","group":G}` | `{"state":S,"members":N}` |
+//! | `{"op":"describe","group":G}` | `{"state":S,"members":N,"type":T,"assigned":[[TEXT..]..]}`: the last two where the client tells |
 //! | `{"op":"positions","group":G,"topic":T}` | `{"offsets":[[partition,offset]..]}`: those that are committed |
 //! | `{"op":"reset","group":G,"topic":T,"offsets":[[partition,offset]..]}` | `{}` |
 //! | `{"op":"delete","group":G}` | `{}` |
@@ -72,11 +74,15 @@ impl Driver {
     }
 
     pub fn java(version: &str, bootstrap: &str) -> Driver {
+        Driver::java_with(version, "Driver", &[bootstrap])
+    }
+
+    pub fn java_with(version: &str, class: &str, arguments: &[&str]) -> Driver {
         let classes = installed().join("java").join(version);
         let class_path = format!("{0}:{0}/*", classes.display());
         // Short runs on few cores: no second compiler, no collector threads.
         let flags = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m"];
-        Driver::start(Command::new("java").args(flags).args(["-cp", &class_path, "Driver", bootstrap]))
+        Driver::start(Command::new("java").args(flags).args(["-cp", &class_path, class]).args(arguments))
     }
 
     /// Built with the test, which is two levels below it.

@@ -1,9 +1,10 @@
 //! The workload of exactly-once (SAFETY 8) while the broker and its clients are killed: transfers between
 //! accounts, whose sum is constant, and a pipeline from one topic to another, which counts each record once.
 //!
-//! Workers are processes of a real client (`python/exactly_once.py`). A round has all of them at work, kills
-//! the broker in the middle of it, now and then a worker too, and starts both again. What is read in the end, of
-//! committed transactions only, is held against what the workers were told:
+//! Workers are processes of a real client (`python/exactly_once.py`, `java/ExactlyOnce.java`). A round has all of
+//! them at work, kills the broker in the middle of it, now and then a worker too, and starts both again. All the
+//! time somebody reads what is committed (`reader.rs`), and in the end it is read anew: both have to be the same,
+//! and that is held against what the workers were told:
 //!
 //! | a transaction that | is |
 //! |---|---|
@@ -11,24 +12,25 @@
 //! | was aborted | not there |
 //! | ended in an error, or whose worker was killed | there whole and once, or not at all |
 
-use std::collections::{BTreeMap, BTreeSet};
+mod reader;
+
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use odradek_test_harness::{Broker, Client as PlainClient, Options, Routing};
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
 use serde_json::json;
 
+use self::reader::{Broken, Reader, Watch};
 use crate::client::Answer;
 use crate::driver::{Driver, parse};
 
 /// As the workers have it.
 const PARTITIONS: i32 = 4;
+const ACCOUNTS: &str = "accounts";
+const OUTPUTS: &str = "outputs";
 const INPUTS_A_ROUND: u64 = 60;
 const WORK_MS: u64 = 2500;
 /// Of everything that is still open at the end: a transaction that nobody ends is aborted after ten seconds, a
@@ -47,6 +49,8 @@ const WORK_TIME_MAX: Duration = Duration::from_secs(60);
 pub enum Transactor {
     Confluent,
     KafkaPython,
+    /// Its transactions are of version 2 (KIP-890), its groups of the newer protocol.
+    Java,
 }
 
 impl Transactor {
@@ -54,6 +58,7 @@ impl Transactor {
         match self {
             Transactor::Confluent => "confluent",
             Transactor::KafkaPython => "kafka-python",
+            Transactor::Java => "java",
         }
     }
 }
@@ -62,6 +67,7 @@ impl Transactor {
 #[derive(Clone, Copy, Debug)]
 pub struct Play {
     pub transactor: Transactor,
+    pub routing: Routing,
     /// In each the broker is killed once.
     pub rounds: u32,
     /// Of the dice.
@@ -78,6 +84,9 @@ pub struct Met {
     /// Killed because their client did not come back.
     pub workers_hung: u32,
     pub inputs: u64,
+    /// How often somebody has read what was committed until then, and transactions that were half there.
+    pub looks: usize,
+    pub halves: usize,
 }
 
 /// Which transactions a worker knows what of.
@@ -97,8 +106,14 @@ struct Worker {
 impl Worker {
     fn start(play: &Play, broker: &Broker, role: &'static str, number: u32) -> Worker {
         let name = format!("{role}-{number}");
-        let arguments = [play.transactor.name(), &broker.bootstrap(), role, &name];
-        Worker { role, driver: Driver::python_with("python", "exactly_once.py", &arguments), name }
+        let (client, bootstrap) = (play.transactor.name(), &broker.bootstrap());
+        let driver = match play.transactor {
+            Transactor::Confluent | Transactor::KafkaPython => {
+                Driver::python_with("python", "exactly_once.py", &[client, bootstrap, role, &name])
+            }
+            Transactor::Java => Driver::java_with("4.3.0", "ExactlyOnce", &[bootstrap, role, &name]),
+        };
+        Worker { role, driver, name }
     }
 }
 
@@ -131,13 +146,17 @@ impl Dice {
 
 /// Plays to the end: what was met, or what was violated.
 pub fn exactly_once(play: Play) -> Answer<Met> {
-    let options = Options::new(Routing::Node)
+    let options = Options::new(play.routing)
         .set("offsets.topic.num.partitions", "4")
+        .set("group.consumer.min.session.timeout.ms", "6000")
+        .set("group.consumer.session.timeout.ms", "6000")
+        .set("group.consumer.min.heartbeat.interval.ms", "500")
+        .set("group.consumer.heartbeat.interval.ms", "500")
         .set("transaction.state.log.num.partitions", "4")
         .small_journal();
     let mut broker = Broker::start_with(options);
     let mut plain = PlainClient::connect(&broker);
-    for topic in ["accounts", "inputs", "outputs"] {
+    for topic in [ACCOUNTS, "inputs", OUTPUTS] {
         plain.create_topic(topic, PARTITIONS, &[]);
     }
     drop(plain);
@@ -183,11 +202,21 @@ impl Run {
     }
 
     fn play(mut self, broker: &mut Broker) -> Answer<Met> {
+        let watch = Watch::start(&broker.bootstrap(), &[ACCOUNTS, OUTPUTS]);
         for round in 0..self.play.rounds {
             self.round(broker, round).map_err(|error| format!("round {round}: {error}"))?;
+            if watch.has_ended() {
+                break; // It has met something.
+            }
         }
+        let mut readers = watch.end()?;
         self.finish(broker)?;
-        self.judge_transfers(broker)?;
+        for (reader, told) in readers.iter_mut().zip([&self.transfers, &self.pipeline]) {
+            at_rest(reader)?;
+            self.judge(broker, reader, told)?;
+            self.met.looks += reader.looks;
+            self.met.halves += reader.halves_met;
+        }
         Ok(self.met)
     }
 
@@ -266,12 +295,12 @@ impl Run {
             for worker in self.workers.iter_mut().filter(|worker| worker.role == "pipeline") {
                 let outcomes: Outcomes = parse(worker.driver.receive()?)?;
                 self.met.committed += outcomes.committed.len();
+                self.pipeline.add(outcomes);
             }
-            let counted = self.outputs(broker)?;
-            if let Some((number, count)) = counted.iter().find(|(_, count)| **count > 1) {
-                return Err(format!("input {number} was counted {count} times"));
-            }
-            if let Some(number) = counted.keys().find(|number| **number >= self.met.inputs) {
+            let mut outputs = Reader::new(broker.bootstrap(), OUTPUTS);
+            at_rest(&mut outputs)?;
+            let counted = outputs.inputs();
+            if let Some(number) = counted.iter().find(|number| **number >= self.met.inputs) {
                 return Err(format!("{number} was read, and never written"));
             }
             if counted.len() as u64 == self.met.inputs {
@@ -279,7 +308,7 @@ impl Run {
             }
             if begun.elapsed() > END_TIME_MAX {
                 let missing: Vec<u64> =
-                    (0..self.met.inputs).filter(|number| !counted.contains_key(number)).take(20).collect();
+                    (0..self.met.inputs).filter(|number| !counted.contains(number)).take(20).collect();
                 return Err(format!("inputs {missing:?} and others were not counted"));
             }
         }
@@ -292,90 +321,56 @@ impl Run {
         Ok(())
     }
 
-    /// How often each input is there.
-    fn outputs(&self, broker: &Broker) -> Answer<BTreeMap<u64, usize>> {
-        let mut counted = BTreeMap::new();
-        for value in committed_values(broker, "outputs")? {
-            let number = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
-            *counted.entry(number.ok_or("an output is no number")?).or_default() += 1;
-        }
-        Ok(counted)
-    }
-
-    fn judge_transfers(&mut self, broker: &Broker) -> Answer<()> {
-        #[derive(Deserialize)]
-        struct Transfer {
-            transaction: String,
-            amount: i64,
-        }
-        let mut amounts: BTreeMap<String, Vec<i64>> = BTreeMap::new();
-        for value in committed_values(broker, "accounts")? {
-            let transfer: Transfer = serde_json::from_slice(&value).map_err(text)?;
-            amounts.entry(transfer.transaction).or_default().push(transfer.amount);
-        }
-        for (transaction, amounts) in &amounts {
-            if amounts.len() != 2 || amounts.iter().sum::<i64>() != 0 {
-                return Err(format!("{transaction} is not there whole and once: {amounts:?}"));
+    /// `reader`: of somebody who has watched all the time; `told`: of the workers that have written that topic.
+    fn judge(&self, broker: &Broker, reader: &Reader, told: &Told) -> Answer<()> {
+        let mut anew = Reader::new(broker.bootstrap(), reader.topic());
+        at_rest(&mut anew)?;
+        let transactions = anew.transactions();
+        for (transaction, parts) in transactions {
+            if !parts.is_whole() {
+                return Err(format!("{transaction} is not there whole: {parts:?}"));
             }
-            if self.transfers.aborted.contains(transaction) {
+            if told.aborted.contains(transaction) {
                 return Err(format!("{transaction} was aborted, and is there"));
             }
-            let is_told = self.transfers.committed.contains(transaction)
-                || self.transfers.unknown.contains(transaction);
+            let is_told = told.committed.contains(transaction) || told.unknown.contains(transaction);
             let of_killed = self.killed_names.iter().any(|name| transaction.starts_with(&format!("{name}.")));
             if !is_told && !of_killed {
                 return Err(format!("{transaction} is there, and nobody has made it"));
             }
         }
-        match self.transfers.committed.iter().find(|transaction| !amounts.contains_key(*transaction)) {
-            Some(lost) => Err(format!("{lost} was committed, and is not there")),
+        if let Some(lost) = told.committed.iter().find(|transaction| !transactions.contains_key(*transaction))
+        {
+            return Err(format!("{lost} was committed, and is not there"));
+        }
+        let watched = reader.transactions();
+        let differs = |transaction: &&String| watched.get(*transaction) != transactions.get(*transaction);
+        match watched.keys().chain(transactions.keys()).find(differs) {
+            Some(other) => Err(format!(
+                "{other} was read as {:?} meanwhile, and is {:?} in the end",
+                watched.get(other),
+                transactions.get(other)
+            )),
             None => Ok(()),
         }
     }
 }
 
-/// Every record of committed transactions, once none is open any more.
-fn committed_values(broker: &Broker, topic: &str) -> Answer<Vec<Vec<u8>>> {
-    let consumer = |isolation: &str| -> Answer<BaseConsumer> {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", broker.bootstrap()).set("group.id", "unused");
-        config.set("enable.auto.commit", "false").set("auto.offset.reset", "error");
-        config.set("enable.partition.eof", "true").set("isolation.level", isolation);
-        config.create().map_err(text)
-    };
-    let (committed, all) = (consumer("read_committed")?, consumer("read_uncommitted")?);
+/// Reads on until no transaction is open.
+fn at_rest(reader: &mut Reader) -> Answer<()> {
     let begun = Instant::now();
-    for partition in 0..PARTITIONS {
-        loop {
-            let stable = committed.fetch_watermarks(topic, partition, CALL_TIME_MAX).map_err(text)?.1;
-            let end = all.fetch_watermarks(topic, partition, CALL_TIME_MAX).map_err(text)?.1;
-            if stable == end {
-                break;
-            }
-            if begun.elapsed() > END_TIME_MAX {
-                return Err(format!("{topic}-{partition}: a transaction stays open: {stable} of {end}"));
-            }
-            std::thread::sleep(Duration::from_millis(200));
+    loop {
+        let is_over = match reader.look().and_then(|()| reader.is_at_rest()) {
+            Ok(true) => return Ok(()),
+            Ok(false) => "a transaction stays open".to_owned(),
+            Err(Broken::Away(error)) => error,
+            Err(Broken::Violated(what)) => return Err(what),
+        };
+        if begun.elapsed() > END_TIME_MAX {
+            return Err(format!("{}: {is_over}", reader.topic()));
         }
+        std::thread::sleep(Duration::from_millis(200));
     }
-    let mut list = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        list.add_partition_offset(topic, partition, Offset::Beginning).map_err(text)?;
-    }
-    committed.assign(&list).map_err(text)?;
-    let mut values = Vec::new();
-    let mut ended = BTreeSet::new();
-    while ended.len() < PARTITIONS as usize {
-        match committed.poll(CALL_TIME_MAX) {
-            None => return Err(format!("{topic}: nothing comes any more")),
-            Some(Ok(message)) => values.push(message.payload().unwrap_or_default().to_vec()),
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                ended.insert(partition);
-            }
-            Some(Err(error)) => return Err(text(error)),
-        }
-    }
-    Ok(values)
 }
 
 fn text(error: impl std::fmt::Display) -> String {

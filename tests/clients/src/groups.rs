@@ -1,16 +1,30 @@
 //! What must hold for members of a consumer group, whichever client they are: every record is read once, by
 //! whoever has its partition, while members come, leave, crash, and while the broker does.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `operator.rs` | looks how far a group is behind, sets it back and deletes it |
+//! | `twenty.rs` | groups of twenty members |
 
-use std::collections::{BTreeMap, BTreeSet};
+mod operator;
+mod twenty;
+
+pub use operator::lag_and_reset;
+pub use twenty::{
+    some_of_twenty_static_members_come_back, twenty_members_come_and_go, twenty_members_share_a_topic,
+};
+
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use odradek_test_harness::{Batch, Broker, Client as PlainClient, Options, Routing};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::client::{Answer, Client, Kind};
+use self::operator::Operator;
+use crate::client::{Answer, Kind};
 use crate::driver::{Driver, parse};
-use crate::refusals::Refusal;
+use crate::kcat::Kcat;
 
 const PARTITIONS: i32 = 6;
 const TOPIC: &str = "shared";
@@ -18,16 +32,12 @@ const GROUP: &str = "sharing";
 
 /// For one step: a session that ends takes six seconds, and a client that starts a few.
 const STEP_TIME_MAX: Duration = Duration::from_secs(60);
-/// Of twenty clients that start at once on a few cores.
-const MANY_STEP_TIME_MAX: Duration = Duration::from_secs(180);
 
 /// The shortest session that the broker allows by default.
 const SESSION_MS: u64 = 6000;
 /// Of many on a few cores, and of those that have to come back within it.
 const LONG_SESSION_MS: u64 = 30_000;
 
-const MANY: usize = 20;
-const MANY_PARTITIONS: i32 = 24;
 /// Each time, all members listen for so long.
 const POLL_MS: u64 = 500;
 /// Between two looks whether they have answered.
@@ -83,8 +93,8 @@ struct Polled {
 }
 
 impl Member {
-    fn join(kind: Kind, broker: &Broker, assignor: Assignor, instance: Option<&str>) -> Answer<Member> {
-        let mut member = Member::start(kind, broker, assignor, instance, SESSION_MS)?;
+    fn join(kind: Kind, broker: &Broker, assignor: Assignor) -> Answer<Member> {
+        let mut member = Member::start(kind, broker, assignor, None, SESSION_MS)?;
         member.settle()?;
         Ok(member)
     }
@@ -97,11 +107,33 @@ impl Member {
         instance: Option<&str>,
         session_ms: u64,
     ) -> Answer<Member> {
+        Member::ask_to_join(
+            kind,
+            broker,
+            &json!({
+                "op": "join", "group": GROUP, "topic": TOPIC, "assignor": assignor.name(), "instance": instance,
+                "session": session_ms,
+            }),
+        )
+    }
+
+    /// Of whatever matches.
+    fn of_pattern(kind: Kind, broker: &Broker, pattern: &str) -> Answer<Member> {
+        let mut member = Member::ask_to_join(
+            kind,
+            broker,
+            &json!({
+                "op": "join", "group": GROUP, "topic": pattern, "assignor": Assignor::Uniform.name(),
+                "instance": null, "pattern": true,
+            }),
+        )?;
+        member.settle()?;
+        Ok(member)
+    }
+
+    fn ask_to_join(kind: Kind, broker: &Broker, request: &Value) -> Answer<Member> {
         let mut driver = kind.member(&broker.bootstrap());
-        driver.send(&json!({
-            "op": "join", "group": GROUP, "topic": TOPIC, "assignor": assignor.name(), "instance": instance,
-            "session": session_ms,
-        }))?;
+        driver.send(request)?;
         Ok(Member { driver, asked: Asked::ToJoin, assigned: BTreeSet::new(), records: Vec::new() })
     }
 
@@ -157,23 +189,34 @@ struct Play {
     /// Records of each partition.
     written: i64,
     read: Vec<(i32, i64)>,
+    /// By a client that forgets what is committed now and then.
+    may_read_twice: bool,
 }
 
 impl Play {
     fn start(routing: Routing) -> Play {
-        Play::with(routing, PARTITIONS, STEP_TIME_MAX)
+        Play::with_sessions(routing, PARTITIONS, STEP_TIME_MAX, SESSION_MS)
     }
 
-    fn with(routing: Routing, partitions: i32, step_time_max: Duration) -> Play {
+    /// Of the newer protocol, in which the broker says how long they are.
+    fn with_sessions(routing: Routing, partitions: i32, step_time_max: Duration, session_ms: u64) -> Play {
         let options = Options::new(routing)
             .set("offsets.topic.num.partitions", "4")
             .set("group.consumer.min.session.timeout.ms", "6000")
-            .set("group.consumer.session.timeout.ms", "6000")
+            .set("group.consumer.session.timeout.ms", &session_ms.to_string())
             .set("group.consumer.min.heartbeat.interval.ms", "500")
             .set("group.consumer.heartbeat.interval.ms", "500");
         let broker = Broker::start_with(options);
         PlainClient::connect(&broker).create_topic(TOPIC, partitions, &[]);
-        Play { broker, partitions, step_time_max, from: 0, written: 0, read: Vec::new() }
+        Play {
+            broker,
+            partitions,
+            step_time_max,
+            from: 0,
+            written: 0,
+            read: Vec::new(),
+            may_read_twice: false,
+        }
     }
 
     /// Writes some records to every partition.
@@ -207,6 +250,10 @@ impl Play {
             }
             let have_all = members.iter().all(|member| member.asked == Asked::Nothing);
             if have_all || Instant::now() > end {
+                if self.may_read_twice {
+                    self.read.sort_unstable();
+                    self.read.dedup();
+                }
                 return Ok(have_all);
             }
             std::thread::sleep(POLL_LOOK);
@@ -253,6 +300,17 @@ impl Play {
         Ok(())
     }
 
+    /// All commit. One that has not heard of the group's newest epoch yet is refused, and hears of it when it polls.
+    fn commit_at_last(&mut self, members: &mut [&mut Member]) -> Answer<()> {
+        let begun = Instant::now();
+        loop {
+            match commit(members) {
+                Err(_) if begun.elapsed() < self.step_time_max => self.poll(members)?,
+                done => return done,
+            };
+        }
+    }
+
     /// Everything that was written was read, and once.
     fn check_read(&self) -> Answer<()> {
         let mut read = self.read.clone();
@@ -275,6 +333,9 @@ fn commit(members: &mut [&mut Member]) -> Answer<()> {
 /// Members of one client come one after the other, one leaves, one is killed, and so is the broker.
 pub fn members_share_a_topic(kind: Kind, routing: Routing, assignor: Assignor) {
     let mut play = Play::start(routing);
+    // The newer protocol in Java 3.9: a partition that comes while it looks up where others go on begins anew
+    // (KAFKA-17674).
+    play.may_read_twice = kind == Kind::Java3 && assignor == Assignor::Uniform;
     if let Err(error) = share(&mut play, kind, assignor) {
         panic!("{} with {}: {error}", kind.name(), assignor.name());
     }
@@ -284,12 +345,12 @@ pub fn members_share_a_topic(kind: Kind, routing: Routing, assignor: Assignor) {
 fn share(play: &mut Play, kind: Kind, assignor: Assignor) -> Answer<()> {
     let step = |what: &'static str| move |error: String| format!("{what}: {error}");
     play.write();
-    let mut first = Member::join(kind, &play.broker, assignor, None)?;
+    let mut first = Member::join(kind, &play.broker, assignor)?;
     play.poll_until_shared(&mut [&mut first]).map_err(step("one member"))?;
     commit(&mut [&mut first]).map_err(step("the first commit"))?;
 
-    let mut second = Member::join(kind, &play.broker, assignor, None)?;
-    let mut third = Member::join(kind, &play.broker, assignor, None)?;
+    let mut second = Member::join(kind, &play.broker, assignor)?;
+    let mut third = Member::join(kind, &play.broker, assignor)?;
     let all = &mut [&mut first, &mut second, &mut third];
     play.poll_until_shared(all).map_err(step("three members"))?;
     play.write();
@@ -313,17 +374,31 @@ fn share(play: &mut Play, kind: Kind, assignor: Assignor) -> Answer<()> {
     first.ask("leave").map_err(step("leaving at last"))?;
     drop(first);
 
-    let mut next = Member::join(kind, &play.broker, assignor, None)?;
+    let mut next = Member::join(kind, &play.broker, assignor)?;
     play.poll_until_shared(&mut [&mut next]).map_err(step("one that comes later"))?;
     play.write();
     play.poll_until_shared(&mut [&mut next]).map_err(step("what it reads"))?;
     next.ask("leave")
 }
 
+/// kcat as the only member, which goes once it has read what it was to, and comes again.
+pub fn kcat_goes_on() {
+    let mut play = Play::start(Routing::Node);
+    let kcat = Kcat::new(&play.broker.bootstrap());
+    for time in ["the first time", "the second time"] {
+        play.write();
+        let count = play.written as usize * PARTITIONS as usize - play.read.len();
+        let read = kcat.read_as_member(GROUP, TOPIC, count);
+        play.read.extend(read.unwrap_or_else(|error| panic!("{time}: {error}")));
+        play.check_read().unwrap_or_else(|error| panic!("{time}: {error}"));
+    }
+    play.broker.stop();
+}
+
 /// A static member is killed and started again within its session: it has the partitions that it had, and the
 /// other one is not disturbed.
 pub fn static_members_come_back(kind: Kind, assignor: Assignor) {
-    let mut play = Play::start(Routing::Node);
+    let mut play = Play::with_sessions(Routing::Node, PARTITIONS, STEP_TIME_MAX, LONG_SESSION_MS);
     if let Err(error) = come_back(&mut play, kind, assignor) {
         panic!("{} with {}: {error}", kind.name(), assignor.name());
     }
@@ -331,21 +406,34 @@ pub fn static_members_come_back(kind: Kind, assignor: Assignor) {
 }
 
 fn come_back(play: &mut Play, kind: Kind, assignor: Assignor) -> Answer<()> {
+    let join = |play: &Play, instance| {
+        let mut member = Member::start(kind, &play.broker, assignor, Some(instance), LONG_SESSION_MS)?;
+        member.settle()?;
+        Ok::<_, String>(member)
+    };
+    let mut first = join(play, "first")?;
+    let mut second = join(play, "second")?;
+    // Whoever is there first has everything, and would read it.
+    play.poll_until_shared(&mut [&mut first, &mut second])?;
     play.write();
-    let mut first = Member::join(kind, &play.broker, assignor, Some("first"))?;
-    let mut second = Member::join(kind, &play.broker, assignor, Some("second"))?;
     play.poll_until_shared(&mut [&mut first, &mut second])?;
     commit(&mut [&mut first, &mut second])?;
     let (kept, had) = (first.assigned.clone(), second.assigned.clone());
     let rebalances = metric(&play.broker, "odradek_group_rebalances_total");
+    if assignor == Assignor::Uniform {
+        // Who crashes has its place until its session ends; who goes leaves it to the next of its name.
+        second.ask("leave")?;
+    }
     drop(second);
-    let mut second = Member::join(kind, &play.broker, assignor, Some("second"))?;
+    let mut second = join(play, "second")?;
     play.poll_until_shared(&mut [&mut first, &mut second])?;
     if (&first.assigned, &second.assigned) != (&kept, &had) {
         return Err(format!("{had:?} became {:?}", second.assigned));
     }
     let after = metric(&play.broker, "odradek_group_rebalances_total");
-    if rebalances == 0 || after != rebalances {
+    // The newer protocol has none.
+    let have_been = rebalances > 0 || assignor == Assignor::Uniform;
+    if !have_been || after != rebalances {
         return Err(format!("{rebalances} rebalances became {after}"));
     }
     play.write();
@@ -353,117 +441,81 @@ fn come_back(play: &mut Play, kind: Kind, assignor: Assignor) -> Answer<()> {
     Ok(())
 }
 
-/// An operator looks how far a group is behind, sets its offsets back and deletes it, with the same client.
-pub fn lag_and_reset(kind: Kind, assignor: Assignor) {
+/// A group moves from the protocol and the client of one assignor to another while it reads, and back.
+pub fn members_change_their_protocol(before: (Kind, Assignor), after: (Kind, Assignor)) {
     let mut play = Play::start(Routing::Node);
-    if let Err(error) = look_and_reset(&mut play, kind, assignor) {
+    if let Err(error) = change_protocol(&mut play, before, after) {
+        panic!("{before:?} and {after:?}: {error}");
+    }
+    play.broker.stop();
+}
+
+fn change_protocol(play: &mut Play, before: (Kind, Assignor), after: (Kind, Assignor)) -> Answer<()> {
+    let mut members = Vec::new();
+    for _ in 0..2 {
+        members.push(Member::join(before.0, &play.broker, before.1)?);
+    }
+    play.poll_until_shared(&mut all(&mut members)).map_err(|error| format!("before: {error}"))?;
+    play.write();
+    play.poll_until_shared(&mut all(&mut members)).map_err(|error| format!("before: {error}"))?;
+    for (to, (kind, assignor)) in [("there", after), ("back", before)] {
+        for number in 0..2 {
+            let step = |what: &str| {
+                let what = what.to_owned();
+                move |error: String| format!("{to}, {number}, {what}: {error}")
+            };
+            // What is read is committed before a partition goes to another one.
+            play.commit_at_last(&mut all(&mut members)).map_err(step("commit"))?;
+            members.push(Member::join(kind, &play.broker, assignor)?);
+            play.poll_until_shared(&mut all(&mut members)).map_err(step("one of the other protocol"))?;
+            play.write();
+            play.poll_until_shared(&mut all(&mut members)).map_err(step("what they read"))?;
+            play.commit_at_last(&mut all(&mut members)).map_err(step("commit"))?;
+            members[0].ask("leave").map_err(step("one leaves"))?;
+            drop(members.remove(0));
+            play.poll_until_shared(&mut all(&mut members)).map_err(step("one has left"))?;
+        }
+        let mut operator = Operator(kind.member(&play.broker.bootstrap()));
+        let described = operator.described()?;
+        let expected = if assignor == Assignor::Uniform { "Consumer" } else { "Classic" };
+        expect("type", described.r#type.as_deref(), Some(expected))?;
+    }
+    leave(&mut members)
+}
+
+/// Topics that a regular expression matches are read, those that come later too, and no others.
+pub fn members_follow_a_regular_expression(kind: Kind) {
+    let mut play = Play::start(Routing::Node);
+    if let Err(error) = follow(&mut play, kind) {
         panic!("{}: {error}", kind.name());
     }
     play.broker.stop();
 }
 
-#[derive(Debug, PartialEq, Deserialize)]
-struct Described {
-    state: String,
-    members: usize,
-}
-
-/// A client process of an operator.
-struct Operator(Driver);
-
-impl Operator {
-    fn describe(&mut self) -> Answer<(String, usize)> {
-        let described: Described = parse(self.0.ask(&json!({ "op": "describe", "group": GROUP }))?)?;
-        Ok((described.state, described.members))
+fn follow(play: &mut Play, kind: Kind) -> Answer<()> {
+    const LATER: &str = "shaded";
+    let mut client = PlainClient::connect(&play.broker);
+    client.create_topic("other", PARTITIONS, &[]);
+    play.write();
+    for partition in 0..PARTITIONS {
+        client.produce("other", partition, &Batch::of(&["of nobody's interest"], 1_700_000_000_000));
     }
-
-    fn groups(&mut self) -> Answer<Vec<String>> {
-        parse(self.0.ask(&json!({ "op": "groups" }))?["groups"].take())
-    }
-
-    fn offsets(&mut self) -> Answer<BTreeMap<i32, i64>> {
-        let answer = self.0.ask(&json!({ "op": "positions", "group": GROUP, "topic": TOPIC }))?;
-        let offsets: Vec<(i32, i64)> = parse(answer["offsets"].clone())?;
-        Ok(offsets.into_iter().collect())
-    }
-
-    /// Records of each partition that the group has not read.
-    fn lag(&mut self) -> Answer<Vec<i64>> {
-        let offsets = self.offsets()?;
-        offsets.into_iter().map(|(partition, at)| Ok(self.0.ends(TOPIC, partition)?.latest - at)).collect()
-    }
-
-    fn reset_request(to: i64) -> Value {
-        let offsets: Vec<(i32, i64)> = (0..PARTITIONS).map(|partition| (partition, to)).collect();
-        json!({ "op": "reset", "group": GROUP, "topic": TOPIC, "offsets": offsets })
-    }
-
-    fn reset(&mut self, to: i64) -> Answer<()> {
-        self.0.ask(&Operator::reset_request(to)).map(drop)
-    }
-
-    fn delete_request() -> Value {
-        json!({ "op": "delete", "group": GROUP })
-    }
-
-    fn delete(&mut self) -> Answer<()> {
-        self.0.ask(&Operator::delete_request()).map(drop)
-    }
-}
-
-fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Answer<()> {
-    if found == expected { Ok(()) } else { Err(format!("{what}: {found:?}, and not {expected:?}")) }
-}
-
-fn look_and_reset(play: &mut Play, kind: Kind, assignor: Assignor) -> Answer<()> {
-    let step = |what: &'static str| move |error: String| format!("{what}: {error}");
-    let of_each = |at: i64| (0..PARTITIONS).map(|partition| (partition, at)).collect::<BTreeMap<_, _>>();
+    let mut member = Member::of_pattern(kind, &play.broker, "sha[a-z]+d")?;
+    play.poll_until_shared(&mut [&mut member])?;
     let mut operator = Operator(kind.member(&play.broker.bootstrap()));
-    play.write();
-    let mut member = Member::join(kind, &play.broker, assignor, None)?;
-    play.poll_until_shared(&mut [&mut member]).map_err(step("one member"))?;
-    commit(&mut [&mut member])?;
-    play.write();
-    expect("groups", operator.groups().map_err(step("groups"))?, vec![GROUP.to_owned()])?;
-    expect("described", operator.describe().map_err(step("describe"))?, ("Stable".to_owned(), 1))?;
-    expect("offsets", operator.offsets().map_err(step("offsets"))?, of_each(20))?;
-    expect("lag", operator.lag().map_err(step("lag"))?, vec![20; PARTITIONS as usize])?;
-    let refused = operator.0.expect_refused(&Operator::reset_request(5), kind.says(Refusal::NoMember));
-    refused.map_err(step("reset of a group with members"))?;
-    if kind.abilities().deletes_groups {
-        let refused =
-            operator.0.expect_refused(&Operator::delete_request(), kind.says(Refusal::NonEmptyGroup));
-        refused.map_err(step("deletion of a group with members"))?;
+    operator.wait_for_one_member(Assignor::Uniform)?;
+    client.create_topic(LATER, 1, &[]);
+    let begun = Instant::now();
+    loop {
+        play.poll(&mut [&mut member])?;
+        let assigned = operator.described()?.assigned.unwrap_or_default().concat();
+        if assigned.iter().any(|name| name.starts_with(LATER)) {
+            return expect("partitions", assigned.len(), PARTITIONS as usize + 1);
+        }
+        if begun.elapsed() > play.step_time_max {
+            return Err(format!("{LATER} is not among {assigned:?}"));
+        }
     }
-    play.poll_until_shared(&mut [&mut member]).map_err(step("the member goes on"))?;
-    commit(&mut [&mut member])?;
-    expect("lag", operator.lag()?, vec![0; PARTITIONS as usize])?;
-    member.ask("leave")?;
-    drop(member);
-
-    expect("described", operator.describe()?, ("Empty".to_owned(), 0))?;
-    operator.reset(5).map_err(step("reset"))?;
-    expect("offsets", operator.offsets()?, of_each(5))?;
-    expect("lag", operator.lag()?, vec![35; PARTITIONS as usize])?;
-    (play.from, play.read) = (5, Vec::new());
-    let mut member = Member::join(kind, &play.broker, assignor, None)?;
-    play.poll_until_shared(&mut [&mut member]).map_err(step("what was set back is read again"))?;
-    member.ask("leave")?;
-    drop(member);
-    if kind.abilities().deletes_groups {
-        operator.delete().map_err(step("delete"))?;
-        expect("groups", operator.groups()?, Vec::new())?;
-    }
-    Ok(())
-}
-
-/// Twenty members of these kinds in turn: nineteen come at once, some leave, some are killed, new ones come.
-pub fn twenty_members_share_a_topic(kinds: &[Kind], assignor: Assignor) {
-    let mut play = Play::with(Routing::Node, MANY_PARTITIONS, MANY_STEP_TIME_MAX);
-    if let Err(error) = share_among_many(&mut play, kinds, assignor) {
-        panic!("{kinds:?} with {}: {error}", assignor.name());
-    }
-    play.broker.stop();
 }
 
 fn all(members: &mut [Member]) -> Vec<&mut Member> {
@@ -479,116 +531,8 @@ fn leave(members: &mut [Member]) -> Answer<()> {
     members.iter_mut().try_for_each(|member| member.driver.receive().map(drop))
 }
 
-fn share_among_many(play: &mut Play, kinds: &[Kind], assignor: Assignor) -> Answer<()> {
-    let step = |what: &'static str| move |error: String| format!("{what}: {error}");
-    let kinds: Vec<Kind> = kinds.iter().copied().cycle().take(MANY).collect();
-    play.write();
-    let mut members = Member::start_all(&kinds[..1], &play.broker, assignor, None, LONG_SESSION_MS)?;
-    play.poll_until_shared(&mut all(&mut members)).map_err(step("one member"))?;
-    commit(&mut all(&mut members))?;
-    members.extend(Member::start_all(&kinds[1..], &play.broker, assignor, None, LONG_SESSION_MS)?);
-    play.poll_until_shared(&mut all(&mut members)).map_err(step("twenty members"))?;
-    play.write();
-    play.poll_until_shared(&mut all(&mut members)).map_err(step("twenty members read"))?;
-    commit(&mut all(&mut members)).map_err(step("twenty commits"))?;
-
-    leave(&mut members.split_off(MANY - 4)).map_err(step("leaving"))?;
-    play.poll_until_shared(&mut all(&mut members)).map_err(step("some have left"))?;
-    commit(&mut all(&mut members))?;
-    drop(members.drain(..5)); // Their processes are killed; the leader may be among them.
-    play.poll_until_shared(&mut all(&mut members)).map_err(step("some were killed"))?;
-    commit(&mut all(&mut members))?;
-    members.extend(Member::start_all(
-        &kinds[..MANY - members.len()],
-        &play.broker,
-        assignor,
-        None,
-        LONG_SESSION_MS,
-    )?);
-    play.poll_until_shared(&mut all(&mut members)).map_err(step("twenty members again"))?;
-    play.write();
-    play.poll_until_shared(&mut all(&mut members)).map_err(step("twenty members read again"))?;
-    commit(&mut all(&mut members)).map_err(step("their commits"))?;
-    play.broker.kill();
-    play.broker.start_again();
-    // A client that has given its session up joins again: who reads meanwhile may have to let go uncommitted.
-    play.poll_until_shared(&mut all(&mut members)).map_err(step("after the broker was killed"))?;
-    play.write_and_poll_after_kill(&mut all(&mut members)).map_err(step("what they read then"))?;
-    leave(&mut members).map_err(step("leaving at last"))
-}
-
-/// Twenty members of these kinds in turn come at once, some leave, others come, and the broker is killed.
-pub fn twenty_members_come_and_go(kinds: &[Kind], assignor: Assignor) {
-    let mut play = Play::with(Routing::Node, MANY_PARTITIONS, MANY_STEP_TIME_MAX);
-    if let Err(error) = come_and_go(&mut play, kinds, assignor) {
-        panic!("{kinds:?} with {}: {error}", assignor.name());
-    }
-    play.broker.stop();
-}
-
-fn come_and_go(play: &mut Play, kinds: &[Kind], assignor: Assignor) -> Answer<()> {
-    const COUNT: usize = 4;
-    let step = |what: &'static str| move |error: String| format!("{what}: {error}");
-    let start = |play: &Play, count: usize| {
-        let kinds: Vec<Kind> = kinds.iter().copied().cycle().take(count).collect();
-        Member::start_all(&kinds, &play.broker, assignor, None, LONG_SESSION_MS)
-    };
-    let mut members = start(play, MANY)?;
-    play.poll_until_shared(&mut all(&mut members)).map_err(step("twenty members"))?;
-    play.write();
-    play.poll_until_shared(&mut all(&mut members)).map_err(step("twenty members read"))?;
-    commit(&mut all(&mut members)).map_err(step("twenty commits"))?;
-
-    leave(&mut members.drain(..COUNT).collect::<Vec<_>>()).map_err(step("leaving"))?;
-    play.poll_until_shared(&mut all(&mut members)).map_err(step("some have left"))?;
-    members.extend(start(play, COUNT)?);
-    play.poll_until_shared(&mut all(&mut members)).map_err(step("twenty members again"))?;
-    play.broker.kill();
-    play.broker.start_again();
-    // A client that has given its session up joins again: who reads meanwhile may have to let go uncommitted.
-    play.poll_until_shared(&mut all(&mut members)).map_err(step("after the broker was killed"))?;
-    play.write_and_poll_after_kill(&mut all(&mut members)).map_err(step("what they read then"))?;
-    commit(&mut all(&mut members)).map_err(step("their commits"))?;
-    leave(&mut members).map_err(step("leaving at last"))
-}
-
-/// Three of twenty static members are killed and started again: nobody is disturbed, and they have what they had.
-pub fn some_of_twenty_static_members_come_back(kind: Kind, assignor: Assignor) {
-    let mut play = Play::with(Routing::Node, MANY_PARTITIONS, MANY_STEP_TIME_MAX);
-    if let Err(error) = some_come_back(&mut play, kind, assignor) {
-        panic!("{} with {}: {error}", kind.name(), assignor.name());
-    }
-    play.broker.stop();
-}
-
-fn some_come_back(play: &mut Play, kind: Kind, assignor: Assignor) -> Answer<()> {
-    const COUNT: usize = 3;
-    let kinds = vec![kind; MANY];
-    let instances: Vec<String> = (0..MANY).map(|number| format!("instance-{number}")).collect();
-    play.write();
-    let mut members = Member::start_all(&kinds, &play.broker, assignor, Some(&instances), LONG_SESSION_MS)?;
-    play.poll_until_shared(&mut all(&mut members))?;
-    commit(&mut all(&mut members))?;
-    let had: Vec<BTreeSet<i32>> = members.iter().map(|member| member.assigned.clone()).collect();
-    let rebalances = metric(&play.broker, "odradek_group_rebalances_total");
-    drop(members.drain(..COUNT));
-    let back = Member::start_all(
-        &kinds[..COUNT],
-        &play.broker,
-        assignor,
-        Some(&instances[..COUNT]),
-        LONG_SESSION_MS,
-    )?;
-    members.splice(0..0, back);
-    play.write();
-    play.poll_until_shared(&mut all(&mut members))?;
-    let have: Vec<BTreeSet<i32>> = members.iter().map(|member| member.assigned.clone()).collect();
-    expect("assigned", have, had)?;
-    let after = metric(&play.broker, "odradek_group_rebalances_total");
-    if rebalances == 0 || after != rebalances {
-        return Err(format!("{rebalances} rebalances became {after}"));
-    }
-    Ok(())
+fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Answer<()> {
+    if found == expected { Ok(()) } else { Err(format!("{what}: {found:?}, and not {expected:?}")) }
 }
 
 /// A counter of the broker, over all cores.

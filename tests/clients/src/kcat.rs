@@ -59,6 +59,22 @@ impl Kcat {
         self.run(&arguments, Some(&input)).map(|_| ())
     }
 
+    /// As the only member of a group: partition and offset of so many records.
+    pub fn read_as_member(&self, group: &str, topic: &str, count: usize) -> Answer<Vec<(i32, i64)>> {
+        let count = count.to_string();
+        let first = ["-X", "auto.offset.reset=earliest"];
+        let read =
+            self.run(&[&["-G", group, "-q", "-J", "-c", &count], &first[..], &[topic]].concat(), None)?;
+        let lines = read.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let places = lines.map(|line| {
+            let record: Value = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+            let place = record["partition"].as_i64().zip(record["offset"].as_i64());
+            let (partition, offset) = place.ok_or_else(|| format!("no place in {record}"))?;
+            Ok((partition as i32, offset))
+        });
+        places.collect()
+    }
+
     fn json(&self, arguments: &[&str]) -> Answer<Value> {
         serde_json::from_slice(&self.run(arguments, None)?).map_err(|error| error.to_string())
     }

@@ -1,12 +1,13 @@
 //! The `rdkafka` crate, a request per line in and an answer per line out, as `driver.rs` has them: librdkafka in a
 //! process of its own, so that a member of a group and a producer can be killed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier,
+    AdminClient, AdminOptions, AlterConfig, ConfigSource, NewPartitions, NewTopic, OwnedResourceSpecifier,
+    ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -42,6 +43,7 @@ enum Request {
     Write { topic: String, records: Vec<(i32, String)> },
     Offsets { topic: String, positions: Vec<(i32, i64)> },
     End { commit: bool },
+    Close,
     Committed { topic: String, partition: i32, until: i64 },
     Groups,
     Describe { group: String },
@@ -56,6 +58,19 @@ enum Request {
 #[derive(Deserialize)]
 #[serde(tag = "call", rename_all = "snake_case")]
 enum Call {
+    Create {
+        topic: String,
+        partitions: Option<i32>,
+        assignments: Option<Vec<Vec<i32>>>,
+        set: BTreeMap<String, String>,
+        validate: bool,
+    },
+    Grow {
+        topic: String,
+        partitions: usize,
+        assignments: Option<Vec<Vec<i32>>>,
+        validate: bool,
+    },
     Configs {
         #[serde(flatten)]
         resource: Resource,
@@ -204,6 +219,10 @@ impl Served {
             }
             Request::End { commit: true } => done(self.producer().commit_transaction(TIMEOUT)),
             Request::End { commit: false } => done(self.producer().abort_transaction(TIMEOUT)),
+            Request::Close => {
+                self.producer = None;
+                Ok(json!({}))
+            }
             Request::Committed { topic, partition, until } => self.committed(&topic, partition, until),
             Request::Groups => {
                 let listed = self.consumer("unused", &[])?.fetch_group_list(None, TIMEOUT)?;
@@ -394,6 +413,32 @@ impl Served {
     fn administrate(&self, call: Call) -> Answer {
         let admin = self.admin()?;
         match call {
+            Call::Create { topic, partitions, assignments, set, validate } => {
+                let brokers: Vec<&[i32]> = assignments.iter().flatten().map(Vec::as_slice).collect();
+                let mut asked = match partitions {
+                    Some(partitions) => NewTopic::new(&topic, partitions, TopicReplication::Fixed(1)),
+                    None => NewTopic::new(&topic, brokers.len() as i32, TopicReplication::Variable(&brokers)),
+                };
+                for (name, value) in &set {
+                    asked = asked.set(name, value);
+                }
+                let asked = [asked];
+                let created = admin.create_topics(&asked, &options().validate_only(validate));
+                let created = futures::executor::block_on(created)?;
+                only(created.into_iter().map(|result| result.map(drop).map_err(|(_, code)| code)))
+            }
+            Call::Grow { topic, partitions, assignments, validate } => {
+                let brokers: Option<Vec<&[i32]>> =
+                    assignments.as_ref().map(|assignments| assignments.iter().map(Vec::as_slice).collect());
+                let mut asked = NewPartitions::new(&topic, partitions);
+                if let Some(brokers) = &brokers {
+                    asked = asked.assign(brokers);
+                }
+                let asked = [asked];
+                let grown = admin.create_partitions(&asked, &options().validate_only(validate));
+                let grown = futures::executor::block_on(grown)?;
+                only(grown.into_iter().map(|result| result.map(drop).map_err(|(_, code)| code)))
+            }
             Call::Configs { resource } => {
                 let specifier = resource.specifier();
                 let asked = admin.describe_configs([&specifier], &options());

@@ -19,6 +19,14 @@ pub enum Refusal {
     NonEmptyGroup,
     /// Fewer partitions than a topic has.
     FewerPartitions,
+    /// A topic of a name that there is.
+    TopicExists,
+    /// A setting that is none, or whose value is none of its kind.
+    BadSetting,
+    /// Partitions on a broker that there is not.
+    BadAssignment,
+    /// The deletion of offsets of a topic that members subscribe to.
+    Subscribed,
 }
 
 impl Kind {
@@ -32,6 +40,10 @@ impl Kind {
                 Refusal::NoMember => "UNKNOWN_MEMBER_ID",
                 Refusal::NonEmptyGroup => "NON_EMPTY_GROUP",
                 Refusal::FewerPartitions => "INVALID_PARTITIONS",
+                Refusal::TopicExists => "TOPIC_ALREADY_EXISTS",
+                Refusal::BadSetting => "INVALID_CONFIG",
+                Refusal::BadAssignment => "INVALID_REPLICA_ASSIGNMENT",
+                Refusal::Subscribed => unreachable!("it has no such call"),
             },
             Kind::Rdkafka => match refusal {
                 Refusal::Fenced | Refusal::OutOfTime => "Fenced",
@@ -40,6 +52,10 @@ impl Kind {
                 Refusal::NoMember => "UnknownMemberId",
                 Refusal::NonEmptyGroup => "NonEmptyGroup",
                 Refusal::FewerPartitions => "InvalidPartitions",
+                Refusal::TopicExists => "TopicAlreadyExists",
+                Refusal::BadSetting => "InvalidConfig",
+                Refusal::BadAssignment => "InvalidReplicaAssignment",
+                Refusal::Subscribed => unreachable!("it has no such call"),
             },
             Kind::ConfluentJs => match refusal {
                 Refusal::Fenced | Refusal::OutOfTime => "ERR__FENCED",
@@ -48,6 +64,10 @@ impl Kind {
                 Refusal::NoMember => "ERR_UNKNOWN_MEMBER_ID",
                 Refusal::NonEmptyGroup => "ERR_NON_EMPTY_GROUP",
                 Refusal::FewerPartitions => "ERR_INVALID_PARTITIONS",
+                // It returns false, which its driver takes for an error.
+                Refusal::TopicExists => "Error",
+                Refusal::BadSetting => "ERR_INVALID_CONFIG",
+                Refusal::BadAssignment | Refusal::Subscribed => unreachable!("it has no such call"),
             },
             Kind::Kafkajs => match refusal {
                 // Of EndTxn before version 2, which had no other word for it.
@@ -58,6 +78,11 @@ impl Kind {
                 Refusal::NoMember => "KafkaJSNonRetriableError",
                 Refusal::NonEmptyGroup => "NON_EMPTY_GROUP",
                 Refusal::FewerPartitions => "INVALID_PARTITIONS",
+                // It returns false, which its driver takes for an error.
+                Refusal::TopicExists => "Error",
+                Refusal::BadSetting => "INVALID_CONFIG",
+                Refusal::BadAssignment => "INVALID_REPLICA_ASSIGNMENT",
+                Refusal::Subscribed => unreachable!("it has no such call"),
             },
             Kind::KafkaPython2 => match refusal {
                 // The same.
@@ -67,6 +92,10 @@ impl Kind {
                 Refusal::NoMember => "CommitFailedError",
                 Refusal::NonEmptyGroup => "NonEmptyGroupError",
                 Refusal::FewerPartitions => "InvalidPartitionsError",
+                Refusal::TopicExists => "TopicAlreadyExistsError",
+                Refusal::BadSetting => "InvalidConfigurationError",
+                Refusal::BadAssignment => "InvalidReplicationAssignmentError",
+                Refusal::Subscribed => unreachable!("it has no such call"),
             },
             Kind::KafkaPython3 => match refusal {
                 Refusal::Fenced | Refusal::OutOfTime => "ProducerFencedError",
@@ -75,6 +104,10 @@ impl Kind {
                 Refusal::NoMember => "UnknownMemberIdError",
                 Refusal::NonEmptyGroup => "NonEmptyGroupError",
                 Refusal::FewerPartitions => "InvalidPartitionsError",
+                Refusal::TopicExists => "TopicAlreadyExistsError",
+                Refusal::BadSetting => "InvalidConfigurationError",
+                Refusal::BadAssignment => "InvalidReplicationAssignmentError",
+                Refusal::Subscribed => "GroupSubscribedToTopicError",
             },
             Kind::Aiokafka => match refusal {
                 Refusal::Fenced | Refusal::OutOfTime => "ProducerFenced",
@@ -83,6 +116,10 @@ impl Kind {
                 Refusal::NoMember => "CommitFailedError",
                 Refusal::NonEmptyGroup => "NonEmptyGroupError",
                 Refusal::FewerPartitions => "InvalidPartitionsError",
+                Refusal::TopicExists => "TopicAlreadyExistsError",
+                Refusal::BadSetting => "InvalidConfigurationError",
+                Refusal::BadAssignment => "InvalidReplicationAssignmentError",
+                Refusal::Subscribed => unreachable!("it has no such call"),
             },
             Kind::Java3 | Kind::Java4 => match refusal {
                 Refusal::Fenced | Refusal::OutOfTime => "ProducerFencedException",
@@ -91,6 +128,10 @@ impl Kind {
                 Refusal::NoMember => "UnknownMemberIdException",
                 Refusal::NonEmptyGroup => "GroupNotEmptyException",
                 Refusal::FewerPartitions => "InvalidPartitionsException",
+                Refusal::TopicExists => "TopicExistsException",
+                Refusal::BadSetting => "InvalidConfigurationException",
+                Refusal::BadAssignment => "InvalidReplicaAssignmentException",
+                Refusal::Subscribed => "GroupSubscribedToTopicException",
             },
             Kind::Kcat => unreachable!("it says what it likes"),
         }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Kind};
+use crate::commands;
 use crate::driver::{Driver, parse};
 use crate::refusals::Refusal;
 
@@ -83,6 +84,39 @@ impl Producer {
     }
 }
 
+impl Kind {
+    /// Of version 2 (KIP-890) each has an epoch of its own, so that nothing late is taken for the next one's.
+    fn epochs_a_transaction(self) -> i64 {
+        match self {
+            Kind::Java4 => 1,
+            Kind::Kcat
+            | Kind::KafkaPython2
+            | Kind::KafkaPython3
+            | Kind::Confluent
+            | Kind::Aiokafka
+            | Kind::Kafkajs
+            | Kind::ConfluentJs
+            | Kind::Java3
+            | Kind::Rdkafka => 0,
+        }
+    }
+}
+
+/// The producer's epoch once its last transaction has its markers.
+fn ended(broker: &Broker, id: &str) -> Answer<i64> {
+    let begun = Instant::now();
+    loop {
+        let found = &commands::ask(broker, &["txn", "describe", id])?[0];
+        if found["state"].as_str().is_some_and(|state| state.starts_with("Complete")) {
+            return found["producer_epoch"].as_i64().ok_or_else(|| format!("no epoch in {found}"));
+        }
+        if begun.elapsed() > STEP_TIME_MAX {
+            return Err(format!("it stays {found}"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Committed, aborted, out of time, fenced, and over a restart of the broker.
 pub fn transactions_end(kind: Kind, routing: Routing) {
     let mut broker = start(routing);
@@ -97,9 +131,15 @@ fn end(broker: &mut Broker, kind: Kind) -> Answer<()> {
     let mut producer = Producer::new(kind, broker, "teller", TIMEOUT_MS).map_err(step("init"))?;
     producer.write("first").map_err(step("the first"))?;
     producer.end(true).map_err(step("commit"))?;
+    let mut epoch = ended(broker, "teller").map_err(step("the first has ended"))?;
     producer.write("second").map_err(step("the second"))?;
     producer.end(false).map_err(step("abort"))?;
     for number in 0..5 {
+        let next = ended(broker, "teller").map_err(step("one has ended"))?;
+        if next != epoch + kind.epochs_a_transaction() {
+            return Err(format!("epoch {epoch} became {next} with a transaction"));
+        }
+        epoch = next;
         producer.write(&format!("many {number}")).map_err(step("many"))?;
         producer.end(number % 2 == 0).map_err(step("ends"))?;
     }

@@ -7,6 +7,18 @@ fn confluent_kafka_administers() {
     administration(Kind::Confluent);
 }
 
+/// It has no call for single settings, log directories and quotas.
+#[test]
+fn kafka_python_2_administers() {
+    administration(Kind::KafkaPython2);
+}
+
+/// The same, and none for elections.
+#[test]
+fn aiokafka_administers() {
+    administration(Kind::Aiokafka);
+}
+
 #[test]
 fn kafka_python_3_administers() {
     administration(Kind::KafkaPython3);

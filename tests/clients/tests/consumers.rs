@@ -2,7 +2,9 @@
 
 use odradek_client_tests::{
     Assignor, Kind, consumers_follow_a_regular_expression, consumers_share_a_topic,
-    group_changes_its_protocol, members_share_a_topic, static_consumers_come_back,
+    group_changes_its_protocol, lag_and_reset, members_change_their_protocol,
+    members_follow_a_regular_expression, members_share_a_topic, static_consumers_come_back,
+    static_members_come_back, twenty_members_share_a_topic,
 };
 use odradek_test_harness::Routing;
 
@@ -37,6 +39,11 @@ fn java_4_with_a_crash_under_core_routing() {
 }
 
 #[test]
+fn twenty_members_of_confluent_kafka_with_crashes() {
+    twenty_members_share_a_topic(&[Kind::Confluent], Assignor::Uniform);
+}
+
+#[test]
 fn a_live_group_changes_its_protocol() {
     group_changes_its_protocol();
 }
@@ -49,4 +56,41 @@ fn topics_by_regular_expression() {
 #[test]
 fn static_consumers() {
     static_consumers_come_back();
+}
+
+#[test]
+fn lag_and_reset_by_confluent_kafka() {
+    lag_and_reset(Kind::Confluent, Assignor::Uniform);
+}
+
+#[test]
+fn lag_and_reset_by_kafka_javascript() {
+    lag_and_reset(Kind::ConfluentJs, Assignor::Uniform);
+}
+
+#[test]
+fn lag_and_reset_by_java_4() {
+    lag_and_reset(Kind::Java4, Assignor::Uniform);
+}
+
+/// In which the protocol was not for production yet.
+#[test]
+fn java_3_with_a_crash() {
+    members_share_a_topic(Kind::Java3, Routing::Node, Assignor::Uniform);
+}
+
+#[test]
+fn topics_by_a_regular_expression_of_java_4() {
+    members_follow_a_regular_expression(Kind::Java4);
+}
+
+#[test]
+fn static_members_of_java_4_come_back() {
+    static_members_come_back(Kind::Java4, Assignor::Uniform);
+}
+
+/// All partitions of the older members are taken from them in a rebalance.
+#[test]
+fn a_live_group_of_java_changes_its_protocol() {
+    members_change_their_protocol((Kind::Java3, Assignor::Range), (Kind::Java4, Assignor::Uniform));
 }

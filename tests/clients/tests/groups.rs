@@ -1,8 +1,9 @@
 //! Consumer groups of real clients: see `odradek_client_tests::members_share_a_topic`.
 
 use odradek_client_tests::{
-    Assignor, Kind, lag_and_reset, members_share_a_topic, some_of_twenty_static_members_come_back,
-    static_members_come_back, twenty_members_come_and_go, twenty_members_share_a_topic,
+    Assignor, Kind, kcat_goes_on, lag_and_reset, members_share_a_topic,
+    some_of_twenty_static_members_come_back, static_members_come_back, twenty_members_come_and_go,
+    twenty_members_share_a_topic,
 };
 use odradek_test_harness::Routing;
 
@@ -45,6 +46,26 @@ fn static_members_of_kafka_javascript_come_back() {
 #[test]
 fn static_members_of_java_come_back() {
     static_members_come_back(Kind::Java4, Assignor::CooperativeSticky);
+}
+
+#[test]
+fn static_members_of_kafka_python_3_come_back() {
+    static_members_come_back(Kind::KafkaPython3, Assignor::Range);
+}
+
+#[test]
+fn static_members_of_aiokafka_come_back() {
+    static_members_come_back(Kind::Aiokafka, Assignor::RoundRobin);
+}
+
+#[test]
+fn static_members_of_rdkafka_come_back() {
+    static_members_come_back(Kind::Rdkafka, Assignor::CooperativeSticky);
+}
+
+#[test]
+fn kcat_reads_as_the_only_member() {
+    kcat_goes_on();
 }
 
 macro_rules! reset_tests {

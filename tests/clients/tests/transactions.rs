@@ -3,7 +3,7 @@
 
 use odradek_client_tests::{
     Kind, offsets_of_an_old_generation_are_refused, one_pipeline_counts_once, pipelines_count_once,
-    transactions_end,
+    transactions_are_operated, transactions_end,
 };
 use odradek_test_harness::Routing;
 
@@ -57,5 +57,24 @@ transaction_tests! {
         kafka_python_3: Kind::KafkaPython3, Routing::Node;
         aiokafka: Kind::Aiokafka, Routing::Node;
         kafkajs: Kind::Kafkajs, Routing::Node;
+    }
+}
+
+mod transactions_are_operated {
+    use super::*;
+
+    #[test]
+    fn kafka_python_3() {
+        super::transactions_are_operated(Kind::KafkaPython3);
+    }
+
+    #[test]
+    fn java_3() {
+        super::transactions_are_operated(Kind::Java3);
+    }
+
+    #[test]
+    fn java_4() {
+        super::transactions_are_operated(Kind::Java4);
     }
 }
