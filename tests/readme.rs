@@ -128,7 +128,7 @@ fn links_lead_somewhere() {
 
 #[test]
 fn flags_are_known() {
-    const SOURCES: [&str; 16] = [
+    const SOURCES: [&str; 17] = [
         "tools/loadgen/src/flags.rs",
         "bench/latency/src/flags.rs",
         "src/cli/settings.rs",
@@ -142,6 +142,7 @@ fn flags_are_known() {
         "src/cli/topic/describe.rs",
         "src/cli/tune.rs",
         "src/cli/txn.rs",
+        "src/cli/txn/hanging.rs",
         "tools/quickstart",
         "tools/crash-test/src/main.rs",
         "tools/sim/src/main.rs",

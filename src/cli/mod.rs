@@ -19,8 +19,10 @@
 //! or failed, with one sentence that says why; 2: the command line is wrong.
 
 mod bench;
+mod brokers;
 mod client;
 mod clients;
+mod cluster;
 mod config;
 mod group;
 mod log;
@@ -55,6 +57,8 @@ enum Command {
     Config(config::ConfigArguments),
     /// Create, list, describe, change and delete topics of a running broker
     Topic(topic::TopicArguments),
+    /// Start the nodes of a cluster for the first time; show its metadata quorum, brokers and partitions
+    Cluster(cluster::ClusterArguments),
     /// List, describe, reset and delete consumer groups of a running broker
     Group(group::GroupArguments),
     /// List, describe and abort transactions of a running broker
@@ -76,6 +80,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Start(arguments) => start::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Topic(arguments) => topic::run(&arguments),
+        Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Group(arguments) => group::run(&arguments),
         Command::Txn(arguments) => txn::run(&arguments),
         Command::Quota(arguments) => quota::run(&arguments),

@@ -22,6 +22,12 @@ pub struct SettingsArguments {
 }
 
 impl SettingsArguments {
+    /// Another flag, as if it had been given last.
+    pub fn with(mut self, flag: &str, setting: &str, value: String) -> SettingsArguments {
+        self.flags.push((flag.to_owned(), setting.to_owned(), value));
+        self
+    }
+
     /// The effective configuration of this process on this machine.
     pub fn resolve(&self) -> Result<Config, Failure> {
         let path = self.file.clone().or_else(|| {

@@ -32,6 +32,18 @@ impl StopSignals {
         if result == 0 { Ok(StopSignals { set }) } else { Err(io::Error::from_raw_os_error(result)) }
     }
 
+    /// Whether one has come that nobody has taken yet.
+    pub fn is_pending(&self) -> bool {
+        let mut pending = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigpending initialises the set that is then looked into, or fails.
+        unsafe {
+            libc::sigpending(pending.as_mut_ptr()) == 0
+                && [libc::SIGTERM, libc::SIGINT]
+                    .iter()
+                    .any(|signal| libc::sigismember(pending.as_ptr(), *signal) == 1)
+        }
+    }
+
     /// Calls `stop` on the first signal. A second one, or [`STOP_TIME_MAX`] later, ends the process
     /// with the code that shells expect (128 + signal) or 1.
     pub fn on_first(self, stop: impl FnOnce() + Send + 'static) -> io::Result<()> {

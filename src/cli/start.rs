@@ -9,6 +9,7 @@ use odradek::config::{Config, HostPort};
 use odradek::metrics::Sources;
 use odradek::preflight::{self, Preflight};
 use odradek::shard;
+use odradek::shard::peers::discovery::cluster_to_join;
 
 use super::settings::{SETTINGS_HELP, SettingsArguments};
 use super::signals::StopSignals;
@@ -22,11 +23,31 @@ pub struct StartArguments {
 }
 
 pub fn run(arguments: &StartArguments) -> Result<(), Failure> {
-    let config = arguments.settings.resolve()?;
+    run_as(&arguments.settings.resolve()?, First::NotHere)
+}
+
+/// Whether it may be the first start of a node of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First {
+    /// An empty data directory is one that was lost, or is not mounted.
+    NotHere,
+    Here,
+}
+
+pub fn run_as(config: &Config, first: First) -> Result<(), Failure> {
     logging::start(config.log_format, &config.log_level)?;
     let signals = StopSignals::block()?; // No thread exists yet.
     abort_on_panic();
-    let preflight = preflight::run(&config)?;
+    let preflight = preflight::run(config, &|config| {
+        if first == First::NotHere && config.peer_listen.is_some() && config.join.is_empty() {
+            return Err(format!(
+                "{} is empty: the first node of a cluster is started by `odradek cluster create`, others by \
+                 `odradek cluster join`",
+                config.metadata_dir().display()
+            ));
+        }
+        cluster_to_join(config, || signals.is_pending())
+    })?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         cluster_id = preflight.metadata.identity.cluster_id,
@@ -40,7 +61,7 @@ pub fn run(arguments: &StartArguments) -> Result<(), Failure> {
         Some(listen) => Some(Arc::new(admin::start(listen)?)),
         None => None,
     };
-    let result = serve(&config, preflight, signals, admin.clone());
+    let result = serve(config, preflight, signals, admin.clone());
     if let Some(admin) = admin.and_then(Arc::into_inner) {
         admin.stop();
     }

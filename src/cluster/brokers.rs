@@ -7,7 +7,7 @@
 //!
 //! Under core routing the node's own port is a bootstrap address and no broker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::image::Image;
 use super::record::{Node, PartitionState, Replica};
@@ -28,6 +28,8 @@ pub struct Broker {
     pub host: String,
     pub port: u16,
     pub rack: Option<String>,
+    /// Clients are not told of it: it leads nothing.
+    pub is_fenced: bool,
 }
 
 /// Every broker of the cluster. Derived from the image; built anew when a node registers.
@@ -36,6 +38,8 @@ pub struct Brokers {
     /// By id.
     brokers: Vec<Broker>,
     nodes: BTreeMap<NodeId, Routing>,
+    /// Those that are not fenced.
+    alive: BTreeSet<NodeId>,
     controller: Option<BrokerId>,
 }
 
@@ -61,11 +65,19 @@ impl Brokers {
     pub fn new(image: &Image, controller: NodeId) -> Brokers {
         let mut brokers: Vec<Broker> = image.nodes().flat_map(brokers_of).collect();
         brokers.sort_by_key(|broker| broker.id);
-        let controller = image.node(controller).map(|node| node.routing.broker_id(node.id, ShardId(0)));
+        let controller = image.node(controller).filter(|node| !node.is_fenced);
+        let controller = controller.map(|node| node.routing.broker_id(node.id, ShardId(0)));
         let nodes = image.nodes().map(|node| (node.id, node.routing)).collect();
-        Brokers { brokers, nodes, controller }
+        let alive = image.nodes().filter(|node| !node.is_fenced).map(|node| node.id).collect();
+        Brokers { brokers, nodes, alive, controller }
     }
 
+    /// Those that clients are told of.
+    pub fn alive(&self) -> impl Iterator<Item = &Broker> {
+        self.brokers.iter().filter(|broker| !broker.is_fenced)
+    }
+
+    /// Those that are fenced too.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Broker> {
         self.brokers.iter()
     }
@@ -102,6 +114,11 @@ impl Brokers {
         self.nodes.contains_key(&node)
     }
 
+    /// Registered, and not fenced.
+    pub fn is_alive(&self, node: NodeId) -> bool {
+        self.alive.contains(&node)
+    }
+
     /// The node behind a broker id, and under core routing the shard.
     pub fn resolve(&self, id: BrokerId) -> Option<(NodeId, Option<ShardId>)> {
         let node = self.get(id)?.node;
@@ -130,6 +147,7 @@ fn brokers_of(node: &Node) -> impl Iterator<Item = Broker> + '_ {
             host: node.host.clone(),
             port: node.routing.port(node.port, shard)?,
             rack: rack.clone(),
+            is_fenced: node.is_fenced,
         })
     })
 }
@@ -164,6 +182,18 @@ mod tests {
         assert_eq!(brokers.leader_of(&partition), Some(BrokerId(1001)));
         assert_eq!(brokers.resolve(BrokerId(1001)), Some((NodeId(1), Some(ShardId(1)))));
         assert_eq!(brokers.resolve(BrokerId(1)), None);
+    }
+
+    #[test]
+    fn clients_are_not_told_of_fenced_nodes() {
+        let fenced = Node { is_fenced: true, ..node(2, 2, Routing::Core) };
+        let image = image_of(&[node(1, 2, Routing::Core), fenced]);
+        let brokers = Brokers::new(&image, NodeId(2));
+        assert_eq!(brokers.alive().map(|broker| broker.id.0).collect::<Vec<_>>(), [1000, 1001]);
+        assert_eq!(brokers.iter().len(), 4);
+        assert_eq!(brokers.controller(), None, "it would be a broker that is not there");
+        assert_eq!((brokers.is_alive(NodeId(2)), brokers.is_registered(NodeId(2))), (false, true));
+        assert_eq!(brokers.resolve(BrokerId(2001)), Some((NodeId(2), Some(ShardId(1)))));
     }
 
     #[test]

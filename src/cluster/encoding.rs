@@ -8,16 +8,16 @@ use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, VerifierOptions, WIPOffset}
 
 use super::quorum::frame::InvalidWrite;
 use super::record::{
-    ConfigResource, FEATURE_LEVEL, FEATURE_LEVEL_BASE, InvalidRecord, LogDirectory, Node, PartitionState,
-    ProducerIdBlock, Record, Replica,
+    ConfigResource, FEATURE_LEVEL, FEATURE_LEVEL_BASE, FEATURE_LEVEL_QUORUM, InvalidRecord, LogDirectory,
+    Node, PartitionState, ProducerIdBlock, Record, Replica,
 };
-use crate::config::Routing;
 use crate::config::quota::{EntityName, QuotaEntity, QuotaKind, QuotaLimit};
+use crate::config::{HostPort, Routing};
 use crate::schema::metadata as fb;
 use crate::types::limits::{LOG_DIRS_MAX, METADATA_RECORDS_PER_ENTRY_MAX, SHARDS_MAX};
 use crate::types::{
-    DirectoryId, LeaderEpoch, NodeId, OwnershipEpoch, PartitionEpoch, PartitionIndex, ShardId, TopicId,
-    TopicPartition, Uuid,
+    BrokerEpoch, DirectoryId, LeaderEpoch, NodeId, OwnershipEpoch, PartitionEpoch, PartitionIndex, ShardId,
+    TopicId, TopicPartition, Uuid,
 };
 
 /// Why the payload of a log entry is refused, its checksum being right.
@@ -69,7 +69,8 @@ pub fn decode(payload: &[u8]) -> Result<Vec<Record>, DecodeError> {
     let entry =
         flatbuffers::root_with_opts::<fb::Entry>(&options, payload).map_err(DecodeError::Malformed)?;
     let written = entry.feature_level();
-    if written > FEATURE_LEVEL {
+    // What a quorum has written is no entry of records, whatever it looks like to those who know only these.
+    if written > FEATURE_LEVEL || written == FEATURE_LEVEL_QUORUM {
         return Err(DecodeError::FeatureLevel { written });
     }
     let records = entry.records();
@@ -141,6 +142,10 @@ fn encode_body(
         Record::ClientQuotaSet { entity, kind, limit } => {
             (fb::Body::ClientQuotaSet, encode_quota(builder, entity, *kind, *limit))
         }
+        Record::NodeUnregistered { node, broker_epoch } => {
+            let args = fb::NodeUnregisteredArgs { node: node.0, broker_epoch: broker_epoch.0 };
+            (fb::Body::NodeUnregistered, fb::NodeUnregistered::create(builder, &args).as_union_value())
+        }
     }
 }
 
@@ -196,6 +201,8 @@ fn encode_node(builder: &mut FlatBufferBuilder<'_>, node: &Node) -> WIPOffset<Un
         })
         .collect();
     let log_directories = (!directories.is_empty()).then(|| builder.create_vector(&directories));
+    let peer_host = node.peer.as_ref().map(|peer| builder.create_string(&peer.host));
+    let incarnation = id_bytes(node.incarnation);
     let args = fb::NodeRegisteredArgs {
         node: node.id.0,
         cores: node.cores,
@@ -207,6 +214,12 @@ fn encode_node(builder: &mut FlatBufferBuilder<'_>, node: &Node) -> WIPOffset<Un
         port: node.port,
         rack,
         log_directories,
+        peer_host,
+        peer_port: node.peer.as_ref().map_or(0, |peer| peer.port),
+        broker_epoch: node.broker_epoch.0,
+        incarnation: (!node.incarnation.is_nil()).then_some(&incarnation),
+        is_fenced: node.is_fenced,
+        is_shutting_down: node.is_shutting_down,
     };
     fb::NodeRegistered::create(builder, &args).as_union_value()
 }
@@ -225,6 +238,9 @@ fn encode_state<'a>(
     let is_stated = state.replicas.iter().any(|replica| replica.directory.is_some());
     let directories =
         is_stated.then(|| builder.create_vector_from_iter(state.replicas.iter().map(directory)));
+    let eligible = state.eligible_leaders.iter().map(|node| node.0);
+    let eligible_leaders =
+        (!state.eligible_leaders.is_empty()).then(|| builder.create_vector_from_iter(eligible));
     let args = fb::PartitionStateArgs {
         replicas: Some(replicas),
         in_sync: Some(in_sync),
@@ -232,6 +248,7 @@ fn encode_state<'a>(
         leader_epoch: state.leader_epoch.0,
         partition_epoch: state.partition_epoch.0,
         directories,
+        eligible_leaders,
     };
     fb::PartitionState::create(builder, &args)
 }
@@ -271,6 +288,9 @@ fn decode_body(record: fb::Record<'_>) -> Result<Option<Record>, InvalidRecord> 
         Record::ConfigSet { resource, key, value }
     } else if let Some(body) = record.body_as_client_quota_set() {
         decode_quota(body)?
+    } else if let Some(body) = record.body_as_node_unregistered() {
+        let broker_epoch = broker_epoch(body.broker_epoch())?;
+        Record::NodeUnregistered { node: node_id(body.node())?, broker_epoch }
     } else {
         return Ok(None);
     };
@@ -335,6 +355,11 @@ fn decode_node(body: fb::NodeRegistered<'_>) -> Result<Node, InvalidRecord> {
         port: body.port(),
         rack: body.rack().map(str::to_owned),
         log_directories: body.log_directories().into_iter().flatten().map(decode_directory).collect(),
+        peer: body.peer_host().map(|host| HostPort { host: host.to_owned(), port: body.peer_port() }),
+        broker_epoch: broker_epoch(body.broker_epoch())?,
+        incarnation: body.incarnation().map(uuid).unwrap_or_default(),
+        is_fenced: body.is_fenced(),
+        is_shutting_down: body.is_shutting_down(),
     })
 }
 
@@ -362,6 +387,12 @@ fn decode_state(body: fb::PartitionState<'_>) -> Result<PartitionState, InvalidR
     let state = PartitionState {
         replicas: replicas.iter().enumerate().map(decode_replica).collect::<Result<_, _>>()?,
         in_sync: body.in_sync().iter().map(node_id).collect::<Result<_, _>>()?,
+        eligible_leaders: body
+            .eligible_leaders()
+            .into_iter()
+            .flatten()
+            .map(node_id)
+            .collect::<Result<_, _>>()?,
         leader: if body.leader() == -1 { None } else { Some(node_id(body.leader())?) },
         leader_epoch: LeaderEpoch(body.leader_epoch()),
         partition_epoch: PartitionEpoch(body.partition_epoch()),
@@ -382,6 +413,10 @@ fn node_id(node: i32) -> Result<NodeId, InvalidRecord> {
     if node < 0 { Err(InvalidRecord::NegativeNode(node)) } else { Ok(NodeId(node)) }
 }
 
+fn broker_epoch(epoch: i64) -> Result<BrokerEpoch, InvalidRecord> {
+    if epoch < 0 { Err(InvalidRecord::NegativeEpoch) } else { Ok(BrokerEpoch(epoch)) }
+}
+
 fn partition(topic: &fb::Id, index: u32) -> Result<TopicPartition, InvalidRecord> {
     let partition = i32::try_from(index).ok().and_then(PartitionIndex::from_wire);
     let partition = partition.ok_or(InvalidRecord::PartitionIndex(index))?;
@@ -391,6 +426,7 @@ fn partition(topic: &fb::Id, index: u32) -> Result<TopicPartition, InvalidRecord
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::cluster::image::tests::{node, partition_id, replica};
     use proptest::prelude::*;
 
     fn any_state() -> impl Strategy<Value = PartitionState> {
@@ -409,6 +445,10 @@ pub(super) mod tests {
                 });
                 let mut state = PartitionState::new(replicas.collect());
                 state.leader = state.leader.filter(|_| led);
+                if shard % 3 == 0 {
+                    let stays = usize::from(led).min(state.in_sync.len());
+                    state.eligible_leaders = state.in_sync.split_off(stays);
+                }
                 state.leader_epoch = LeaderEpoch(leader_epoch & i32::MAX);
                 state.partition_epoch = PartitionEpoch(partition_epoch & i32::MAX);
                 state
@@ -458,6 +498,11 @@ pub(super) mod tests {
                 log_directories: (0..rack.len() as u128)
                     .map(|id| LogDirectory { id: DirectoryId(Uuid::from_u128(id)), path: rack.clone() })
                     .collect(),
+                peer: (cores % 2 == 0).then_some(HostPort { host: rack, port }),
+                broker_epoch: BrokerEpoch(i64::from(port / 2) << 40),
+                incarnation: Uuid::from_u128(u128::from(port % 3)),
+                is_fenced: port % 2 == 0,
+                is_shutting_down: cores % 5 == 0,
             })),
             (topic.clone(), ".{0,20}").prop_map(|(topic, name)| Record::TopicCreated { topic, name }),
             topic.clone().prop_map(|topic| Record::TopicDeleted { topic }),
@@ -476,6 +521,10 @@ pub(super) mod tests {
                     Record::ClientQuotaSet { entity, kind, limit }
                 }
             ),
+            (0..i32::MAX, 0..i64::MAX).prop_map(|(node, epoch)| Record::NodeUnregistered {
+                node: NodeId(node),
+                broker_epoch: BrokerEpoch(epoch),
+            }),
         ]
     }
 
@@ -535,6 +584,40 @@ pub(super) mod tests {
         };
         assert_eq!(level(ConfigResource::ClientMetrics("m".to_owned())), 3);
         assert_eq!(level(ConfigResource::Group("g".to_owned())), 4);
+    }
+
+    #[test]
+    fn entry_with_epochs_of_nodes_or_eligible_leaders_names_the_level_that_knows_them() {
+        let level = |record: Record| {
+            let bytes = encode(&[record]);
+            flatbuffers::root::<fb::Entry>(&bytes).expect("just encoded").feature_level()
+        };
+        let older = node(1, 2, Routing::Node);
+        assert_eq!(level(Record::NodeRegistered(older.clone())), 1);
+        assert_eq!(level(Record::NodeRegistered(Node { broker_epoch: BrokerEpoch(1), ..older.clone() })), 7);
+        assert_eq!(level(Record::NodeRegistered(Node { is_fenced: true, ..older })), 7);
+        assert_eq!(level(Record::NodeUnregistered { node: NodeId(1), broker_epoch: BrokerEpoch(1) }), 7);
+        let mut state = PartitionState::new(vec![replica(1, 0), replica(2, 0)]);
+        let changed = |state: &PartitionState| Record::PartitionChanged {
+            id: partition_id(7, 0),
+            state: state.clone(),
+        };
+        assert_eq!(level(changed(&state)), 1);
+        state.eligible_leaders.extend(state.in_sync.pop());
+        assert_eq!(level(changed(&state)), 7);
+    }
+
+    #[test]
+    fn who_is_eligible_holds_a_replica_and_is_not_in_sync() {
+        let refused = |eligible: i32| {
+            let mut state = PartitionState::new(vec![replica(1, 0), replica(2, 0)]);
+            state.eligible_leaders = vec![NodeId(eligible)];
+            decode(&encode(&[Record::PartitionChanged { id: partition_id(7, 0), state }]))
+        };
+        for node in [2, 3] {
+            let reason = InvalidRecord::Eligible(NodeId(node));
+            assert_eq!(refused(node), Err(DecodeError::Invalid { position: 0, reason }));
+        }
     }
 
     #[test]

@@ -7,11 +7,14 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use super::leadership::{Member, Members};
 use super::record::{ConfigResource, FEATURE_LEVEL, Node, PartitionState, ProducerIdBlock, Record};
 use super::topic_name;
 use crate::config::quota::QuotaTable;
 use crate::config::topic::{InvalidConfig, TopicConfig, TopicDefaults};
-use crate::types::{DirectoryId, NodeId, PartitionIndex, ShardId, TopicId, TopicPartition, Uuid};
+use crate::types::{
+    BrokerEpoch, DirectoryId, NodeId, PartitionIndex, ShardId, TopicId, TopicPartition, Uuid,
+};
 
 /// Lives: one per shard.
 /// Invariant: `names` and `topics` name the same topics; `loads` and `directory_loads` count
@@ -21,6 +24,8 @@ pub struct Image {
     cluster_id: Option<Uuid>,
     feature_level: u16,
     nodes: BTreeMap<NodeId, Node>,
+    /// Of those that are none any more, the one with the highest epoch.
+    unregistered: Option<(NodeId, BrokerEpoch)>,
     topics: BTreeMap<TopicId, Topic>,
     names: BTreeMap<String, TopicId>,
     /// Names that contain '.' or '_', by `topic_name::collision_key`.
@@ -66,6 +71,8 @@ pub enum Inapplicable {
     UnknownPartition(TopicPartition),
     #[error("partition {0:?} goes back in leader, partition or ownership epoch")]
     EpochGoesBack(TopicPartition),
+    #[error("node {node:?} registers under epoch {epoch:?}, which is not new")]
+    BrokerEpochGoesBack { node: NodeId, epoch: BrokerEpoch },
     #[error("producer ids from {first} were given out below {next}")]
     ProducerIdsTwice { first: i64, next: i64 },
 }
@@ -93,6 +100,23 @@ impl Image {
 
     pub fn nodes(&self) -> impl ExactSizeIterator<Item = &Node> {
         self.nodes.values()
+    }
+
+    /// Higher than that of any registration there was.
+    pub fn next_broker_epoch(&self) -> BrokerEpoch {
+        let registered = self.nodes.values().map(|node| node.broker_epoch);
+        let last = registered.chain(self.unregistered.map(|(_, epoch)| epoch)).max();
+        BrokerEpoch(last.map_or(0, |epoch| epoch.0) + 1)
+    }
+
+    /// The nodes as decisions about partitions look at them.
+    pub fn members(&self) -> Members {
+        let member = |node: &Node| Member {
+            broker_epoch: node.broker_epoch,
+            is_fenced: node.is_fenced,
+            is_shutting_down: node.is_shutting_down,
+        };
+        Members(self.nodes.values().map(|node| (node.id, member(node))).collect())
     }
 
     pub fn topic(&self, id: TopicId) -> Option<&Topic> {
@@ -191,8 +215,9 @@ impl Image {
         match record {
             Record::ClusterCreated { cluster_id } => self.create_cluster(*cluster_id),
             Record::FeatureLevelSet { level } => self.set_feature_level(*level),
-            Record::NodeRegistered(node) => {
-                self.nodes.insert(node.id, node.clone());
+            Record::NodeRegistered(node) => self.register(node),
+            Record::NodeUnregistered { node, broker_epoch } => {
+                self.unregister(*node, *broker_epoch);
                 Ok(())
             }
             Record::TopicCreated { topic, name } => self.create_topic(*topic, name),
@@ -214,7 +239,7 @@ impl Image {
 
     /// Records that rebuild this image: what a compacted metadata log starts with.
     ///
-    /// More than one entry may be needed: `log_entry::encode_snapshot`.
+    /// More than one entry may be needed: `quorum::frame::encode_parts`.
     pub fn snapshot(&self) -> Vec<Record> {
         let mut records =
             Vec::with_capacity(self.partition_count + 2 * self.topics.len() + self.nodes.len() + 3);
@@ -223,6 +248,9 @@ impl Image {
             records.push(Record::FeatureLevelSet { level: self.feature_level });
         }
         records.extend(self.nodes.values().cloned().map(Record::NodeRegistered));
+        // Behind the nodes, which may have registered before.
+        let unregistered = |(node, broker_epoch)| Record::NodeUnregistered { node, broker_epoch };
+        records.extend(self.unregistered.map(unregistered));
         records.extend(self.producer_ids.map(|(node, block)| Record::ProducerIdsAllocated { node, block }));
         for (resource, settings) in &self.configs {
             records.extend(settings.iter().map(|(key, value)| Record::ConfigSet {
@@ -268,6 +296,26 @@ impl Image {
         }
         self.feature_level = level;
         Ok(())
+    }
+
+    /// A registration under a new epoch, or what has changed of one.
+    fn register(&mut self, node: &Node) -> Result<(), Inapplicable> {
+        let current = self.nodes.get(&node.id).map(|node| node.broker_epoch);
+        let last = current.max(self.unregistered.map(|(_, epoch)| epoch));
+        if current != Some(node.broker_epoch) && last.is_some_and(|last| node.broker_epoch <= last) {
+            return Err(Inapplicable::BrokerEpochGoesBack { node: node.id, epoch: node.broker_epoch });
+        }
+        self.nodes.insert(node.id, node.clone());
+        Ok(())
+    }
+
+    fn unregister(&mut self, node: NodeId, epoch: BrokerEpoch) {
+        if self.nodes.get(&node).is_some_and(|registered| registered.broker_epoch <= epoch) {
+            self.nodes.remove(&node);
+        }
+        if self.unregistered.is_none_or(|(_, before)| before < epoch) {
+            self.unregistered = Some((node, epoch));
+        }
     }
 
     fn create_topic(&mut self, id: TopicId, name: &str) -> Result<(), Inapplicable> {
@@ -428,6 +476,11 @@ pub(crate) mod tests {
             port: 9092,
             rack: None,
             log_directories: Vec::new(),
+            peer: None,
+            broker_epoch: BrokerEpoch(0),
+            incarnation: Uuid::nil(),
+            is_fenced: false,
+            is_shutting_down: false,
         }
     }
 
@@ -481,10 +534,36 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn epochs_of_registrations_go_up_and_are_never_given_out_again() {
+        let mut image = image_of(&[node(1, 1, Routing::Node), node(2, 1, Routing::Node)]);
+        assert_eq!(image.next_broker_epoch(), BrokerEpoch(1));
+        let under = |id, epoch| {
+            let broker_epoch = BrokerEpoch(epoch);
+            Record::NodeRegistered(Node { broker_epoch, ..node(id, 1, Routing::Node) })
+        };
+        let registered = under(2, 7);
+        image.apply(&registered).expect("it is new");
+        image.apply(&registered).expect("what has changed of it");
+        assert_eq!(image.next_broker_epoch(), BrokerEpoch(8));
+        let gone = Record::NodeUnregistered { node: NodeId(2), broker_epoch: BrokerEpoch(7) };
+        image.apply(&gone).expect("it is there");
+        assert_eq!(image.node(NodeId(2)), None);
+        image = Image::rebuild(&image.snapshot()).expect("a snapshot applies");
+        assert_eq!(image.next_broker_epoch(), BrokerEpoch(8));
+        let late = Inapplicable::BrokerEpochGoesBack { node: NodeId(2), epoch: BrokerEpoch(7) };
+        assert_eq!(image.apply(&registered), Err(late));
+        image.apply(&under(2, 8)).expect("it is new");
+        image.apply(&gone).expect("it comes late");
+        assert!(image.node(NodeId(2)).is_some(), "it has registered again since");
+    }
+
+    #[test]
     fn refused_record_changes_nothing() {
         let mut image = image_of(&[node(1, 2, Routing::Node)]);
         add_topic(&mut image, 7, "orders", &[0]);
         let before = image.clone();
+        let gone = Record::NodeUnregistered { node: NodeId(2), broker_epoch: BrokerEpoch(0) };
+        image.apply(&gone).expect("whether it was there or not");
         let state = PartitionState::new(vec![replica(1, 0)]);
         let mut stale = state.clone();
         stale.leader_epoch = LeaderEpoch(3);
@@ -502,6 +581,7 @@ pub(crate) mod tests {
             Record::PartitionChanged { id: partition_id(7, 1), state: state.clone() },
             Record::PartitionChanged { id: partition_id(7, 0), state },
             Record::TopicConfigSet { topic: topic_id(8), key: "a".to_owned(), value: None },
+            Record::NodeRegistered(node(2, 1, Routing::Node)),
         ];
         for record in refused {
             assert!(image.apply(&record).is_err(), "{record:?}");
@@ -524,7 +604,7 @@ pub(crate) mod tests {
     }
 
     /// Any record over few ids, so that most of them meet.
-    fn any_step() -> impl Strategy<Value = Record> {
+    pub fn any_step() -> impl Strategy<Value = Record> {
         let topic = (0..4u128).prop_map(topic_id);
         let partition = (0..4u128, 0..4usize).prop_map(|(topic, index)| partition_id(topic, index));
         let state = (0..3u16, 0..3i32, 0..3u32).prop_map(|(shard, epoch, ownership)| {
@@ -541,7 +621,14 @@ pub(crate) mod tests {
         prop_oneof![
             Just(Record::ClusterCreated { cluster_id: Uuid::from_u128(1) }),
             (0..3u16).prop_map(|level| Record::FeatureLevelSet { level }),
-            (1..4i32, 1..5u16).prop_map(|(id, cores)| Record::NodeRegistered(node(id, cores, Routing::Core))),
+            (1..4i32, 1..5u16, 0..30i64).prop_map(|(id, cores, epoch)| {
+                let (broker_epoch, is_fenced) = (BrokerEpoch(epoch), cores > 3);
+                Record::NodeRegistered(Node { broker_epoch, is_fenced, ..node(id, cores, Routing::Core) })
+            }),
+            (1..4i32, 0..30i64).prop_map(|(id, epoch)| Record::NodeUnregistered {
+                node: NodeId(id),
+                broker_epoch: BrokerEpoch(epoch),
+            }),
             (topic.clone(), name).prop_map(|(topic, name)| Record::TopicCreated { topic, name }),
             topic.clone().prop_map(|topic| Record::TopicDeleted { topic }),
             (partition.clone(), state.clone()).prop_map(|(id, state)| Record::PartitionCreated { id, state }),

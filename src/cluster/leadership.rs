@@ -14,13 +14,14 @@
 //! |---|---|
 //! | [`alter`] | whether a leader gets the in-sync set that it asks for |
 //! | [`membership`] | what it means for a partition that a node comes, goes, or has lost its log |
+//! | `stored.rs` | to and from what the image has of it |
 //!
-//! Pure. It knows nothing of the image yet: `cluster::record::PartitionState` has no eligible leaders, and nodes have no
-//! epochs. Absent: reassignment, the last known leader of KIP-966. Source: KIP-497, 841, 903, 966; Kafka
+//! Pure. Absent: reassignment, the last known leader of KIP-966. Source: KIP-497, 841, 903, 966; Kafka
 //! `PartitionChangeBuilder`, `ReplicationControlManager`.
 
 pub mod alter;
 pub mod membership;
+mod stored;
 
 use std::collections::BTreeMap;
 

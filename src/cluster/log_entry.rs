@@ -1,4 +1,4 @@
-//! The frame around a metadata log entry, and where a file of entries ends.
+//! The frame around an entry of the metadata log, and where a file of entries ends.
 //!
 //! An entry is one atomic change: several records that take effect together. Entries start at
 //! multiples of [`IO_ALIGNMENT`] and are padded with zeros to the next one, so that appending never
@@ -11,14 +11,14 @@
 //! | 8 | 8 | sequence: one more than the entry before |
 //! | 16 | 4 | format version of this frame, 0 |
 //! | 20 | 4 | `crc32fast` over bytes 0..20 and the payload |
-//! | 24 | length | payload: FlatBuffers `metadata.Entry` |
+//! | 24 | length | payload: FlatBuffers `quorum.Write` or `metadata.Entry` |
 //! | | | zeros to the next multiple of `IO_ALIGNMENT` |
 //!
 //! What the writer promises: entry n + 1 is written after entry n is flushed, and the file is cut
-//! to `valid_end` before anything is appended after a [`scan`]. So a damaged entry with a valid
+//! to its valid end before anything is appended after a start. So a damaged entry with a valid
 //! later one behind it was acknowledged: corruption. Without one it is a write that never finished.
-//! A log is compacted by writing `Image::snapshot` as the first entries of a new file, flushing it
-//! and renaming it over the old one; the shell does that.
+//! What the payloads of today's logs are is [`quorum::frame`](super::quorum::frame)'s to say; those of a build
+//! before the quorum were a `metadata.Entry` each.
 
 use std::fmt;
 
@@ -44,22 +44,6 @@ impl EntrySequence {
     pub const fn next(self) -> EntrySequence {
         EntrySequence(self.0 + 1)
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    pub sequence: EntrySequence,
-    pub records: Vec<Record>,
-}
-
-/// What a file of entries holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scan {
-    /// The entries before `valid_end`, in order, consecutive.
-    pub entries: Vec<Entry>,
-    /// Bytes, exclusive, a multiple of [`IO_ALIGNMENT`]: where the next entry goes.
-    pub valid_end: usize,
-    pub verdict: Verdict,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,37 +121,6 @@ pub(super) fn encode_frame(sequence: EntrySequence, payload: &[u8]) -> Result<Ve
     Ok(bytes)
 }
 
-/// The bytes of a compacted log: `Image::snapshot` in as many entries as it takes, from `first` on.
-/// Also returns the sequence of the next entry. The file is put in place whole or not at all.
-pub fn encode_snapshot(
-    first: EntrySequence,
-    records: &[Record],
-) -> Result<(Vec<u8>, EntrySequence), EncodeError> {
-    // A record's bytes are bounded by its strings, of which configuration values are the longest:
-    // this many always fit.
-    const RECORDS_PER_ENTRY: usize = 10_000;
-    let mut bytes = Vec::new();
-    let mut sequence = first;
-    for chunk in records.chunks(RECORDS_PER_ENTRY) {
-        bytes.extend(encode_entry(sequence, chunk)?);
-        sequence = sequence.next();
-    }
-    Ok((bytes, sequence))
-}
-
-/// Reads a whole file of entries.
-///
-/// Cost: one checksum and one verifier pass over the bytes; a damaged file is probed once more,
-/// sector by sector, for entries behind the damage.
-pub fn scan(bytes: &[u8]) -> Scan {
-    let mut entries: Vec<Entry> = Vec::new();
-    let (valid_end, verdict) = scan_frames(bytes, |sequence, payload| {
-        entries.push(Entry { sequence, records: encoding::decode(payload)? });
-        Ok(())
-    });
-    Scan { entries, valid_end, verdict }
-}
-
 /// Hands over the payload of every frame before `valid_end`, which is returned, until one is refused.
 pub(super) fn scan_frames(
     bytes: &[u8],
@@ -208,7 +161,7 @@ pub enum NoEntry {
     },
 }
 
-/// Bytes of the entry with this header, without its padding: what [`read_entry`] needs. For readers
+/// Bytes of the entry with this header, without its padding: what is read of it. For readers
 /// that do not hold the whole file.
 pub fn entry_size(header: &[u8; HEADER_SIZE]) -> Result<usize, Damage> {
     let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
@@ -222,17 +175,11 @@ pub fn entry_size(header: &[u8; HEADER_SIZE]) -> Result<usize, Damage> {
     Ok(HEADER_SIZE + length as usize)
 }
 
-/// The entry at the start of `bytes`; `expected`: `None` takes any sequence.
-pub fn read_entry(bytes: &[u8], expected: Option<EntrySequence>) -> Result<Entry, NoEntry> {
-    let (sequence, payload) = read_frame(bytes, expected).map_err(NoEntry::Damaged)?;
-    match encoding::decode(payload) {
-        Ok(records) => Ok(Entry { sequence, records }),
-        Err(error) => Err(NoEntry::Unreadable { sequence, error }),
-    }
-}
-
 /// The entry at the start of `bytes`, checksum verified. `expected`: `None` takes any sequence.
-fn read_frame(bytes: &[u8], expected: Option<EntrySequence>) -> Result<(EntrySequence, &[u8]), Damage> {
+pub(super) fn read_frame(
+    bytes: &[u8],
+    expected: Option<EntrySequence>,
+) -> Result<(EntrySequence, &[u8]), Damage> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER_SIZE>() else {
         return Err(Damage::CutShort { wanted: HEADER_SIZE, left: bytes.len() });
     };
@@ -276,10 +223,36 @@ const _: () = assert!(CHECKSUM_AT + 4 == HEADER_SIZE);
 const _: () = assert!(METADATA_ENTRY_SIZE_MAX <= u32::MAX as usize);
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::types::{TopicId, Uuid};
     use proptest::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Entry {
+        pub sequence: EntrySequence,
+        pub records: Vec<Record>,
+    }
+
+    /// What a build before the quorum found in a file of entries.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Scan {
+        /// The entries before `valid_end`, in order, consecutive.
+        pub entries: Vec<Entry>,
+        /// Bytes, exclusive, a multiple of [`IO_ALIGNMENT`]: where the next entry goes.
+        pub valid_end: usize,
+        pub verdict: Verdict,
+    }
+
+    /// As a build before the quorum read a file.
+    pub fn scan(bytes: &[u8]) -> Scan {
+        let mut entries: Vec<Entry> = Vec::new();
+        let (valid_end, verdict) = scan_frames(bytes, |sequence, payload| {
+            entries.push(Entry { sequence, records: encoding::decode(payload)? });
+            Ok(())
+        });
+        Scan { entries, valid_end, verdict }
+    }
 
     fn change(number: u64, name_length: usize) -> Vec<Record> {
         vec![Record::TopicCreated {
@@ -304,26 +277,12 @@ mod tests {
         assert_eq!(scan.entries.iter().map(|entry| entry.sequence.0).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(scan.entries[1].records, change(2, 5000));
         let bytes = file(&[10]);
-        let entry = read_entry(&bytes, None).expect("whole");
-        assert_eq!(entry, Entry { sequence: EntrySequence(1), records: change(1, 10) });
         let size = entry_size(bytes.first_chunk().expect("a header")).expect("whole");
-        assert_eq!(read_entry(&bytes[..size], None), Ok(entry), "without its padding");
-        let early = read_entry(&bytes, Some(EntrySequence(9)));
-        assert!(matches!(early, Err(NoEntry::Damaged(Damage::Sequence { .. }))), "{early:?}");
+        let (sequence, payload) = read_frame(&bytes[..size], None).expect("without its padding");
+        assert_eq!((sequence, encoding::decode(payload)), (EntrySequence(1), Ok(change(1, 10))));
+        let early = read_frame(&bytes, Some(EntrySequence(9)));
+        assert!(matches!(early, Err(Damage::Sequence { .. })), "{early:?}");
         assert_eq!(scan.valid_end, 4 * IO_ALIGNMENT);
-    }
-
-    #[test]
-    fn snapshot_of_any_size_is_read_back() {
-        let records: Vec<Record> = (0..25_000).flat_map(|number| change(number, 5)).collect();
-        let (bytes, next) = encode_snapshot(EntrySequence(7), &records).expect("small");
-        assert_eq!(next, EntrySequence(10));
-        let scan = scan(&bytes);
-        assert_eq!(scan.verdict, Verdict::Clean);
-        assert_eq!(scan.entries[0].sequence, EntrySequence(7));
-        let read: Vec<Record> = scan.entries.into_iter().flat_map(|entry| entry.records).collect();
-        assert_eq!(read, records);
-        assert_eq!(encode_snapshot(EntrySequence(7), &[]), Ok((Vec::new(), EntrySequence(7))));
     }
 
     #[test]

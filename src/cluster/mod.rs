@@ -3,21 +3,24 @@
 //! ```text
 //! request ─► decide::*(&Image, ..) ─► records + response
 //!                                        │
-//!              metadata log (log_entry) ◄┘  written and flushed, then
+//!     quorum: a majority's logs have them ◄┘  written and flushed, then
 //!                                        └► Image::apply on every shard, then the response leaves
 //! request ─► describe::*(&Image, ..) ─► response
 //! ```
 //!
 //! Everything here is pure: no clock, no randomness, no I/O; topic ids and the like are arguments.
 //! [`Image::apply`](image::Image::apply) is the only mutator, hence also the replay path. [`quorum`]
-//! decides what is committed where several nodes agree on the log; the shards use the log of one node so far.
+//! decides what is committed.
 
 pub mod brokers;
 pub mod decide;
 pub mod describe;
+pub mod difference;
 pub mod encoding;
+pub mod heartbeats;
 pub mod image;
 pub mod leadership;
+pub mod lifecycle;
 pub mod log_entry;
 pub mod placement;
 pub mod quorum;

@@ -3,13 +3,12 @@
 //! The least loaded one when a partition is created, counted in replicas (Kafka
 //! `LogManager.nextLogDirs`); the first among equals, so that the same records follow from the same
 //! image. A replica stays in its directory, whichever shard owns it. Absent: moving partitions between
-//! living shards or between directories by traffic or size, and placement over racks once there are
-//! more nodes than one.
+//! living shards or between directories by traffic or size.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::image::Image;
-use super::record::{Node, Record, Replica};
+use super::record::{Node, PartitionState, Replica};
 use crate::config::Routing;
 use crate::types::{
     DirectoryId, LeaderEpoch, NodeId, OwnershipEpoch, PartitionEpoch, ShardId, TopicPartition,
@@ -19,7 +18,13 @@ use crate::types::{
 #[derive(Clone, Debug)]
 pub struct Placement {
     nodes: BTreeMap<NodeId, Shards>,
+    /// Of those that have said.
+    racks: BTreeMap<NodeId, String>,
+    /// Those that are neither fenced nor about to stop: they alone are chosen.
+    active: BTreeSet<NodeId>,
     directories: BTreeMap<NodeId, Directories>,
+    /// Partitions so far: their leaders go round.
+    partitions: usize,
 }
 
 /// The log directories of a node that take partitions.
@@ -40,7 +45,7 @@ struct Directories {
 /// Why a replica cannot be placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoPlace {
-    /// There are fewer nodes than replicas.
+    /// There are fewer active nodes than replicas.
     TooFewNodes,
     /// The node never registered, or has no such shard.
     NoShard,
@@ -67,17 +72,37 @@ impl Placement {
                 Some((node, Directories { loads }))
             }
         });
-        Placement { nodes, directories: directories.collect() }
+        let rack = |node: &Node| Some((node.id, node.rack.clone()?));
+        Placement {
+            nodes,
+            active: image.nodes().filter(|node| node.is_active()).map(|node| node.id).collect(),
+            racks: image.nodes().filter_map(rack).collect(),
+            directories: directories.collect(),
+            partitions: image.partition_count(),
+        }
     }
 
-    /// The replicas of a new partition: on the least loaded nodes, there on the least loaded shards and
-    /// in the least loaded directories.
+    /// The replicas of a new partition: in as many racks as there are, on the least loaded nodes, there on the
+    /// least loaded shards and in the least loaded directories. Each of them is the preferred leader in turn.
+    ///
+    /// Shape: O(nodes) a replica.
     pub fn place(&mut self, replication_factor: u16) -> Result<Vec<Replica>, NoPlace> {
-        let mut nodes: Vec<(u64, NodeId)> =
-            self.nodes.iter().map(|(&id, shards)| (shards.total, id)).collect();
-        nodes.sort_unstable();
-        let chosen = nodes.get(..usize::from(replication_factor)).ok_or(NoPlace::TooFewNodes)?;
-        chosen.iter().map(|&(_, node)| self.place_on(node, None)).collect()
+        let mut chosen: Vec<NodeId> = Vec::with_capacity(replication_factor.into());
+        for _ in 0..replication_factor {
+            let used = |node: &NodeId| {
+                let rack = self.racks.get(node);
+                chosen.iter().filter(|other| rack.is_some() && self.racks.get(other) == rack).count()
+            };
+            let free = self.nodes.iter().filter(|(id, _)| self.active.contains(id) && !chosen.contains(id));
+            let next = free.min_by_key(|(id, shards)| (used(id), shards.total, **id));
+            chosen.push(*next.ok_or(NoPlace::TooFewNodes)?.0);
+        }
+        if !chosen.is_empty() {
+            let turn = self.partitions % chosen.len();
+            chosen.rotate_left(turn);
+        }
+        self.partitions += 1;
+        chosen.into_iter().map(|node| self.place_on(node, None)).collect()
     }
 
     /// A replica on a given node, and on a given shard or the least loaded one. O(log shards +
@@ -96,8 +121,8 @@ impl Placement {
         Ok(Replica { node, owner, ownership_epoch: OwnershipEpoch(0), directory })
     }
 
-    pub fn node_count(&self) -> usize {
-        self.nodes.len()
+    pub fn active_count(&self) -> usize {
+        self.active.len()
     }
 }
 
@@ -139,10 +164,14 @@ impl Shards {
 /// Run at start, before any partition opens, so nothing has to be fenced: the new owner replays
 /// what the old one left. Under core routing the leader's broker changes for clients, which is a
 /// new leadership to them: its epoch grows.
-pub fn rehome(image: &Image, node: &Node, found: &BTreeMap<TopicPartition, DirectoryId>) -> Vec<Record> {
+pub fn rehome(
+    image: &Image,
+    node: &Node,
+    found: &BTreeMap<TopicPartition, DirectoryId>,
+) -> BTreeMap<TopicPartition, PartitionState> {
     let mut shards = Shards::new(image, node);
     let first = node.log_directories.first().map(|directory| directory.id);
-    let mut records = Vec::new();
+    let mut moved = BTreeMap::new();
     for (id, state) in image.partitions() {
         let Some(position) = state.replicas.iter().position(|replica| replica.node == node.id) else {
             continue;
@@ -167,9 +196,9 @@ pub fn rehome(image: &Image, node: &Node, found: &BTreeMap<TopicPartition, Direc
             state.leader_epoch = LeaderEpoch(state.leader_epoch.0 + 1);
             state.partition_epoch = PartitionEpoch(state.partition_epoch.0 + 1);
         }
-        records.push(Record::PartitionChanged { id, state });
+        moved.insert(id, state);
     }
-    records
+    moved
 }
 
 #[cfg(test)]
@@ -177,7 +206,7 @@ mod tests {
     use super::*;
     use crate::cluster::image::tests::{add_topic, image_of, node};
     use crate::cluster::image::tests::{partition_id, replica, topic_id};
-    use crate::cluster::record::{LogDirectory, PartitionState};
+    use crate::cluster::record::{LogDirectory, Record};
     use crate::types::Uuid;
     use proptest::prelude::*;
 
@@ -186,7 +215,16 @@ mod tests {
     }
 
     fn rehome(image: &Image, node: &Node) -> Vec<Record> {
-        super::rehome(image, node, &BTreeMap::new())
+        rehome_found(image, node, &BTreeMap::new())
+    }
+
+    fn rehome_found(
+        image: &Image,
+        node: &Node,
+        found: &BTreeMap<TopicPartition, DirectoryId>,
+    ) -> Vec<Record> {
+        let moved = super::rehome(image, node, found).into_iter();
+        moved.map(|(id, state)| Record::PartitionChanged { id, state }).collect()
     }
 
     fn directory(number: u128) -> DirectoryId {
@@ -218,9 +256,38 @@ mod tests {
         let mut placement = Placement::new(&image, None);
         let nodes: Vec<i32> = placement.place(2).expect("two nodes").iter().map(|r| r.node.0).collect();
         assert_eq!(nodes, [1, 2]);
+        let leaders: Vec<i32> = (0..4).map(|_| placement.place(2).expect("two nodes")[0].node.0).collect();
+        assert_eq!(leaders, [2, 1, 2, 1], "they take turns");
         assert_eq!(placement.place(3), Err(NoPlace::TooFewNodes));
         assert_eq!(placement.place_on(NodeId(1), Some(ShardId(2))), Err(NoPlace::NoShard));
         assert_eq!(placement.place_on(NodeId(3), None), Err(NoPlace::NoShard));
+    }
+
+    #[test]
+    fn replicas_are_in_different_racks_while_there_are_any() {
+        let in_rack = |id, rack: &str| Node { rack: Some(rack.to_owned()), ..node(id, 1, Routing::Node) };
+        let image = image_of(&[in_rack(1, "a"), in_rack(2, "a"), in_rack(3, "a"), in_rack(4, "b")]);
+        let mut placement = Placement::new(&image, None);
+        for _ in 0..6 {
+            let nodes: BTreeSet<i32> =
+                placement.place(2).expect("two racks").iter().map(|replica| replica.node.0).collect();
+            assert!(nodes.contains(&4), "{nodes:?}");
+        }
+        let all = placement.place(4).expect("four nodes");
+        assert_eq!(all.len(), 4);
+    }
+
+    #[test]
+    fn nothing_is_placed_on_nodes_that_are_fenced_or_stop() {
+        let fenced = Node { is_fenced: true, ..node(1, 1, Routing::Node) };
+        let stopping = Node { is_shutting_down: true, ..node(2, 1, Routing::Node) };
+        let image = image_of(&[fenced, stopping, node(3, 1, Routing::Node)]);
+        let mut placement = Placement::new(&image, None);
+        assert_eq!(placement.active_count(), 1);
+        let nodes = [(); 2].map(|()| placement.place(1).expect("one node")[0].node.0);
+        assert_eq!(nodes, [3, 3]);
+        assert_eq!(placement.place(2), Err(NoPlace::TooFewNodes));
+        assert!(placement.place_on(NodeId(1), None).is_ok(), "who names it may have it");
     }
 
     #[test]
@@ -252,7 +319,7 @@ mod tests {
         add_topic(&mut image, 7, "a", &[0, 3, 0]);
         let several = node_with(2, &[1, 2]);
         let found = BTreeMap::from([(partition_id(7, 1), directory(2))]);
-        let records = super::rehome(&image, &several, &found);
+        let records = rehome_found(&image, &several, &found);
         apply_all(&mut image, &records);
         let places: Vec<_> = image.partitions().map(|(_, state)| state.replicas[0].directory).collect();
         assert_eq!(places, [1, 2, 1].map(|number| Some(directory(number))));

@@ -248,6 +248,10 @@ impl Quorum {
         self.me
     }
 
+    pub fn cluster(&self) -> Uuid {
+        self.cluster
+    }
+
     pub fn term(&self) -> u64 {
         self.raw.raft.term
     }
@@ -361,6 +365,10 @@ impl Quorum {
             MessageType::MsgHeartbeat if raft.commit > log.last_index() => {
                 let (acknowledged, last) = (raft.commit, log.last_index());
                 Err(Rejected::Stop(Stop::LogLost { acknowledged, last }))
+            }
+            // Raft takes no term for that of an entry that is not there.
+            MessageType::MsgAppend if raft.log_term == 0 && raft.index > 0 => {
+                Err(Refusal::Diverged { index: raft.index }.into())
             }
             MessageType::MsgAppend => {
                 let committed = raft.entries.iter().take_while(|entry| entry.index <= log.committed);

@@ -4,15 +4,16 @@
 //! `encoding` converts. A value of these types satisfies the rules that hold for a record alone
 //! ([`PartitionState::check`]); rules that need the image are checked by `Image::apply`.
 
-use crate::config::Routing;
 use crate::config::quota::{QuotaEntity, QuotaKind, QuotaLimit};
+use crate::config::{HostPort, Routing};
 use crate::types::limits::SHARDS_MAX;
 use crate::types::{
-    DirectoryId, LeaderEpoch, NodeId, OwnershipEpoch, PartitionEpoch, ShardId, TopicId, TopicPartition, Uuid,
+    BrokerEpoch, DirectoryId, LeaderEpoch, NodeId, OwnershipEpoch, PartitionEpoch, ShardId, TopicId,
+    TopicPartition, Uuid,
 };
 
 /// The newest feature level that this build writes and understands.
-pub const FEATURE_LEVEL: u16 = 4;
+pub const FEATURE_LEVEL: u16 = 7;
 
 /// Of a cluster whose nodes have one log directory each.
 pub const FEATURE_LEVEL_BASE: u16 = 1;
@@ -29,19 +30,60 @@ pub const FEATURE_LEVEL_GROUP_SETTINGS: u16 = 4;
 /// Not of a record: of the log itself, once a quorum has written to it. A build that knows only records refuses it.
 pub const FEATURE_LEVEL_QUORUM: u16 = 5;
 
+/// Nodes that others reach.
+pub const FEATURE_LEVEL_PEERS: u16 = 6;
+
+/// Registrations with epochs, fencing, eligible leaders.
+pub const FEATURE_LEVEL_LIFECYCLE: u16 = 7;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    ClusterCreated { cluster_id: Uuid },
-    FeatureLevelSet { level: u16 },
+    ClusterCreated {
+        cluster_id: Uuid,
+    },
+    FeatureLevelSet {
+        level: u16,
+    },
     NodeRegistered(Node),
-    TopicCreated { topic: TopicId, name: String },
-    TopicDeleted { topic: TopicId },
-    PartitionCreated { id: TopicPartition, state: PartitionState },
-    PartitionChanged { id: TopicPartition, state: PartitionState },
-    TopicConfigSet { topic: TopicId, key: String, value: Option<String> },
-    ProducerIdsAllocated { node: NodeId, block: ProducerIdBlock },
-    ConfigSet { resource: ConfigResource, key: String, value: Option<String> },
-    ClientQuotaSet { entity: QuotaEntity, kind: QuotaKind, limit: Option<QuotaLimit> },
+    TopicCreated {
+        topic: TopicId,
+        name: String,
+    },
+    TopicDeleted {
+        topic: TopicId,
+    },
+    PartitionCreated {
+        id: TopicPartition,
+        state: PartitionState,
+    },
+    PartitionChanged {
+        id: TopicPartition,
+        state: PartitionState,
+    },
+    TopicConfigSet {
+        topic: TopicId,
+        key: String,
+        value: Option<String>,
+    },
+    ProducerIdsAllocated {
+        node: NodeId,
+        block: ProducerIdBlock,
+    },
+    ConfigSet {
+        resource: ConfigResource,
+        key: String,
+        value: Option<String>,
+    },
+    ClientQuotaSet {
+        entity: QuotaEntity,
+        kind: QuotaKind,
+        limit: Option<QuotaLimit>,
+    },
+    /// The node is none any more, unless it has a higher epoch by now.
+    NodeUnregistered {
+        node: NodeId,
+        broker_epoch: BrokerEpoch,
+    },
 }
 
 /// What a setting belongs to that is no topic's.
@@ -61,6 +103,14 @@ impl Record {
     /// The feature level that a reader must know so as not to overlook anything in it.
     pub fn feature_level(&self) -> u16 {
         let has_directories = match self {
+            Record::NodeRegistered(node) if node.has_lifecycle() => return FEATURE_LEVEL_LIFECYCLE,
+            Record::NodeUnregistered { .. } => return FEATURE_LEVEL_LIFECYCLE,
+            Record::PartitionCreated { state, .. } | Record::PartitionChanged { state, .. }
+                if !state.eligible_leaders.is_empty() =>
+            {
+                return FEATURE_LEVEL_LIFECYCLE;
+            }
+            Record::NodeRegistered(node) if node.peer.is_some() => return FEATURE_LEVEL_PEERS,
             Record::NodeRegistered(node) => !node.log_directories.is_empty(),
             Record::PartitionCreated { state, .. } | Record::PartitionChanged { state, .. } => {
                 state.replicas.iter().any(|replica| replica.directory.is_some())
@@ -82,19 +132,24 @@ impl Record {
     /// An upper bound of the bytes that this record takes in an entry.
     pub fn encoded_size_max(&self) -> usize {
         /// Tables, their shared layouts, offsets, ids and alignment.
-        const FIXED: usize = 192;
+        const FIXED: usize = 224;
         let variable = match self {
             Record::ClusterCreated { .. }
             | Record::FeatureLevelSet { .. }
             | Record::TopicDeleted { .. }
-            | Record::ProducerIdsAllocated { .. } => 0,
+            | Record::ProducerIdsAllocated { .. }
+            | Record::NodeUnregistered { .. } => 0,
             Record::NodeRegistered(node) => {
                 let directories = node.log_directories.iter().map(|directory| 48 + directory.path.len());
-                node.host.len() + node.rack.as_ref().map_or(0, String::len) + directories.sum::<usize>()
+                let peer = node.peer.as_ref().map_or(0, |peer| 8 + peer.host.len());
+                node.host.len()
+                    + node.rack.as_ref().map_or(0, String::len)
+                    + directories.sum::<usize>()
+                    + peer
             }
             Record::TopicCreated { name, .. } => name.len(),
             Record::PartitionCreated { state, .. } | Record::PartitionChanged { state, .. } => {
-                28 * state.replicas.len() + 4 * state.in_sync.len()
+                28 * state.replicas.len() + 4 * (state.in_sync.len() + state.eligible_leaders.len())
             }
             Record::TopicConfigSet { key, value, .. } => key.len() + value.as_ref().map_or(0, String::len),
             Record::ConfigSet { resource, key, value } => {
@@ -126,6 +181,16 @@ pub struct Node {
     pub rack: Option<String>,
     /// In their order, where there are several; the first one has the metadata.
     pub log_directories: Vec<LogDirectory>,
+    /// Where other nodes reach it.
+    pub peer: Option<HostPort>,
+    /// Of this registration (KIP-631). 0: of before there were any.
+    pub broker_epoch: BrokerEpoch,
+    /// Of the process that has registered, random. Nil: of before there were any.
+    pub incarnation: Uuid,
+    /// It leads nothing and comes into no in-sync set: nothing is heard of it, or not yet that it is up to date.
+    pub is_fenced: bool,
+    /// Likewise: it is about to stop (KIP-841).
+    pub is_shutting_down: bool,
 }
 
 /// A log directory of a node, and where it was when the node last started.
@@ -145,12 +210,15 @@ pub struct Replica {
     pub directory: Option<DirectoryId>,
 }
 
-/// Invariant: replicas name each node once; in-sync nodes are replicas; the leader is in sync.
+/// Invariant: replicas name each node once; in-sync and eligible nodes are replicas, none of them both; the leader is
+/// in sync.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionState {
     /// In preference order: the first is the preferred leader.
     pub replicas: Vec<Replica>,
     pub in_sync: Vec<NodeId>,
+    /// Who has everything that was acknowledged and may lead once nobody is in sync (KIP-966).
+    pub eligible_leaders: Vec<NodeId>,
     pub leader: Option<NodeId>,
     pub leader_epoch: LeaderEpoch,
     pub partition_epoch: PartitionEpoch,
@@ -184,9 +252,11 @@ pub enum InvalidRecord {
     ReplicaTwice(NodeId),
     #[error("node {0:?} is in sync but holds no replica")]
     InSyncElsewhere(NodeId),
+    #[error("node {0:?} is eligible but holds no replica, or is in sync")]
+    Eligible(NodeId),
     #[error("leader {0:?} is not in sync")]
     LeaderNotInSync(NodeId),
-    #[error("a leader or partition epoch is negative")]
+    #[error("a leader, partition or broker epoch is negative")]
     NegativeEpoch,
     #[error("producer ids from {first}, {count} of them")]
     ProducerIds { first: i64, count: i64 },
@@ -206,11 +276,24 @@ pub enum InvalidRecord {
     QuotaLimit(String),
 }
 
+impl Node {
+    /// It says more than builds know that have no registrations with epochs.
+    fn has_lifecycle(&self) -> bool {
+        self.broker_epoch.0 != 0 || !self.incarnation.is_nil() || self.is_fenced || self.is_shutting_down
+    }
+
+    /// Partitions are led by it and made on it.
+    pub fn is_active(&self) -> bool {
+        !self.is_fenced && !self.is_shutting_down
+    }
+}
+
 impl PartitionState {
     /// A new partition: led by its first replica, everyone in sync.
     pub fn new(replicas: Vec<Replica>) -> PartitionState {
         PartitionState {
             in_sync: replicas.iter().map(|replica| replica.node).collect(),
+            eligible_leaders: Vec::new(),
             leader: replicas.first().map(|replica| replica.node),
             replicas,
             leader_epoch: LeaderEpoch(0),
@@ -220,6 +303,11 @@ impl PartitionState {
 
     pub fn replica_on(&self, node: NodeId) -> Option<&Replica> {
         self.replicas.iter().find(|replica| replica.node == node)
+    }
+
+    /// The shard that leads it, if that is one of this node.
+    pub fn led_on(&self, node: NodeId) -> Option<ShardId> {
+        self.replica_on(node).filter(|_| self.leader == Some(node)).map(|replica| replica.owner)
     }
 
     /// O(replicas²), replicas are a handful.
@@ -237,6 +325,10 @@ impl PartitionState {
         }
         if let Some(&node) = self.in_sync.iter().find(|&&node| self.replica_on(node).is_none()) {
             return Err(InvalidRecord::InSyncElsewhere(node));
+        }
+        let is_ineligible = |node: &NodeId| self.replica_on(*node).is_none() || self.in_sync.contains(node);
+        if let Some(&node) = self.eligible_leaders.iter().find(|node| is_ineligible(node)) {
+            return Err(InvalidRecord::Eligible(node));
         }
         if let Some(leader) = self.leader.filter(|leader| !self.in_sync.contains(leader)) {
             return Err(InvalidRecord::LeaderNotInSync(leader));

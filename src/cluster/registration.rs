@@ -2,12 +2,17 @@
 
 use super::brokers::NODE_ID_MAX;
 use super::image::Image;
+use super::leadership::Rules;
+use super::leadership::membership::{LogFound, ReplacesAnother};
+use super::lifecycle::in_sync_min;
 use super::placement;
-use super::record::{FEATURE_LEVEL_BASE, FEATURE_LEVEL_DIRECTORIES, Node, Record};
+use super::record::{FEATURE_LEVEL_BASE, Node, Record};
+use crate::codec::control::LogsFound;
 use crate::config::Routing;
+use crate::config::topic::TopicDefaults;
 use crate::types::limits::SHARDS_MAX;
-use crate::types::{DirectoryId, NodeId, ShardId, TopicPartition, Uuid};
-use std::collections::BTreeMap;
+use crate::types::{BrokerEpoch, DirectoryId, NodeId, ShardId, TopicPartition, Uuid};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Why a node may not start with this configuration on this metadata.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,39 +23,94 @@ pub enum RegistrationRefused {
     Cores(u16),
     #[error("with routing = core the cores listen on ports {base} + 1 to {base} + {cores}: use a lower port")]
     Ports { base: u16, cores: u16 },
-    /// One node is the whole cluster for now, so another id means another node's directory.
+    /// One that has no others is the whole cluster, so another id means another node's directory.
     #[error("the data directory belongs to node {found}, not to node {wanted}: start with --node-id {found}")]
     OtherNode { found: i32, wanted: i32 },
+    #[error(transparent)]
+    ReplacesAnother(#[from] ReplacesAnother),
 }
 
-/// The records by which `node` joins: the cluster itself when there is none, the node when
-/// anything about it changed, new owners for the partitions of cores that it no longer has, and the log
-/// directory of partitions that were made while it had only one, as they were `found`.
+/// What a process says of the node that it is.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// Its epoch and whether it is fenced are not the process's to say.
+    pub node: Node,
+    /// Where partitions were found that were made while it had only one log directory.
+    pub found: BTreeMap<TopicPartition, DirectoryId>,
+    pub logs: LogsFound,
+    /// The registration that ends with this one, as far as the process knows.
+    pub replaces: Option<BrokerEpoch>,
+}
+
+/// The records by which a node joins: the cluster itself when there is none, new owners for the partitions of cores
+/// that it no longer has, the log directory of partitions that were made while it had only one, what its start means
+/// for those who lead, and the registration, under a new epoch, behind all of that.
 ///
-/// An unchanged restart yields nothing. `new_cluster_id` is used only for a new cluster.
+/// A node that has others is fenced until it is up to date; one that has none is the only one to lead, and goes on
+/// at once. A process that is registered yields nothing. `new_cluster_id` is used only for a new cluster.
 pub fn register(
     image: &Image,
-    node: &Node,
-    found: &BTreeMap<TopicPartition, DirectoryId>,
+    start: &Start,
+    defaults: &TopicDefaults,
     new_cluster_id: Uuid,
 ) -> Result<Vec<Record>, RegistrationRefused> {
+    let Start { node, found, logs, replaces } = start;
     check(image, node)?;
+    if is_registered(image, node) {
+        return Ok(Vec::new());
+    }
+    let mut members = image.members();
+    members.may_register(node.id, *replaces)?;
+    let node = Node {
+        broker_epoch: image.next_broker_epoch(),
+        is_fenced: node.peer.is_some(),
+        is_shutting_down: false,
+        ..node.clone()
+    };
+    members.register(node.id, node.broker_epoch);
+    if !node.is_fenced {
+        members.unfence(node.id);
+    }
     let mut records = Vec::new();
     if image.cluster_id().is_none() {
         records.push(Record::ClusterCreated { cluster_id: new_cluster_id });
     }
-    let level = match node.log_directories.is_empty() {
-        true => FEATURE_LEVEL_BASE,
-        false => FEATURE_LEVEL_DIRECTORIES,
+    let mut changed = placement::rehome(image, &node, found);
+    let damaged = match logs {
+        LogsFound::Damaged(damaged) => damaged.iter().copied().collect(),
+        LogsFound::Empty => BTreeSet::new(),
     };
+    for topic in image.topics() {
+        let rules = Rules { members: &members, in_sync_min: in_sync_min(topic, defaults) };
+        for (id, state) in topic.partitions().filter(|(_, state)| state.replica_on(node.id).is_some()) {
+            let state = changed.get(&id).unwrap_or(state);
+            let is_lost = *logs == LogsFound::Empty || damaged.contains(&id);
+            let leadership = state.leadership();
+            let leadership = match is_lost {
+                // Nobody else could lead, and the node itself says what it cannot serve.
+                _ if !node.is_fenced => leadership.node_came(rules, node.id),
+                true => leadership.node_started(rules, node.id, LogFound::Lost),
+                false => leadership.node_started(rules, node.id, LogFound::Complete),
+            };
+            if let Some(leadership) = leadership {
+                let state = state.clone().with_leadership(&leadership);
+                changed.insert(id, state);
+            }
+        }
+    }
+    records.extend(changed.into_iter().map(|(id, state)| Record::PartitionChanged { id, state }));
+    records.push(Record::NodeRegistered(node));
+    let level = records.iter().map(Record::feature_level).max().unwrap_or(FEATURE_LEVEL_BASE);
     if image.feature_level() < level {
-        records.push(Record::FeatureLevelSet { level });
+        let at = usize::from(image.cluster_id().is_none());
+        records.insert(at, Record::FeatureLevelSet { level });
     }
-    if image.node(node.id) != Some(node) {
-        records.push(Record::NodeRegistered(node.clone()));
-    }
-    records.extend(placement::rehome(image, node, found));
     Ok(records)
+}
+
+/// By this very process.
+pub fn is_registered(image: &Image, node: &Node) -> bool {
+    image.node(node.id).is_some_and(|registered| registered.incarnation == node.incarnation)
 }
 
 fn check(image: &Image, node: &Node) -> Result<(), RegistrationRefused> {
@@ -65,7 +125,7 @@ fn check(image: &Image, node: &Node) -> Result<(), RegistrationRefused> {
         return Err(RegistrationRefused::Ports { base: node.port, cores: node.cores });
     }
     match image.nodes().next() {
-        Some(other) if image.node(node.id).is_none() => {
+        Some(other) if image.node(node.id).is_none() && node.peer.is_none() => {
             Err(RegistrationRefused::OtherNode { found: other.id.0, wanted: id })
         }
         _ => Ok(()),
@@ -73,47 +133,162 @@ fn check(image: &Image, node: &Node) -> Result<(), RegistrationRefused> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::cluster::image::tests::{add_topic, node};
+    use crate::cluster::image::tests::{add_topic, image_of, node, partition_id, replica, topic_id};
+    use crate::cluster::record::PartitionState;
+    use crate::config::HostPort;
 
-    const CLUSTER_ID: Uuid = Uuid::from_u128(9);
+    pub const CLUSTER_ID: Uuid = Uuid::from_u128(9);
 
-    fn registered(image: &mut Image, node: &Node) -> Vec<Record> {
-        let records = register(image, node, &BTreeMap::new(), CLUSTER_ID).expect("a valid node");
+    /// What that process says, whose logs are complete and which knows the image.
+    pub fn started(image: &Image, node: Node, process: u128) -> Start {
+        Start {
+            replaces: image.node(node.id).map(|node| node.broker_epoch),
+            node: Node { incarnation: Uuid::from_u128(process), ..node },
+            found: BTreeMap::new(),
+            logs: LogsFound::Damaged(Vec::new()),
+        }
+    }
+
+    /// The records by which it registers.
+    pub fn registration(
+        image: &Image,
+        node: Node,
+        process: u128,
+    ) -> Result<Vec<Record>, RegistrationRefused> {
+        register(image, &started(image, node, process), &TopicDefaults::default(), CLUSTER_ID)
+    }
+
+    fn take(image: &mut Image, records: &[Record]) {
         records.iter().for_each(|record| image.apply(record).expect("decided on this image"));
+    }
+
+    fn registered(image: &mut Image, node: Node, process: u128) -> Vec<Record> {
+        let records = registration(image, node, process).expect("a valid node");
+        take(image, &records);
         records
     }
 
+    fn with_peer(id: i32) -> Node {
+        let peer = Some(HostPort { host: "broker.example".to_owned(), port: 9093 });
+        Node { peer, ..node(id, 1, Routing::Node) }
+    }
+
     #[test]
-    fn first_start_forms_the_cluster_and_a_second_adds_nothing() {
+    fn first_start_forms_the_cluster_and_each_one_gets_an_epoch() {
         let mut image = Image::default();
-        assert_eq!(registered(&mut image, &node(1, 2, Routing::Node)).len(), 3);
+        assert_eq!(registered(&mut image, node(1, 2, Routing::Node), 1).len(), 3);
         assert_eq!(image.cluster_id(), Some(CLUSTER_ID));
-        assert_eq!(registered(&mut image, &node(1, 2, Routing::Node)), []);
+        assert_eq!(registered(&mut image, node(1, 2, Routing::Node), 1), [], "it is registered");
+        assert_eq!(registered(&mut image, node(1, 2, Routing::Node), 2).len(), 1);
+        let epoch = image.node(NodeId(1)).map(|node| (node.broker_epoch, node.is_fenced));
+        assert_eq!(epoch, Some((BrokerEpoch(2), false)), "it has nobody to wait for");
+    }
+
+    #[test]
+    fn a_log_of_before_epochs_goes_on_with_its_leaders() {
+        let mut image = image_of(&[node(1, 1, Routing::Node)]);
+        image.apply(&Record::FeatureLevelSet { level: 2 }).expect("it is lower");
+        add_topic(&mut image, 1, "a", &[0, 0]);
+        let records = registered(&mut image, node(1, 1, Routing::Node), 1);
+        let [Record::FeatureLevelSet { level: 7 }, Record::NodeRegistered(node)] = &records[..] else {
+            panic!("{records:?}");
+        };
+        assert_eq!(node.broker_epoch, BrokerEpoch(1));
+        assert!(image.partitions().all(|(_, state)| state.leader_epoch.0 == 0));
     }
 
     #[test]
     fn fewer_cores_rehome_and_register() {
         let mut image = Image::default();
-        registered(&mut image, &node(1, 4, Routing::Node));
+        registered(&mut image, node(1, 4, Routing::Node), 1);
         add_topic(&mut image, 1, "a", &[3, 0]);
-        assert_eq!(registered(&mut image, &node(1, 1, Routing::Node)).len(), 2);
+        let records = registered(&mut image, node(1, 1, Routing::Node), 2);
+        assert!(matches!(records[..], [Record::PartitionChanged { .. }, Record::NodeRegistered(_)]));
         assert!(image.partitions().all(|(_, state)| state.replicas[0].owner == ShardId(0)));
+    }
+
+    /// Nodes 1 and 2, unfenced; three partitions that node 1 leads and has alone, two that node 2 is in sync of.
+    fn two() -> Image {
+        let mut image = image_of(&[
+            Node { broker_epoch: BrokerEpoch(1), ..with_peer(1) },
+            Node { broker_epoch: BrokerEpoch(2), ..with_peer(2) },
+        ]);
+        add_topic(&mut image, 1, "a", &[0, 0, 0]);
+        image.apply(&Record::TopicCreated { topic: topic_id(2), name: "b".to_owned() }).expect("new");
+        for index in 0..2 {
+            let state = PartitionState::new(vec![replica(1, 0), replica(2, 0)]);
+            image.apply(&Record::PartitionCreated { id: partition_id(2, index), state }).expect("the next");
+        }
+        image
+    }
+
+    /// Leader, in sync, eligible.
+    fn state(image: &Image, topic: u128, index: usize) -> (Option<i32>, Vec<i32>, Vec<i32>) {
+        let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
+        let state = image.partition(partition_id(topic, index)).expect("it is there");
+        (state.leader.map(|node| node.0), ids(&state.in_sync), ids(&state.eligible_leaders))
+    }
+
+    #[test]
+    fn a_node_that_has_others_starts_fenced_and_leads_nothing() {
+        let mut image = two();
+        let records = registered(&mut image, with_peer(1), 7);
+        assert!(matches!(records.last(), Some(Record::NodeRegistered(_))), "behind what follows from it");
+        let node = image.node(NodeId(1)).expect("it is registered");
+        assert_eq!((node.broker_epoch, node.is_fenced), (BrokerEpoch(3), true));
+        assert_eq!(state(&image, 1, 0), (None, vec![1], vec![]), "its log is complete");
+        assert_eq!(state(&image, 2, 0), (Some(2), vec![1, 2], vec![]));
+    }
+
+    #[test]
+    fn what_is_damaged_or_gone_is_in_sync_no_more() {
+        let mut image = two();
+        let damaged = LogsFound::Damaged(vec![partition_id(1, 1), partition_id(2, 0)]);
+        let start = Start { logs: damaged, ..started(&image, with_peer(1), 7) };
+        let records = register(&image, &start, &TopicDefaults::default(), CLUSTER_ID).expect("valid");
+        take(&mut image, &records);
+        assert_eq!(state(&image, 1, 0), (None, vec![1], vec![]));
+        assert_eq!(state(&image, 1, 1), (None, vec![], vec![]));
+        assert_eq!(state(&image, 2, 0), (Some(2), vec![2], vec![]));
+        assert_eq!(state(&image, 2, 1), (Some(2), vec![1, 2], vec![]));
+        let start = Start { logs: LogsFound::Empty, ..started(&image, with_peer(1), 8) };
+        let records = register(&image, &start, &TopicDefaults::default(), CLUSTER_ID).expect("valid");
+        take(&mut image, &records);
+        assert_eq!(state(&image, 1, 0), (None, vec![], vec![]));
+        assert_eq!(state(&image, 2, 1), (Some(2), vec![2], vec![]));
+    }
+
+    #[test]
+    fn a_copy_of_an_earlier_registration_comes_too_late() {
+        let mut image = two();
+        let early = started(&image, with_peer(1), 7);
+        let defaults = TopicDefaults::default();
+        registered(&mut image, with_peer(1), 7);
+        registered(&mut image, with_peer(1), 8);
+        let refused = register(&image, &early, &defaults, CLUSTER_ID);
+        let current = BrokerEpoch(4);
+        assert_eq!(refused, Err(ReplacesAnother { current }.into()));
+        let unknowing = Start { replaces: None, ..early };
+        assert_eq!(
+            register(&image, &unknowing, &defaults, CLUSTER_ID),
+            Err(ReplacesAnother { current }.into())
+        );
     }
 
     #[test]
     fn another_nodes_directory_is_refused() {
         let mut image = Image::default();
-        registered(&mut image, &node(1, 1, Routing::Node));
-        let refused = register(&image, &node(2, 1, Routing::Node), &BTreeMap::new(), CLUSTER_ID);
+        registered(&mut image, node(1, 1, Routing::Node), 1);
+        let refused = registration(&image, node(2, 1, Routing::Node), 2);
         assert_eq!(refused, Err(RegistrationRefused::OtherNode { found: 1, wanted: 2 }));
     }
 
     #[test]
     fn ids_and_ports_past_their_range_are_refused() {
         let image = Image::default();
-        let refused = |node: Node| register(&image, &node, &BTreeMap::new(), CLUSTER_ID).is_err();
+        let refused = |node: Node| registration(&image, node, 1).is_err();
         assert!(refused(node(-1, 1, Routing::Node)));
         assert!(refused(node(NODE_ID_MAX + 1, 1, Routing::Node)));
         assert!(refused(node(1, 0, Routing::Node)));

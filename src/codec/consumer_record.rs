@@ -22,6 +22,7 @@
 
 use crate::codec::group_record::GroupRecordError;
 use crate::codec::wire::{Encoding, Reader, WireError, Writer};
+use crate::types::sorted::{SortedMap, SortedSet};
 use crate::types::{TopicId, Uuid};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,7 +40,7 @@ const VALUE: i16 = 0;
 const CLASSIC_TAG: u32 = 0;
 
 /// Partitions by topic. No topic is without one.
-pub type Partitions = BTreeMap<TopicId, BTreeSet<i32>>;
+pub type Partitions = SortedMap<TopicId, SortedSet<i32>>;
 
 /// One record; no value deletes what its key names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,13 +68,13 @@ pub struct MemberValue {
     pub rack: Option<String>,
     pub client_id: String,
     pub client_host: String,
-    pub topics: BTreeSet<String>,
+    pub topics: SortedSet<String>,
     pub regex: Option<String>,
     /// Negative: not known.
     pub rebalance_timeout_ms: i32,
     pub assignor: Option<String>,
     /// Of a member that uses the classic protocol.
-    pub classic: Option<ClassicValue>,
+    pub classic: Option<Box<ClassicValue>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -242,7 +243,7 @@ impl ConsumerRecord {
             ConsumerRecord::Current { value, .. } => write_current(value.as_ref()?, &mut out),
             ConsumerRecord::Regex { value, .. } => {
                 let value = value.as_ref()?;
-                write_names(&value.topics, &mut out);
+                write_names(value.topics.iter(), &mut out);
                 let mut writer = writer(&mut out);
                 writer.i64(value.version);
                 writer.i64(value.timestamp);
@@ -283,15 +284,15 @@ fn read_topic_id(reader: &mut Reader<'_>) -> Result<TopicId, WireError> {
     Ok(TopicId(Uuid::from_bytes(id)))
 }
 
-fn read_names(reader: &mut Reader<'_>) -> Result<BTreeSet<String>, WireError> {
+fn read_names<Names: FromIterator<String>>(reader: &mut Reader<'_>) -> Result<Names, WireError> {
     let count = reader.count(1)?;
     (0..count).map(|_| reader.str().map(str::to_owned)).collect()
 }
 
-fn write_names(names: &BTreeSet<String>, out: &mut Vec<u8>) {
+fn write_names<'a>(names: impl ExactSizeIterator<Item = &'a String>, out: &mut Vec<u8>) {
     let mut writer = writer(out);
     writer.length(Some(names.len()));
-    names.iter().for_each(|name| writer.str(name));
+    names.for_each(|name| writer.str(name));
 }
 
 fn read_topics(reader: &mut Reader<'_>) -> Result<BTreeMap<String, SubscribedTopic>, WireError> {
@@ -306,7 +307,7 @@ fn read_topics(reader: &mut Reader<'_>) -> Result<BTreeMap<String, SubscribedTop
         // Racks, which Kafka does not use after 4.0.
         for _ in 0..reader.count(4 + 1 + 1)? {
             reader.i32()?;
-            read_names(reader)?;
+            let _racks: Vec<String> = read_names(reader)?;
             reader.skip_tagged_fields()?;
         }
         reader.skip_tagged_fields()?;
@@ -336,10 +337,10 @@ fn read_partitions(reader: &mut Reader<'_>) -> Result<Partitions, WireError> {
     for _ in 0..count {
         let id = read_topic_id(reader)?;
         let count = reader.count(4)?;
-        let indexes: BTreeSet<i32> = (0..count).map(|_| reader.i32()).collect::<Result<_, _>>()?;
+        let indexes: Vec<i32> = (0..count).map(|_| reader.i32()).collect::<Result<_, _>>()?;
         reader.skip_tagged_fields()?;
         if !indexes.is_empty() {
-            partitions.entry(id).or_default().extend(indexes);
+            partitions.get_or_default(id).extend(indexes);
         }
     }
     Ok(partitions)
@@ -401,7 +402,7 @@ fn read_member(reader: &mut Reader<'_>) -> Result<MemberValue, WireError> {
         let size = reader.uvarint()?;
         let bytes = reader.take(size as usize)?;
         if tag == CLASSIC_TAG {
-            classic = read_classic(bytes)?;
+            classic = read_classic(bytes)?.map(Box::new);
         }
     }
     Ok(MemberValue {
@@ -461,7 +462,7 @@ fn write_member(value: &MemberValue, out: &mut Vec<u8>) {
     start.nullable_str(value.rack.as_deref());
     start.str(&value.client_id);
     start.str(&value.client_host);
-    write_names(&value.topics, out);
+    write_names(value.topics.iter(), out);
     let mut end = writer(out);
     end.nullable_str(value.regex.as_deref());
     end.i32(value.rebalance_timeout_ms);
@@ -491,14 +492,17 @@ mod tests {
     }
 
     fn partitions(topic: u8, indexes: &[i32]) -> Partitions {
-        BTreeMap::from([(id(topic), indexes.iter().copied().collect())])
+        Partitions::from([(id(topic), indexes.iter().copied().collect())])
+    }
+
+    fn names<Names: FromIterator<String>>(names: &[&str]) -> Names {
+        names.iter().map(|name| (*name).to_owned()).collect()
     }
 
     /// A record, its key and its value.
     fn golden() -> Vec<(ConsumerRecord, Vec<u8>, Vec<u8>)> {
         let group = || GROUP.to_owned();
         let member = || "m".to_owned();
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let plain = MemberValue {
             client_id: "c".to_owned(),
             client_host: "/h".to_owned(),
@@ -511,11 +515,11 @@ mod tests {
             rack: Some("r".to_owned()),
             regex: Some("x.*".to_owned()),
             assignor: Some("range".to_owned()),
-            topics: BTreeSet::new(),
-            classic: Some(ClassicValue {
+            topics: SortedSet::new(),
+            classic: Some(Box::new(ClassicValue {
                 session_timeout_ms: 6,
                 protocols: vec![("p".to_owned(), Bytes::from_static(&[7, 8]))],
-            }),
+            })),
             ..plain.clone()
         };
         let current = CurrentValue {

@@ -1,21 +1,130 @@
 //! What nodes and their controller say to each other, as owned values; `schemas/control.fbs` has the tables.
 
-use flatbuffers::FlatBufferBuilder;
+use flatbuffers::{FlatBufferBuilder, WIPOffset};
 
 use crate::codec::peer_message::{MessageError, table_root, topic_partition};
 use crate::codec::replication::{few, finish};
 use crate::schema::control as fb;
-use crate::types::{BrokerEpoch, LeaderEpoch, NodeId, PartitionEpoch, TopicPartition, Uuid};
+use crate::types::{
+    BrokerEpoch, DirectoryId, LeaderEpoch, NodeId, PartitionEpoch, ShardId, TopicPartition, Uuid,
+};
 
 /// The first words on a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Greeting {
+    /// Nil of a node that belongs to none yet.
     pub cluster: Uuid,
     pub node: NodeId,
     /// Versions of the messages that this side understands, both inclusive.
     pub version_min: u16,
     pub version_max: u16,
+    /// As which member of the metadata quorum it speaks; 0: as none.
+    pub peer: u64,
+    /// Where other nodes reach it.
+    pub address: Option<(String, u16)>,
+    /// Of a connection over which the first shard follows partitions of the second, which is on the other side.
+    pub shards: Option<(ShardId, ShardId)>,
 }
+
+/// What is asked of the node that leads the metadata quorum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuestionKind {
+    /// The metadata are to say this of a node.
+    Register,
+    CreateTopics,
+    DeleteTopics,
+    CreatePartitions,
+    IncrementalAlterConfigs,
+    AlterConfigs,
+    ElectLeaders,
+    AlterClientQuotas,
+    /// Topics that were asked for and are not there: a Metadata request and answer.
+    AutoCreate,
+    CreateGroupsTopic,
+    CreateTransactionsTopic,
+    AllocateProducerIds,
+    DescribeQuorum,
+    /// How much of the metadata there is.
+    AppliedIndex,
+    AddVoter,
+    RemoveVoter,
+    Heartbeat,
+    AlterPartitions,
+    UnregisterBroker,
+}
+
+/// Of a partition: in which log directory of a node it was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub partition: TopicPartition,
+    pub directory: DirectoryId,
+}
+
+/// What the client that asks may create and delete (KIP-599).
+#[derive(Clone, Debug, PartialEq)]
+pub struct MutationLimit {
+    pub user: Option<String>,
+    pub client_id: Option<String>,
+    /// Partitions a second.
+    pub rate: f64,
+    pub is_strict: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Question {
+    /// On this connection.
+    pub number: u64,
+    pub kind: QuestionKind,
+    /// Who asks, and as which member of the quorum.
+    pub node: NodeId,
+    pub peer: u64,
+    /// Of the Kafka request that is the payload.
+    pub version: i16,
+    /// Of a registration.
+    pub found: Vec<Found>,
+    pub limit: Option<MutationLimit>,
+    /// What has started, of a registration.
+    pub registration: Option<Registration>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub number: u64,
+    /// Kafka's; 0: it was done.
+    pub error: i16,
+    /// Who would know, of one who does not lead the quorum; 0: nobody is known.
+    pub leader: u64,
+    /// Where that one is reached.
+    pub leader_address: Option<(String, u16)>,
+    /// Of the quorum, as who answers knows it.
+    pub term: u64,
+    /// How much of the metadata has to be applied for the answer to be seen.
+    pub index: u64,
+    pub message: String,
+}
+
+/// The kinds of questions, as both sides name them.
+const QUESTIONS: [(QuestionKind, fb::QuestionKind); 19] = [
+    (QuestionKind::Register, fb::QuestionKind::Register),
+    (QuestionKind::CreateTopics, fb::QuestionKind::CreateTopics),
+    (QuestionKind::DeleteTopics, fb::QuestionKind::DeleteTopics),
+    (QuestionKind::CreatePartitions, fb::QuestionKind::CreatePartitions),
+    (QuestionKind::IncrementalAlterConfigs, fb::QuestionKind::IncrementalAlterConfigs),
+    (QuestionKind::AlterConfigs, fb::QuestionKind::AlterConfigs),
+    (QuestionKind::ElectLeaders, fb::QuestionKind::ElectLeaders),
+    (QuestionKind::AlterClientQuotas, fb::QuestionKind::AlterClientQuotas),
+    (QuestionKind::AutoCreate, fb::QuestionKind::AutoCreate),
+    (QuestionKind::CreateGroupsTopic, fb::QuestionKind::CreateGroupsTopic),
+    (QuestionKind::CreateTransactionsTopic, fb::QuestionKind::CreateTransactionsTopic),
+    (QuestionKind::AllocateProducerIds, fb::QuestionKind::AllocateProducerIds),
+    (QuestionKind::DescribeQuorum, fb::QuestionKind::DescribeQuorum),
+    (QuestionKind::AppliedIndex, fb::QuestionKind::AppliedIndex),
+    (QuestionKind::AddVoter, fb::QuestionKind::AddVoter),
+    (QuestionKind::RemoveVoter, fb::QuestionKind::RemoveVoter),
+    (QuestionKind::Heartbeat, fb::QuestionKind::Heartbeat),
+    (QuestionKind::AlterPartitions, fb::QuestionKind::AlterPartitions),
+    (QuestionKind::UnregisterBroker, fb::QuestionKind::UnregisterBroker),
+];
 
 /// What a start has found of the logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,13 +239,19 @@ fn partition_epoch(value: i32) -> Result<PartitionEpoch, MessageError> {
 }
 
 pub(super) fn encode_greeting(greeting: &Greeting) -> Vec<u8> {
-    let mut builder = Builder::with_capacity(64);
+    let mut builder = Builder::with_capacity(128);
     let cluster = fb::Id::new(greeting.cluster.as_bytes());
+    let host = greeting.address.as_ref().map(|(host, _)| builder.create_string(host));
     let args = fb::GreetingArgs {
         cluster: Some(&cluster),
         node: greeting.node.0,
         version_min: greeting.version_min,
         version_max: greeting.version_max,
+        peer: greeting.peer,
+        host,
+        port: greeting.address.as_ref().map_or(0, |(_, port)| *port),
+        from_shard: greeting.shards.map_or(-1, |(from, _)| from.0.into()),
+        to_shard: greeting.shards.map_or(-1, |(_, to)| to.0.into()),
     };
     let root = fb::Greeting::create(&mut builder, &args);
     finish(builder, root)
@@ -149,11 +264,112 @@ pub(super) fn decode_greeting(table: &[u8]) -> Result<Greeting, MessageError> {
         node: NodeId(root.node()),
         version_min: root.version_min(),
         version_max: root.version_max(),
+        peer: root.peer(),
+        address: root.host().map(|host| (host.to_owned(), root.port())),
+        shards: shard(root.from_shard()).zip(shard(root.to_shard())),
+    })
+}
+
+fn shard(value: i32) -> Option<ShardId> {
+    u16::try_from(value).ok().map(ShardId)
+}
+
+pub(super) fn encode_question(question: &Question) -> Vec<u8> {
+    let mut builder = Builder::with_capacity(128 + 40 * question.found.len());
+    let found = question.found.iter().map(|found| {
+        let (topic, partition) = id(found.partition);
+        fb::Found::new(&topic, partition, &fb::Id::new(found.directory.0.as_bytes()))
+    });
+    let found: Vec<_> = found.collect();
+    let found = (!found.is_empty()).then(|| builder.create_vector(&found));
+    let limit = question.limit.as_ref().map(|limit| {
+        let user = limit.user.as_ref().map(|user| builder.create_string(user));
+        let client_id = limit.client_id.as_ref().map(|client_id| builder.create_string(client_id));
+        let args = fb::MutationLimitArgs { user, client_id, rate: limit.rate, is_strict: limit.is_strict };
+        fb::MutationLimit::create(&mut builder, &args)
+    });
+    let registration = question.registration.as_ref().map(|it| registration_table(&mut builder, it));
+    let kind = QUESTIONS.iter().find(|(kind, _)| *kind == question.kind);
+    let args = fb::QuestionArgs {
+        number: question.number,
+        kind: kind.expect("all are listed").1,
+        node: question.node.0,
+        peer: question.peer,
+        version: question.version,
+        found,
+        limit,
+        registration,
+    };
+    let root = fb::Question::create(&mut builder, &args);
+    finish(builder, root)
+}
+
+pub(super) fn decode_question(table: &[u8]) -> Result<Question, MessageError> {
+    let root = table_root::<fb::Question<'_>>(table)?;
+    let kind = QUESTIONS.iter().find(|(_, kind)| *kind == root.kind());
+    let (kind, _) = kind.ok_or(MessageError::Question(root.kind().0))?;
+    let found = root.found().into_iter().flatten().map(|found| {
+        let partition = topic_partition(&found.topic().bytes(), found.partition())?;
+        Ok(Found { partition, directory: DirectoryId(uuid(found.log_directory())) })
+    });
+    Ok(Question {
+        number: root.number(),
+        kind: *kind,
+        node: NodeId(root.node()),
+        peer: root.peer(),
+        version: root.version(),
+        found: found.collect::<Result<_, _>>()?,
+        limit: root.limit().map(|limit| MutationLimit {
+            user: limit.user().map(str::to_owned),
+            client_id: limit.client_id().map(str::to_owned),
+            rate: limit.rate(),
+            is_strict: limit.is_strict(),
+        }),
+        registration: root.registration().map(registration_of).transpose()?,
+    })
+}
+
+pub(super) fn encode_answer(answer: &Answer) -> Vec<u8> {
+    let mut builder = Builder::with_capacity(128);
+    let message = (!answer.message.is_empty()).then(|| builder.create_string(&answer.message));
+    let leader_host = answer.leader_address.as_ref().map(|(host, _)| builder.create_string(host));
+    let args = fb::AnswerArgs {
+        number: answer.number,
+        error: answer.error,
+        leader: answer.leader,
+        index: answer.index,
+        message,
+        leader_host,
+        leader_port: answer.leader_address.as_ref().map_or(0, |(_, port)| *port),
+        term: answer.term,
+    };
+    let root = fb::Answer::create(&mut builder, &args);
+    finish(builder, root)
+}
+
+pub(super) fn decode_answer(table: &[u8]) -> Result<Answer, MessageError> {
+    let root = table_root::<fb::Answer<'_>>(table)?;
+    Ok(Answer {
+        number: root.number(),
+        error: root.error(),
+        leader: root.leader(),
+        term: root.term(),
+        index: root.index(),
+        message: root.message().unwrap_or_default().to_owned(),
+        leader_address: root.leader_host().map(|host| (host.to_owned(), root.leader_port())),
     })
 }
 
 pub(super) fn encode_registration(registration: &Registration) -> Vec<u8> {
     let mut builder = Builder::with_capacity(128);
+    let root = registration_table(&mut builder, registration);
+    finish(builder, root)
+}
+
+fn registration_table(
+    builder: &mut Builder,
+    registration: &Registration,
+) -> WIPOffset<fb::Registration<'static>> {
     let damaged: Vec<_> = match &registration.logs {
         LogsFound::Empty => Vec::new(),
         LogsFound::Damaged(partitions) => partitions
@@ -173,12 +389,14 @@ pub(super) fn encode_registration(registration: &Registration) -> Vec<u8> {
         damaged: Some(damaged),
         replaces: registration.replaces.map_or(-1, |epoch| epoch.0),
     };
-    let root = fb::Registration::create(&mut builder, &args);
-    finish(builder, root)
+    fb::Registration::create(builder, &args)
 }
 
 pub(super) fn decode_registration(table: &[u8]) -> Result<Registration, MessageError> {
-    let root = table_root::<fb::Registration<'_>>(table)?;
+    registration_of(table_root::<fb::Registration<'_>>(table)?)
+}
+
+fn registration_of(root: fb::Registration<'_>) -> Result<Registration, MessageError> {
     let damaged = root.damaged().into_iter().flatten();
     let damaged = damaged.map(|named| topic_partition(&named.topic().bytes(), named.partition()));
     let logs = match root.is_empty() {
@@ -189,7 +407,7 @@ pub(super) fn decode_registration(table: &[u8]) -> Result<Registration, MessageE
     Ok(Registration { node: NodeId(root.node()), incarnation: uuid(root.incarnation()), logs, replaces })
 }
 
-pub(super) fn encode_registered(registered: &Registered) -> Vec<u8> {
+pub fn encode_registered(registered: &Registered) -> Vec<u8> {
     let mut builder = Builder::with_capacity(64);
     let incarnation = fb::Id::new(registered.incarnation.as_bytes());
     let broker_epoch = registered.broker_epoch.0;
@@ -199,7 +417,7 @@ pub(super) fn encode_registered(registered: &Registered) -> Vec<u8> {
     finish(builder, root)
 }
 
-pub(super) fn decode_registered(table: &[u8]) -> Result<Registered, MessageError> {
+pub fn decode_registered(table: &[u8]) -> Result<Registered, MessageError> {
     let root = table_root::<fb::Registered<'_>>(table)?;
     Ok(Registered {
         incarnation: uuid(root.incarnation()),
@@ -208,7 +426,7 @@ pub(super) fn decode_registered(table: &[u8]) -> Result<Registered, MessageError
     })
 }
 
-pub(super) fn encode_heartbeat(heartbeat: &Heartbeat) -> Vec<u8> {
+pub fn encode_heartbeat(heartbeat: &Heartbeat) -> Vec<u8> {
     let mut builder = Builder::with_capacity(64);
     let args = fb::HeartbeatArgs {
         node: heartbeat.node.0,
@@ -220,7 +438,7 @@ pub(super) fn encode_heartbeat(heartbeat: &Heartbeat) -> Vec<u8> {
     finish(builder, root)
 }
 
-pub(super) fn decode_heartbeat(table: &[u8]) -> Result<Heartbeat, MessageError> {
+pub fn decode_heartbeat(table: &[u8]) -> Result<Heartbeat, MessageError> {
     let root = table_root::<fb::Heartbeat<'_>>(table)?;
     Ok(Heartbeat {
         node: NodeId(root.node()),
@@ -230,7 +448,7 @@ pub(super) fn decode_heartbeat(table: &[u8]) -> Result<Heartbeat, MessageError> 
     })
 }
 
-pub(super) fn encode_heartbeat_answer(answer: &HeartbeatAnswer) -> Vec<u8> {
+pub fn encode_heartbeat_answer(answer: &HeartbeatAnswer) -> Vec<u8> {
     let mut builder = Builder::with_capacity(64);
     let args = fb::HeartbeatAnswerArgs {
         broker_epoch: answer.broker_epoch.0,
@@ -242,7 +460,7 @@ pub(super) fn encode_heartbeat_answer(answer: &HeartbeatAnswer) -> Vec<u8> {
     finish(builder, root)
 }
 
-pub(super) fn decode_heartbeat_answer(table: &[u8]) -> Result<HeartbeatAnswer, MessageError> {
+pub fn decode_heartbeat_answer(table: &[u8]) -> Result<HeartbeatAnswer, MessageError> {
     let root = table_root::<fb::HeartbeatAnswer<'_>>(table)?;
     Ok(HeartbeatAnswer {
         broker_epoch: BrokerEpoch(root.broker_epoch()),
@@ -252,7 +470,7 @@ pub(super) fn decode_heartbeat_answer(table: &[u8]) -> Result<HeartbeatAnswer, M
     })
 }
 
-pub(super) fn encode_alter_partitions(request: &AlterPartitions) -> Vec<u8> {
+pub fn encode_alter_partitions(request: &AlterPartitions) -> Vec<u8> {
     let mut builder = Builder::with_capacity(64 + 96 * request.partitions.len());
     let each = |proposal: &PartitionProposal| {
         let in_sync = proposal.in_sync.iter();
@@ -280,7 +498,7 @@ pub(super) fn encode_alter_partitions(request: &AlterPartitions) -> Vec<u8> {
     finish(builder, root)
 }
 
-pub(super) fn decode_alter_partitions(table: &[u8]) -> Result<AlterPartitions, MessageError> {
+pub fn decode_alter_partitions(table: &[u8]) -> Result<AlterPartitions, MessageError> {
     let root = table_root::<fb::AlterPartitions<'_>>(table)?;
     let each = |proposal: fb::PartitionProposal<'_>| {
         let member = |member: &fb::InSync| {
@@ -301,7 +519,7 @@ pub(super) fn decode_alter_partitions(table: &[u8]) -> Result<AlterPartitions, M
     })
 }
 
-pub(super) fn encode_altered_partitions(altered: &[AlteredPartition]) -> Vec<u8> {
+pub fn encode_altered_partitions(altered: &[AlteredPartition]) -> Vec<u8> {
     let mut builder = Builder::with_capacity(64 + 96 * altered.len());
     let each = |altered: &AlteredPartition| {
         let (outcome, partition_epoch, in_sync): (_, _, Vec<i32>) = match &altered.outcome {
@@ -331,7 +549,7 @@ pub(super) fn encode_altered_partitions(altered: &[AlteredPartition]) -> Vec<u8>
     finish(builder, root)
 }
 
-pub(super) fn decode_altered_partitions(table: &[u8]) -> Result<Vec<AlteredPartition>, MessageError> {
+pub fn decode_altered_partitions(table: &[u8]) -> Result<Vec<AlteredPartition>, MessageError> {
     let root = table_root::<fb::AlteredPartitions<'_>>(table)?;
     let each = |altered: fb::AlteredPartition<'_>| {
         let partition_epoch = partition_epoch(altered.partition_epoch())?;

@@ -134,7 +134,11 @@ error_codes! {
     DuplicateResource = 92, "DUPLICATE_RESOURCE", "the request names a resource twice";
     PositionOutOfRange = 99, "POSITION_OUT_OF_RANGE", "the position is out of range";
     UnknownTopicId = 100, "UNKNOWN_TOPIC_ID", "there is no topic of this id here";
+    DuplicateBrokerRegistration = 101, "DUPLICATE_BROKER_REGISTRATION",
+        "another process has registered as this node";
+    BrokerIdNotRegistered = 102, "BROKER_ID_NOT_REGISTERED", "no such broker is registered";
     InconsistentTopicId = 103, "INCONSISTENT_TOPIC_ID", "the topic id is not the one the log has";
+    InconsistentClusterId = 104, "INCONSISTENT_CLUSTER_ID", "the request is for another cluster";
     TransactionalIdNotFound = 105, "TRANSACTIONAL_ID_NOT_FOUND", "the transactional id is not known";
     FetchSessionTopicIdError = 106, "FETCH_SESSION_TOPIC_ID_ERROR",
         "the fetch session mixes topic names and topic ids";
@@ -148,6 +152,8 @@ error_codes! {
     UnknownSubscriptionId = 117, "UNKNOWN_SUBSCRIPTION_ID", "the client's subscriptions to metrics have changed";
     TelemetryTooLarge = 118, "TELEMETRY_TOO_LARGE", "the metrics are larger than telemetry.max.bytes";
     TransactionAbortable = 120, "TRANSACTION_ABORTABLE", "the transaction has to be aborted";
+    DuplicateVoter = 126, "DUPLICATE_VOTER", "the node has a vote already";
+    VoterNotFound = 127, "VOTER_NOT_FOUND", "the node is no member of the quorum";
     InvalidRegularExpression = 128, "INVALID_REGULAR_EXPRESSION", "the regular expression is invalid";
 }
 

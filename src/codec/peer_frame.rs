@@ -40,10 +40,13 @@ pub enum PeerKind {
     HeartbeatAnswer = 9,
     AlterPartitions = 10,
     AlteredPartitions = 11,
+    Quorum = 12,
+    Question = 13,
+    Answer = 14,
 }
 
 impl PeerKind {
-    pub const ALL: [PeerKind; 11] = [
+    pub const ALL: [PeerKind; 14] = [
         PeerKind::Greeting,
         PeerKind::Statements,
         PeerKind::Alignments,
@@ -55,6 +58,9 @@ impl PeerKind {
         PeerKind::HeartbeatAnswer,
         PeerKind::AlterPartitions,
         PeerKind::AlteredPartitions,
+        PeerKind::Quorum,
+        PeerKind::Question,
+        PeerKind::Answer,
     ];
 
     fn from_wire(kind: u8) -> Option<PeerKind> {

@@ -6,7 +6,8 @@
 use flatbuffers::{Follow, Verifiable, VerifierOptions};
 
 use crate::codec::control::{
-    AlterPartitions, AlteredPartition, Greeting, Heartbeat, HeartbeatAnswer, Registered, Registration,
+    AlterPartitions, AlteredPartition, Answer, Greeting, Heartbeat, HeartbeatAnswer, Question, Registered,
+    Registration,
 };
 use crate::codec::peer_frame::{PeerKind, begin_peer_frame};
 use crate::codec::replication::{Acknowledgements, Alignment, Append, Statements};
@@ -18,7 +19,7 @@ use crate::types::{PartitionIndex, TopicId, TopicPartition, Uuid};
 pub const PEER_VERSION_MIN: u16 = 1;
 pub const PEER_VERSION_MAX: u16 = 1;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum PeerMessage {
     Greeting(Greeting),
     Statements(Statements),
@@ -32,6 +33,12 @@ pub enum PeerMessage {
     HeartbeatAnswer(HeartbeatAnswer),
     AlterPartitions(AlterPartitions),
     AlteredPartitions(Vec<AlteredPartition>),
+    /// The payload is a message of the metadata quorum's protocol.
+    Quorum,
+    /// What it is about is the payload.
+    Question(Question),
+    /// The same.
+    Answer(Answer),
 }
 
 /// Why a frame whose checksums are right means nothing.
@@ -57,6 +64,10 @@ pub enum MessageError {
     Payload { promised: u64, found: u64 },
     #[error("a payload where none belongs")]
     UnexpectedPayload,
+    #[error("question {0} is unknown")]
+    Question(u8),
+    #[error("a table where none belongs")]
+    UnexpectedTable,
 }
 
 impl PeerMessage {
@@ -88,13 +99,18 @@ impl PeerMessage {
             PeerMessage::AlteredPartitions(message) => {
                 (PeerKind::AlteredPartitions, control::encode_altered_partitions(message))
             }
+            PeerMessage::Quorum => (PeerKind::Quorum, Vec::new()),
+            PeerMessage::Question(message) => (PeerKind::Question, control::encode_question(message)),
+            PeerMessage::Answer(message) => (PeerKind::Answer, control::encode_answer(message)),
         };
         begin_peer_frame(kind, version, &table, payload, out);
     }
 
     /// `payload`: its size in bytes.
     pub fn decode(kind: PeerKind, table: &[u8], payload: usize) -> Result<PeerMessage, MessageError> {
-        if payload > 0 && kind != PeerKind::Appends {
+        let has_payload =
+            matches!(kind, PeerKind::Appends | PeerKind::Quorum | PeerKind::Question | PeerKind::Answer);
+        if payload > 0 && !has_payload {
             return Err(MessageError::UnexpectedPayload);
         }
         Ok(match kind {
@@ -117,6 +133,10 @@ impl PeerMessage {
             PeerKind::AlteredPartitions => {
                 PeerMessage::AlteredPartitions(control::decode_altered_partitions(table)?)
             }
+            PeerKind::Quorum if table.is_empty() => PeerMessage::Quorum,
+            PeerKind::Quorum => return Err(MessageError::UnexpectedTable),
+            PeerKind::Question => PeerMessage::Question(control::decode_question(table)?),
+            PeerKind::Answer => PeerMessage::Answer(control::decode_answer(table)?),
         })
     }
 }

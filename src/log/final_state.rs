@@ -69,7 +69,7 @@ impl PartitionState {
         let index = log.active_index();
         PartitionState {
             active: log.active().base_offset,
-            log_end: log.high_watermark(),
+            log_end: log.durable_end(),
             first_timestamp: log.active().first_timestamp,
             offset_index: index.encode_offset_index(),
             time_index: index.encode_time_index(),

@@ -23,6 +23,7 @@
 //! | [`plan`] | which bytes go where |
 //! | [`commit`] | which flush covers which write, and when an answer may leave |
 //! | [`durability`] | what an acknowledgement waits for: a flush, or a write |
+//! | [`recompression`] | batches that a topic keeps in another codec than their producer's |
 //! | [`read`] | where in bytes that were read a batch is |
 //! | [`read_turns`] | whose turn it is to read from disk |
 //! | [`segment`] | names of files and directories, when to roll, how much to preallocate |
@@ -59,6 +60,7 @@ pub mod plan;
 pub mod producers;
 pub mod read;
 pub mod read_turns;
+pub mod recompression;
 pub mod recovery;
 pub mod removal;
 pub mod retention;

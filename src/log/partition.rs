@@ -1,14 +1,14 @@
 //! One partition's log: which offset a batch gets, which segment takes it, how far readers may read.
 //!
 //! ```text
-//! offset line    log_start ... stored_end ... high_watermark = durable_end ... log_end
-//!                readable      not flushed in its segment        appended, not durable
+//! offset line    log_start ... stored_end ... high_watermark ≤ durable_end ... log_end
+//!                readable      not flushed in its segment      appended, not durable
 //!                ..... last_stable_offset: below it no transaction is undecided
 //! segments       [closed][closed][active ..........................................
 //! ```
 //!
-//! Pure: the shell copies, writes and flushes what is planned here. On one node the high watermark
-//! is the durable end (see `log::durability`); replication will move it.
+//! Pure: the shell copies, writes and flushes what is planned here. The high watermark of the only replica is
+//! its durable end (see `log::durability`); where there are others it is what replication says, and never more.
 
 use crate::codec::control_record::EndMarker;
 use crate::codec::record_batch::BatchView;
@@ -21,6 +21,7 @@ use crate::log::plan::AppendPlan;
 use crate::log::producers::{
     MarkerRejected, ProducerEvent, Producers, RetainedBatch, SequenceCheck, SequenceError,
 };
+use crate::log::recompression::StoredCompression;
 use crate::log::segment::{IncomingBatch, RollLimits, SegmentInfo, StoredBatch, roll_jitter_ms, roll_reason};
 use crate::log::transactions::index::TransactionIndex;
 use crate::log::transactions::{AbortedTransaction, Isolation, PartitionTransactions};
@@ -53,6 +54,8 @@ pub struct LogConfig {
     pub file_delete_delay: Duration,
     pub cleanup: Cleanup,
     pub durability: Durability,
+    /// `None`: batches are stored as producers send them.
+    pub compression: Option<StoredCompression>,
 }
 
 /// `cleanup.policy`.
@@ -138,8 +141,8 @@ pub struct Opened {
 }
 
 /// Lives: one per replica, on its owner shard.
-/// Invariant: log_start ≤ durable_end, stored_end ≤ durable_end ≤ log_end; the last stable offset, between log_start
-/// and durable_end, never moves back; segments are in offset order and without gaps.
+/// Invariant: log_start ≤ high watermark ≤ durable_end, stored_end ≤ durable_end ≤ log_end; the last stable offset,
+/// between log_start and the high watermark, never moves back; segments are in offset order and without gaps.
 #[derive(Debug)]
 pub struct PartitionLog {
     pub config: LogConfig,
@@ -149,6 +152,8 @@ pub struct PartitionLog {
     log_end: Offset,
     durable_end: Offset,
     durable_place: Place,
+    /// Below it other replicas have it too, as far as is known here; `None`: there are none.
+    replicated_end: Option<Offset>,
     /// Ends of writes, to the journal or the segment, that are not durable yet, with their places,
     /// oldest first.
     sealed_ends: VecDeque<(Offset, Place)>,
@@ -182,6 +187,7 @@ impl PartitionLog {
             log_end: opened.log_end,
             durable_end: opened.log_end,
             durable_place,
+            replicated_end: None,
             sealed_ends: VecDeque::new(),
             stored_end: opened.log_end,
             stored_place: durable_place,
@@ -210,7 +216,49 @@ impl PartitionLog {
 
     /// Exclusive.
     pub fn high_watermark(&self) -> Offset {
+        self.replicated_end.map_or(self.durable_end, |end| end.min(self.durable_end))
+    }
+
+    /// Exclusive: below it everything is as durable here as the topic wants it.
+    pub fn durable_end(&self) -> Offset {
         self.durable_end
+    }
+
+    /// Batches are appended under `epoch` from now on: somebody leads anew, or another one does.
+    pub fn begin_epoch(&mut self, epoch: LeaderEpoch) {
+        assert!(self.leader_epoch <= epoch, "leader epochs go up");
+        self.leader_epoch = epoch;
+    }
+
+    /// This replica leads under its epoch, which begins where the log ends.
+    pub fn begin_leading(&mut self) {
+        self.epochs.assign(self.leader_epoch, self.log_end);
+    }
+
+    /// There are other replicas, and this is how far the high watermark is as this one knows it; `None`: there are
+    /// none any more.
+    pub fn replicate_from(&mut self, high_watermark: Option<Offset>) {
+        self.replicated_end = high_watermark;
+        self.settle_transactions();
+    }
+
+    /// `None`: there are no other replicas, as far as the log has heard.
+    pub fn replicated_end(&self) -> Option<Offset> {
+        self.replicated_end
+    }
+
+    /// Replication has moved the high watermark.
+    pub fn replicated(&mut self, high_watermark: Offset) {
+        assert!(high_watermark <= self.durable_end, "the high watermark passed what is durable");
+        assert!(self.replicated_end.is_some_and(|before| before <= high_watermark), "it moved back");
+        self.replicate_from(Some(high_watermark));
+    }
+
+    fn settle_transactions(&mut self) {
+        let high_watermark = self.high_watermark();
+        if let Some(transactions) = &mut self.transactions {
+            transactions.replicated(high_watermark);
+        }
     }
 
     /// Exclusive: below it every transaction has ended, with a marker that stays. Where a log start was moved
@@ -219,7 +267,8 @@ impl PartitionLog {
         let open = self.producers.first_open_transaction();
         let unreplicated = self.transactions.as_ref().and_then(|all| all.first_unreplicated());
         let unstable = [open, unreplicated].into_iter().flatten().min();
-        unstable.map_or(self.durable_end, |first| first.max(self.log_start).min(self.durable_end))
+        let high_watermark = self.high_watermark();
+        unstable.map_or(high_watermark, |first| first.max(self.log_start).min(high_watermark))
     }
 
     /// Exclusive: below it every transaction has ended for good, also where a topic acknowledges what is not
@@ -227,14 +276,16 @@ impl PartitionLog {
     pub fn settled_end(&self) -> Offset {
         let open = self.producers.first_open_transaction();
         let unstored = self.transactions.as_ref().and_then(|all| all.first_unstored());
-        let unsettled = [open, unstored].into_iter().flatten().min();
-        unsettled.map_or(self.stored_end, |first| first.min(self.stored_end))
+        let unreplicated = self.transactions.as_ref().and_then(|all| all.first_unreplicated());
+        let unsettled = [open, unstored, unreplicated].into_iter().flatten().min();
+        let settled = self.stored_end.min(self.high_watermark());
+        unsettled.map_or(settled, |first| first.min(settled))
     }
 
     /// Exclusive: how far a reader may read.
     pub fn readable_end(&self, isolation: Isolation) -> Offset {
         match isolation {
-            Isolation::Uncommitted => self.durable_end,
+            Isolation::Uncommitted => self.high_watermark(),
             Isolation::Committed => self.last_stable_offset(),
         }
     }
@@ -313,7 +364,7 @@ impl PartitionLog {
             (None, Some((id, epoch))) => self.producers.check_unsequenced(id, epoch)?,
             (None, None) => {}
         }
-        self.plan_append(batch, now).map(AppendDecision::Append)
+        self.plan_append(batch, self.log_end, now).map(AppendDecision::Append)
     }
 
     /// Judges a marker of a transaction's coordinator; `batch` is its control batch. Changes nothing.
@@ -326,12 +377,17 @@ impl PartitionLog {
     ) -> Result<AppendPlan, AppendRejected> {
         assert!(EndMarker::read(batch).as_ref() == Some(marker), "the batch is that of the marker");
         self.producers.check_marker(marker, version)?;
-        self.plan_append(batch, now)
+        self.plan_append(batch, self.log_end, now)
     }
 
-    fn plan_append(&self, batch: &BatchView<'_>, now: Timestamp) -> Result<AppendPlan, AppendRejected> {
+    fn plan_append(
+        &self,
+        batch: &BatchView<'_>,
+        base_offset: Offset,
+        now: Timestamp,
+    ) -> Result<AppendPlan, AppendRejected> {
         let size = batch.size();
-        let last_offset = self.log_end.advance(batch.last_offset_delta()).ok_or(AppendRejected::Full)?;
+        let last_offset = base_offset.advance(batch.last_offset_delta()).ok_or(AppendRejected::Full)?;
         last_offset.advance(1).ok_or(AppendRejected::Full)?;
         let max_timestamp = if self.config.append_time { now } else { batch.max_timestamp() };
         let incoming = IncomingBatch { size: size as u32, last_offset, max_timestamp };
@@ -342,7 +398,7 @@ impl PartitionLog {
                 && self.active.size > 0);
         let (segment, file_position) =
             if rolls { (self.log_end, 0) } else { (self.active.base_offset, self.active.size) };
-        Ok(AppendPlan { base_offset: self.log_end, segment, file_position, size: size as u32, rolls })
+        Ok(AppendPlan { base_offset, segment, file_position, size: size as u32, rolls })
     }
 
     fn roll_limits(&self) -> RollLimits {
@@ -385,11 +441,22 @@ impl PartitionLog {
         ClosedSegment { info, index, checksums, transactions }
     }
 
-    /// Takes in a batch that was planned by [`decide_append`](Self::decide_append) or
-    /// [`decide_marker`](Self::decide_marker), rolled for if the plan said so, and has its place written into
+    /// Places a batch as the leader has it: it was judged there. Its offset may lie behind the log end, where
+    /// compaction has taken what was between.
+    pub fn plan_replicated(
+        &self,
+        batch: &BatchView<'_>,
+        now: Timestamp,
+    ) -> Result<AppendPlan, AppendRejected> {
+        assert!(self.log_end <= batch.base_offset(), "what is there already is not sent");
+        self.plan_append(batch, batch.base_offset(), now)
+    }
+
+    /// Takes in a batch that was planned by [`decide_append`](Self::decide_append),
+    /// [`decide_marker`](Self::decide_marker) or [`plan_replicated`](Self::plan_replicated), rolled for if the plan said so, and has its place written into
     /// it.
     pub fn apply_append(&mut self, plan: &AppendPlan, batch: &BatchView<'_>, now: Timestamp) {
-        assert!(plan.base_offset == self.log_end, "a plan was applied after another append");
+        assert!(self.log_end <= plan.base_offset, "a plan was applied after another append");
         assert!(plan.segment == self.active.base_offset, "a plan was applied without its roll");
         assert!(batch.base_offset() == plan.base_offset);
         let stored = StoredBatch::new(batch, plan.file_position);
@@ -426,9 +493,7 @@ impl PartitionLog {
         assert!(end <= self.log_end);
         (self.durable_end, self.durable_place) =
             reached(&mut self.sealed_ends, end, (self.durable_end, self.durable_place));
-        if let Some(transactions) = &mut self.transactions {
-            transactions.replicated(end);
-        }
+        self.settle_transactions();
     }
 
     /// Everything below `end` is flushed in its segments. Comes after [`durable`](Self::durable).
@@ -460,7 +525,7 @@ impl PartitionLog {
 
     /// Moves the log start forward (retention, DeleteRecords). Never past the high watermark.
     pub fn advance_log_start(&mut self, to: Offset) {
-        assert!(to <= self.durable_end, "the log start passed the high watermark");
+        assert!(to <= self.high_watermark(), "the log start passed the high watermark");
         self.log_start = self.log_start.max(to);
         self.epochs.truncate_from_start(self.log_start);
     }
@@ -558,9 +623,19 @@ impl PartitionLog {
         self.closed.iter().map(|segment| segment.size).sum::<u64>() + self.active.size
     }
 
-    /// The segment that holds `offset`, and the first byte after what may be read of it.
+    /// The segment that holds `offset`, and the first byte after what is durable of it.
     pub fn locate(&self, offset: Offset) -> Option<(Offset, u64)> {
-        if offset < self.log_start || offset >= self.durable_end {
+        if offset >= self.durable_end {
+            return None;
+        }
+        let (segment, size) = self.locate_appended(offset)?;
+        let is_last = segment == self.durable_place.segment;
+        Some((segment, if is_last { self.durable_place.file_position } else { size }))
+    }
+
+    /// The segment that holds `offset`, and the first byte after what was appended to it.
+    pub fn locate_appended(&self, offset: Offset) -> Option<(Offset, u64)> {
+        if offset < self.log_start || offset >= self.log_end {
             return None;
         }
         let after = self.closed.partition_point(|segment| segment.base_offset <= offset);
@@ -569,12 +644,7 @@ impl PartitionLog {
         } else {
             self.closed[after.checked_sub(1)?]
         };
-        let readable_end = if segment.base_offset == self.durable_place.segment {
-            self.durable_place.file_position
-        } else {
-            segment.size
-        };
-        Some((segment.base_offset, readable_end))
+        Some((segment.base_offset, segment.size))
     }
 }
 

@@ -27,6 +27,7 @@ pub fn log_config(segment_size_max: u64) -> LogConfig {
         file_delete_delay: Duration::ZERO,
         cleanup: Cleanup::DELETE,
         durability: Durability::Fsync,
+        compression: None,
     }
 }
 

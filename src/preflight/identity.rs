@@ -6,10 +6,12 @@
 //! node.id=1
 //! directory.id=Ls2XWq3gTkKx6ZQO8Y3V1A
 //! ```
+//! One that was made to join a cluster says so (`cluster.joined=true`): it never begins one of its own.
 //! In those that do not have the metadata one more line says which one does, so that none of them is ever
 //! taken for the directory of an empty cluster: `metadata.directory.id=MzE8dy87TCSMBw0PLz0eWg`.
 //!
-//! Made with the directory, never changed: a directory that is mounted under the wrong node would
+//! `metadata.begun=true` says that there were metadata once: a start without them is refused. Else made with the
+//! directory and never changed: a directory that is mounted under the wrong node would
 //! otherwise answer for partitions that it does not have.
 
 #![expect(clippy::disallowed_methods, reason = "runs on the main thread before any shard exists")]
@@ -28,6 +30,10 @@ pub struct Identity {
     /// The directory that has the metadata, where that is another one.
     pub metadata_directory: Option<String>,
     pub node_id: NodeId,
+    /// Others have founded the cluster: without metadata it waits for them.
+    pub has_joined: bool,
+    /// There were metadata in it: where there are none any more, they are lost.
+    pub has_begun: bool,
     /// True if the directory was empty: nothing is to be recovered.
     pub created: bool,
 }
@@ -48,6 +54,8 @@ pub enum IdentityError {
 }
 
 const FILE_NAME: &str = "meta.properties";
+const JOINED: &str = "cluster.joined";
+const BEGUN: &str = "metadata.begun";
 const STAGED_NAME: &str = "meta.properties.tmp";
 /// Bytes; ours has some 110.
 const FILE_SIZE_MAX: u64 = 64 << 10;
@@ -69,23 +77,36 @@ pub fn load(data_dir: &Path, node_id: NodeId) -> Result<Option<Identity>, Identi
     }
 }
 
-/// Gives a new directory its identity: in the cluster of the one that has the metadata, or as that one
-/// in a cluster of its own.
-pub fn create(
-    data_dir: &Path,
-    node_id: NodeId,
-    metadata: Option<&Identity>,
-) -> Result<Identity, IdentityError> {
+/// What a new directory belongs to.
+#[derive(Clone, Copy, Debug)]
+pub enum Of<'a> {
+    /// It is a node's first one: of a cluster that there is, or of a new one.
+    Cluster(Option<Uuid>),
+    /// The node of the one that has the metadata.
+    Metadata(&'a Identity),
+}
+
+/// Gives a new directory its identity.
+pub fn create(data_dir: &Path, node_id: NodeId, of: Of<'_>) -> Result<Identity, IdentityError> {
     let path = data_dir.join(FILE_NAME);
-    let identity = Identity {
-        cluster_id: metadata.map_or_else(|| uuid_text(Uuid::new_v4()), |first| first.cluster_id.clone()),
-        directory_id: DirectoryId(Uuid::new_v4()),
-        metadata_directory: metadata.map(|first| first.directory_id.to_string()),
-        node_id,
-        created: true,
+    let (cluster_id, metadata_directory, has_joined) = match of {
+        Of::Cluster(cluster) => (uuid_text(cluster.unwrap_or_else(Uuid::new_v4)), None, cluster.is_some()),
+        Of::Metadata(first) => (first.cluster_id.clone(), Some(first.directory_id.to_string()), false),
     };
+    let directory_id = DirectoryId(Uuid::new_v4());
+    let (has_begun, created) = (false, true);
+    let identity =
+        Identity { cluster_id, directory_id, metadata_directory, node_id, has_joined, has_begun, created };
     write(data_dir, &path, &identity).map_err(|error| IdentityError::Io { path, error })?;
     Ok(identity)
+}
+
+/// Notes that there are metadata in a directory now.
+pub fn note_begun(data_dir: &Path, identity: &Identity) -> io::Result<()> {
+    if identity.has_begun {
+        return Ok(());
+    }
+    write(data_dir, &data_dir.join(FILE_NAME), &Identity { has_begun: true, ..identity.clone() })
 }
 
 /// Which directory it says it is, and which one has the metadata if that is another; for readers of a
@@ -152,7 +173,10 @@ fn parse(contents: &str, path: &Path, wanted: NodeId) -> Result<Identity, Identi
     let directory_id = parse_uuid_text(&directory).filter(|id| !id.is_nil()).map(DirectoryId);
     let directory_id = directory_id.ok_or_else(|| damaged(format!("directory.id {directory}")))?;
     let metadata_directory = property("metadata.directory.id").ok();
-    Ok(Identity { cluster_id, directory_id, metadata_directory, node_id: wanted, created: false })
+    let is_true = |name| property(name).is_ok_and(|value| value == "true");
+    let (node_id, has_joined, has_begun) = (wanted, is_true(JOINED), is_true(BEGUN));
+    let created = false;
+    Ok(Identity { cluster_id, directory_id, metadata_directory, node_id, has_joined, has_begun, created })
 }
 
 /// Whole or not at all: under another name, flushed, renamed, and the directory flushed.
@@ -165,6 +189,11 @@ fn write(data_dir: &Path, path: &Path, identity: &Identity) -> io::Result<()> {
     writeln!(file, "directory.id={}", identity.directory_id)?;
     if let Some(metadata) = &identity.metadata_directory {
         writeln!(file, "metadata.directory.id={metadata}")?;
+    }
+    for (name, is_so) in [(JOINED, identity.has_joined), (BEGUN, identity.has_begun)] {
+        if is_so {
+            writeln!(file, "{name}=true")?;
+        }
     }
     file.sync_all()?;
     std::fs::rename(&staged, path)?;
@@ -179,14 +208,22 @@ mod tests {
     fn an_identity_is_made_once_and_found_again() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         assert_eq!(load(directory.path(), NodeId(7)).expect("readable"), None);
-        let made = create(directory.path(), NodeId(7), None).expect("made");
+        let made = create(directory.path(), NodeId(7), Of::Cluster(None)).expect("made");
         assert!(made.created);
         let found = load(directory.path(), NodeId(7)).expect("readable");
         assert_eq!(found, Some(Identity { created: false, ..made.clone() }));
+        let joined = tempfile::tempdir().expect("a temporary directory");
+        let cluster = parse_uuid_text(&made.cluster_id);
+        let made = create(joined.path(), NodeId(9), Of::Cluster(cluster)).expect("made");
+        let found = load(joined.path(), NodeId(9)).expect("readable").expect("it is there");
+        assert!(found.has_joined && found.cluster_id == made.cluster_id);
+        note_begun(joined.path(), &found).expect("noted");
+        let begun = load(joined.path(), NodeId(9)).expect("readable").expect("it is there");
+        assert_eq!(begun, Identity { has_begun: true, ..found });
         let error = load(directory.path(), NodeId(8)).expect_err("another node").to_string();
         assert!(error.contains("belongs to node 7, not 8: start with --node-id 7"), "{error}");
         let other = tempfile::tempdir().expect("a temporary directory");
-        create(other.path(), NodeId(7), Some(&made)).expect("made");
+        create(other.path(), NodeId(7), Of::Metadata(&made)).expect("made");
         let other = load(other.path(), NodeId(7)).expect("readable").expect("just made");
         assert_eq!(other.cluster_id, made.cluster_id);
         assert_eq!(other.metadata_directory, Some(made.directory_id.to_string()));
@@ -204,7 +241,7 @@ mod tests {
         File::create(directory.path().join("thesis.tex")).expect("created");
         let error = refuse_foreign(directory.path()).expect_err("foreign").to_string();
         assert!(error.contains("holds thesis.tex but no meta.properties"), "{error}");
-        create(directory.path(), NodeId(1), None).expect("made");
+        create(directory.path(), NodeId(1), Of::Cluster(None)).expect("made");
         assert!(refuse_foreign(directory.path()).is_ok(), "ours from now on");
     }
 

@@ -12,9 +12,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::PreflightError;
 use super::data_dir::{self, DataDirError, DataDirLock, FileSystem};
-use super::identity::{self, Identity, IdentityError};
+use super::identity::{self, Identity, IdentityError, Of};
+use super::{Joined, PreflightError};
 use crate::config::Config;
 
 /// A log directory that is ours.
@@ -78,7 +78,7 @@ pub enum LogDirsError {
 }
 
 /// Takes all that can be taken; writes nothing before what can be refused has been.
-pub fn take_all(config: &Config) -> Result<(LogDir, Vec<OtherDir>), PreflightError> {
+pub fn take_all(config: &Config, joined: &Joined<'_>) -> Result<(LogDir, Vec<OtherDir>), PreflightError> {
     let (first, others) = config.data_dirs.split_first().expect("a configuration has a data directory");
     refuse_aliases(&config.data_dirs)?;
     identity::refuse_foreign(first)?;
@@ -92,7 +92,10 @@ pub fn take_all(config: &Config) -> Result<(LogDir, Vec<OtherDir>), PreflightErr
     let file_system = data_dir::check_file_system(first, config.unsafe_buffered_io)?;
     let identity = match identity::load(first, config.node_id)? {
         Some(identity) => identity,
-        None => identity::create(first, config.node_id, None)?,
+        None => {
+            let cluster = joined(config).map_err(PreflightError::Join)?;
+            identity::create(first, config.node_id, Of::Cluster(cluster))?
+        }
     };
     if let Some(metadata) = identity.metadata_directory {
         return Err(LogDirsError::NotFirst { path: first.clone(), metadata }.into());
@@ -122,7 +125,7 @@ fn open(config: &Config, path: &Path, metadata: &LogDir) -> Result<LogDir, Prefl
     let named = identity::load(path, config.node_id)?;
     let identity = match named {
         Some(identity) => identity,
-        None => identity::create(path, config.node_id, Some(&metadata.identity))?,
+        None => identity::create(path, config.node_id, Of::Metadata(&metadata.identity))?,
     };
     if identity.cluster_id != metadata.identity.cluster_id {
         let (found, wanted) = (identity.cluster_id, metadata.identity.cluster_id.clone());
@@ -157,6 +160,8 @@ fn is_for_the_operator(error: &PreflightError) -> bool {
             IdentityError::Damaged { .. } | IdentityError::Io { .. } => false,
         },
         PreflightError::LogDirs(_)
+        | PreflightError::Join(_)
+        | PreflightError::NoPeerListen
         | PreflightError::IoUring(_)
         | PreflightError::Memlock(_)
         | PreflightError::Port(_) => true,
@@ -205,7 +210,12 @@ fn refuse_copies(metadata: &LogDir, others: &[OtherDir]) -> Result<(), LogDirsEr
 mod tests {
     use super::*;
     use crate::config::{Inputs, Machine};
+    use crate::types::Uuid;
     use std::fs;
+
+    fn alone(_: &Config) -> Result<Option<Uuid>, String> {
+        Ok(None)
+    }
 
     fn config(paths: &[&Path]) -> Config {
         let list = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(",");
@@ -226,21 +236,24 @@ mod tests {
         let parent = parent();
         let (first, second) = (parent.path().join("first"), parent.path().join("second"));
         let config = config(&[&first, &second]);
-        let (metadata, others) = take_all(&config).expect("free");
+        let (metadata, others) = take_all(&config, &alone).expect("free");
         assert!(matches!(&others[..], [OtherDir::New { refusal: None, .. }]), "{others:?}");
         assert!(!second.exists(), "whether it is new is not known yet");
         let adopted = adopt(&config, &metadata, &second).expect("free");
         assert_eq!(adopted.identity.cluster_id, metadata.identity.cluster_id);
-        assert!(matches!(take_all(&config), Err(PreflightError::DataDir(DataDirError::Locked { .. }))));
+        assert!(matches!(
+            take_all(&config, &alone),
+            Err(PreflightError::DataDir(DataDirError::Locked { .. }))
+        ));
         let id = adopted.identity.directory_id;
         drop((metadata, adopted));
-        let (metadata, others) = take_all(&config).expect("free again");
+        let (metadata, others) = take_all(&config, &alone).expect("free again");
         let [OtherDir::Ready(found)] = &others[..] else { panic!("{others:?}") };
         assert_eq!(found.identity.directory_id, id);
         drop((metadata, others));
         // What cannot be read is not taken for a new one.
         fs::write(second.join("meta.properties"), "version=1\n").expect("it can be damaged");
-        let (_metadata, others) = take_all(&config).expect("the first is well");
+        let (_metadata, others) = take_all(&config, &alone).expect("the first is well");
         assert!(matches!(&others[..], [OtherDir::Unusable { .. }]), "{others:?}");
     }
 
@@ -248,19 +261,21 @@ mod tests {
     fn directories_of_different_clusters_are_refused() {
         let parent = parent();
         let (first, second) = (parent.path().join("first"), parent.path().join("second"));
-        take_all(&config(&[&first])).expect("free");
-        take_all(&config(&[&second])).expect("free");
+        take_all(&config(&[&first]), &alone).expect("free");
+        take_all(&config(&[&second]), &alone).expect("free");
         let refused = |error: PreflightError| error.to_string();
-        let error = take_all(&config(&[&first, &second])).map(drop).map_err(refused).expect_err("another");
+        let error =
+            take_all(&config(&[&first, &second]), &alone).map(drop).map_err(refused).expect_err("another");
         assert!(error.contains("belongs to cluster"), "{error}");
         let empty = parent.path().join("not-mounted");
         fs::create_dir(&empty).expect("made");
-        let error = take_all(&config(&[&empty, &second])).map(drop).map_err(refused).expect_err("empty");
+        let error =
+            take_all(&config(&[&empty, &second]), &alone).map(drop).map_err(refused).expect_err("empty");
         assert!(error.contains("is new, but"), "{error}");
         assert_eq!(fs::read_dir(&empty).expect("there").count(), 0, "nothing is begun in it");
         // Somebody else's files are left alone, and reported where the directory belongs to nobody.
         fs::write(empty.join("thesis.tex"), "").expect("written");
-        let (_metadata, others) = take_all(&config(&[&first, &empty])).expect("the first is well");
+        let (_metadata, others) = take_all(&config(&[&first, &empty]), &alone).expect("the first is well");
         assert!(matches!(&others[..], [OtherDir::New { refusal: Some(_), .. }]), "{others:?}");
         assert_eq!(fs::read_dir(&empty).expect("there").count(), 1);
     }

@@ -22,9 +22,10 @@ mod ports;
 mod resources;
 
 use crate::config::{Config, HostPort};
+use crate::types::Uuid;
 
 pub use data_dir::{DataDirError, DataDirLock, FileSystem, file_system_name, hold_for_reading};
-pub use identity::{Identity, IdentityError, directory_ids};
+pub use identity::{Identity, IdentityError, directory_ids, note_begun};
 pub use io_uring::{IoUringError, probe as probe_io_uring};
 pub use log_dirs::{LogDir, LogDirsError, OtherDir, adopt};
 pub use machine::{hostname, machine};
@@ -42,6 +43,8 @@ pub struct Preflight {
     pub listeners: Listeners,
     /// Where clients are told to connect (under `core` routing: to bootstrap).
     pub advertised: HostPort,
+    /// Where other nodes are told to.
+    pub peer_advertised: Option<HostPort>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -58,22 +61,37 @@ pub enum PreflightError {
     Memlock(#[from] MemlockError),
     #[error(transparent)]
     Port(#[from] PortError),
+    #[error("{0}")]
+    Join(String),
+    #[error("a node of a cluster of several needs --peer-listen: where other nodes connect to it")]
+    NoPeerListen,
 }
+
+/// How a new node finds out which cluster it joins; `None`: it begins one.
+pub type Joined<'a> = dyn Fn(&Config) -> Result<Option<Uuid>, String> + 'a;
 
 /// Checks the host and takes the log directories.
 ///
 /// The directories come first: a second broker is to be told that there is a first, not that its
 /// port is taken. On failure nothing is left behind but an empty data directory and its identity, and
 /// nothing at all in a directory that is somebody else's.
-pub fn run(config: &Config) -> Result<Preflight, PreflightError> {
-    let (metadata, others) = log_dirs::take_all(config)?;
+///
+/// `joined`: the id of the cluster that a new data directory is to belong to, asked for only then.
+pub fn run(config: &Config, joined: &Joined<'_>) -> Result<Preflight, PreflightError> {
+    if config.peer_listen.is_none() && !config.join.is_empty() {
+        return Err(PreflightError::NoPeerListen);
+    }
+    let (metadata, others) = log_dirs::take_all(config, joined)?;
     io_uring::probe()?;
     let resources =
         resources::raise(config.cores, &config.memory_plan(), (config.max_connections, config.open_files))?;
     let listeners = ports::check(config)?;
     let bound = HostPort { host: config.listen.host.clone(), port: listeners.base.port() };
     let advertised = config.advertised(&bound, &hostname());
-    Ok(Preflight { metadata, others, resources, listeners, advertised })
+    let peers = config.peer_listen.as_ref().zip(listeners.peers);
+    let peers = peers.map(|(listen, bound)| HostPort { host: listen.host.clone(), port: bound.port() });
+    let peer_advertised = config.peer_advertised(peers.as_ref(), &hostname());
+    Ok(Preflight { metadata, others, resources, listeners, advertised, peer_advertised })
 }
 
 /// The last system call's error, for the failures that libc reports through `errno`.

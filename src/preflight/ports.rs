@@ -26,6 +26,8 @@ pub struct Listeners {
     pub base: SocketAddr,
     /// One per shard, in shard order; empty under `node` routing.
     pub per_shard: Vec<SocketAddr>,
+    /// Shard 0 accepts other nodes on it.
+    pub peers: Option<SocketAddr>,
     /// Bound to them, for the kernel's eyes only.
     _held: Vec<Socket>,
 }
@@ -48,9 +50,31 @@ pub enum PortError {
     Other { address: SocketAddr, error: io::Error },
     #[error("no {count} consecutive free ports were found: give --listen a port")]
     NoneFree { count: usize },
+    #[error("--peer-listen {listen}: {error}")]
+    Peers { listen: HostPort, error: Box<PortError> },
 }
 
 pub fn check(config: &Config) -> Result<Listeners, PortError> {
+    let mut listeners = check_clients(config)?;
+    if let Some(listen) = &config.peer_listen {
+        let refused = |error| PortError::Peers { listen: listen.clone(), error: Box::new(error) };
+        let (address, held) = check_peers(listen).map_err(refused)?;
+        listeners.peers = Some(address);
+        listeners._held.push(held);
+    }
+    Ok(listeners)
+}
+
+fn check_peers(listen: &HostPort) -> Result<(SocketAddr, Socket), PortError> {
+    let mut address = resolve(listen)?;
+    if address.port() == 0 {
+        let free = TcpListener::bind(address).and_then(|listener| listener.local_addr());
+        address = free.map_err(|error| refusal(address, error))?;
+    }
+    Ok((address, take_patiently(address)?))
+}
+
+fn check_clients(config: &Config) -> Result<Listeners, PortError> {
     let address = resolve(&config.listen)?;
     let shards = if config.routing == Routing::Core { config.cores } else { 0 };
     if address.port() != 0 {
@@ -79,7 +103,7 @@ fn check_from(base: SocketAddr, shards: usize) -> Result<Listeners, PortError> {
     let per_shard: Vec<_> = (0..shards).map(|shard| on_port(1 + shard)).collect();
     let addresses = std::iter::once(&base).chain(&per_shard);
     let held = addresses.map(|&address| take_patiently(address)).collect::<Result<_, _>>()?;
-    Ok(Listeners { base, per_shard, _held: held })
+    Ok(Listeners { base, per_shard, peers: None, _held: held })
 }
 
 /// The kernel closes the rings of a killed broker, and with them its listeners, a moment after the

@@ -94,6 +94,10 @@ pub enum Event<'a> {
         partition_epoch: PartitionEpoch,
         now: Mono,
     },
+    /// The topic's properties are others.
+    Configured {
+        settings: LeaderSettings,
+    },
     Tick {
         now: Mono,
     },
@@ -291,6 +295,10 @@ impl Leader {
             Event::ProposalRefused { partition_epoch, now } => {
                 self.refuse(partition_epoch, now);
             }
+            Event::Configured { settings } => {
+                assert!(settings.in_sync_min > 0, "a leader counts as in sync");
+                self.settings = settings;
+            }
             Event::Tick { now } => {
                 effects.extend(self.in_sync.again(now, self.settings.proposal_patience).map(Effect::Propose));
                 self.propose(now, effects);
@@ -340,6 +348,18 @@ impl Leader {
     }
 
     // --- Followers
+
+    /// Which nodes may come into an in-sync set, as far as the metadata say (Kafka `isReplicaIsrEligible`).
+    pub fn note_eligible(&mut self, is_eligible: impl Fn(NodeId) -> bool) {
+        self.followers.iter_mut().for_each(|(node, progress)| progress.is_eligible = is_eligible(*node));
+    }
+
+    /// The connection of a follower is gone: it has to state again before it is taken for one.
+    pub fn lost(&mut self, replica: NodeId) {
+        if let Some(progress) = self.followers.get_mut(&replica) {
+            progress.is_following = false;
+        }
+    }
 
     /// What a follower gets next, if anything is there for it.
     pub fn to_send(&self, replica: NodeId) -> Option<ToSend> {
@@ -502,8 +522,10 @@ impl Leader {
             comes.map(|(replica, progress)| (*replica, progress.session.map(|session| session.broker_epoch))),
         );
         let is_change = comes.is_some() || in_sync.len() < committed.len();
-        // Whoever was proposed in vain and lags is not waited for any longer: the set as it is ends the epoch.
-        if is_change || self.in_sync.in_vain().any(|node| lags(&node)) {
+        let is_away = |node| self.followers.get(&node).is_some_and(|progress| !progress.is_eligible);
+        // Whoever was proposed in vain and lags, or is away, is not waited for any longer: the set as it is ends the
+        // epoch.
+        if is_change || self.in_sync.in_vain().any(|node| lags(&node) || is_away(node)) {
             effects.push(Effect::Propose(self.in_sync.propose(self.epoch, in_sync, now)));
         }
     }
@@ -512,6 +534,7 @@ impl Leader {
     /// acknowledged, which lies below the start of this epoch (Kafka `Partition.isFollowerInSync`).
     fn has_caught_up(&self, progress: &Progress) -> bool {
         progress.is_following
+            && progress.is_eligible
             && progress.flushed_end >= self.high_watermark
             && progress.flushed_end >= self.epoch_start
             && progress.log_start >= self.log_start

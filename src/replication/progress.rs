@@ -27,6 +27,8 @@ pub struct Progress {
     pub told_log_start: Offset,
     /// Not before then is it proposed again: the controller has refused it.
     pub propose_after: Mono,
+    /// As far as the metadata say, the controller would take it: it is neither fenced nor about to stop.
+    pub is_eligible: bool,
     /// When it last had all that there was.
     caught_up_at: Mono,
     /// The log end at its last acknowledgement, and when that was.
@@ -45,6 +47,7 @@ impl Progress {
             told_high_watermark: Offset::ZERO,
             told_log_start: Offset::ZERO,
             propose_after: now,
+            is_eligible: true,
             caught_up_at: now,
             last_seen: (log_end, now),
         }

@@ -8,6 +8,158 @@ pub mod control {
 
 
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_QUESTION_KIND: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_QUESTION_KIND: u8 = 18;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_QUESTION_KIND: [QuestionKind; 19] = [
+  QuestionKind::Register,
+  QuestionKind::CreateTopics,
+  QuestionKind::DeleteTopics,
+  QuestionKind::CreatePartitions,
+  QuestionKind::IncrementalAlterConfigs,
+  QuestionKind::AlterConfigs,
+  QuestionKind::ElectLeaders,
+  QuestionKind::AlterClientQuotas,
+  QuestionKind::AutoCreate,
+  QuestionKind::CreateGroupsTopic,
+  QuestionKind::CreateTransactionsTopic,
+  QuestionKind::AllocateProducerIds,
+  QuestionKind::DescribeQuorum,
+  QuestionKind::AppliedIndex,
+  QuestionKind::AddVoter,
+  QuestionKind::RemoveVoter,
+  QuestionKind::Heartbeat,
+  QuestionKind::AlterPartitions,
+  QuestionKind::UnregisterBroker,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct QuestionKind(pub u8);
+#[allow(non_upper_case_globals)]
+impl QuestionKind {
+  pub const Register: Self = Self(0);
+  pub const CreateTopics: Self = Self(1);
+  pub const DeleteTopics: Self = Self(2);
+  pub const CreatePartitions: Self = Self(3);
+  pub const IncrementalAlterConfigs: Self = Self(4);
+  pub const AlterConfigs: Self = Self(5);
+  pub const ElectLeaders: Self = Self(6);
+  pub const AlterClientQuotas: Self = Self(7);
+  pub const AutoCreate: Self = Self(8);
+  pub const CreateGroupsTopic: Self = Self(9);
+  pub const CreateTransactionsTopic: Self = Self(10);
+  pub const AllocateProducerIds: Self = Self(11);
+  pub const DescribeQuorum: Self = Self(12);
+  pub const AppliedIndex: Self = Self(13);
+  pub const AddVoter: Self = Self(14);
+  pub const RemoveVoter: Self = Self(15);
+  pub const Heartbeat: Self = Self(16);
+  pub const AlterPartitions: Self = Self(17);
+  pub const UnregisterBroker: Self = Self(18);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 18;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Register,
+    Self::CreateTopics,
+    Self::DeleteTopics,
+    Self::CreatePartitions,
+    Self::IncrementalAlterConfigs,
+    Self::AlterConfigs,
+    Self::ElectLeaders,
+    Self::AlterClientQuotas,
+    Self::AutoCreate,
+    Self::CreateGroupsTopic,
+    Self::CreateTransactionsTopic,
+    Self::AllocateProducerIds,
+    Self::DescribeQuorum,
+    Self::AppliedIndex,
+    Self::AddVoter,
+    Self::RemoveVoter,
+    Self::Heartbeat,
+    Self::AlterPartitions,
+    Self::UnregisterBroker,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Register => Some("Register"),
+      Self::CreateTopics => Some("CreateTopics"),
+      Self::DeleteTopics => Some("DeleteTopics"),
+      Self::CreatePartitions => Some("CreatePartitions"),
+      Self::IncrementalAlterConfigs => Some("IncrementalAlterConfigs"),
+      Self::AlterConfigs => Some("AlterConfigs"),
+      Self::ElectLeaders => Some("ElectLeaders"),
+      Self::AlterClientQuotas => Some("AlterClientQuotas"),
+      Self::AutoCreate => Some("AutoCreate"),
+      Self::CreateGroupsTopic => Some("CreateGroupsTopic"),
+      Self::CreateTransactionsTopic => Some("CreateTransactionsTopic"),
+      Self::AllocateProducerIds => Some("AllocateProducerIds"),
+      Self::DescribeQuorum => Some("DescribeQuorum"),
+      Self::AppliedIndex => Some("AppliedIndex"),
+      Self::AddVoter => Some("AddVoter"),
+      Self::RemoveVoter => Some("RemoveVoter"),
+      Self::Heartbeat => Some("Heartbeat"),
+      Self::AlterPartitions => Some("AlterPartitions"),
+      Self::UnregisterBroker => Some("UnregisterBroker"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for QuestionKind {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for QuestionKind {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for QuestionKind {
+    type Output = QuestionKind;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for QuestionKind {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for QuestionKind {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for QuestionKind {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_ALTER_OUTCOME: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MAX_ALTER_OUTCOME: u8 = 7;
@@ -193,6 +345,132 @@ impl<'a> Id {
     // Created from a valid Table for this object
     // Which contains a valid array in this slot
     unsafe { ::flatbuffers::emplace_scalar_array(&mut self.0, 0, items) };
+  }
+
+}
+
+/// `log_directory`: of the node that registers, where it has found the partition.
+// struct Found, aligned to 4
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct Found(pub [u8; 36]);
+impl Default for Found { 
+  fn default() -> Self { 
+    Self([0; 36])
+  }
+}
+impl ::core::fmt::Debug for Found {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("Found")
+      .field("topic", &self.topic())
+      .field("partition", &self.partition())
+      .field("log_directory", &self.log_directory())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Found {}
+impl<'a> ::flatbuffers::Follow<'a> for Found {
+  type Inner = &'a Found;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a Found>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a Found {
+  type Inner = &'a Found;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<Found>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for Found {
+    type Output = Found;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const Found as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(4)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Found {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> Found {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    topic: &Id,
+    partition: u32,
+    log_directory: &Id,
+  ) -> Self {
+    let mut s = Self([0; 36]);
+    s.set_topic(topic);
+    s.set_partition(partition);
+    s.set_log_directory(log_directory);
+    s
+  }
+
+  pub fn topic(&self) -> &Id {
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid struct in this slot
+    unsafe { &*(self.0[0..].as_ptr() as *const Id) }
+  }
+
+  #[allow(clippy::identity_op)]
+  pub fn set_topic(&mut self, x: &Id) {
+    self.0[0..0 + 16].copy_from_slice(&x.0)
+  }
+
+  pub fn partition(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_partition(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  pub fn log_directory(&self) -> &Id {
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid struct in this slot
+    unsafe { &*(self.0[20..].as_ptr() as *const Id) }
+  }
+
+  #[allow(clippy::identity_op)]
+  pub fn set_log_directory(&mut self, x: &Id) {
+    self.0[20..20 + 16].copy_from_slice(&x.0)
   }
 
 }
@@ -439,7 +717,9 @@ pub enum GreetingOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
 /// The first frame in either direction of every connection. `version_min` and `version_max`: of the messages that
-/// this side understands.
+/// this side understands. `cluster`: all zeroes of a node that belongs to none yet. `peer`: as which member of the
+/// metadata quorum it speaks, 0 of none. `host` and `port`: where it is reached by other nodes. `from_shard` and
+/// `to_shard`: of a connection over which the one follows partitions of the other; -1: of any other connection.
 pub struct Greeting<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -457,6 +737,11 @@ impl<'a> Greeting<'a> {
   pub const VT_NODE: ::flatbuffers::VOffsetT = 6;
   pub const VT_VERSION_MIN: ::flatbuffers::VOffsetT = 8;
   pub const VT_VERSION_MAX: ::flatbuffers::VOffsetT = 10;
+  pub const VT_PEER: ::flatbuffers::VOffsetT = 12;
+  pub const VT_HOST: ::flatbuffers::VOffsetT = 14;
+  pub const VT_PORT: ::flatbuffers::VOffsetT = 16;
+  pub const VT_FROM_SHARD: ::flatbuffers::VOffsetT = 18;
+  pub const VT_TO_SHARD: ::flatbuffers::VOffsetT = 20;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -468,8 +753,13 @@ impl<'a> Greeting<'a> {
     args: &'args GreetingArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Greeting<'bldr>> {
     let mut builder = GreetingBuilder::new(_fbb);
+    builder.add_peer(args.peer);
+    builder.add_to_shard(args.to_shard);
+    builder.add_from_shard(args.from_shard);
+    if let Some(x) = args.host { builder.add_host(x); }
     builder.add_node(args.node);
     if let Some(x) = args.cluster { builder.add_cluster(x); }
+    builder.add_port(args.port);
     builder.add_version_max(args.version_max);
     builder.add_version_min(args.version_min);
     builder.finish()
@@ -504,6 +794,41 @@ impl<'a> Greeting<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u16>(Greeting::VT_VERSION_MAX, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn peer(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Greeting::VT_PEER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn host(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Greeting::VT_HOST, None)}
+  }
+  #[inline]
+  pub fn port(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(Greeting::VT_PORT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn from_shard(&self) -> i32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i32>(Greeting::VT_FROM_SHARD, Some(-1)).unwrap()}
+  }
+  #[inline]
+  pub fn to_shard(&self) -> i32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i32>(Greeting::VT_TO_SHARD, Some(-1)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Greeting<'_> {
@@ -516,6 +841,11 @@ impl ::flatbuffers::Verifiable for Greeting<'_> {
      .visit_field::<i32>("node", Self::VT_NODE, false)?
      .visit_field::<u16>("version_min", Self::VT_VERSION_MIN, false)?
      .visit_field::<u16>("version_max", Self::VT_VERSION_MAX, false)?
+     .visit_field::<u64>("peer", Self::VT_PEER, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("host", Self::VT_HOST, false)?
+     .visit_field::<u16>("port", Self::VT_PORT, false)?
+     .visit_field::<i32>("from_shard", Self::VT_FROM_SHARD, false)?
+     .visit_field::<i32>("to_shard", Self::VT_TO_SHARD, false)?
      .finish();
     Ok(())
   }
@@ -525,6 +855,11 @@ pub struct GreetingArgs<'a> {
     pub node: i32,
     pub version_min: u16,
     pub version_max: u16,
+    pub peer: u64,
+    pub host: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub port: u16,
+    pub from_shard: i32,
+    pub to_shard: i32,
 }
 impl<'a> Default for GreetingArgs<'a> {
   #[inline]
@@ -534,6 +869,11 @@ impl<'a> Default for GreetingArgs<'a> {
       node: 0,
       version_min: 0,
       version_max: 0,
+      peer: 0,
+      host: None,
+      port: 0,
+      from_shard: -1,
+      to_shard: -1,
     }
   }
 }
@@ -560,6 +900,26 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GreetingBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u16>(Greeting::VT_VERSION_MAX, version_max, 0);
   }
   #[inline]
+  pub fn add_peer(&mut self, peer: u64) {
+    self.fbb_.push_slot::<u64>(Greeting::VT_PEER, peer, 0);
+  }
+  #[inline]
+  pub fn add_host(&mut self, host: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Greeting::VT_HOST, host);
+  }
+  #[inline]
+  pub fn add_port(&mut self, port: u16) {
+    self.fbb_.push_slot::<u16>(Greeting::VT_PORT, port, 0);
+  }
+  #[inline]
+  pub fn add_from_shard(&mut self, from_shard: i32) {
+    self.fbb_.push_slot::<i32>(Greeting::VT_FROM_SHARD, from_shard, -1);
+  }
+  #[inline]
+  pub fn add_to_shard(&mut self, to_shard: i32) {
+    self.fbb_.push_slot::<i32>(Greeting::VT_TO_SHARD, to_shard, -1);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GreetingBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     GreetingBuilder {
@@ -582,6 +942,599 @@ impl ::core::fmt::Debug for Greeting<'_> {
       ds.field("node", &self.node());
       ds.field("version_min", &self.version_min());
       ds.field("version_max", &self.version_max());
+      ds.field("peer", &self.peer());
+      ds.field("host", &self.host());
+      ds.field("port", &self.port());
+      ds.field("from_shard", &self.from_shard());
+      ds.field("to_shard", &self.to_shard());
+      ds.finish()
+  }
+}
+pub enum MutationLimitOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// How many partitions may be made and deleted a second, by that user and client. `is_strict`: what is too much is refused.
+pub struct MutationLimit<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for MutationLimit<'a> {
+  type Inner = MutationLimit<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> MutationLimit<'a> {
+  pub const VT_USER: ::flatbuffers::VOffsetT = 4;
+  pub const VT_CLIENT_ID: ::flatbuffers::VOffsetT = 6;
+  pub const VT_RATE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_IS_STRICT: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    MutationLimit { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args MutationLimitArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<MutationLimit<'bldr>> {
+    let mut builder = MutationLimitBuilder::new(_fbb);
+    builder.add_rate(args.rate);
+    if let Some(x) = args.client_id { builder.add_client_id(x); }
+    if let Some(x) = args.user { builder.add_user(x); }
+    builder.add_is_strict(args.is_strict);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn user(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(MutationLimit::VT_USER, None)}
+  }
+  #[inline]
+  pub fn client_id(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(MutationLimit::VT_CLIENT_ID, None)}
+  }
+  #[inline]
+  pub fn rate(&self) -> f64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<f64>(MutationLimit::VT_RATE, Some(0.0)).unwrap()}
+  }
+  #[inline]
+  pub fn is_strict(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(MutationLimit::VT_IS_STRICT, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for MutationLimit<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("user", Self::VT_USER, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("client_id", Self::VT_CLIENT_ID, false)?
+     .visit_field::<f64>("rate", Self::VT_RATE, false)?
+     .visit_field::<bool>("is_strict", Self::VT_IS_STRICT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MutationLimitArgs<'a> {
+    pub user: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub client_id: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub rate: f64,
+    pub is_strict: bool,
+}
+impl<'a> Default for MutationLimitArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    MutationLimitArgs {
+      user: None,
+      client_id: None,
+      rate: 0.0,
+      is_strict: false,
+    }
+  }
+}
+
+pub struct MutationLimitBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MutationLimitBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_user(&mut self, user: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(MutationLimit::VT_USER, user);
+  }
+  #[inline]
+  pub fn add_client_id(&mut self, client_id: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(MutationLimit::VT_CLIENT_ID, client_id);
+  }
+  #[inline]
+  pub fn add_rate(&mut self, rate: f64) {
+    self.fbb_.push_slot::<f64>(MutationLimit::VT_RATE, rate, 0.0);
+  }
+  #[inline]
+  pub fn add_is_strict(&mut self, is_strict: bool) {
+    self.fbb_.push_slot::<bool>(MutationLimit::VT_IS_STRICT, is_strict, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MutationLimitBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    MutationLimitBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<MutationLimit<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for MutationLimit<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("MutationLimit");
+      ds.field("user", &self.user());
+      ds.field("client_id", &self.client_id());
+      ds.field("rate", &self.rate());
+      ds.field("is_strict", &self.is_strict());
+      ds.finish()
+  }
+}
+pub enum QuestionOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Asked of the node that leads the metadata quorum. `number`: on this connection, for the answer. `version`: of the
+/// Kafka request that is the payload, if one is. `AppliedIndex` asks for nothing but that. Of `Register` the payload is
+/// a `metadata.Entry` with the node, and `registration` says what has started; of one that would replace another than
+/// the current one the answer is a `Registered`; of `Heartbeat` and `AlterPartitions` it
+/// is the table of that name, and the answer's likewise. `limit`: of whoever asked for topics to be made or deleted
+/// (KIP-599).
+pub struct Question<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Question<'a> {
+  type Inner = Question<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Question<'a> {
+  pub const VT_NUMBER: ::flatbuffers::VOffsetT = 4;
+  pub const VT_KIND: ::flatbuffers::VOffsetT = 6;
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_PEER: ::flatbuffers::VOffsetT = 10;
+  pub const VT_VERSION: ::flatbuffers::VOffsetT = 12;
+  pub const VT_FOUND: ::flatbuffers::VOffsetT = 14;
+  pub const VT_LIMIT: ::flatbuffers::VOffsetT = 16;
+  pub const VT_REGISTRATION: ::flatbuffers::VOffsetT = 18;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Question { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args QuestionArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Question<'bldr>> {
+    let mut builder = QuestionBuilder::new(_fbb);
+    builder.add_peer(args.peer);
+    builder.add_number(args.number);
+    if let Some(x) = args.registration { builder.add_registration(x); }
+    if let Some(x) = args.limit { builder.add_limit(x); }
+    if let Some(x) = args.found { builder.add_found(x); }
+    builder.add_node(args.node);
+    builder.add_version(args.version);
+    builder.add_kind(args.kind);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn number(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Question::VT_NUMBER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn kind(&self) -> QuestionKind {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<QuestionKind>(Question::VT_KIND, Some(QuestionKind::Register)).unwrap()}
+  }
+  #[inline]
+  pub fn node(&self) -> i32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i32>(Question::VT_NODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn peer(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Question::VT_PEER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn version(&self) -> i16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i16>(Question::VT_VERSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn found(&self) -> Option<::flatbuffers::Vector<'a, Found>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Found>>>(Question::VT_FOUND, None)}
+  }
+  #[inline]
+  pub fn limit(&self) -> Option<MutationLimit<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<MutationLimit>>(Question::VT_LIMIT, None)}
+  }
+  #[inline]
+  pub fn registration(&self) -> Option<Registration<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Registration>>(Question::VT_REGISTRATION, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Question<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("number", Self::VT_NUMBER, false)?
+     .visit_field::<QuestionKind>("kind", Self::VT_KIND, false)?
+     .visit_field::<i32>("node", Self::VT_NODE, false)?
+     .visit_field::<u64>("peer", Self::VT_PEER, false)?
+     .visit_field::<i16>("version", Self::VT_VERSION, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Found>>>("found", Self::VT_FOUND, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<MutationLimit>>("limit", Self::VT_LIMIT, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Registration>>("registration", Self::VT_REGISTRATION, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct QuestionArgs<'a> {
+    pub number: u64,
+    pub kind: QuestionKind,
+    pub node: i32,
+    pub peer: u64,
+    pub version: i16,
+    pub found: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Found>>>,
+    pub limit: Option<::flatbuffers::WIPOffset<MutationLimit<'a>>>,
+    pub registration: Option<::flatbuffers::WIPOffset<Registration<'a>>>,
+}
+impl<'a> Default for QuestionArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    QuestionArgs {
+      number: 0,
+      kind: QuestionKind::Register,
+      node: 0,
+      peer: 0,
+      version: 0,
+      found: None,
+      limit: None,
+      registration: None,
+    }
+  }
+}
+
+pub struct QuestionBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> QuestionBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_number(&mut self, number: u64) {
+    self.fbb_.push_slot::<u64>(Question::VT_NUMBER, number, 0);
+  }
+  #[inline]
+  pub fn add_kind(&mut self, kind: QuestionKind) {
+    self.fbb_.push_slot::<QuestionKind>(Question::VT_KIND, kind, QuestionKind::Register);
+  }
+  #[inline]
+  pub fn add_node(&mut self, node: i32) {
+    self.fbb_.push_slot::<i32>(Question::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_peer(&mut self, peer: u64) {
+    self.fbb_.push_slot::<u64>(Question::VT_PEER, peer, 0);
+  }
+  #[inline]
+  pub fn add_version(&mut self, version: i16) {
+    self.fbb_.push_slot::<i16>(Question::VT_VERSION, version, 0);
+  }
+  #[inline]
+  pub fn add_found(&mut self, found: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Found>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Question::VT_FOUND, found);
+  }
+  #[inline]
+  pub fn add_limit(&mut self, limit: ::flatbuffers::WIPOffset<MutationLimit<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<MutationLimit>>(Question::VT_LIMIT, limit);
+  }
+  #[inline]
+  pub fn add_registration(&mut self, registration: ::flatbuffers::WIPOffset<Registration<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Registration>>(Question::VT_REGISTRATION, registration);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> QuestionBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    QuestionBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Question<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Question<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Question");
+      ds.field("number", &self.number());
+      ds.field("kind", &self.kind());
+      ds.field("node", &self.node());
+      ds.field("peer", &self.peer());
+      ds.field("version", &self.version());
+      ds.field("found", &self.found());
+      ds.field("limit", &self.limit());
+      ds.field("registration", &self.registration());
+      ds.finish()
+  }
+}
+pub enum AnswerOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// `error`: Kafka's code of why nothing was done. `leader`: who would know, 0 if nobody is known; `leader_host` and
+/// `leader_port`: where it is reached. `term`: of the quorum, as who answers knows it. `index`: how much of
+/// the metadata has to be applied for what was answered to be seen. The payload is the answer, `message` what else
+/// there is to say.
+pub struct Answer<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Answer<'a> {
+  type Inner = Answer<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Answer<'a> {
+  pub const VT_NUMBER: ::flatbuffers::VOffsetT = 4;
+  pub const VT_ERROR: ::flatbuffers::VOffsetT = 6;
+  pub const VT_LEADER: ::flatbuffers::VOffsetT = 8;
+  pub const VT_INDEX: ::flatbuffers::VOffsetT = 10;
+  pub const VT_MESSAGE: ::flatbuffers::VOffsetT = 12;
+  pub const VT_LEADER_HOST: ::flatbuffers::VOffsetT = 14;
+  pub const VT_LEADER_PORT: ::flatbuffers::VOffsetT = 16;
+  pub const VT_TERM: ::flatbuffers::VOffsetT = 18;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Answer { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AnswerArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Answer<'bldr>> {
+    let mut builder = AnswerBuilder::new(_fbb);
+    builder.add_term(args.term);
+    builder.add_index(args.index);
+    builder.add_leader(args.leader);
+    builder.add_number(args.number);
+    if let Some(x) = args.leader_host { builder.add_leader_host(x); }
+    if let Some(x) = args.message { builder.add_message(x); }
+    builder.add_leader_port(args.leader_port);
+    builder.add_error(args.error);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn number(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Answer::VT_NUMBER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn error(&self) -> i16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i16>(Answer::VT_ERROR, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn leader(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Answer::VT_LEADER, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Answer::VT_INDEX, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn message(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Answer::VT_MESSAGE, None)}
+  }
+  #[inline]
+  pub fn leader_host(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Answer::VT_LEADER_HOST, None)}
+  }
+  #[inline]
+  pub fn leader_port(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(Answer::VT_LEADER_PORT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn term(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Answer::VT_TERM, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Answer<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("number", Self::VT_NUMBER, false)?
+     .visit_field::<i16>("error", Self::VT_ERROR, false)?
+     .visit_field::<u64>("leader", Self::VT_LEADER, false)?
+     .visit_field::<u64>("index", Self::VT_INDEX, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("message", Self::VT_MESSAGE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("leader_host", Self::VT_LEADER_HOST, false)?
+     .visit_field::<u16>("leader_port", Self::VT_LEADER_PORT, false)?
+     .visit_field::<u64>("term", Self::VT_TERM, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AnswerArgs<'a> {
+    pub number: u64,
+    pub error: i16,
+    pub leader: u64,
+    pub index: u64,
+    pub message: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub leader_host: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub leader_port: u16,
+    pub term: u64,
+}
+impl<'a> Default for AnswerArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    AnswerArgs {
+      number: 0,
+      error: 0,
+      leader: 0,
+      index: 0,
+      message: None,
+      leader_host: None,
+      leader_port: 0,
+      term: 0,
+    }
+  }
+}
+
+pub struct AnswerBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AnswerBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_number(&mut self, number: u64) {
+    self.fbb_.push_slot::<u64>(Answer::VT_NUMBER, number, 0);
+  }
+  #[inline]
+  pub fn add_error(&mut self, error: i16) {
+    self.fbb_.push_slot::<i16>(Answer::VT_ERROR, error, 0);
+  }
+  #[inline]
+  pub fn add_leader(&mut self, leader: u64) {
+    self.fbb_.push_slot::<u64>(Answer::VT_LEADER, leader, 0);
+  }
+  #[inline]
+  pub fn add_index(&mut self, index: u64) {
+    self.fbb_.push_slot::<u64>(Answer::VT_INDEX, index, 0);
+  }
+  #[inline]
+  pub fn add_message(&mut self, message: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Answer::VT_MESSAGE, message);
+  }
+  #[inline]
+  pub fn add_leader_host(&mut self, leader_host: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Answer::VT_LEADER_HOST, leader_host);
+  }
+  #[inline]
+  pub fn add_leader_port(&mut self, leader_port: u16) {
+    self.fbb_.push_slot::<u16>(Answer::VT_LEADER_PORT, leader_port, 0);
+  }
+  #[inline]
+  pub fn add_term(&mut self, term: u64) {
+    self.fbb_.push_slot::<u64>(Answer::VT_TERM, term, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AnswerBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AnswerBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Answer<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Answer<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Answer");
+      ds.field("number", &self.number());
+      ds.field("error", &self.error());
+      ds.field("leader", &self.leader());
+      ds.field("index", &self.index());
+      ds.field("message", &self.message());
+      ds.field("leader_host", &self.leader_host());
+      ds.field("leader_port", &self.leader_port());
+      ds.field("term", &self.term());
       ds.finish()
   }
 }

@@ -273,10 +273,10 @@ impl ::flatbuffers::SimpleToVerifyInSlice for QuotaEntityType {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_BODY: u8 = 11;
+pub const ENUM_MAX_BODY: u8 = 12;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_BODY: [Body; 12] = [
+pub const ENUM_VALUES_BODY: [Body; 13] = [
   Body::NONE,
   Body::ClusterCreated,
   Body::FeatureLevelSet,
@@ -289,6 +289,7 @@ pub const ENUM_VALUES_BODY: [Body; 12] = [
   Body::ProducerIdsAllocated,
   Body::ConfigSet,
   Body::ClientQuotaSet,
+  Body::NodeUnregistered,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -308,9 +309,10 @@ impl Body {
   pub const ProducerIdsAllocated: Self = Self(9);
   pub const ConfigSet: Self = Self(10);
   pub const ClientQuotaSet: Self = Self(11);
+  pub const NodeUnregistered: Self = Self(12);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 11;
+  pub const ENUM_MAX: u8 = 12;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::ClusterCreated,
@@ -324,6 +326,7 @@ impl Body {
     Self::ProducerIdsAllocated,
     Self::ConfigSet,
     Self::ClientQuotaSet,
+    Self::NodeUnregistered,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -340,6 +343,7 @@ impl Body {
       Self::ProducerIdsAllocated => Some("ProducerIdsAllocated"),
       Self::ConfigSet => Some("ConfigSet"),
       Self::ClientQuotaSet => Some("ClientQuotaSet"),
+      Self::NodeUnregistered => Some("NodeUnregistered"),
       _ => None,
     }
   }
@@ -957,7 +961,11 @@ pub enum NodeRegisteredOffset {}
 /// A node as it last started. Replaces what was known of that node.
 ///
 /// `log_directories`: of a node with several, in their order; the first one has the metadata. From
-/// level 2.
+/// level 2. `peer_host` and `peer_port`: where other nodes reach it. From level 6.
+///
+/// `broker_epoch`: of this registration, higher than that of any before it (KIP-631). 0: of before there were any.
+/// `incarnation`: of the process, random. `is_fenced`: it leads nothing and comes into no in-sync set;
+/// `is_shutting_down`: likewise, since it is about to stop (KIP-841). From level 7.
 pub struct NodeRegistered<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -978,6 +986,12 @@ impl<'a> NodeRegistered<'a> {
   pub const VT_PORT: ::flatbuffers::VOffsetT = 12;
   pub const VT_RACK: ::flatbuffers::VOffsetT = 14;
   pub const VT_LOG_DIRECTORIES: ::flatbuffers::VOffsetT = 16;
+  pub const VT_PEER_HOST: ::flatbuffers::VOffsetT = 18;
+  pub const VT_PEER_PORT: ::flatbuffers::VOffsetT = 20;
+  pub const VT_BROKER_EPOCH: ::flatbuffers::VOffsetT = 22;
+  pub const VT_INCARNATION: ::flatbuffers::VOffsetT = 24;
+  pub const VT_IS_FENCED: ::flatbuffers::VOffsetT = 26;
+  pub const VT_IS_SHUTTING_DOWN: ::flatbuffers::VOffsetT = 28;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -989,12 +1003,18 @@ impl<'a> NodeRegistered<'a> {
     args: &'args NodeRegisteredArgs<'args>
   ) -> ::flatbuffers::WIPOffset<NodeRegistered<'bldr>> {
     let mut builder = NodeRegisteredBuilder::new(_fbb);
+    builder.add_broker_epoch(args.broker_epoch);
+    if let Some(x) = args.incarnation { builder.add_incarnation(x); }
+    if let Some(x) = args.peer_host { builder.add_peer_host(x); }
     if let Some(x) = args.log_directories { builder.add_log_directories(x); }
     if let Some(x) = args.rack { builder.add_rack(x); }
     if let Some(x) = args.host { builder.add_host(x); }
     builder.add_node(args.node);
+    builder.add_peer_port(args.peer_port);
     builder.add_port(args.port);
     builder.add_cores(args.cores);
+    builder.add_is_shutting_down(args.is_shutting_down);
+    builder.add_is_fenced(args.is_fenced);
     builder.add_routing(args.routing);
     builder.finish()
   }
@@ -1049,6 +1069,48 @@ impl<'a> NodeRegistered<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<LogDirectory>>>>(NodeRegistered::VT_LOG_DIRECTORIES, None)}
   }
+  #[inline]
+  pub fn peer_host(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(NodeRegistered::VT_PEER_HOST, None)}
+  }
+  #[inline]
+  pub fn peer_port(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(NodeRegistered::VT_PEER_PORT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn broker_epoch(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(NodeRegistered::VT_BROKER_EPOCH, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn incarnation(&self) -> Option<&'a Id> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Id>(NodeRegistered::VT_INCARNATION, None)}
+  }
+  #[inline]
+  pub fn is_fenced(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(NodeRegistered::VT_IS_FENCED, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn is_shutting_down(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(NodeRegistered::VT_IS_SHUTTING_DOWN, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for NodeRegistered<'_> {
@@ -1064,6 +1126,12 @@ impl ::flatbuffers::Verifiable for NodeRegistered<'_> {
      .visit_field::<u16>("port", Self::VT_PORT, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("rack", Self::VT_RACK, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<LogDirectory>>>>("log_directories", Self::VT_LOG_DIRECTORIES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("peer_host", Self::VT_PEER_HOST, false)?
+     .visit_field::<u16>("peer_port", Self::VT_PEER_PORT, false)?
+     .visit_field::<i64>("broker_epoch", Self::VT_BROKER_EPOCH, false)?
+     .visit_field::<Id>("incarnation", Self::VT_INCARNATION, false)?
+     .visit_field::<bool>("is_fenced", Self::VT_IS_FENCED, false)?
+     .visit_field::<bool>("is_shutting_down", Self::VT_IS_SHUTTING_DOWN, false)?
      .finish();
     Ok(())
   }
@@ -1076,6 +1144,12 @@ pub struct NodeRegisteredArgs<'a> {
     pub port: u16,
     pub rack: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub log_directories: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<LogDirectory<'a>>>>>,
+    pub peer_host: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub peer_port: u16,
+    pub broker_epoch: i64,
+    pub incarnation: Option<&'a Id>,
+    pub is_fenced: bool,
+    pub is_shutting_down: bool,
 }
 impl<'a> Default for NodeRegisteredArgs<'a> {
   #[inline]
@@ -1088,6 +1162,12 @@ impl<'a> Default for NodeRegisteredArgs<'a> {
       port: 0,
       rack: None,
       log_directories: None,
+      peer_host: None,
+      peer_port: 0,
+      broker_epoch: 0,
+      incarnation: None,
+      is_fenced: false,
+      is_shutting_down: false,
     }
   }
 }
@@ -1126,6 +1206,30 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> NodeRegisteredBuilder<'a, 'b,
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(NodeRegistered::VT_LOG_DIRECTORIES, log_directories);
   }
   #[inline]
+  pub fn add_peer_host(&mut self, peer_host: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(NodeRegistered::VT_PEER_HOST, peer_host);
+  }
+  #[inline]
+  pub fn add_peer_port(&mut self, peer_port: u16) {
+    self.fbb_.push_slot::<u16>(NodeRegistered::VT_PEER_PORT, peer_port, 0);
+  }
+  #[inline]
+  pub fn add_broker_epoch(&mut self, broker_epoch: i64) {
+    self.fbb_.push_slot::<i64>(NodeRegistered::VT_BROKER_EPOCH, broker_epoch, 0);
+  }
+  #[inline]
+  pub fn add_incarnation(&mut self, incarnation: &Id) {
+    self.fbb_.push_slot_always::<&Id>(NodeRegistered::VT_INCARNATION, incarnation);
+  }
+  #[inline]
+  pub fn add_is_fenced(&mut self, is_fenced: bool) {
+    self.fbb_.push_slot::<bool>(NodeRegistered::VT_IS_FENCED, is_fenced, false);
+  }
+  #[inline]
+  pub fn add_is_shutting_down(&mut self, is_shutting_down: bool) {
+    self.fbb_.push_slot::<bool>(NodeRegistered::VT_IS_SHUTTING_DOWN, is_shutting_down, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> NodeRegisteredBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     NodeRegisteredBuilder {
@@ -1151,6 +1255,127 @@ impl ::core::fmt::Debug for NodeRegistered<'_> {
       ds.field("port", &self.port());
       ds.field("rack", &self.rack());
       ds.field("log_directories", &self.log_directories());
+      ds.field("peer_host", &self.peer_host());
+      ds.field("peer_port", &self.peer_port());
+      ds.field("broker_epoch", &self.broker_epoch());
+      ds.field("incarnation", &self.incarnation());
+      ds.field("is_fenced", &self.is_fenced());
+      ds.field("is_shutting_down", &self.is_shutting_down());
+      ds.finish()
+  }
+}
+pub enum NodeUnregisteredOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// A node is none any more, unless it has registered under a higher epoch: that epoch and those below it are never
+/// given out again. From level 7.
+pub struct NodeUnregistered<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for NodeUnregistered<'a> {
+  type Inner = NodeUnregistered<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> NodeUnregistered<'a> {
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_BROKER_EPOCH: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    NodeUnregistered { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args NodeUnregisteredArgs
+  ) -> ::flatbuffers::WIPOffset<NodeUnregistered<'bldr>> {
+    let mut builder = NodeUnregisteredBuilder::new(_fbb);
+    builder.add_broker_epoch(args.broker_epoch);
+    builder.add_node(args.node);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn node(&self) -> i32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i32>(NodeUnregistered::VT_NODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn broker_epoch(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(NodeUnregistered::VT_BROKER_EPOCH, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for NodeUnregistered<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<i32>("node", Self::VT_NODE, false)?
+     .visit_field::<i64>("broker_epoch", Self::VT_BROKER_EPOCH, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct NodeUnregisteredArgs {
+    pub node: i32,
+    pub broker_epoch: i64,
+}
+impl<'a> Default for NodeUnregisteredArgs {
+  #[inline]
+  fn default() -> Self {
+    NodeUnregisteredArgs {
+      node: 0,
+      broker_epoch: 0,
+    }
+  }
+}
+
+pub struct NodeUnregisteredBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> NodeUnregisteredBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_node(&mut self, node: i32) {
+    self.fbb_.push_slot::<i32>(NodeUnregistered::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_broker_epoch(&mut self, broker_epoch: i64) {
+    self.fbb_.push_slot::<i64>(NodeUnregistered::VT_BROKER_EPOCH, broker_epoch, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> NodeUnregisteredBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    NodeUnregisteredBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<NodeUnregistered<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for NodeUnregistered<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("NodeUnregistered");
+      ds.field("node", &self.node());
+      ds.field("broker_epoch", &self.broker_epoch());
       ds.finish()
   }
 }
@@ -1374,7 +1599,8 @@ pub enum PartitionStateOffset {}
 ///
 /// `directories`: the log directory that holds each replica, in the order of `replicas` (KIP-858); all
 /// zeros where none is stated, and no vector where that goes for all: then it is the only one of its
-/// node. From level 2.
+/// node. From level 2. `eligible_leaders`: have everything that was acknowledged, and are not in sync (KIP-966). From
+/// level 7.
 pub struct PartitionState<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -1394,6 +1620,7 @@ impl<'a> PartitionState<'a> {
   pub const VT_LEADER_EPOCH: ::flatbuffers::VOffsetT = 10;
   pub const VT_PARTITION_EPOCH: ::flatbuffers::VOffsetT = 12;
   pub const VT_DIRECTORIES: ::flatbuffers::VOffsetT = 14;
+  pub const VT_ELIGIBLE_LEADERS: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1405,6 +1632,7 @@ impl<'a> PartitionState<'a> {
     args: &'args PartitionStateArgs<'args>
   ) -> ::flatbuffers::WIPOffset<PartitionState<'bldr>> {
     let mut builder = PartitionStateBuilder::new(_fbb);
+    if let Some(x) = args.eligible_leaders { builder.add_eligible_leaders(x); }
     if let Some(x) = args.directories { builder.add_directories(x); }
     builder.add_partition_epoch(args.partition_epoch);
     builder.add_leader_epoch(args.leader_epoch);
@@ -1457,6 +1685,13 @@ impl<'a> PartitionState<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Id>>>(PartitionState::VT_DIRECTORIES, None)}
   }
+  #[inline]
+  pub fn eligible_leaders(&self) -> Option<::flatbuffers::Vector<'a, i32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, i32>>>(PartitionState::VT_ELIGIBLE_LEADERS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PartitionState<'_> {
@@ -1471,6 +1706,7 @@ impl ::flatbuffers::Verifiable for PartitionState<'_> {
      .visit_field::<i32>("leader_epoch", Self::VT_LEADER_EPOCH, false)?
      .visit_field::<i32>("partition_epoch", Self::VT_PARTITION_EPOCH, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Id>>>("directories", Self::VT_DIRECTORIES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, i32>>>("eligible_leaders", Self::VT_ELIGIBLE_LEADERS, false)?
      .finish();
     Ok(())
   }
@@ -1482,6 +1718,7 @@ pub struct PartitionStateArgs<'a> {
     pub leader_epoch: i32,
     pub partition_epoch: i32,
     pub directories: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Id>>>,
+    pub eligible_leaders: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, i32>>>,
 }
 impl<'a> Default for PartitionStateArgs<'a> {
   #[inline]
@@ -1493,6 +1730,7 @@ impl<'a> Default for PartitionStateArgs<'a> {
       leader_epoch: 0,
       partition_epoch: 0,
       directories: None,
+      eligible_leaders: None,
     }
   }
 }
@@ -1527,6 +1765,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PartitionStateBuilder<'a, 'b,
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionState::VT_DIRECTORIES, directories);
   }
   #[inline]
+  pub fn add_eligible_leaders(&mut self, eligible_leaders: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , i32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionState::VT_ELIGIBLE_LEADERS, eligible_leaders);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PartitionStateBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PartitionStateBuilder {
@@ -1552,6 +1794,7 @@ impl ::core::fmt::Debug for PartitionState<'_> {
       ds.field("leader_epoch", &self.leader_epoch());
       ds.field("partition_epoch", &self.partition_epoch());
       ds.field("directories", &self.directories());
+      ds.field("eligible_leaders", &self.eligible_leaders());
       ds.finish()
   }
 }
@@ -2705,6 +2948,20 @@ impl<'a> Record<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_node_unregistered(&self) -> Option<NodeUnregistered<'a>> {
+    if self.body_type() == Body::NodeUnregistered {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { NodeUnregistered::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Record<'_> {
@@ -2726,6 +2983,7 @@ impl ::flatbuffers::Verifiable for Record<'_> {
           Body::ProducerIdsAllocated => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ProducerIdsAllocated>>("Body::ProducerIdsAllocated", pos),
           Body::ConfigSet => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ConfigSet>>("Body::ConfigSet", pos),
           Body::ClientQuotaSet => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ClientQuotaSet>>("Body::ClientQuotaSet", pos),
+          Body::NodeUnregistered => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<NodeUnregistered>>("Body::NodeUnregistered", pos),
           _ => Ok(()),
         }
      })?
@@ -2853,6 +3111,13 @@ impl ::core::fmt::Debug for Record<'_> {
         },
         Body::ClientQuotaSet => {
           if let Some(x) = self.body_as_client_quota_set() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        Body::NodeUnregistered => {
+          if let Some(x) = self.body_as_node_unregistered() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

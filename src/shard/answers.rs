@@ -39,11 +39,20 @@ impl<A> Answers<A> {
 
     pub fn complete(&self, number: u64, answer: A) {
         let mut waiting = self.waiting.borrow_mut();
-        let Some(place) = waiting.get_mut(&number) else { return };
+        // The first one counts.
+        let Some(place @ Waiting::Asked(_)) = waiting.get_mut(&number) else { return };
         if let Waiting::Asked(waker) = std::mem::replace(place, Waiting::Answered(answer)) {
             drop(waiting);
             waker.into_iter().for_each(Waker::wake);
         }
+    }
+}
+
+impl<A> Answers<A> {
+    /// Everybody who waits.
+    pub fn complete_all(&self, answer: impl Fn() -> A) {
+        let numbers: Vec<u64> = self.waiting.borrow().keys().copied().collect();
+        numbers.into_iter().for_each(|number| self.complete(number, answer()));
     }
 }
 

@@ -7,6 +7,7 @@ use crate::log::commit::changes::CHANGES_PER_BLOCK;
 use crate::log::data_dir::checkpoint_name;
 use crate::log::retention::plan_for;
 use crate::metrics::{MemoryKind, ShardMetrics};
+use crate::replication::leader::Event;
 use crate::shard::Shard;
 use crate::shard::compaction;
 use crate::shard::conn::{CloseReason, Connection};
@@ -34,9 +35,6 @@ const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Between two looks at deleted files that are due; well below `file.delete.delay.ms` as it is used.
 const REMOVAL_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Between two looks at idle producers (Kafka `producer.id.expiration.check.interval.ms`).
-const PRODUCER_CHECK_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Between two looks at clients that push no metrics any more.
 const TELEMETRY_CHECK_INTERVAL: Duration = Duration::from_secs(15);
@@ -69,7 +67,7 @@ pub fn start(shard: &Rc<Shard>, queue: glommio::TaskQueueHandle) {
         }
     });
     compaction::start(shard);
-    spawn_every(shard, queue, PRODUCER_CHECK_INTERVAL, |shard| async move {
+    spawn_every(shard, queue, shard.config.producer_id_expiration_check_interval, |shard| async move {
         expire_producers(&shard).await;
     });
     spawn_every(shard, queue, TELEMETRY_CHECK_INTERVAL, |shard| async move {
@@ -214,7 +212,9 @@ async fn look_for_due(shard: &Rc<Shard>, store: &Rc<Store>, replica: Rc<Replica>
         tracing::warn!(%error, "a segment's age is its file's: it cannot be read through");
     }
     let mut due = plan_for(&replica.log.borrow(), shard.clock.wall());
-    if due.delete.is_empty() {
+    // Whoever follows begins where its leader does.
+    let is_followed = replica.replication.is_leader();
+    if due.delete.is_empty() || !(is_followed || replica.replication.is_alone()) {
         return None;
     }
     let rolled = if due.roll_active { replica.try_roll(store) } else { None };
@@ -231,6 +231,10 @@ async fn look_for_due(shard: &Rc<Shard>, store: &Rc<Store>, replica: Rc<Replica>
         && let Err(error) = replica.finish_rolls(store, segment).await
     {
         store.fail(&format!("rolling {}: {error}", replica.directory.display()));
+        return None;
+    }
+    if is_followed {
+        replica.lead(Event::LogStartWanted { log_start: due.log_start });
         return None;
     }
     Some(Due { replica, log_start: due.log_start })

@@ -1,38 +1,41 @@
-//! Metadata changes, one after the other, on shard 0: decide, log, flush, apply everywhere, answer.
+//! Metadata changes, one after the other, on shard 0: decide, commit, answer.
 //!
-//! The decisions are `cluster::decide`'s. Every shard has applied a change before it is answered, so
-//! that a client which was told of a topic finds it on whichever core it connects to next.
+//! The decisions are `cluster::decide`'s; that they stay, and that every shard has applied them before they are
+//! answered, is the [quorum](crate::shard::quorum)'s to see to.
 
 use crate::cluster::decide::{
     self, InternalTopic, Mutations, decide_allocate_producer_ids, decide_alter_client_quotas,
-    decide_alter_configs, decide_auto_create, decide_create_internal, decide_create_partitions,
-    decide_create_topics, decide_delete_topics, decide_elect_leaders, decide_incremental_alter_configs,
+    decide_alter_configs, decide_alter_partitions, decide_auto_create, decide_create_internal,
+    decide_create_partitions, decide_create_topics, decide_delete_topics, decide_elect_leaders,
+    decide_incremental_alter_configs, decide_unregister_broker,
 };
+use crate::cluster::describe::QuorumState;
 use crate::cluster::placement::DirectoryChoice;
 use crate::cluster::record::{ProducerIdBlock, Record};
+use crate::codec::control::{AlterPartitions, AlteredPartition};
 use crate::codec::error_code::ErrorCode;
 use crate::config::Config;
 use crate::config::quota::{QuotaLimit, QuotaScope};
 use crate::group::GROUPS_TOPIC;
 use crate::quota::bucket::Buckets;
-use crate::shard::disk::blocking;
+use crate::shard::Shard;
 use crate::shard::message::{Reply, Request};
-use crate::shard::metadata_log::{MetadataLog, MetadataLogError};
-use crate::shard::{Shard, partitions};
+use crate::shard::peers::forwarding::forward;
+use crate::shard::quorum::{MetadataQuorum, voters};
 use crate::txn::TRANSACTIONS_TOPIC;
 use crate::types::limits::GROUP_TOPIC_BATCH_SIZE;
-use crate::types::{LogDirIndex, ShardId, TopicId, Uuid};
-use glommio::sync::Semaphore;
+use crate::types::{NodeId, ShardId, TopicId, Uuid};
 use kafka_protocol::messages::{
-    AlterClientQuotasRequest, AlterClientQuotasResponse, AlterConfigsRequest, AlterConfigsResponse,
-    CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    DeleteTopicsRequest, DeleteTopicsResponse, ElectLeadersRequest, ElectLeadersResponse,
-    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, TopicName,
+    AddRaftVoterRequest, AddRaftVoterResponse, AlterClientQuotasRequest, AlterClientQuotasResponse,
+    AlterConfigsRequest, AlterConfigsResponse, CreatePartitionsRequest, CreatePartitionsResponse,
+    CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    ElectLeadersRequest, ElectLeadersResponse, IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResponse, RemoveRaftVoterRequest, RemoveRaftVoterResponse, TopicName,
+    UnregisterBrokerRequest, UnregisterBrokerResponse,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// The shard that decides.
 pub const CONTROLLER_SHARD: ShardId = ShardId(0);
@@ -50,6 +53,12 @@ pub enum ControlRequest {
     /// A topic that coordinators keep their state in.
     CreateInternal(InternalState),
     AllocateProducerIds,
+    DescribeQuorum,
+    AddVoter(AddRaftVoterRequest),
+    RemoveVoter(RemoveRaftVoterRequest),
+    /// Partitions that a node leads are to have other in-sync sets.
+    AlterPartitions(AlterPartitions),
+    UnregisterBroker(UnregisterBrokerRequest),
 }
 
 /// Whose state an internal topic has.
@@ -73,6 +82,7 @@ impl InternalState {
             InternalState::Groups => InternalTopic {
                 name,
                 partitions: config.offsets_topic_num_partitions,
+                replicas: config.offsets_topic_replication_factor,
                 segment_bytes: config.offsets_topic_segment_bytes,
                 // No more than what a client may ask for, which all memory is laid out for.
                 batch_bytes_max: Some(
@@ -82,6 +92,7 @@ impl InternalState {
             InternalState::Transactions => InternalTopic {
                 name,
                 partitions: config.transaction_state_log_num_partitions,
+                replicas: config.transaction_state_log_replication_factor,
                 segment_bytes: config.transaction_state_log_segment_bytes,
                 batch_bytes_max: None,
             },
@@ -109,28 +120,25 @@ pub enum ControlReply {
     /// Topics that were not created, and why.
     AutoCreate(BTreeMap<TopicName, ErrorCode>),
     ProducerIds(ProducerIdBlock),
+    Quorum(QuorumState),
+    AddVoter(AddRaftVoterResponse),
+    RemoveVoter(RemoveRaftVoterResponse),
+    AlterPartitions(Vec<AlteredPartition>),
+    UnregisterBroker(UnregisterBrokerResponse),
     /// Nothing was changed.
     Failed(ErrorCode),
 }
 
 /// Lives: on shard 0.
 pub struct Controller {
-    /// Taken out while an entry is written; lost for good when that failed, but not for want of
-    /// space.
-    log: RefCell<Option<MetadataLog>>,
-    /// One change at a time: the next decision sees this one applied.
-    turn: Semaphore,
+    quorum: Rc<MetadataQuorum>,
     /// What limited clients may change.
     mutations: RefCell<Buckets>,
 }
 
 impl Controller {
-    pub fn new(log: MetadataLog) -> Rc<Controller> {
-        Rc::new(Controller {
-            log: RefCell::new(Some(log)),
-            turn: Semaphore::new(1),
-            mutations: RefCell::default(),
-        })
+    pub fn new(quorum: Rc<MetadataQuorum>) -> Rc<Controller> {
+        Rc::new(Controller { quorum, mutations: RefCell::default() })
     }
 }
 
@@ -174,36 +182,69 @@ impl Shard {
     }
 }
 
-/// Carries out one request, after those before it.
+/// Carries out one request, after those before it; where another node leads the quorum, there.
 pub async fn execute(shard: &Rc<Shard>, request: ControlRequest) -> ControlReply {
     let Some(controller) = shard.controller.get().cloned() else {
         return ControlReply::Failed(ErrorCode::NotController); // Still starting.
     };
-    let Ok(_turn) = controller.turn.acquire_permit(1).await else {
+    if controller.quorum.is_leading() || controller.quorum.peers().is_none() {
+        return execute_here(shard, shard.node, &request).await;
+    }
+    match forward(&controller.quorum, &request).await {
+        // It leads itself by now.
+        ControlReply::Failed(ErrorCode::NotController) if controller.quorum.is_leading() => {
+            execute_here(shard, shard.node, &request).await
+        }
+        reply => reply,
+    }
+}
+
+/// The same on the node that leads, for any of them.
+pub async fn execute_here(shard: &Rc<Shard>, node: NodeId, request: &ControlRequest) -> ControlReply {
+    let Some(controller) = shard.controller.get().cloned() else {
+        return ControlReply::Failed(ErrorCode::NotController); // Still starting.
+    };
+    if let ControlRequest::DescribeQuorum = request {
+        let state = controller.quorum.state(shard);
+        return state.map_or(ControlReply::Failed(ErrorCode::NotController), ControlReply::Quorum);
+    }
+    match request {
+        ControlRequest::AddVoter(request) => {
+            return ControlReply::AddVoter(voters::add(&controller.quorum, request).await);
+        }
+        ControlRequest::RemoveVoter(request) => {
+            return ControlReply::RemoveVoter(voters::remove(&controller.quorum, request).await);
+        }
+        _ => {}
+    }
+    let Ok(_turn) = controller.quorum.turn().acquire_permit(1).await else {
         return ControlReply::Failed(ErrorCode::NotController);
     };
-    let (records, reply) = decide_limited(shard, &controller, &request);
+    if controller.quorum.has_failed() {
+        return ControlReply::Failed(ErrorCode::KafkaStorageError);
+    }
+    // Whoever does not lead has not heard of everything.
+    if !controller.quorum.is_leading() {
+        return ControlReply::Failed(ErrorCode::NotController);
+    }
+    let (records, reply) = decide_limited(shard, &controller, node, request);
     if records.is_empty() {
         return reply;
     }
-    match commit(shard, &controller, records).await {
+    match controller.quorum.commit(records).await {
         Ok(()) => reply,
-        Err(error) if !error.is_final() => {
-            tracing::warn!(%error, "a change of the metadata was refused");
-            ControlReply::Failed(ErrorCode::KafkaStorageError)
-        }
         Err(error) => {
-            tracing::error!(%error, "a change of the metadata failed");
-            shard.stores.get(LogDirIndex::METADATA).fail(&error.to_string());
-            ControlReply::Failed(ErrorCode::KafkaStorageError)
+            tracing::warn!(%error, "a change of the metadata was not made");
+            ControlReply::Failed(error.code())
         }
     }
 }
 
-/// Decides, and counts what a limited client has changed.
+/// Decides, and counts what a limited client has changed. `node`: which one it has asked.
 fn decide_limited(
     shard: &Shard,
     controller: &Controller,
+    node: NodeId,
     request: &ControlRequest,
 ) -> (Vec<Record>, ControlReply) {
     let limit = match request {
@@ -212,13 +253,15 @@ fn decide_limited(
         | ControlRequest::CreatePartitions(_, limit) => limit.as_ref(),
         _ => None,
     };
-    let Some(MutationLimit { scope, limit, is_strict }) = limit else { return decide(shard, request, None) };
+    let Some(MutationLimit { scope, limit, is_strict }) = limit else {
+        return decide(shard, node, request, None);
+    };
     let windows = shard.quotas.windows();
     let now = shard.clock.mono();
     let mut buckets = controller.mutations.borrow_mut();
     let tokens = Cell::new(buckets.tokens(scope, *limit, &windows, now));
     let mutations = Mutations { tokens: &tokens, is_strict: *is_strict };
-    let (records, mut reply) = decide(shard, request, Some(mutations));
+    let (records, mut reply) = decide(shard, node, request, Some(mutations));
     let wait = buckets.leave(scope, *limit, tokens.get(), &windows, now);
     let wait = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
     match &mut reply {
@@ -232,6 +275,7 @@ fn decide_limited(
 
 fn decide(
     shard: &Shard,
+    node: NodeId,
     request: &ControlRequest,
     mutations: Option<Mutations<'_>>,
 ) -> (Vec<Record>, ControlReply) {
@@ -280,7 +324,18 @@ fn decide(
             let (records, errors) = decide_create_internal(view, &internal, &mut new_topic_id);
             (records, ControlReply::AutoCreate(errors))
         }
-        ControlRequest::AllocateProducerIds => match decide_allocate_producer_ids(&image, shard.node) {
+        ControlRequest::AlterPartitions(asked) => {
+            let (records, altered) = decide_alter_partitions(view, asked);
+            (records, ControlReply::AlterPartitions(altered))
+        }
+        ControlRequest::UnregisterBroker(request) => {
+            let (records, response) = decide_unregister_broker(view, request);
+            (records, ControlReply::UnregisterBroker(response))
+        }
+        ControlRequest::DescribeQuorum | ControlRequest::AddVoter(_) | ControlRequest::RemoveVoter(_) => {
+            unreachable!("the metadata are not changed")
+        }
+        ControlRequest::AllocateProducerIds => match decide_allocate_producer_ids(&image, node) {
             Ok((records, block)) => (records, ControlReply::ProducerIds(block)),
             Err(error) => {
                 tracing::error!(%error, "no producer ids are left");
@@ -298,37 +353,4 @@ fn new_topic_id(image: &crate::cluster::image::Image) -> TopicId {
             return id;
         }
     }
-}
-
-/// Makes records durable, then applies them on every shard.
-async fn commit(
-    shard: &Rc<Shard>,
-    controller: &Controller,
-    records: Vec<Record>,
-) -> Result<(), MetadataLogError> {
-    let log = controller.log.borrow_mut().take();
-    let Some(mut log) = log else {
-        return Err(MetadataLogError::Unusable);
-    };
-    let records: Arc<[Record]> = records.into();
-    let written = records.clone();
-    let (log, result) = blocking(move || {
-        let result = log.append(&written);
-        (log, result)
-    })
-    .await;
-    if result.as_ref().map_or_else(|error| !error.is_final(), |()| true) {
-        *controller.log.borrow_mut() = Some(log);
-    }
-    result?;
-    let mut tickets = Vec::new();
-    for to in (0..shard.mesh.shard_count()).map(|at| ShardId(at as u16)).filter(|to| *to != shard.id) {
-        tickets.push(shard.mesh.ask(to, Request::Apply(records.clone())).await);
-    }
-    let changes = partitions::apply(shard, &records);
-    partitions::carry_out(shard, changes).await;
-    for ticket in tickets {
-        shard.mesh.reply(ticket).await;
-    }
-    Ok(())
 }

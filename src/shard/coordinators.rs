@@ -8,8 +8,8 @@
 //!
 //! A partition is read before its coordinator is asked anything. What a coordinator decides is carried out in the
 //! same turn; its writes go to the partition's log one after the other, in the order in which they were decided,
-//! and are flushed like any batch. When the partition goes, or the node stops, the coordinator resigns: it decides
-//! nothing any more, and whoever waits is sent elsewhere.
+//! and are flushed like any batch. When the partition goes, another replica leads it, or the node stops, the
+//! coordinator resigns: it decides nothing any more, and whoever waits is sent elsewhere.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -269,7 +269,7 @@ impl<C: Coordinating> Coordinators<C> {
 
     /// The coordinator of a partition of this shard, which is read first if need be.
     fn find(&self, shard: &Rc<Shard>, id: TopicPartition) -> Option<Rc<Served<C>>> {
-        let replica = shard.stores.find(&id)?;
+        let replica = shard.stores.find(&id).filter(|replica| replica.replication.serves())?;
         let served = self.known(id).unwrap_or_else(|| {
             let served = Served::new(id);
             self.served.borrow_mut().insert(id, served.clone());
@@ -306,6 +306,18 @@ impl<C: Coordinating> Coordinators<C> {
             gone.map(|(_, served)| served).collect()
         };
         gone.iter().for_each(|served| served.end(shard));
+    }
+
+    /// Another replica leads, or this one does anew: what was known of before is read again.
+    pub fn role_changed(&self, shard: &Rc<Shard>, id: TopicPartition) {
+        let before = self.served.borrow_mut().remove(&id);
+        if let Some(served) = before {
+            served.end(shard);
+        }
+        let is_of_topic = shard.image.borrow().topic(id.topic).is_some_and(|topic| topic.name == C::TOPIC);
+        if is_of_topic {
+            self.find(shard, id);
+        }
     }
 
     /// This node stops: all that wait are sent to look elsewhere.
@@ -353,6 +365,6 @@ pub fn partition_of(shard: &Shard, topic: &str, id: &str) -> Option<TopicPartiti
 /// The same, and whose it is. Errors: there is no such topic, or no leader here.
 pub fn locate(shard: &Shard, topic: &str, id: &str) -> Result<(ShardId, TopicPartition), ErrorCode> {
     let partition = partition_of(shard, topic, id).ok_or(ErrorCode::NotCoordinator)?;
-    let owner = shard.owner(&partition).ok_or(ErrorCode::NotCoordinator)?;
+    let owner = shard.leader(&partition).ok_or(ErrorCode::NotCoordinator)?;
     Ok((owner, partition))
 }

@@ -2,58 +2,68 @@
 //!
 //! ```text
 //! main thread                          each shard
-//! metadata log ─► image                joins the mesh ─► opens its partitions ─► "open"
-//! last checkpoints, clean mark    ───► all open ─► listens ─► "serving"
+//! metadata log                    ───► shard 0: the metadata quorum ─► what this node had applied
+//! last checkpoints, clean mark    ───► shard 0: registers this node ─► the image
+//! image                           ───► opens its partitions ─► "open"
+//! all open                        ───► listens ─► shard 0: unfenced ─► "serving"
 //! all serving ─► ready
-//! stop ─────────────────────────────► no new requests ─► flush ─► final state ─► "stopped"
+//! stop                            ───► shard 0: others lead what they can ─► "left"
+//! ──────────────────────────────────► no new requests ─► flush ─► final state ─► "stopped"
 //! all stopped ─► clean mark
 //! ```
+//!
+//! `opening.rs` is the main thread's part until all shards have opened their partitions.
+
+mod opening;
 
 use crate::cluster::image::Image;
 use crate::cluster::record::Node;
-use crate::cluster::registration::{RegistrationRefused, register};
+use crate::cluster::registration::{RegistrationRefused, Start};
 use crate::config::Config;
 use crate::config::memory::MemoryPlan;
 use crate::log::checkpoint::{CheckpointGeneration, CleanStop};
 use crate::log::data_dir::CLEAN_STOP_FILE;
 use crate::log::journal::ring::RingLimits;
 use crate::log::plan::SyncFs;
-use crate::log::segment::directory_name;
 use crate::metrics::clients::{ClientMetrics, ClientSnapshot};
 use crate::metrics::recovery::RecoveryCounts;
 use crate::metrics::{ShardMetrics, ShardSnapshot, SnapshotError, Sources};
-use crate::preflight::{self, Preflight, PreflightError};
+use crate::preflight::{Preflight, PreflightError};
 use crate::shard::clock::Clock;
 use crate::shard::conn::{CloseReason, Connection, Listener, refuse, serve};
 use crate::shard::controller::{CONTROLLER_SHARD, Controller};
 use crate::shard::disk::{Disk, replace_file};
+use crate::shard::executor::opening::open;
 use crate::shard::final_state::write_final_state;
 use crate::shard::journal::Journal;
 use crate::shard::log_dirs::{HeldTwice, LogDir, LogDirs};
 use crate::shard::mesh::Mesh;
 use crate::shard::message::Message;
-use crate::shard::metadata_log::{MetadataLog, MetadataLogError, Replayed};
 use crate::shard::nudge::Nudger;
 use crate::shard::partitions::{self, LastStop};
-use crate::shard::recover::{self, Images, Recovered};
+use crate::shard::quorum::start::{Metadata, MetadataError};
+use crate::shard::quorum::{Around, MetadataQuorum, RegisterError};
+use crate::shard::recover::Recovered;
 use crate::shard::step::timed;
 use crate::shard::store::{Store, StoreDir};
 use crate::shard::stores::{Shared, Stores};
-use crate::shard::{Shard, ShardParts, Unavailable, background, groups, inbox, quotas, transactions};
-use crate::types::limits::{MESH_QUEUE_LENGTH, OPEN_FILES_MIN};
-use crate::types::{LogDirIndex, ShardId, TopicPartition, Uuid};
+use crate::shard::{
+    Shard, ShardParts, Unavailable, background, groups, inbox, quotas, replication, transactions,
+};
+use crate::types::limits::MESH_QUEUE_LENGTH;
+use crate::types::{LogDirIndex, ShardId, TopicId};
 use futures::future::join_all;
 use glommio::channels::channel_mesh::MeshBuilder;
 use glommio::channels::shared_channel::{self, ConnectedReceiver, ForeignSender};
 use glommio::net::TcpListener;
 use glommio::{GlommioError, Latency, LocalExecutorBuilder, Placement, ResourceType, Shares};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -62,6 +72,9 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// How often a start looks whether it is to be stopped.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// A node that has not been unfenced for so long serves all the same: clients hear from it who leads.
+const UNFENCED_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// How often a shard that is busy looks at its ring: so long may the completion of a write or a flush wait
 /// behind the tasks that can run.
@@ -74,9 +87,11 @@ const ADMIN_QUEUE_LENGTH: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
-    Metadata(#[from] MetadataLogError),
+    Metadata(#[from] MetadataError),
     #[error(transparent)]
-    Registration(#[from] RegistrationRefused),
+    Refused(#[from] RegistrationRefused),
+    #[error("this node cannot be registered: {0}")]
+    Registration(#[from] RegisterError),
     #[error("the new metadata does not apply: {0}")]
     Inapplicable(String),
     #[error("{path}: {source}")]
@@ -91,6 +106,13 @@ pub enum StartError {
     Executor(String),
     #[error("listening on {address}: {reason}")]
     Listen { address: SocketAddr, reason: String },
+    #[error(
+        "the metadata in {} are gone, and its meta.properties says that there were some: restore them, or start \
+         over with an empty directory", .path.display()
+    )]
+    MetadataLost { path: PathBuf },
+    #[error("listening to other nodes: {0}")]
+    Peers(io::Error),
     #[error("a shard ended before it served; the log says why")]
     ShardEnded,
 }
@@ -101,18 +123,43 @@ enum Command {
     Clients(tokio::sync::oneshot::Sender<Vec<ClientSnapshot>>),
     /// What the client at an address measures of itself, as far as this shard has it.
     ClientMetrics(SocketAddr, tokio::sync::oneshot::Sender<Vec<ClientMetrics>>),
-    /// All shards have opened their partitions. Shard 0 gets the metadata log with it.
-    Listen(Option<Box<MetadataLog>>),
+    /// To shard 0: the metadata quorum goes on.
+    Quorum(Box<Mutex<Founded>>),
+    /// To shard 0: up to where this node had applied the metadata, at least.
+    CatchUp,
+    /// To shard 0: the metadata are to say this of the node.
+    Register(Box<Start>),
+    /// Open your partitions.
+    Open(Box<Mutex<Seed>>),
+    /// All shards have opened their partitions.
+    Listen,
+    /// To shard 0: other nodes are to lead what they can.
+    Leave,
     /// Finish what is in flight, take nothing new; other shards may still ask.
     Stop,
     /// Every shard has finished: write the final state and end.
     Finish,
 }
 
+/// The metadata quorum as the start has found it.
+struct Founded {
+    metadata: Metadata,
+    image: Image,
+    around: Around,
+}
+
 /// What a shard tells the main thread.
 enum Progress {
-    Open(ShardId, ForeignSender<Command>),
+    /// It listens to commands.
+    Up(ShardId, ForeignSender<Command>),
+    /// The image to recover logs by, and topics that are gone from it.
+    CaughtUp(Box<Image>, BTreeSet<TopicId>),
+    /// With the image that has the node.
+    Registered(Box<Image>),
+    Open,
     Serving,
+    /// Other nodes lead what they can.
+    Left,
     Drained,
     Failed(StartError),
     /// With the generation of its last checkpoint in each log directory, or `None` when it could not write
@@ -120,10 +167,9 @@ enum Progress {
     Stopped(ShardId, Vec<Option<CheckpointGeneration>>),
 }
 
-/// Everything a shard is started with. Leaves the main thread.
+/// What a shard opens its partitions with. Leaves the main thread.
 #[derive(Clone)]
 struct Seed {
-    config: Arc<Config>,
     node: Node,
     image: Image,
     log_dirs: Arc<LogDirs>,
@@ -144,43 +190,15 @@ pub fn run(
     mut stopped: futures::channel::oneshot::Receiver<()>,
     on_serving: impl FnOnce(Sources),
 ) -> Result<(), StartError> {
-    let node = Node {
-        id: config.node_id,
-        cores: config.cores as u16,
-        routing: config.routing,
-        host: preflight.advertised.host.clone(),
-        port: preflight.advertised.port,
-        rack: config.rack.clone(),
-        log_directories: Vec::new(), // Those that turn out to be there.
-    };
-    let mut held = Vec::new();
-    let opened = open_log_dirs(config, preflight, node, &mut held)?;
-    let Opened { node, log, image, log_dirs, recovered, mut recovery } = opened;
-    recovered.iter().for_each(|recovered| recovery.add(&recovered.last.recovery));
-    let log_dirs = Arc::new(log_dirs);
-    let seed = Seed {
-        config: Arc::new(config.clone()),
-        node,
-        image,
-        log_dirs: log_dirs.clone(),
-        recovered: recovered.into(),
-        recovery,
-        base: preflight.listeners.base,
-        per_shard: preflight.listeners.per_shard.clone(),
-        open_files_max: open_files_max(config, preflight.resources.open_files),
-    };
     let (progress, reports) = mpsc::channel();
-    let threads = spawn_shards(config, seed, &progress)?;
+    let threads = spawn_shards(config, &progress)?;
     drop(progress);
-    let Some(commands) = wait_until_open(config.cores, &reports, &mut stopped)? else {
+    let mut held = Vec::new();
+    let Some((commands, log_dirs)) = open(config, preflight, &reports, &mut stopped, &mut held)? else {
         tracing::info!("stopped while starting: nothing was served");
         return Ok(());
     };
-    let mut log = Some(log);
-    for (shard, sender) in &commands {
-        let log = if *shard == CONTROLLER_SHARD { log.take() } else { None };
-        tell(sender, Command::Listen(log.map(Box::new)));
-    }
+    commands.values().for_each(|sender| tell(sender, Command::Listen));
     for _ in 0..config.cores {
         match reports.recv().map_err(|_| StartError::ShardEnded)? {
             Progress::Serving => {}
@@ -192,6 +210,8 @@ pub fn run(
     on_serving(sources(&commands));
     let _ = futures::executor::block_on(stopped); // A dropped sender also means: stop.
     tracing::info!("stopping");
+    tell(&commands[&CONTROLLER_SHARD], Command::Leave);
+    let _ = reports.recv(); // Left, or gone.
     commands.values().for_each(|sender| tell(sender, Command::Stop));
     for _ in 0..config.cores {
         let _ = reports.recv(); // Drained, or gone.
@@ -204,13 +224,6 @@ pub fn run(
         }
     }
     Ok(())
-}
-
-/// A shard's share of `open-files`, or of half of the process's limit if that is less: connections and the
-/// rest have the other half.
-fn open_files_max(config: &Config, process_max: u64) -> usize {
-    let process_max = usize::try_from(process_max / 2).unwrap_or(usize::MAX);
-    (config.open_files.min(process_max) / config.cores).max(OPEN_FILES_MIN)
 }
 
 /// Hands a command over; a full queue is tried again, a shard that is gone is left alone.
@@ -226,64 +239,17 @@ fn tell(sender: &ForeignSender<Command>, mut command: Command) {
     }
 }
 
-/// What a start has found in the log directories.
-struct Opened {
-    node: Node,
-    log: MetadataLog,
-    image: Image,
-    log_dirs: LogDirs,
-    /// In their order; of those that cannot be used, nothing.
-    recovered: Vec<Recovered>,
-    /// Of the metadata.
-    recovery: RecoveryCounts,
-}
-
-/// Reads the metadata, finds out which log directories there are and what they hold, recovers each of them,
-/// and states in the metadata what this node is now. `held` gets the locks of new ones.
-fn open_log_dirs(
-    config: &Config,
-    preflight: &Preflight,
-    mut node: Node,
-    held: &mut Vec<preflight::LogDir>,
-) -> Result<Opened, StartError> {
-    let on_disk = |source| StartError::Disk { path: config.metadata_dir().to_owned(), source };
-    let Replayed { mut log, image: before, deleted, recovery } = MetadataLog::open(config.metadata_dir())?;
-    let mut log_dirs = LogDirs::settle(config, preflight, &before, held)?;
-    let found = recover::find_partitions(&mut log_dirs, &before, &deleted).map_err(on_disk)?;
-    let name = |id: &TopicPartition| {
-        let topic = before.topic(id.topic).map_or("", |topic| &topic.name);
-        directory_name(topic, id.partition)
-    };
-    let located = log_dirs.locate(&found, name)?;
-    node.log_directories = log_dirs.registered(&before, node.id);
-    let by_id = located.iter().filter_map(|(partition, dir)| Some((*partition, log_dirs.id(*dir)?)));
-    let records = register(&before, &node, &by_id.collect(), Uuid::new_v4())?;
-    let mut image = before.clone();
-    for record in &records {
-        image.apply(record).map_err(|error| StartError::Inapplicable(error.to_string()))?;
-    }
-    log_dirs.note_misplaced(&image, node.id, &located);
-    let images = Images { before: &before, image: &image };
-    let mut recovered = recover::recover(config, images, &mut log_dirs).map_err(on_disk)?;
-    if !records.is_empty() {
-        log.append_in_parts(&records)?;
-    }
-    log_dirs.report(&image, node.id);
-    let recovered = log_dirs.iter().map(|(dir, _)| recovered.remove(&dir).unwrap_or_default()).collect();
-    Ok(Opened { node, log, image, log_dirs, recovered, recovery })
-}
-
 fn spawn_shards(
     config: &Config,
-    seed: Seed,
     progress: &mpsc::Sender<Progress>,
 ) -> Result<Vec<JoinHandle<()>>, StartError> {
     let mesh = MeshBuilder::full(config.cores, MESH_QUEUE_LENGTH);
     let memory = config.memory_plan();
     let nudger = Nudger::start().map_err(|error| StartError::Executor(error.to_string()))?;
+    let shared = Arc::new(config.clone());
     let mut threads = Vec::with_capacity(config.cores);
     for (number, cpu) in config.cpus.iter().enumerate() {
-        let (seed, mesh, progress) = (seed.clone(), mesh.clone(), progress.clone());
+        let (config, mesh, progress) = (shared.clone(), mesh.clone(), progress.clone());
         let nudger = nudger.clone();
         let plan = memory.clone();
         let builder = LocalExecutorBuilder::new(Placement::Fixed(*cpu))
@@ -294,7 +260,7 @@ fn spawn_shards(
             // First of all: an executor may sleep past its very first task.
             nudger.register_this_thread();
             let ended = match builder.make() {
-                Ok(executor) => executor.run(run_shard(seed, mesh, progress.clone(), plan)),
+                Ok(executor) => executor.run(run_shard(&config, mesh, progress.clone(), plan)),
                 Err(error) => Err(StartError::Executor(error.to_string())),
             };
             if let Err(error) = ended {
@@ -304,32 +270,6 @@ fn spawn_shards(
         threads.push(thread.map_err(|error| StartError::Executor(error.to_string()))?);
     }
     Ok(threads)
-}
-
-/// The shards' command queues once all have opened their partitions; `None` if the node is stopped
-/// before that.
-fn wait_until_open(
-    cores: usize,
-    reports: &mpsc::Receiver<Progress>,
-    stopped: &mut futures::channel::oneshot::Receiver<()>,
-) -> Result<Option<BTreeMap<ShardId, ForeignSender<Command>>>, StartError> {
-    let mut commands = BTreeMap::new();
-    while commands.len() < cores {
-        match reports.recv_timeout(STOP_CHECK_INTERVAL) {
-            Ok(Progress::Open(shard, sender)) => {
-                commands.insert(shard, sender);
-            }
-            Ok(Progress::Failed(error)) => return Err(error),
-            // Recovery may take long; what it has done so far is as good as never begun.
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                if !matches!(stopped.try_recv(), Ok(None)) {
-                    return Ok(None);
-                }
-            }
-            Ok(_) | Err(mpsc::RecvTimeoutError::Disconnected) => return Err(StartError::ShardEnded),
-        }
-    }
-    Ok(Some(commands))
 }
 
 /// Waits for every shard's last word, then marks the stop as clean in each log directory of which all have
@@ -407,7 +347,7 @@ async fn ask_all<T>(
 }
 
 async fn run_shard(
-    seed: Seed,
+    config: &Config,
     mesh: MeshBuilder<Message, glommio::channels::channel_mesh::Full>,
     progress: mpsc::Sender<Progress>,
     memory: MemoryPlan,
@@ -415,23 +355,28 @@ async fn run_shard(
     let mesh = mesh.join().await;
     let (senders, mut receivers) = mesh.map_err(|error| StartError::Executor(error.to_string()))?;
     let id = ShardId(senders.peer_id() as u16);
-    partitions::topic_defaults(&seed.config).map_err(StartError::TopicDefaults)?;
+    partitions::topic_defaults(config).map_err(StartError::TopicDefaults)?;
+    let (sender, receiver) = shared_channel::new_bounded(ADMIN_QUEUE_LENGTH);
+    let (sender, commands) = futures::join!(sender.connect(), receiver.connect());
+    let _ = progress.send(Progress::Up(id, sender.into_foreign()));
+    let config = Rc::new(config.clone());
+    let Some((seed, quorum)) = wait_to_open(&config, &commands, &progress).await else { return Ok(()) };
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
     if id == CONTROLLER_SHARD {
         metrics.borrow_mut().recovery.add(&seed.recovery);
     }
     let clock = Clock::new();
     let disk = Disk::new(SyncFs::Nothing, None).with_open_files_max(seed.open_files_max);
-    let disk = disk.with_min_free(seed.config.storage_min_free_bytes);
+    let disk = disk.with_min_free(config.storage_min_free_bytes);
     let shared = Shared::new(clock.clone(), metrics.clone(), &memory, seed.log_dirs.iter().len());
     let mut stores = Vec::with_capacity(seed.log_dirs.iter().len());
     for (index, dir) in seed.log_dirs.iter() {
-        stores.push(open_store(&seed, id, &shared, &disk, index, dir).await?);
+        stores.push(open_store(&config, &seed, id, &shared, &disk, index, dir).await?);
     }
     let shard = Shard::new(ShardParts {
         id,
         node: seed.node.id,
-        config: Rc::new((*seed.config).clone()),
+        config,
         clock,
         metrics: metrics.clone(),
         stores: Stores::new(stores),
@@ -449,18 +394,58 @@ async fn run_shard(
     let last: Vec<&LastStop> = seed.recovered.iter().map(|recovered| &recovered.last).collect();
     partitions::open_all(&shard, &last).await;
     drop(seed.recovered);
-    let (sender, receiver) = shared_channel::new_bounded(ADMIN_QUEUE_LENGTH);
-    let (sender, commands) = futures::join!(sender.connect(), receiver.connect());
-    let _ = progress.send(Progress::Open(id, sender.into_foreign()));
-    timed(&shard.clock, &shard.metrics, obey(&shard, (&seed.base, &seed.per_shard), commands, &progress))
-        .await?;
+    let _ = progress.send(Progress::Open);
+    let listeners = (&seed.base, &seed.per_shard[..]);
+    timed(&shard.clock, &shard.metrics, obey(&shard, listeners, quorum, commands, &progress)).await?;
     let generations = finish_shard(&shard).await;
     let _ = progress.send(Progress::Stopped(id, generations));
     Ok(())
 }
 
+/// Until the start knows what there is to be opened; shard 0 has the metadata quorum meanwhile. `None`: the start has
+/// been given up.
+async fn wait_to_open(
+    config: &Rc<Config>,
+    commands: &ConnectedReceiver<Command>,
+    progress: &mpsc::Sender<Progress>,
+) -> Option<(Seed, Option<Rc<MetadataQuorum>>)> {
+    let mut quorum = None;
+    loop {
+        match commands.recv().await? {
+            Command::Quorum(founded) => {
+                let Founded { metadata, image, around } = founded.into_inner().expect("nobody has held it");
+                match MetadataQuorum::start(metadata, image, around, config.clone()) {
+                    Ok(started) => quorum = Some(started),
+                    Err(error) => {
+                        let _ = progress.send(Progress::Failed(StartError::Peers(error)));
+                        return None;
+                    }
+                }
+            }
+            Command::CatchUp => {
+                let quorum = quorum.as_ref().expect("it was started before");
+                let _ = progress.send(match quorum.catch_up().await {
+                    Ok((image, deleted)) => Progress::CaughtUp(Box::new(image), deleted),
+                    Err(error) => Progress::Failed(RegisterError::from(error).into()),
+                });
+            }
+            Command::Register(start) => {
+                let quorum = quorum.as_ref().expect("it was started before");
+                let registered = quorum.register(*start).await;
+                let _ = progress.send(match registered {
+                    Ok(image) => Progress::Registered(Box::new(image)),
+                    Err(error) => Progress::Failed(error.into()),
+                });
+            }
+            Command::Open(seed) => return Some((seed.into_inner().expect("nobody has held it"), quorum)),
+            _ => return None,
+        }
+    }
+}
+
 /// A shard's store of one log directory; offline if the directory cannot be used.
 async fn open_store(
+    config: &Config,
     seed: &Seed,
     id: ShardId,
     shared: &Shared,
@@ -472,7 +457,7 @@ async fn open_store(
     let store_dir = StoreDir { index, path: dir.path.clone(), generation: recovered.generation };
     let disk = disk.on(SyncFs::of(&dir.file_system));
     let mut offline = dir.offline.clone();
-    let journal = match open_journal(seed, id, &disk, dir, recovered).await {
+    let journal = match open_journal(config, id, &disk, dir, recovered).await {
         Ok(journal) => journal,
         Err(source) if index == LogDirIndex::METADATA => {
             return Err(StartError::Disk { path: dir.path.clone(), source });
@@ -491,13 +476,12 @@ async fn open_store(
 
 /// `None` for a log directory without one, or that cannot be used.
 async fn open_journal(
-    seed: &Seed,
+    config: &Config,
     id: ShardId,
     disk: &Disk,
     dir: &LogDir,
     recovered: &Recovered,
 ) -> io::Result<Option<Journal>> {
-    let config = &seed.config;
     if !config.journal || dir.offline.is_some() {
         return Ok(None);
     }
@@ -534,25 +518,37 @@ fn tell_of_failures(shard: &Rc<Shard>) {
 async fn obey(
     shard: &Rc<Shard>,
     (base, per_shard): (&SocketAddr, &[SocketAddr]),
+    quorum: Option<Rc<MetadataQuorum>>,
     commands: ConnectedReceiver<Command>,
     progress: &mpsc::Sender<Progress>,
 ) -> Result<(), StartError> {
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Listen(log) => {
-                if let Some(log) = log {
-                    let controller = Controller::new(*log);
-                    assert!(shard.controller.set(controller).is_ok(), "one metadata log");
+            Command::Listen => {
+                if let Some(quorum) = &quorum {
+                    quorum.attach(shard);
+                    let controller = Controller::new(quorum.clone());
+                    assert!(shard.controller.set(controller).is_ok(), "one metadata quorum");
                 }
                 listen(shard, base, per_shard)?;
                 let (shares, latency) = (Shares::Static(50), Latency::NotImportant);
                 let queue = glommio::executor().create_task_queue(shares, latency, "background");
                 background::start(shard, queue);
+                replication::start(shard);
                 groups::start(shard);
                 transactions::start(shard);
                 shard.spawn(quotas::exchange(shard.clone()));
                 shard.subscriptions_changed();
+                if let Some(quorum) = &quorum {
+                    quorum.begin_to_serve(UNFENCED_TIME_MAX).await;
+                }
                 let _ = progress.send(Progress::Serving);
+            }
+            Command::Leave => {
+                if let Some(quorum) = &quorum {
+                    quorum.shut_down().await;
+                }
+                let _ = progress.send(Progress::Left);
             }
             Command::Snapshot(reply) => {
                 let _ = reply.send(inbox::snapshot(shard));
@@ -567,8 +563,14 @@ async fn obey(
                 let _ = reply.send(shard.client_metrics(address));
             }
             Command::Stop => {
+                if let Some(quorum) = &quorum {
+                    quorum.hand_over().await;
+                }
                 drain(shard).await;
                 let _ = progress.send(Progress::Drained);
+            }
+            Command::Quorum(_) | Command::CatchUp | Command::Register(_) | Command::Open(_) => {
+                unreachable!("they come before the partitions are open")
             }
             Command::Finish => break,
         }

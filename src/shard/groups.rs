@@ -229,6 +229,11 @@ pub fn topics_changed(shard: &Shard) {
     }
 }
 
+/// A partition of this shard is led by another replica, or anew by this one.
+pub fn role_changed(shard: &Rc<Shard>, id: TopicPartition) {
+    shard.groups.coordinators.role_changed(shard, id);
+}
+
 /// This node stops: all that wait are sent to look elsewhere.
 pub fn resign(shard: &Rc<Shard>) {
     shard.groups.coordinators.resign(shard);

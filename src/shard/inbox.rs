@@ -1,49 +1,31 @@
 //! What other shards ask of this one.
 //!
-//! Produce keeps its order per asking shard, in a lane of its own, so that two batches of a producer
-//! are appended as they were sent; everything else runs as it comes. A lane holds no more than the
-//! asking shard may have outstanding. Transactions have another lane: their coordinators are waited for.
+//! Produce keeps its order per asking shard, in lanes of its own; everything else runs as it comes.
 
 use crate::metrics::clients::ClientSnapshot;
 use crate::metrics::{LogDirSnapshot, ShardSnapshot};
 use crate::shard::api::{
     delete_records, describe_log_dirs, describe_producers, fetch, list_offsets, offset_for_leader_epoch,
-    produce,
 };
-use crate::shard::event::Signal;
-use crate::shard::message::{Message, ProduceItem, Reply, Request};
-use crate::shard::store::AckTarget;
+use crate::shard::message::{Message, Reply, Request};
+use crate::shard::produce_lanes::ProduceLanes;
 use crate::shard::watches::WatchKey;
-use crate::shard::{Shard, controller, groups, markers, partitions, telemetry, transactions};
+use crate::shard::{Shard, controller, groups, markers, partitions, replication, telemetry, transactions};
 use crate::types::ShardId;
 use glommio::channels::shared_channel::ConnectedReceiver;
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::rc::Rc;
-
-#[derive(Default)]
-struct ProduceLane {
-    queue: RefCell<VecDeque<(u64, Vec<ProduceItem>)>>,
-    filled: Signal,
-}
 
 /// Serves one peer until the node stops.
 pub async fn serve_peer(shard: Rc<Shard>, peer: ShardId, receiver: ConnectedReceiver<Message>) {
-    let (lane, transactions) = (Rc::new(ProduceLane::default()), Rc::new(ProduceLane::default()));
-    shard.spawn(run_lane(shard.clone(), peer, lane.clone()));
-    shard.spawn(run_lane(shard.clone(), peer, transactions.clone()));
+    let lanes = ProduceLanes::start(&shard, peer);
     while let Some(message) = receiver.recv().await {
         match message {
             Message::Reply { id, reply } => shard.mesh.answered(id, reply),
             Message::Wake { watch } => shard.wake(watch),
             Message::QuotaUsage(usages) => shard.quotas.add(&usages, shard.clock.mono()),
             Message::LogDirFailed { dir, reason } => shard.log_dir_failed(dir, &reason),
-            Message::Request { id, request: Request::Produce(items) } => {
-                let is_transactional = items.iter().any(|item| item.claim.is_some());
-                let lane = if is_transactional { &transactions } else { &lane };
-                lane.queue.borrow_mut().push_back((id, items));
-                lane.filled.notify();
-            }
+            Message::Follower { follower, connection } => replication::serve(&shard, follower, connection),
+            Message::Request { id, request: Request::Produce(items) } => lanes.push(id, items),
             Message::Request { request: Request::Unwatch { watch }, .. } => {
                 shard.unwatch(WatchKey::new(peer, watch));
             }
@@ -64,35 +46,6 @@ pub async fn serve_peer(shard: Rc<Shard>, peer: ShardId, receiver: ConnectedRece
                     asked.mesh.post(peer, Message::Reply { id, reply });
                 });
             }
-        }
-    }
-}
-
-async fn run_lane(shard: Rc<Shard>, peer: ShardId, lane: Rc<ProduceLane>) {
-    loop {
-        let next = lane.queue.borrow_mut().pop_front();
-        let Some((id, items)) = next else {
-            shard.stores.pump();
-            lane.filled.notified().await;
-            continue;
-        };
-        let mesh = shard.mesh.clone();
-        let done = Box::new(move |outcomes| {
-            mesh.post(peer, Message::Reply { id, reply: Reply::Produce(outcomes) });
-        });
-        let target: Rc<dyn AckTarget> = produce::Forwarded::new(items.len(), done);
-        let mut refused = Vec::new();
-        if items.len() > 1 {
-            let batches = items.iter().map(|item| (&item.partition, &item.batch[..]));
-            refused = produce::verify_all(&shard, batches, items[0].claim.as_ref()).await;
-        }
-        for (index, mut item) in items.into_iter().enumerate() {
-            if let Some(refused) = refused.get_mut(index).and_then(Option::take) {
-                target.acknowledged(index as u32, refused);
-                continue;
-            }
-            let claim = item.claim.as_ref();
-            produce::append(&shard, &target, index as u32, &item.partition, &mut item.batch, claim).await;
         }
     }
 }

@@ -46,6 +46,8 @@ use std::path::{Path, PathBuf};
 
 mod segments;
 
+pub use segments::truncate;
+
 /// What the journals say of the partitions' logs.
 #[derive(Clone, Debug, Default)]
 pub struct Replayed {

@@ -9,9 +9,11 @@ use crate::log::producers::ProducerDescription;
 use crate::log::read::ListOffsetsTarget;
 use crate::log::transactions::Isolation;
 use crate::quota::meters::Usage;
+use crate::replication::produces::Acks;
 use crate::shard::api::describe_log_dirs::LogSize;
 use crate::shard::controller::{ControlReply, ControlRequest};
 use crate::shard::groups::{GroupCall, GroupReply};
+use crate::shard::replication::feed::FollowerShard;
 use crate::shard::telemetry::{TelemetryCall, TelemetryReply};
 use crate::shard::transactions::{ListFilter, TransactionCall, TransactionReply};
 use crate::txn::coordinator::Listed;
@@ -21,7 +23,9 @@ use crate::types::{
 use bytes::Bytes;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub enum Message {
     Request {
@@ -42,6 +46,11 @@ pub enum Message {
     LogDirFailed {
         dir: LogDirIndex,
         reason: String,
+    },
+    /// A shard of another node follows partitions of the receiver.
+    Follower {
+        follower: FollowerShard,
+        connection: OwnedFd,
     },
 }
 
@@ -100,6 +109,8 @@ pub struct ProduceItem {
     /// One validated batch.
     pub batch: Vec<u8>,
     pub claim: Option<TransactionClaim>,
+    pub waits_for: Acks,
+    pub time_max: Duration,
 }
 
 /// Whose transaction a request says its batches are part of. Not believed before the coordinator has said so.

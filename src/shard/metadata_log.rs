@@ -1,26 +1,40 @@
-//! The metadata log's file, on shard 0: small, append-only, flushed before anything is answered.
+//! The file of the metadata quorum's log: small, append-only, flushed before anything is said of it.
 //!
 //! It is read as a whole at start and written through the helper thread, since a change of the
-//! metadata is rare and never on the data path. Once it has grown it is replaced by a snapshot of
-//! the image. The Raft quorum will take its place.
+//! metadata is rare and never on the data path. What its frames mean is
+//! [`quorum::frame`](crate::cluster::quorum::frame)'s to say; who writes them when is the
+//! [quorum's shell](crate::shard::quorum).
+//!
+//! Space is found before it is needed. Whoever proposes a change makes room for it, so that a full disk refuses
+//! the change and nothing else. Blocks behind the end are kept beyond that: topics can be deleted on a full disk.
+//! Some of them even that leaves to starts, which write before anything is served: one that preflight has let
+//! through, because a little was free, does not fail here.
 
-use crate::cluster::image::{Image, Inapplicable};
-use crate::cluster::log_entry::{EncodeError, EntrySequence, Verdict, encode_entry, encode_snapshot, scan};
-use crate::cluster::record::Record;
+use crate::cluster::encoding::DecodeError;
+use crate::cluster::image::Inapplicable;
+use crate::cluster::log_entry::{EncodeError, Verdict};
+use crate::cluster::quorum::event::Written;
+use crate::cluster::quorum::frame::{FrameWriter, Recovered, scan};
+use crate::cluster::quorum::members::PeerId;
 use crate::metrics::recovery::{RecoveryBranch, RecoveryCounts};
-use crate::shard::disk::{replace_file, sync_directory, unless_full};
-use crate::types::TopicId;
-use std::collections::BTreeSet;
-use std::io::{self, Write};
+use crate::shard::disk::{free_space, replace_file, sync_directory, unless_full};
+use std::io::{self, Write as _};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-/// Bytes from which a start replaces the log by a snapshot.
-const SNAPSHOT_SIZE_MIN: u64 = 16 << 20;
+/// Bytes behind the end that are kept.
+const RESERVE: u64 = 256 << 10;
 
-/// Records of one entry where a change may be split: the bytes of this many always fit, as in a
-/// snapshot.
-const RECORDS_PER_PART_MAX: usize = 10_000;
+/// Those that only starts use.
+const RESERVE_OF_STARTS: u64 = 64 << 10;
+
+/// What a change is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It frees space: it may use what is kept.
+    Frees,
+    Other,
+}
 
 /// Why the metadata cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -31,52 +45,37 @@ pub enum MetadataLogError {
     Damaged { path: PathBuf, reason: String },
     #[error("{path} does not apply: {source}")]
     Inapplicable { path: PathBuf, source: Inapplicable },
+    #[error("{path}: entry {index} is committed and cannot be read: {error}")]
+    Unreadable { path: PathBuf, index: u64, error: DecodeError },
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// Nothing was written; the log is as it was.
     #[error("no space for a change of the metadata: {path}: {source}")]
     Full { path: PathBuf, source: io::Error },
-    #[error("the metadata log has failed before; restart the broker once its disk is well")]
-    Unusable,
-}
-
-impl MetadataLogError {
-    /// Whether the log is to be used no more: what it holds on disk is not known.
-    pub fn is_final(&self) -> bool {
-        match self {
-            MetadataLogError::Full { .. } | MetadataLogError::Encode(_) => false,
-            MetadataLogError::Disk { .. }
-            | MetadataLogError::Damaged { .. }
-            | MetadataLogError::Inapplicable { .. }
-            | MetadataLogError::Unusable => true,
-        }
-    }
 }
 
 /// What a start finds.
 #[derive(Debug)]
-pub struct Replayed {
+pub struct Found {
     pub log: MetadataLog,
-    pub image: Image,
-    /// Topics that the log says were deleted; forgotten once a snapshot has replaced it.
-    pub deleted: BTreeSet<TopicId>,
+    pub recovered: Recovered,
     pub recovery: RecoveryCounts,
 }
 
-/// Lives: on shard 0. Its calls block: they run on the main thread at start, then on the helper.
+/// Lives: with the quorum's shell. Its calls block: they run on the main thread at start, then on the helper.
 #[derive(Debug)]
 pub struct MetadataLog {
     path: PathBuf,
     file: std::fs::File,
-    /// Bytes; where the next entry goes.
+    /// Bytes; where the next frame goes.
     end: u64,
-    next: EntrySequence,
+    writer: FrameWriter,
 }
 
 #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start, then on the helper thread")]
 impl MetadataLog {
-    /// Opens the log and replays it.
-    pub fn open(data_dir: &Path) -> Result<Replayed, MetadataLogError> {
+    /// Opens the log and reads it. `me`: the node that a log without members is the log of.
+    pub fn open(data_dir: &Path, me: PeerId) -> Result<Found, MetadataLogError> {
         let directory = data_dir.join("metadata");
         let path = directory.join("00000000000000000000.log");
         let failed = |source| MetadataLogError::Disk { path: path.clone(), source };
@@ -87,7 +86,7 @@ impl MetadataLog {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(failed(error)),
         };
-        let found = scan(&bytes);
+        let found = scan(&bytes, me);
         let mut recovery = RecoveryCounts::default();
         match &found.verdict {
             Verdict::Clean => {}
@@ -103,135 +102,158 @@ impl MetadataLog {
                 return Err(MetadataLogError::Damaged { path, reason });
             }
         }
-        let mut image = Image::default();
-        let mut deleted = BTreeSet::new();
-        for record in found.entries.iter().flat_map(|entry| &entry.records) {
-            image
-                .apply(record)
-                .map_err(|source| MetadataLogError::Inapplicable { path: path.clone(), source })?;
-            if let Record::TopicDeleted { topic } = record {
-                deleted.insert(*topic);
+        let file = open_to_append(&path).map_err(failed)?;
+        let end = found.valid_end as u64;
+        // Of the same size it would only give up the blocks behind the end.
+        if end != bytes.len() as u64 {
+            file.set_len(end).map_err(failed)?;
+        }
+        file.sync_all().map_err(failed)?;
+        sync_directory(&directory).map_err(failed)?;
+        let writer = FrameWriter::new(found.recovered.next);
+        let log = MetadataLog { path, file, end, writer };
+        Ok(Found { log, recovered: found.recovered, recovery })
+    }
+
+    /// Bytes of the file.
+    pub fn size(&self) -> u64 {
+        self.end
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Finds the space for frames of this many bytes, or says that it is not there.
+    pub fn make_room(&self, size: u64, purpose: Purpose) -> Result<(), MetadataLogError> {
+        let failed = |source| MetadataLogError::Disk { path: self.path.clone(), source };
+        let kept = match purpose {
+            Purpose::Frees => RESERVE_OF_STARTS,
+            Purpose::Other => RESERVE,
+        };
+        match unless_full(reserve(&self.file, self.end, size + kept)).map_err(failed)? {
+            Some(source) => Err(MetadataLogError::Full { path: self.path.clone(), source }),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes and flushes. After an error what is on disk is not known, and the log is not to be used again.
+    pub fn write(&mut self, written: &Written) -> Result<(), MetadataLogError> {
+        let failed = |source| MetadataLogError::Disk { path: self.path.clone(), source };
+        match written {
+            Written::Append(write) => {
+                let bytes = self.writer.append(write)?;
+                self.file.write_all(&bytes).map_err(failed)?;
+                self.file.sync_data().map_err(failed)?;
+                self.end += bytes.len() as u64;
+            }
+            Written::Replace { snapshot, write } => {
+                let bytes = self.writer.replace(snapshot, write)?;
+                replace_file(&self.path, &bytes).map_err(failed)?;
+                self.file = open_to_append(&self.path).map_err(failed)?;
+                self.end = bytes.len() as u64;
             }
         }
-        let mut next = found.entries.last().map_or(EntrySequence::FIRST, |entry| entry.sequence.next());
-        if bytes.len() as u64 > SNAPSHOT_SIZE_MIN {
-            next = replace_by_snapshot(&path, &image, next)?;
-        }
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
-        if bytes.len() as u64 <= SNAPSHOT_SIZE_MIN {
-            file.set_len(found.valid_end as u64).map_err(failed)?;
-        }
-        file.flush().and_then(|()| file.sync_all()).map_err(failed)?;
-        sync_directory(&directory).map_err(failed)?;
-        let end = file.metadata().map_err(failed)?.len();
-        Ok(Replayed { log: MetadataLog { path, file, end, next }, image, deleted, recovery })
-    }
-
-    /// Writes one change and flushes it. After an error that
-    /// [`is_final`](MetadataLogError::is_final) the log is not to be used again; after another it is
-    /// as it was before.
-    pub fn append(&mut self, records: &[Record]) -> Result<(), MetadataLogError> {
-        let bytes = encode_entry(self.next, records)?;
-        let failed = |source| MetadataLogError::Disk { path: self.path.clone(), source };
-        let full = |source| MetadataLogError::Full { path: self.path.clone(), source };
-        let size = bytes.len() as u64;
-        if let Some(source) = unless_full(reserve(&self.file, self.end, size)).map_err(failed)? {
-            return Err(full(source));
-        }
-        if let Some(source) = unless_full(self.file.write_all(&bytes)).map_err(failed)? {
-            // Only where space cannot be reserved. What was written in part is in no flush yet.
-            self.file.set_len(self.end).map_err(failed)?;
-            return Err(full(source));
-        }
-        self.file.sync_data().map_err(failed)?;
-        self.end += size;
-        self.next = self.next.next();
+        // Whoever proposes something learns whether there is space for it.
+        let _ = reserve(&self.file, self.end, RESERVE);
         Ok(())
-    }
-
-    /// Writes records of which each makes sense without those after it, in as many entries as it
-    /// takes. A crash in between leaves the first of them.
-    pub fn append_in_parts(&mut self, records: &[Record]) -> Result<(), MetadataLogError> {
-        records.chunks(RECORDS_PER_PART_MAX).try_for_each(|part| self.append(part))
     }
 }
 
-/// Reserves the blocks of the next entry without changing the file's size, so that a full disk is
-/// found before anything is written. A file system that cannot reserve says so, and is tried.
+fn open_to_append(path: &Path) -> io::Result<std::fs::File> {
+    std::fs::OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// Reserves blocks behind the end without changing the file's size. Of a file system that cannot reserve, what is
+/// free counts.
 fn reserve(file: &std::fs::File, from: u64, size: u64) -> io::Result<()> {
-    let (from, size) = (from as libc::off_t, size as libc::off_t);
+    let (start, length) = (from as libc::off_t, size as libc::off_t);
     loop {
         // SAFETY: fallocate takes any open descriptor and no pointers; `file` is borrowed.
-        let result = unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, from, size) };
+        let result = unsafe { libc::fallocate(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, start, length) };
         if result == 0 {
             return Ok(());
         }
         let error = io::Error::last_os_error();
         match error.kind() {
             io::ErrorKind::Interrupted => {}
-            io::ErrorKind::Unsupported => return Ok(()),
+            io::ErrorKind::Unsupported => {
+                let is_short = free_space(file)?.is_some_and(|free| free < size);
+                return if is_short { Err(io::Error::from_raw_os_error(libc::ENOSPC)) } else { Ok(()) };
+            }
             _ => return Err(error),
         }
     }
 }
 
-fn replace_by_snapshot(
-    path: &Path,
-    image: &Image,
-    next: EntrySequence,
-) -> Result<EntrySequence, MetadataLogError> {
-    let (bytes, next) = encode_snapshot(next, &image.snapshot())?;
-    replace_file(path, &bytes).map_err(|source| MetadataLogError::Disk { path: path.to_owned(), source })?;
-    Ok(next)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::image::tests::{add_topic, image_of, node};
-    use crate::cluster::registration::register;
-    use crate::config::Routing;
-    use crate::types::Uuid;
-    use std::collections::BTreeMap;
+    use crate::cluster::quorum::frame::{HardState, Snapshot, Write};
+    use crate::cluster::quorum::members::Members;
+    use crate::cluster::record::Record;
+    use crate::types::{NodeId, Uuid};
+
+    fn me() -> PeerId {
+        PeerId::new(NodeId(1), 7)
+    }
+
+    fn founding() -> Written {
+        let records = [Record::ClusterCreated { cluster_id: Uuid::from_u128(9) }];
+        let snapshot = Snapshot::founding(Members::voters([me()]), &records);
+        let write = Write { hard_state: Snapshot::founding_state(), entries: Vec::new() };
+        Written::Replace { snapshot, write }
+    }
+
+    fn term(term: u64) -> Written {
+        let hard_state = HardState { term, vote: Some(me()), commit: 1 };
+        Written::Append(Write { hard_state, entries: Vec::new() })
+    }
+
+    #[test]
+    fn what_was_written_is_found_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let Found { mut log, recovered, .. } = MetadataLog::open(directory.path(), me()).unwrap();
+        assert_eq!(recovered, Recovered::nothing());
+        log.write(&founding()).unwrap();
+        let founded = log.size();
+        log.write(&term(2)).unwrap();
+        log.write(&term(3)).unwrap();
+        assert_eq!(log.size(), founded + 2 * 4096);
+        let found = MetadataLog::open(directory.path(), me()).unwrap();
+        assert_eq!(found.log.size(), log.size());
+        assert_eq!(found.recovered.hard_state, HardState { term: 3, vote: Some(me()), commit: 1 });
+        assert_eq!(found.recovered.base.members, Members::voters([me()]));
+        assert!(found.recovery == RecoveryCounts::default());
+    }
 
     /// A really full disk is filled in `tests/process/full_disk.rs`.
     #[test]
     fn only_want_of_space_leaves_the_log_usable() {
         let directory = tempfile::tempdir().unwrap();
-        let mut log = MetadataLog::open(directory.path()).unwrap().log;
-        let records = image_of(&[node(1, 2, Routing::Node)]).snapshot();
+        let mut log = MetadataLog::open(directory.path(), me()).unwrap().log;
+        log.write(&founding()).unwrap();
+        log.make_room(4096, Purpose::Other).unwrap();
+        let wanted = log.make_room(1 << 60, Purpose::Frees).unwrap_err();
+        assert!(matches!(wanted, MetadataLogError::Full { .. } | MetadataLogError::Disk { .. }), "{wanted}");
         // A descriptor that cannot be written stands for a disk that fails.
         #[expect(clippy::disallowed_methods, reason = "a test opens a file")]
         let read_only = std::fs::File::open(&log.path).unwrap();
         log.file = read_only;
-        let failed = log.append(&records).unwrap_err();
-        assert!(matches!(failed, MetadataLogError::Disk { .. }) && failed.is_final(), "{failed}");
-        assert_eq!((log.next, log.end), (EntrySequence::FIRST, 0));
-        let source = io::Error::from_raw_os_error(libc::ENOSPC);
-        assert!(!MetadataLogError::Full { path: log.path.clone(), source }.is_final());
+        let failed = log.write(&term(2)).unwrap_err();
+        assert!(matches!(failed, MetadataLogError::Disk { .. }), "{failed}");
     }
 
+    /// What a full disk has left for a start is not given up by opening the log.
     #[test]
-    fn more_partitions_than_an_entry_holds_are_moved_to_other_cores() {
+    fn opening_keeps_the_blocks_behind_the_end() {
+        use std::os::unix::fs::MetadataExt;
         let directory = tempfile::tempdir().unwrap();
-        let mut image = image_of(&[node(1, 4, Routing::Node)]);
-        let owners = vec![3; RECORDS_PER_PART_MAX / 2 + 500];
-        for topic in 1..=2 {
-            add_topic(&mut image, topic, &format!("topic-{topic}"), &owners);
-        }
-        let mut log = MetadataLog::open(directory.path()).unwrap().log;
-        log.append_in_parts(&image.snapshot()).unwrap();
-        let fewer = node(1, 1, Routing::Node);
-        let records = register(&image, &fewer, &BTreeMap::new(), Uuid::from_u128(1)).unwrap();
-        assert!(records.len() > 2 * owners.len());
-        // The first part alone, as a crash would leave it: the next start moves the rest.
-        log.append(&records[..RECORDS_PER_PART_MAX]).unwrap();
-        let Replayed { mut log, mut image, .. } = MetadataLog::open(directory.path()).unwrap();
-        let rest = register(&image, &fewer, &BTreeMap::new(), Uuid::from_u128(1)).unwrap();
-        assert!(rest.len() < records.len());
-        log.append_in_parts(&rest).unwrap();
-        image = MetadataLog::open(directory.path()).unwrap().image;
-        assert!(image.partitions().all(|(_, state)| state.replicas[0].owner.0 == 0));
-        assert_eq!(register(&image, &fewer, &BTreeMap::new(), Uuid::from_u128(1)), Ok(Vec::new()));
+        let mut log = MetadataLog::open(directory.path(), me()).unwrap().log;
+        log.write(&founding()).unwrap();
+        let blocks = |log: &MetadataLog| log.file.metadata().unwrap().blocks() * 512;
+        let kept = blocks(&log);
+        let log = MetadataLog::open(directory.path(), me()).unwrap().log;
+        assert_eq!(blocks(&log), kept);
     }
 }

@@ -6,7 +6,7 @@
 //! | [`executor`], [`nudge`] | starts and stops the shards of a node; interrupts sleeps that last too long |
 //! | [`conn`], [`connection_share`], [`receive`], [`request_memory`], [`response`] | a client connection: how many, frames in, the memory they take, answers out in order |
 //! | [`api`] | one thin handler per API key |
-//! | [`mesh`], [`message`] | shards talk |
+//! | [`mesh`], [`message`], [`produce_lanes`] | shards talk; what they forward is appended in its order |
 //! | [`stores`] | one store per log directory, and what they share |
 //! | [`store`], [`partition_map`], [`replica`], [`tail`], [`segments`], [`open`], [`survey`] | partitions: append, commit, recover |
 //! | [`reader`], [`verified`], [`segment_checksums`], [`catch_up`], [`read_gate`], [`read_ahead`], [`segment_index`] | reads: from the tail, or in turns from disk, held against checksums |
@@ -16,13 +16,14 @@
 //! | [`quotas`] | what clients use of their quotas, and how long they are not read |
 //! | [`telemetry`] | what clients measure of themselves |
 //! | [`controller`], [`settings`] | metadata changes, on shard 0; settings that change with them |
+//! | [`quorum`], [`metadata_log`], [`peers`] | the metadata quorum on shard 0: its log, and other nodes |
 //! | [`partitions`], [`background`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; a clean stop |
 //! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
 //! | [`disk`], [`open_files`], [`replacing`], [`clock`] | the seams to files and time |
 //! | [`shared_flush`] | one flush of a file system for many who wait for one |
-//! | [`side_thread`] | a thread for long work that no request waits for |
+//! | [`side_thread`] | a thread for long work that hardly any request waits for |
 //! | [`fetch_sessions`], [`watches`] | what consumers have said, and what parked fetches wait for |
-//! | [`event`], [`memory`], [`step`], [`walk`], [`look_inside`] | wake-ups and budgets within a core; how long its tasks hold it; batches looked into without holding it |
+//! | [`event`], [`memory`], [`step`], [`walk`], [`look_inside`], [`recompression`] | wake-ups and budgets within a core; how long its tasks hold it; batches looked into, and compressed anew, without holding it |
 //!
 //! Nothing here is shared between cores but messages: no lock, no atomic.
 
@@ -57,17 +58,22 @@ mod open;
 mod open_files;
 mod partition_map;
 mod partitions;
+pub mod peers;
+mod produce_lanes;
 mod producer_ids;
+mod quorum;
 pub mod quotas;
 mod read_ahead;
 mod read_gate;
 mod reader;
 mod receive;
+mod recompression;
 mod recover;
 mod reindex;
 mod replacing;
 mod replay;
 mod replica;
+mod replication;
 mod request_memory;
 mod response;
 mod segment_checksums;
@@ -113,6 +119,7 @@ use crate::shard::message::{Message, Reply, Request};
 use crate::shard::quotas::Quotas;
 use crate::shard::receive::ReceiveMemory;
 use crate::shard::replica::{Replica, Watcher};
+use crate::shard::replication::ShardReplication;
 use crate::shard::request_memory::{RequestMemory, oldest_covering};
 use crate::shard::response::{ResponseMemory, Shortage};
 use crate::shard::settings::Settings;
@@ -123,7 +130,7 @@ use crate::shard::transactions::Transactions;
 use crate::shard::verification::TransactionVerifier;
 use crate::shard::watches::{RemoteWatches, WatchKey};
 use crate::types::limits::FETCH_SESSION_PARTITIONS_MAX;
-use crate::types::{LogDirIndex, NodeId, ShardId, TopicPartition};
+use crate::types::{BrokerEpoch, LogDirIndex, NodeId, ShardId, TopicPartition};
 use glommio::sync::Semaphore;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -173,8 +180,11 @@ pub struct Shard {
     pub quotas: Quotas,
     pub telemetry: Telemetry,
     pub transactions: Transactions,
+    pub replication: ShardReplication,
     /// Partitions of this shard that parked fetches of other shards watch.
     remote_watches: RefCell<RemoteWatches>,
+    /// A topic has had a codec of its own since the start (`compression.type`).
+    pub recompresses: Cell<bool>,
     /// Producer ids that this shard may give out.
     producer_ids: Cell<Option<ProducerIdBlock>>,
     /// Asks transactions' coordinators; without it there are no transactions.
@@ -263,8 +273,10 @@ impl Shard {
             quotas,
             telemetry: Telemetry::default(),
             transactions: Transactions::default(),
+            replication: ShardReplication::default(),
             remote_watches: RefCell::default(),
             producer_ids: Cell::new(None),
+            recompresses: Cell::new(false),
             verifier: RefCell::new(None),
             next_watch: Cell::new(1),
             parked_fetches: Cell::new(0),
@@ -278,14 +290,18 @@ impl Shard {
         self.image.borrow().node(self.node).map(|node| node.routing).unwrap_or_default()
     }
 
+    /// Under which this process is registered, as far as this shard has applied the metadata.
+    pub fn broker_epoch(&self) -> BrokerEpoch {
+        self.image.borrow().node(self.node).map_or(BrokerEpoch(0), |node| node.broker_epoch)
+    }
+
     pub fn is_stopping(&self) -> bool {
         self.stopping.get()
     }
 
-    /// The shard of this node that owns a partition.
-    pub fn owner(&self, partition: &TopicPartition) -> Option<ShardId> {
-        let image = self.image.borrow();
-        image.partition(*partition)?.replica_on(self.node).map(|replica| replica.owner)
+    /// The shard of this node that leads a partition.
+    pub fn leader(&self, partition: &TopicPartition) -> Option<ShardId> {
+        self.image.borrow().partition(*partition)?.led_on(self.node)
     }
 
     /// Waits while a store has more unflushed bytes than it may. What was appended meanwhile, there and

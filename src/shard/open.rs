@@ -189,6 +189,8 @@ pub async fn read(
         aborted = found.aborted;
         active.modified_at = modified;
     }
+    // Of a log that was cut, the file may tell more than there is.
+    epochs.truncate_from_end(log_end);
     check_complete(store, &request, active_base, log_end, active.size)?;
     remove_snapshots(request.directory.clone(), listing.snapshots).await.map_err(failed)?;
     let oldest = closed.front().map_or(active_base, |segment| segment.base_offset);

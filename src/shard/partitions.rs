@@ -15,8 +15,10 @@ use crate::log::final_state::PartitionState;
 use crate::log::ownership::{Claim, claim};
 use crate::log::partition::{Cleanup, LogConfig};
 use crate::log::plan::SyncFs;
+use crate::log::recompression::StoredCompression;
 use crate::log::segment::{directory_name, stray_directory_name};
 use crate::metrics::recovery::{RecoveryBranch, RecoveryCounts};
+use crate::replication::leader::Event;
 use crate::shard::disk::{DiskFile, blocking, is_full_disk};
 use crate::shard::journal_replay::Replayed;
 use crate::shard::open::{OpenFailed, OpenRequest, read};
@@ -27,7 +29,7 @@ use crate::shard::store::Store;
 use crate::shard::survey::{
     Listing, Survey, Wanted, list, read_metadata_file, survey, take_directories, take_directory,
 };
-use crate::shard::{Shard, Unavailable, groups};
+use crate::shard::{Shard, Unavailable, groups, replication};
 use crate::types::{LogDirIndex, TopicId, TopicPartition, uuid_text};
 use futures::future::join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -78,9 +80,11 @@ pub async fn open_all(shard: &Rc<Shard>, last: &[&LastStop]) {
         owned.map(|(id, _)| id).collect()
     };
     let size = BatchSize { partitions: OPEN_BATCH, side_by_side: OPEN_BATCHES, gives_way: false };
-    let by_dir = by_directory(shard, owned, |dir, id| last[dir.index()].points.get(id).copied());
+    let by_dir =
+        by_directory(shard, owned.iter().copied(), |dir, id| last[dir.index()].points.get(id).copied());
     let opened = by_dir.into_iter().map(|(dir, ids)| open_some(shard, dir, ids, last[dir.index()], size));
     join_all(opened).await;
+    replication::take_roles(shard, owned);
     count(shard);
 }
 
@@ -88,7 +92,7 @@ pub async fn open_all(shard: &Rc<Shard>, last: &[&LastStop]) {
 /// are never made anew elsewhere. `point_of`: what the last checkpoint says.
 fn by_directory(
     shard: &Shard,
-    ids: Vec<TopicPartition>,
+    ids: impl IntoIterator<Item = TopicPartition>,
     point_of: impl Fn(LogDirIndex, &TopicPartition) -> Option<PartitionPoint>,
 ) -> BTreeMap<LogDirIndex, Vec<TopicPartition>> {
     let image = shard.image.borrow();
@@ -227,12 +231,17 @@ async fn open_batch(
 
 /// From here on the replica is found.
 fn serve(shard: &Rc<Shard>, store: &Store, replica: Rc<Replica>) {
+    // It may have changed while the log was read.
+    if let Some(state) = shard.image.borrow().partition(replica.id) {
+        replica.log.borrow_mut().begin_epoch(state.leader_epoch);
+    }
     let weak = Rc::downgrade(shard);
     replica.on_remote_wake(Box::new(move |to, watch| {
         if let Some(shard) = weak.upgrade() {
             shard.post_wake(to, watch);
         }
     }));
+    replication::opened(shard, &replica);
     store.insert(replica);
 }
 
@@ -253,7 +262,8 @@ fn count(shard: &Shard) {
     metrics.partitions_offline = shard.unavailable.borrow().len() as u64;
 }
 
-async fn open_once_there_is_space(
+/// Opens partitions that found no space once there is some.
+pub async fn open_once_there_is_space(
     shard: Rc<Shard>,
     dir: LogDirIndex,
     mut waiting: Vec<TopicPartition>,
@@ -273,6 +283,7 @@ async fn open_once_there_is_space(
                 Err(error) => tracing::error!(%error, "a partition is offline"),
                 Ok(()) => {
                     shard.unavailable.borrow_mut().remove(&id);
+                    replication::take_role(&shard, id);
                 }
             }
             waiting.pop();
@@ -282,7 +293,8 @@ async fn open_once_there_is_space(
     tracing::info!("space has returned: the partitions that waited for it are open");
 }
 
-async fn open_one(
+/// Opens one again that was closed, or could not be opened before.
+pub async fn open_one(
     shard: &Rc<Shard>,
     store: &Rc<Store>,
     id: TopicPartition,
@@ -374,6 +386,8 @@ pub struct Changes {
     pub created: Vec<TopicPartition>,
     pub deleted: Vec<TopicId>,
     pub configured: Vec<TopicId>,
+    /// Partitions of this shard with another leader, in-sync set or set of replicas.
+    pub changed: Vec<TopicPartition>,
     /// What topics inherit may be something else now.
     pub defaults_changed: bool,
 }
@@ -402,6 +416,15 @@ pub fn apply(shard: &Shard, records: &[Record]) -> Changes {
                 if state.replica_on(shard.node).is_some_and(|replica| replica.owner == shard.id) =>
             {
                 changes.created.push(*id);
+            }
+            Record::PartitionChanged { id, state }
+                if state.replica_on(shard.node).is_some_and(|replica| replica.owner == shard.id) =>
+            {
+                changes.changed.push(*id);
+                // The only replica goes on at once; where there are others the role changes first.
+                if let Some(replica) = shard.stores.find(id).filter(|_| state.replicas.len() == 1) {
+                    replica.log.borrow_mut().begin_epoch(state.leader_epoch);
+                }
             }
             _ => {}
         }
@@ -446,9 +469,10 @@ pub async fn carry_out(shard: &Rc<Shard>, changes: Changes) {
         reconfigure(shard, topic).await;
     }
     let size = BatchSize { partitions: CREATE_BATCH, side_by_side: 1, gives_way: true };
-    let by_dir = by_directory(shard, changes.created, |_, _| None);
+    let by_dir = by_directory(shard, changes.created.iter().copied(), |_, _| None);
     let last = LastStop::default();
     join_all(by_dir.into_iter().map(|(dir, ids)| open_some(shard, dir, ids, &last, size))).await;
+    replication::take_roles(shard, changes.created.into_iter().chain(changes.changed));
     count(shard);
 }
 
@@ -464,6 +488,9 @@ async fn reconfigure(shard: &Shard, topic: TopicId) {
     for store in shard.stores.iter() {
         for replica in store.replicas_of(topic, usize::MAX) {
             replica.configure(store, config);
+            if let Some(settings) = replication::leader_settings(shard, replica.id) {
+                replica.lead(Event::Configured { settings });
+            }
             pace.give_way().await;
         }
     }
@@ -480,7 +507,11 @@ fn log_config(shard: &Shard, image: &Image, topic: TopicId) -> LogConfig {
         tracing::warn!(topic = topic.name, %error, "a stored property is invalid; the defaults are used");
         TopicConfig::resolve(&shard.topic_defaults(), 1, std::iter::empty()).expect("defaults are valid")
     });
-    to_log_config(&config)
+    let config = to_log_config(&config);
+    if config.compression.is_some() {
+        shard.recompresses.set(true);
+    }
+    config
 }
 
 fn to_log_config(config: &TopicConfig) -> LogConfig {
@@ -511,6 +542,7 @@ fn to_log_config(config: &TopicConfig) -> LogConfig {
         file_delete_delay: Duration::from_millis(config.file_delete_delay_ms),
         cleanup: Cleanup { delete: config.is_deleting(), compact },
         durability: Durability::of(config),
+        compression: StoredCompression::of(config),
     }
 }
 

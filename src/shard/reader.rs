@@ -13,6 +13,7 @@
 //! evicts the tail.
 
 use crate::log::checksums::walk::DamageAt;
+use crate::log::partition::Place;
 use crate::log::plan::align_down;
 use crate::log::read::{Cut, Rope};
 use crate::log::segment::SegmentFile;
@@ -34,6 +35,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
+
+/// Bytes that are looked through at once for the place of an offset.
+const PLACE_READ_SIZE: u64 = 256 << 10;
 
 /// Why a read cannot be answered.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +128,17 @@ impl Replica {
         self.read_isolated(reading, offset, size_max, Isolation::Uncommitted).await
     }
 
+    /// The same for a follower: also what is not durable yet, but nothing from offset `below` on.
+    pub async fn read_appended(
+        self: &Rc<Self>,
+        reading: &Rc<Reading>,
+        offset: Offset,
+        size_max: usize,
+        below: Offset,
+    ) -> Result<ReadBytes, ReadFailed> {
+        self.read_for(reading, offset, size_max, Reader::Follower { below }).await
+    }
+
     /// The same for a reader that may want committed records only: up to the last stable offset, with the
     /// aborted transactions among them named.
     pub async fn read_isolated(
@@ -133,8 +148,18 @@ impl Replica {
         size_max: usize,
         isolation: Isolation,
     ) -> Result<ReadBytes, ReadFailed> {
+        self.read_for(reading, offset, size_max, Reader::Client(isolation)).await
+    }
+
+    async fn read_for(
+        self: &Rc<Self>,
+        reading: &Rc<Reading>,
+        offset: Offset,
+        size_max: usize,
+        for_whom: Reader,
+    ) -> Result<ReadBytes, ReadFailed> {
         let (replica, reader) = (self.clone(), reading.clone());
-        let read = async move { replica.read_current(&reader, offset, size_max, isolation).await };
+        let read = async move { replica.read_current(&reader, offset, size_max, for_whom).await };
         let read = match self.is_in_memory(offset) {
             true => read.await,
             false => reading.store.catch_up.run(read).await,
@@ -146,7 +171,7 @@ impl Replica {
     }
 
     /// Whether a read from `offset` on needs no disk.
-    fn is_in_memory(&self, offset: Offset) -> bool {
+    pub fn is_in_memory(&self, offset: Offset) -> bool {
         let log = self.log.borrow();
         let Some((segment, _)) = log.locate(offset) else { return true };
         let position = self.reads.cursor(segment, offset).or_else(|| {
@@ -160,11 +185,11 @@ impl Replica {
         reading: &Rc<Reading>,
         offset: Offset,
         size_max: usize,
-        isolation: Isolation,
+        for_whom: Reader,
     ) -> Result<ReadBytes, ReadFailed> {
         loop {
             let generation = self.reads.generation();
-            let read = self.read_once(reading, offset, size_max, isolation).await;
+            let read = self.read_once(reading, offset, size_max, for_whom).await;
             if generation == self.reads.generation() {
                 return read;
             }
@@ -176,29 +201,34 @@ impl Replica {
         reading: &Rc<Reading>,
         offset: Offset,
         size_max: usize,
-        isolation: Isolation,
+        for_whom: Reader,
     ) -> Result<ReadBytes, ReadFailed> {
         let generation = self.reads.generation();
-        let (segment, readable_end, stable) = {
+        let (segment, readable_end, below) = {
             let log = self.log.borrow();
+            let below = match for_whom {
+                Reader::Client(isolation) => log.readable_end(isolation),
+                Reader::Follower { below } => below,
+            };
             // Between high watermark and log end there is nothing to read yet (KIP-207).
-            if offset >= log.readable_end(isolation) && offset <= log.log_end() {
+            if offset >= below && offset <= log.log_end() {
                 return Ok(ReadBytes::default());
             }
-            let (segment, readable_end) = log.locate(offset).ok_or(ReadFailed::OutOfRange)?;
-            let stable = match isolation {
-                Isolation::Uncommitted => None,
-                Isolation::Committed => Some(log.last_stable_offset()),
+            let located = match for_whom {
+                Reader::Client(_) => log.locate(offset),
+                Reader::Follower { .. } => log.locate_appended(offset),
             };
-            (segment, readable_end, stable)
+            let (segment, readable_end) = located.ok_or(ReadFailed::OutOfRange)?;
+            (segment, readable_end, below)
         };
         let mut hold = Hold::new(reading);
         // Before anything is read: an index may have to be built again, which takes memory too.
-        let mut aborted = match stable {
-            None => None,
-            Some(stable) => Some(self.search_aborted(&mut hold, segment, offset, stable).await?),
+        let mut aborted = match for_whom {
+            Reader::Client(Isolation::Committed) => {
+                Some(self.search_aborted(&mut hold, segment, offset, below).await?)
+            }
+            Reader::Client(Isolation::Uncommitted) | Reader::Follower { .. } => None,
         };
-        let below = stable.unwrap_or(Offset::MAX);
         let mut named = |read: &mut CutRead| {
             if let Some(search) = aborted.take() {
                 read.bytes.aborted = search.finish(read.end_offset);
@@ -289,6 +319,30 @@ impl Replica {
         Some(CutRead { bytes, end, end_offset })
     }
 
+    /// Where in its files the batch begins that holds `offset`, or the next one if a gap does, and its base offset.
+    pub async fn place_of(
+        self: &Rc<Self>,
+        reading: &Rc<Reading>,
+        offset: Offset,
+    ) -> Result<(Place, Offset), ReadFailed> {
+        let (segment, end) = self.log.borrow().locate_appended(offset).ok_or(ReadFailed::OutOfRange)?;
+        let mut hold = Hold::new(reading);
+        let (mut start, _) = self.start_position(&mut hold, segment, offset).await?;
+        while start < end {
+            let size = PLACE_READ_SIZE.min(end - start);
+            let slices = self.slices(&mut hold, segment, start, start + size).await?;
+            let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
+            let rope = Rope::new(&pieces);
+            if let Some(found) = rope.find_offset(offset) {
+                let file_position = start + found.at as u64;
+                return Ok((Place { segment, file_position }, found.base_offset));
+            }
+            let last = rope.batches(0).last().ok_or(ReadFailed::NoBatch { segment, offset })?;
+            start += (last.at + last.size) as u64;
+        }
+        Err(ReadFailed::NoBatch { segment, offset })
+    }
+
     /// File position at or before the batch that holds `offset`, and whether it is that batch's.
     async fn start_position(
         self: &Rc<Self>,
@@ -374,6 +428,16 @@ impl Replica {
             None => (end, Vec::new()),
         }
     }
+}
+
+/// Who reads.
+#[derive(Clone, Copy)]
+enum Reader {
+    Client(Isolation),
+    /// Another replica.
+    Follower {
+        below: Offset,
+    },
 }
 
 /// What is asked of a stretch of the log.

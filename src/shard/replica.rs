@@ -16,10 +16,12 @@ use crate::log::plan::{AppendPlan, Slot};
 use crate::log::producers::{MarkerRejected, ProducerSnapshot, SequenceError};
 use crate::log::segment::{ALLOCATION_STEP_MAX, SPARE_ALLOCATION_MIN, allocation_for};
 use crate::log::transactions::index::TransactionIndex;
+use crate::replication::produces::Acks;
 use crate::shard::disk::{DiskFile, is_full_disk};
 use crate::shard::event::{Broadcast, Signal};
 use crate::shard::message::ProduceOutcome;
 use crate::shard::reader::ReadState;
+use crate::shard::replication::role::Replication;
 use crate::shard::segments::{NO_SPACE_RETRY, Segments};
 use crate::shard::step::Pace;
 use crate::shard::store::{AckTarget, Removal, Store, StoreSlot};
@@ -31,6 +33,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// What became of an append in its first turn.
 pub enum Appended {
@@ -50,11 +53,30 @@ impl Drop for NamesHeld<'_> {
     }
 }
 
-/// An answer parked until its batch is flushed.
-struct ParkedAck {
+/// An answer parked until its batch is flushed, here or also elsewhere.
+pub struct ParkedAck {
     target: Rc<dyn AckTarget>,
     index: u32,
     outcome: ProduceOutcome,
+}
+
+impl ParkedAck {
+    pub fn acks(&self) -> Acks {
+        self.target.waits_for()
+    }
+
+    /// How long its client wants to wait.
+    pub fn time_max(&self) -> Duration {
+        self.target.time_max()
+    }
+
+    pub fn answer(self) {
+        self.target.acknowledged(self.index, self.outcome);
+    }
+
+    pub fn refuse(self, error: ErrorCode) {
+        self.target.acknowledged(self.index, ProduceOutcome { error, ..ProduceOutcome::default() });
+    }
 }
 
 impl TickItem {
@@ -112,6 +134,8 @@ pub struct Replica {
     pub segments: Segments,
     pub reads: ReadState,
     acks: RefCell<ParkedAcks<ParkedAck>>,
+    /// What it is to the other replicas, where there are any.
+    pub replication: Replication,
     watchers: RefCell<BTreeMap<u64, Watcher>>,
     remote_wake: RefCell<Option<RemoteWake>>,
     /// Signalled when a wait for space or a new segment is over, for better or worse.
@@ -170,6 +194,7 @@ impl Replica {
             segments,
             reads: ReadState::default(),
             acks: RefCell::default(),
+            replication: Replication::default(),
             watchers: RefCell::default(),
             remote_wake: RefCell::new(None),
             ready: Broadcast::default(),
@@ -228,6 +253,7 @@ impl Replica {
         index: u32,
     ) -> Result<Appended, ProduceOutcome> {
         self.check_served(store)?;
+        self.admit(target.waits_for())?;
         let now = store.clock.wall();
         let (view, rest) = BatchView::split_first(batch).expect("the caller validated the batch");
         assert!(rest.is_empty(), "one batch at a time");
@@ -238,7 +264,7 @@ impl Replica {
                 store.metrics.borrow_mut().produced_duplicates += 1;
                 let end = stored.last_offset.advance(1).unwrap_or(Offset::MAX);
                 let log_append_time = self.log.borrow().config.append_time.then_some(stored.timestamp);
-                self.park(target, index, stored.base_offset, end, log_append_time);
+                self.park(target, index, (stored.base_offset, end), log_append_time, store.clock.mono());
                 return Ok(Appended::Parked);
             }
         };
@@ -246,11 +272,9 @@ impl Replica {
             return Ok(Appended::Wait);
         }
         let record_count = view.record_count();
-        self.place(store, batch, &plan, now);
-        let end = self.log.borrow().log_end();
-        store.appended(self.slot, end, plan.size as u64);
+        let end = self.place(store, batch, &plan, now);
         let log_append_time = self.log.borrow().config.append_time.then_some(now);
-        self.park(target, index, plan.base_offset, end, log_append_time);
+        self.park(target, index, (plan.base_offset, end), log_append_time, store.clock.mono());
         let mut metrics = store.metrics.borrow_mut();
         metrics.produced_batches += 1;
         metrics.produced_records += record_count as u64;
@@ -268,6 +292,7 @@ impl Replica {
         index: u32,
     ) -> Result<Appended, ProduceOutcome> {
         self.check_served(store)?;
+        self.admit(target.waits_for())?;
         let now = store.clock.wall();
         let mut batch = Vec::new();
         marker.write(now, &mut batch);
@@ -277,11 +302,28 @@ impl Replica {
         if !self.has_space(store, &plan)? {
             return Ok(Appended::Wait);
         }
-        self.place(store, &mut batch, &plan, now);
-        let end = self.log.borrow().log_end();
-        store.appended(self.slot, end, plan.size as u64);
-        self.park(target, index, plan.base_offset, end, None);
+        let end = self.place(store, &mut batch, &plan, now);
+        self.park(target, index, (plan.base_offset, end), None, store.clock.mono());
         Ok(Appended::Parked)
+    }
+
+    /// Appends a batch as the leader has it. `false`: nothing happened yet, as for [`Appended::Wait`].
+    pub fn append_replicated(
+        self: &Rc<Self>,
+        store: &Rc<Store>,
+        batch: &[u8],
+    ) -> Result<bool, ProduceOutcome> {
+        self.check_served(store)?;
+        let now = store.clock.wall();
+        let (view, rest) = BatchView::split_first(batch).expect("it was checked when it came");
+        assert!(rest.is_empty(), "one batch at a time");
+        let plan = self.log.borrow().plan_replicated(&view, now).map_err(|rejected| refused(&rejected))?;
+        if !self.has_space(store, &plan)? {
+            return Ok(false);
+        }
+        self.make_place(store, &plan, now);
+        self.take_in(store, batch, &plan, now);
+        Ok(true)
     }
 
     /// Whether anything may be appended.
@@ -298,23 +340,42 @@ impl Replica {
         Ok(())
     }
 
-    /// Writes the batch's place into it and copies it behind the last one.
-    fn place(self: &Rc<Self>, store: &Rc<Store>, batch: &mut [u8], plan: &AppendPlan, now: Timestamp) {
-        store.eviction.make_room(&store.tail_memory); // May look at any replica, this one too.
-        let mut log = self.log.borrow_mut();
-        let mut tail = self.tail.borrow_mut();
-        if plan.rolls {
-            tail.roll(plan.segment, &store.tail_memory);
-            self.segments.adopt_spare(plan.segment);
-            self.roll(&mut log, now);
-        }
+    /// Writes the batch's place into it and copies it behind the last one. Returns where the log ends then.
+    fn place(
+        self: &Rc<Self>,
+        store: &Rc<Store>,
+        batch: &mut [u8],
+        plan: &AppendPlan,
+        now: Timestamp,
+    ) -> Offset {
+        self.make_place(store, plan, now);
+        let log = self.log.borrow();
         if log.config.append_time {
             stamp_append_time(batch, now);
         }
         assign_offset(batch, plan.base_offset, log.leader_epoch());
-        tail.append(batch, &store.tail_memory);
+        drop(log);
+        self.take_in(store, batch, plan, now);
+        let end = self.log.borrow().log_end();
+        self.appended(end);
+        end
+    }
+
+    fn make_place(&self, store: &Rc<Store>, plan: &AppendPlan, now: Timestamp) {
+        store.eviction.make_room(&store.tail_memory); // May look at any replica, this one too.
+        if plan.rolls {
+            self.tail.borrow_mut().roll(plan.segment, &store.tail_memory);
+            self.segments.adopt_spare(plan.segment);
+            self.roll(&mut self.log.borrow_mut(), now);
+        }
+    }
+
+    fn take_in(&self, store: &Rc<Store>, batch: &[u8], plan: &AppendPlan, now: Timestamp) {
+        self.tail.borrow_mut().append(batch, &store.tail_memory);
         let (view, _) = BatchView::split_first(batch).expect("the batch was whole before");
+        let mut log = self.log.borrow_mut();
         log.apply_append(plan, &view, now);
+        store.appended(self.slot, log.log_end(), plan.size as u64);
         self.last_append.set(store.clock.mono());
         if plan.rolls {
             store.request_write_out(self.slot); // Retention deletes only what its segment has.
@@ -330,12 +391,12 @@ impl Replica {
     }
 
     fn park(
-        &self,
+        self: &Rc<Self>,
         target: &Rc<dyn AckTarget>,
         index: u32,
-        base_offset: Offset,
-        end: Offset,
+        (base_offset, end): (Offset, Offset),
         log_append_time: Option<Timestamp>,
+        now: Mono,
     ) {
         let log = self.log.borrow();
         let outcome = ProduceOutcome {
@@ -346,12 +407,14 @@ impl Replica {
             message: None,
             record_errors: Vec::new(),
         };
-        let flushed = end <= log.high_watermark();
+        let is_durable = end <= log.durable_end();
         drop(log);
-        if flushed {
-            target.acknowledged(index, outcome);
+        let ack = ParkedAck { target: target.clone(), index, outcome };
+        let Some(ack) = self.park_replicated(ack, end, now) else { return };
+        if is_durable {
+            ack.answer();
         } else {
-            self.acks.borrow_mut().park(end, ParkedAck { target: target.clone(), index, outcome });
+            self.acks.borrow_mut().park(end, ack);
         }
     }
 
@@ -409,11 +472,13 @@ impl Replica {
     }
 
     /// Seals everything that its segment lacks for the write that reaches `end`.
-    pub fn seal_for_write(&self, store: &Store, end: Offset, blocks: &mut Vec<Rc<TailBlock>>) {
+    pub fn seal_for_write(self: &Rc<Self>, store: &Store, end: Offset, blocks: &mut Vec<Rc<TailBlock>>) {
         let mut log = self.log.borrow_mut();
         log.segment_sealed(end);
         self.sealed_place.set(log.end_place());
         self.tail.borrow_mut().seal_for_write(blocks, &store.tail_memory);
+        drop(log);
+        self.issued(end);
     }
 
     /// What was appended since anything was written, for the journal. Changes nothing.
@@ -433,10 +498,12 @@ impl Replica {
     }
 
     /// A tick that reaches `end` was issued.
-    pub fn seal_for_tick(&self, end: Offset) {
+    pub fn seal_for_tick(self: &Rc<Self>, end: Offset) {
         let mut log = self.log.borrow_mut();
         log.sealed(end);
         self.sealed_place.set(log.end_place());
+        drop(log);
+        self.issued(end);
     }
 
     /// Everything below `end` is flushed in its segments. Returns how many more tail blocks may go.
@@ -503,13 +570,14 @@ impl Replica {
     }
 
     /// Everything below `end` is durable: answers leave, readers wake.
-    pub fn advance(&self, end: Offset) {
+    pub fn advance(self: &Rc<Self>, end: Offset) {
         self.log.borrow_mut().durable(end);
         loop {
             let released = self.acks.borrow_mut().release(end);
             let Some(ack) = released else { break };
-            ack.target.acknowledged(ack.index, ack.outcome);
+            ack.answer();
         }
+        self.flushed(end);
         self.wake_watchers();
     }
 
@@ -522,7 +590,7 @@ impl Replica {
         self.watchers.borrow_mut().remove(&watch);
     }
 
-    fn wake_watchers(&self) {
+    pub fn wake_watchers(&self) {
         let watchers = std::mem::take(&mut *self.watchers.borrow_mut());
         for (_, watcher) in watchers {
             match watcher {
@@ -539,17 +607,21 @@ impl Replica {
     /// Answers everything parked with an error.
     pub fn refuse_parked(&self, error: ErrorCode) {
         let parked: Vec<ParkedAck> = self.acks.borrow_mut().drain().collect();
-        for ack in parked {
-            ack.target.acknowledged(ack.index, ProduceOutcome { error, ..Default::default() });
-        }
+        parked.into_iter().for_each(|ack| ack.refuse(error));
+        self.refuse_replicated(error);
         self.ready.notify_all();
         self.wake_watchers();
     }
 
     /// No request reaches the log any more.
     pub fn mark_deleted(&self) {
+        self.give_up(ErrorCode::UnknownTopicOrPartition);
+    }
+
+    /// The same, and why: what lies in the directory may go on as another replica.
+    pub fn give_up(&self, error: ErrorCode) {
         self.deleted.set(true);
-        self.refuse_parked(ErrorCode::UnknownTopicOrPartition);
+        self.refuse_parked(error);
     }
 
     /// Keeps the directory where it is; `None` once the topic was deleted: then the path may be

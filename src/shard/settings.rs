@@ -41,6 +41,15 @@ impl Settings {
     }
 }
 
+/// What topics inherit, before there are shards or beside them.
+pub fn topic_defaults_in(started: &Config, image: &Image, node: NodeId) -> TopicDefaults {
+    let none = BTreeMap::new();
+    let set = |resource| image.settings(&resource).unwrap_or(&none);
+    let (cluster, own) = (set(ConfigResource::Brokers), set(ConfigResource::Node(node)));
+    let (config, _) = started.with_dynamic(cluster, own);
+    TopicDefaults::from_config(&config).expect("with the settings it was checked")
+}
+
 /// More connections than the node was started with need more open files, or accepting one fails. All shards come to
 /// the same number: the limit is the process's.
 fn limit_connections(started: usize, config: &mut Config) {

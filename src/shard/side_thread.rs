@@ -1,4 +1,4 @@
-//! A thread beside each shard for long work that no request waits for.
+//! A thread beside each shard for long work that hardly any request waits for.
 //!
 //! ```text
 //! shard's core   [blocking]  syncfs, renames, small files      the runtime's thread, pinned to the core
@@ -11,7 +11,7 @@
 //! acknowledgement, a read or a new topic may wait for, be it only for names that are held still meanwhile.
 //! What may take longer comes here: files that go, one at a time, batches that compaction looks into, the
 //! indexes it has made, checkpoints. A flush waits for none of it, and a request only for the checkpoint of a
-//! log directory without a journal.
+//! log directory without a journal, or for its own large batch that a topic stores in another codec.
 //!
 //! The thread never wakes a task itself: a waker belongs to its executor.
 //!

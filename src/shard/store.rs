@@ -20,6 +20,7 @@ use crate::log::journal::ring::{BlockPlace, FileIndex, JournalFlush, JournalRing
 use crate::log::plan::{FILE_FLUSHES_IN_FLIGHT_MAX, FlushMethod, FlushPlan, Slot, TickPlan, WritePlan};
 use crate::log::removal::Removals;
 use crate::metrics::recovery::RecoveryBranch;
+use crate::replication::produces::Acks;
 use crate::shard::catch_up::CatchUp;
 use crate::shard::clock::Clock;
 use crate::shard::disk::{Disk, allocate, is_full_disk, remove_if_present, unless_full};
@@ -57,6 +58,16 @@ const NO_SPACE_RETRY: Duration = Duration::from_secs(1);
 pub trait AckTarget {
     /// `index`: which of the request's batches.
     fn acknowledged(&self, index: u32, outcome: ProduceOutcome);
+
+    /// Who has to have the batch before that.
+    fn waits_for(&self) -> Acks {
+        Acks::All
+    }
+
+    /// How long others may take to have it.
+    fn time_max(&self) -> Duration {
+        Duration::from_secs(30)
+    }
 }
 
 /// What was given up under its last name and still holds disk space.

@@ -5,6 +5,7 @@
 
 mod catching_up;
 mod compacting;
+mod cutting;
 mod deleting;
 mod directories;
 mod durability;

@@ -1,7 +1,8 @@
 //! Whether a transaction has a partition: its coordinator is asked before the first batch is appended
 //! (KIP-890). What is decided by the answer is in `log::producers::verification`.
 //!
-//! With `transaction.partition.verification.enable=false` nobody is asked about partitions that were added before.
+//! With `transaction.partition.verification.enable=false`, which may change at run time, nobody is asked about
+//! partitions that were added before.
 //! Until a shard has a verifier, which is before it serves, every transaction is refused.
 
 use crate::codec::error_code::ErrorCode;
@@ -39,7 +40,7 @@ const TRIES: usize = 3;
 impl Shard {
     /// Whether any transaction can be confirmed here.
     pub fn may_have_transactions(&self) -> bool {
-        !self.config.transaction_partition_verification_enable || self.verifier.borrow().is_some()
+        !self.settings().transaction_partition_verification_enable || self.verifier.borrow().is_some()
     }
 }
 
@@ -52,7 +53,8 @@ pub async fn verify(
     claim: &TransactionClaim,
 ) -> Result<(), ProduceOutcome> {
     // Who adds a partition says so in any case.
-    let is_asked = shard.config.transaction_partition_verification_enable || claim.kind == ClaimKind::Adds;
+    let is_asked =
+        shard.settings().transaction_partition_verification_enable || claim.kind == ClaimKind::Adds;
     let verifier = shard.verifier.borrow().clone();
     if is_asked && verifier.is_none() {
         return Err(refused(ErrorCode::InvalidTxnState, claim.kind));

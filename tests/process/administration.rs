@@ -1,6 +1,7 @@
 //! What admin clients ask for: settings at run time, log directories, topics page by page, leaders.
 
 use std::path::Path;
+use std::process::Command;
 
 use odradek_test_harness::kafka_protocol::ResponseError;
 use odradek_test_harness::kafka_protocol::messages::describe_topic_partitions_request::{
@@ -11,18 +12,18 @@ use odradek_test_harness::kafka_protocol::messages::list_offsets_request::{
     ListOffsetsPartition, ListOffsetsTopic,
 };
 use odradek_test_harness::kafka_protocol::messages::{
-    AlterConfigsRequest, BrokerId, DescribeConfigsRequest, DescribeLogDirsRequest,
+    AlterConfigsRequest, BrokerId, DescribeConfigsRequest, DescribeLogDirsRequest, DescribeQuorumRequest,
     DescribeTopicPartitionsRequest, ElectLeadersRequest, IncrementalAlterConfigsRequest,
     ListConfigResourcesRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest, alter_configs_request,
-    describe_configs_request, incremental_alter_configs_request,
+    describe_configs_request, describe_quorum_request, incremental_alter_configs_request,
 };
 use odradek_test_harness::kafka_protocol::protocol::StrBytes;
-use odradek_test_harness::{Batch, Broker, Client, Options, Routing, topic_name};
+use odradek_test_harness::{Batch, Broker, Client, Options, Routing, binary, topic_name};
 
 use crate::now_ms;
 
 const TOPIC: i8 = 2;
-const BROKER: i8 = 4;
+pub const BROKER: i8 = 4;
 const CLIENT_METRICS: i8 = 16;
 const GROUP: i8 = 32;
 
@@ -31,7 +32,7 @@ fn text(text: &str) -> StrBytes {
 }
 
 /// Sets (or with `None` removes) one setting: the error's code and text.
-fn set(client: &mut Client, kind: i8, name: &str, key: &str, value: Option<&str>) -> (i16, String) {
+pub fn set(client: &mut Client, kind: i8, name: &str, key: &str, value: Option<&str>) -> (i16, String) {
     let config = incremental_alter_configs_request::AlterableConfig::default()
         .with_name(text(key))
         .with_config_operation(i8::from(value.is_none()))
@@ -344,4 +345,77 @@ fn offsets_are_looked_up_by_every_name_that_a_version_has() {
             assert_eq!(look_up(version, -6), (UNSUPPORTED, -1));
         }
     }
+}
+
+#[test]
+fn the_quorum_of_one_node_is_described_and_every_start_is_a_term_of_its_own() {
+    for routing in Routing::BOTH {
+        let mut broker = Broker::start(routing);
+        let described = |broker: &Broker| {
+            let mut client = Client::connect(broker);
+            let answers = (0..=2).map(|version| {
+                let response = client.bootstrap().call(version, &ask_quorum("__cluster_metadata"));
+                assert_eq!((response.error_code, response.topics.len()), (0, 1));
+                response.topics[0].partitions[0].clone()
+            });
+            answers.last().expect("three versions")
+        };
+        let first = described(&broker);
+        let leader = first.leader_id.0;
+        assert_eq!((first.error_code, first.current_voters.len(), first.observers.len()), (0, 1, 0));
+        assert_eq!(first.current_voters[0].replica_id.0, leader);
+        assert_eq!(first.current_voters[0].log_end_offset, first.high_watermark);
+        Client::connect(&broker).create_topic("t", 1, &[]);
+        let then = described(&broker);
+        assert_eq!(then.high_watermark, first.high_watermark + 1);
+        assert_eq!(then.leader_epoch, first.leader_epoch);
+        broker.stop();
+        broker.start_again();
+        let last = described(&broker);
+        assert_eq!(last.leader_epoch, first.leader_epoch + 1);
+        assert!(last.high_watermark > then.high_watermark);
+        let mut client = Client::connect(&broker);
+        let response = client.bootstrap().call(2, &ask_quorum("t"));
+        let code = response.topics[0].partitions[0].error_code;
+        assert_eq!(code, ResponseError::UnknownTopicOrPartition.code());
+
+        let status = |form: &[&str]| {
+            let output = Command::new(binary())
+                .args(["cluster", "status"])
+                .args(form)
+                .args(["--brokers", &broker.bootstrap()])
+                .output()
+                .expect("the command runs");
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).expect("text")
+        };
+        let shown = status(&[]);
+        let line = format!("Quorum: led by {leader} in term {}, ", last.leader_epoch);
+        assert!(shown.contains(&line), "{shown}");
+        assert!(shown.contains("1 topics, 1 partitions, 0 under-replicated, 0 offline"), "{shown}");
+        let shown: serde_json::Value = serde_json::from_str(&status(&["--json"])).expect("JSON");
+        assert_eq!(shown["quorum"]["leader"], leader);
+        assert_eq!(shown["quorum"]["members"][0]["lag"], 0);
+        let leaders = shown["brokers"].as_array().expect("brokers").iter().map(|it| it["leaders"].as_u64());
+        assert_eq!(leaders.map(|count| count.expect("a number")).sum::<u64>(), 1);
+        broker.stop();
+    }
+}
+
+fn ask_quorum(topic: &str) -> DescribeQuorumRequest {
+    let partition = describe_quorum_request::PartitionData::default().with_partition_index(0);
+    let topic = describe_quorum_request::TopicData::default()
+        .with_topic_name(topic_name(topic))
+        .with_partitions(vec![partition]);
+    DescribeQuorumRequest::default().with_topics(vec![topic])
+}
+
+/// As with Kafka, never more replicas have to be in sync than there are (`Partition.effectiveMinIsr`).
+#[test]
+fn one_replica_is_enough_where_there_is_one() {
+    let mut broker = Broker::start(Routing::Node);
+    let mut client = Client::connect(&broker);
+    client.create_topic("t", 1, &[("min.insync.replicas", "2"), ("unclean.leader.election.enable", "true")]);
+    assert_eq!(client.produce("t", 0, &Batch::of(&["value"], now_ms())), 0);
+    broker.stop();
 }

@@ -5,13 +5,14 @@ use std::process::Command;
 use odradek_test_harness::kafka_protocol::ResponseError;
 use odradek_test_harness::kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
 use odradek_test_harness::kafka_protocol::messages::create_topics_request::CreatableTopic;
+use odradek_test_harness::kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use odradek_test_harness::kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use odradek_test_harness::kafka_protocol::messages::{
     ApiVersionsRequest, ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest,
     ConsumerGroupHeartbeatResponse, CreateTopicsRequest, DescribeGroupsRequest, FindCoordinatorRequest,
-    GroupId, IncrementalAlterConfigsRequest, ListGroupsRequest, OffsetCommitRequest,
+    GroupId, IncrementalAlterConfigsRequest, JoinGroupRequest, ListGroupsRequest, OffsetCommitRequest,
     incremental_alter_configs_request,
 };
 use odradek_test_harness::kafka_protocol::protocol::StrBytes;
@@ -329,4 +330,59 @@ fn what_others_are_told_of_a_group_of_the_newer_protocol() {
     assert_eq!(member.beat_as(-1).error_code, 0);
     assert_eq!(command(&["delete", GROUP]), "deleted g\n");
     broker.stop();
+}
+
+#[test]
+fn groups_have_the_size_and_the_assignors_that_are_set() {
+    let options =
+        options(Routing::Node).set("group.consumer.max.size", "1").set("group.consumer.assignors", "range");
+    let mut broker = Broker::start_with(options);
+    Client::connect(&broker).create_topic("t", 6, &[]);
+    let mut member = Member::new(&broker, "a", &["t"]);
+    assert_eq!(member.beat(), 6);
+    let refused = Member::new(&broker, "b", &["t"]).beat_as(0);
+    assert_eq!(error(refused.error_code), Some(ResponseError::GroupMaxSizeReached));
+    let request = ConsumerGroupDescribeRequest::default().with_group_ids(vec![GroupId(text(GROUP))]);
+    let described = member.connection.call(1, &request);
+    assert_eq!(&*described.groups[0].assignor_name, "range");
+    let request = ConsumerGroupHeartbeatRequest::default()
+        .with_group_id(GroupId(text("other")))
+        .with_member_id(text("c"))
+        .with_rebalance_timeout_ms(30_000)
+        .with_subscribed_topic_names(Some(vec![topic_name("t")]))
+        .with_server_assignor(Some(text("uniform")))
+        .with_topic_partitions(Some(Vec::new()));
+    let refused = member.connection.call(BEAT, &request);
+    assert_eq!(error(refused.error_code), Some(ResponseError::UnsupportedAssignor));
+    broker.stop();
+}
+
+#[test]
+fn groups_change_their_protocol_only_where_they_may() {
+    let join = |member: &mut Member, id: StrBytes| {
+        let protocol = JoinGroupRequestProtocol::default()
+            .with_name(text("range"))
+            .with_metadata(b"\0\0\0\0\0\x01\0\x01t\xff\xff\xff\xff".as_slice().into());
+        let request = JoinGroupRequest::default()
+            .with_group_id(GroupId(text(GROUP)))
+            .with_member_id(id)
+            .with_session_timeout_ms(30_000)
+            .with_rebalance_timeout_ms(30_000)
+            .with_protocol_type(text("consumer"))
+            .with_protocols(vec![protocol]);
+        member.connection.call(9, &request)
+    };
+    for (policy, expected) in [("disabled", Some(ResponseError::GroupIdNotFound)), ("upgrade", None)] {
+        let options = options(Routing::Node)
+            .set("group.initial.rebalance.delay.ms", "0")
+            .set("group.consumer.migration.policy", policy);
+        let mut broker = Broker::start_with(options);
+        Client::connect(&broker).create_topic("t", 6, &[]);
+        let mut member = Member::new(&broker, "a", &["t"]);
+        let given = join(&mut member, text(""));
+        assert_eq!(error(given.error_code), Some(ResponseError::MemberIdRequired));
+        assert_eq!(join(&mut member, given.member_id).error_code, 0);
+        assert_eq!(error(member.beat_as(0).error_code), expected, "{policy}");
+        broker.stop();
+    }
 }

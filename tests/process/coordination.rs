@@ -8,6 +8,7 @@ use odradek_test_harness::kafka_protocol::ResponseError;
 use odradek_test_harness::kafka_protocol::messages::add_partitions_to_txn_request::{
     AddPartitionsToTxnTopic, AddPartitionsToTxnTransaction,
 };
+use odradek_test_harness::kafka_protocol::messages::describe_producers_request::TopicRequest;
 use odradek_test_harness::kafka_protocol::messages::offset_fetch_request::{
     OffsetFetchRequestGroup, OffsetFetchRequestTopics,
 };
@@ -15,9 +16,10 @@ use odradek_test_harness::kafka_protocol::messages::txn_offset_commit_request::{
     TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
 use odradek_test_harness::kafka_protocol::messages::{
-    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, ApiVersionsRequest, DescribeTransactionsRequest,
-    EndTxnRequest, FetchRequest, FindCoordinatorRequest, GroupId, InitProducerIdRequest,
-    ListTransactionsRequest, OffsetFetchRequest, ProducerId, TransactionalId, TxnOffsetCommitRequest,
+    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, ApiVersionsRequest, DescribeProducersRequest,
+    DescribeTransactionsRequest, EndTxnRequest, FetchRequest, FindCoordinatorRequest, GroupId,
+    InitProducerIdRequest, ListTransactionsRequest, OffsetFetchRequest, ProducerId, TransactionalId,
+    TxnOffsetCommitRequest,
 };
 use odradek_test_harness::kafka_protocol::protocol::StrBytes;
 use odradek_test_harness::{
@@ -25,6 +27,7 @@ use odradek_test_harness::{
     wait_for,
 };
 
+use crate::administration::{BROKER, set};
 use crate::now_ms;
 
 const TOPIC: &str = "transfers";
@@ -591,17 +594,92 @@ fn operators_abort_what_hangs() {
     Client::connect(&broker).create_topic(TOPIC, PARTITIONS, &[]);
     let mut producer = Producer::new(&broker, ID, Version::One).init();
     assert_eq!(producer.try_write(1, "hanging"), None, "nobody has added the partition");
-    let output = Command::new(binary())
-        .args(["txn", "abort", "--topic", TOPIC, "--partition", "1", "--start-offset", "0", "--json"])
-        .args(["--brokers", &broker.bootstrap()])
-        .output()
-        .expect("the command runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut known = Producer::new(&broker, "known", Version::One).init();
+    known.write(2, "open");
+    let run = |arguments: &[&str]| -> serde_json::Value {
+        let output = Command::new(binary())
+            .arg("txn")
+            .args(arguments)
+            .args(["--json", "--brokers", &broker.bootstrap()])
+            .output()
+            .expect("the command runs");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    let find = |arguments: &[&str]| run(&[&["find-hanging", "--open-for", "0"], arguments].concat());
+    let found = find(&[]);
+    let [hanging] = &found.as_array().expect("a list")[..] else { panic!("{found}") };
+    assert_eq!((&hanging["topic"], &hanging["partition"]), (&TOPIC.into(), &1.into()));
+    assert_eq!(hanging["producer_id"], producer.producer.id);
+    assert_eq!(hanging["producer_epoch"], producer.producer.epoch);
+    assert_eq!((&hanging["start_offset"], hanging["transactional_id"].is_null()), (&0.into(), true));
+    let none = serde_json::json!([]);
+    assert_eq!(find(&["--topic", TOPIC, "--partition", "2"]), none, "its coordinator knows that one");
+    assert_eq!(find(&["--broker-id", "77"]), none);
+    assert_eq!(find(&["--topic", TOPIC, "--broker-id", "1"]), found);
+    assert_eq!(run(&["find-hanging"]), none, "not for a quarter of an hour yet");
+    let start_offset = hanging["start_offset"].to_string();
+    let abort = ["abort", "--topic", TOPIC, "--partition", "1", "--start-offset", &start_offset];
+    assert_eq!(run(&abort)["aborted"], true);
+    assert_eq!(find(&[]), none);
     let mut client = Client::connect(&broker);
     let mut request = Client::fetch_request(TOPIC, 1, 0);
     request.isolation_level = 1;
     let response = client.to_leader(TOPIC, 1).call::<FetchRequest>(Client::FETCH_VERSION, &request);
     assert_eq!(response.responses[0].partitions[0].last_stable_offset, 2);
     assert_eq!(committed(&broker, 1), Vec::<String>::new());
+    broker.stop();
+}
+
+/// By a producer whose version adds partitions by itself, and has not.
+#[test]
+fn whether_coordinators_are_asked_changes_at_run_time() {
+    let mut broker = Broker::start_with(options(Routing::Node));
+    let mut client = Client::connect(&broker);
+    client.create_topic(TOPIC, PARTITIONS, &[]);
+    let mut producer = Producer::new(&broker, ID, Version::One).init();
+    let mut ask = |partition: i32, value: Option<&str>, expected: Option<ResponseError>| {
+        let key = "transaction.partition.verification.enable";
+        let (code, message) = set(&mut client, BROKER, "", key, value);
+        assert_eq!(code, 0, "{message}");
+        // The partition's core hears of it a little later.
+        wait_for("what is set", || (producer.try_write(partition, "unknown") == expected).then_some(()));
+    };
+    ask(0, Some("true"), Some(ResponseError::TransactionAbortable));
+    ask(1, Some("false"), None);
+    ask(2, None, Some(ResponseError::TransactionAbortable));
+    broker.stop();
+}
+
+#[test]
+fn ids_that_nobody_uses_are_forgotten() {
+    let options = options(Routing::Node)
+        .set("transactional.id.expiration.ms", "300")
+        .set("transaction.remove.expired.transaction.cleanup.interval.ms", "50")
+        .set("producer.id.expiration.ms", "300")
+        .set("producer.id.expiration.check.interval.ms", "50");
+    let mut broker = Broker::start_with(options);
+    Client::connect(&broker).create_topic(TOPIC, PARTITIONS, &[]);
+    let mut producer = Producer::new(&broker, ID, Version::Two).init();
+    producer.write(0, "written");
+    let mut open = Producer::new(&broker, "open", Version::Two).init();
+    open.write(1, "open");
+    producer.end(true);
+    wait_for("a transactional id to be forgotten", || {
+        let listed = producer.coordinator.call(1, &ListTransactionsRequest::default());
+        let mut ids: Vec<_> =
+            listed.transaction_states.iter().map(|state| state.transactional_id.to_string()).collect();
+        ids.sort();
+        (ids == ["open"]).then_some(())
+    });
+    let asked = TopicRequest::default().with_name(topic_name(TOPIC)).with_partition_indexes(vec![0, 1]);
+    let request = DescribeProducersRequest::default().with_topics(vec![asked]);
+    wait_for("a producer to be forgotten", || {
+        let described = producer.coordinator.call(0, &request);
+        let ids = described.topics[0].partitions.iter().map(|partition| {
+            partition.active_producers.iter().map(|active| active.producer_id.0).collect::<Vec<_>>()
+        });
+        (ids.collect::<Vec<_>>() == [vec![], vec![open.producer.id]]).then_some(())
+    });
     broker.stop();
 }

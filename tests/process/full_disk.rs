@@ -28,6 +28,7 @@ fn full_disk_refuses_what_needs_space_and_recovers_by_itself() {
         let mut broker = Broker::start_with(options);
         let mut client = Client::connect(&broker);
         client.create_topic("full", 2, &[("segment.bytes", "1048576")]);
+        client.create_topic("given-up", 1, &[]);
         let mut producer = client.init_producer();
         let mut stored = 0;
         // The file of the next segment is there before the last space goes: the roll into it happens
@@ -57,6 +58,8 @@ fn full_disk_refuses_what_needs_space_and_recovers_by_itself() {
         assert_eq!(ResponseError::try_from_code(unknown), Some(ResponseError::UnknownTopicOrPartition));
         assert_eq!(produce(&mut client, &mut producer), Err(ResponseError::KafkaStorageError));
 
+        // What frees space has some kept for it.
+        assert_eq!(delete(&mut client, "given-up"), None);
         disk.make_room();
         wait_for("space", || produce(&mut client, &mut producer).ok().filter(|offset| *offset == stored));
         stored += 1;

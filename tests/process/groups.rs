@@ -318,14 +318,12 @@ fn members_keep_their_generation_and_offsets_when_the_broker_is_killed() {
 fn silent_members_are_gone_after_their_session() {
     let mut broker = Broker::start_with(options(Routing::Node));
     let mut member = Member::new(&broker, "g");
-    member.send_join();
-    member.joined();
-    let request = member.join_request().with_session_timeout_ms(200);
-    // With another time-out; a leader that joins again starts a rebalance.
+    member.settle();
+    // A leader that joins again starts a rebalance, with what it says now; nothing else ends so soon.
+    let request = member.join_request().with_session_timeout_ms(200).with_rebalance_timeout_ms(600_000);
     let joined = member.connection.call(JOIN, &request);
+    assert_eq!((joined.error_code, joined.generation_id), (0, 2));
     member.generation = joined.generation_id;
-    let id = member.id.clone();
-    assert_eq!(member.sync(&[&id]).error_code, 0);
     wait_for("the end of a session", || {
         (list(broker.port()) == [("g".into(), "Empty".into())]).then_some(())
     });
@@ -557,7 +555,8 @@ fn groups_are_looked_after_by_command() {
         let described = command(&broker, &["describe", "used"]).expect("it is described");
         assert!(described.starts_with("used: Stable, range\n"), "{described}");
         let row = described.lines().last().expect("it has lines").split_whitespace().collect::<Vec<_>>();
-        assert_eq!(row, ["t", "0", "2", "5", "3"], "{described}");
+        assert_eq!(row[..5], ["t", "0", "2", "5", "3"], "{described}");
+        assert!(row[5].parse::<f64>().is_ok_and(|seconds| (0.0..60.0).contains(&seconds)), "{described}");
         assert!(command(&broker, &["delete", "used"]).expect_err("it is in use").contains("NON_EMPTY_GROUP"));
         assert_eq!(member.leave(), None);
         for (to, expected) in [("earliest", 0), ("latest", 5), ("3", 3), ("@1", 0), ("@99999999999999", 5)] {
@@ -570,4 +569,142 @@ fn groups_are_looked_after_by_command() {
         );
         broker.stop();
     }
+}
+
+fn json(broker: &Broker, line: &[&str]) -> serde_json::Value {
+    let printed = command(broker, &[line, &["--json"]].concat()).expect("it succeeds");
+    serde_json::from_str(&printed).expect("JSON")
+}
+
+#[test]
+fn lag_is_told_in_records_and_in_seconds() {
+    const HOUR: i64 = 3600;
+    for routing in Routing::BOTH {
+        let mut broker = Broker::start_with(options(routing));
+        let mut client = Client::connect(&broker);
+        client.create_topic("t", 7, &[]);
+        let began = now_ms();
+        let mut write = |partition: i32, ages: &[i64], value: &[u8]| {
+            for age in ages {
+                let time = if *age < 0 { -1 } else { began - age * 1000 };
+                client.produce("t", partition, &Batch::of(&[value], time));
+            }
+        };
+        write(0, &[3 * HOUR, 2 * HOUR, HOUR], b"small");
+        // More than is asked for at first, and more than is asked for of several at once.
+        write(1, &[3 * HOUR, 2 * HOUR, HOUR], &[7; 40_000]);
+        write(2, &[3 * HOUR, 2 * HOUR, HOUR], &[7; 700_000]);
+        write(3, &[2 * HOUR], b"read"); // Caught up.
+        write(4, &[-1], b"timeless");
+        write(5, &[3 * HOUR, 2 * HOUR, HOUR], b"small"); // The log begins behind the commit.
+        write(6, &[HOUR], b"small"); // Nothing committed.
+        let mut start = DeleteRecordsPartition::default().with_partition_index(5);
+        start = start.with_offset(2);
+        let topic = DeleteRecordsTopic::default().with_name(topic_name("t")).with_partitions(vec![start]);
+        let request = DeleteRecordsRequest::default().with_topics(vec![topic]);
+        let response = client.to_leader("t", 5).call(1, &request);
+        assert_eq!(response.topics[0].partitions[0].error_code, 0);
+
+        let mut member = Member::new(&broker, "g");
+        member.send_join();
+        assert_eq!(member.joined().error_code, 0);
+        let id = member.id.clone();
+        let mut request = member.sync_request(&[&id]);
+        // All partitions, as consumers write it.
+        let indexes: Vec<u8> = (0..7i32).flat_map(i32::to_be_bytes).collect();
+        let assignment = [b"\0\x01\0\0\0\x01\0\x01t\0\0\0\x07".as_slice(), &indexes, &[255; 4]].concat();
+        request.assignments[0].assignment = assignment.into();
+        assert_eq!(member.connection.call(SYNC, &request).error_code, 0);
+        let commits = [(0, 1), (1, 1), (2, 1), (3, 1), (4, 0), (5, 0)].map(|(index, offset)| {
+            OffsetCommitRequestPartition::default().with_partition_index(index).with_committed_offset(offset)
+        });
+        let mut request = commit_request("g", (&id, member.generation), "t", 0);
+        request.topics[0].partitions = commits.to_vec();
+        let committed = member.connection.call(COMMIT, &request);
+        assert!(committed.topics[0].partitions.iter().all(|partition| partition.error_code == 0));
+
+        let described = json(&broker, &["describe", "g"]);
+        let assigned = serde_json::json!([{ "topic": "t", "partitions": [0, 1, 2, 3, 4, 5, 6] }]);
+        assert_eq!(described[0]["members"][0]["assignment"], assigned);
+        let offsets = described[0]["offsets"].as_array().expect("a list");
+        let lags = offsets.iter().map(|offset| (offset["committed"].as_i64(), offset["lag"].as_i64()));
+        let expected = [1, 1, 1, 1, 0, 0].map(Some).into_iter().chain([None]);
+        assert!(lags.eq(expected.zip([2, 2, 2, 0, 1, 3].map(Some).into_iter().chain([None]))), "{offsets:?}");
+        let seconds: Vec<_> = offsets.iter().map(|offset| offset["lag_seconds"].as_f64()).collect();
+        let is_about = |seconds: Option<f64>, age: i64| {
+            let past = seconds.expect("it is known") - age as f64;
+            assert!((0.0..60.0).contains(&past), "{offsets:?}");
+        };
+        (0..3).for_each(|index| is_about(seconds[index], 2 * HOUR));
+        assert_eq!(seconds[3], Some(0.0));
+        assert_eq!(seconds[4], None, "its record has no time");
+        is_about(seconds[5], HOUR);
+        assert_eq!(seconds[6], None);
+        let text = command(&broker, &["describe", "g"]).expect("it is described");
+        assert!(text.contains("ASSIGNMENT") && text.contains("t:0-6"), "{text}");
+        let last: Vec<_> = text.lines().last().expect("it has lines").split_whitespace().collect();
+        assert_eq!(last, ["t", "6", "-", "1", "-", "-"], "{text}");
+
+        let listed = json(&broker, &["list", "--lag"]);
+        assert_eq!((&listed[0]["group"], &listed[0]["lag"]), (&"g".into(), &10.into()));
+        is_about(listed[0]["lag_seconds"].as_f64(), 2 * HOUR);
+        let text = command(&broker, &["list", "--lag"]).expect("it is listed");
+        assert!(text.starts_with("GROUP  TYPE     STATE   PROTOCOL  LAG  LAG-SECONDS\n"), "{text}");
+        let plain = json(&broker, &["list"]);
+        assert_eq!(
+            plain,
+            serde_json::json!([{
+                "group": "g", "type": "classic", "state": "Stable", "protocol_type": "consumer",
+            }])
+        );
+        broker.stop();
+    }
+}
+
+#[test]
+fn resets_and_deletions_are_told_as_json() {
+    let mut broker = Broker::start_with(options(Routing::Node));
+    let mut client = Client::connect(&broker);
+    client.create_topic("t", 2, &[]);
+    client.produce("t", 1, &Batch::of(&["one", "two"], now_ms()));
+    find_coordinator(broker.port(), "g");
+    let reset = json(&broker, &["reset-offsets", "g", "--topic", "t", "--to", "latest"]);
+    let expected = serde_json::json!([
+        { "topic": "t", "partition": 0, "committed": 0 },
+        { "topic": "t", "partition": 1, "committed": 2 },
+    ]);
+    assert_eq!(reset, expected);
+    let deleted = json(&broker, &["delete", "g"]);
+    assert_eq!(deleted, serde_json::json!([{ "group": "g", "deleted": true, "error": null }]));
+    // A failure is in what is printed, and in the exit code.
+    let again = Command::new(binary())
+        .args(["group", "delete", "g", "--json", "--brokers"])
+        .arg(broker.bootstrap())
+        .output()
+        .expect("it can be run");
+    assert!(!again.status.success());
+    let printed: serde_json::Value = serde_json::from_slice(&again.stdout).expect("JSON");
+    let expected = serde_json::json!([{ "group": "g", "deleted": false, "error": "GROUP_ID_NOT_FOUND" }]);
+    assert_eq!(printed, expected);
+    broker.stop();
+}
+
+#[test]
+fn groups_and_notes_are_as_large_as_is_set() {
+    let options = options(Routing::Node).set("group.max.size", "1").set("offset.metadata.max.bytes", "3");
+    let mut broker = Broker::start_with(options);
+    Client::connect(&broker).create_topic("t", 1, &[]);
+    let mut member = Member::new(&broker, "g");
+    member.settle();
+    let mut other = Member::new(&broker, "g");
+    let refused = other.connection.call(JOIN, &other.join_request());
+    assert_eq!(error(refused.error_code), Some(ResponseError::GroupMaxSizeReached));
+    assert_eq!(member.heartbeat(), None);
+    // The note of these commits has four bytes.
+    assert_eq!(member.commit("t", 5), Some(ResponseError::OffsetMetadataTooLarge));
+    let mut request = commit_request("g", (&member.id, member.generation), "t", 5);
+    request.topics[0].partitions[0].committed_metadata = Some(text("not"));
+    let committed = member.connection.call(COMMIT, &request);
+    assert_eq!(committed.topics[0].partitions[0].error_code, 0);
+    broker.stop();
 }

@@ -270,7 +270,9 @@ fn directories_that_do_not_belong_together_are_refused() {
 
 #[test]
 fn no_topic_is_created_when_all_directories_are_offline() {
-    let (Some(one), Some(two)) = (SmallDisk::mount(96 << 20), SmallDisk::mount(96 << 20)) else { return };
+    // With room for the journals beside what is left free: a full one refuses produce and tries no write.
+    const SIZE: u64 = 192 << 20;
+    let (Some(one), Some(two)) = (SmallDisk::mount(SIZE), SmallDisk::mount(SIZE)) else { return };
     let options = Options::new(Routing::Node).data_dir(one.path().join("data"));
     let second = two.path().join("data");
     let mut broker = Broker::start_with(options.other_dirs(&[&second]));

@@ -6,6 +6,7 @@
 
 mod admin;
 mod administration;
+mod clusters;
 mod compaction;
 mod connections;
 mod consumer_groups;
@@ -18,12 +19,15 @@ mod full_disk;
 mod groups;
 mod host;
 mod journal;
+mod lifecycle;
 mod log_dirs;
 mod many_partitions;
 mod offsets;
 mod ownership;
 mod quotas;
+mod recompression;
 mod refusals;
+mod replication;
 mod routing;
 mod start_stop;
 mod survival;

@@ -27,11 +27,17 @@ fn text(text: &str) -> StrBytes {
 
 /// Sets a quota of a client id (`None`: of all that have none), or removes it.
 fn set(client: &mut Client, client_id: Option<&str>, key: &str, limit: Option<f64>) {
-    let entity = EntityData::default().with_entity_type(text("client-id"));
-    let entity = entity.with_entity_name(client_id.map(text));
+    set_of(client, &[("client-id", client_id)], key, limit);
+}
+
+/// The same of a user, a client id, or both.
+fn set_of(client: &mut Client, entity: &[(&str, Option<&str>)], key: &str, limit: Option<f64>) {
+    let part = |(kind, name): &(&str, Option<&str>)| {
+        EntityData::default().with_entity_type(text(kind)).with_entity_name(name.map(text))
+    };
     let operation = OpData::default().with_key(text(key)).with_remove(limit.is_none());
     let operation = operation.with_value(limit.unwrap_or_default());
-    let entry = EntryData::default().with_entity(vec![entity]).with_ops(vec![operation]);
+    let entry = EntryData::default().with_entity(entity.iter().map(part).collect()).with_ops(vec![operation]);
     let request = AlterClientQuotasRequest::default().with_entries(vec![entry]);
     let response = client.bootstrap().call(1, &request);
     assert_eq!(response.entries[0].error_code, 0, "{:?}", response.entries[0]);
@@ -85,6 +91,49 @@ fn producers_wait_for_what_they_have_sent_too_much() {
     let batch = Batch::of(&[vec![7; 500_000]], now_ms()).bytes();
     let unlimited = connection.call(Client::PRODUCE_VERSION, &Client::produce_request("t", 0, batch));
     assert_eq!(unlimited.throttle_time_ms, 0, "the quota is gone");
+}
+
+/// Whoever is not authenticated is the user ANONYMOUS. Limits are set from the least to the most specific one, by
+/// turns such that nothing may be sent and such that everything may, and taken away again.
+#[test]
+fn of_limits_of_users_and_client_ids_the_most_specific_one_counts() {
+    const KEY: &str = "producer_byte_rate";
+    let entities: [&[(&str, Option<&str>)]; 8] = [
+        &[("client-id", None)],
+        &[("client-id", Some(CLIENT_ID))],
+        &[("user", None)],
+        &[("user", None), ("client-id", None)],
+        &[("user", None), ("client-id", Some(CLIENT_ID))],
+        &[("user", Some("ANONYMOUS"))],
+        &[("user", Some("ANONYMOUS")), ("client-id", None)],
+        &[("user", Some("ANONYMOUS")), ("client-id", Some(CLIENT_ID))],
+    ];
+    let is_strict = |place: usize| place.is_multiple_of(2);
+    let limit = |place: usize| if is_strict(place) { 1_000.0 } else { 1e12 };
+    let broker = Broker::start_with(options(Routing::Node));
+    let mut client = Client::connect(&broker);
+    client.create_topic("t", 1, &[]);
+    // Quotas of others are none of ours.
+    set_of(&mut client, &[("user", Some("ann"))], KEY, Some(1_000.0));
+    set_of(&mut client, &[("user", Some("ann")), ("client-id", Some(CLIENT_ID))], KEY, Some(1_000.0));
+    set_of(&mut client, &[("user", Some("ANONYMOUS")), ("client-id", Some("another"))], KEY, Some(1_000.0));
+    let is_throttled = |expected: bool, what: &str| {
+        let request = Client::produce_request("t", 0, Batch::of(&[vec![7; 30_000]], now_ms()).bytes());
+        // One that has been throttled is not read for a while.
+        let response = Connection::open(broker.port()).call(Client::PRODUCE_VERSION, &request);
+        assert_eq!(Client::partition_answer(&response).error_code, 0);
+        let throttle = response.throttle_time_ms;
+        assert_eq!(throttle > 0, expected, "{what}: {throttle} ms");
+    };
+    is_throttled(false, "without a limit");
+    for (place, entity) in entities.iter().enumerate() {
+        set_of(&mut client, entity, KEY, Some(limit(place)));
+        is_throttled(is_strict(place), &format!("{entity:?} counts"));
+    }
+    for (place, entity) in entities.iter().enumerate().rev() {
+        set_of(&mut client, entity, KEY, None);
+        is_throttled(!is_strict(place), &format!("without {entity:?}"));
+    }
 }
 
 /// Two connections, each to a core of its own, hold one limit together.
@@ -269,7 +318,17 @@ fn quotas_are_looked_after_by_command() {
     let set = [&["set"], &ours[..], &["producer_byte_rate=1000", "request_percentage=12.5"]].concat();
     let shown = command(&broker, &set).expect("it is set");
     assert!(shown.contains("ann") && shown.contains("12.5"), "{shown}");
-    command(&broker, &["set", "--client-id", "app", "consumer_byte_rate=5"]).expect("it is set");
+    let json = |line: &[&str]| -> serde_json::Value {
+        let printed = command(&broker, &[line, &["--json"]].concat()).expect("it succeeds");
+        serde_json::from_str(&printed).expect("JSON")
+    };
+    let set = json(&["set", "--client-id", "app", "consumer_byte_rate=5", "producer_byte_rate=6"]);
+    let app = serde_json::json!({ "name": "app", "default": false });
+    let limits = serde_json::json!({ "consumer_byte_rate": 5.0, "producer_byte_rate": 6.0 });
+    let expected = |limits| serde_json::json!([{ "user": null, "client_id": app, "limits": limits }]);
+    assert_eq!(set, expected(limits));
+    let removed = json(&["remove", "--client-id", "app", "producer_byte_rate"]);
+    assert_eq!(removed, expected(serde_json::json!({ "consumer_byte_rate": 5.0 })));
     let listed = command(&broker, &["list", "--json"]).expect("they are listed");
     let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
     let quotas = listed.as_array().expect("a list");

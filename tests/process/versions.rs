@@ -55,8 +55,10 @@ fn every_port_advertises_the_same_and_nothing_else() {
         (47, (0, 0)),
         (48, (0, 1)),
         (49, (0, 1)),
+        (55, (0, 2)),
         (60, (0, 2)),
         (61, (0, 0)),
+        (64, (0, 0)),
         (65, (0, 0)),
         (66, (0, 2)),
         (68, (0, 1)),
@@ -65,6 +67,8 @@ fn every_port_advertises_the_same_and_nothing_else() {
         (72, (0, 0)),
         (74, (0, 1)),
         (75, (0, 0)),
+        (80, (0, 0)),
+        (81, (0, 0)),
     ]);
     let broker = Broker::start(Routing::Core);
     for port in [broker.port(), broker.port() + 1, broker.port() + 2] {

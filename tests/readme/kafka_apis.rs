@@ -86,7 +86,6 @@ pub const KAFKA: &[(i16, &str, i16, i16)] = &[
 const SECURITY: &str = "authentication and authorisation";
 const SHARE_GROUPS: &str = "share groups (KIP-932)";
 const STREAMS_GROUPS: &str = "streams groups (KIP-1071)";
-const NO_KRAFT: &str = "one node has no quorum of controllers";
 
 /// Keys that are not offered, and what they belong to.
 pub const NOT_OFFERED: &[(i16, &str)] = &[
@@ -103,22 +102,18 @@ pub const NOT_OFFERED: &[(i16, &str)] = &[
     (45, "partitions do not move between brokers"),
     (50, SECURITY),
     (51, SECURITY),
-    (55, NO_KRAFT),
     (57, "feature levels are not for clients to set"),
-    (64, "one node"),
     (76, SHARE_GROUPS),
     (77, SHARE_GROUPS),
     (78, SHARE_GROUPS),
     (79, SHARE_GROUPS),
-    (80, NO_KRAFT),
-    (81, NO_KRAFT),
     (88, STREAMS_GROUPS),
     (89, STREAMS_GROUPS),
     (90, SHARE_GROUPS),
     (91, SHARE_GROUPS),
     (92, SHARE_GROUPS),
     (93, STREAMS_GROUPS),
-    (94, NO_KRAFT),
+    (94, "voters are reached where their nodes are"),
 ];
 
 /// Keys of which Kafka serves newer versions, and what these have.
@@ -134,12 +129,16 @@ pub const NEWER_VERSIONS: &[(i16, &str)] = &[
     (28, "topics by id"),
     (35, "cordoned directories"),
     (42, "texts of errors"),
+    (80, "an answer before the vote is committed"),
 ];
 
 /// What offered versions lack.
 pub const BEHAVIOUR: &[(i16, &str)] = &[
+    (10, "share groups (version 6) are refused"),
     (32, "no log levels"),
-    (44, "no log levels"),
+    (33, "most settings of the broker are read-only"),
+    (44, "no log levels; most settings of the broker are read-only"),
+    (46, "always empty: partitions do not move between brokers"),
     (48, "no addresses"),
     (49, "no addresses"),
     (74, "no log levels"),

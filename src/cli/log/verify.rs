@@ -25,8 +25,15 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
+use odradek::cluster::encoding;
 use odradek::cluster::image::Image;
-use odradek::cluster::log_entry::{Verdict, scan};
+use odradek::cluster::log_entry::Verdict;
+use odradek::cluster::quorum::entry::{LogEntry, Payload};
+use odradek::cluster::quorum::frame::scan;
+use odradek::cluster::quorum::members::PeerId;
+use odradek::cluster::record::Record;
 use odradek::log::checkpoint::{Checkpoint, CleanStop, PartitionPoint, merge};
 use odradek::log::data_dir::{CLEAN_STOP_FILE, is_checkpoint, is_final_state};
 use odradek::log::final_state;
@@ -36,7 +43,7 @@ use odradek::log::ownership::{self, PARTITION_METADATA};
 use odradek::log::recovery::OffsetGaps;
 use odradek::log::segment::{DirectoryName, FileName, SegmentFile, directory_name};
 use odradek::preflight;
-use odradek::types::{DirectoryId, LeaderEpoch, Offset, PartitionIndex, TopicPartition};
+use odradek::types::{DirectoryId, LeaderEpoch, NodeId, Offset, PartitionIndex, TopicPartition};
 
 use self::report::{Line, PartitionReport, Progress, Report, counted};
 use super::VerifyArguments;
@@ -284,10 +291,18 @@ fn read_metadata(data_dir: &Path, report: &mut Report) -> Image {
             return image;
         }
     };
-    let found = scan(&bytes);
-    for entry in &found.entries {
-        if let Err(error) = entry.records.iter().try_for_each(|record| image.apply(record)) {
-            report.problem(METADATA_LOG, None, format!("entry {} does not apply: {error}", entry.sequence.0));
+    // Whose log it is only matters to one without members, and then to nothing that is looked at here.
+    let found = scan(&bytes, PeerId::new(NodeId(0), 0));
+    let recovered = &found.recovered;
+    if let Err(problem) = apply_all(&recovered.base.parts, recovered.base.index, &mut image) {
+        report.problem(METADATA_LOG, None, problem);
+        return image;
+    }
+    // Of several voters, the last entries may not be committed; of one, all are.
+    for LogEntry { index, payload, .. } in &recovered.entries {
+        let Payload::Records(records) = payload else { continue };
+        if let Err(problem) = apply_all(std::slice::from_ref(records), *index, &mut image) {
+            report.problem(METADATA_LOG, None, problem);
             return image;
         }
     }
@@ -304,6 +319,17 @@ fn read_metadata(data_dir: &Path, report: &mut Report) -> Image {
         }
     }
     image
+}
+
+/// Errors: what is wrong with the entry.
+fn apply_all(parts: &[Bytes], index: u64, image: &mut Image) -> Result<(), String> {
+    for part in parts.iter().filter(|part| !part.is_empty()) {
+        let records: Vec<Record> =
+            encoding::decode(part).map_err(|error| format!("entry {index} cannot be read: {error}"))?;
+        let applied = records.iter().try_for_each(|record| image.apply(record));
+        applied.map_err(|error| format!("entry {index} does not apply: {error}"))?;
+    }
+    Ok(())
 }
 
 fn partition_directories(data_dir: &Path, report: &mut Report) -> io::Result<Vec<PartitionDirectory>> {

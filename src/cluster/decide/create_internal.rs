@@ -18,6 +18,8 @@ use crate::codec::error_code::ErrorCode;
 pub struct InternalTopic {
     pub name: &'static str,
     pub partitions: u32,
+    /// As many as there are nodes for.
+    pub replicas: u16,
     pub segment_bytes: u64,
     /// `None`: what topics inherit.
     pub batch_bytes_max: Option<usize>,
@@ -30,8 +32,8 @@ pub fn decide_create_internal(
     new_topic_id: NewTopicId<'_>,
 ) -> (Vec<Record>, BTreeMap<TopicName, ErrorCode>) {
     assert!(topic_name::is_internal(topic.name), "clients make all others");
-    // As many replicas as topics have by default, but no more than there are nodes: it is needed now.
-    let replicas = usize::from(controller.defaults.replication_factor).min(controller.brokers.node_count());
+    // No more replicas than there are nodes: it is needed now.
+    let replicas = usize::from(topic.replicas).min(controller.brokers.node_count());
     let config = |name, value: String| {
         CreatableTopicConfig::default()
             .with_name(StrBytes::from_static_str(name))
@@ -64,6 +66,7 @@ mod tests {
     const TOPIC: InternalTopic = InternalTopic {
         name: "__consumer_offsets",
         partitions: 5,
+        replicas: 3,
         segment_bytes: 1 << 20,
         batch_bytes_max: Some(1 << 19),
     };

@@ -5,7 +5,7 @@ use kafka_protocol::messages::create_partitions_response::{
     CreatePartitionsResponse, CreatePartitionsTopicResult,
 };
 
-use super::create_topics::{place_automatically, place_on_brokers};
+use super::create_topics::{new_partition, place_automatically, place_on_brokers};
 use super::{Change, Controller, Refusal, occurrences};
 use crate::cluster::image::{Topic, partition_index};
 use crate::cluster::placement::Placement;
@@ -68,14 +68,17 @@ fn extend(
             assignments.iter().map(place).collect::<Result<_, _>>()?
         }
     };
+    let first = topic.partitions.len();
+    let members = controller.image.members();
+    let states = (first..).zip(partitions).map(|(index, replicas)| new_partition(&members, index, replicas));
+    let states: Vec<PartitionState> = states.collect::<Result<_, _>>()?;
     controller.take_mutations(additional)?;
     *placement = tentative;
-    let first = topic.partitions.len();
-    let created = |(index, replicas): (usize, Vec<Replica>)| {
+    let created = |(index, state)| {
         let id = TopicPartition { topic: topic.id, partition: partition_index(index) };
-        Record::PartitionCreated { id, state: PartitionState::new(replicas) }
+        Record::PartitionCreated { id, state }
     };
-    Ok((first..).zip(partitions).map(created).collect())
+    Ok((first..).zip(states).map(created).collect())
 }
 
 fn place_assigned(

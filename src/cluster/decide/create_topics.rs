@@ -14,6 +14,7 @@ use super::{Change, Controller, NewTopicId, Refusal, occurrences};
 use crate::cluster::brokers::Brokers;
 use crate::cluster::describe::ConfigSource;
 use crate::cluster::image::partition_index;
+use crate::cluster::leadership::{Leadership, Members, Rules};
 use crate::cluster::placement::{NoPlace, Placement};
 use crate::cluster::record::{PartitionState, Record, Replica};
 use crate::cluster::topic_name;
@@ -53,6 +54,7 @@ pub(super) struct Creation<'a> {
     controller: Controller<'a>,
     new_topic_id: NewTopicId<'a>,
     placement: Placement,
+    members: Members,
     /// Names that '.' and '_' make collide, of topics in this change.
     collisions: BTreeMap<String, String>,
     naming: Naming,
@@ -72,6 +74,7 @@ impl<'a> Creation<'a> {
             controller,
             new_topic_id,
             placement: Placement::new(controller.image, Some(controller.log_dirs)),
+            members: controller.image.members(),
             collisions: BTreeMap::new(),
             naming: Naming::Client,
             change: Change::new(controller.image),
@@ -96,12 +99,15 @@ impl<'a> Creation<'a> {
             overrides.iter().map(|(name, value)| (*name, value.as_str())),
         )?;
 
+        let each = partitions.iter().cloned().enumerate();
+        let states = each.map(|(index, replicas)| new_partition(&self.members, index, replicas));
+        let states: Vec<PartitionState> = states.collect::<Result<_, _>>()?;
         let id = (self.new_topic_id)();
         assert!(id != TopicId::ZERO, "zero means no topic id");
         assert!(self.controller.image.topic(id).is_none(), "topic ids are new");
         let result = created(&self.controller, topic, id, &partitions, &config, &overrides);
         self.controller.take_mutations(partitions.len())?;
-        self.change.add(records(id, name, partitions, overrides))?;
+        self.change.add(records(id, name, states, overrides))?;
         self.placement = placement;
         if let Some(key) = topic_name::collision_key(name) {
             self.collisions.insert(key, name.to_owned());
@@ -157,10 +163,11 @@ pub(super) fn place_automatically(
     partitions: usize,
     replication_factor: u16,
 ) -> Result<Vec<Vec<Replica>>, Refusal> {
-    let nodes = placement.node_count();
+    let nodes = placement.active_count();
     let placed: Result<Vec<_>, _> = (0..partitions).map(|_| placement.place(replication_factor)).collect();
     placed.map_err(|reason| match reason {
         NoPlace::NoDirectory => Refusal::NoLogDirectory,
+        NoPlace::TooFewNodes if nodes == 0 => Refusal::NobodyActive(replication_factor),
         NoPlace::TooFewNodes | NoPlace::NoShard => Refusal::TooFewNodes { wanted: replication_factor, nodes },
     })
 }
@@ -248,7 +255,7 @@ fn overrides(configs: &[CreatableTopicConfig]) -> Result<BTreeMap<&str, String>,
 fn records(
     topic: TopicId,
     name: &str,
-    partitions: Vec<Vec<Replica>>,
+    partitions: Vec<PartitionState>,
     overrides: BTreeMap<&str, String>,
 ) -> Vec<Record> {
     let mut records = Vec::with_capacity(1 + overrides.len() + partitions.len());
@@ -258,11 +265,26 @@ fn records(
         key: key.to_owned(),
         value: Some(value),
     }));
-    records.extend(partitions.into_iter().enumerate().map(|(index, replicas)| {
+    records.extend(partitions.into_iter().enumerate().map(|(index, state)| {
         let id = TopicPartition { topic, partition: partition_index(index) };
-        Record::PartitionCreated { id, state: PartitionState::new(replicas) }
+        Record::PartitionCreated { id, state }
     }));
     records
+}
+
+/// Led by the first of its replicas that may; everybody who may is in sync.
+pub(super) fn new_partition(
+    members: &Members,
+    index: usize,
+    replicas: Vec<Replica>,
+) -> Result<PartitionState, Refusal> {
+    let nodes = replicas.iter().map(|replica| replica.node).collect();
+    // Nobody is eligible yet: the minimum means nothing.
+    let leadership = Leadership::new(nodes, Rules { members, in_sync_min: 1 });
+    match leadership.leader {
+        Some(_) => Ok(PartitionState::created(replicas, &leadership)),
+        None => Err(Refusal::AssignedToNobodyActive(index)),
+    }
 }
 
 fn created(

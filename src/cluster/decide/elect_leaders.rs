@@ -1,6 +1,7 @@
 //! ElectLeaders: the preferred replica leads again, or any that is left (KIP-460).
 //!
-//! On one node every partition has the leader that it can have, and is told so.
+//! On one node every partition has the leader that it can have, and is told so. Who may lead is
+//! [`Leadership::elect`](crate::cluster::leadership::Leadership::elect)'s to say.
 
 use kafka_protocol::messages::ElectLeadersRequest;
 use kafka_protocol::messages::elect_leaders_response::{
@@ -10,16 +11,12 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::{Change, Controller};
 use crate::cluster::image::{Topic, partition_index};
+use crate::cluster::leadership::{Election, Rules};
+use crate::cluster::lifecycle::in_sync_min;
 use crate::cluster::record::{PartitionState, Record};
 use crate::cluster::wire_text;
 use crate::codec::error_code::ErrorCode;
-use crate::types::{LeaderEpoch, NodeId, PartitionEpoch, TopicPartition};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Election {
-    Preferred,
-    Unclean,
-}
+use crate::types::TopicPartition;
 
 /// Why a partition gets no other leader. Kafka's words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,32 +90,26 @@ fn elect(
     let topic = topic.ok_or_else(|| NotElected::UnknownTopic(name.to_owned()))?;
     let state = usize::try_from(index).ok().and_then(|index| topic.partitions.get(index));
     let state = state.ok_or_else(|| NotElected::UnknownPartition(name.to_owned(), index))?;
-    let is_alive = |node: &NodeId| controller.brokers.is_registered(*node);
     let preferred = state.replicas.first().map(|replica| replica.node);
-    let in_sync = || state.in_sync.iter().copied().find(is_alive);
-    let (leader, in_sync) = match election {
-        Election::Preferred if state.leader == preferred => return Err(NotElected::NotNeeded),
-        Election::Preferred => {
-            let preferred = preferred.filter(|node| state.in_sync.contains(node) && is_alive(node));
-            (preferred.ok_or(NotElected::PreferredNotAvailable)?, state.in_sync.clone())
-        }
-        Election::Unclean if state.leader.is_some() => return Err(NotElected::NotNeeded),
-        Election::Unclean => match in_sync() {
-            Some(leader) => (leader, state.in_sync.clone()),
-            None => {
-                let any = state.replicas.iter().map(|replica| replica.node).find(is_alive);
-                let leader = any.ok_or(NotElected::NobodyEligible)?;
-                (leader, vec![leader])
-            }
-        },
+    let is_needed = match election {
+        Election::Online | Election::Preferred => state.leader != preferred,
+        Election::Unclean => state.leader.is_none(),
     };
-    Ok(PartitionState {
-        leader: Some(leader),
-        in_sync,
-        leader_epoch: LeaderEpoch(state.leader_epoch.0 + 1),
-        partition_epoch: PartitionEpoch(state.partition_epoch.0 + 1),
-        ..state.clone()
-    })
+    if !is_needed {
+        return Err(NotElected::NotNeeded);
+    }
+    let members = controller.image.members();
+    let rules = Rules { members: &members, in_sync_min: in_sync_min(topic, controller.defaults) };
+    let elected = state.leadership().elect(rules, election);
+    let elected = match election {
+        Election::Online | Election::Preferred => {
+            elected.filter(|elected| elected.leader == preferred).ok_or(NotElected::PreferredNotAvailable)?
+        }
+        Election::Unclean => {
+            elected.filter(|elected| elected.leader.is_some()).ok_or(NotElected::NobodyEligible)?
+        }
+    };
+    Ok(state.clone().with_leadership(&elected))
 }
 
 fn result(index: i32, elected: Result<(), NotElected>) -> PartitionResult {
@@ -165,7 +156,9 @@ mod tests {
     use super::*;
     use crate::cluster::decide::tests::Cluster;
     use crate::cluster::image::tests::{add_topic, node, partition_id, replica};
+    use crate::cluster::record::Node;
     use crate::config::Routing;
+    use crate::types::NodeId;
     use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 
     fn asked(topics: &[(&'static str, &[i32])], election_type: i8) -> ElectLeadersRequest {
@@ -229,5 +222,45 @@ mod tests {
         assert_eq!(refused, (0, vec![(1, ErrorCode::PreferredLeaderNotAvailable)]));
         assert_eq!(elect(&mut cluster, &asked(&[("a", &[1])], 1)), (1, vec![(1, ErrorCode::None)]));
         assert_eq!(state(&cluster, 1), (Some(1), 1, 1));
+    }
+
+    #[test]
+    fn nobody_leads_who_is_fenced_and_who_is_eligible_leads_before_all_others() {
+        let mut cluster = Cluster::new(1, Routing::Node);
+        for id in 2..=3 {
+            cluster.image.apply(&Record::NodeRegistered(node(id, 1, Routing::Node))).expect("fits");
+        }
+        add_topic(&mut cluster.image, 1, "a", &[0]);
+        let state = PartitionState {
+            leader: None,
+            in_sync: Vec::new(),
+            eligible_leaders: vec![NodeId(3)],
+            ..PartitionState::new(vec![replica(1, 0), replica(2, 0), replica(3, 0)])
+        };
+        let fence = |cluster: &mut Cluster, id, is_fenced| {
+            let record = Record::NodeRegistered(Node { is_fenced, ..node(id, 1, Routing::Node) });
+            cluster.image.apply(&record).expect("fits");
+        };
+        let unclean = asked(&[("a", &[0])], 1);
+        let changed = |state: &PartitionState| Record::PartitionChanged {
+            id: partition_id(1, 0),
+            state: state.clone(),
+        };
+        cluster.image.apply(&changed(&state)).expect("fits");
+        (1..=3).for_each(|id| fence(&mut cluster, id, true));
+        let refused = vec![(0, ErrorCode::EligibleLeadersNotAvailable)];
+        assert_eq!(elect(&mut cluster, &unclean), (0, refused));
+        (2..=3).for_each(|id| fence(&mut cluster, id, false));
+        assert_eq!(elect(&mut cluster, &unclean), (1, vec![(0, ErrorCode::None)]));
+        let elected = cluster.image.partition(partition_id(1, 0)).expect("exists").clone();
+        assert_eq!((elected.leader, elected.leader_epoch.0), (Some(NodeId(3)), 1), "it has everything");
+        let refused = vec![(0, ErrorCode::PreferredLeaderNotAvailable)];
+        assert_eq!(elect(&mut cluster, &asked(&[("a", &[0])], 0)), (0, refused), "it is fenced");
+        fence(&mut cluster, 3, true);
+        let lost = PartitionState { leader: None, partition_epoch: elected.partition_epoch, ..elected };
+        cluster.image.apply(&changed(&lost)).expect("fits");
+        assert_eq!(elect(&mut cluster, &unclean), (1, vec![(0, ErrorCode::None)]));
+        let elected = cluster.image.partition(partition_id(1, 0)).expect("exists");
+        assert_eq!((elected.leader, &elected.in_sync[..]), (Some(NodeId(2)), &[NodeId(2)][..]));
     }
 }

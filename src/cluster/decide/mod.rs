@@ -7,6 +7,7 @@
 //! (`ReplicationControlManager`, `ControllerApis`, `ConfigurationControlManager`).
 
 mod alter_configs;
+mod alter_partitions;
 mod auto_create;
 mod client_quotas;
 mod create_internal;
@@ -16,8 +17,10 @@ mod delete_topics;
 mod elect_leaders;
 mod producer_ids;
 mod refusal;
+mod unregister_broker;
 
 pub use alter_configs::{decide_alter_configs, decide_incremental_alter_configs};
+pub use alter_partitions::decide_alter_partitions;
 pub use auto_create::{decide_auto_create, topics_to_create};
 pub use client_quotas::decide_alter_client_quotas;
 pub use create_internal::{InternalTopic, decide_create_internal};
@@ -27,6 +30,7 @@ pub use delete_topics::decide_delete_topics;
 pub use elect_leaders::decide_elect_leaders;
 pub use producer_ids::{PRODUCER_IDS_PER_BLOCK, ProducerIdsExhausted, decide_allocate_producer_ids};
 pub use refusal::Refusal;
+pub use unregister_broker::decide_unregister_broker;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -37,7 +41,7 @@ use super::placement::DirectoryChoice;
 use super::record::{FEATURE_LEVEL_BASE, Record};
 use crate::config::Config;
 use crate::config::topic::TopicDefaults;
-use crate::types::limits::{METADATA_ENTRY_SIZE_MAX, METADATA_RECORDS_PER_ENTRY_MAX, PARTITIONS_MAX};
+use crate::types::limits::{METADATA_RECORDS_PER_ENTRY_MAX, PARTITIONS_MAX, QUORUM_RECORDS_SIZE_MAX};
 use crate::types::{NodeId, TopicId};
 
 /// What every decision may look at.
@@ -103,7 +107,7 @@ impl Change {
         }
         let count = self.records.len() + records.len();
         let size = self.encoded_size + records.iter().map(Record::encoded_size_max).sum::<usize>();
-        if count > METADATA_RECORDS_PER_ENTRY_MAX || size > METADATA_ENTRY_SIZE_MAX {
+        if count > METADATA_RECORDS_PER_ENTRY_MAX || size > QUORUM_RECORDS_SIZE_MAX {
             return Err(Refusal::ChangeTooLarge);
         }
         let partitions =
@@ -131,7 +135,8 @@ fn occurrences<K: Ord>(keys: impl IntoIterator<Item = K>) -> BTreeMap<K, usize> 
 mod tests {
     use super::*;
     use crate::cluster::image::tests::{image_of, node, partition_id, replica};
-    use crate::cluster::log_entry::{EntrySequence, Verdict, encode_entry, scan};
+    use crate::cluster::log_entry::tests::scan;
+    use crate::cluster::log_entry::{EntrySequence, Verdict, encode_entry};
     use crate::cluster::record::PartitionState;
     use crate::config::{Machine, Routing};
     use crate::types::Uuid;

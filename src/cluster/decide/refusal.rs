@@ -70,6 +70,15 @@ pub enum Refusal {
          reached because only {nodes} broker(s) are registered."
     )]
     TooFewNodes { wanted: u16, nodes: usize },
+    #[error(
+        "Unable to replicate the partition {0} time(s): All brokers are currently fenced or in controlled shutdown."
+    )]
+    NobodyActive(u16),
+    #[error(
+        "All brokers specified in the manual partition assignment for partition {0} are fenced or in controlled \
+         shutdown."
+    )]
+    AssignedToNobodyActive(usize),
 
     #[error("A manual partition assignment was specified, but replication factor was not set to -1.")]
     AssignmentAndReplicationFactor,
@@ -195,9 +204,9 @@ impl Refusal {
             | Refusal::TooManyPartitions(_)
             | Refusal::SamePartitions(_)
             | Refusal::FewerPartitions { .. } => ErrorCode::InvalidPartitions,
-            Refusal::NonPositiveReplicationFactor | Refusal::TooFewNodes { .. } => {
-                ErrorCode::InvalidReplicationFactor
-            }
+            Refusal::NonPositiveReplicationFactor
+            | Refusal::TooFewNodes { .. }
+            | Refusal::NobodyActive(_) => ErrorCode::InvalidReplicationFactor,
             Refusal::AssignedTwice(_)
             | Refusal::AssignmentGap
             | Refusal::AssignmentCount { .. }
@@ -205,6 +214,7 @@ impl Refusal {
             | Refusal::UnknownBroker(_)
             | Refusal::BrokerTwice(_)
             | Refusal::NodeTwice(_)
+            | Refusal::AssignedToNobodyActive(_)
             | Refusal::ReplicasDiffer { .. } => ErrorCode::InvalidReplicaAssignment,
             Refusal::Config(_)
             | Refusal::GroupConfig(_)

@@ -1,4 +1,4 @@
-//! DescribeCluster (KIP-700, KIP-919).
+//! DescribeCluster (KIP-700, KIP-919, KIP-1073).
 
 use kafka_protocol::messages::describe_cluster_request::DescribeClusterRequest;
 use kafka_protocol::messages::describe_cluster_response::{DescribeClusterBroker, DescribeClusterResponse};
@@ -7,12 +7,49 @@ use kafka_protocol::protocol::StrBytes;
 use super::operations;
 use crate::cluster::brokers::{Broker, Brokers};
 use crate::cluster::image::Image;
+use crate::cluster::record::Node;
 use crate::cluster::wire_text::{self, cluster_id_text};
 use crate::codec::error_code::ErrorCode;
+use crate::types::BrokerEpoch;
 
 /// Endpoint types on the wire. Controllers have no endpoint of their own here.
 const BROKERS: i8 = 1;
 const CONTROLLERS: i8 = 2;
+
+/// What Kafka has no field for, in a tagged field of a broker that others pass over: told to who asks for fenced
+/// brokers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BrokerLifecycle {
+    pub broker_epoch: BrokerEpoch,
+    pub is_shutting_down: bool,
+}
+
+impl BrokerLifecycle {
+    /// Far from what Kafka gives out.
+    const TAG: i32 = 10_000;
+    /// Bytes: the epoch, and 1 of a node that is about to stop.
+    const SIZE: usize = 9;
+
+    fn of(node: &Node) -> BrokerLifecycle {
+        BrokerLifecycle { broker_epoch: node.broker_epoch, is_shutting_down: node.is_shutting_down }
+    }
+
+    fn tag(self, mut broker: DescribeClusterBroker) -> DescribeClusterBroker {
+        let mut value = Vec::with_capacity(Self::SIZE);
+        value.extend(self.broker_epoch.0.to_be_bytes());
+        value.push(self.is_shutting_down.into());
+        broker.unknown_tagged_fields.insert(Self::TAG, value.into());
+        broker
+    }
+
+    /// `None` of another broker than ours.
+    pub fn told(broker: &DescribeClusterBroker) -> Option<BrokerLifecycle> {
+        let value: &[u8; Self::SIZE] = broker.unknown_tagged_fields.get(&Self::TAG)?[..].try_into().ok()?;
+        let (epoch, state) = value.split_last_chunk::<1>().map(|(epoch, state)| (epoch, state[0]))?;
+        let broker_epoch = BrokerEpoch(i64::from_be_bytes(epoch.try_into().ok()?));
+        Some(BrokerLifecycle { broker_epoch, is_shutting_down: state == 1 })
+    }
+}
 
 /// Answers DescribeCluster 0 to 2.
 pub fn describe_cluster(
@@ -24,6 +61,12 @@ pub fn describe_cluster(
     if version >= 1 && request.endpoint_type != BROKERS {
         return refused(request.endpoint_type);
     }
+    let wants_fenced = version >= 2 && request.include_fenced_brokers;
+    let wanted = brokers.iter().filter(|broker| wants_fenced || !broker.is_fenced);
+    let described = wanted.map(|wanted| match image.node(wanted.node) {
+        Some(node) if wants_fenced => BrokerLifecycle::of(node).tag(broker(wanted)),
+        _ => broker(wanted),
+    });
     let operations = match request.include_cluster_authorized_operations {
         true => operations::CLUSTER,
         false => i32::MIN,
@@ -32,7 +75,7 @@ pub fn describe_cluster(
         .with_error_message(None)
         .with_cluster_id(image.cluster_id().map(cluster_id_text).unwrap_or_default().into())
         .with_controller_id(brokers.controller().map_or(-1, |id| id.0).into())
-        .with_brokers(brokers.iter().map(broker).collect())
+        .with_brokers(described.collect())
         .with_cluster_authorized_operations(operations)
 }
 
@@ -42,6 +85,7 @@ fn broker(broker: &Broker) -> DescribeClusterBroker {
         .with_host(broker.host.clone().into())
         .with_port(i32::from(broker.port))
         .with_rack(broker.rack.clone().map(StrBytes::from_string))
+        .with_is_fenced(broker.is_fenced)
 }
 
 fn refused(endpoint_type: i8) -> DescribeClusterResponse {
@@ -86,6 +130,41 @@ mod tests {
             assert_eq!(response.brokers.len(), 2);
             assert_eq!(response.cluster_authorized_operations, 8096);
         }
+    }
+
+    #[test]
+    fn fenced_brokers_are_described_to_who_asks_for_them() {
+        let fenced = Node { is_fenced: true, ..node(2, 1, Routing::Node) };
+        let image = image_of(&[node(1, 1, Routing::Node), fenced]);
+        let described = |version: i16, include_fenced_brokers: bool| {
+            let request =
+                DescribeClusterRequest::default().with_include_fenced_brokers(include_fenced_brokers);
+            let response = describe_cluster(&image, &Brokers::new(&image, NodeId(1)), &request, version);
+            let each = response.brokers.iter().map(|broker| (broker.broker_id.0, broker.is_fenced));
+            each.collect::<Vec<_>>()
+        };
+        assert_eq!(described(1, true), [(1, false)]);
+        assert_eq!(described(2, false), [(1, false)]);
+        assert_eq!(described(2, true), [(1, false), (2, true)]);
+    }
+
+    #[test]
+    fn who_asks_for_fenced_brokers_is_told_epochs_and_who_stops() {
+        let stopping =
+            Node { broker_epoch: BrokerEpoch(1 << 40), is_shutting_down: true, ..node(1, 1, Routing::Node) };
+        let image = image_of(&[stopping]);
+        let told = |include_fenced_brokers: bool| {
+            let request =
+                DescribeClusterRequest::default().with_include_fenced_brokers(include_fenced_brokers);
+            let response = describe_cluster(&image, &Brokers::new(&image, NodeId(1)), &request, 2);
+            let mut bytes = BytesMut::new();
+            response.encode(&mut bytes, 2).expect("encodes");
+            let response = DescribeClusterResponse::decode(&mut bytes.freeze(), 2).expect("decodes");
+            BrokerLifecycle::told(&response.brokers[0])
+        };
+        let broker_epoch = BrokerEpoch(1 << 40);
+        assert_eq!(told(true), Some(BrokerLifecycle { broker_epoch, is_shutting_down: true }));
+        assert_eq!(told(false), None);
     }
 
     #[test]

@@ -43,11 +43,12 @@ pub fn describe_metadata(
         Some(asked) => describe_asked(image, brokers, asked, not_created),
     };
     if version >= TOPIC_OPERATIONS && request.include_topic_authorized_operations {
-        let described = topics.iter_mut().filter(|topic| topic.error_code == 0);
-        described.for_each(|topic| topic.topic_authorized_operations = operations::TOPIC);
+        // Also of names that there are not: kafka-python 2 takes no answer without them.
+        let named = topics.iter_mut().filter(|topic| !is_refused_id(topic));
+        named.for_each(|topic| topic.topic_authorized_operations = operations::TOPIC);
     }
     let mut response = MetadataResponse::default()
-        .with_brokers(brokers.iter().map(broker).collect())
+        .with_brokers(brokers.alive().map(broker).collect())
         .with_cluster_id(image.cluster_id().map(cluster_id_text).map(StrBytes::from_string))
         .with_controller_id(brokers.controller().map_or(-1, |id| id.0).into())
         .with_topics(topics);
@@ -55,6 +56,13 @@ pub fn describe_metadata(
         response.cluster_authorized_operations = operations::CLUSTER;
     }
     response
+}
+
+/// Asked for by an id that there is not, or that the version has no place for.
+fn is_refused_id(topic: &MetadataResponseTopic) -> bool {
+    [ErrorCode::UnknownTopicId, ErrorCode::InvalidRequest]
+        .iter()
+        .any(|error| error.code() == topic.error_code)
 }
 
 /// `None`: all topics. Version 0 has no null and says so by an empty list.
@@ -132,7 +140,7 @@ fn describe_topic(brokers: &Brokers, topic: &Topic) -> MetadataResponseTopic {
 fn describe_partition(brokers: &Brokers, index: i32, state: &PartitionState) -> MetadataResponsePartition {
     let broker_of = |replica: &Replica| brokers.broker_of(replica).0.into();
     let in_sync = |node: &NodeId| state.replica_on(*node).map(broker_of);
-    let offline = state.replicas.iter().filter(|replica| !brokers.is_registered(replica.node));
+    let offline = state.replicas.iter().filter(|replica| !brokers.is_alive(replica.node));
     let (leader, error) = match brokers.leader_of(state) {
         Some(leader) => (leader.0, ErrorCode::None),
         None => (-1, ErrorCode::LeaderNotAvailable),
@@ -159,7 +167,7 @@ fn broker(broker: &Broker) -> MetadataResponseBroker {
 mod tests {
     use super::*;
     use crate::cluster::image::tests::{add_topic, image_of, node, partition_id, replica, topic_id};
-    use crate::cluster::record::Record;
+    use crate::cluster::record::{Node, Record};
     use crate::config::Routing;
     use bytes::BytesMut;
     use kafka_protocol::protocol::{Decodable, Encodable};
@@ -275,13 +283,33 @@ mod tests {
     #[test]
     fn operations_are_told_when_asked() {
         let image = image(Routing::Node);
-        let asked = asking(vec![by_name("orders")])
+        let asked = asking(vec![by_name("orders"), by_name("missing"), by_name("no topic")])
             .with_include_topic_authorized_operations(true)
             .with_include_cluster_authorized_operations(true);
         let response = describe(&image, &asked, 8);
         assert_eq!(response.topics[0].topic_authorized_operations, 3576);
+        assert_eq!(response.topics[1].error_code, ErrorCode::UnknownTopicOrPartition.code());
+        assert_eq!(response.topics[1].topic_authorized_operations, 3576);
+        assert_eq!(response.topics[2].error_code, ErrorCode::InvalidTopicException.code());
+        assert_eq!(response.topics[2].topic_authorized_operations, 3576);
         assert_eq!(response.cluster_authorized_operations, 8096);
+        let by_id = asking(vec![by_id(77)]).with_include_topic_authorized_operations(true);
+        assert_eq!(describe(&image, &by_id, 12).topics[0].topic_authorized_operations, i32::MIN);
         assert_eq!(describe(&image, &asked, 11).cluster_authorized_operations, i32::MIN);
+    }
+
+    #[test]
+    fn replicas_of_fenced_nodes_are_offline() {
+        let mut image = image(Routing::Node);
+        let fenced = Node { is_fenced: true, ..node(2, 1, Routing::Node) };
+        image.apply(&Record::NodeRegistered(fenced)).expect("fits");
+        let state = PartitionState::new(vec![replica(1, 0), replica(2, 0)]);
+        image.apply(&Record::PartitionChanged { id: partition_id(1, 0), state }).expect("fits");
+        let response = describe(&image, &asking(vec![by_name("orders")]), 12);
+        assert_eq!(response.brokers.iter().map(|broker| broker.node_id.0).collect::<Vec<_>>(), [1]);
+        let partition = &response.topics[0].partitions[0];
+        assert_eq!(partition.replica_nodes.iter().map(|id| id.0).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(partition.offline_replicas.iter().map(|id| id.0).collect::<Vec<_>>(), [2]);
     }
 
     #[test]

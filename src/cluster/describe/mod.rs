@@ -6,12 +6,14 @@ mod client_quotas;
 mod cluster;
 mod configs;
 mod metadata;
+mod quorum;
 mod topic_partitions;
 
 pub use client_quotas::{QuotaFilter, described_client_quotas};
-pub use cluster::describe_cluster;
+pub use cluster::{BrokerLifecycle, describe_cluster};
 pub use configs::{ConfigSource, ConfigView, ResourceType, describe_configs, list_config_resources};
 pub use metadata::describe_metadata;
+pub use quorum::{QuorumMember, QuorumState, ask_quorum, describe_quorum};
 pub use topic_partitions::describe_topic_partitions;
 
 /// Bits of the operations that a client may perform (Kafka `AclOperation`). Until there are ACLs,

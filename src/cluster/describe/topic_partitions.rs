@@ -118,16 +118,16 @@ fn describe_partition(
     state: &PartitionState,
 ) -> DescribeTopicPartitionsResponsePartition {
     let broker_of = |replica: &Replica| BrokerId(brokers.broker_of(replica).0);
-    let in_sync = |node: &NodeId| state.replica_on(*node).map(broker_of);
-    let offline = state.replicas.iter().filter(|replica| !brokers.is_registered(replica.node));
-    // Nobody is eligible but who is in sync: that is what one replica means.
+    let on = |node: &NodeId| state.replica_on(*node).map(broker_of);
+    let offline = state.replicas.iter().filter(|replica| !brokers.is_alive(replica.node));
+    let eligible = state.eligible_leaders.iter().filter_map(on).collect();
     DescribeTopicPartitionsResponsePartition::default()
         .with_partition_index(index)
         .with_leader_id(BrokerId(brokers.leader_of(state).map_or(-1, |leader| leader.0)))
         .with_leader_epoch(state.leader_epoch.0)
         .with_replica_nodes(state.replicas.iter().map(broker_of).collect())
-        .with_isr_nodes(state.in_sync.iter().filter_map(in_sync).collect())
-        .with_eligible_leader_replicas(Some(Vec::new()))
+        .with_isr_nodes(state.in_sync.iter().filter_map(on).collect())
+        .with_eligible_leader_replicas(Some(eligible))
         .with_last_known_elr(Some(Vec::new()))
         .with_offline_replicas(offline.map(broker_of).collect())
 }
@@ -143,7 +143,8 @@ fn topic_name_of(name: &str) -> TopicName {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::image::tests::{add_topic, image_of, node};
+    use crate::cluster::image::tests::{add_topic, image_of, node, partition_id, replica};
+    use crate::cluster::record::Record;
     use crate::config::Routing;
     use bytes::BytesMut;
     use kafka_protocol::messages::describe_topic_partitions_request::{self as wire, TopicRequest};
@@ -245,5 +246,19 @@ mod tests {
         assert_eq!((shown(&past), next(&past)), (vec![("a".to_owned(), 0, vec![])], None));
         let gone = describe(&request(&[], 10).with_cursor(cursor("bb", 3)));
         assert_eq!(shown(&gone), [("c".to_owned(), 0, vec![0])]);
+    }
+
+    #[test]
+    fn eligible_leaders_are_told() {
+        let mut image = image();
+        let mut state = PartitionState::new(vec![replica(1, 0), replica(2, 0)]);
+        state.eligible_leaders.extend(state.in_sync.pop());
+        image.apply(&Record::PartitionChanged { id: partition_id(3, 0), state }).expect("fits");
+        let brokers = Brokers::new(&image, NodeId(1));
+        let response = describe_topic_partitions(&image, &brokers, &request(&["c"], 10), 10);
+        let partition = &response.topics[0].partitions[0];
+        assert_eq!(partition.isr_nodes, [BrokerId(1000)]);
+        assert_eq!(partition.eligible_leader_replicas.as_deref(), Some(&[BrokerId(2)][..]));
+        assert_eq!(partition.offline_replicas, [BrokerId(2)]);
     }
 }

@@ -9,7 +9,7 @@
 //!   write 1 │ write 2 │ ..                                                  no image
 //! ```
 //!
-//! Frames are those of [`log_entry`](crate::cluster::log_entry), numbered in the order in which they are written.
+//! Frames are those of [`log_entry`], numbered in the order in which they are written.
 //! A write says what a node must not forget as of then, and new entries, together: a torn one is not there at
 //! all. That the commit index stands in the same frame as the entries is what changes of the members rest on: who
 //! has an entry that was proposed under newer members also knows that these are committed.
@@ -27,10 +27,12 @@ use flatbuffers::{FlatBufferBuilder, VerifierOptions};
 use super::entry::{InvalidEntry, LogEntry, decode_entries, encode_entries};
 use super::members::{Members, PeerId};
 use crate::cluster::encoding::{self, DecodeError};
-use crate::cluster::log_entry::{EncodeError, EntrySequence, Verdict, encode_frame, scan_frames};
-use crate::cluster::record::{FEATURE_LEVEL_QUORUM, Record};
+use crate::cluster::log_entry::{
+    self, EncodeError, EntrySequence, NoEntry, Verdict, encode_frame, scan_frames,
+};
+use crate::cluster::record::{FEATURE_LEVEL, FEATURE_LEVEL_QUORUM, Record};
 use crate::schema::quorum as fb;
-use crate::types::limits::METADATA_ENTRY_SIZE_MAX;
+use crate::types::limits::{IO_ALIGNMENT, METADATA_ENTRY_SIZE_MAX};
 
 /// The term of the entries that were there before there were terms, and of a quorum's founding.
 pub const FOUNDING_TERM: u64 = 1;
@@ -150,6 +152,11 @@ impl FrameWriter {
         FrameWriter { next }
     }
 
+    /// Bytes of the frame of a write that has records of this size, at most.
+    pub fn frame_size_max(records: usize) -> u64 {
+        (log_entry::HEADER_SIZE + 256 + records).next_multiple_of(IO_ALIGNMENT) as u64
+    }
+
     /// The frame that goes to the end of the file.
     pub fn append(&mut self, write: &Write) -> Result<Vec<u8>, EncodeError> {
         self.frame(&encode_write(write))
@@ -242,7 +249,7 @@ impl Recovered {
     }
 }
 
-/// What a file of frames holds: [`log_entry::Scan`](crate::cluster::log_entry::Scan), with a meaning.
+/// What a file of frames holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scanned {
     /// Of the frames before `valid_end`.
@@ -269,6 +276,68 @@ pub fn scan(bytes: &[u8], me: PeerId) -> Scanned {
     Scanned { recovered, valid_end, verdict }
 }
 
+/// What a frame holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// Written by a build before the quorum.
+    Records(Vec<Record>),
+    Write(Write),
+    /// The parts follow, so many.
+    Head {
+        snapshot: Snapshot,
+        parts: u32,
+    },
+    /// Records, encoded.
+    Part(Bytes),
+}
+
+/// The frame at the start of `bytes`, which may end before its padding; `expected`: `None` takes any sequence.
+/// For readers that do not hold the whole file, and look past damage.
+pub fn read_frame(bytes: &[u8], expected: Option<EntrySequence>) -> Result<(EntrySequence, Frame), NoEntry> {
+    let (sequence, payload) = log_entry::read_frame(bytes, expected).map_err(NoEntry::Damaged)?;
+    let unreadable = |error| NoEntry::Unreadable { sequence, error };
+    Ok((sequence, decode_frame(payload).map_err(unreadable)?))
+}
+
+fn decode_frame(payload: &[u8]) -> Result<Frame, DecodeError> {
+    let options = VerifierOptions { max_tables: 1 << 20, ..VerifierOptions::default() };
+    let write =
+        flatbuffers::root_with_opts::<fb::Write>(&options, payload).map_err(DecodeError::Malformed)?;
+    let written = write.feature_level();
+    if written > FEATURE_LEVEL {
+        return Err(DecodeError::FeatureLevel { written });
+    }
+    match (write.snapshot(), write.part(), write.hard_state()) {
+        (Some(head), None, None) => decode_head(head).map_err(DecodeError::Quorum),
+        (None, Some(part), None) => Ok(Frame::Part(Bytes::copy_from_slice(part.bytes()))),
+        (None, None, Some(state)) => decode_write(state, write.entries()).map_err(DecodeError::Quorum),
+        (None, None, None) => Ok(Frame::Records(encoding::decode(payload)?)),
+        _ => Err(DecodeError::Quorum(InvalidWrite::Empty)),
+    }
+}
+
+fn decode_head(head: fb::SnapshotHead<'_>) -> Result<Frame, InvalidWrite> {
+    if head.index() == 0 || head.term() == 0 {
+        return Err(InvalidWrite::Head);
+    }
+    let members = Members::from_raw(head.voters(), head.observers()).ok_or(InvalidWrite::Members)?;
+    let snapshot = Snapshot { index: head.index(), term: head.term(), members, parts: Vec::new() };
+    Ok(Frame::Head { snapshot, parts: head.parts() })
+}
+
+fn decode_write(
+    state: &fb::HardState,
+    entries: Option<super::entry::Entries<'_>>,
+) -> Result<Frame, InvalidWrite> {
+    let entries = decode_entries(entries)?;
+    let vote = match state.vote() {
+        0 => None,
+        raw => Some(PeerId::from_raw(raw).ok_or(InvalidWrite::Vote(raw))?),
+    };
+    let hard_state = HardState { term: state.term(), vote, commit: state.commit() };
+    Ok(Frame::Write(Write { hard_state, entries }))
+}
+
 /// Takes one frame after the other.
 struct Replay {
     recovered: Recovered,
@@ -279,21 +348,12 @@ struct Replay {
 
 impl Replay {
     fn take(&mut self, sequence: EntrySequence, payload: &[u8]) -> Result<(), DecodeError> {
-        let options = VerifierOptions { max_tables: 1 << 20, ..VerifierOptions::default() };
-        let write =
-            flatbuffers::root_with_opts::<fb::Write>(&options, payload).map_err(DecodeError::Malformed)?;
         let is_first = std::mem::replace(&mut self.is_first, false);
-        let written = write.feature_level();
-        if written > FEATURE_LEVEL_QUORUM {
-            return Err(DecodeError::FeatureLevel { written });
-        }
-        let is_ours = write.hard_state().is_some() || write.snapshot().is_some() || write.part().is_some();
-        let taken = match (write.snapshot(), write.part(), write.hard_state()) {
-            (Some(head), None, None) => self.take_head(head, is_first),
-            (None, Some(part), None) => self.take_part(part.bytes()),
-            (None, None, Some(state)) => self.take_write(state, write.entries()),
-            _ if is_ours => Err(InvalidWrite::Empty),
-            _ => return self.take_untermed(sequence, payload, is_first),
+        let taken = match decode_frame(payload)? {
+            Frame::Records(_) => self.take_untermed(sequence, payload, is_first),
+            Frame::Head { snapshot, parts } => self.take_head(snapshot, parts, is_first),
+            Frame::Part(part) => self.take_part(part),
+            Frame::Write(write) => self.take_write(write),
         };
         taken.map_err(DecodeError::Quorum)?;
         self.recovered.next = sequence.next();
@@ -305,14 +365,13 @@ impl Replay {
         sequence: EntrySequence,
         payload: &[u8],
         is_first: bool,
-    ) -> Result<(), DecodeError> {
-        encoding::decode(payload)?;
+    ) -> Result<(), InvalidWrite> {
         let recovered = &mut self.recovered;
         if !is_first && (!recovered.upgraded || recovered.hard_state.commit != recovered.base.index) {
-            return Err(DecodeError::Quorum(InvalidWrite::Untermed));
+            return Err(InvalidWrite::Untermed);
         }
         if recovered.hard_state.term > FOUNDING_TERM || !recovered.entries.is_empty() {
-            return Err(DecodeError::Quorum(InvalidWrite::Untermed));
+            return Err(InvalidWrite::Untermed);
         }
         recovered.upgraded = true;
         recovered.base.index = sequence.0;
@@ -320,52 +379,40 @@ impl Replay {
         recovered.base.members = Members::voters([self.me]);
         recovered.base.parts.push(Bytes::copy_from_slice(payload));
         recovered.hard_state = HardState { term: FOUNDING_TERM, vote: Some(self.me), commit: sequence.0 };
-        recovered.next = sequence.next();
         Ok(())
     }
 
-    fn take_head(&mut self, head: fb::SnapshotHead<'_>, is_first: bool) -> Result<(), InvalidWrite> {
-        if !is_first || head.index() == 0 || head.term() == 0 {
+    fn take_head(&mut self, snapshot: Snapshot, parts: u32, is_first: bool) -> Result<(), InvalidWrite> {
+        if !is_first {
             return Err(InvalidWrite::Head);
         }
-        let members = Members::from_raw(head.voters(), head.observers()).ok_or(InvalidWrite::Members)?;
-        self.parts_missing = head.parts();
-        self.recovered.base = Snapshot { index: head.index(), term: head.term(), members, parts: Vec::new() };
-        self.recovered.hard_state.commit = head.index();
+        self.parts_missing = parts;
+        self.recovered.hard_state.commit = snapshot.index;
+        self.recovered.base = snapshot;
         Ok(())
     }
 
-    fn take_part(&mut self, part: &[u8]) -> Result<(), InvalidWrite> {
+    fn take_part(&mut self, part: Bytes) -> Result<(), InvalidWrite> {
         self.parts_missing = self.parts_missing.checked_sub(1).ok_or(InvalidWrite::Part)?;
-        self.recovered.base.parts.push(Bytes::copy_from_slice(part));
+        self.recovered.base.parts.push(part);
         Ok(())
     }
 
-    fn take_write(
-        &mut self,
-        state: &fb::HardState,
-        entries: Option<super::entry::Entries<'_>>,
-    ) -> Result<(), InvalidWrite> {
+    fn take_write(&mut self, write: Write) -> Result<(), InvalidWrite> {
         if self.parts_missing > 0 {
             return Err(InvalidWrite::Parts { missing: self.parts_missing });
         }
         let recovered = &mut self.recovered;
-        let before = recovered.hard_state;
-        if state.term() < before.term {
-            return Err(InvalidWrite::TermGoesBack { found: state.term(), before: before.term });
+        let (state, before) = (write.hard_state, recovered.hard_state);
+        if state.term < before.term {
+            return Err(InvalidWrite::TermGoesBack { found: state.term, before: before.term });
         }
-        let entries = decode_entries(entries)?;
-        if let Some(first) = entries.first() {
+        if let Some(first) = write.entries.first() {
             replace_tail(recovered, first)?;
         }
-        recovered.entries.extend(entries);
-        let vote = match state.vote() {
-            0 => None,
-            raw => Some(PeerId::from_raw(raw).ok_or(InvalidWrite::Vote(raw))?),
-        };
+        recovered.entries.extend(write.entries);
         // What was committed stays so, whatever a later write may have known of it.
-        let commit = state.commit().max(before.commit);
-        recovered.hard_state = HardState { term: state.term(), vote, commit };
+        recovered.hard_state = HardState { commit: state.commit.max(before.commit), ..state };
         Ok(())
     }
 }

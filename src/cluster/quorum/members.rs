@@ -10,8 +10,8 @@ use std::fmt;
 
 use raft::eraftpb::ConfState;
 
-use crate::types::NodeId;
 use crate::types::limits::{QUORUM_MEMBERS_MAX, QUORUM_VOTERS_MAX};
+use crate::types::{DirectoryId, NodeId};
 
 /// A member as the `raft` crate and our schemas name it.
 ///
@@ -27,6 +27,12 @@ impl PeerId {
     pub fn new(node: NodeId, incarnation: u32) -> PeerId {
         assert!(node.0 >= 0, "a node id is not negative");
         PeerId(u64::from(incarnation) << 32 | (node.0 as u64 + 1))
+    }
+
+    /// The node with its metadata in this directory.
+    pub fn of_directory(node: NodeId, directory: DirectoryId) -> PeerId {
+        // Any of its bits are as random as the others.
+        PeerId::new(node, directory.0.as_u128() as u32)
     }
 
     /// `None` for what names nobody.

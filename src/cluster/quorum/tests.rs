@@ -344,6 +344,24 @@ fn entries_that_contradict_what_is_committed_are_refused() {
     ));
 }
 
+/// Found by fuzzing: raft took it for what it has, and what it says of commits with it.
+#[test]
+fn entries_behind_one_of_no_term_are_refused() {
+    let mut cluster = Cluster::of(&[1, 2, 3]);
+    let mut raft = raft::eraftpb::Message {
+        from: peer(1).raw(),
+        to: peer(2).raw(),
+        term: 50,
+        index: 1 << 40,
+        commit: 1 << 40,
+        ..raft::eraftpb::Message::default()
+    };
+    raft.set_msg_type(MessageType::MsgAppend);
+    cluster.step(2, Event::Received(Message::of(CLUSTER, raft).expect("it is sent")));
+    let refused = Refusal::Diverged { index: 1 << 40 };
+    assert!(matches!(cluster.seen.last(), Some((_, Effect::Refused { reason, .. })) if *reason == refused));
+}
+
 /// A node that never belonged to the quorum.
 fn join(cluster: &mut Cluster, leader: i32, node: i32) {
     cluster.start(peer(node), Vec::new());

@@ -110,6 +110,10 @@ pub(super) fn schema(api_key: ApiKey) -> Option<&'static Structure> {
         ApiKey::OffsetDelete => &OFFSET_DELETE,
         ApiKey::DescribeClientQuotas => &DESCRIBE_CLIENT_QUOTAS,
         ApiKey::AlterClientQuotas => &ALTER_CLIENT_QUOTAS,
+        ApiKey::DescribeQuorum => &DESCRIBE_QUORUM,
+        ApiKey::AddRaftVoter => &ADD_RAFT_VOTER,
+        ApiKey::RemoveRaftVoter => &REMOVE_RAFT_VOTER,
+        ApiKey::UnregisterBroker => &UNREGISTER_BROKER,
         ApiKey::DescribeCluster => &DESCRIBE_CLUSTER,
         ApiKey::DescribeProducers => &DESCRIBE_PRODUCERS,
         ApiKey::DescribeTransactions => &DESCRIBE_TRANSACTIONS,
@@ -381,6 +385,30 @@ static ALTERED_RESOURCE: Structure = structure(&[
 ]);
 static ALTERED_CONFIG: Structure =
     structure(&[field("name", STR), field("config_operation", I8), field("value", STR).nullable_from(0)]);
+
+static DESCRIBE_QUORUM: Structure =
+    structure(&[field("topics", Kind::Array(&Kind::Structure(&QUORUM_TOPIC)))]);
+static QUORUM_TOPIC: Structure = structure(&[
+    field("topic_name", STR),
+    field("partitions", Kind::Array(&Kind::Structure(&QUORUM_PARTITION))),
+]);
+static QUORUM_PARTITION: Structure = structure(&[field("partition_index", I32)]);
+
+static ADD_RAFT_VOTER: Structure = structure(&[
+    field("cluster_id", STR).nullable_from(0),
+    field("timeout_ms", I32),
+    field("voter_id", I32),
+    field("voter_directory_id", UUID),
+    field("listeners", Kind::Array(&Kind::Structure(&VOTER_LISTENER))),
+]);
+static VOTER_LISTENER: Structure = structure(&[field("name", STR), field("host", STR), field("port", I16)]);
+static REMOVE_RAFT_VOTER: Structure = structure(&[
+    field("cluster_id", STR).nullable_from(0),
+    field("voter_id", I32),
+    field("voter_directory_id", UUID),
+]);
+
+static UNREGISTER_BROKER: Structure = structure(&[field("broker_id", I32)]);
 
 static DESCRIBE_CLUSTER: Structure = structure(&[
     field("include_cluster_authorized_operations", BOOL),

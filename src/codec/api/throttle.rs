@@ -34,7 +34,7 @@ fn place(api_key: ApiKey, version: i16, body: &[u8]) -> Option<usize> {
 fn first_version(api_key: ApiKey) -> Option<i16> {
     match api_key {
         ApiKey::Produce | ApiKey::Fetch | ApiKey::ApiVersions | ApiKey::OffsetDelete => None,
-        ApiKey::WriteTxnMarkers => None,
+        ApiKey::WriteTxnMarkers | ApiKey::DescribeQuorum => None,
         ApiKey::ListOffsets | ApiKey::JoinGroup => Some(2),
         ApiKey::Metadata | ApiKey::OffsetCommit | ApiKey::OffsetFetch => Some(3),
         ApiKey::FindCoordinator
@@ -149,12 +149,15 @@ mod tests {
         PushTelemetry: PushTelemetryResponse,
         ListConfigResources: ListConfigResourcesResponse,
         DescribeTopicPartitions: DescribeTopicPartitionsResponse,
+        AddRaftVoter: AddRaftVoterResponse,
+        RemoveRaftVoter: RemoveRaftVoterResponse,
+        UnregisterBroker: UnregisterBrokerResponse,
     }
 
     #[test]
     fn every_key_is_checked_or_has_its_reason() {
         let own = [ApiKey::Produce, ApiKey::Fetch]; // They are given it before they are encoded.
-        let none = [ApiKey::WriteTxnMarkers];
+        let none = [ApiKey::WriteTxnMarkers, ApiKey::DescribeQuorum];
         for key in ApiKey::ALL {
             let is_known = own.contains(key) || none.contains(key) || *key == ApiKey::ApiVersions;
             assert!(CHECKED.contains(key) != is_known, "{} is missing, or here twice", key.name());
@@ -175,6 +178,7 @@ mod tests {
     #[test]
     fn answers_without_a_place_are_left_alone() {
         check(ApiKey::WriteTxnMarkers, m::WriteTxnMarkersResponse::default(), |_| None);
+        check(ApiKey::DescribeQuorum, m::DescribeQuorumResponse::default(), |_| None);
         let mut short = [0; 3];
         set_throttle_time(ApiKey::Metadata, 12, &mut short, TIME);
         assert_eq!(short, [0; 3]);

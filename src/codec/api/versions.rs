@@ -50,8 +50,10 @@ pub enum ApiKey {
     OffsetDelete = 47,
     DescribeClientQuotas = 48,
     AlterClientQuotas = 49,
+    DescribeQuorum = 55,
     DescribeCluster = 60,
     DescribeProducers = 61,
+    UnregisterBroker = 64,
     DescribeTransactions = 65,
     ListTransactions = 66,
     ConsumerGroupHeartbeat = 68,
@@ -60,6 +62,8 @@ pub enum ApiKey {
     PushTelemetry = 72,
     ListConfigResources = 74,
     DescribeTopicPartitions = 75,
+    AddRaftVoter = 80,
+    RemoveRaftVoter = 81,
 }
 
 /// One row of the table. All versions are inclusive.
@@ -82,7 +86,7 @@ pub struct Api {
 /// Kafka announces 0 to 2 and refuses them (KAFKA-18659); the same here. Fetch 13, Produce 13, and
 /// OffsetCommit and OffsetFetch 10 would commit us to topic ids, hence the maxima. Older librdkafka wants
 /// version 0 of FindCoordinator for LZ4, and of all group APIs for groups (`rdkafka_feature.c`).
-const APIS: [Api; 45] = [
+const APIS: [Api; 49] = [
     Api { served_min: 3, ..api(ApiKey::Produce, "Produce", 0, 12, 9) },
     api(ApiKey::Fetch, "Fetch", 4, 12, 12),
     api(ApiKey::ListOffsets, "ListOffsets", 1, 10, 6),
@@ -118,8 +122,10 @@ const APIS: [Api; 45] = [
     api(ApiKey::OffsetDelete, "OffsetDelete", 0, 0, NEVER_FLEXIBLE),
     api(ApiKey::DescribeClientQuotas, "DescribeClientQuotas", 0, 1, 1),
     api(ApiKey::AlterClientQuotas, "AlterClientQuotas", 0, 1, 1),
+    api(ApiKey::DescribeQuorum, "DescribeQuorum", 0, 2, 0),
     api(ApiKey::DescribeCluster, "DescribeCluster", 0, 2, 0),
     api(ApiKey::DescribeProducers, "DescribeProducers", 0, 0, 0),
+    api(ApiKey::UnregisterBroker, "UnregisterBroker", 0, 0, 0),
     api(ApiKey::DescribeTransactions, "DescribeTransactions", 0, 0, 0),
     api(ApiKey::ListTransactions, "ListTransactions", 0, 2, 0),
     api(ApiKey::ConsumerGroupHeartbeat, "ConsumerGroupHeartbeat", 0, 1, 0),
@@ -128,6 +134,8 @@ const APIS: [Api; 45] = [
     api(ApiKey::PushTelemetry, "PushTelemetry", 0, 0, 0),
     api(ApiKey::ListConfigResources, "ListConfigResources", 0, 1, 0),
     api(ApiKey::DescribeTopicPartitions, "DescribeTopicPartitions", 0, 0, 0),
+    api(ApiKey::AddRaftVoter, "AddRaftVoter", 0, 0, 0),
+    api(ApiKey::RemoveRaftVoter, "RemoveRaftVoter", 0, 0, 0),
 ];
 
 /// Of an API whose only versions are from before.
@@ -325,8 +333,10 @@ mod tests {
             47 OffsetDelete 0(0)-0 flexible 32767
             48 DescribeClientQuotas 0(0)-1 flexible 1
             49 AlterClientQuotas 0(0)-1 flexible 1
+            55 DescribeQuorum 0(0)-2 flexible 0
             60 DescribeCluster 0(0)-2 flexible 0
             61 DescribeProducers 0(0)-0 flexible 0
+            64 UnregisterBroker 0(0)-0 flexible 0
             65 DescribeTransactions 0(0)-0 flexible 0
             66 ListTransactions 0(0)-2 flexible 0
             68 ConsumerGroupHeartbeat 0(0)-1 flexible 0
@@ -335,6 +345,8 @@ mod tests {
             72 PushTelemetry 0(0)-0 flexible 0
             74 ListConfigResources 0(0)-1 flexible 0
             75 DescribeTopicPartitions 0(0)-0 flexible 0
+            80 AddRaftVoter 0(0)-0 flexible 0
+            81 RemoveRaftVoter 0(0)-0 flexible 0
         "#]]
         .assert_eq(&rows);
     }

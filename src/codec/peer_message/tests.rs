@@ -1,11 +1,13 @@
 //! Golden bytes, round trips, and any bytes.
 
 use super::*;
-use crate::codec::control::{AlterOutcome, AlterRefusal, LogsFound, PartitionProposal};
+use crate::codec::control::{
+    AlterOutcome, AlterRefusal, Found, LogsFound, MutationLimit, PartitionProposal, QuestionKind,
+};
 use crate::codec::peer_frame::{PEER_HEADER_SIZE, PeerFrame, next_peer_frame};
 use crate::codec::replication::{Acknowledgement, AlignmentOutcome, Refusal, StatedEpoch, Statement};
 use crate::schema::replication as fb;
-use crate::types::{BrokerEpoch, LeaderEpoch, NodeId, Offset, PartitionEpoch};
+use crate::types::{BrokerEpoch, DirectoryId, LeaderEpoch, NodeId, Offset, PartitionEpoch, ShardId};
 use expect_test::expect;
 use flatbuffers::FlatBufferBuilder;
 use proptest::collection::vec;
@@ -138,12 +140,86 @@ fn proposal() -> impl Strategy<Value = PartitionProposal> {
     )
 }
 
+fn question() -> impl Strategy<Value = Question> {
+    let kind = prop_oneof![
+        Just(QuestionKind::Register),
+        Just(QuestionKind::CreateTopics),
+        Just(QuestionKind::DeleteTopics),
+        Just(QuestionKind::CreatePartitions),
+        Just(QuestionKind::IncrementalAlterConfigs),
+        Just(QuestionKind::AlterConfigs),
+        Just(QuestionKind::ElectLeaders),
+        Just(QuestionKind::AlterClientQuotas),
+        Just(QuestionKind::AutoCreate),
+        Just(QuestionKind::CreateGroupsTopic),
+        Just(QuestionKind::CreateTransactionsTopic),
+        Just(QuestionKind::AllocateProducerIds),
+        Just(QuestionKind::DescribeQuorum),
+        Just(QuestionKind::AppliedIndex),
+        Just(QuestionKind::AddVoter),
+        Just(QuestionKind::RemoveVoter),
+        Just(QuestionKind::Heartbeat),
+        Just(QuestionKind::AlterPartitions),
+        Just(QuestionKind::UnregisterBroker),
+    ];
+    let found = (partition(), uuid())
+        .prop_map(|(partition, directory)| Found { partition, directory: DirectoryId(directory) });
+    let name = || proptest::option::of(".{0,9}");
+    let limit = (name(), name(), 0..1000u32, any::<bool>()).prop_map(|(user, client_id, rate, is_strict)| {
+        MutationLimit { user, client_id, rate: f64::from(rate) / 8.0, is_strict }
+    });
+    let limit = proptest::option::of(limit);
+    let registration = proptest::option::of(registration());
+    (any::<[u64; 2]>(), kind, node(), any::<i16>(), vec(found, 0..4), limit, registration).prop_map(
+        |([number, peer], kind, node, version, found, limit, registration)| Question {
+            number,
+            kind,
+            node,
+            peer,
+            version,
+            found,
+            limit,
+            registration,
+        },
+    )
+}
+
+fn registration() -> impl Strategy<Value = Registration> {
+    let logs = prop_oneof![Just(LogsFound::Empty), vec(partition(), 0..5).prop_map(LogsFound::Damaged)];
+    (node(), uuid(), logs, proptest::option::of(broker_epoch()))
+        .prop_map(|(node, incarnation, logs, replaces)| Registration { node, incarnation, logs, replaces })
+}
+
 fn message() -> impl Strategy<Value = PeerMessage> {
     let logs = prop_oneof![Just(LogsFound::Empty), vec(partition(), 0..5).prop_map(LogsFound::Damaged)];
     prop_oneof![
-        (uuid(), node(), any::<u16>(), any::<u16>()).prop_map(|(cluster, node, version_min, version_max)| {
-            PeerMessage::Greeting(Greeting { cluster, node, version_min, version_max })
-        }),
+        (
+            uuid(),
+            node(),
+            any::<[u16; 2]>(),
+            any::<u64>(),
+            proptest::option::of((".{0,9}", any::<u16>())),
+            proptest::option::of(any::<[u16; 2]>())
+        )
+            .prop_map(|(cluster, node, [version_min, version_max], peer, address, shards)| {
+                let shards = shards.map(|[from, to]| (ShardId(from), ShardId(to)));
+                PeerMessage::Greeting(Greeting {
+                    cluster,
+                    node,
+                    version_min,
+                    version_max,
+                    peer,
+                    address,
+                    shards,
+                })
+            }),
+        Just(PeerMessage::Quorum),
+        question().prop_map(PeerMessage::Question),
+        (any::<[u64; 4]>(), any::<i16>(), ".{0,9}", proptest::option::of((".{0,9}", any::<u16>()))).prop_map(
+            |([number, leader, index, term], error, message, leader_address)| {
+                PeerMessage::Answer(Answer { number, error, leader, leader_address, term, index, message })
+            }
+        ),
         (node(), broker_epoch(), vec(statement(), 0..5)).prop_map(|(node, broker_epoch, partitions)| {
             PeerMessage::Statements(Statements { node, broker_epoch, partitions })
         }),
@@ -315,4 +391,28 @@ fn batches_that_are_promised_have_to_be_there() {
     assert_eq!(PeerMessage::decode(PeerKind::Appends, table, 19), Err(short));
     assert!(PeerMessage::decode(PeerKind::Appends, table, 20).is_ok());
     assert_eq!(PeerMessage::decode(PeerKind::Heartbeat, table, 1), Err(MessageError::UnexpectedPayload));
+}
+
+#[test]
+#[ignore = "writes files; run by tools/fuzz/run"]
+#[expect(clippy::disallowed_methods, reason = "a tool that runs as a test and writes files")]
+fn write_fuzz_seeds() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let root = std::env::var("ODRADEK_FUZZ_SEEDS").expect("ODRADEK_FUZZ_SEEDS names the directory");
+    let root = std::path::Path::new(&root).join("peer");
+    std::fs::create_dir_all(&root).unwrap();
+    let mut runner = TestRunner::deterministic();
+    for number in 0..100 {
+        let bytes = encode(&message().new_tree(&mut runner).unwrap().current());
+        let Ok(PeerFrame::Complete { kind, table, payload, .. }) = next_peer_frame(&bytes) else {
+            panic!("no frame");
+        };
+        let kind = PeerKind::ALL.iter().position(|known| *known == kind).unwrap() as u8;
+        let size = (table.len() as u16).to_le_bytes();
+        let input = [&[kind, size[0], size[1]], &bytes[table], &bytes[payload]].concat();
+        std::fs::write(root.join(format!("message-{number}")), input).unwrap();
+        let frames = [&[PeerKind::ALL.len() as u8, 0, 0], &bytes[..]].concat();
+        std::fs::write(root.join(format!("frame-{number}")), frames).unwrap();
+    }
 }

@@ -72,17 +72,17 @@ impl GroupCommit {
         let journal = self.journal.as_mut().expect("changes are logged with a journal");
         let count = self.changes.waiting.len().min(CHANGES_PER_BLOCK);
         let size = block_size(count, 0) as u64;
-        let has_log_start = self.changes.waiting.range(..count).any(|entry| match entry.change {
-            Change::LogStart { .. } => true,
+        let needs_checkpoint = self.changes.waiting.range(..count).any(|entry| match entry.change {
+            // What is cut stands in the checkpoint of before.
+            Change::LogStart { .. } | Change::Cutting { .. } => true,
             Change::Bytes { .. }
             | Change::Closed { .. }
             | Change::Deleted { .. }
             | Change::Replaced { .. }
-            | Change::Cutting { .. }
             | Change::Cut { .. }
             | Change::Flushed { .. } => false,
         });
-        let place = match has_log_start {
+        let place = match needs_checkpoint {
             true => journal.reserve_log_starts(size),
             // It says what of the blocks before it is not redone, and is not needed without them.
             false => journal.reserve(size, std::iter::empty()),

@@ -173,6 +173,53 @@ fn a_transaction_is_settled_once_its_marker_is_flushed() {
     assert_eq!(log.settled_end(), offset(3), "what is not flushed is not settled");
 }
 
+/// Replication says how far clients may read, and never more than what is durable here.
+#[test]
+fn where_there_are_other_replicas_they_say_what_is_readable() {
+    let mut log = log(1 << 20);
+    log.replicate_from(Some(Offset::ZERO));
+    append(&mut log, 1, None).unwrap();
+    transact(&mut log, 1, 0).unwrap();
+    log.segment_sealed(offset(2));
+    mark(&mut log, 1, TransactionOutcome::Commit, 0).unwrap();
+    log.segment_sealed(offset(3));
+    log.durable(offset(3));
+    log.stored(offset(3));
+    assert_eq!((log.high_watermark(), log.durable_end()), (Offset::ZERO, offset(3)));
+    assert!(log.locate(offset(2)).is_some(), "it is there for other replicas");
+    log.replicated(offset(2));
+    assert_eq!(log.readable_end(Isolation::Uncommitted), offset(2));
+    assert_eq!(log.last_stable_offset(), offset(1), "the marker may yet be lost");
+    assert_eq!(log.settled_end(), offset(1), "and is not compacted by");
+    log.replicated(offset(3));
+    assert_eq!((log.last_stable_offset(), log.settled_end()), (offset(3), offset(3)));
+    append(&mut log, 1, None).unwrap();
+    log.replicate_from(None);
+    assert_eq!(log.high_watermark(), offset(3), "the only one shows what is durable");
+}
+
+#[test]
+fn a_follower_takes_batches_where_its_leader_has_them() {
+    let mut log = log(1 << 20);
+    for base in [0, 1, 7] {
+        let mut bytes = batch(1, None);
+        assign_offset(&mut bytes, offset(base), LeaderEpoch(base as i32));
+        let (view, _) = BatchView::split_first(&bytes).unwrap();
+        let plan = log.plan_replicated(&view, Timestamp(1)).unwrap();
+        assert_eq!(plan.base_offset, offset(base), "compaction has taken what was between");
+        log.apply_append(&plan, &view, Timestamp(1));
+    }
+    assert_eq!(log.log_end(), offset(8));
+    let epochs: Vec<(i32, u64)> =
+        log.epochs().entries().iter().map(|entry| (entry.epoch.0, entry.start_offset.get())).collect();
+    assert_eq!(epochs, [(0, 0), (1, 1), (7, 7)]);
+    assert_eq!(log.locate_appended(offset(4)).map(|(segment, _)| segment), Some(Offset::ZERO));
+    assert_eq!(log.locate_appended(offset(8)), None);
+    log.begin_epoch(LeaderEpoch(9));
+    log.begin_leading();
+    assert_eq!(log.epochs().latest(), Some(LeaderEpoch(9)));
+}
+
 fn entry_of(closed: &ClosedSegment) -> &AbortedTransaction {
     &closed.transactions.as_ref().unwrap().aborted[0]
 }

@@ -246,6 +246,38 @@ fn a_refused_proposal_is_waited_for_until_the_partition_epoch_is_over() {
     assert_eq!(script.step(Event::IsrCommitted(committed(8, &[1, 2]))), [advance(20)]);
 }
 
+/// A node was killed that had everything: it was proposed again at once, in vain, and waited for until it was back.
+#[test]
+fn who_is_fenced_or_gone_is_not_proposed_and_not_waited_for() {
+    let mut script = Script::new(&[1, 2, 3], 2);
+    script.follow(2, 10);
+    script.follow(3, 10);
+    script.leader.note_eligible(|node| node != NodeId(3));
+    assert_eq!(script.step(Event::IsrCommitted(committed(8, &[1, 2]))), [], "and 3 is not proposed");
+    script.append(20);
+    script.flush(20);
+    assert_eq!(script.ack(2, 20), [advance(20)]);
+    // It is back, and gone before the controller has spoken.
+    script.leader.note_eligible(|_| true);
+    script.ack(3, 20);
+    assert_eq!(script.tick(0), []);
+    assert!(script.leader.in_sync().is_in_maximal(NodeId(3)));
+    let partition_epoch = PartitionEpoch(8);
+    script.step(Event::ProposalRefused { partition_epoch, now: at(0) });
+    script.leader.note_eligible(|node| node != NodeId(3));
+    assert_eq!(script.tick(2), [proposal(8, &[(1, None), (2, None)])], "which ends the epoch");
+    script.append(30);
+    script.flush(30);
+    script.ack(2, 30);
+    assert_eq!(script.step(Event::IsrCommitted(committed(9, &[1, 2]))), [advance(30)]);
+    // Whose connection is gone may have everything, and is not there.
+    script.leader.note_eligible(|_| true);
+    script.leader.lost(NodeId(3));
+    assert_eq!(script.tick(4), []);
+    assert_eq!(script.follow(3, 10), []);
+    assert_eq!(script.ack(3, 30), [proposal(9, &[(1, None), (2, None), (3, Some(3))])]);
+}
+
 /// Found by seed 70 of the simulation: 3 was about to stop, and 2 never came in.
 #[test]
 fn nobody_is_kept_out_by_another_one_that_may_not_come_in() {

@@ -1,14 +1,16 @@
-//! DescribeCluster (60), DescribeConfigs (32), AlterConfigs (33), IncrementalAlterConfigs (44),
-//! ListConfigResources (74).
+//! AddRaftVoter (80), RemoveRaftVoter (81), DescribeQuorum (55), DescribeCluster (60), UnregisterBroker (64),
+//! DescribeConfigs (32), AlterConfigs (33), IncrementalAlterConfigs (44), ListConfigResources (74).
 
 use crate::cluster::describe;
 use crate::cluster::describe::ConfigView;
 use crate::shard::Shard;
 use crate::shard::controller::{ControlReply, ControlRequest};
 use kafka_protocol::messages::{
-    AlterConfigsRequest, AlterConfigsResponse, DescribeClusterRequest, DescribeClusterResponse,
-    DescribeConfigsRequest, DescribeConfigsResponse, IncrementalAlterConfigsRequest,
+    AddRaftVoterRequest, AddRaftVoterResponse, AlterConfigsRequest, AlterConfigsResponse,
+    DescribeClusterRequest, DescribeClusterResponse, DescribeConfigsRequest, DescribeConfigsResponse,
+    DescribeQuorumRequest, DescribeQuorumResponse, IncrementalAlterConfigsRequest,
     IncrementalAlterConfigsResponse, ListConfigResourcesRequest, ListConfigResourcesResponse,
+    RemoveRaftVoterRequest, RemoveRaftVoterResponse, UnregisterBrokerRequest, UnregisterBrokerResponse,
     alter_configs_response, incremental_alter_configs_response,
 };
 use std::rc::Rc;
@@ -20,6 +22,46 @@ pub fn describe_cluster(
 ) -> DescribeClusterResponse {
     let (image, brokers) = (shard.image.borrow(), shard.brokers.borrow());
     describe::describe_cluster(&image, &brokers, request, version)
+}
+
+pub async fn describe_quorum(
+    shard: &Rc<Shard>,
+    request: &DescribeQuorumRequest,
+    version: i16,
+) -> DescribeQuorumResponse {
+    let state = match shard.control(ControlRequest::DescribeQuorum).await {
+        ControlReply::Quorum(state) => Some(state),
+        _ => None,
+    };
+    let image = shard.image.borrow();
+    describe::describe_quorum(&image, state.as_ref(), request, version)
+}
+
+pub async fn add_voter(shard: &Rc<Shard>, request: AddRaftVoterRequest) -> AddRaftVoterResponse {
+    match shard.control(ControlRequest::AddVoter(request)).await {
+        ControlReply::AddVoter(response) => response,
+        ControlReply::Failed(error) => AddRaftVoterResponse::default().with_error_code(error.code()),
+        _ => unreachable!("a vote is answered by a vote"),
+    }
+}
+
+pub async fn remove_voter(shard: &Rc<Shard>, request: RemoveRaftVoterRequest) -> RemoveRaftVoterResponse {
+    match shard.control(ControlRequest::RemoveVoter(request)).await {
+        ControlReply::RemoveVoter(response) => response,
+        ControlReply::Failed(error) => RemoveRaftVoterResponse::default().with_error_code(error.code()),
+        _ => unreachable!("a vote is answered by a vote"),
+    }
+}
+
+pub async fn unregister_broker(
+    shard: &Rc<Shard>,
+    request: UnregisterBrokerRequest,
+) -> UnregisterBrokerResponse {
+    match shard.control(ControlRequest::UnregisterBroker(request)).await {
+        ControlReply::UnregisterBroker(response) => response,
+        ControlReply::Failed(error) => UnregisterBrokerResponse::default().with_error_code(error.code()),
+        _ => unreachable!("a broker is answered by a broker"),
+    }
 }
 
 pub fn describe_configs(shard: &Shard, request: &DescribeConfigsRequest) -> DescribeConfigsResponse {

@@ -3,6 +3,7 @@
 use crate::cluster::topic_name;
 use crate::codec::error_code::ErrorCode;
 use crate::log::journal::block::Entry;
+use crate::replication::leader::Event;
 use crate::shard::Shard;
 use crate::shard::api::by_owner::{ByOwner, PartitionItem, Place};
 use crate::shard::api::list_offsets::{find, locate};
@@ -14,15 +15,20 @@ use crate::shard::replica::Replica;
 use crate::shard::store::Store;
 use crate::shard::store::changes::Logged;
 use crate::types::Offset;
-use futures::future::join_all;
+use futures::future::{join_all, select};
 use kafka_protocol::messages::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsTopicResult,
 };
 use kafka_protocol::messages::{DeleteRecordsRequest, DeleteRecordsResponse};
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// The wire's "up to the high watermark".
 const TO_HIGH_WATERMARK: i64 = -1;
+
+/// How long the other replicas may take.
+const REPLICATION_TIME_MAX: Duration = Duration::from_secs(10);
 
 pub async fn answer(
     shard: &Rc<Shard>,
@@ -112,11 +118,12 @@ async fn make_durable(
     store: &Rc<Store>,
     decided: &[Result<Decided, ErrorCode>],
 ) -> Result<(), ErrorCode> {
-    let here = || decided.iter().flatten().filter(|decided| decided.replica.dir == store.dir);
+    let is_here = |decided: &&Decided| decided.replica.dir == store.dir && decided.change.is_some();
+    let here = || decided.iter().flatten().filter(is_here);
     if here().next().is_none() {
         return Ok(());
     }
-    match store.log_changes(here().map(|decided| decided.change).collect()).await {
+    match store.log_changes(here().filter_map(|decided| decided.change).collect()).await {
         Logged::Flushed => Ok(()),
         Logged::NoJournal => checkpoint(shard, store, here()).await,
         Logged::Failed => Err(ErrorCode::KafkaStorageError),
@@ -127,7 +134,8 @@ async fn make_durable(
 struct Decided {
     replica: Rc<Replica>,
     start: Offset,
-    change: Entry,
+    /// What makes it durable here; `None` where there are other replicas: the leader has it made durable by all.
+    change: Option<Entry>,
 }
 
 fn decide(shard: &Shard, item: &DeleteRecordsItem) -> Result<Decided, ErrorCode> {
@@ -142,7 +150,7 @@ fn decide(shard: &Shard, item: &DeleteRecordsItem) -> Result<Decided, ErrorCode>
     if start > high_watermark {
         return Err(ErrorCode::OffsetOutOfRange);
     }
-    let change = replica.decide_log_start(start);
+    let change = replica.replication.is_alone().then(|| replica.decide_log_start(start));
     Ok(Decided { replica, start, change })
 }
 
@@ -166,11 +174,34 @@ async fn checkpoint(
 }
 
 async fn carry_out(shard: &Rc<Shard>, decided: &Decided) -> DeleteRecordsOutcome {
+    if decided.change.is_none() {
+        return carry_out_replicated(shard, &decided.replica, decided.start).await;
+    }
     decided.replica.log.borrow_mut().advance_log_start(decided.start);
     if !decided.replica.is_deleted() {
         background::drop_segments(shard.stores.of(&decided.replica), &decided.replica).await;
     }
     let low_watermark = Some(decided.replica.log.borrow().log_start());
+    DeleteRecordsOutcome { error: ErrorCode::None, low_watermark }
+}
+
+/// All in-sync replicas have it before it is answered (Kafka `DelayedDeleteRecords`).
+async fn carry_out_replicated(shard: &Shard, replica: &Rc<Replica>, start: Offset) -> DeleteRecordsOutcome {
+    let deadline = shard.clock.mono().after(REPLICATION_TIME_MAX);
+    replica.lead(Event::LogStartWanted { log_start: start });
+    while replica.log.borrow().log_start() < start {
+        let left = deadline.since(shard.clock.mono());
+        if !replica.replication.is_leader() {
+            return refused(ErrorCode::NotLeaderOrFollower);
+        }
+        if left.is_zero() {
+            return refused(ErrorCode::RequestTimedOut);
+        }
+        let (changed, timer) =
+            (pin!(replica.replication.changed.notified()), pin!(glommio::timer::sleep(left)));
+        select(changed, timer).await;
+    }
+    let low_watermark = Some(replica.log.borrow().log_start());
     DeleteRecordsOutcome { error: ErrorCode::None, low_watermark }
 }
 

@@ -16,6 +16,7 @@ use crate::codec::error_code::ErrorCode;
 use crate::log::read_turns::ReaderId;
 use crate::log::transactions::Isolation;
 use crate::shard::api::RequestContext;
+use crate::shard::api::list_offsets::find;
 use crate::shard::api::produce::is_served_here;
 use crate::shard::catch_up::Reading;
 use crate::shard::conn::Connection;
@@ -194,7 +195,7 @@ fn target(shard: &Shard, connection: &Connection, partition: &FetchPartition) ->
     let (Some(topic), Some(index), Some(state)) = (topic, index, state) else {
         return Target::Refused(ErrorCode::UnknownTopicOrPartition, None);
     };
-    let owner = state.replica_on(shard.node).map(|replica| replica.owner);
+    let owner = state.led_on(shard.node);
     let Some(owner) = owner.filter(|owner| is_served_here(shard, connection, *owner)) else {
         let leader = shard.brokers.borrow().leader_of(state);
         let hint = leader.map(|leader| CurrentLeader { leader, epoch: state.leader_epoch });
@@ -512,10 +513,9 @@ async fn read_one(
     left: Option<usize>,
     isolation: Isolation,
 ) -> LocalRead {
-    let Some(replica) = shard.stores.find(&item.partition) else {
-        let offline = shard.unavailable.borrow().contains_key(&item.partition);
-        let error = if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition };
-        return LocalRead { error, ..LocalRead::default() };
+    let replica = match find(shard, &item.partition) {
+        Ok(replica) => replica,
+        Err(error) => return LocalRead { error, ..LocalRead::default() },
     };
     let mut read = {
         let log = replica.log.borrow();

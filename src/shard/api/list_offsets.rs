@@ -101,7 +101,7 @@ pub fn locate(
     let topic = image.topic_named(topic).ok_or(ErrorCode::UnknownTopicOrPartition)?;
     let index = PartitionIndex::from_wire(partition).ok_or(ErrorCode::UnknownTopicOrPartition)?;
     let state = topic.partitions.get(index.index()).ok_or(ErrorCode::UnknownTopicOrPartition)?;
-    let owner = state.replica_on(shard.node).map(|replica| replica.owner);
+    let owner = state.led_on(shard.node);
     let owner = owner.filter(|owner| is_served_here(shard, connection, *owner));
     let id = TopicPartition { topic: topic.id, partition: index };
     owner.map(|owner| (owner, id)).ok_or(ErrorCode::NotLeaderOrFollower)
@@ -153,6 +153,7 @@ async fn list_one(shard: &Rc<Shard>, item: &ListOffsetsItem) -> Result<ListOffse
         check_epoch(item.leader_epoch, log.leader_epoch())?;
         (log.log_start(), log.readable_end(item.isolation), log.leader_epoch())
     };
+    check_known(&replica, item.target)?;
     let found = match item.target {
         ListOffsetsTarget::Latest => Some((readable_end, None)),
         ListOffsetsTarget::Earliest => Some((log_start, None)),
@@ -177,11 +178,28 @@ async fn list_one(shard: &Rc<Shard>, item: &ListOffsetsItem) -> Result<ListOffse
     })
 }
 
+/// A leader that is new may not know yet what an earlier one has shown (KIP-207).
+fn check_known(replica: &Replica, target: ListOffsetsTarget) -> Result<(), ErrorCode> {
+    let known = replica.replication.with_leader(|leader| match target {
+        ListOffsetsTarget::Earliest => leader.earliest(),
+        ListOffsetsTarget::Latest
+        | ListOffsetsTarget::LatestTiered
+        | ListOffsetsTarget::MaxTimestamp
+        | ListOffsetsTarget::AtOrAfter(_) => leader.latest(),
+    });
+    match known {
+        None | Some(Ok(_)) => Ok(()),
+        Some(Err(_)) => Err(ErrorCode::OffsetNotAvailable),
+    }
+}
+
+/// A replica that clients may be served from.
 pub fn find(shard: &Shard, id: &TopicPartition) -> Result<Rc<Replica>, ErrorCode> {
-    shard.stores.find(id).ok_or_else(|| {
+    let replica = shard.stores.find(id).ok_or_else(|| {
         let offline = shard.unavailable.borrow().contains_key(id);
         if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition }
-    })
+    })?;
+    if replica.replication.serves() { Ok(replica) } else { Err(ErrorCode::NotLeaderOrFollower) }
 }
 
 fn refused(shard: &Shard, replica: &Replica, failed: &ReadFailed) -> ErrorCode {

@@ -376,6 +376,16 @@ async fn answer(
             context.encode(&telemetry::get(shard, connection, request).await)
         }
         Request::PushTelemetry(request) => context.encode(&telemetry::push(shard, connection, request).await),
+        Request::DescribeQuorum(request) => {
+            context.encode(&cluster_admin::describe_quorum(shard, &request, context.version).await)
+        }
+        Request::AddRaftVoter(request) => context.encode(&cluster_admin::add_voter(shard, request).await),
+        Request::RemoveRaftVoter(request) => {
+            context.encode(&cluster_admin::remove_voter(shard, request).await)
+        }
+        Request::UnregisterBroker(request) => {
+            context.encode(&cluster_admin::unregister_broker(shard, request).await)
+        }
         Request::DescribeCluster(request) => {
             context.encode(&cluster_admin::describe_cluster(shard, &request, context.version))
         }

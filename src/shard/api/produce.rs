@@ -14,12 +14,14 @@ use crate::codec::api::produce::{
 use crate::codec::error_code::ErrorCode;
 use crate::codec::record_batch::{BatchProducer, BatchView};
 use crate::log::compaction::payload::find_keyless;
+use crate::replication::produces;
 use crate::shard::Shard;
 use crate::shard::api::RequestContext;
 use crate::shard::conn::{AnswerTicket, CloseReason, Connection, Listener};
 use crate::shard::look_inside::look_inside;
 use crate::shard::message::{ClaimKind, ProduceItem, ProduceOutcome, Reply, Request, TransactionClaim};
 use crate::shard::quotas::Charged;
+use crate::shard::recompression::recompressed;
 use crate::shard::replica::Appended;
 use crate::shard::response::Response;
 use crate::shard::store::AckTarget;
@@ -30,6 +32,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// What the producer of a transaction is told before a shard has coordinators to ask.
 const NO_COORDINATOR: &str = "no coordinator can be asked yet";
@@ -63,6 +66,8 @@ struct InFlight {
     acks: Acks,
     parts: RefCell<Vec<Part>>,
     remaining: Cell<usize>,
+    /// The request's time-out.
+    time_max: Duration,
     /// What the request counts for; `None` while there are no quotas.
     charged: Option<Rc<Charged>>,
 }
@@ -85,8 +90,10 @@ pub async fn handle(
     let mut local: Vec<Routed> = Vec::new();
     let mut remote: BTreeMap<ShardId, Vec<Routed>> = BTreeMap::new();
     let claim;
+    let time_max;
     let acks = {
         let view = ProduceView::parse(context.version, body)?;
+        time_max = Duration::from_millis(u64::try_from(view.timeout_ms).unwrap_or(0));
         let acks = Acks::from_wire(view.acks);
         let refusal = match acks {
             None => Some(ErrorCode::InvalidRequiredAcks),
@@ -119,6 +126,7 @@ pub async fn handle(
         parts: RefCell::new(parts),
         // One more, held by this function until everything has been handed on.
         remaining: Cell::new(pending + 1),
+        time_max,
         charged: charged.cloned(),
     });
     let target: Rc<dyn AckTarget> = in_flight.clone();
@@ -186,7 +194,7 @@ fn route(
                 each(part, None);
                 continue;
             };
-            let owner = state.replica_on(shard.node).map(|replica| replica.owner);
+            let owner = state.led_on(shard.node);
             let Some(owner) = owner.filter(|owner| is_served_here(shard, connection, *owner)) else {
                 part.outcome.error = ErrorCode::NotLeaderOrFollower;
                 let leader = shard.brokers.borrow().leader_of(state);
@@ -233,7 +241,7 @@ pub fn is_served_here(shard: &Shard, connection: &Connection, owner: ShardId) ->
 
 /// Appends one batch on its owner shard, waiting if need be: for its log directory to flush what it has, and
 /// for disk space. Who reads, or writes elsewhere, does not wait with it. A batch that begins a transaction
-/// waits for the word of its coordinator.
+/// waits for the word of its coordinator, and one that its topic stores in another codec for that.
 pub async fn append(
     shard: &Rc<Shard>,
     target: &Rc<dyn AckTarget>,
@@ -248,7 +256,10 @@ pub async fn append(
         target.acknowledged(index, ProduceOutcome { error, ..Default::default() });
         return;
     };
-    let is_compacted = replica.log.borrow().config.cleanup.compact.is_some();
+    let (is_compacted, compression) = {
+        let config = &replica.log.borrow().config;
+        (config.cleanup.compact.is_some(), config.compression)
+    };
     if is_compacted && let Some(refused) = check_keys(batch).await {
         return target.acknowledged(index, refused);
     }
@@ -259,8 +270,22 @@ pub async fn append(
         return target.acknowledged(index, refused);
     }
     let store = shard.stores.of(&replica);
+    let mut stored = None;
+    if let Some(compression) = compression {
+        match recompressed(store, &replica, batch, compression).await {
+            Ok(anew) => stored = anew,
+            Err(refused) => return target.acknowledged(index, refused),
+        }
+    }
+    let batch = stored.as_deref_mut().unwrap_or(batch);
+    let epoch = replica.replication.epoch();
     shard.wait_for_room(store).await;
     loop {
+        // Whoever has led meanwhile, the batch was meant for the leader that it came to.
+        if replica.replication.epoch() != epoch {
+            let error = ErrorCode::NotLeaderOrFollower;
+            return target.acknowledged(index, ProduceOutcome { error, ..Default::default() });
+        }
         match replica.append(store, batch, target, index) {
             Ok(Appended::Parked) => return,
             Ok(Appended::Wait) => {
@@ -332,6 +357,8 @@ async fn forward(
         partition: routed.id,
         batch: body[routed.range.clone()].to_vec(),
         claim: claim.cloned(),
+        waits_for: waits_for(in_flight.acks),
+        time_max: in_flight.time_max,
     });
     let request = Request::Produce(items.collect());
     let ticket = shard.mesh.ask(owner, request).await;
@@ -352,6 +379,22 @@ impl AckTarget for InFlight {
     fn acknowledged(&self, index: u32, outcome: ProduceOutcome) {
         self.parts.borrow_mut()[index as usize].outcome = outcome;
         self.finish_one();
+    }
+
+    fn waits_for(&self) -> produces::Acks {
+        waits_for(self.acks)
+    }
+
+    fn time_max(&self) -> Duration {
+        self.time_max
+    }
+}
+
+fn waits_for(acks: Acks) -> produces::Acks {
+    match acks {
+        // Nobody is told; it is counted once it is flushed here.
+        Acks::None | Acks::Leader => produces::Acks::Leader,
+        Acks::All => produces::Acks::All,
     }
 }
 
@@ -437,14 +480,22 @@ impl InFlight {
 pub struct Forwarded {
     outcomes: RefCell<Vec<ProduceOutcome>>,
     remaining: Cell<usize>,
+    waits_for: produces::Acks,
+    time_max: Duration,
     done: Box<dyn Fn(Vec<ProduceOutcome>)>,
 }
 
 impl Forwarded {
-    pub fn new(count: usize, done: Box<dyn Fn(Vec<ProduceOutcome>)>) -> Rc<Forwarded> {
+    pub fn new(
+        count: usize,
+        (waits_for, time_max): (produces::Acks, Duration),
+        done: Box<dyn Fn(Vec<ProduceOutcome>)>,
+    ) -> Rc<Forwarded> {
         Rc::new(Forwarded {
             outcomes: RefCell::new(vec![ProduceOutcome::default(); count]),
             remaining: Cell::new(count),
+            waits_for,
+            time_max,
             done,
         })
     }
@@ -457,5 +508,13 @@ impl AckTarget for Forwarded {
         if self.remaining.get() == 0 {
             (self.done)(std::mem::take(&mut *self.outcomes.borrow_mut()));
         }
+    }
+
+    fn waits_for(&self) -> produces::Acks {
+        self.waits_for
+    }
+
+    fn time_max(&self) -> Duration {
+        self.time_max
     }
 }

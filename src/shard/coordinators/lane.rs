@@ -27,6 +27,11 @@ pub async fn run<C: Coordinating>(shard: Rc<Shard>, served: Rc<Served<C>>) {
         let end = WriteEnd { shard: Rc::downgrade(&shard), served: served.clone(), write };
         let target: Rc<dyn AckTarget> = Rc::new(end);
         match batch {
+            // Whoever coordinates by now has not heard of it.
+            Some(_) if served.ended.get() => {
+                let error = ErrorCode::NotLeaderOrFollower;
+                target.acknowledged(0, ProduceOutcome { error, ..Default::default() });
+            }
             Some(mut batch) => produce::append(&shard, &target, 0, &served.id, &mut batch, None).await,
             None => {
                 let error = ErrorCode::MessageTooLarge;

@@ -17,6 +17,10 @@ use crate::types::Offset;
 use crate::types::limits::IO_SIZE_MAX;
 use std::error::Error;
 use std::rc::Rc;
+use std::time::Duration;
+
+/// Between two looks at how far a new leader is.
+const HIGH_WATERMARK_WAIT: Duration = Duration::from_millis(5);
 
 /// Why a coordinator cannot take up its work.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +31,8 @@ enum LoadFailed<E: Error + 'static> {
     Batch { at: Offset, source: PayloadError },
     #[error("the record at offset {at}: {source}")]
     Record { at: Offset, source: E },
-    #[error("the partition was deleted")]
-    Deleted,
+    #[error("the partition was deleted, or is led elsewhere")]
+    Gone,
 }
 
 /// Reads a partition; at once if there is nothing in it.
@@ -53,7 +57,7 @@ pub fn begin<C: Coordinating>(shard: &Rc<Shard>, served: &Rc<Served<C>>, replica
             }
             Err(error) => {
                 *served.state.borrow_mut() = State::Failed { at: shard.clock.mono() };
-                if !matches!(error, LoadFailed::Deleted) {
+                if !matches!(error, LoadFailed::Gone) {
                     tracing::error!(partition, %error, "the {} of a partition are not available", C::STATE);
                 }
             }
@@ -69,13 +73,18 @@ async fn replay<C: Coordinating>(
     let mut pace = Pace::new(&shard.clock);
     let mut at = replica.log.borrow().log_start();
     loop {
-        if replica.is_deleted() {
-            return Err(LoadFailed::Deleted);
+        if replica.is_deleted() || !replica.replication.serves() {
+            return Err(LoadFailed::Gone);
         }
         // What was deleted meanwhile is not needed.
         at = at.max(replica.log.borrow().log_start());
         if at >= replica.log.borrow().high_watermark() {
-            return Ok(coordinator);
+            if replica.replication.knows_high_watermark() {
+                return Ok(coordinator);
+            }
+            // What the leader before has kept may lie beyond.
+            glommio::timer::sleep(HIGH_WATERMARK_WAIT).await;
+            continue;
         }
         let reading = Reading::own(shard.stores.of(replica));
         let read = match replica.read(&reading, at, IO_SIZE_MAX).await {

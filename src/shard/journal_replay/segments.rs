@@ -75,32 +75,13 @@ impl<'a> Segments<'a> {
         Ok(())
     }
 
-    /// Makes the segment of `place` the last one, and cuts it there. Files that describe what is gone go
-    /// first, and the newest segment before those below it: an interrupted one is seen by its log file.
     fn truncate(&mut self, partition: TopicPartition, place: Place) -> io::Result<()> {
         let Some((directory, segments)) = self.find(partition)? else { return Ok(()) };
         segments.split_off(&place.segment);
-        let mut names: Vec<(Offset, SegmentFile)> = Vec::new();
-        for entry in std::fs::read_dir(&*directory)? {
-            let name = entry?.file_name();
-            match name.to_str().and_then(FileName::parse) {
-                Some(FileName::Live { base_offset, file }) if base_offset >= place.segment => {
-                    names.push((base_offset, file));
-                }
-                _ => {}
-            }
-        }
-        names.sort_by_key(|(base, file)| (*base, *file != SegmentFile::Log));
-        for (base, file) in names.into_iter().rev() {
-            if base > place.segment || !matches!(file, SegmentFile::Log | SegmentFile::ProducerSnapshot) {
-                remove_if_present(&directory.join(file.name(base)))?;
-            }
-        }
+        truncate(directory, place)?;
         let path = directory.join(SegmentFile::Log.name(place.segment));
         if path.exists() {
             segments.insert(place.segment);
-            let file = OpenOptions::new().write(true).open(&path)?;
-            file.set_len(file.metadata()?.len().min(place.file_position))?;
         }
         self.touched.insert(path);
         Ok(())
@@ -171,6 +152,33 @@ impl<'a> Segments<'a> {
         let directories: BTreeSet<&Path> = directories.filter(|directory| directory.exists()).collect();
         directories.into_iter().try_for_each(sync_directory)
     }
+}
+
+/// Makes the segment of `place` the last one, and cuts it there, without a flush. Files that describe what is gone
+/// go first, and the newest segment before those below it: an interrupted one is seen by its log file.
+pub fn truncate(directory: &Path, place: Place) -> io::Result<()> {
+    let mut names: Vec<(Offset, SegmentFile)> = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        match name.to_str().and_then(FileName::parse) {
+            Some(FileName::Live { base_offset, file }) if base_offset >= place.segment => {
+                names.push((base_offset, file));
+            }
+            _ => {}
+        }
+    }
+    names.sort_by_key(|(base, file)| (*base, *file != SegmentFile::Log));
+    for (base, file) in names.into_iter().rev() {
+        if base > place.segment || !matches!(file, SegmentFile::Log | SegmentFile::ProducerSnapshot) {
+            remove_if_present(&directory.join(file.name(base)))?;
+        }
+    }
+    let path = directory.join(SegmentFile::Log.name(place.segment));
+    if path.exists() {
+        let file = OpenOptions::new().write(true).open(&path)?;
+        file.set_len(file.metadata()?.len().min(place.file_position))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -11,12 +11,12 @@ use crate::log::commit::changes::CHANGES_PER_BLOCK;
 use crate::log::journal::block::{Change, Entry};
 use crate::log::ownership::{self, PARTITION_METADATA};
 use crate::log::segment::{DirectoryName, deleted_directory_name};
-use crate::shard::Shard;
 use crate::shard::disk::{blocking, is_full_disk, sync_directory};
 use crate::shard::replica::Replica;
 use crate::shard::step::Pace;
 use crate::shard::store::{Removal, Store};
 use crate::shard::survey::read_metadata_file;
+use crate::shard::{Shard, replication};
 use crate::types::{PartitionIndex, TopicId, TopicPartition, Uuid};
 use futures::future::join_all;
 use std::collections::BTreeSet;
@@ -38,7 +38,7 @@ pub async fn delete(shard: &Rc<Shard>, topics: &[TopicId]) {
 
 /// Deletes the partitions of one log directory, a batch at a time; in between the disk is left to
 /// producers, as when they are made.
-async fn delete_in(shard: &Shard, store: &Rc<Store>, topics: &[TopicId]) {
+async fn delete_in(shard: &Rc<Shard>, store: &Rc<Store>, topics: &[TopicId]) {
     let mut pace = Pace::new(&shard.clock);
     let mut batch = Vec::new();
     for topic in topics {
@@ -51,6 +51,7 @@ async fn delete_in(shard: &Shard, store: &Rc<Store>, topics: &[TopicId]) {
             for replica in &found {
                 store.remove(&replica.id);
                 replica.mark_deleted();
+                replication::left(shard, replica);
             }
             batch.extend(found);
             if batch.len() == DELETE_BATCH {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::cluster::image::Image;
 use crate::cluster::image::tests::{add_topic, image_of, node, topic_id};
-use crate::cluster::registration::register;
+use crate::cluster::registration::tests::registration;
 use crate::config::Routing;
 use crate::log::checkpoint::{Checkpoint, PartitionPoint};
 use crate::log::data_dir::checkpoint_name;
@@ -17,7 +17,7 @@ use crate::shard::journal::Journal;
 use crate::shard::journal_replay::{Keep, ReplayStart, replay};
 use crate::shard::replica::TickItem;
 use crate::shard::store::changes::Logged;
-use crate::types::{NodeId, ShardId, Uuid};
+use crate::types::{NodeId, ShardId};
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
@@ -305,8 +305,7 @@ fn lost_journal_may_be_of_partitions_that_were_moved_since() {
     let mut image = image_of(&[node(1, 2, Routing::Node)]);
     add_topic(&mut image, 1, "t", &[1, 0]);
     for cores in [1, 2] {
-        let node = node(1, cores, Routing::Node);
-        for record in register(&image, &node, &BTreeMap::new(), Uuid::nil()).unwrap() {
+        for record in registration(&image, node(1, cores, Routing::Node), cores.into()).unwrap() {
             image.apply(&record).unwrap();
         }
     }

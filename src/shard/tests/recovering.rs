@@ -4,6 +4,8 @@
 use super::journalled::{claimed, has_room, journalled_after, next_file_is_made, start};
 use super::*;
 use crate::cluster::image::tests::topic_id;
+use crate::cluster::quorum::members::PeerId;
+use crate::cluster::record::{ConfigResource, Record};
 use crate::codec::record_batch::BatchProducer;
 use crate::log::compaction::plan::CompactionLimits;
 use crate::log::compaction::swap::{Interrupted, cleaned_name};
@@ -16,13 +18,13 @@ use crate::shard::background::keep_checkpoint;
 use crate::shard::conn::tests::shard_of;
 use crate::shard::final_state::take_final_states;
 use crate::shard::journal_replay::{Replayed, replay};
-use crate::shard::metadata_log::MetadataLog;
 use crate::shard::partitions::{LastStop, open_all};
+use crate::shard::quorum::start::Metadata;
 use crate::shard::recover::read_last_stop;
 use crate::shard::replay::producers_before;
 use crate::shard::segments::EPOCHS_FILE;
 use crate::shard::stores::Stores;
-use crate::types::{ShardId, Timestamp};
+use crate::types::{NodeId, ShardId, Timestamp};
 use std::collections::BTreeSet;
 
 /// What a start makes of a partition.
@@ -280,19 +282,27 @@ fn small_files_that_cannot_be_read_are_counted() {
     assert!(take_final_states(directory.path(), true, &mut recovery).unwrap().is_empty());
     assert_eq!(taken(&recovery), [(RecoveryBranch::FinalStateUnreadable, 1)]);
 
-    let mut log = MetadataLog::open(directory.path()).unwrap().log;
-    let records = claimed(directory.path()).snapshot();
-    log.append(&records).unwrap();
+    let me = PeerId::new(NodeId(1), 7);
+    let mut metadata = Metadata::open(directory.path(), me).unwrap().metadata;
+    metadata.commit(&claimed(directory.path()).snapshot()).unwrap();
     let path = directory.path().join("metadata/00000000000000000000.log");
     let whole = std_read(&path);
-    log.append(&records).unwrap();
-    drop(log);
+    let setting = |value: &str| Record::ConfigSet {
+        resource: ConfigResource::Brokers,
+        key: "log.retention.ms".to_string(),
+        value: Some(value.to_string()),
+    };
+    metadata.commit(&[setting("1")]).unwrap();
+    drop(metadata);
     let torn = std_read(&path);
+    assert!(torn.len() > whole.len() && torn.starts_with(&whole));
     std_write(&path, &torn[..whole.len() + 20]);
-    let found = MetadataLog::open(directory.path()).unwrap();
+    let found = Metadata::open(directory.path(), me).unwrap();
     assert_eq!(taken(&found.recovery), [(RecoveryBranch::MetadataEntryTorn, 1)]);
-    assert!(std_read(&path) == whole, "the torn one is cut");
-    assert!(MetadataLog::open(directory.path()).unwrap().recovery == RecoveryCounts::default());
+    assert_eq!(found.image.settings(&ConfigResource::Brokers), None, "it was never answered");
+    drop(found);
+    assert!(std_read(&path).starts_with(&whole), "the torn one is cut");
+    assert!(Metadata::open(directory.path(), me).unwrap().recovery == RecoveryCounts::default());
 }
 
 /// Blocks of a journal's only file, by sequence: up to which one each states flushes, or whether it is

@@ -41,7 +41,7 @@ async fn write(shard: &Rc<Shard>, marking: &Marking) -> PartitionNames {
         // Of a topic that is gone there is nothing to end.
         let found = find(&shard.image.borrow(), topic, *partition);
         let Some(id) = found else { continue };
-        match shard.owner(&id) {
+        match shard.leader(&id) {
             Some(owner) => {
                 let item = MarkerItem {
                     partition: id,

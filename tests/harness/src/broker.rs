@@ -39,6 +39,8 @@ pub struct Options {
     settings: Vec<(String, String)>,
     data_dir: Option<PathBuf>,
     other_dirs: Vec<PathBuf>,
+    /// Where other nodes of its cluster listen to nodes; `None`: it is alone.
+    peers: Option<Vec<String>>,
 }
 
 impl Options {
@@ -52,6 +54,7 @@ impl Options {
             settings: Vec::new(),
             data_dir: None,
             other_dirs: Vec::new(),
+            peers: None,
         };
         // Brokers come and go by the dozen: as many files of 256 MiB would be filled with zeros.
         options.set("journal-file-size", "16MiB")
@@ -79,6 +82,12 @@ impl Options {
         self
     }
 
+    /// A node of a cluster: the first one where there are no `others` yet.
+    pub fn in_cluster(self, node_id: i32, others: &[&Broker]) -> Options {
+        let peers = others.iter().map(|other| other.peer_address()).collect();
+        Options { peers: Some(peers), ..self }.set("node-id", &node_id.to_string())
+    }
+
     /// The journal is of small files, which are used again soon.
     pub fn small_journal(self) -> Options {
         self.set("journal-file-size", "4MiB").set("journal-files", "3")
@@ -97,8 +106,11 @@ impl Options {
     }
 }
 
-/// A broker of one test. Dropping it kills it and removes its directory; a test that fails shows
-/// the end of its log.
+/// Said by a variable of the environment of this name: directories of brokers stay, to be looked into.
+const KEEP: &str = "ODRADEK_TEST_KEEP";
+
+/// A broker of one test. Dropping it kills it and removes its directory, unless `ODRADEK_TEST_KEEP` is set; a
+/// test that fails shows the end of its log.
 pub struct Broker {
     options: Options,
     ports: PortBlock,
@@ -117,17 +129,32 @@ impl Broker {
     }
 
     pub fn start_with(options: Options) -> Broker {
-        let ports = PortBlock::take(&tests_directory().join("ports"));
-        let directory = temporary_directory("broker-");
-        let mut broker = Broker { options, ports, directory, process: None };
+        let mut broker = Broker::not_started(options);
         broker.start_again();
         broker
     }
 
+    /// With ports and a directory, for starts that must fail.
+    pub fn not_started(options: Options) -> Broker {
+        let ports = PortBlock::take(&tests_directory().join("ports"));
+        let directory = temporary_directory("broker-");
+        Broker { options, ports, directory, process: None }
+    }
+
     /// Starts it on the same directory and ports, and waits until it serves. Returns the ready line.
     pub fn start_again(&mut self) -> String {
+        self.begin_start();
+        self.wait_until_ready()
+    }
+
+    /// The same without waiting: a node may need others of its cluster for that.
+    pub fn begin_start(&mut self) {
         assert!(self.process.is_none(), "the broker runs");
-        let running = self.process.insert(self.spawn());
+        self.process = Some(self.spawn());
+    }
+
+    pub fn wait_until_ready(&self) -> String {
+        let running = self.process.as_ref().expect("it was started");
         match running.stdout.recv_timeout(PATIENCE) {
             Ok(line) => line,
             Err(RecvTimeoutError::Timeout) => panic!("the broker is not ready after {PATIENCE:?}"),
@@ -196,6 +223,11 @@ impl Broker {
         self.ports.admin() - 1
     }
 
+    /// Where it listens to other nodes of its cluster.
+    pub fn peer_address(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.admin() - 2)
+    }
+
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.port())
     }
@@ -260,7 +292,16 @@ impl Broker {
 
     fn command(&self, data_dir: &Path, port: u16, admin_port: Option<u16>) -> Command {
         let mut command = Command::new(binary());
-        command.arg("start").arg("--data-dir").arg(data_dir);
+        let is_new = !data_dir.join("meta.properties").exists();
+        match &self.options.peers {
+            Some(others) if is_new && others.is_empty() => command.args(["cluster", "create"]),
+            Some(others) if is_new => command.args(["cluster", "join"]).args(others),
+            _ => command.arg("start"),
+        };
+        if self.options.peers.is_some() {
+            command.arg("--peer-listen").arg(self.peer_address());
+        }
+        command.arg("--data-dir").arg(data_dir);
         for path in self.options.other_dirs.iter().filter(|_| data_dir == self.data_dir()) {
             command.arg("--data-dir").arg(self.other_dir(path));
         }
@@ -315,6 +356,10 @@ impl Drop for Broker {
             eprintln!("--- the broker's log ends with");
             lines[lines.len().saturating_sub(SHOWN)..].iter().for_each(|line| eprintln!("{line}"));
             eprintln!("---");
+        }
+        if std::env::var_os(KEEP).is_some() {
+            self.directory.disable_cleanup(true);
+            eprintln!("what the broker wrote stays in {}", self.directory.path().display());
         }
     }
 }

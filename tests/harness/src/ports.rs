@@ -8,7 +8,7 @@ use std::fs::{File, TryLockError};
 use std::net::TcpListener;
 use std::path::Path;
 
-/// Ports of one block: base, one per core, admin.
+/// Ports of one block: base, one per core, other nodes, spare, admin.
 const BLOCK_SIZE: u16 = 8;
 const FIRST: u16 = 20_000;
 const BLOCKS: u16 = 1_000; // Ends below 32768, where Linux's ephemeral ports start.

@@ -5,7 +5,9 @@ use std::process::{Child, Command, Stdio};
 use odradek_test_harness::kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
-use odradek_test_harness::kafka_protocol::messages::{FindCoordinatorRequest, GroupId, OffsetCommitRequest};
+use odradek_test_harness::kafka_protocol::messages::{
+    FindCoordinatorRequest, GroupId, ListGroupsRequest, OffsetCommitRequest,
+};
 use odradek_test_harness::kafka_protocol::protocol::StrBytes;
 use odradek_test_harness::{Broker, Client, Options, Routing, topic_name, wait_for};
 use serde_json::Value;
@@ -87,6 +89,33 @@ fn a_reader_that_fails_ends_the_run_of_its_group() {
     let problems = String::from_utf8_lossy(&output.stderr);
     assert_eq!(status.code(), Some(1), "{problems}");
     assert!(problems.contains("partition 0: OffsetOutOfRange"), "{problems}");
+    broker.stop();
+}
+
+#[test]
+fn groups_form_and_go_on_and_others_join_and_lie_idle() {
+    let mut broker = broker();
+    // The command has no flag that keeps it quiet.
+    let output = Command::new(env!("CARGO_BIN_EXE_odradek-loadgen"))
+        .args(["groups", "--brokers", &broker.bootstrap(), "--topic", TOPIC, "--json", "-"])
+        .args("--groups 4 --members 3 --groups-per-connection 2 --heartbeat 300ms".split_whitespace())
+        .args("--commit-rate 50 --produce-rate 20 --duration 3s --join 8 --idle 20".split_whitespace())
+        .output()
+        .expect("it is built");
+    let (text, problems) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}: {text} {problems}", output.status);
+    let begin = text.find('{').expect("there is JSON");
+    let summary: Value = serde_json::from_str(&text[begin..]).expect("it is JSON");
+    for kind in ["heartbeats", "commits", "produced"] {
+        let requests = &summary[kind];
+        assert!(requests["count"].as_u64().is_some_and(|count| count > 10), "{kind}: {summary}");
+        assert_eq!(requests["errors"].as_object().map(|errors| errors.len()), Some(0), "{kind}: {summary}");
+    }
+    assert!(summary["join_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{summary}");
+    assert_eq!(summary["idle_groups"], 20, "{summary}");
+    let listed = Client::connect(&broker).bootstrap().call(4, &ListGroupsRequest::default());
+    // Beside the groups, the one that all join, the idle ones, and the one of the first commits.
+    assert!(listed.groups.len() >= 4 + 1 + 20, "{}", listed.groups.len());
     broker.stop();
 }
 

@@ -1,14 +1,18 @@
-//! The metadata log: every entry and its records, one entry in memory at a time.
+//! The metadata log: every frame and what it holds, one frame in memory at a time.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
-use odradek::cluster::log_entry::{EntrySequence, HEADER_SIZE, NoEntry, entry_size, read_entry};
+use odradek::cluster::encoding;
+use odradek::cluster::log_entry::{EntrySequence, HEADER_SIZE, NoEntry, entry_size};
+use odradek::cluster::quorum::entry::{LogEntry, Payload};
+use odradek::cluster::quorum::frame::{Frame, read_frame};
+use odradek::cluster::quorum::members::{MemberChange, PeerId};
 use odradek::cluster::record::{ConfigResource, LogDirectory, Node, PartitionState, Record};
 use odradek::config::quota::{EntityName, QuotaLimit};
 use odradek::types::limits::IO_ALIGNMENT;
-use odradek::types::{TopicPartition, uuid_text};
+use odradek::types::{NodeId, TopicPartition, uuid_text};
 use serde_json::{Value, json};
 
 use super::super::item::{Field, Item, Printer};
@@ -32,11 +36,14 @@ pub fn dump<W: Write>(file: &File, printer: &mut Printer<W>) -> Result<(), Inter
         let (advance, problem) = match read_place(file, position, size).map_err(Interrupted::Read)? {
             Place::Zeros => (IO_ALIGNMENT as u64, None),
             Place::Damaged { reason } => (IO_ALIGNMENT as u64, Some(reason)),
-            Place::Entry { bytes } => match read_entry(&bytes, expected) {
-                Ok(entry) => {
-                    print_entry(&entry.records, entry.sequence, position, bytes.len(), printer)
-                        .map_err(Interrupted::Print)?;
-                    expected = Some(entry.sequence.next());
+            Place::Entry { bytes } => match read_frame(&bytes, expected) {
+                Ok((sequence, frame)) => {
+                    let at = Item::new("entry")
+                        .with("sequence", sequence.0)
+                        .with("position", position)
+                        .with("size", bytes.len());
+                    print_frame(at, &frame, printer).map_err(Interrupted::Print)?;
+                    expected = Some(sequence.next());
                     entry_count += 1;
                     (bytes.len() as u64, None)
                 }
@@ -90,20 +97,70 @@ fn read_place(file: &File, position: u64, size: u64) -> io::Result<Place> {
     }
 }
 
-fn print_entry<W: Write>(
-    records: &[Record],
-    sequence: EntrySequence,
-    position: u64,
-    size: usize,
-    printer: &mut Printer<W>,
-) -> io::Result<()> {
-    let item = Item::new("entry")
-        .with("sequence", sequence.0)
-        .with("position", position)
-        .with("size", size)
-        .with("records", records.len());
-    printer.print(&item)?;
+fn print_frame<W: Write>(at: Item, frame: &Frame, printer: &mut Printer<W>) -> io::Result<()> {
+    match frame {
+        Frame::Records(records) => {
+            printer.print(&at.with("records", records.len()))?;
+            print_records(records, printer)
+        }
+        Frame::Head { snapshot, parts } => printer.print(
+            &at.with("snapshotIndex", snapshot.index)
+                .with("snapshotTerm", snapshot.term)
+                .with("voters", peers(&snapshot.members.voters))
+                .with("observers", peers(&snapshot.members.observers))
+                .with("parts", *parts),
+        ),
+        Frame::Part(part) => {
+            printer.print(&at.with("snapshotPart", part.len()))?;
+            print_encoded(part, printer)
+        }
+        Frame::Write(write) => {
+            let state = write.hard_state;
+            let vote = state.vote.map_or(Value::Null, peer);
+            let at = at.with("term", state.term).with("vote", vote).with("commit", state.commit);
+            printer.print(&at.with("entries", write.entries.len()))?;
+            write.entries.iter().try_for_each(|entry| print_log_entry(entry, printer))
+        }
+    }
+}
+
+fn print_log_entry<W: Write>(entry: &LogEntry, printer: &mut Printer<W>) -> io::Result<()> {
+    let item = Item::nested("quorumEntry").with("index", entry.index).with("term", entry.term);
+    match &entry.payload {
+        Payload::Records(records) if records.is_empty() => printer.print(&item.with("records", 0)),
+        Payload::Records(records) => {
+            printer.print(&item.with("size", records.len()))?;
+            print_encoded(records, printer)
+        }
+        Payload::Members(change) => {
+            let kind = match change {
+                MemberChange::AddVoter(_) => "addVoter",
+                MemberChange::AddObserver(_) => "addObserver",
+                MemberChange::Remove(_) => "remove",
+            };
+            printer.print(&item.with(kind, peer(change.peer())))
+        }
+    }
+}
+
+fn print_encoded<W: Write>(records: &[u8], printer: &mut Printer<W>) -> io::Result<()> {
+    match encoding::decode(records) {
+        Ok(records) => print_records(&records, printer),
+        Err(error) => printer.print(&Item::nested("record").with("unreadable", error.to_string())),
+    }
+}
+
+fn print_records<W: Write>(records: &[Record], printer: &mut Printer<W>) -> io::Result<()> {
     records.iter().try_for_each(|record| printer.print(&record_item(record)))
+}
+
+/// A node and which of its metadata directories.
+fn peer(peer: PeerId) -> Value {
+    json!({ "nodeId": peer.node().0, "directory": format!("{:08x}", peer.incarnation()) })
+}
+
+fn peers<'a>(members: impl IntoIterator<Item = &'a PeerId>) -> Value {
+    members.into_iter().copied().map(peer).collect()
 }
 
 fn record_item(record: &Record) -> Item {
@@ -120,7 +177,14 @@ fn record_item(record: &Record) -> Item {
             .with("host", data(Some(&node.host)))
             .with("port", node.port)
             .with("rack", data(node.rack.as_deref()))
-            .with("logDirectories", directories(node)),
+            .with("logDirectories", directories(node))
+            .with("brokerEpoch", node.broker_epoch.0)
+            .with("incarnationId", uuid_text(node.incarnation))
+            .with("isFenced", node.is_fenced)
+            .with("isShuttingDown", node.is_shutting_down),
+        Record::NodeUnregistered { node, broker_epoch } => {
+            item("NodeUnregistered").with("nodeId", node.0).with("brokerEpoch", broker_epoch.0)
+        }
         Record::TopicCreated { topic, name } => {
             item("TopicCreated").with("topicId", uuid_text(topic.0)).with("topic", name.clone())
         }
@@ -191,11 +255,12 @@ fn with_state(item: Item, id: TopicPartition, state: &PartitionState) -> Item {
             shown
         })
         .collect();
-    let in_sync: Vec<i32> = state.in_sync.iter().map(|node| node.0).collect();
+    let ids = |nodes: &[NodeId]| Value::from(nodes.iter().map(|node| node.0).collect::<Vec<i32>>());
     item.with("topicId", uuid_text(id.topic.0))
         .with("partition", id.partition.to_wire())
         .with("replicas", Value::from(replicas))
-        .with("inSync", Value::from(in_sync))
+        .with("inSync", ids(&state.in_sync))
+        .with("eligibleLeaders", ids(&state.eligible_leaders))
         .with("leader", state.leader.map(|node| node.0))
         .with("leaderEpoch", state.leader_epoch.0)
         .with("partitionEpoch", state.partition_epoch.0)

@@ -140,7 +140,7 @@ fn the_metadata_log_is_shown_past_damage() {
             file: 00000000000000000000.log kind: metadata log
             sequence: 1 position: 0 size: 232 records: 2
             | record: TopicCreated topicId: AAAAAAAAAAAAAAAAAAAACg topic: orders
-            | record: PartitionCreated topicId: AAAAAAAAAAAAAAAAAAAACg partition: 0 replicas: [{"nodeId":1,"ownershipEpoch":0,"shard":0}] inSync: [1] leader: 1 leaderEpoch: 0 partitionEpoch: 0
+            | record: PartitionCreated topicId: AAAAAAAAAAAAAAAAAAAACg partition: 0 replicas: [{"nodeId":1,"ownershipEpoch":0,"shard":0}] inSync: [1] eligibleLeaders: [] leader: 1 leaderEpoch: 0 partitionEpoch: 0
             sequence: 2 position: 4096 size: 148 records: 1
             | record: TopicConfigSet topicId: AAAAAAAAAAAAAAAAAAAACg key: "retention.ms" value: "1\u{1b}[2J"
             end entries: 2 position: 8192

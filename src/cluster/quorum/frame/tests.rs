@@ -191,7 +191,7 @@ fn a_log_before_the_quorum_is_gone_on_with_in_place() {
     assert_eq!(scanned.recovered.hard_state, hard_state);
     // And a build before the quorum refuses to start from it, rather than to take it for a torn tail.
     let error = DecodeError::FeatureLevel { written: FEATURE_LEVEL_QUORUM };
-    let verdict = crate::cluster::log_entry::scan(&bytes).verdict;
+    let verdict = crate::cluster::log_entry::tests::scan(&bytes).verdict;
     assert_eq!(verdict, Verdict::Unreadable { sequence: EntrySequence(3), error });
     // One of its entries behind ours was written by nobody.
     bytes.extend(encode_entry(EntrySequence(4), &[topic(8)]).expect("small"));

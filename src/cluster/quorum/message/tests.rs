@@ -1,6 +1,7 @@
 use super::*;
 use crate::cluster::encoding;
 use crate::cluster::record::Record;
+use crate::codec::peer_frame::PeerKind;
 use crate::types::NodeId;
 use proptest::prelude::*;
 
@@ -121,5 +122,23 @@ proptest! {
     #[test]
     fn any_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let _ = Message::decode(&bytes);
+    }
+}
+
+#[test]
+#[ignore = "writes files; run by tools/fuzz/run"]
+#[expect(clippy::disallowed_methods, reason = "a tool that runs as a test and writes files")]
+fn write_fuzz_seeds() {
+    let root = std::env::var("ODRADEK_FUZZ_SEEDS").expect("ODRADEK_FUZZ_SEEDS names the directory");
+    let root = std::path::Path::new(&root).join("peer");
+    std::fs::create_dir_all(&root).unwrap();
+    let kind = PeerKind::ALL.iter().position(|kind| *kind == PeerKind::Quorum).unwrap() as u8;
+    let all = KINDS.map(|(kind, ..)| message(kind)).into_iter().chain([with_entries(), with_snapshot()]);
+    for (number, message) in all.enumerate() {
+        std::fs::write(
+            root.join(format!("quorum-{number}")),
+            [&[kind, 0, 0], &message.encode()[..]].concat(),
+        )
+        .unwrap();
     }
 }

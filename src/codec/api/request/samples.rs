@@ -5,6 +5,7 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::add_partitions_to_txn_request::{
     AddPartitionsToTxnTopic, AddPartitionsToTxnTransaction,
 };
+use kafka_protocol::messages::add_raft_voter_request::Listener as VoterListener;
 use kafka_protocol::messages::alter_client_quotas_request::{EntityData, EntryData, OpData};
 use kafka_protocol::messages::alter_configs_request;
 use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions as OwnedPartitions;
@@ -20,6 +21,9 @@ use kafka_protocol::messages::describe_client_quotas_request::ComponentData;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use kafka_protocol::messages::describe_producers_request::TopicRequest;
+use kafka_protocol::messages::describe_quorum_request::{
+    PartitionData as QuorumPartition, TopicData as QuorumTopic,
+};
 use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest as PagedTopic};
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
@@ -48,18 +52,18 @@ use kafka_protocol::messages::txn_offset_commit_request::{
 };
 use kafka_protocol::messages::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
 use kafka_protocol::messages::{
-    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, AlterClientQuotasRequest, AlterConfigsRequest, ApiKey,
-    ApiVersionsRequest, BrokerId, ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest,
-    CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest,
-    DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    DescribeGroupsRequest, DescribeLogDirsRequest, DescribeProducersRequest, DescribeTopicPartitionsRequest,
-    DescribeTransactionsRequest, ElectLeadersRequest, EndTxnRequest, FetchRequest, FindCoordinatorRequest,
-    GetTelemetrySubscriptionsRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
-    InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListConfigResourcesRequest,
-    ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest, ListTransactionsRequest,
-    MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
-    OffsetForLeaderEpochRequest, ProduceRequest, PushTelemetryRequest, SyncGroupRequest,
-    TxnOffsetCommitRequest, WriteTxnMarkersRequest,
+    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, AddRaftVoterRequest, AlterClientQuotasRequest,
+    AlterConfigsRequest, ApiKey, ApiVersionsRequest, BrokerId, ConsumerGroupDescribeRequest,
+    ConsumerGroupHeartbeatRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
+    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeClusterRequest,
+    DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest, DescribeProducersRequest,
+    DescribeQuorumRequest, DescribeTopicPartitionsRequest, DescribeTransactionsRequest, ElectLeadersRequest,
+    EndTxnRequest, FetchRequest, FindCoordinatorRequest, GetTelemetrySubscriptionsRequest, HeartbeatRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
+    ListConfigResourcesRequest, ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest,
+    ListTransactionsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
+    OffsetForLeaderEpochRequest, ProduceRequest, PushTelemetryRequest, RemoveRaftVoterRequest,
+    SyncGroupRequest, TxnOffsetCommitRequest, UnregisterBrokerRequest, WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
@@ -101,6 +105,12 @@ pub fn samples(api_key: ApiKey, version: i16, records: &Bytes) -> [Bytes; 2] {
         ApiKey::OffsetDelete => both(version, offset_delete()),
         ApiKey::DescribeClientQuotas => both(version, describe_client_quotas()),
         ApiKey::AlterClientQuotas => both(version, alter_client_quotas()),
+        ApiKey::DescribeQuorum => both(version, describe_quorum()),
+        ApiKey::AddRaftVoter => both(version, add_raft_voter()),
+        ApiKey::RemoveRaftVoter => both(version, remove_raft_voter()),
+        ApiKey::UnregisterBroker => {
+            both(version, UnregisterBrokerRequest::default().with_broker_id(3.into()))
+        }
         ApiKey::DescribeCluster => both(version, describe_cluster(version)),
         ApiKey::DescribeProducers => both(version, describe_producers()),
         ApiKey::DescribeTransactions => both(version, describe_transactions()),
@@ -468,6 +478,31 @@ fn incremental_alter_configs() -> IncrementalAlterConfigsRequest {
     IncrementalAlterConfigsRequest::default()
         .with_resources(vec![resource.with_configs(configs)])
         .with_validate_only(true)
+}
+
+fn describe_quorum() -> DescribeQuorumRequest {
+    let partition = |index| QuorumPartition::default().with_partition_index(index);
+    let topic = QuorumTopic::default()
+        .with_topic_name(text("__cluster_metadata"))
+        .with_partitions(vec![partition(0), partition(7)]);
+    DescribeQuorumRequest::default().with_topics(vec![topic])
+}
+
+fn add_raft_voter() -> AddRaftVoterRequest {
+    let listener = VoterListener::default().with_name(text("PEERS")).with_host(text("node")).with_port(9192);
+    AddRaftVoterRequest::default()
+        .with_cluster_id(Some(text("cluster")))
+        .with_timeout_ms(1000)
+        .with_voter_id(2)
+        .with_voter_directory_id(uuid::Uuid::from_u128(7))
+        .with_listeners(vec![listener])
+}
+
+fn remove_raft_voter() -> RemoveRaftVoterRequest {
+    RemoveRaftVoterRequest::default()
+        .with_cluster_id(Some(text("cluster")))
+        .with_voter_id(2)
+        .with_voter_directory_id(uuid::Uuid::from_u128(7))
 }
 
 fn describe_cluster(version: i16) -> DescribeClusterRequest {

@@ -1,0 +1,468 @@
+//! `odradek cluster create` and `join`: the first start of a node of a cluster. `odradek cluster status`: the metadata
+//! quorum, brokers and the health of partitions, over the Kafka protocol; `voter`: members of the quorum.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, Subcommand};
+use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
+use kafka_protocol::messages::describe_quorum_response::{DescribeQuorumResponse, ReplicaState};
+use kafka_protocol::messages::metadata_response::MetadataResponseBroker;
+use kafka_protocol::messages::{
+    AddRaftVoterRequest, DescribeClusterRequest, DescribeClusterResponse, DescribeQuorumRequest,
+    MetadataResponse, RemoveRaftVoterRequest, UnregisterBrokerRequest,
+};
+use kafka_protocol::protocol::StrBytes;
+use odradek::cluster::describe::{BrokerLifecycle, ask_quorum};
+use odradek::config::Config;
+use odradek::metrics::names::error_name;
+use odradek::preflight::{PreflightError, directory_ids};
+use serde_json::{Value, json};
+
+use super::brokers::Cluster;
+use super::client::{Client, ClientFlags};
+use super::settings::{SETTINGS_HELP, SettingsArguments};
+use super::table::Table;
+use super::{Failure, print, print_json, start};
+
+/// Of a change of the quorum's members.
+const TIMEOUT_MS: i32 = 10_000;
+
+#[derive(Debug, Args)]
+pub struct ClusterArguments {
+    #[command(flatten)]
+    flags: ClientFlags,
+    #[command(subcommand)]
+    command: ClusterCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterCommand {
+    /// Start the first node of a cluster, on an empty data directory
+    #[command(after_help = SETTINGS_HELP)]
+    Create {
+        #[command(flatten)]
+        settings: SettingsArguments,
+    },
+    /// Start another node of a cluster, on an empty data directory
+    #[command(after_help = SETTINGS_HELP)]
+    Join {
+        /// Where nodes of the cluster listen to other nodes
+        #[arg(value_name = "HOST:PORT", required = true)]
+        nodes: Vec<String>,
+        #[command(flatten)]
+        settings: SettingsArguments,
+    },
+    /// Show the metadata quorum, the brokers, and how many partitions lack a leader or a replica
+    Status,
+    /// Show the nodes of the cluster, or make one that is gone for good none any more
+    Node {
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+    /// Give an observer of the metadata quorum a vote, or take out a member that is gone for good
+    Voter {
+        #[command(subcommand)]
+        command: VoterCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum NodeCommand {
+    /// Show every broker, whether it runs or not, and under which epoch it is registered
+    List,
+    /// Take a node that does not run any more out of the metadata
+    Unregister {
+        /// Any of the node's brokers
+        #[arg(value_name = "BROKER-ID")]
+        broker: i32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum VoterCommand {
+    /// Give a vote to a node that follows the metadata quorum as an observer
+    Add {
+        #[arg(value_name = "NODE-ID")]
+        node: i32,
+    },
+    /// Take a node that does not run any more out of the metadata quorum
+    Remove {
+        #[arg(value_name = "NODE-ID")]
+        node: i32,
+    },
+}
+
+pub fn run(arguments: &ClusterArguments) -> Result<(), Failure> {
+    match &arguments.command {
+        ClusterCommand::Create { settings } => create(settings),
+        ClusterCommand::Join { nodes, settings } => join(nodes, settings),
+        ClusterCommand::Status => status(arguments),
+        ClusterCommand::Node { command: NodeCommand::List } => list_brokers(&arguments.flags),
+        ClusterCommand::Node { command: NodeCommand::Unregister { broker } } => {
+            unregister(&arguments.flags, *broker)
+        }
+        ClusterCommand::Voter { command } => change_voters(&arguments.flags, command),
+    }
+}
+
+fn change_voters(flags: &ClientFlags, command: &VoterCommand) -> Result<(), Failure> {
+    let mut cluster = Cluster::connect(&flags.brokers)?;
+    let client = cluster.any();
+    let (node, done, code, message) = match *command {
+        VoterCommand::Add { node } => {
+            let request = AddRaftVoterRequest::default()
+                .with_cluster_id(None)
+                .with_voter_id(node)
+                .with_timeout_ms(TIMEOUT_MS);
+            let response = client.send(|_| request.clone())?;
+            (node, "added", response.error_code, response.error_message)
+        }
+        VoterCommand::Remove { node } => {
+            let request = RemoveRaftVoterRequest::default().with_cluster_id(None).with_voter_id(node);
+            let response = client.send(|_| request.clone())?;
+            (node, "removed", response.error_code, response.error_message)
+        }
+    };
+    if code != 0 {
+        return Err(refused("node", node, code, message));
+    }
+    if flags.json {
+        print_json(&json!({ "node": node, "voter": done }))
+    } else {
+        print(&format!("{done} {node}\n"))
+    }
+}
+
+fn refused(what: &str, id: i32, code: i16, message: Option<StrBytes>) -> Failure {
+    let reason = message.filter(|message| !message.is_empty());
+    let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
+    format!("{what} {id}: {}{reason}", error_name(code)).into()
+}
+
+fn list_brokers(flags: &ClientFlags) -> Result<(), Failure> {
+    let mut cluster = Cluster::connect(&flags.brokers)?;
+    let brokers: BTreeMap<i32, Load> = describe_brokers(cluster.any())?
+        .iter()
+        .map(|broker| (broker.broker_id.0, Load::of(broker)))
+        .collect();
+    if flags.json {
+        let each = brokers.iter().map(|(id, load)| {
+            let (address, rack, state) = (&load.address, &load.rack, load.state.name());
+            json!({ "broker": id, "address": address, "rack": rack, "state": state, "epoch": load.epoch })
+        });
+        return print_json(&Value::from(each.collect::<Vec<_>>()));
+    }
+    let mut table = Table::new(&["BROKER", "ADDRESS", "RACK", "STATE", "EPOCH"]);
+    for (id, load) in &brokers {
+        let rack = load.rack.as_deref().unwrap_or("-");
+        table.row(&[&id.to_string(), &load.address, rack, load.state.name(), &load.epoch()]);
+    }
+    print(&table.to_string())
+}
+
+fn unregister(flags: &ClientFlags, broker: i32) -> Result<(), Failure> {
+    let mut cluster = Cluster::connect(&flags.brokers)?;
+    let request = UnregisterBrokerRequest::default().with_broker_id(broker.into());
+    let response = cluster.any().send(|_| request.clone())?;
+    if response.error_code != 0 {
+        return Err(refused("broker", broker, response.error_code, response.error_message));
+    }
+    if flags.json {
+        print_json(&json!({ "broker": broker, "registered": false }))
+    } else {
+        print(&format!("unregistered {broker}\n"))
+    }
+}
+
+fn create(settings: &SettingsArguments) -> Result<(), Failure> {
+    let config = settings.resolve()?;
+    if !config.join.is_empty() {
+        return Err("a node that joins a cluster does not create one: leave one of both out".into());
+    }
+    start_new(&config)
+}
+
+fn join(nodes: &[String], settings: &SettingsArguments) -> Result<(), Failure> {
+    start_new(&settings.clone().with("HOST:PORT", "join", nodes.join(",")).resolve()?)
+}
+
+/// A node that has been started before is started by `odradek start`.
+fn start_new(config: &Config) -> Result<(), Failure> {
+    if config.peer_listen.is_none() {
+        return Err(PreflightError::NoPeerListen.into());
+    }
+    if let Some(path) = config.data_dirs.iter().find(|path| directory_ids(path).is_some()) {
+        let problem = "belongs to a node already: run `odradek start`, or choose another --data-dir";
+        return Err(format!("{} {problem}", path.display()).into());
+    }
+    start::run_as(config, start::First::Here)
+}
+
+fn status(arguments: &ClusterArguments) -> Result<(), Failure> {
+    let mut cluster = Cluster::connect(&arguments.flags.brokers)?;
+    let metadata = cluster.metadata_of_all()?;
+    let quorum = describe_quorum(cluster.any())?;
+    let brokers = describe_brokers(cluster.any())?;
+    let status = Status::new(&metadata, quorum, &brokers);
+    if arguments.flags.json { print_json(&status.json()) } else { print(&status.text()) }
+}
+
+/// `None` of a broker that has no quorum, or does not say.
+fn describe_quorum(client: &mut Client) -> Result<Option<Quorum>, Failure> {
+    if !client.offers::<DescribeQuorumRequest>() {
+        return Ok(None);
+    }
+    let response: DescribeQuorumResponse = client.send(|_| ask_quorum())?;
+    let partition = response.topics.into_iter().flat_map(|topic| topic.partitions).next();
+    let code = match &partition {
+        Some(partition) if response.error_code == 0 => partition.error_code,
+        _ => response.error_code,
+    };
+    match partition {
+        Some(partition) if code == 0 => Ok(Some(Quorum {
+            leader: partition.leader_id.0,
+            term: partition.leader_epoch,
+            committed: partition.high_watermark,
+            voters: partition.current_voters,
+            observers: partition.observers,
+        })),
+        _ => Err(format!("the metadata quorum: {}", error_name(code)).into()),
+    }
+}
+
+/// Fenced ones too, of a broker that tells of them.
+fn describe_brokers(client: &mut Client) -> Result<Vec<DescribeClusterBroker>, Failure> {
+    if !client.offers::<DescribeClusterRequest>() {
+        return Ok(Vec::new());
+    }
+    let ask = |version| DescribeClusterRequest::default().with_include_fenced_brokers(version >= 2);
+    let response: DescribeClusterResponse = client.send(ask)?;
+    match response.error_code {
+        0 => Ok(response.brokers),
+        code => Err(format!("the brokers: {}", error_name(code)).into()),
+    }
+}
+
+struct Quorum {
+    leader: i32,
+    term: i32,
+    committed: i64,
+    voters: Vec<ReplicaState>,
+    observers: Vec<ReplicaState>,
+}
+
+/// A broker and the partitions that it has.
+#[derive(Default)]
+struct Load {
+    address: String,
+    rack: Option<String>,
+    state: State,
+    /// `None` of one that does not say.
+    epoch: Option<i64>,
+    leaders: usize,
+    replicas: usize,
+}
+
+impl Load {
+    /// Of one that has no partitions yet.
+    fn of(broker: &DescribeClusterBroker) -> Load {
+        let lifecycle = BrokerLifecycle::told(broker);
+        Load {
+            address: format!("{}:{}", broker.host, broker.port),
+            rack: broker.rack.as_ref().map(ToString::to_string),
+            state: match lifecycle {
+                _ if broker.is_fenced => State::Fenced,
+                Some(lifecycle) if lifecycle.is_shutting_down => State::Stopping,
+                _ => State::Alive,
+            },
+            epoch: lifecycle.map(|lifecycle| lifecycle.broker_epoch.0),
+            ..Load::default()
+        }
+    }
+
+    fn epoch(&self) -> String {
+        self.epoch.map_or("-".to_string(), |epoch| epoch.to_string())
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+enum State {
+    Alive,
+    Stopping,
+    Fenced,
+    /// It is none any more, and has replicas.
+    #[default]
+    Gone,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            State::Alive => "alive",
+            State::Stopping => "stopping",
+            State::Fenced => "fenced",
+            State::Gone => "gone",
+        }
+    }
+}
+
+struct Status {
+    cluster: String,
+    controller: i32,
+    quorum: Option<Quorum>,
+    brokers: BTreeMap<i32, Load>,
+    topics: usize,
+    partitions: usize,
+    /// Fewer replicas in sync than there are.
+    under_replicated: Vec<String>,
+    /// Nobody leads them.
+    offline: Vec<String>,
+}
+
+impl Status {
+    fn new(
+        metadata: &MetadataResponse,
+        quorum: Option<Quorum>,
+        described: &[DescribeClusterBroker],
+    ) -> Status {
+        let load = |broker: &MetadataResponseBroker| Load {
+            address: format!("{}:{}", broker.host, broker.port),
+            rack: broker.rack.as_ref().map(ToString::to_string),
+            state: State::Alive,
+            ..Load::default()
+        };
+        let mut status = Status {
+            cluster: metadata.cluster_id.as_deref().unwrap_or_default().to_owned(),
+            controller: metadata.controller_id.0,
+            quorum,
+            brokers: metadata.brokers.iter().map(|broker| (broker.node_id.0, load(broker))).collect(),
+            topics: metadata.topics.len(),
+            partitions: 0,
+            under_replicated: Vec::new(),
+            offline: Vec::new(),
+        };
+        for broker in described {
+            status.brokers.insert(broker.broker_id.0, Load::of(broker));
+        }
+        for topic in &metadata.topics {
+            let name = topic.name.as_ref().map_or("", |name| name.as_str());
+            for partition in &topic.partitions {
+                let id = format!("{name}-{}", partition.partition_index);
+                status.partitions += 1;
+                if partition.leader_id.0 < 0 {
+                    status.offline.push(id.clone());
+                } else {
+                    status.brokers.entry(partition.leader_id.0).or_default().leaders += 1;
+                }
+                if partition.isr_nodes.len() < partition.replica_nodes.len() {
+                    status.under_replicated.push(id);
+                }
+                for replica in &partition.replica_nodes {
+                    status.brokers.entry(replica.0).or_default().replicas += 1;
+                }
+            }
+        }
+        status
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("Cluster: {}\n", self.cluster);
+        if let Some(quorum) = &self.quorum {
+            let Quorum { leader, term, committed, .. } = quorum;
+            text.push_str(&format!(
+                "Quorum: led by {leader} in term {term}, {committed} entries committed\n\n"
+            ));
+            let mut table = Table::new(&["MEMBER", "ROLE", "FLUSHED", "LAG"]);
+            for (role, member) in quorum.members() {
+                let (id, flushed) = (member.replica_id.0.to_string(), number(member.log_end_offset));
+                let lag = quorum.lag(member).map_or("-".to_string(), |lag| lag.to_string());
+                table.row(&[&id, role, &flushed, &lag]);
+            }
+            text.push_str(&table.to_string());
+        }
+        text.push('\n');
+        let mut table = Table::new(&["BROKER", "ADDRESS", "RACK", "STATE", "EPOCH", "LEADERS", "REPLICAS"]);
+        for (id, load) in &self.brokers {
+            let id = if *id == self.controller { format!("{id} (controller)") } else { id.to_string() };
+            let (leaders, replicas) = (load.leaders.to_string(), load.replicas.to_string());
+            let rack = load.rack.as_deref().unwrap_or("-");
+            let address = if load.address.is_empty() { "-" } else { &load.address };
+            table.row(&[&id, address, rack, load.state.name(), &load.epoch(), &leaders, &replicas]);
+        }
+        text.push_str(&table.to_string());
+        text.push_str(&format!(
+            "\n{} topics, {} partitions, {} under-replicated, {} offline\n",
+            self.topics,
+            self.partitions,
+            self.under_replicated.len(),
+            self.offline.len()
+        ));
+        for (what, partitions) in [("Under-replicated", &self.under_replicated), ("Offline", &self.offline)] {
+            if !partitions.is_empty() {
+                text.push_str(&format!("{what}: {}\n", partitions.join(", ")));
+            }
+        }
+        text
+    }
+
+    fn json(&self) -> Value {
+        let brokers = self.brokers.iter().map(|(id, load)| {
+            json!({
+                "broker": id,
+                "address": load.address,
+                "rack": load.rack,
+                "state": load.state.name(),
+                "epoch": load.epoch,
+                "leaders": load.leaders,
+                "replicas": load.replicas,
+            })
+        });
+        json!({
+            "cluster_id": self.cluster,
+            "controller": self.controller,
+            "quorum": self.quorum.as_ref().map(Quorum::json),
+            "brokers": brokers.collect::<Vec<_>>(),
+            "topics": self.topics,
+            "partitions": self.partitions,
+            "under_replicated": self.under_replicated,
+            "offline": self.offline,
+        })
+    }
+}
+
+impl Quorum {
+    fn members(&self) -> impl Iterator<Item = (&'static str, &ReplicaState)> {
+        let voters = self.voters.iter().map(|member| {
+            let role = if member.replica_id.0 == self.leader { "leader" } else { "voter" };
+            (role, member)
+        });
+        voters.chain(self.observers.iter().map(|member| ("observer", member)))
+    }
+
+    /// Committed entries that a member lacks; `None` of one that has said nothing.
+    fn lag(&self, member: &ReplicaState) -> Option<i64> {
+        (member.log_end_offset >= 0).then(|| (self.committed - member.log_end_offset).max(0))
+    }
+
+    fn json(&self) -> Value {
+        let members = self.members().map(|(role, member)| {
+            json!({
+                "node": member.replica_id.0,
+                "role": role,
+                "directory_id": odradek::types::uuid_text(member.replica_directory_id),
+                "flushed": (member.log_end_offset >= 0).then_some(member.log_end_offset),
+                "lag": self.lag(member),
+            })
+        });
+        json!({
+            "leader": self.leader,
+            "term": self.term,
+            "committed": self.committed,
+            "members": members.collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn number(value: i64) -> String {
+    if value < 0 { "-".to_string() } else { value.to_string() }
+}

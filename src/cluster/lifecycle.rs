@@ -1,0 +1,242 @@
+//! What becomes of a node that is registered, and of its partitions with it.
+//!
+//! ```text
+//!            up to date                    wants to stop
+//!  fenced ───────────────► active ─────────────────────────► shutting down
+//!    ▲                       │ nothing was heard of it             │ it knows that it leads nothing
+//!    └───────────────────────┴─────────────────────────────────────┘
+//!    └─► unregistered: an operator says so
+//! ```
+//!
+//! A change is one fact about the node and those about its partitions that follow, which take effect together. Where
+//! they are more than an entry holds, the node's own fact comes last: a leader that is gone in between leaves a node
+//! that the next one looks at again.
+//!
+//! Source: KIP-631, KIP-841; Kafka `ReplicationControlManager.handleBrokerFenced` and its neighbours.
+
+use super::image::{Image, Topic};
+use super::leadership::{Leadership, Members, Rules};
+use super::record::{FEATURE_LEVEL_LIFECYCLE, Node, Record};
+use crate::config::topic::{TopicConfig, TopicDefaults};
+use crate::types::{BrokerEpoch, NodeId};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NodeChange {
+    /// Nothing was heard of it, or it has stopped.
+    Fence,
+    /// It is up to date.
+    Unfence,
+    /// It wants to stop: others lead what they can.
+    BeginShutDown,
+}
+
+/// The records by which a registration of a node changes; none where it is not the current one, or is like that
+/// already.
+///
+/// Shape: O(partitions of the cluster).
+pub fn change_node(
+    image: &Image,
+    defaults: &TopicDefaults,
+    (node, broker_epoch): (NodeId, BrokerEpoch),
+    change: NodeChange,
+) -> Vec<Record> {
+    let Some(before) = image.node(node).filter(|node| node.broker_epoch == broker_epoch) else {
+        return Vec::new();
+    };
+    let mut after = before.clone();
+    let mut members = image.members();
+    match change {
+        NodeChange::Fence => {
+            after.is_fenced = true;
+            members.fence(node);
+        }
+        NodeChange::Unfence => {
+            after.is_fenced = false;
+            members.unfence(node);
+        }
+        NodeChange::BeginShutDown => {
+            after.is_shutting_down = true;
+            members.begin_shut_down(node);
+        }
+    }
+    if after == *before {
+        return Vec::new();
+    }
+    let mut records = Vec::new();
+    records.extend(level_for_lifecycle(image));
+    change_partitions(image, defaults, &members, node, &mut records, |partition, rules| match change {
+        NodeChange::Fence | NodeChange::BeginShutDown => partition.node_left(rules, node),
+        NodeChange::Unfence => partition.node_came(rules, node),
+    });
+    records.push(Record::NodeRegistered(after));
+    records
+}
+
+/// Why a node stays registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotUnregistered {
+    Unknown,
+    /// It would be in the way of a process that runs.
+    Alive,
+}
+
+/// A node that is gone for good is none any more. It is in sync of nothing from then on; its replicas stay named, until
+/// they are placed elsewhere.
+pub fn unregister(
+    image: &Image,
+    defaults: &TopicDefaults,
+    node: NodeId,
+) -> Result<Vec<Record>, NotUnregistered> {
+    let Node { broker_epoch, is_fenced, .. } = *image.node(node).ok_or(NotUnregistered::Unknown)?;
+    if !is_fenced {
+        return Err(NotUnregistered::Alive);
+    }
+    let mut records = Vec::new();
+    records.extend(level_for_lifecycle(image));
+    change_partitions(image, defaults, &image.members(), node, &mut records, |partition, rules| {
+        partition.node_left(rules, node)
+    });
+    records.push(Record::NodeUnregistered { node, broker_epoch });
+    Ok(records)
+}
+
+/// Before anything that older builds do not know.
+pub fn level_for_lifecycle(image: &Image) -> Option<Record> {
+    let level = FEATURE_LEVEL_LIFECYCLE;
+    (image.feature_level() < level).then_some(Record::FeatureLevelSet { level })
+}
+
+/// Adds what changes of the partitions that have a replica on a node.
+pub fn change_partitions(
+    image: &Image,
+    defaults: &TopicDefaults,
+    members: &Members,
+    node: NodeId,
+    records: &mut Vec<Record>,
+    change: impl Fn(&Leadership, Rules<'_>) -> Option<Leadership>,
+) {
+    for topic in image.topics() {
+        let rules = Rules { members, in_sync_min: in_sync_min(topic, defaults) };
+        for (id, state) in topic.partitions().filter(|(_, state)| state.replica_on(node).is_some()) {
+            if let Some(leadership) = change(&state.leadership(), rules) {
+                let state = state.clone().with_leadership(&leadership);
+                records.push(Record::PartitionChanged { id, state });
+            }
+        }
+    }
+}
+
+/// `min.insync.replicas` of a topic; of one whose settings are not valid any more, the default.
+pub fn in_sync_min(topic: &Topic, defaults: &TopicDefaults) -> usize {
+    let resolved = topic.resolve_config(defaults);
+    let of = |config: TopicConfig| config.min_insync_replicas as usize;
+    resolved.map_or_else(|_| of(defaults.config(topic.replication_factor())), of)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::image::tests::{add_topic, image_of, node, partition_id, replica, topic_id};
+    use crate::cluster::record::{FEATURE_LEVEL_PEERS, PartitionState};
+    use crate::config::Routing;
+
+    /// Nodes 1 to 3 under epochs 1 to 3; topic 1 is node 1's alone, topic 2 is on all of them.
+    fn cluster() -> Image {
+        let under = |id| Node { broker_epoch: BrokerEpoch(i64::from(id)), ..node(id, 1, Routing::Node) };
+        let mut image = image_of(&[under(1), under(2), under(3)]);
+        add_topic(&mut image, 1, "alone", &[0, 0]);
+        image.apply(&Record::TopicCreated { topic: topic_id(2), name: "all".to_owned() }).expect("new");
+        let state = PartitionState::new((1..=3).map(|id| replica(id, 0)).collect());
+        image.apply(&Record::PartitionCreated { id: partition_id(2, 0), state }).expect("the next");
+        image
+    }
+
+    fn change(image: &mut Image, id: i32, change: NodeChange) -> usize {
+        let node = (NodeId(id), BrokerEpoch(i64::from(id)));
+        let records = change_node(image, &TopicDefaults::default(), node, change);
+        records.iter().for_each(|record| image.apply(record).expect("decided on this image"));
+        assert!(records.is_empty() || matches!(records.last(), Some(Record::NodeRegistered(_))));
+        records.len()
+    }
+
+    /// Leader, in sync, eligible.
+    fn state(image: &Image, topic: u128) -> (Option<i32>, Vec<i32>, Vec<i32>) {
+        let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
+        let state = image.partition(partition_id(topic, 0)).expect("it is there");
+        (state.leader.map(|node| node.0), ids(&state.in_sync), ids(&state.eligible_leaders))
+    }
+
+    #[test]
+    fn a_fenced_node_leads_nothing_until_it_is_back() {
+        let mut image = cluster();
+        assert_eq!(change(&mut image, 1, NodeChange::Fence), 4, "three partitions and the node");
+        assert_eq!(state(&image, 1), (None, vec![], vec![1]));
+        assert_eq!(state(&image, 2), (Some(2), vec![2, 3], vec![]));
+        assert_eq!(change(&mut image, 1, NodeChange::Fence), 0, "it is");
+        assert_eq!(change(&mut image, 1, NodeChange::Unfence), 3);
+        assert_eq!(state(&image, 1), (Some(1), vec![1], vec![]));
+        assert_eq!(state(&image, 2), (Some(2), vec![2, 3], vec![]), "it has to catch up first");
+        let epochs = image.partition(partition_id(1, 0)).map(|state| state.leader_epoch.0);
+        assert_eq!(epochs, Some(2), "another leadership each time");
+    }
+
+    #[test]
+    fn who_stops_leads_nothing_and_stays_unfenced_for_a_while() {
+        let mut image = cluster();
+        change(&mut image, 1, NodeChange::BeginShutDown);
+        assert_eq!(state(&image, 1), (None, vec![], vec![1]));
+        assert_eq!(state(&image, 2), (Some(2), vec![2, 3], vec![]));
+        assert!(image.node(NodeId(1)).is_some_and(|node| !node.is_fenced));
+        assert_eq!(change(&mut image, 1, NodeChange::Fence), 1, "there is nothing left to move");
+    }
+
+    #[test]
+    fn changes_of_an_earlier_registration_are_none() {
+        let image = cluster();
+        let defaults = TopicDefaults::default();
+        let earlier = (NodeId(1), BrokerEpoch(0));
+        assert_eq!(change_node(&image, &defaults, earlier, NodeChange::Fence), []);
+        assert_eq!(change_node(&image, &defaults, (NodeId(9), BrokerEpoch(0)), NodeChange::Fence), []);
+    }
+
+    #[test]
+    fn the_topics_minimum_decides_who_stays_eligible() {
+        let mut image = cluster();
+        change(&mut image, 3, NodeChange::Fence);
+        assert_eq!(state(&image, 2), (Some(1), vec![1, 2], vec![]), "two are a majority");
+        let (key, value) = ("min.insync.replicas".to_owned(), Some("3".to_owned()));
+        image.apply(&Record::TopicConfigSet { topic: topic_id(2), key, value }).expect("it is there");
+        change(&mut image, 2, NodeChange::Fence);
+        assert_eq!(state(&image, 2), (Some(1), vec![1], vec![2]));
+    }
+
+    #[test]
+    fn only_a_fenced_node_is_unregistered() {
+        let mut image = cluster();
+        let unregister = |image: &Image, id| unregister(image, &TopicDefaults::default(), NodeId(id));
+        assert_eq!(unregister(&image, 9), Err(NotUnregistered::Unknown));
+        assert_eq!(unregister(&image, 3), Err(NotUnregistered::Alive));
+        change(&mut image, 3, NodeChange::Fence);
+        image.apply(&Record::FeatureLevelSet { level: FEATURE_LEVEL_PEERS }).expect("any below");
+        let records = unregister(&image, 3).expect("it is fenced");
+        assert!(matches!(
+            records[..],
+            [Record::FeatureLevelSet { level: 7 }, Record::NodeUnregistered { .. }]
+        ));
+        records.iter().for_each(|record| image.apply(record).expect("decided on this image"));
+        assert_eq!(image.node(NodeId(3)), None);
+        assert_eq!(image.next_broker_epoch(), BrokerEpoch(4));
+    }
+
+    #[test]
+    fn an_unregistered_node_is_in_sync_of_nothing() {
+        let mut image = cluster();
+        // As it starts, its log complete.
+        let fenced = Node { is_fenced: true, ..image.node(NodeId(3)).expect("it is there").clone() };
+        image.apply(&Record::NodeRegistered(fenced)).expect("fits");
+        assert_eq!(state(&image, 2).1, [1, 2, 3]);
+        let records = unregister(&image, &TopicDefaults::default(), NodeId(3)).expect("it is fenced");
+        records.iter().for_each(|record| image.apply(record).expect("decided on this image"));
+        assert_eq!(state(&image, 2), (Some(1), vec![1, 2], vec![]));
+    }
+}

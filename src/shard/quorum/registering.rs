@@ -1,0 +1,218 @@
+//! What a start asks of the quorum before partitions are opened: to be caught up, and to be registered.
+
+use crate::cluster::encoding::encode;
+use crate::cluster::image::Image;
+use crate::cluster::quorum::event::ProposalRejected;
+use crate::cluster::quorum::members::{ChangeRejected, MemberChange, PeerId};
+use crate::cluster::record::{Node, Record};
+use crate::cluster::registration::{RegistrationRefused, Start, is_registered, register};
+use crate::codec::control::{
+    Answer, Found, LogsFound, Question, QuestionKind, Registered, Registration, decode_registered,
+    encode_registered,
+};
+use crate::codec::error_code::ErrorCode;
+use crate::shard::peers::Peers;
+use crate::shard::peers::forwarding::question;
+use crate::shard::quorum::{CommitError, MetadataQuorum};
+use crate::types::limits::PEER_PARTITIONS_MAX;
+use crate::types::{NodeId, TopicId, TopicPartition};
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Partitions that a registration may say the log directory of: as many as a frame holds.
+const FOUND_MAX: usize = 25_000;
+
+fn is_passing(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::RequestTimedOut | ErrorCode::NotController | ErrorCode::DuplicateBrokerRegistration
+    )
+}
+
+/// Why a node is not registered.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    #[error(transparent)]
+    Refused(#[from] RegistrationRefused),
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    #[error("{0}")]
+    Leader(String),
+}
+
+impl MetadataQuorum {
+    /// Until everything that this node had applied before it was started is applied again: of what its own log has it
+    /// cannot know that it was committed before others say so. Ends with the image to recover logs by, and the topics
+    /// that are gone from it.
+    pub async fn catch_up(&self) -> Result<(Image, BTreeSet<TopicId>), CommitError> {
+        const PAUSE: Duration = Duration::from_millis(100);
+        loop {
+            let is_known = match self.peers() {
+                _ if self.has_failed() => return Err(CommitError::Failed),
+                _ if self.is_leading() => true,
+                None => return Err(CommitError::Refused(ProposalRejected::NotLeader { leader: None })),
+                Some(peers) => {
+                    let question = question(QuestionKind::AppliedIndex, self.me());
+                    let asked = peers.ask_leader(&question, &[], true).await;
+                    // Of an earlier term it may be one who leads no more, and does not know it. What this node had
+                    // applied was committed in a term that it had flushed.
+                    let is_current = |answer: &Answer| answer.term >= self.term();
+                    asked.is_ok_and(|(answer, _)| is_current(&answer) && self.applied.get() >= answer.index)
+                }
+            };
+            if is_known {
+                let early = self.early.borrow();
+                return Ok((early.image.clone(), early.deleted.clone()));
+            }
+            glommio::timer::sleep(PAUSE).await;
+        }
+    }
+
+    /// Sees to it that the metadata say what this node is now, and that it is a member of the quorum. Ends with the
+    /// image that has it: the one to open partitions by, before this is [attached](MetadataQuorum::attach).
+    pub async fn register(self: &Rc<Self>, start: Start) -> Result<Image, RegisterError> {
+        const PAUSE: Duration = Duration::from_millis(100);
+        loop {
+            let is_known = self.with_image(|image| is_registered(image, &start.node));
+            if is_known && self.quorum.borrow().members().contains(self.me()) {
+                assert!(self.started.set(start).is_ok(), "a process starts once");
+                let mut early = self.early.borrow_mut();
+                early.since = Some(VecDeque::new());
+                return Ok(early.image.clone());
+            }
+            self.register_once(&start).await?;
+            if !self.is_leading() {
+                glommio::timer::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// One try; that it came to nothing for now is no error.
+    pub(super) async fn register_once(&self, start: &Start) -> Result<(), RegisterError> {
+        // What this process knows by now.
+        let known = self.with_image(|image| image.node(start.node.id).map(|node| node.broker_epoch));
+        let replaces = known.max(self.told.get());
+        let start = Start { replaces, ..start.clone() };
+        match self.peers() {
+            Some(peers) if !self.is_leading() => {
+                // What is wrong with it is said here, as far as it is known here.
+                self.registration(&Start { replaces: known, ..start.clone() })?;
+                self.register_with(&peers, &start).await
+            }
+            peers => {
+                let Ok(_turn) = self.turn.acquire_permit(1).await else {
+                    return Err(CommitError::Failed.into());
+                };
+                let records = self.registration(&start)?;
+                match self.commit_all(records).await {
+                    // Somebody else leads by now, or nobody.
+                    Err(error) if peers.is_some() && is_passing(error.code()) => Ok(()),
+                    done => Ok(done?),
+                }
+            }
+        }
+    }
+
+    /// What a start adds to the metadata as they are here.
+    fn registration(&self, start: &Start) -> Result<Vec<Record>, RegistrationRefused> {
+        let defaults = self.topic_defaults();
+        self.with_image(|image| register(image, start, &defaults, self.cluster()))
+    }
+
+    /// Asks whoever leads to register this node; that nobody could be asked is no error.
+    async fn register_with(&self, peers: &Peers, start: &Start) -> Result<(), RegisterError> {
+        let Start { node, found, logs, replaces } = start;
+        let payload = encode(&[Record::NodeRegistered(node.clone())]);
+        // Only of those whose directory is not stated yet.
+        let is_stated = |id: &TopicPartition| {
+            let stated = |image: &Image| image.partition(*id)?.replica_on(node.id)?.directory;
+            self.with_image(stated).is_some()
+        };
+        // Nor of a node with one directory, which is not stated at all.
+        let has_several = !node.log_directories.is_empty();
+        let found = found.iter().filter(|(partition, _)| has_several && !is_stated(partition));
+        let found =
+            found.map(|(partition, directory)| Found { partition: *partition, directory: *directory });
+        let found: Vec<Found> = found.collect();
+        if found.len() > FOUND_MAX {
+            let reason =
+                "too many partitions whose log directory is not stated yet: start it with one of them first";
+            return Err(RegisterError::Leader(reason.to_owned()));
+        }
+        let logs = match logs {
+            // Than so many no frame holds: what cannot be said is not believed.
+            LogsFound::Damaged(damaged) if damaged.len() > PEER_PARTITIONS_MAX => LogsFound::Empty,
+            logs => logs.clone(),
+        };
+        let (node, incarnation) = (node.id, node.incarnation);
+        let registration = Some(Registration { node, incarnation, logs, replaces: *replaces });
+        let question = Question { found, registration, ..question(QuestionKind::Register, self.me()) };
+        match peers.ask_leader(&question, &payload, true).await {
+            Ok((answer, payload)) if answer.error != 0 => {
+                if let Ok(registered) = decode_registered(&payload) {
+                    self.told.set(Some(registered.broker_epoch));
+                }
+                let code = ErrorCode::from_wire(answer.error).unwrap_or(ErrorCode::UnknownServerError);
+                if !is_passing(code) {
+                    return Err(RegisterError::Leader(answer.message));
+                }
+                tracing::info!(reason = answer.message, "waiting to be registered");
+            }
+            Ok(_) => {}
+            Err(_) => tracing::info!("waiting for the metadata quorum: nobody leads it, or can be reached"),
+        }
+        Ok(())
+    }
+
+    /// What another process that would replace a registration is told of it.
+    pub fn current_registration(&self, node: NodeId) -> Vec<u8> {
+        let current = self.with_image(|image| {
+            let Node { incarnation, broker_epoch, .. } = *image.node(node)?;
+            Some(Registered { incarnation, broker_epoch, is_accepted: false })
+        });
+        current.map_or_else(Vec::new, |current| encode_registered(&current))
+    }
+
+    /// Registers another node, as the leader, and makes it a member.
+    pub async fn register_other(
+        self: &Rc<Self>,
+        peer: PeerId,
+        start: &Start,
+    ) -> Result<(), (ErrorCode, String)> {
+        let Node { id, .. } = start.node;
+        let away = || (ErrorCode::NotController, "this node does not lead the quorum".to_owned());
+        let Ok(_turn) = self.turn.acquire_permit(1).await else { return Err(away()) };
+        if !self.is_leading() {
+            return Err(away());
+        }
+        let failed = |error: CommitError| (error.code(), error.to_string());
+        let members = self.quorum.borrow().members().clone();
+        if !members.contains(peer) {
+            let checked = members.check(MemberChange::AddObserver(peer));
+            if let Err(ChangeRejected::OtherDirectory(_)) = checked {
+                let reason = format!(
+                    "node {} is a member of the quorum with another data directory: restore that one, or remove the \
+                     member first (`odradek cluster voter remove`)",
+                    id.0
+                );
+                return Err((ErrorCode::InvalidRequest, reason));
+            }
+            checked.map_err(|error| (ErrorCode::InvalidRequest, error.to_string()))?;
+        }
+        let records = self.registration(start).map_err(|error| match error {
+            // It has not heard of the newest one yet, or a copy of what it has asked comes late.
+            RegistrationRefused::ReplacesAnother(_) => {
+                (ErrorCode::DuplicateBrokerRegistration, error.to_string())
+            }
+            error => (ErrorCode::InvalidRequest, error.to_string()),
+        })?;
+        self.commit_all(records).await.map_err(failed)?;
+        self.node_changed(id);
+        if !members.contains(peer) {
+            self.change_members(MemberChange::AddObserver(peer)).await.map_err(failed)?;
+            tracing::info!(node = id.0, "a node has joined the metadata quorum as an observer");
+        }
+        Ok(())
+    }
+}

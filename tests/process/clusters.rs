@@ -1,0 +1,306 @@
+//! Several nodes of one cluster: they agree on the metadata, whichever of them is asked, and whichever is gone.
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use odradek_test_harness::kafka_protocol::ResponseError;
+use odradek_test_harness::kafka_protocol::messages::create_topics_request::CreatableTopic;
+use odradek_test_harness::kafka_protocol::messages::{CreateTopicsRequest, DeleteTopicsRequest};
+use odradek_test_harness::{
+    Batch, Broker, Client, Connection, Options, Routing, binary, topic_name, wait_for,
+};
+use serde_json::Value;
+
+pub const PARTITIONS: i32 = 6;
+
+/// Nobody is fenced because the machine stands still: who comes and goes is `lifecycle.rs`'s to test.
+pub fn options() -> Options {
+    let options = Options::new(Routing::Node).cores(1).memory("256MiB");
+    options.set("offsets.topic.num.partitions", "6").set("broker.session.timeout.ms", "10000")
+}
+
+fn three() -> Vec<Broker> {
+    three_with(&options())
+}
+
+/// Three nodes whose votes all count.
+pub fn three_with(options: &Options) -> Vec<Broker> {
+    let mut nodes = vec![Broker::start_with(options.clone().in_cluster(1, &[]))];
+    for id in 2..=3 {
+        let next = Broker::not_started(options.clone().in_cluster(id, &[&nodes[0]]));
+        nodes.push(next);
+        nodes.last_mut().expect("pushed").begin_start();
+    }
+    nodes.iter().skip(1).for_each(|node| drop(node.wait_until_ready()));
+    for node in &nodes {
+        wait_for("three votes", || (voters(node) == [1, 2, 3].into()).then_some(()));
+    }
+    nodes
+}
+
+pub fn run(node: &Broker, arguments: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(binary());
+    command.args(arguments).args(["--brokers", &node.bootstrap()]);
+    let output = command.output().expect("it runs");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+/// What a node says of the cluster; `None` while nobody leads the quorum.
+pub fn status(node: &Broker) -> Option<Value> {
+    let text = run(node, &["cluster", "status", "--json"]).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+fn voters(node: &Broker) -> BTreeSet<i64> {
+    let Some(status) = status(node) else { return BTreeSet::new() };
+    let members = status["quorum"]["members"].as_array().cloned().unwrap_or_default();
+    let votes = members.iter().filter(|member| member["role"] != "observer");
+    votes.filter_map(|member| member["node"].as_i64()).collect()
+}
+
+pub fn leader(node: &Broker) -> i64 {
+    wait_for("a leader of the quorum", || status(node)?["quorum"]["leader"].as_i64())
+}
+
+/// The first error of a topic's creation.
+pub fn create(node: &Broker, topic: &str, replication_factor: i16) -> Option<ResponseError> {
+    let topic = CreatableTopic::default()
+        .with_name(topic_name(topic))
+        .with_num_partitions(PARTITIONS)
+        .with_replication_factor(replication_factor);
+    let request = CreateTopicsRequest::default().with_timeout_ms(10_000).with_topics(vec![topic]);
+    let response = Connection::open(node.port()).call(5, &request);
+    ResponseError::try_from_code(response.topics[0].error_code)
+}
+
+/// Makes a topic while somebody may just have gone: the outcome of a try may be unknown.
+pub fn create_at_last(node: &Broker, topic: &str) {
+    wait_for("a topic", || match create(node, topic, 1) {
+        None | Some(ResponseError::TopicAlreadyExists) => Some(()),
+        Some(ResponseError::NotController | ResponseError::RequestTimedOut) => None,
+        Some(error) => panic!("{error:?}"),
+    });
+}
+
+fn topics(node: &Broker) -> BTreeSet<String> {
+    let listed = run(node, &["topic", "list", "--json"]).expect("it lists topics");
+    let listed: Value = serde_json::from_str(&listed).expect("it is JSON");
+    let listed = listed.as_array().expect("a list");
+    listed.iter().filter_map(|topic| topic["topic"].as_str().map(str::to_owned)).collect()
+}
+
+#[test]
+fn any_of_three_nodes_answers_for_the_cluster() {
+    let nodes = three();
+    // Whichever leads, the others ask it.
+    for (number, node) in nodes.iter().enumerate() {
+        let topic = format!("topic-{number}");
+        assert_eq!(create(node, &topic, 1), None);
+        // Whoever asked sees it at once, the others soon.
+        assert!(topics(node).contains(&topic));
+        for other in &nodes {
+            wait_for("the topic elsewhere", || topics(other).contains(&topic).then_some(()));
+        }
+        let mut client = Client::connect(node);
+        let leaders: BTreeSet<i32> =
+            (0..PARTITIONS).map(|partition| client.leader(&topic, partition).0).collect();
+        assert_eq!(leaders, [1, 2, 3].into(), "partitions are spread");
+        for partition in 0..PARTITIONS {
+            client.produce(&topic, partition, &Batch::of(&[format!("{topic} {partition}")], 1));
+        }
+        assert_eq!(create(node, "replicated", 4), Some(ResponseError::InvalidReplicationFactor));
+        let set = run(node, &["topic", "alter", &topic, "--config", "retention.ms=60000"]);
+        set.expect("a setting is changed");
+    }
+    let mut reader = Client::connect(&nodes[2]);
+    for (number, node) in nodes.iter().enumerate() {
+        let topic = format!("topic-{number}");
+        for partition in 0..PARTITIONS {
+            let read = reader.read_all(&topic, partition);
+            assert_eq!(read.len(), 1, "{topic}-{partition}");
+        }
+        let described = run(node, &["topic", "describe", &topic]).expect("it is there");
+        assert!(described.contains("retention.ms=60000"), "{described}");
+    }
+    // No two nodes give out the same producer ids.
+    let ids: BTreeSet<i64> = nodes.iter().map(|node| Client::connect(node).init_producer().id).collect();
+    assert_eq!(ids.len(), 3);
+    let request = DeleteTopicsRequest::default().with_topic_names(vec![topic_name("topic-0")]);
+    let response = Connection::open(nodes[1].port()).call(5, &request);
+    assert_eq!(response.responses[0].error_code, 0);
+    for node in &nodes {
+        wait_for("the topic to go", || (!topics(node).contains("topic-0")).then_some(()));
+    }
+    nodes.into_iter().for_each(|mut node| node.stop());
+}
+
+#[test]
+fn the_cluster_goes_on_whichever_node_is_killed() {
+    let mut nodes = three();
+    let mut made = BTreeSet::new();
+    for gone in 0..nodes.len() {
+        nodes[gone].kill();
+        let others: Vec<&Broker> = (0..3).filter(|at| *at != gone).map(|at| &nodes[at]).collect();
+        for (number, node) in others.iter().enumerate() {
+            let topic = format!("without-{gone}-{number}");
+            create_at_last(node, &topic);
+            made.insert(topic);
+        }
+        nodes[gone].start_again();
+        // What it has missed it has by the time that it serves.
+        assert!(topics(&nodes[gone]).is_superset(&made), "{:?}", topics(&nodes[gone]));
+    }
+    nodes.into_iter().for_each(|mut node| node.stop());
+}
+
+/// What was applied was committed: a start must not take partitions for unknown that it has logs of.
+#[test]
+fn all_nodes_are_killed_at_once_and_nothing_is_lost() {
+    let mut nodes = three();
+    for round in 0..3 {
+        let topic = format!("round-{round}");
+        assert_eq!(create(&nodes[round], &topic, 1), None);
+        let mut client = Client::connect(&nodes[round]);
+        for partition in 0..PARTITIONS {
+            client.produce(&topic, partition, &Batch::of(&[format!("{topic} {partition}")], 1));
+        }
+        nodes.iter_mut().for_each(Broker::kill);
+        nodes.iter_mut().for_each(Broker::begin_start);
+        nodes.iter().for_each(|node| drop(node.wait_until_ready()));
+        let mut client = Client::connect(&nodes[round]);
+        for topic in (0..=round).map(|round| format!("round-{round}")) {
+            for partition in 0..PARTITIONS {
+                assert_eq!(client.read_all(&topic, partition).len(), 1, "{topic}-{partition}");
+            }
+        }
+        for node in &nodes {
+            assert!(!node.log().contains("\"level\":\"ERROR\""), "{}", node.log());
+        }
+    }
+    nodes.into_iter().for_each(|mut node| node.stop());
+}
+
+#[test]
+fn who_leads_hands_over_before_it_stops() {
+    let mut nodes = three();
+    let first = leader(&nodes[0]);
+    let at = usize::try_from(first - 1).expect("nodes are counted from one");
+    nodes[at].stop();
+    assert!(!nodes[at].log().contains("\"level\":\"ERROR\""), "{}", nodes[at].log());
+    let other = &nodes[(at + 1) % 3];
+    assert_eq!(create(other, "after", 1), None, "nobody has to be waited for");
+    assert_ne!(leader(other), first);
+    nodes[at].start_again();
+    assert!(topics(&nodes[at]).contains("after"));
+    nodes.into_iter().for_each(|mut node| node.stop());
+}
+
+#[test]
+fn who_does_not_belong_there_is_refused() {
+    let mut first = Broker::start_with(options().in_cluster(1, &[]));
+    let said = Broker::not_started(options().in_cluster(1, &[&first])).start_refused();
+    assert!(said.contains("is node 1 too: choose another --node-id"), "{said}");
+    let mut second = Broker::start_with(options().in_cluster(2, &[&first]));
+    // Another directory is another member, which may lack what this one has acknowledged.
+    second.kill();
+    std::fs::remove_dir_all(second.data_dir()).expect("it is there");
+    let said = second.start_refused();
+    assert!(said.contains("is a member of the quorum with another data directory"), "{said}");
+    first.stop();
+    // Nor does one of them begin anew where its metadata are gone.
+    let aside = first.scratch().join("metadata");
+    std::fs::rename(first.data_dir().join("metadata"), &aside).expect("it is there");
+    let said = first.start_refused();
+    assert!(said.contains("are gone"), "{said}");
+    let empty = first.data_dir().join("metadata");
+    std::fs::remove_dir_all(&empty).expect("a start has made it");
+    std::fs::rename(&aside, &empty).expect("it is there");
+    // A node of several is not started without the others.
+    let mut alone = Command::new(binary());
+    alone.arg("start").arg("--data-dir").arg(first.data_dir());
+    alone.args(["--node-id", "1", "--listen", &first.bootstrap(), "--admin-listen", "none", "--cores", "1"]);
+    let output = alone.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("is that of several nodes"), "{said}");
+    // Nor on a directory that is empty because it is not mounted.
+    let mut lost = Command::new(binary());
+    lost.arg("start").arg("--data-dir").arg(first.scratch().join("not-mounted"));
+    lost.args(["--node-id", "1", "--listen", &first.bootstrap(), "--admin-listen", "none", "--cores", "1"]);
+    lost.args(["--peer-listen", &first.peer_address()]);
+    let output = lost.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("odradek cluster create"), "{said}");
+}
+
+/// Whatever comes to the port for other nodes costs its connection and nothing else.
+#[test]
+fn garbage_from_other_nodes_closes_its_connection() {
+    let mut node = Broker::start_with(options().in_cluster(1, &[]));
+    let frames: [&[u8]; 4] = [
+        b"GET / HTTP/1.1\r\n\r\n and more than the header of a frame has room for",
+        &[0; 64],
+        b"ODRK\x01\x01\x01\x00 a header whose checksum is wrong, and then some",
+        b"",
+    ];
+    for frame in frames {
+        let mut stream = TcpStream::connect(node.peer_address()).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("it is not zero");
+        stream.write_all(frame).expect("it is taken");
+        if frame.is_empty() {
+            stream.shutdown(Shutdown::Write).expect("it is open");
+        }
+        let mut answer = Vec::new();
+        // A connection that is closed with something unread is reset.
+        let read = stream.read_to_end(&mut answer).map_err(|error| error.kind());
+        assert!(matches!(read, Ok(0) | Err(ErrorKind::ConnectionReset)), "{read:?}, {answer:?}");
+    }
+    assert!(node.log().contains("no frame of ours"), "{}", node.log());
+    assert!(node.log().contains("the checksum of the header is wrong"), "{}", node.log());
+    assert_eq!(create(&node, "still-there", 1), None);
+    node.stop();
+}
+
+/// A node whose data directory is lost is replaced by an empty one once its member was taken out.
+#[test]
+fn a_node_is_replaced_by_an_empty_one() {
+    let mut nodes = three();
+    assert_eq!(create(&nodes[0], "kept", 1), None);
+    let voter = |node: &Broker, change: &str, id: &str| run(node, &["cluster", "voter", change, id]);
+    let refused = voter(&nodes[0], "remove", "3").expect_err("it runs");
+    assert!(refused.contains("node 3 is running"), "{refused}");
+    let refused = voter(&nodes[0], "remove", "4").expect_err("there is none");
+    assert!(refused.contains("VOTER_NOT_FOUND"), "{refused}");
+    let refused = voter(&nodes[1], "add", "3").expect_err("it has one");
+    assert!(refused.contains("DUPLICATE_VOTER"), "{refused}");
+    nodes[2].kill();
+    std::fs::remove_dir_all(nodes[2].data_dir()).expect("it is there");
+    wait_for("the node to be missed", || voter(&nodes[0], "remove", "3").ok());
+    assert_eq!(voters(&nodes[1]), [1, 2].into());
+    nodes[2].start_again();
+    wait_for("three votes", || (voters(&nodes[2]) == [1, 2, 3].into()).then_some(()));
+    assert!(topics(&nodes[2]).contains("kept"));
+    // The two that are left of three decide, the new one among them.
+    nodes[0].kill();
+    create_at_last(&nodes[2], "after");
+    nodes[0].start_again();
+    assert!(topics(&nodes[0]).contains("after"));
+    nodes.into_iter().for_each(|mut node| node.stop());
+}
+
+/// With three votes a fourth node follows; an operator may give it one.
+#[test]
+fn more_nodes_than_votes_follow_until_they_are_given_one() {
+    let mut nodes = three();
+    let fourth = Broker::start_with(options().in_cluster(4, &[&nodes[1]]));
+    nodes.push(fourth);
+    assert_eq!(voters(&nodes[3]), [1, 2, 3].into());
+    assert_eq!(create(&nodes[3], "by-an-observer", 1), None);
+    assert!(topics(&nodes[3]).contains("by-an-observer"));
+    wait_for("a vote", || run(&nodes[3], &["cluster", "voter", "add", "4"]).ok());
+    assert_eq!(voters(&nodes[0]), [1, 2, 3, 4].into());
+    nodes.into_iter().for_each(|mut node| node.stop());
+}
