@@ -26,7 +26,7 @@ pub struct Greeting {
     pub shards: Option<(ShardId, ShardId)>,
 }
 
-/// What is asked of the node that leads the metadata quorum.
+/// What is asked of the node that leads the metadata quorum, or that leads a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuestionKind {
     /// The metadata are to say this of a node.
@@ -51,6 +51,10 @@ pub enum QuestionKind {
     Heartbeat,
     AlterPartitions,
     UnregisterBroker,
+    /// Of the coordinator of a transaction.
+    VerifyTransaction,
+    /// Of leaders of partitions in which one has ended.
+    WriteMarkers,
 }
 
 /// Of a partition: in which log directory of a node it was found.
@@ -104,7 +108,7 @@ pub struct Answer {
 }
 
 /// The kinds of questions, as both sides name them.
-const QUESTIONS: [(QuestionKind, fb::QuestionKind); 19] = [
+const QUESTIONS: [(QuestionKind, fb::QuestionKind); 21] = [
     (QuestionKind::Register, fb::QuestionKind::Register),
     (QuestionKind::CreateTopics, fb::QuestionKind::CreateTopics),
     (QuestionKind::DeleteTopics, fb::QuestionKind::DeleteTopics),
@@ -124,6 +128,8 @@ const QUESTIONS: [(QuestionKind, fb::QuestionKind); 19] = [
     (QuestionKind::Heartbeat, fb::QuestionKind::Heartbeat),
     (QuestionKind::AlterPartitions, fb::QuestionKind::AlterPartitions),
     (QuestionKind::UnregisterBroker, fb::QuestionKind::UnregisterBroker),
+    (QuestionKind::VerifyTransaction, fb::QuestionKind::VerifyTransaction),
+    (QuestionKind::WriteMarkers, fb::QuestionKind::WriteMarkers),
 ];
 
 /// What a start has found of the logs.

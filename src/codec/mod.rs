@@ -15,4 +15,5 @@ pub mod record_batch;
 pub mod records;
 pub mod replication;
 pub mod transaction_record;
+pub mod transactions;
 pub mod wire;

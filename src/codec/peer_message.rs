@@ -66,6 +66,10 @@ pub enum MessageError {
     UnexpectedPayload,
     #[error("question {0} is unknown")]
     Question(u8),
+    #[error("nobody has producer id {0} with epoch {1}")]
+    Producer(i64, i16),
+    #[error("version {0} of transactions is unknown")]
+    TransactionVersion(u8),
     #[error("a table where none belongs")]
     UnexpectedTable,
 }

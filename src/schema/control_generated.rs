@@ -10,10 +10,10 @@ pub mod control {
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_QUESTION_KIND: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_QUESTION_KIND: u8 = 18;
+pub const ENUM_MAX_QUESTION_KIND: u8 = 20;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_QUESTION_KIND: [QuestionKind; 19] = [
+pub const ENUM_VALUES_QUESTION_KIND: [QuestionKind; 21] = [
   QuestionKind::Register,
   QuestionKind::CreateTopics,
   QuestionKind::DeleteTopics,
@@ -33,6 +33,8 @@ pub const ENUM_VALUES_QUESTION_KIND: [QuestionKind; 19] = [
   QuestionKind::Heartbeat,
   QuestionKind::AlterPartitions,
   QuestionKind::UnregisterBroker,
+  QuestionKind::VerifyTransaction,
+  QuestionKind::WriteMarkers,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -59,9 +61,11 @@ impl QuestionKind {
   pub const Heartbeat: Self = Self(16);
   pub const AlterPartitions: Self = Self(17);
   pub const UnregisterBroker: Self = Self(18);
+  pub const VerifyTransaction: Self = Self(19);
+  pub const WriteMarkers: Self = Self(20);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 18;
+  pub const ENUM_MAX: u8 = 20;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Register,
     Self::CreateTopics,
@@ -82,6 +86,8 @@ impl QuestionKind {
     Self::Heartbeat,
     Self::AlterPartitions,
     Self::UnregisterBroker,
+    Self::VerifyTransaction,
+    Self::WriteMarkers,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -105,6 +111,8 @@ impl QuestionKind {
       Self::Heartbeat => Some("Heartbeat"),
       Self::AlterPartitions => Some("AlterPartitions"),
       Self::UnregisterBroker => Some("UnregisterBroker"),
+      Self::VerifyTransaction => Some("VerifyTransaction"),
+      Self::WriteMarkers => Some("WriteMarkers"),
       _ => None,
     }
   }
@@ -1101,7 +1109,8 @@ impl ::core::fmt::Debug for MutationLimit<'_> {
 pub enum QuestionOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
-/// Asked of the node that leads the metadata quorum. `number`: on this connection, for the answer. `version`: of the
+/// Asked of the node that leads the metadata quorum; `VerifyTransaction` of the one that leads the partition of the
+/// transaction's coordinator, `WriteMarkers` of the one that leads theirs (`transactions.fbs`). `number`: on this connection, for the answer. `version`: of the
 /// Kafka request that is the payload, if one is. `AppliedIndex` asks for nothing but that. Of `Register` the payload is
 /// a `metadata.Entry` with the node, and `registration` says what has started; of one that would replace another than
 /// the current one the answer is a `Registered`; of `Heartbeat` and `AlterPartitions` it

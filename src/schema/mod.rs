@@ -1,8 +1,8 @@
 //! Code generated from `schemas/*.fbs` by `schemas/generate`. Never edited by hand.
 //!
 //! It reads and writes bytes; what they mean is decided by the modules that own the records
-//! (`cluster::encoding`, `cluster::quorum`, `codec::replication`, `codec::control`). Bytes from disk or a peer pass
-//! the verifier there before any accessor.
+//! (`cluster::encoding`, `cluster::quorum`, `codec::replication`, `codec::control`, `codec::transactions`). Bytes from
+//! disk or a peer pass the verifier there before any accessor.
 
 #[rustfmt::skip]
 macro_rules! generated {
@@ -26,8 +26,10 @@ generated!(control_generated);
 generated!(metadata_generated);
 generated!(quorum_generated);
 generated!(replication_generated);
+generated!(transactions_generated);
 
 pub use control_generated::control;
 pub use metadata_generated::metadata;
 pub use quorum_generated::quorum;
 pub use replication_generated::replication;
+pub use transactions_generated::transactions;

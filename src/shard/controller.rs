@@ -20,6 +20,7 @@ use crate::group::GROUPS_TOPIC;
 use crate::quota::bucket::Buckets;
 use crate::shard::Shard;
 use crate::shard::message::{Reply, Request};
+use crate::shard::peers::Peers;
 use crate::shard::peers::forwarding::forward;
 use crate::shard::quorum::{MetadataQuorum, voters};
 use crate::txn::TRANSACTIONS_TOPIC;
@@ -139,6 +140,11 @@ pub struct Controller {
 impl Controller {
     pub fn new(quorum: Rc<MetadataQuorum>) -> Rc<Controller> {
         Rc::new(Controller { quorum, mutations: RefCell::default() })
+    }
+
+    /// Other nodes, of one that has any.
+    pub fn peers(&self) -> Option<Rc<Peers>> {
+        self.quorum.peers()
     }
 }
 

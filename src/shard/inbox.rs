@@ -76,6 +76,7 @@ async fn answer(shard: &Rc<Shard>, peer: ShardId, request: Request) -> Reply {
         }
         Request::Telemetry(call) => Reply::Telemetry(telemetry::call_local(shard, *call).await),
         Request::WriteMarkers(items) => Reply::WriteMarkers(markers::write_local(shard, &items).await),
+        Request::AskNode(node, call) => Reply::AskNode(transactions::pass_on(shard, node, call).await),
         Request::LendConnections => Reply::LendConnections(shard.lend_connections()),
         Request::Control(request) => Reply::Control(controller::execute(shard, request).await),
         Request::Produce(_) | Request::Unwatch { .. } | Request::Apply(_) => {

@@ -15,10 +15,10 @@ use crate::shard::controller::{ControlReply, ControlRequest};
 use crate::shard::groups::{GroupCall, GroupReply};
 use crate::shard::replication::feed::FollowerShard;
 use crate::shard::telemetry::{TelemetryCall, TelemetryReply};
-use crate::shard::transactions::{ListFilter, TransactionCall, TransactionReply};
+use crate::shard::transactions::{ListFilter, NodeCall, NodeReply, TransactionCall, TransactionReply};
 use crate::txn::coordinator::Listed;
 use crate::types::{
-    CoordinatorEpoch, LeaderEpoch, LogDirIndex, Offset, Timestamp, TopicPartition, TransactionVersion,
+    CoordinatorEpoch, LeaderEpoch, LogDirIndex, NodeId, Offset, Timestamp, TopicPartition, TransactionVersion,
 };
 use bytes::Bytes;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
@@ -76,6 +76,8 @@ pub enum Request {
     LogSizes(Option<BTreeSet<TopicPartition>>),
     /// From a transaction's coordinator: it has ended in these partitions.
     WriteMarkers(Vec<MarkerItem>),
+    /// To shard 0: another node is to be asked.
+    AskNode(NodeId, NodeCall),
     /// Some of the connections that the receiver may have and has not.
     LendConnections,
     /// To the controller's shard.
@@ -98,6 +100,7 @@ pub enum Reply {
     DescribeProducers(Vec<DescribeProducersOutcome>),
     LogSizes(Vec<LogSize>),
     WriteMarkers(Vec<MarkerOutcome>),
+    AskNode(NodeReply),
     /// How many the asking shard may have more.
     LendConnections(usize),
     Control(ControlReply),

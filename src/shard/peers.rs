@@ -27,12 +27,13 @@ pub mod socket;
 
 use crate::cluster::quorum::members::PeerId;
 use crate::cluster::quorum::message::Message;
-use crate::codec::control::{Answer, Greeting, Question};
+use crate::codec::control::{Answer, Greeting, Question, QuestionKind};
 use crate::codec::error_code::ErrorCode;
 use crate::codec::peer_message::{PEER_VERSION_MAX, PEER_VERSION_MIN, PeerMessage};
 use crate::config::HostPort;
 use crate::metrics::ShardMetrics;
 use crate::shard::clock::Clock;
+use crate::shard::peers::forwarding::question;
 use crate::shard::peers::link::{Link, Outgoing};
 use crate::shard::quorum::MetadataQuorum;
 use crate::shard::side_thread::SideThread;
@@ -69,14 +70,23 @@ pub struct Introduction {
 pub struct Peers {
     introduction: Introduction,
     cluster: Uuid,
-    /// By address. As many as there are nodes and seeds, and have been at other addresses since the start.
-    links: RefCell<BTreeMap<HostPort, Rc<Link>>>,
+    /// As many for each topic of conversation as there are nodes and seeds, and have been at other addresses since the
+    /// start.
+    links: RefCell<BTreeMap<(Talk, HostPort), Rc<Link>>>,
     /// Where members have said that they are reached: newer than what the metadata say.
     told: RefCell<BTreeMap<PeerId, HostPort>>,
     /// Names of hosts are looked up there.
     lookups: Rc<SideThread>,
     /// Whom messages are for.
     quorum: Weak<MetadataQuorum>,
+}
+
+/// What a connection is for: answers that take their time hold up no others.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Talk {
+    Metadata,
+    /// With their coordinators, and of these with leaders.
+    Transactions,
 }
 
 /// Why a question was not answered.
@@ -138,6 +148,12 @@ impl Peers {
         self.quorum.upgrade()?.with_image(|image| image.node(peer.node())?.peer.clone())
     }
 
+    /// The same of a broker, whichever member of the quorum it is, if any.
+    fn address_of_node(&self, node: NodeId) -> Option<HostPort> {
+        let registered = self.quorum.upgrade()?.with_image(|image| image.node(node)?.peer.clone());
+        registered.filter(|_| node != self.me().node())
+    }
+
     /// Everybody who may know who leads.
     fn known_addresses(&self) -> Vec<HostPort> {
         let mut known: Vec<HostPort> = self.told.borrow().values().cloned().collect();
@@ -155,14 +171,9 @@ impl Peers {
         known
     }
 
-    fn link(&self, address: &HostPort) -> Rc<Link> {
-        let mut links = self.links.borrow_mut();
-        if let Some(link) = links.get(address) {
-            return link.clone();
-        }
-        let link = Link::start(address.clone(), self.quorum.clone());
-        links.insert(address.clone(), link.clone());
-        link
+    fn link(&self, talk: Talk, address: &HostPort) -> Rc<Link> {
+        let start = || Link::start(address.clone(), self.quorum.clone());
+        self.links.borrow_mut().entry((talk, address.clone())).or_insert_with(start).clone()
     }
 
     /// Sends a message of the quorum, or loses it.
@@ -183,7 +194,7 @@ impl Peers {
         PeerMessage::Quorum.encode(PEER_VERSION_MAX, [&payload[..]], &mut frame);
         frame.extend(payload);
         let outgoing = Outgoing::Message { to: message.to, kind: message.kind(), frame };
-        self.link(&address).push(outgoing);
+        self.link(Talk::Metadata, &address).push(outgoing);
     }
 
     /// Asks whom this node takes for the leader of the quorum, once; `None` without an answer in that time.
@@ -194,8 +205,20 @@ impl Peers {
         time_max: Duration,
     ) -> Option<(Answer, Vec<u8>)> {
         let leader = self.quorum.upgrade()?.leader().filter(|leader| *leader != self.me())?;
-        let link = self.link(&self.address_of(leader)?);
+        let link = self.link(Talk::Metadata, &self.address_of(leader)?);
         link.ask(question, payload, time_max).await.ok()
+    }
+
+    /// Asks a node about transactions; `None` without an answer in that time.
+    pub async fn ask_node(
+        &self,
+        node: NodeId,
+        kind: QuestionKind,
+        payload: &[u8],
+        time_max: Duration,
+    ) -> Option<(Answer, Vec<u8>)> {
+        let link = self.link(Talk::Transactions, &self.address_of_node(node)?);
+        link.ask(&question(kind, self.me()), payload, time_max).await.ok()
     }
 
     /// Asks whoever leads the quorum, and waits until this node has applied what the answer speaks of.
@@ -221,7 +244,7 @@ impl Peers {
                 return Err(ErrorCode::NotController);
             }
             if let Some(address) = address {
-                let link = self.link(&address);
+                let link = self.link(Talk::Metadata, &address);
                 let time_max = if is_repeatable { TRY_TIME_MAX } else { ANSWER_TIME_MAX };
                 match link.ask(question, payload, time_max.min(ANSWER_TIME_MAX - waited)).await {
                     Ok((answer, _)) if answer.error == ErrorCode::NotController.code() => {

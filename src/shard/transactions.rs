@@ -12,12 +12,15 @@
 //! | `coordinating.rs` | what a coordinator of transactions is to its shard: writes, effects, the replay |
 //! | `mark.rs` | writes the markers of a transaction that is decided |
 //! | `ask.rs` | asks a coordinator, wherever it is: for clients, for partitions and for groups |
+//! | `elsewhere.rs` | coordinators and partitions of other nodes |
 
 mod ask;
 mod coordinating;
+mod elsewhere;
 mod mark;
 
 pub use ask::{Verifier, ask};
+pub use elsewhere::{NodeCall, NodeReply, answer as answer_node, pass_on};
 
 use crate::codec::error_code::ErrorCode;
 use crate::codec::transaction_record::{PartitionNames, TransactionState, TransactionValue};

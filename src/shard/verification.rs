@@ -7,24 +7,13 @@
 
 use crate::codec::error_code::ErrorCode;
 use crate::codec::record_batch::BatchProducer;
+use crate::codec::transactions::VerificationQuestion;
 use crate::log::producers::verification::VerificationNeed;
 use crate::shard::Shard;
 use crate::shard::message::{ClaimKind, ProduceOutcome, TransactionClaim};
 use crate::shard::replica::{Replica, refused_sequence};
-use crate::types::{ProducerEpoch, ProducerId, TopicPartition, TransactionVersion};
 use futures::future::LocalBoxFuture;
 use std::rc::Rc;
-
-/// What a transaction's coordinator is asked: whether the partition is part of the transaction that this
-/// producer has open. In version 2 it may add the partition to it, and then say yes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VerificationQuestion {
-    pub transactional_id: Rc<str>,
-    pub producer: ProducerId,
-    pub epoch: ProducerEpoch,
-    pub partition: TopicPartition,
-    pub version: TransactionVersion,
-}
 
 /// Asks transactions' coordinators, on whatever shard or node they are.
 ///
@@ -68,7 +57,7 @@ pub async fn verify(
         };
         if let Some(verifier) = verifier.as_ref().filter(|_| is_asked) {
             let answered = verifier.verify(VerificationQuestion {
-                transactional_id: claim.transactional_id.as_str().into(),
+                transactional_id: claim.transactional_id.clone(),
                 producer: batch.id,
                 epoch: batch.epoch,
                 partition: replica.id,

@@ -251,6 +251,13 @@ pub const TRANSACTION_ADDITION_TIME_MAX: Duration = Duration::from_millis(100);
 /// How long until markers that could not be written are tried again: from the first to the last.
 pub const MARKER_RETRY_TIMES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
+/// How long another node may take to write markers; they are tried again after it.
+pub const MARKER_ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long a transaction's coordinator on another node may take to confirm a partition; the producer comes again
+/// after it.
+pub const VERIFICATION_ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
+
 /// Producers that one core describes in one answer, some 60 bytes each.
 pub const PRODUCERS_DESCRIBED_MAX: usize = 200_000;
 

@@ -30,13 +30,13 @@ use odradek_test_harness::{
 use crate::administration::{BROKER, set};
 use crate::now_ms;
 
-const TOPIC: &str = "transfers";
-const PARTITIONS: i32 = 4;
+pub const TOPIC: &str = "transfers";
+pub const PARTITIONS: i32 = 4;
 const ID: &str = "teller";
 const GROUP: &str = "clerks";
 
 const GROUPS: i8 = 0;
-const TRANSACTIONS: i8 = 1;
+pub const TRANSACTIONS: i8 = 1;
 const INIT: i16 = 5;
 const FIND: i16 = 3;
 /// The last version that adds partitions for a client.
@@ -45,13 +45,13 @@ const ADD_OFFSETS: i16 = 4;
 
 /// Which version of transactions a producer uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
+pub enum Version {
     One,
     Two,
 }
 
 impl Version {
-    const BOTH: [Version; 2] = [Version::One, Version::Two];
+    pub const BOTH: [Version; 2] = [Version::One, Version::Two];
 
     fn produce(self) -> i16 {
         if self == Version::One { 11 } else { 12 }
@@ -82,7 +82,7 @@ fn options(routing: Routing) -> Options {
         .set("transaction.abort.timed.out.transaction.cleanup.interval.ms", "100")
 }
 
-fn coordinator(port: u16, key_type: i8, key: &str) -> u16 {
+pub fn coordinator(port: u16, key_type: i8, key: &str) -> u16 {
     wait_for("a coordinator", || {
         let request = FindCoordinatorRequest::default().with_key(text(key)).with_key_type(key_type);
         let response = Connection::open(port).call(FIND, &request);
@@ -91,7 +91,7 @@ fn coordinator(port: u16, key_type: i8, key: &str) -> u16 {
 }
 
 /// A transactional producer.
-struct Producer {
+pub struct Producer {
     id: String,
     version: Version,
     coordinator: Connection,
@@ -102,7 +102,7 @@ struct Producer {
 }
 
 impl Producer {
-    fn new(broker: &Broker, id: &str, version: Version) -> Producer {
+    pub fn new(broker: &Broker, id: &str, version: Version) -> Producer {
         let coordinator = Connection::open(coordinator(broker.port(), TRANSACTIONS, id));
         let client = Client::connect(broker);
         let producer = BatchProducer { id: -1, epoch: -1, sequence: 0 };
@@ -125,14 +125,16 @@ impl Producer {
         error(response.error_code)
     }
 
-    fn init(mut self) -> Producer {
+    pub fn init(mut self) -> Producer {
         wait_for("a producer id", || {
             let error = self.try_init(60_000);
             assert!(
                 matches!(
                     error,
                     None | Some(
-                        ResponseError::ConcurrentTransactions | ResponseError::CoordinatorLoadInProgress
+                        ResponseError::ConcurrentTransactions
+                            | ResponseError::CoordinatorLoadInProgress
+                            | ResponseError::NotCoordinator
                     )
                 ),
                 "{error:?}"
@@ -178,7 +180,7 @@ impl Producer {
     }
 
     /// As a client does: in version 1 the partition is added first. Markers may still be on their way.
-    fn write(&mut self, partition: i32, value: &str) {
+    pub fn write(&mut self, partition: i32, value: &str) {
         wait_for("a write", || {
             if self.version == Version::One {
                 match self.add(&[partition]) {
@@ -189,10 +191,20 @@ impl Producer {
             }
             match self.try_write(partition, value) {
                 None => Some(()),
-                Some(ResponseError::ConcurrentTransactions | ResponseError::NotEnoughReplicas) => None,
+                Some(
+                    ResponseError::ConcurrentTransactions
+                    | ResponseError::NotEnoughReplicas
+                    | ResponseError::NotLeaderOrFollower,
+                ) => None,
                 error => panic!("{error:?}"),
             }
         });
+    }
+
+    /// Without waiting for the answer.
+    pub fn send_end(&mut self, commits: bool) {
+        let request = self.end_request(commits);
+        self.coordinator.send(self.version.end(), &request).expect("it is sent");
     }
 
     fn end_request(&self, commits: bool) -> EndTxnRequest {
@@ -203,7 +215,7 @@ impl Producer {
             .with_committed(commits)
     }
 
-    fn try_end(&mut self, commits: bool) -> Option<ResponseError> {
+    pub fn try_end(&mut self, commits: bool) -> Option<ResponseError> {
         let request = self.end_request(commits);
         let response = self.coordinator.call(self.version.end(), &request);
         if response.error_code == 0 && self.version == Version::Two {
@@ -212,12 +224,12 @@ impl Producer {
         error(response.error_code)
     }
 
-    fn end(&mut self, commits: bool) {
+    pub fn end(&mut self, commits: bool) {
         assert_eq!(self.try_end(commits), None);
     }
 
     /// Commits an offset of the topic's partition 0 as part of the transaction.
-    fn commit_offset(&mut self, offset: i64) -> Option<ResponseError> {
+    pub fn commit_offset(&mut self, offset: i64) -> Option<ResponseError> {
         if self.version == Version::One {
             let request = AddOffsetsToTxnRequest::default()
                 .with_transactional_id(self.transactional_id())
@@ -250,7 +262,7 @@ impl Producer {
 }
 
 /// What a reader of committed records gets of a partition, aborted ones left out.
-fn committed(broker: &Broker, partition: i32) -> Vec<String> {
+pub fn committed(broker: &Broker, partition: i32) -> Vec<String> {
     let mut client = Client::connect(broker);
     let mut request = Client::fetch_request(TOPIC, partition, 0);
     request.isolation_level = 1;
@@ -266,7 +278,7 @@ fn committed(broker: &Broker, partition: i32) -> Vec<String> {
 }
 
 /// Until the transaction of an id has come to its end.
-fn wait_for_state(broker: &Broker, id: &str, state: &str) {
+pub fn wait_for_state(broker: &Broker, id: &str, state: &str) {
     wait_for(&format!("{id} to be {state}"), || {
         let request =
             DescribeTransactionsRequest::default().with_transactional_ids(vec![TransactionalId(text(id))]);
@@ -277,7 +289,7 @@ fn wait_for_state(broker: &Broker, id: &str, state: &str) {
 }
 
 /// The committed offset of partition 0, or why there is none.
-fn fetch_offset(broker: &Broker, require_stable: bool) -> Result<i64, ResponseError> {
+pub fn fetch_offset(broker: &Broker, require_stable: bool) -> Result<i64, ResponseError> {
     let topic =
         OffsetFetchRequestTopics::default().with_name(topic_name(TOPIC)).with_partition_indexes(vec![0]);
     let group =
@@ -363,8 +375,7 @@ fn a_kill_leaves_every_transaction_with_one_outcome() {
                     expected.push((value, Some(commits)));
                 } else {
                     // Nobody hears how this one ends.
-                    let request = producer.end_request(commits);
-                    producer.coordinator.send(version.end(), &request).expect("it is sent");
+                    producer.send_end(commits);
                     std::thread::sleep(Duration::from_micros(round * 700));
                     expected.push((value, (!commits).then_some(false)));
                 }

@@ -16,6 +16,7 @@ use crate::codec::error_code::ErrorCode;
 use crate::config::quota::{QuotaLimit, QuotaScope};
 use crate::shard::controller::{ControlReply, ControlRequest, InternalState, MutationLimit, execute_here};
 use crate::shard::quorum::MetadataQuorum;
+use crate::shard::transactions;
 use crate::types::{DirectoryId, NodeId, TopicPartition};
 use bytes::Bytes;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
@@ -132,6 +133,14 @@ pub async fn answer(quorum: &Rc<MetadataQuorum>, question: &Question, payload: &
             Ok(_) => (ErrorCode::InvalidRequest, Bytes::new(), "the heartbeat of another node".to_owned()),
             Err(error) => (ErrorCode::InvalidRequest, Bytes::new(), error.to_string()),
         },
+        QuestionKind::VerifyTransaction | QuestionKind::WriteMarkers => {
+            let answered = match quorum.attached() {
+                Some(shard) => transactions::answer_node(&shard, question.kind, payload).await,
+                None => Some((ErrorCode::CoordinatorNotAvailable, Bytes::new())), // It still starts.
+            };
+            let (code, payload) = answered.unwrap_or((ErrorCode::InvalidRequest, Bytes::new()));
+            (code, payload, String::new())
+        }
         _ => match (quorum.attached(), decode_request(question, payload)) {
             (_, Err(error)) => {
                 tracing::warn!(%error, kind = ?question.kind, "a question of another node cannot be read");
@@ -252,7 +261,11 @@ fn decode_request(question: &Question, payload: &[u8]) -> Result<ControlRequest,
         Some(MutationLimit { scope, limit: QuotaLimit::new(limit.rate)?, is_strict: limit.is_strict })
     });
     Ok(match question.kind {
-        QuestionKind::Register | QuestionKind::AppliedIndex | QuestionKind::Heartbeat => {
+        QuestionKind::Register
+        | QuestionKind::AppliedIndex
+        | QuestionKind::Heartbeat
+        | QuestionKind::VerifyTransaction
+        | QuestionKind::WriteMarkers => {
             return Err(Malformed("nothing of the controller".to_owned()));
         }
         QuestionKind::CreateTopics => {
@@ -338,7 +351,11 @@ fn encode_reply(quorum: &MetadataQuorum, reply: &ControlReply, version: i16) -> 
 
 fn decode_reply(kind: QuestionKind, version: i16, payload: &[u8]) -> Result<ControlReply, Malformed> {
     Ok(match kind {
-        QuestionKind::Register | QuestionKind::AppliedIndex | QuestionKind::Heartbeat => {
+        QuestionKind::Register
+        | QuestionKind::AppliedIndex
+        | QuestionKind::Heartbeat
+        | QuestionKind::VerifyTransaction
+        | QuestionKind::WriteMarkers => {
             return Err(Malformed("nothing of the controller".to_owned()));
         }
         QuestionKind::CreateTopics => ControlReply::CreateTopics(decode(payload, version)?),

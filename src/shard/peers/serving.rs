@@ -24,8 +24,8 @@ use std::time::Duration;
 /// Questions of one connection that are being answered; past it no more are read.
 const QUESTIONS_MAX: usize = 256;
 
-/// Connections of other nodes at a time: one of each, and those that a node has just lost.
-const CONNECTIONS_MAX: usize = 2 * QUORUM_MEMBERS_MAX;
+/// Connections of other nodes at a time: two of each, and those that a node has just lost.
+const CONNECTIONS_MAX: usize = 4 * QUORUM_MEMBERS_MAX;
 
 /// Lives: with its connection.
 #[derive(Default)]

@@ -5,6 +5,7 @@ use super::*;
 use crate::codec::control_record::{EndMarker, TransactionOutcome};
 use crate::codec::record_batch::{BatchHeader, Compression, restamp, write_batch};
 use crate::codec::records::{NewRecord, write_record};
+use crate::codec::transactions::VerificationQuestion;
 use crate::group::{Answer, Caller};
 use crate::log::final_state::FinalStateWriter;
 use crate::log::producers::verification::VerificationNeed;
@@ -18,7 +19,7 @@ use crate::shard::groups::{self, GroupCall, GroupReply, GroupRequest, Stability}
 use crate::shard::markers;
 use crate::shard::message::{ClaimKind, DescribeProducersItem, MarkerItem, TransactionClaim};
 use crate::shard::stores::Stores;
-use crate::shard::verification::{TransactionVerifier, VerificationQuestion};
+use crate::shard::verification::TransactionVerifier;
 use crate::types::{CoordinatorEpoch, Timestamp, TransactionVersion};
 use futures::future::{FutureExt, LocalBoxFuture};
 use kafka_protocol::messages::offset_commit_request::{

@@ -2,11 +2,13 @@
 
 use crate::codec::error_code::ErrorCode;
 use crate::codec::transaction_record::PartitionNames;
+use crate::codec::transactions::VerificationQuestion;
 use crate::shard::Shard;
 use crate::shard::coordinators;
 use crate::shard::message::{Reply, Request};
+use crate::shard::transactions::elsewhere::{NodeCall, ask_node};
 use crate::shard::transactions::{TransactionCall, TransactionReply, TransactionRequest, call_local};
-use crate::shard::verification::{TransactionVerifier, VerificationQuestion};
+use crate::shard::verification::TransactionVerifier;
 use crate::txn::transaction::Addition;
 use crate::txn::{Answer, TRANSACTIONS_TOPIC, Writer};
 use crate::types::{ShardId, TopicPartition, TransactionVersion};
@@ -53,15 +55,34 @@ impl TransactionVerifier for Verifier {
     }
 }
 
+/// On whatever node it is.
 async fn verify(shard: &Rc<Shard>, question: VerificationQuestion) -> Result<(), ErrorCode> {
-    let id = &question.transactional_id;
-    if coordinators::partition_of(shard, TRANSACTIONS_TOPIC, id).is_none() {
-        return Err(ErrorCode::InvalidProducerIdMapping); // There never was a transaction.
+    let Some(state) = coordinators::partition_of(shard, TRANSACTIONS_TOPIC, &question.transactional_id)
+    else {
+        // There never was a transaction; or the coordinator is another node, and this one has not heard of it.
+        let is_alone = shard.image.borrow().nodes().nth(1).is_none();
+        return Err(match is_alone {
+            true => ErrorCode::InvalidProducerIdMapping,
+            false => ErrorCode::CoordinatorNotAvailable,
+        });
+    };
+    let leader = shard.image.borrow().partition(state).and_then(|state| state.leader);
+    match leader {
+        Some(node) if node != shard.node => {
+            let answered = ask_node(shard, node, NodeCall::Verify(question)).await;
+            answered.into_iter().find(|error| error.is_error()).map_or(Ok(()), Err)
+        }
+        _ => verify_here(shard, question).await,
     }
-    let place = coordinators::locate(shard, TRANSACTIONS_TOPIC, id)?;
+}
+
+/// On this node.
+pub async fn verify_here(shard: &Rc<Shard>, question: VerificationQuestion) -> Result<(), ErrorCode> {
+    let place = coordinators::locate(shard, TRANSACTIONS_TOPIC, &question.transactional_id)?;
     let partitions: PartitionNames = {
         let image = shard.image.borrow();
-        let topic = image.topic(question.partition.topic).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        // Who leads it has heard of it before this node.
+        let topic = image.topic(question.partition.topic).ok_or(ErrorCode::CoordinatorLoadInProgress)?;
         [(&*topic.name, question.partition.partition.to_wire())].into_iter().collect()
     };
     let writer = Writer { producer: question.producer, epoch: question.epoch };
