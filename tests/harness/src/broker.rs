@@ -393,9 +393,11 @@ fn tests_directory() -> PathBuf {
     build_directory().join("tmp")
 }
 
-/// The directory of the running test's build, `target/PROFILE`. Found by its place and not by
-/// cargo's `CACHEDIR.TAG`: cargo marks only a directory that it made itself.
+/// The directory of the running program's build, `target/PROFILE`: tests lie in its `deps`. Found by its place and
+/// not by cargo's `CACHEDIR.TAG`: cargo marks only a directory that it made itself.
 fn build_directory() -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its executable");
-    test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").to_path_buf()
+    let program = std::env::current_exe().expect("a program knows its executable");
+    let directory = program.parent().expect("it lies in a directory");
+    let directory = if directory.ends_with("deps") { directory.parent() } else { Some(directory) };
+    directory.expect("deps lies in target/PROFILE").to_path_buf()
 }

@@ -1,0 +1,213 @@
+//! Faults one after the other under load, quiet moments between them, and the verdict.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use hdrhistogram::Histogram;
+use odradek_powerloss::process::check_interrupts;
+use odradek_powerloss::random::Random;
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use crate::cluster::Cluster;
+use crate::faults::{Counts, Fault, commit};
+use crate::history::Outcome;
+use crate::load::{GROUP, LEDGER, LEDGER_PARTITIONS, Load, PARTITIONS, Shared, TOPIC};
+use crate::proxy::NODES;
+
+/// Once the last fault has ended, everything has to be served within (SAFETY 10).
+const HEALED_WITHIN: Duration = Duration::from_secs(60);
+const READ_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Faults between two quiet moments, in which all replicas have to be in sync.
+const SERIES: usize = 6;
+
+pub struct Plan {
+    pub time: Duration,
+    pub seed: u64,
+    pub faults: Vec<Fault>,
+    /// Of the nodes.
+    pub settings: Vec<(String, String)>,
+}
+
+/// Faults for a time. Returns what was violated.
+pub fn chaos(plan: &Plan, say: &mut impl FnMut(String)) -> anyhow::Result<Vec<String>> {
+    let mut cluster = Cluster::create(&plan.settings).context("three nodes do not become a cluster")?;
+    let shared = Shared::new(cluster.bootstrap());
+    let load = Load::start(&shared, plan.seed);
+    let mut random = Random::new(plan.seed);
+    let (mut counts, mut healings) = (Counts::new(), Histogram::<u64>::new(3)?);
+    let begun = Instant::now();
+    let result = (|| -> anyhow::Result<Vec<String>> {
+        while begun.elapsed() < plan.time {
+            for _ in 0..SERIES {
+                check_interrupts()?;
+                let fault = plan.faults[random.below(plan.faults.len() as u64) as usize];
+                let mut said = |what| say(format!("{:7.1} s  {what}", begun.elapsed().as_secs_f64()));
+                commit(fault, &mut cluster, &mut random, &mut said);
+                *counts.entry(fault).or_default() += 1;
+                std::thread::sleep(Duration::from_millis(random.below(1500)));
+                if begun.elapsed() >= plan.time {
+                    break;
+                }
+            }
+            let healed = settle(&cluster, &shared)?;
+            healings.record(u64::try_from(healed.as_millis())?)?;
+            let violations = shared.violations();
+            if !violations.is_empty() {
+                return Ok(violations);
+            }
+        }
+        Ok(Vec::new())
+    })();
+    load.end();
+    let mut violations = result?;
+    violations.extend(judge(&mut cluster, &shared)?);
+    report(&shared, &counts, &healings, say);
+    Ok(violations)
+}
+
+/// Waits until all replicas are in sync and each partition takes records.
+fn settle(cluster: &Cluster, shared: &Shared) -> anyhow::Result<Duration> {
+    let since = Instant::now();
+    cluster.wait_until_whole(HEALED_WITHIN)?;
+    for partition in 0..PARTITIONS {
+        while shared.acknowledged_since(partition, since).is_none() {
+            check_interrupts()?;
+            if since.elapsed() > HEALED_WITHIN {
+                bail!("partition {partition} takes no record {HEALED_WITHIN:?} after the last fault");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    Ok(since.elapsed())
+}
+
+/// Reads everything, and compares what the nodes have once they are stopped.
+fn judge(cluster: &mut Cluster, shared: &Shared) -> anyhow::Result<Vec<String>> {
+    cluster.wait_until_whole(HEALED_WITHIN)?;
+    let mut broken = Vec::new();
+    for partition in 0..PARTITIONS {
+        match shared.read_whole(TOPIC, partition as i32, "read_uncommitted", READ_PATIENCE) {
+            Ok(records) => lock(&shared.history).read_whole(partition, &records),
+            Err(error) => broken.push(error),
+        }
+    }
+    // A transaction that nobody ends is aborted when its time is over.
+    let mut parts = Vec::new();
+    for partition in 0..LEDGER_PARTITIONS {
+        match shared.read_whole(LEDGER, partition as i32, "read_committed", READ_PATIENCE) {
+            Ok(records) => parts.push(records),
+            Err(error) => broken.push(error),
+        }
+    }
+    if parts.len() == LEDGER_PARTITIONS {
+        broken.extend(lock(&shared.ledger).check(&parts));
+    }
+    broken.extend(check_group(shared)?);
+    broken.extend(shared.violations());
+    (0..NODES).for_each(|place| cluster.stop(place));
+    broken.extend(cluster.compare_replicas()?);
+    Ok(broken)
+}
+
+/// What a group has committed and heard of is not taken back (SAFETY 6).
+fn check_group(shared: &Shared) -> anyhow::Result<Vec<String>> {
+    let mut config = shared.config();
+    let consumer: BaseConsumer = config.set("group.id", GROUP).create()?;
+    let mut list = TopicPartitionList::new();
+    let committed = lock(&shared.committed).clone();
+    committed.keys().for_each(|partition| drop(list.add_partition(TOPIC, *partition)));
+    let found = consumer.committed_offsets(list, Duration::from_secs(30))?;
+    let back = committed.iter().filter_map(|(partition, offset)| {
+        let found = found.find_partition(TOPIC, *partition)?.offset().to_raw()?;
+        (found < *offset).then(|| format!("the group committed {partition}:{offset} and is at {found}"))
+    });
+    Ok(back.collect())
+}
+
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn report(shared: &Shared, counts: &Counts, healings: &Histogram<u64>, say: &mut impl FnMut(String)) {
+    let done: Vec<String> = counts.iter().map(|(fault, count)| format!("{count} {fault:?}")).collect();
+    say(format!("faults: {}", done.join(", ")));
+    let history = lock(&shared.history);
+    say(format!(
+        "records: {} acknowledged, {} failed, {} read; {} producers replaced; {} commits of the group",
+        history.acknowledged,
+        history.failed,
+        history.read,
+        shared.replaced.load(Ordering::Relaxed),
+        shared.commits.load(Ordering::Relaxed),
+    ));
+    let ledger = lock(&shared.ledger);
+    let count = |wanted| ledger.outcomes.values().filter(|outcome| **outcome == wanted).count();
+    say(format!(
+        "transactions: {} committed, {} aborted, {} that nobody knows of",
+        count(Outcome::Committed),
+        count(Outcome::Aborted),
+        count(Outcome::Unknown)
+    ));
+    say(format!(
+        "all in sync and every partition taking records: median {} ms, at most {} ms after the last fault of a series",
+        healings.value_at_quantile(0.5),
+        healings.max()
+    ));
+}
+
+/// Kills the leader of a partition again and again. Returns what was violated.
+pub fn failover(plan: &Plan, rounds: u32, say: &mut impl FnMut(String)) -> anyhow::Result<Vec<String>> {
+    let mut cluster = Cluster::create(&plan.settings).context("three nodes do not become a cluster")?;
+    let shared = Shared::new(cluster.bootstrap());
+    let load = Load::start(&shared, plan.seed);
+    let mut random = Random::new(plan.seed);
+    let mut times = Histogram::<u64>::new(3)?;
+    let result = (|| -> anyhow::Result<()> {
+        for round in 1..=rounds {
+            settle(&cluster, &shared)?;
+            std::thread::sleep(Duration::from_millis(random.below(1000)));
+            let partition = random.below(PARTITIONS as u64) as usize;
+            let leader = loop {
+                check_interrupts()?;
+                let leaders = cluster.look().map(|(leaders, _)| leaders).unwrap_or_default();
+                if let Some(leader) = leaders.get(partition).filter(|leader| **leader > 0) {
+                    break *leader as usize - 1;
+                }
+            };
+            let killed = Instant::now();
+            cluster.kill(leader);
+            let acknowledged = loop {
+                check_interrupts()?;
+                if let Some(at) = shared.acknowledged_since(partition, killed) {
+                    break at;
+                }
+                if killed.elapsed() > HEALED_WITHIN {
+                    bail!(
+                        "partition {partition} took no record {HEALED_WITHIN:?} after its leader was killed"
+                    );
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            };
+            let time = u64::try_from(acknowledged.duration_since(killed).as_millis())?;
+            times.record(time)?;
+            say(format!("round {round}: node {} led partition {partition}, {time} ms", leader + 1));
+            cluster.start_down();
+        }
+        Ok(())
+    })();
+    load.end();
+    result?;
+    let violations = judge(&mut cluster, &shared)?;
+    report(&shared, &Counts::new(), &Histogram::<u64>::new(3)?, say);
+    say(format!(
+        "from the kill of a leader to the next acknowledgement of a record sent after it, {rounds} rounds: median {} ms, \
+         90 of 100 within {} ms, at most {} ms",
+        times.value_at_quantile(0.5),
+        times.value_at_quantile(0.9),
+        times.max()
+    ));
+    Ok(violations)
+}
