@@ -88,6 +88,9 @@ const COUNTERS: &[(&str, &str, Read)] = &[
         m.requests_forwarded
     }),
     ("group_rebalances", "Generations of consumer groups that began with members", |m| m.group_rebalances),
+    ("unclean_leader_elections", "Elections of replicas that were not in sync, for want of another", |m| {
+        m.unclean_leader_elections
+    }),
     ("transactions_committed", "Transactions that were committed", |m| m.transactions_committed),
     ("transactions_aborted", "Transactions that were aborted", |m| m.transactions_aborted),
     ("compactions", "Passes of compaction over a log", |m| m.compactions),

@@ -101,6 +101,14 @@ impl Heartbeats {
         image.nodes().filter_map(each).collect()
     }
 
+    /// Whether a fenced node may be unfenced soon: it was heard, or has registered, less than a session ago, and does
+    /// not stop.
+    pub fn is_coming(&self, node: &Node, now: Mono) -> bool {
+        let contact = self.nodes.get(&node.id).filter(|contact| contact.broker_epoch == node.broker_epoch);
+        let is_heard = contact.is_some_and(|contact| now.since(contact.last) < self.session);
+        node.is_fenced && !node.is_shutting_down && is_heard
+    }
+
     /// Of the current registration; a new one has a session before it.
     fn contact(&mut self, node: &Node, now: Mono) -> &mut Contact {
         let contact = self.nodes.entry(node.id).or_insert_with(|| Contact::new(node, now, 0));
@@ -235,6 +243,29 @@ mod tests {
         assert_eq!(leader.look(), [], "it may think that it leads");
         leader.says(2, fenced_at, false);
         assert_eq!(leader.look(), [(2, NodeChange::Unfence)]);
+    }
+
+    #[test]
+    fn who_was_heard_lately_and_does_not_stop_is_coming() {
+        let mut leader = Leader::new(&[1]);
+        let is_coming = |leader: &Leader| {
+            let node = leader.image.node(NodeId(1)).expect("it is there");
+            leader.heartbeats.is_coming(node, leader.mono())
+        };
+        leader.wait(900);
+        assert!(is_coming(&leader), "it has a session from the start");
+        leader.wait(100);
+        assert!(!is_coming(&leader));
+        leader.says(1, 9, false);
+        assert!(is_coming(&leader), "once it has caught up");
+        leader.says(1, 10, false);
+        leader.look();
+        assert!(!is_coming(&leader), "it is there");
+        leader.says(1, leader.applied, true);
+        leader.look();
+        leader.says(1, leader.applied, true);
+        assert_eq!(leader.look(), [(1, NodeChange::Fence)]);
+        assert!(!is_coming(&leader), "it stops");
     }
 
     #[test]

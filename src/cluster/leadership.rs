@@ -16,7 +16,8 @@
 //! | [`membership`] | what it means for a partition that a node comes, goes, or has lost its log |
 //! | `stored.rs` | to and from what the image has of it |
 //!
-//! Pure. Absent: reassignment, the last known leader of KIP-966. Source: KIP-497, 841, 903, 966; Kafka
+//! Pure. Absent: reassignment, and the last known leader of KIP-966: a leader that crashes stays eligible here, and one
+//! that is not any more has lost its log, and is no better than others. Source: KIP-497, 841, 903, 966; Kafka
 //! `PartitionChangeBuilder`, `ReplicationControlManager`.
 
 pub mod alter;
@@ -111,6 +112,13 @@ impl Leadership {
     /// Another leader where there is a better one; `None` where all stays as it is.
     pub fn elect(&self, rules: Rules<'_>, election: Election) -> Option<Leadership> {
         self.change(rules, Target { in_sync: &self.in_sync, lost: None, election })
+    }
+
+    /// Whether the election of its leader may have lost something: it was neither in sync nor eligible before.
+    pub fn is_unclean_after(&self, before: &Leadership) -> bool {
+        let had_all = before.in_sync.iter().chain(&before.eligible_leaders);
+        let lacked_none = |leader: NodeId| had_all.clone().any(|node| *node == leader);
+        self.leader.is_some_and(|leader| before.leader != Some(leader) && !lacked_none(leader))
     }
 
     /// How many have to be in sync for the high watermark to move.

@@ -126,11 +126,14 @@ pub fn change_partitions(
     }
 }
 
-/// `min.insync.replicas` of a topic; of one whose settings are not valid any more, the default.
+/// `min.insync.replicas` of a topic.
 pub fn in_sync_min(topic: &Topic, defaults: &TopicDefaults) -> usize {
-    let resolved = topic.resolve_config(defaults);
-    let of = |config: TopicConfig| config.min_insync_replicas as usize;
-    resolved.map_or_else(|_| of(defaults.config(topic.replication_factor())), of)
+    settings_of(topic, defaults).min_insync_replicas as usize
+}
+
+/// What a topic has set and inherits; of one whose settings are not valid any more, the defaults.
+pub fn settings_of(topic: &Topic, defaults: &TopicDefaults) -> TopicConfig {
+    topic.resolve_config(defaults).unwrap_or_else(|_| defaults.config(topic.replication_factor()))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod brokers;
 pub mod decide;
 pub mod describe;
 pub mod difference;
+pub mod elections;
 pub mod encoding;
 pub mod heartbeats;
 pub mod image;

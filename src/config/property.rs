@@ -298,6 +298,9 @@ pub const PROPERTIES: &[Property] = &[
             Ok(replicas.to_string())
         },
         "Replicas that must hold a record before `acks=all` is answered."),
+    property!(Kafka "unclean.leader.election.enable", Boolean "BOOL", Text("false"),
+        |_, text| value::boolean(text).map(|is_enabled| is_enabled.to_string()),
+        "Whether a replica that is not in sync leads where no other can: what it lacks is lost."),
     property!(Kafka "replica.lag.time.max.ms", Long "MS", Text("30000"),
         |config, text| duration(&mut config.replica_lag_time_max, text, MS),
         "A replica that has not had all that its leader has for so long is not in sync any more."),

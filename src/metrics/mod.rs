@@ -243,6 +243,8 @@ pub struct ShardMetrics {
     pub groups: u64,
     /// Generations of consumer groups that began with members.
     pub group_rebalances: u64,
+    /// Elections of this node as the controller by which records may have been lost.
+    pub unclean_leader_elections: u64,
     /// Gauge: transactional ids that this shard coordinates.
     pub transactional_ids: u64,
     /// Transactions whose end was decided here, by how.
@@ -306,6 +308,7 @@ impl ShardMetrics {
             throttled: Default::default(),
             groups: 0,
             group_rebalances: 0,
+            unclean_leader_elections: 0,
             transactional_ids: 0,
             transactions_committed: 0,
             transactions_aborted: 0,

@@ -15,12 +15,14 @@
 //! | [`start`] | reads the log before there are shards, founds a cluster |
 //! | `registering.rs` | what a start asks before partitions are opened |
 //! | `lifecycle.rs` | this node says that it is there; the leader fences those that do not |
+//! | `elections.rs` | elections that the leader holds by itself |
 //! | `members.rs` | which members get a vote by themselves |
 //! | [`voters`] | an operator's changes of the members |
 //!
 //! What goes to other members and comes from them is the [peers'](crate::shard::peers) to carry. Absent: a log that
 //! has grown long is replaced by a snapshot at starts only.
 
+mod elections;
 mod lifecycle;
 mod members;
 mod registering;
@@ -29,6 +31,7 @@ pub mod voters;
 
 use crate::cluster::describe::{QuorumMember, QuorumState};
 use crate::cluster::difference::difference;
+use crate::cluster::elections::unclean;
 use crate::cluster::heartbeats::Heartbeats;
 use crate::cluster::image::Image;
 use crate::cluster::quorum::Quorum;
@@ -51,6 +54,7 @@ use crate::shard::message::Request;
 use crate::shard::metadata_log::{MetadataLog, MetadataLogError, Purpose};
 use crate::shard::partitions;
 use crate::shard::peers::{Introduction, Peers, listen};
+use crate::shard::quorum::elections::Elections;
 use crate::shard::quorum::start::{Metadata, RECORDS_PER_PART_MAX, TICK};
 use crate::shard::settings::topic_defaults_in;
 use crate::types::{BrokerEpoch, LogDirIndex, Mono, ShardId, TopicId, Uuid};
@@ -177,6 +181,7 @@ pub struct MetadataQuorum {
     heartbeats: RefCell<Heartbeats>,
     /// Something may be due that follows from them.
     looking: Signal,
+    elections: Elections,
     /// This node has something to say before the next heartbeat is due.
     beating: Signal,
     answered: Cell<Option<HeartbeatAnswer>>,
@@ -225,6 +230,7 @@ impl MetadataQuorum {
             heartbeats: RefCell::new(heartbeats),
             config,
             looking: Signal::default(),
+            elections: Elections::default(),
             beating: Signal::default(),
             answered: Cell::new(None),
             wants_shut_down: Cell::new(false),
@@ -240,6 +246,7 @@ impl MetadataQuorum {
             glommio::spawn_local(tick(started.clone())).detach();
             glommio::spawn_local(members::promote(started.clone())).detach();
             glommio::spawn_local(lifecycle::look(started.clone())).detach();
+            glommio::spawn_local(elections::hold(started.clone())).detach();
         }
         if let Some(address) = around.listen {
             listen(&started, address)?;
@@ -406,9 +413,12 @@ impl MetadataQuorum {
         let frees = records.iter().all(|record| matches!(record, Record::TopicDeleted { .. }));
         let purpose = if frees { Purpose::Frees } else { Purpose::Other };
         self.make_room(FrameWriter::frame_size_max(size), purpose).await?;
+        let unclean = self.with_image(|image| unclean(image, &records));
         let waiting = self.proposals.ask();
         self.step(Event::Propose { ticket: Ticket(waiting.number()), records });
-        outcome_of(waiting.answer().await)
+        outcome_of(waiting.answer().await)?;
+        self.tell_of_unclean(&unclean);
+        Ok(())
     }
 
     /// What is known of the quorum; `None` where another node leads it.
@@ -650,7 +660,8 @@ async fn apply(quorum: Rc<MetadataQuorum>) {
 impl MetadataQuorum {
     async fn apply_records(&self, index: u64, records: Arc<[Record]>) {
         if let Some(shard) = self.shard.get() {
-            return apply_everywhere(shard, records).await;
+            apply_everywhere(shard, records.clone()).await;
+            return self.may_elect_after(&records);
         }
         let mut early = self.early.borrow_mut();
         for record in records.iter() {
@@ -671,6 +682,7 @@ impl MetadataQuorum {
             self.leading_since.set(self.clock.mono());
             drop(quorum);
             self.begin_to_look();
+            self.begin_to_elect();
         }
     }
 

@@ -14,6 +14,7 @@ mod consumer_groups;
 mod coordination;
 mod deletion;
 mod durability;
+mod elections;
 mod fetching;
 mod files;
 mod full_disk;

@@ -223,12 +223,16 @@ fn unclean_only_if_asked_for_and_preferred_where_it_can() {
     story.fence(1);
     story.unfence(2);
     assert_eq!(story.state(), (0, vec![], vec![1]));
+    let before = story.partition.clone();
     assert!(story.take(|partition, rules| partition.elect(rules, Election::Unclean)));
+    assert!(story.partition.is_unclean_after(&before));
     assert_eq!(story.state(), (2, vec![2], vec![]));
     story.unfence(1);
     assert!(!story.take(|partition, rules| partition.elect(rules, Election::Preferred)));
     story.alter(&[1, 2]).unwrap();
+    let before = story.partition.clone();
     assert!(story.take(|partition, rules| partition.elect(rules, Election::Preferred)));
+    assert!(!story.partition.is_unclean_after(&before));
     assert_eq!(story.state(), (1, vec![1, 2], vec![]));
     assert!(!story.take(|partition, rules| partition.elect(rules, Election::Unclean)));
 }

@@ -381,8 +381,7 @@ pub const PROPERTIES: &[Property] = &[
         name: "unclean.leader.election.enable",
         kind: BOOLEAN,
         broker_names: &[same("unclean.leader.election.enable")],
-        doc: "Whether a replica that is not in sync may lead when no other can, losing records. Has no effect \
-              with one replica.",
+        doc: "Whether a replica that is not in sync leads when no other can: what it lacks is lost.",
         get: |config| config.unclean_leader_election.to_string(),
         set: |config, value| config.unclean_leader_election = value.boolean(),
     },

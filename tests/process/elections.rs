@@ -1,0 +1,128 @@
+//! Elections that the cluster holds by itself.
+
+use odradek_test_harness::kafka_protocol::ResponseError;
+use odradek_test_harness::kafka_protocol::messages::create_topics_request::{
+    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
+};
+use odradek_test_harness::kafka_protocol::messages::metadata_response::MetadataResponsePartition;
+use odradek_test_harness::kafka_protocol::messages::{BrokerId, CreateTopicsRequest};
+use odradek_test_harness::kafka_protocol::protocol::StrBytes;
+use odradek_test_harness::{Batch, Broker, Client, Connection, Options, topic_name, wait_for};
+
+use crate::clusters::{self, run, three_with};
+
+const UNCLEAN: &str = "unclean.leader.election.enable";
+
+fn options() -> Options {
+    clusters::options().set("broker.session.timeout.ms", "3000")
+}
+
+/// One partition on these nodes, the first of which leads.
+fn create(node: &Broker, topic: &str, replicas: &[i32], settings: &[(&str, &str)]) {
+    let text = |text: &str| StrBytes::from_string(text.to_owned());
+    let configs = settings.iter().map(|(name, value)| {
+        CreatableTopicConfig::default().with_name(text(name)).with_value(Some(text(value)))
+    });
+    let replicas = replicas.iter().copied().map(BrokerId).collect();
+    let assignment = CreatableReplicaAssignment::default().with_partition_index(0).with_broker_ids(replicas);
+    let topic = CreatableTopic::default()
+        .with_name(topic_name(topic))
+        .with_num_partitions(-1)
+        .with_replication_factor(-1)
+        .with_assignments(vec![assignment])
+        .with_configs(configs.collect());
+    let request = CreateTopicsRequest::default().with_timeout_ms(10_000).with_topics(vec![topic]);
+    let response = Connection::open(node.port()).call(5, &request);
+    assert_eq!(response.topics[0].error_code, 0, "{:?}", response.topics[0]);
+}
+
+fn partition(node: &Broker, topic: &str) -> MetadataResponsePartition {
+    Client::connect(node).metadata(&[topic]).topics[0].partitions[0].clone()
+}
+
+/// Waits until a node knows of this leader.
+fn wait_for_leader(node: &Broker, topic: &str, leader: i32) {
+    wait_for(&format!("node {leader} to lead {topic}"), || {
+        (partition(node, topic).leader_id.0 == leader).then_some(())
+    });
+}
+
+fn wait_for_in_sync(node: &Broker, topic: &str, expected: &[i32]) {
+    wait_for(&format!("{expected:?} to be in sync of {topic}"), || {
+        let mut in_sync: Vec<i32> = partition(node, topic).isr_nodes.iter().map(|node| node.0).collect();
+        in_sync.sort();
+        (in_sync == expected).then_some(())
+    });
+}
+
+fn values(node: &Broker, topic: &str) -> Vec<String> {
+    let read = Client::connect(node).read_all(topic, 0);
+    read.into_iter().map(|record| String::from_utf8_lossy(&record.value).into_owned()).collect()
+}
+
+/// With `acks=all`, as a client does that tries again: whoever leads may not have heard of it yet.
+fn produce(node: &Broker, topic: &str, batch: &Batch) -> i64 {
+    wait_for("an acknowledgement", || match Client::connect(node).produce_bytes(topic, 0, batch.bytes()) {
+        Ok(offset) => Some(offset),
+        Err(
+            ResponseError::NotLeaderOrFollower
+            | ResponseError::NotEnoughReplicas
+            | ResponseError::NotEnoughReplicasAfterAppend,
+        ) => None,
+        Err(error) => panic!("{error:?}"),
+    })
+}
+
+fn record(value: &str) -> Batch {
+    Batch::of(&[value], 1)
+}
+
+fn unclean_elections(nodes: &[Broker]) -> usize {
+    nodes.iter().map(|node| node.log().matches("an unclean election").count()).sum()
+}
+
+/// It is said once the change is everywhere.
+fn wait_for_unclean(nodes: &[Broker], expected: usize) {
+    wait_for("unclean elections", || (unclean_elections(nodes) == expected).then_some(()));
+}
+
+/// Two of the three nodes are gone. The third is there for the quorum, and has no replica.
+#[test]
+fn who_is_not_in_sync_leads_alone_only_where_that_is_allowed() {
+    let mut nodes = three_with(&options());
+    let minimum = ("min.insync.replicas", "1");
+    create(&nodes[0], "kept", &[2, 3], &[minimum]);
+    create(&nodes[0], "allowed", &[2, 3], &[minimum, (UNCLEAN, "true")]);
+    for topic in ["kept", "allowed"] {
+        assert_eq!(produce(&nodes[0], topic, &record("on both")), 0);
+    }
+    nodes[2].kill();
+    for topic in ["kept", "allowed"] {
+        wait_for_in_sync(&nodes[0], topic, &[2]);
+        assert_eq!(produce(&nodes[0], topic, &record("on one")), 1);
+    }
+    nodes[1].kill();
+    nodes[2].start_again();
+    wait_for_leader(&nodes[0], "allowed", 3);
+    wait_for_unclean(&nodes, 1);
+    assert_eq!(produce(&nodes[0], "allowed", &record("new")), 1, "where the lost one was");
+    assert_eq!(values(&nodes[0], "allowed"), ["on both", "new"]);
+
+    // It waits for the one that has everything, until it is told not to.
+    let waiting = partition(&nodes[0], "kept");
+    assert_eq!(waiting.leader_id.0, -1);
+    assert_eq!(waiting.error_code, ResponseError::LeaderNotAvailable.code());
+    run(&nodes[0], &["topic", "alter", "kept", "--config", &format!("{UNCLEAN}=true")]).expect("it is set");
+    wait_for_leader(&nodes[0], "kept", 3);
+    wait_for_unclean(&nodes, 2);
+    assert_eq!(produce(&nodes[0], "kept", &record("new")), 1, "where the lost one was");
+
+    // What only the other one had is gone from it too.
+    nodes[1].start_again();
+    for topic in ["kept", "allowed"] {
+        wait_for_in_sync(&nodes[0], topic, &[2, 3]);
+        assert_eq!(produce(&nodes[0], topic, &record("last")), 2);
+        assert_eq!(values(&nodes[1], topic), ["on both", "new", "last"]);
+    }
+    nodes.iter_mut().for_each(Broker::stop);
+}
