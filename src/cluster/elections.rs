@@ -4,19 +4,24 @@
 //! |---|---|
 //! | a node comes, goes or stops | [`lifecycle`](super::lifecycle)'s, together with what becomes of the node |
 //! | right behind that, a setting may have allowed it, another node leads the quorum | [`elect_leaderless`] |
+//! | from time to time | [`elect_preferred`] |
 //!
-//! Source: KIP-966, KAFKA-12670; Kafka
-//! `ReplicationControlManager.maybeTriggerUncleanLeaderElectionForLeaderlessPartitions`.
+//! Source: KIP-966, KAFKA-12670; Kafka `ReplicationControlManager.maybeBalancePartitionLeaders` and
+//! `maybeTriggerUncleanLeaderElectionForLeaderlessPartitions`.
 
 use super::image::Image;
 use super::leadership::{Election, Rules};
-use super::lifecycle::{level_for_lifecycle, settings_of};
+use super::lifecycle::{in_sync_min, level_for_lifecycle, settings_of};
 use super::record::{Node, PartitionState, Record};
 use crate::config::topic::TopicDefaults;
 use crate::types::{NodeId, TopicPartition};
 
 /// The setting that allows unclean elections, of a topic and of the broker.
 const UNCLEAN_SETTING: &str = "unclean.leader.election.enable";
+
+/// Leaders that return to their preferred replicas at a time, as in Kafka (`MAX_ELECTIONS_PER_IMBALANCE`): their
+/// clients find them elsewhere all at once.
+pub const PREFERRED_ELECTIONS_MAX: usize = 1000;
 
 /// What becomes of partitions that nobody leads.
 #[derive(Debug, Default)]
@@ -71,6 +76,35 @@ pub fn elect_leaderless(
     }
     with_level(image, &mut leaderless.records);
     leaderless
+}
+
+/// The records by which leaders return to their preferred replicas, where these are alive and in sync; the first of
+/// them, [`PREFERRED_ELECTIONS_MAX`] at most.
+///
+/// Shape: O(partitions of the cluster).
+pub fn elect_preferred(image: &Image, defaults: &TopicDefaults) -> Vec<Record> {
+    let members = image.members();
+    let wants = |state: &PartitionState| {
+        let preferred = state.replicas.first().map(|replica| replica.node);
+        let can = |node: NodeId| state.in_sync.contains(&node) && members.is_active(node);
+        state.leader.is_some() && state.leader != preferred && preferred.is_some_and(can)
+    };
+    let mut records = Vec::new();
+    for topic in image.topics() {
+        let mut partitions = topic.partitions().filter(|(_, state)| wants(state)).peekable();
+        // As for those without a leader.
+        if partitions.peek().is_none() {
+            continue;
+        }
+        let rules = Rules { members: &members, in_sync_min: in_sync_min(topic, defaults) };
+        let elected = partitions.filter_map(|(id, state)| {
+            let elected = state.leadership().elect(rules, Election::Preferred)?;
+            Some(Record::PartitionChanged { id, state: state.clone().with_leadership(&elected) })
+        });
+        records.extend(elected.take(PREFERRED_ELECTIONS_MAX - records.len()));
+    }
+    with_level(image, &mut records);
+    records
 }
 
 /// Whether somebody may lead who could not, once a record is applied.
@@ -260,5 +294,60 @@ mod tests {
         assert_eq!(unclean(&image, &records), [elected]);
         allow(&mut image, false);
         assert_eq!(elect_leaderless(&image, &allowing, |_| false).records, []);
+    }
+
+    /// How many leaders there are that return.
+    fn balance(image: &mut Image) -> usize {
+        let records = elect_preferred(image, &TopicDefaults::default());
+        assert_eq!(unclean(image, &records), []);
+        take(image, &records);
+        records.len()
+    }
+
+    #[test]
+    fn the_preferred_replica_leads_again_once_it_is_in_sync_and_alive() {
+        let mut image = cluster();
+        change(&mut image, 1, NodeChange::Fence);
+        assert_eq!((leader(&image), balance(&mut image)), (Some(2), 0), "it is gone");
+        change(&mut image, 1, NodeChange::Unfence);
+        assert_eq!(balance(&mut image), 0, "it has to catch up");
+        let state = image.partition(partition_id(1, 0)).expect("it is there").clone();
+        let state = PartitionState { in_sync: vec![NodeId(1), NodeId(2), NodeId(3)], ..state };
+        take(&mut image, &[Record::PartitionChanged { id: partition_id(1, 0), state }]);
+        let mut stopping = image.clone();
+        let stops = Node { is_shutting_down: true, ..image.node(NodeId(1)).expect("it is there").clone() };
+        take(&mut stopping, &[Record::NodeRegistered(stops)]);
+        assert_eq!(balance(&mut stopping), 0, "it is about to go");
+        let epoch = |image: &Image| image.partition(partition_id(1, 0)).map(|state| state.leader_epoch.0);
+        assert_eq!((balance(&mut image), leader(&image), epoch(&image)), (1, Some(1), Some(2)));
+        assert_eq!(balance(&mut image), 0);
+    }
+
+    #[test]
+    fn nobody_is_preferred_where_nobody_leads() {
+        let mut image = one_in_sync();
+        change(&mut image, 1, NodeChange::Fence);
+        assert_eq!((leader(&image), balance(&mut image)), (None, 0));
+    }
+
+    #[test]
+    fn so_many_leaders_return_at_a_time() {
+        let mut image = cluster();
+        image.apply(&Record::TopicCreated { topic: topic_id(2), name: "u".to_owned() }).expect("new");
+        let elsewhere = PartitionState {
+            leader: Some(NodeId(2)),
+            ..PartitionState::new((1..=3).map(|id| replica(id, 0)).collect())
+        };
+        for (topic, count) in [(1, PREFERRED_ELECTIONS_MAX), (2, 2)] {
+            let first = if topic == 1 { 1 } else { 0 };
+            for index in first..first + count {
+                let id = partition_id(topic, index);
+                let created = Record::PartitionCreated { id, state: elsewhere.clone() };
+                image.apply(&created).expect("the next");
+            }
+        }
+        assert_eq!(balance(&mut image), PREFERRED_ELECTIONS_MAX);
+        assert_eq!(balance(&mut image), 2);
+        assert_eq!(balance(&mut image), 0);
     }
 }

@@ -84,6 +84,9 @@ pub struct Config {
     /// `None`: a majority of the topic's replication factor.
     pub min_insync_replicas: Option<u16>,
     pub replica_lag_time_max: Duration,
+    /// Whether leaders return to the preferred replicas by themselves, and how often that is looked for.
+    pub auto_leader_rebalance_enable: bool,
+    pub leader_imbalance_check_interval: Duration,
     pub offsets_topic_replication_factor: u16,
     pub transaction_state_log_replication_factor: u16,
     /// Partitions in one answer that comes page by page.

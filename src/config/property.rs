@@ -301,6 +301,20 @@ pub const PROPERTIES: &[Property] = &[
     property!(Kafka "unclean.leader.election.enable", Boolean "BOOL", Text("false"),
         |_, text| value::boolean(text).map(|is_enabled| is_enabled.to_string()),
         "Whether a replica that is not in sync leads where no other can: what it lacks is lost."),
+    property!(Kafka "auto.leader.rebalance.enable", Boolean "BOOL", Text("true"),
+        |config, text| store(&mut config.auto_leader_rebalance_enable, value::boolean(text)),
+        "Whether partitions are led by the first of their replicas again once that is alive and in sync."),
+    property!(Kafka "leader.imbalance.check.interval.seconds", Long "S", Text("300"),
+        |config, text| {
+            const SECOND: Duration = Duration::from_secs(1);
+            let interval = value::duration(text, SECOND, SECOND..=DURATION_MAX)?;
+            config.leader_imbalance_check_interval = interval;
+            count(Some(interval), SECOND)
+        },
+        "How often the controller looks for such partitions."),
+    property!(Kafka "leader.imbalance.per.broker.percentage", Int "PERCENT", Text("10"),
+        |_, text| value::integer(text, 0..=INT_MAX as i64).map(|percent| percent.to_string()),
+        "Without effect, as in Kafka since controllers are a quorum: the first replica leads wherever it can."),
     property!(Kafka "replica.lag.time.max.ms", Long "MS", Text("30000"),
         |config, text| duration(&mut config.replica_lag_time_max, text, MS),
         "A replica that has not had all that its leader has for so long is not in sync any more."),

@@ -436,6 +436,8 @@ pub(super) fn blank() -> Config {
         default_replication_factor: 0,
         min_insync_replicas: None,
         replica_lag_time_max: Duration::ZERO,
+        auto_leader_rebalance_enable: false,
+        leader_imbalance_check_interval: Duration::ZERO,
         offsets_topic_replication_factor: 0,
         transaction_state_log_replication_factor: 0,
         max_request_partition_size_limit: 0,

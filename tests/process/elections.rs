@@ -7,7 +7,7 @@ use odradek_test_harness::kafka_protocol::messages::create_topics_request::{
 use odradek_test_harness::kafka_protocol::messages::metadata_response::MetadataResponsePartition;
 use odradek_test_harness::kafka_protocol::messages::{BrokerId, CreateTopicsRequest};
 use odradek_test_harness::kafka_protocol::protocol::StrBytes;
-use odradek_test_harness::{Batch, Broker, Client, Connection, Options, topic_name, wait_for};
+use odradek_test_harness::{Batch, BatchProducer, Broker, Client, Connection, Options, topic_name, wait_for};
 
 use crate::clusters::{self, run, three_with};
 
@@ -60,17 +60,27 @@ fn values(node: &Broker, topic: &str) -> Vec<String> {
     read.into_iter().map(|record| String::from_utf8_lossy(&record.value).into_owned()).collect()
 }
 
-/// With `acks=all`, as a client does that tries again: whoever leads may not have heard of it yet.
-fn produce(node: &Broker, topic: &str, batch: &Batch) -> i64 {
-    wait_for("an acknowledgement", || match Client::connect(node).produce_bytes(topic, 0, batch.bytes()) {
-        Ok(offset) => Some(offset),
-        Err(
-            ResponseError::NotLeaderOrFollower
-            | ResponseError::NotEnoughReplicas
-            | ResponseError::NotEnoughReplicasAfterAppend,
-        ) => None,
-        Err(error) => panic!("{error:?}"),
-    })
+/// With `acks=all`, as a client does that tries again. Returns the offset.
+fn produce(alive: &Broker, topic: &str, batch: &Batch) -> i64 {
+    let attempt = || {
+        let metadata = Client::connect(alive).metadata(&[topic]);
+        let leader = metadata.topics[0].partitions[0].leader_id;
+        let leader = metadata.brokers.iter().find(|broker| broker.node_id == leader)?;
+        let request = Client::produce_request(topic, 0, batch.bytes());
+        let mut connection = Connection::try_open(leader.port as u16).ok()?;
+        let response = connection.try_call(Client::PRODUCE_VERSION, &request).ok()?;
+        let answer = Client::partition_answer(&response);
+        match ResponseError::try_from_code(answer.error_code) {
+            None => Some(answer.base_offset),
+            Some(
+                ResponseError::NotLeaderOrFollower
+                | ResponseError::NotEnoughReplicas
+                | ResponseError::NotEnoughReplicasAfterAppend,
+            ) => None,
+            Some(error) => panic!("{error:?}"),
+        }
+    };
+    wait_for("an acknowledgement", attempt)
 }
 
 fn record(value: &str) -> Batch {
@@ -124,5 +134,35 @@ fn who_is_not_in_sync_leads_alone_only_where_that_is_allowed() {
         assert_eq!(produce(&nodes[0], topic, &record("last")), 2);
         assert_eq!(values(&nodes[1], topic), ["on both", "new", "last"]);
     }
+    nodes.iter_mut().for_each(Broker::stop);
+}
+
+/// Somebody writes all the time, and nothing is lost or stored twice on the way.
+#[test]
+fn leaders_return_to_the_preferred_replica_once_it_is_back() {
+    const TOPIC: &str = "preferred";
+    let mut nodes = three_with(&options().set("leader.imbalance.check.interval.seconds", "1"));
+    create(&nodes[0], TOPIC, &[2, 3, 1], &[]);
+    let producer = Client::connect(&nodes[0]).init_producer();
+    let mut expected = Vec::new();
+    let mut write = |node: &Broker| {
+        let (sequence, value) = (expected.len() as i32, format!("value {}", expected.len()));
+        let batch = record(&value).by(BatchProducer { sequence, ..producer });
+        assert_eq!(produce(node, TOPIC, &batch), i64::from(sequence), "each is stored once");
+        expected.push(value);
+    };
+    (0..5).for_each(|_| write(&nodes[0]));
+    nodes[1].kill();
+    wait_for_leader(&nodes[0], TOPIC, 3);
+    (0..5).for_each(|_| write(&nodes[0]));
+    nodes[1].begin_start();
+    wait_for("the preferred replica to lead", || {
+        write(&nodes[0]);
+        (partition(&nodes[0], TOPIC).leader_id.0 == 2).then_some(())
+    });
+    (0..5).for_each(|_| write(&nodes[0]));
+    drop(nodes[1].wait_until_ready());
+    assert_eq!(values(&nodes[0], TOPIC), expected);
+    assert_eq!(unclean_elections(&nodes), 0);
     nodes.iter_mut().for_each(Broker::stop);
 }

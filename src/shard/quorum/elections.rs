@@ -1,10 +1,13 @@
 //! Elections that the leader of the quorum holds by itself: [`cluster::elections`](crate::cluster::elections) decides
 //! them.
 
-use crate::cluster::elections::{Leaderless, UncleanElection, elect_leaderless, may_elect_after};
+use crate::cluster::elections::{
+    Leaderless, PREFERRED_ELECTIONS_MAX, UncleanElection, elect_leaderless, elect_preferred, may_elect_after,
+};
 use crate::cluster::record::{Node, Record};
 use crate::shard::event::Signal;
 use crate::shard::quorum::{CommitError, MetadataQuorum};
+use crate::types::Mono;
 use futures::future::select;
 use std::cell::Cell;
 use std::pin::pin;
@@ -24,11 +27,14 @@ pub(super) struct Elections {
     looking: Signal,
     /// Partitions that nobody leads may be led since, or soon.
     leaderless_due: Cell<bool>,
+    /// When it was last looked for leaders to return to their preferred replicas, or the first interval began.
+    balanced: Cell<Mono>,
 }
 
 impl MetadataQuorum {
     /// This node leads from now on: the one before it may not have come to it.
     pub(super) fn begin_to_elect(&self) {
+        self.elections.balanced.set(self.clock.mono());
         self.elect_leaderless_soon();
     }
 
@@ -45,18 +51,44 @@ impl MetadataQuorum {
     }
 
     fn is_election_due(&self) -> bool {
-        self.is_leading() && self.elections.leaderless_due.get()
+        self.is_leading() && (self.elections.leaderless_due.get() || self.is_balance_due())
+    }
+
+    fn is_balance_due(&self) -> bool {
+        let since = self.clock.mono().since(self.elections.balanced.get());
+        self.config.auto_leader_rebalance_enable && since >= self.config.leader_imbalance_check_interval
     }
 
     /// The caller has the turn.
     async fn hold_elections(&self) -> Result<(), CommitError> {
-        self.elections.leaderless_due.set(false);
+        if self.elections.leaderless_due.replace(false) {
+            self.lead_leaderless().await?;
+        }
+        if self.is_balance_due() { self.balance().await } else { Ok(()) }
+    }
+
+    async fn lead_leaderless(&self) -> Result<(), CommitError> {
         let Leaderless { records, is_waiting } = self.elect_leaderless();
         let committed = self.commit_all(records).await;
         if is_waiting || committed.is_err() {
             self.elections.leaderless_due.set(true);
         }
         committed
+    }
+
+    async fn balance(&self) -> Result<(), CommitError> {
+        let defaults = self.topic_defaults();
+        let records = self.with_image(|image| elect_preferred(image, &defaults));
+        let count = records.len();
+        self.commit_all(records).await?;
+        if count > 0 {
+            tracing::info!(count, "leaders have returned to their preferred replicas");
+        }
+        // Where there may be more, the next look goes on.
+        if count < PREFERRED_ELECTIONS_MAX {
+            self.elections.balanced.set(self.clock.mono());
+        }
+        Ok(())
     }
 
     fn elect_leaderless(&self) -> Leaderless {
