@@ -32,7 +32,7 @@ use crate::types::NodeId;
 
 pub use property::{PROPERTIES, Property, ValueType};
 pub use resolve::{ConfigError, Entry, Inputs, Machine, Origin};
-pub use value::{HostPort, LogFormat, Routing, TimestampType};
+pub use value::{HostPort, LogFormat, ReplicaSelector, Routing, TimestampType};
 
 /// The effective configuration of one node. Made by [`Config::resolve`], never changed after: what is set at
 /// run time makes [another one](Config::with_dynamic).
@@ -98,6 +98,8 @@ pub struct Config {
     pub max_connections: usize,
     /// `None`: idle connections stay open.
     pub connections_max_idle: Option<Duration>,
+    /// Which replica consumers are sent to.
+    pub replica_selector: ReplicaSelector,
     /// Largest answer to one Fetch, whatever the client asks for.
     pub fetch_max_bytes: usize,
     pub max_incremental_fetch_session_cache_slots: usize,

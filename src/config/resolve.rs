@@ -12,7 +12,7 @@ use super::dynamic::DynamicLevel;
 use super::memory::MemoryPlan;
 use super::property::{self, DefaultValue, PROPERTIES, Property};
 use super::value::{self, HostPort};
-use super::{Config, LogFormat, Routing, TimestampType};
+use super::{Config, LogFormat, ReplicaSelector, Routing, TimestampType};
 use crate::types::NodeId;
 use crate::types::limits;
 
@@ -445,6 +445,7 @@ pub(super) fn blank() -> Config {
         socket_request_max_bytes: 0,
         max_connections: 0,
         connections_max_idle: None,
+        replica_selector: ReplicaSelector::default(),
         fetch_max_bytes: 0,
         max_incremental_fetch_session_cache_slots: 0,
         log_segment_bytes: 0,

@@ -37,6 +37,22 @@ fn flags_win_over_environment_over_file_over_default() {
 }
 
 #[test]
+fn selectors_have_names_of_ours_and_of_kafkas_classes() {
+    let selector = |text: &str| {
+        let config = resolve("", &[], &[("--set", "replica.selector.class", text)]).ok()?;
+        let shown = config.entries().iter().find(|entry| entry.property.name == "replica.selector.class");
+        Some((config.replica_selector, shown.expect("every setting has an entry").value.clone()))
+    };
+    let rack_aware = Some((ReplicaSelector::RackAware, "rack-aware".to_owned()));
+    let leader = Some((ReplicaSelector::Leader, "leader".to_owned()));
+    assert_eq!(selector("rack-aware"), rack_aware);
+    assert_eq!(selector("org.apache.kafka.common.replica.RackAwareReplicaSelector"), rack_aware);
+    assert_eq!(selector("leader"), leader);
+    assert_eq!(selector("org.apache.kafka.common.replica.LeaderSelector"), leader);
+    assert_eq!(selector("org.example.Selector"), None);
+}
+
+#[test]
 fn kafka_names_work_quoted_nested_by_variable_and_by_set() {
     let quoted = resolve("\"log.segment.bytes\" = \"512MiB\"", &[], &[]).expect("quoted");
     assert_eq!(quoted.log_segment_bytes, 512 << 20);

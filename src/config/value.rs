@@ -66,6 +66,16 @@ pub enum Routing {
     Core,
 }
 
+/// Which replica a consumer is sent to (KIP-392).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplicaSelector {
+    /// The leader: nobody is sent anywhere.
+    #[default]
+    Leader,
+    /// One of the consumer's rack, where the leader is in another one.
+    RackAware,
+}
+
 /// How log lines are written to standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
@@ -144,7 +154,17 @@ words!(
     "lz4" => CompressionType::Lz4,
     "zstd" => CompressionType::Zstd
 );
+words!(ReplicaSelector, "leader" => ReplicaSelector::Leader, "rack-aware" => ReplicaSelector::RackAware);
 words!(DurabilityMode, "fsync" => DurabilityMode::Fsync, "write" => DurabilityMode::Write);
+
+/// By its name, or as Kafka names the class that does it.
+pub fn replica_selector(text: &str) -> Result<ReplicaSelector, Expected> {
+    match text.strip_prefix("org.apache.kafka.common.replica.") {
+        Some("RackAwareReplicaSelector") => Ok(ReplicaSelector::RackAware),
+        Some("LeaderSelector") => Ok(ReplicaSelector::Leader),
+        _ => text.parse(),
+    }
+}
 
 pub fn boolean(text: &str) -> Result<bool, Expected> {
     match text.to_ascii_lowercase().as_str() {

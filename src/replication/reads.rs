@@ -7,7 +7,7 @@
 
 use crate::replication::follower::Follower;
 use crate::replication::leader::Leader;
-use crate::types::Offset;
+use crate::types::{NodeId, Offset};
 
 /// Why nothing is read, or told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,10 +43,26 @@ impl Leader {
         }
         Ok(self.high_watermark().max(from))
     }
+
+    /// The follower to read from `from` on, of those that `is_near` to the client; `None` where there is none.
+    ///
+    /// It is in sync, and has and knows enough: one that was not told yet would send the client back. Of several the
+    /// one that has most. Source: KIP-392; Kafka `ReplicaManager.findPreferredReadReplica`.
+    pub fn nearest(&self, from: Offset, is_near: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        let can_serve = |node: NodeId| {
+            let progress = self.follower(node).filter(|progress| progress.is_following)?;
+            let known_end = progress.flushed_end.min(progress.told_high_watermark);
+            let is_there = self.log_start().max(progress.log_start) <= from && from <= known_end;
+            (is_there && is_near(node)).then_some((progress.flushed_end, node))
+        };
+        let in_sync = self.in_sync().committed().iter().copied();
+        in_sync.filter_map(can_serve).max().map(|(_, node)| node)
+    }
 }
 
 impl Follower {
-    /// The same of a follower.
+    /// The same of a follower. An offset that it does not have is not out of range: the leader may have it, and a
+    /// client would begin anew elsewhere.
     pub fn readable(&self, from: Offset) -> Result<Offset, ReadRefused> {
         let (log_start, log_end) = (self.log_start(), self.log_end());
         if from < log_start {

@@ -18,7 +18,8 @@ use crate::shard::telemetry::{TelemetryCall, TelemetryReply};
 use crate::shard::transactions::{ListFilter, NodeCall, NodeReply, TransactionCall, TransactionReply};
 use crate::txn::coordinator::Listed;
 use crate::types::{
-    CoordinatorEpoch, LeaderEpoch, LogDirIndex, NodeId, Offset, Timestamp, TopicPartition, TransactionVersion,
+    BrokerId, CoordinatorEpoch, LeaderEpoch, LogDirIndex, NodeId, Offset, Timestamp, TopicPartition,
+    TransactionVersion,
 };
 use bytes::Bytes;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
@@ -186,7 +187,7 @@ pub struct ProduceOutcome {
 
 #[derive(Clone, Debug)]
 pub struct ReadRequest {
-    pub isolation: Isolation,
+    pub scope: ReadScope,
     /// Of the asking shard: whose turn it is.
     pub connection: u64,
     pub items: Vec<ReadItem>,
@@ -195,6 +196,16 @@ pub struct ReadRequest {
     /// Below this many bytes the reader wants a [`Message::Wake`] at the next append.
     pub bytes_min: usize,
     pub watch: Option<u64>,
+}
+
+/// What a client reads, and whom it wants to read it from.
+#[derive(Clone, Debug)]
+pub struct ReadScope {
+    pub isolation: Isolation,
+    /// A follower will do (KIP-392).
+    pub from_followers: bool,
+    /// Where the client is, if leaders send clients elsewhere.
+    pub rack: Option<Box<str>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -216,6 +227,8 @@ pub struct ReadOutcome {
     pub last_stable_offset: Option<Offset>,
     pub log_start: Option<Offset>,
     pub diverging: Option<(LeaderEpoch, Offset)>,
+    /// Who is to be asked instead.
+    pub preferred: Option<BrokerId>,
     /// `None` unless committed records were asked for.
     pub aborted: Option<Vec<AbortedTransaction>>,
     pub records: Bytes,

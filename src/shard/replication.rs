@@ -19,7 +19,7 @@
 //!
 //! Coordinators go with the leaders of their partitions: they read them anew.
 //!
-//! Absent: throttles, reads from followers (KIP-392), reassignment.
+//! Absent: throttles, reassignment.
 
 pub mod cutting;
 pub mod feed;

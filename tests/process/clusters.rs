@@ -28,9 +28,14 @@ fn three() -> Vec<Broker> {
 
 /// Three nodes whose votes all count.
 pub fn three_with(options: &Options) -> Vec<Broker> {
-    let mut nodes = vec![Broker::start_with(options.clone().in_cluster(1, &[]))];
-    for id in 2..=3 {
-        let next = Broker::not_started(options.clone().in_cluster(id, &[&nodes[0]]));
+    three_of([options.clone(), options.clone(), options.clone()])
+}
+
+/// The same, each with options of its own.
+pub fn three_of([first, second, third]: [Options; 3]) -> Vec<Broker> {
+    let mut nodes = vec![Broker::start_with(first.in_cluster(1, &[]))];
+    for (id, options) in [(2, second), (3, third)] {
+        let next = Broker::not_started(options.in_cluster(id, &[&nodes[0]]));
         nodes.push(next);
         nodes.last_mut().expect("pushed").begin_start();
     }

@@ -18,7 +18,7 @@ fn options() -> Options {
 }
 
 /// One partition on these nodes, the first of which leads.
-fn create(node: &Broker, topic: &str, replicas: &[i32], settings: &[(&str, &str)]) {
+pub fn create(node: &Broker, topic: &str, replicas: &[i32], settings: &[(&str, &str)]) {
     let text = |text: &str| StrBytes::from_string(text.to_owned());
     let configs = settings.iter().map(|(name, value)| {
         CreatableTopicConfig::default().with_name(text(name)).with_value(Some(text(value)))
@@ -36,7 +36,7 @@ fn create(node: &Broker, topic: &str, replicas: &[i32], settings: &[(&str, &str)
     assert_eq!(response.topics[0].error_code, 0, "{:?}", response.topics[0]);
 }
 
-fn partition(node: &Broker, topic: &str) -> MetadataResponsePartition {
+pub fn partition(node: &Broker, topic: &str) -> MetadataResponsePartition {
     Client::connect(node).metadata(&[topic]).topics[0].partitions[0].clone()
 }
 
@@ -47,7 +47,7 @@ fn wait_for_leader(node: &Broker, topic: &str, leader: i32) {
     });
 }
 
-fn wait_for_in_sync(node: &Broker, topic: &str, expected: &[i32]) {
+pub fn wait_for_in_sync(node: &Broker, topic: &str, expected: &[i32]) {
     wait_for(&format!("{expected:?} to be in sync of {topic}"), || {
         let mut in_sync: Vec<i32> = partition(node, topic).isr_nodes.iter().map(|node| node.0).collect();
         in_sync.sort();
@@ -61,7 +61,7 @@ fn values(node: &Broker, topic: &str) -> Vec<String> {
 }
 
 /// With `acks=all`, as a client does that tries again. Returns the offset.
-fn produce(alive: &Broker, topic: &str, batch: &Batch) -> i64 {
+pub fn produce(alive: &Broker, topic: &str, batch: &Batch) -> i64 {
     let attempt = || {
         let metadata = Client::connect(alive).metadata(&[topic]);
         let leader = metadata.topics[0].partitions[0].leader_id;

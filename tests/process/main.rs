@@ -24,6 +24,7 @@ mod journal;
 mod lifecycle;
 mod log_dirs;
 mod many_partitions;
+mod nearest_replica;
 mod offsets;
 mod ownership;
 mod quotas;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::codec::replication::Refusal;
+use crate::replication::reads::ReadRefused;
 use crate::types::{PartitionIndex, TopicId};
 
 fn offset(value: u64) -> Offset {
@@ -184,4 +185,16 @@ fn log_start_follows_within_what_is_known_to_be_everywhere() {
     assert_eq!(effects, [advance, Effect::MoveLogStart(offset(8))]);
     let flushed = step(&mut follower, Event::LogStartFlushed { log_start: offset(8) });
     assert_eq!(flushed, [acknowledge(10, 8)]);
+}
+
+#[test]
+fn readers_get_what_is_known_to_be_everywhere_and_are_sent_away_for_the_rest() {
+    let mut follower = following();
+    assert_eq!(follower.readable(offset(2)), Ok(offset(6)));
+    assert_eq!(follower.readable(offset(6)), Ok(offset(6)), "nothing yet");
+    for from in [7, 10, 11] {
+        assert_eq!(follower.readable(offset(from)), Err(ReadRefused::NotAvailable), "the leader may have it");
+    }
+    receive(&mut follower, 10, 15, 8);
+    assert_eq!(follower.readable(offset(7)), Ok(offset(8)));
 }

@@ -399,6 +399,44 @@ fn produces_are_answered_when_what_they_ask_for_is_true() {
 }
 
 #[test]
+fn readers_are_sent_to_followers_that_have_and_know_enough() {
+    let mut script = Script::new(&[1, 2, 3], 2);
+    let nearest = |script: &Script, from, near: &[i32]| {
+        let nearest = script.leader.nearest(offset(from), |node| near.contains(&node.0));
+        nearest.map(|node| node.0)
+    };
+    assert_eq!(nearest(&script, 0, &[2, 3]), None, "nobody follows yet");
+    script.follow(2, 10);
+    script.follow(3, 10);
+    assert_eq!(nearest(&script, 10, &[1]), None, "the leader sends nobody to itself");
+    assert_eq!(nearest(&script, 10, &[1, 2]), Some(2));
+    assert_eq!(nearest(&script, 11, &[2]), None, "nobody has it");
+    script.append(20);
+    script.flush(20);
+    script.ack(2, 20);
+    assert_eq!(nearest(&script, 15, &[2, 3]), None, "one has it, and does not know that all do");
+    assert_eq!(script.ack(3, 15), [advance(15)]);
+    assert_eq!(nearest(&script, 15, &[2, 3]), Some(2), "the one that has most");
+    assert_eq!(nearest(&script, 15, &[3]), Some(3));
+    assert_eq!(nearest(&script, 16, &[2, 3]), None);
+    script.step(Event::IsrCommitted(committed(8, &[1, 3])));
+    assert_eq!(nearest(&script, 15, &[2, 3]), Some(3), "2 is not in sync");
+    script.leader.lost(NodeId(3));
+    assert_eq!(nearest(&script, 15, &[2, 3]), None);
+}
+
+#[test]
+fn nobody_is_sent_below_where_the_log_begins() {
+    let mut script = Script::new(&[1, 2], 2);
+    script.follow(2, 10);
+    script.step(Event::LogStartWanted { log_start: offset(6) });
+    script.step(Event::LogStartFlushed { log_start: offset(6) });
+    script.ack_under(2, 5, 10, 6);
+    let nearest = |from| script.leader.nearest(offset(from), |_| true);
+    assert_eq!((nearest(5), nearest(6)), (None, Some(NodeId(2))));
+}
+
+#[test]
 fn log_start_is_shown_once_every_in_sync_replica_has_it() {
     let mut script = Script::new(&[1, 2], 2);
     script.follow(2, 10);

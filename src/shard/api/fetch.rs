@@ -5,7 +5,11 @@
 //!                                             │ enough, or an error, or the deadline?
 //!                                  yes: answer ▼ no: park, woken by the next flush of any of them
 //! ```
+//!
+//! From version 11 on followers are read from as well, as far as they know that everybody in sync has it; and a leader
+//! may send a client to one of its rack (KIP-392).
 
+use crate::cluster::record::Node;
 use crate::codec::api::fetch::{
     AbortedTransaction, DivergingEpoch, EncodedFetch, FetchResponseHeader, FetchResponseWriter,
     FetchedPartition,
@@ -13,22 +17,25 @@ use crate::codec::api::fetch::{
 use crate::codec::api::leader_hint::CurrentLeader;
 use crate::codec::api::response::EncodeError;
 use crate::codec::error_code::ErrorCode;
+use crate::config::ReplicaSelector;
 use crate::log::read_turns::ReaderId;
 use crate::log::transactions::Isolation;
+use crate::replication::reads::ReadRefused;
 use crate::shard::api::RequestContext;
-use crate::shard::api::list_offsets::find;
+use crate::shard::api::list_offsets::find_where;
 use crate::shard::api::produce::is_served_here;
 use crate::shard::catch_up::Reading;
 use crate::shard::conn::Connection;
 use crate::shard::fetch_sessions::{FetchPartition, FetchScope, Told};
-use crate::shard::message::{Message, ReadItem, ReadOutcome, ReadRequest, Reply, Request};
+use crate::shard::message::{Message, ReadItem, ReadOutcome, ReadRequest, ReadScope, Reply, Request};
 use crate::shard::quotas::Charged;
 use crate::shard::reader::{ReadBytes, ReadFailed};
 use crate::shard::replica::{Replica, Watcher};
+use crate::shard::replication::role::Replication;
 use crate::shard::response::{Response, Slice};
 use crate::shard::{Parked, Shard};
 use crate::types::limits::PARKED_FETCHES_MAX;
-use crate::types::{LeaderEpoch, Mono, Offset, PartitionIndex, ShardId, TopicPartition};
+use crate::types::{BrokerId, LeaderEpoch, Mono, Offset, PartitionIndex, ShardId, TopicPartition};
 use futures::future::{Either, join_all, select};
 use kafka_protocol::messages::FetchRequest;
 use std::cell::Cell;
@@ -45,6 +52,7 @@ struct Outcome {
     last_stable_offset: Option<Offset>,
     log_start: Option<Offset>,
     diverging: Option<(LeaderEpoch, Offset)>,
+    preferred: Option<BrokerId>,
     leader: Option<CurrentLeader>,
     aborted: Option<Vec<AbortedTransaction>>,
     records: ReadBytes,
@@ -58,7 +66,7 @@ enum Target {
 
 /// When a fetch is answered.
 struct FetchBounds {
-    isolation: Isolation,
+    scope: ReadScope,
     bytes_min: usize,
     bytes_max: usize,
     deadline: Mono,
@@ -88,10 +96,10 @@ pub async fn answer(
             return Ok(encode(&context, error, throttle, 0, &[], Vec::new()));
         }
     };
-    let targets: Vec<Target> =
-        partitions.iter().map(|partition| target(shard, connection, partition)).collect();
-    let isolation = isolation(request.isolation_level);
-    let bounds = FetchBounds { isolation, bytes_min, bytes_max, deadline, memory_size };
+    let read = read_scope(shard, &context, &request);
+    let each = partitions.iter().map(|partition| target(shard, connection, partition, read.from_followers));
+    let targets: Vec<Target> = each.collect();
+    let bounds = FetchBounds { scope: read, bytes_min, bytes_max, deadline, memory_size };
     let outcomes = read_until_enough(shard, connection, &partitions, &targets, bounds).await;
     if let Some(charged) = charged {
         let size = outcomes.iter().filter(|outcome| outcome.is_told()).map(Outcome::told_size).sum();
@@ -126,7 +134,12 @@ impl Throttle {
 impl Outcome {
     /// It is in an answer that leaves out what has no news.
     fn is_told(&self) -> bool {
-        self.records.size > 0 || self.error != ErrorCode::None || self.diverging.is_some()
+        self.records.size > 0 || self.is_news()
+    }
+
+    /// It says something else than what the log has.
+    fn is_news(&self) -> bool {
+        self.error != ErrorCode::None || self.diverging.is_some() || self.preferred.is_some()
     }
 
     /// About how many bytes of the answer are its.
@@ -140,6 +153,16 @@ impl Outcome {
 /// From the wire. As in Kafka everything but 1 reads uncommitted.
 pub fn isolation(level: i8) -> Isolation {
     if level == 1 { Isolation::Committed } else { Isolation::Uncommitted }
+}
+
+/// Whom a client may read from, as far as the version goes that it speaks.
+fn read_scope(shard: &Shard, context: &RequestContext, request: &FetchRequest) -> ReadScope {
+    /// The first version whose clients go where they are sent.
+    const FOLLOWERS_FROM: i16 = 11;
+    let from_followers = context.version >= FOLLOWERS_FROM;
+    let is_sent = from_followers && shard.config.replica_selector == ReplicaSelector::RackAware;
+    let rack = Some(request.rack_id.as_str()).filter(|rack| is_sent && !rack.is_empty());
+    ReadScope { isolation: isolation(request.isolation_level), from_followers, rack: rack.map(Box::from) }
 }
 
 /// Bytes of records that the answer may hold; one batch that is larger is the exception.
@@ -187,7 +210,12 @@ fn epoch(wire: i32) -> Option<LeaderEpoch> {
     (wire >= 0).then_some(LeaderEpoch(wire))
 }
 
-fn target(shard: &Shard, connection: &Connection, partition: &FetchPartition) -> Target {
+fn target(
+    shard: &Shard,
+    connection: &Connection,
+    partition: &FetchPartition,
+    from_followers: bool,
+) -> Target {
     let image = shard.image.borrow();
     let topic = image.topic_named(&partition.topic);
     let index = PartitionIndex::from_wire(partition.partition);
@@ -195,7 +223,8 @@ fn target(shard: &Shard, connection: &Connection, partition: &FetchPartition) ->
     let (Some(topic), Some(index), Some(state)) = (topic, index, state) else {
         return Target::Refused(ErrorCode::UnknownTopicOrPartition, None);
     };
-    let owner = state.led_on(shard.node);
+    let follower = state.replica_on(shard.node).filter(|_| from_followers);
+    let owner = state.led_on(shard.node).or(follower.map(|replica| replica.owner));
     let Some(owner) = owner.filter(|owner| is_served_here(shard, connection, *owner)) else {
         let leader = shard.brokers.borrow().leader_of(state);
         let hint = leader.map(|leader| CurrentLeader { leader, epoch: state.leader_epoch });
@@ -249,7 +278,7 @@ async fn read_until_enough(
     targets: &[Target],
     bounds: FetchBounds,
 ) -> Vec<Outcome> {
-    let FetchBounds { isolation, bytes_min, bytes_max, deadline, memory_size } = bounds;
+    let FetchBounds { scope, bytes_min, bytes_max, deadline, memory_size } = bounds;
     let mut parking: Option<Parking> = None;
     // Kafka, too, waits for no more than the answer may hold; here each core has a share of it.
     let owners = remote_owners(shard, targets).len() + 1;
@@ -266,13 +295,12 @@ async fn read_until_enough(
             parking = Some(Parking::new(shard, connection, memory_size, remote_owners(shard, targets)));
         }
         let watch = parking.as_ref().filter(|_| may_park).map(|parking| parking.watch);
-        let asked_for = ReadBounds { isolation, bytes_min, bytes_max, watch };
+        let asked_for = ReadBounds { scope: &scope, bytes_min, bytes_max, watch };
         let outcomes = read_all(shard, connection, partitions, targets, asked_for).await;
         drop(reading); // What was found is charged with the answer, in this turn.
         let size: usize = outcomes.iter().map(|outcome| outcome.records.size).sum();
-        let failed =
-            outcomes.iter().any(|outcome| outcome.error != ErrorCode::None || outcome.diverging.is_some());
-        if size >= bytes_min || failed || !may_park {
+        let has_news = outcomes.iter().any(Outcome::is_news);
+        if size >= bytes_min || has_news || !may_park {
             return outcomes;
         }
         if outcomes.iter().any(|outcome| outcome.records.is_short) {
@@ -341,8 +369,8 @@ fn watch_local(shard: &Shard, parking: &mut Parking, targets: &[Target], outcome
 }
 
 /// What one pass is to read.
-struct ReadBounds {
-    isolation: Isolation,
+struct ReadBounds<'a> {
+    scope: &'a ReadScope,
     bytes_min: usize,
     bytes_max: usize,
     watch: Option<u64>,
@@ -354,7 +382,7 @@ async fn read_all(
     connection: &Connection,
     partitions: &[FetchPartition],
     targets: &[Target],
-    ReadBounds { isolation, bytes_min, bytes_max, watch }: ReadBounds,
+    ReadBounds { scope, bytes_min, bytes_max, watch }: ReadBounds<'_>,
 ) -> Vec<Outcome> {
     let mut outcomes: Vec<Outcome> = Vec::with_capacity(targets.len());
     let mut by_owner: BTreeMap<ShardId, (Vec<usize>, Vec<ReadItem>)> = BTreeMap::new();
@@ -384,16 +412,15 @@ async fn read_all(
     let local = by_owner.remove(&shard.id);
     for (owner, (indexes, items)) in by_owner {
         let connection = connection.id;
-        let request = ReadRequest { isolation, connection, items, bytes_max: share, bytes_min, watch };
+        let scope = scope.clone();
+        let request = ReadRequest { scope, connection, items, bytes_max: share, bytes_min, watch };
         let ticket = shard.mesh.ask(owner, Request::Read(request)).await;
         shard.metrics.borrow_mut().requests_forwarded += 1;
         remote.push((indexes, ticket));
     }
     if let Some((indexes, items)) = local {
         let reader = ReaderId { shard: shard.id, connection: connection.id };
-        for (at, outcome) in
-            indexes.into_iter().zip(read_local(shard, reader, &items, share, isolation).await)
-        {
+        for (at, outcome) in indexes.into_iter().zip(read_local(shard, reader, &items, share, scope).await) {
             outcomes[at] = outcome.into();
         }
     }
@@ -416,6 +443,8 @@ pub struct LocalRead {
     pub last_stable_offset: Option<Offset>,
     pub log_start: Option<Offset>,
     pub diverging: Option<(LeaderEpoch, Offset)>,
+    /// Who is to be asked instead.
+    pub preferred: Option<BrokerId>,
     /// `None` unless committed records were asked for.
     pub aborted: Option<Vec<AbortedTransaction>>,
     pub records: ReadBytes,
@@ -429,6 +458,7 @@ impl From<LocalRead> for Outcome {
             last_stable_offset: read.last_stable_offset,
             log_start: read.log_start,
             diverging: read.diverging,
+            preferred: read.preferred,
             leader: None,
             aborted: read.aborted,
             records: read.records,
@@ -446,6 +476,7 @@ impl From<ReadOutcome> for Outcome {
             last_stable_offset: read.last_stable_offset,
             log_start: read.log_start,
             diverging: read.diverging,
+            preferred: read.preferred,
             leader: None,
             aborted: read.aborted,
             records: ReadBytes {
@@ -468,7 +499,7 @@ pub async fn read_local(
     reader: ReaderId,
     items: &[ReadItem],
     bytes_max: usize,
-    isolation: Isolation,
+    scope: &ReadScope,
 ) -> Vec<LocalRead> {
     let reading = Reading::new(shard.stores.for_reading(), reader);
     let mut reads: Vec<LocalRead> = Vec::with_capacity(items.len());
@@ -485,8 +516,7 @@ pub async fn read_local(
         let group: Vec<&ReadItem> = group.collect();
         // What is past the limit says how its partition stands, without a look at the disk.
         let budget = if left == 0 && found_any { None } else { Some(left) };
-        let read =
-            join_all(group.iter().map(|item| read_one(shard, &reading, item, budget, isolation))).await;
+        let read = join_all(group.iter().map(|item| read_one(shard, &reading, item, budget, scope))).await;
         for (item, mut read) in group.into_iter().zip(read) {
             let size = read.records.size;
             if size > 0 {
@@ -511,9 +541,10 @@ async fn read_one(
     reading: &Rc<Reading>,
     item: &ReadItem,
     left: Option<usize>,
-    isolation: Isolation,
+    scope: &ReadScope,
 ) -> LocalRead {
-    let replica = match find(shard, &item.partition) {
+    let will_do = |role: &Replication| role.serves() || scope.from_followers && role.is_follower();
+    let replica = match find_where(shard, &item.partition, will_do) {
         Ok(replica) => replica,
         Err(error) => return LocalRead { error, ..LocalRead::default() },
     };
@@ -526,7 +557,7 @@ async fn read_one(
             high_watermark: Some(log.high_watermark()),
             last_stable_offset: Some(log.last_stable_offset()),
             log_start: Some(log.log_start()),
-            aborted: (isolation == Isolation::Committed).then(Vec::new),
+            aborted: (scope.isolation == Isolation::Committed).then(Vec::new),
             diverging: item.last_fetched_epoch.and_then(|last| {
                 let end = log.epochs().end_offset_for(last, log.log_end())?;
                 (end.epoch < last || end.end_offset < item.offset).then_some((end.epoch, end.end_offset))
@@ -534,7 +565,20 @@ async fn read_one(
             ..LocalRead::default()
         }
     };
+    // Before epochs are compared: what a follower lacks its leader may have.
+    let followed = replica.replication.with_follower(|following| following.machine.readable(item.offset));
+    if let Some(Err(refused)) = followed {
+        let error = match refused {
+            ReadRefused::NotAvailable => ErrorCode::OffsetNotAvailable,
+            ReadRefused::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        };
+        return LocalRead { error, diverging: None, ..read };
+    }
     if read.diverging.is_some() {
+        return read;
+    }
+    read.preferred = scope.rack.as_deref().and_then(|rack| nearest(shard, &replica, rack, item.offset));
+    if read.preferred.is_some() {
         return read;
     }
     let Some(left) = left else {
@@ -545,7 +589,7 @@ async fn read_one(
         drop(log);
         return read;
     };
-    match replica.read_isolated(reading, item.offset, item.bytes_max.min(left), isolation).await {
+    match replica.read_isolated(reading, item.offset, item.bytes_max.min(left), scope.isolation).await {
         // Its path may be another topic's by now.
         _ if replica.is_deleted() => read.error = ErrorCode::UnknownTopicOrPartition,
         Ok(records) => {
@@ -577,6 +621,20 @@ async fn read_one(
     read
 }
 
+/// The broker of a client's rack to read from, where this one leads and is in another rack.
+fn nearest(shard: &Shard, replica: &Replica, rack: &str, from: Offset) -> Option<BrokerId> {
+    let (image, brokers) = (shard.image.borrow(), shard.brokers.borrow());
+    let state = image.partition(replica.id)?;
+    let broker = |node| brokers.get(brokers.broker_of(state.replica_on(node)?));
+    let is_near = |node| broker(node).is_some_and(|broker| broker.rack.as_deref() == Some(rack));
+    if is_near(shard.node) {
+        return None;
+    }
+    let may_serve = |node| is_near(node) && image.node(node).is_some_and(Node::is_active);
+    let nearest = replica.replication.with_leader(|leader| leader.nearest(from, may_serve))??;
+    broker(nearest).map(|broker| broker.id)
+}
+
 /// Whether the epoch that a client believes in is ours (KIP-320).
 pub fn check_epoch(theirs: Option<LeaderEpoch>, ours: LeaderEpoch) -> Result<(), ErrorCode> {
     match theirs {
@@ -589,7 +647,7 @@ pub fn check_epoch(theirs: Option<LeaderEpoch>, ours: LeaderEpoch) -> Result<(),
 /// Serves a read for another core: bytes are copied once, into what can leave this one.
 pub async fn read_for(shard: &Rc<Shard>, from: ShardId, request: ReadRequest) -> Vec<ReadOutcome> {
     let reader = ReaderId { shard: from, connection: request.connection };
-    let reads = read_local(shard, reader, &request.items, request.bytes_max, request.isolation).await;
+    let reads = read_local(shard, reader, &request.items, request.bytes_max, &request.scope).await;
     let size: usize = reads.iter().map(|read| read.records.size).sum();
     if let Some(watch) = request.watch.filter(|_| size < request.bytes_min) {
         let mut moved = false;
@@ -608,6 +666,7 @@ pub async fn read_for(shard: &Rc<Shard>, from: ShardId, request: ReadRequest) ->
         last_stable_offset: read.last_stable_offset,
         log_start: read.log_start,
         diverging: read.diverging,
+        preferred: read.preferred,
         records: copy(&read.records),
         aborted: read.aborted,
         batches: read.records.batches,
@@ -635,7 +694,7 @@ fn respond(
     let mut told: Vec<(&FetchPartition, Outcome)> = Vec::with_capacity(outcomes.len());
     let is_from_disk = outcomes.iter().any(|outcome| outcome.records.disk_size > 0);
     for (partition, outcome) in partitions.iter().zip(outcomes) {
-        let news = outcome.error != ErrorCode::None || outcome.diverging.is_some();
+        let news = outcome.is_news();
         if outcome.error != ErrorCode::None {
             metrics.error(context.api_key.to_wire(), outcome.error.code());
         }
@@ -683,7 +742,7 @@ fn encode(
                 last_stable_offset: outcome.last_stable_offset,
                 log_start: outcome.log_start,
                 aborted: outcome.aborted.as_deref(),
-                preferred_read_replica: None,
+                preferred_read_replica: outcome.preferred,
                 diverging_epoch: outcome
                     .diverging
                     .map(|(epoch, end_offset)| DivergingEpoch { epoch, end_offset }),

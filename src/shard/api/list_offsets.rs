@@ -19,6 +19,7 @@ use crate::shard::look_inside::look_inside;
 use crate::shard::message::{ListOffsetsItem, ListOffsetsOutcome, Reply, Request};
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
+use crate::shard::replication::role::Replication;
 use crate::shard::response::Slice;
 use crate::shard::step::Pace;
 use crate::shard::store::Store;
@@ -195,11 +196,20 @@ fn check_known(replica: &Replica, target: ListOffsetsTarget) -> Result<(), Error
 
 /// A replica that clients may be served from.
 pub fn find(shard: &Shard, id: &TopicPartition) -> Result<Rc<Replica>, ErrorCode> {
+    find_where(shard, id, Replication::serves)
+}
+
+/// The same, where its role is one that will do.
+pub fn find_where(
+    shard: &Shard,
+    id: &TopicPartition,
+    will_do: impl Fn(&Replication) -> bool,
+) -> Result<Rc<Replica>, ErrorCode> {
     let replica = shard.stores.find(id).ok_or_else(|| {
         let offline = shard.unavailable.borrow().contains_key(id);
         if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition }
     })?;
-    if replica.replication.serves() { Ok(replica) } else { Err(ErrorCode::NotLeaderOrFollower) }
+    if will_do(&replica.replication) { Ok(replica) } else { Err(ErrorCode::NotLeaderOrFollower) }
 }
 
 fn refused(shard: &Shard, replica: &Replica, failed: &ReadFailed) -> ErrorCode {

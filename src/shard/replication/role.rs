@@ -84,6 +84,11 @@ impl Replication {
         self.is_alone() || self.is_leader()
     }
 
+    /// Whether it follows a leader. Clients that want to may read from it.
+    pub fn is_follower(&self) -> bool {
+        matches!(*self.role.borrow(), Role::Follower(_))
+    }
+
     /// Whether everything is readable that an earlier leader has shown (KIP-207).
     pub fn knows_high_watermark(&self) -> bool {
         self.with_leader(|leader| leader.latest().is_ok()).unwrap_or(true)

@@ -536,7 +536,7 @@ fn expect<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> 
 }
 
 /// A counter of the broker, over all cores.
-fn metric(broker: &Broker, name: &str) -> u64 {
+pub fn metric(broker: &Broker, name: &str) -> u64 {
     let (_, text) = broker.admin_get("/metrics");
     let values = text.lines().filter(|line| line.starts_with(name));
     values.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()

@@ -9,7 +9,7 @@
 //! | the `rdkafka` crate | in this process (`librdkafka.rs`); as one of a group or with transactions, in one of its own (`rdkafka_driver.rs`) |
 //!
 //! All comparing is done in `conformance.rs`, `groups.rs`, `consumers.rs`, `admin.rs`, `transactions.rs`,
-//! `operators.rs`, `telemetry.rs` and `exactly_once.rs`, so that the drivers hold nothing but calls.
+//! `operators.rs`, `telemetry.rs`, `nearest.rs` and `exactly_once.rs`, so that the drivers hold nothing but calls.
 #![expect(clippy::disallowed_methods, reason = "tests wait for clients and read the clock")]
 
 mod admin;
@@ -22,6 +22,7 @@ mod exactly_once;
 mod groups;
 mod kcat;
 mod librdkafka;
+mod nearest;
 mod operators;
 mod rdkafka_driver;
 mod records;
@@ -42,6 +43,7 @@ pub use groups::{
     members_follow_a_regular_expression, members_share_a_topic, some_of_twenty_static_members_come_back,
     static_members_come_back, twenty_members_come_and_go, twenty_members_share_a_topic,
 };
+pub use nearest::consumers_read_in_their_rack;
 pub use operators::transactions_are_operated;
 pub use rdkafka_driver::serve_rdkafka;
 pub use telemetry::clients_measure_themselves;
