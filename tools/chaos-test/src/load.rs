@@ -32,6 +32,8 @@ const MEMBERS: u32 = 2;
 /// Between two records of one producer.
 const PAUSE: Duration = Duration::from_millis(4);
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than anything that a client waits for at its end.
+const END_PATIENCE: Duration = Duration::from_secs(100);
 
 /// What all of them know.
 pub struct Shared {
@@ -163,12 +165,19 @@ impl Load {
         Load { shared: shared.clone(), threads }
     }
 
-    /// Nothing more is sent; what is on its way is waited for by whoever sent it. Then everybody ends.
-    pub fn end(self) {
+    /// Nothing more is sent; what is on its way is waited for by whoever sent it. Then everybody ends. Returns how many
+    /// do not: librdkafka may stand still where a broker leaves the metadata while an answer of it is looked at
+    /// (`rd_kafka_toppar_undelegate`). They are left behind, and what they were told counts.
+    pub fn end(self) -> usize {
         self.shared.producing.store(false, Ordering::Relaxed);
         std::thread::sleep(Duration::from_secs(2));
         self.shared.is_over.store(true, Ordering::Relaxed);
-        self.threads.into_iter().for_each(|thread| drop(thread.join()));
+        let give_up = Instant::now() + END_PATIENCE;
+        let hang = || self.threads.iter().filter(|thread| !thread.is_finished()).count();
+        while hang() > 0 && Instant::now() < give_up {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        hang()
     }
 }
 

@@ -61,7 +61,7 @@ pub fn chaos(plan: &Plan, say: &mut impl FnMut(String)) -> anyhow::Result<Vec<St
         }
         Ok(Vec::new())
     })();
-    load.end();
+    say_hanging(load.end(), say);
     let mut violations = result?;
     violations.extend(judge(&mut cluster, &shared)?);
     report(&shared, &counts, &healings, say);
@@ -131,6 +131,12 @@ fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+fn say_hanging(count: usize, say: &mut impl FnMut(String)) {
+    if count > 0 {
+        say(format!("{count} clients stand still in librdkafka"));
+    }
+}
+
 fn report(shared: &Shared, counts: &Counts, healings: &Histogram<u64>, say: &mut impl FnMut(String)) {
     let done: Vec<String> = counts.iter().map(|(fault, count)| format!("{count} {fault:?}")).collect();
     say(format!("faults: {}", done.join(", ")));
@@ -198,7 +204,7 @@ pub fn failover(plan: &Plan, rounds: u32, say: &mut impl FnMut(String)) -> anyho
         }
         Ok(())
     })();
-    load.end();
+    say_hanging(load.end(), say);
     result?;
     let violations = judge(&mut cluster, &shared)?;
     report(&shared, &Counts::new(), &Histogram::<u64>::new(3)?, say);
