@@ -12,6 +12,7 @@
 //! [`Image::apply`](image::Image::apply) is the only mutator, hence also the replay path. [`quorum`]
 //! decides what is committed.
 
+pub mod balance;
 pub mod brokers;
 pub mod decide;
 pub mod describe;
