@@ -78,6 +78,7 @@ impl GroupCommit {
             Change::Bytes { .. }
             | Change::Closed { .. }
             | Change::Deleted { .. }
+            | Change::Removed { .. }
             | Change::Replaced { .. }
             | Change::Cut { .. }
             | Change::Flushed { .. } => false,

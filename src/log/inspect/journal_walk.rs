@@ -103,6 +103,7 @@ pub fn entries_at<'a>(view: &BlockView<'a>) -> Vec<(u64, Entry, Option<&'a [u8]>
             Change::Closed { .. }
             | Change::LogStart { .. }
             | Change::Deleted { .. }
+            | Change::Removed { .. }
             | Change::Replaced { .. }
             | Change::Cutting { .. }
             | Change::Cut { .. }

@@ -10,7 +10,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | magic: `ODRKJRNL` |
-//! | 8 | 2 | version: 3; blocks of version 1 have no entries of kind 3 or above, those of version 2 none of kind 8 |
+//! | 8 | 2 | version: 4; blocks of version 1 have no entries of kind 3 or above, those of version 2 none of kind 8, those of 3 none of kind 9 |
 //! | 10 | 2 | shard |
 //! | 12 | 4 | size of the block, the zeros included |
 //! | 16 | 4 | count of entries |
@@ -38,9 +38,9 @@
 //!
 //! Entries of other changes begin with topic id and number of the partition too, and go on:
 //!
-//! | offset | size | log start moved | partition deleted | segments replaced | log is being cut, was cut |
+//! | offset | size | log start moved | partition deleted, replica removed | segments replaced | log is being cut, was cut |
 //! |---|---|---|---|---|---|
-//! | 20 | 4 | kind: 3 | kind: 4 | kind: 5 | kind: 6, 7 |
+//! | 20 | 4 | kind: 3 | kind: 4, 9 | kind: 5 | kind: 6, 7 |
 //! | 24 | 8 | new log start | 0 | base offset of the first | base offset of the segment that is last then |
 //! | 32 | 8 | 0 | 0 | 0 | its size then |
 //! | 40 | 8 | 0 | 0 | offset after the last | log end then |
@@ -68,7 +68,7 @@ use crate::types::limits::{IO_ALIGNMENT, IO_SIZE_MAX};
 use crate::types::{LeaderEpoch, Offset, PartitionIndex, ShardId, TopicId, TopicPartition, Uuid};
 
 const MAGIC: [u8; 8] = *b"ODRKJRNL";
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 const VERSION_MIN: u16 = 1;
 const CRC_AT: usize = 64;
 const FILE_SIZE_AT: usize = 68;
@@ -132,6 +132,8 @@ pub enum Change {
     LogStart { start: Offset, epoch: LeaderEpoch },
     /// The partition is gone; flushed before its directory is.
     Deleted { epoch: LeaderEpoch },
+    /// The replica is gone from here, and may come again; flushed once its directory is gone, and before it can.
+    Removed { epoch: LeaderEpoch },
     /// Another segment takes the place of those that begin from `from` on and below `to`, all of them
     /// flushed (compaction). Flushed before it does: nothing may be written into it any more.
     Replaced { from: Offset, to: Offset, epoch: LeaderEpoch },
@@ -157,6 +159,7 @@ impl Change {
             Change::Bytes { .. } | Change::Closed { .. } => None,
             Change::LogStart { epoch, .. }
             | Change::Deleted { epoch }
+            | Change::Removed { epoch }
             | Change::Replaced { epoch, .. }
             | Change::Cutting { epoch, .. }
             | Change::Cut { epoch, .. }
@@ -178,6 +181,7 @@ impl Entry {
             Change::Closed { .. }
             | Change::LogStart { .. }
             | Change::Deleted { .. }
+            | Change::Removed { .. }
             | Change::Replaced { .. }
             | Change::Cutting { .. }
             | Change::Cut { .. }
@@ -194,6 +198,7 @@ impl Entry {
             Change::Closed { segment, size, next } => (2, segment, size, next, 0, 0),
             Change::LogStart { start, epoch } => (3, start, 0, Offset::ZERO, stated(epoch), 0),
             Change::Deleted { epoch } => (4, Offset::ZERO, 0, Offset::ZERO, stated(epoch), 0),
+            Change::Removed { epoch } => (9, Offset::ZERO, 0, Offset::ZERO, stated(epoch), 0),
             Change::Replaced { from, to, epoch } => (5, from, 0, to, stated(epoch), 0),
             Change::Cutting { place, end, epoch } => {
                 (6, place.segment, place.file_position, end, stated(epoch), 0)
@@ -240,6 +245,7 @@ impl Entry {
             6 if segment <= end => Change::Cutting { place, end, epoch },
             7 if segment <= end => Change::Cut { place, end, epoch },
             8 if segment <= end => Change::Flushed { place, end, epoch },
+            9 => Change::Removed { epoch },
             _ => return None,
         };
         Some(Entry { partition, change })
@@ -446,6 +452,7 @@ impl<'a> BlockView<'a> {
                 | Change::Cutting { .. }
                 | Change::Cut { .. } => 2,
                 Change::Flushed { .. } => 3,
+                Change::Removed { .. } => 4,
             };
             if self.version() < since {
                 return Err(BlockError::Entry { entry: at });
@@ -476,6 +483,7 @@ impl<'a> BlockView<'a> {
                 Change::Closed { .. }
                 | Change::LogStart { .. }
                 | Change::Deleted { .. }
+                | Change::Removed { .. }
                 | Change::Replaced { .. }
                 | Change::Cutting { .. }
                 | Change::Cut { .. }
@@ -509,14 +517,14 @@ mod tests {
             .collect();
         expect![[r#"
             4f44524b4a524e4c
-            0003000300001000
+            0004000300001000
             0000000200000005
             0000000000000007
             0000000000002000
             000000000000002a
             0000000000000029
             0000000000000011
-            b54cbcdd00000009
+            eaf92baf00000009
             0000000000000000
             00000000000000ab
             0000000400000001
@@ -585,9 +593,9 @@ mod tests {
         assert_eq!(refused, BlockError::Entry { entry: 0 });
         state_version(&mut later, 2, 1);
         assert!(BlockView::decode(&later, header().position).is_ok());
-        state_version(&mut later, 4, 1);
+        state_version(&mut later, 5, 1);
         let refused = BlockView::decode(&later, header().position).unwrap_err();
-        assert_eq!(refused, BlockError::Version { version: 4 });
+        assert_eq!(refused, BlockError::Version { version: 5 });
     }
 
     #[test]
@@ -610,6 +618,23 @@ mod tests {
         "#]]
         .assert_eq(&(words.join("\n") + "\n"));
         state_version(&mut block, 2, 1);
+        let refused = BlockView::decode(&block, header().position).unwrap_err();
+        assert_eq!(refused, BlockError::Entry { entry: 0 });
+    }
+
+    /// A build that does not know of it would take what a replica that has come since has for the other's.
+    #[test]
+    fn removed_replica_is_none_of_the_third_version() {
+        let mut block = vec![0xee; block_size(1, 0)];
+        let mut writer = BlockWriter::new(&mut block, 1);
+        let change = Change::Removed { epoch: LeaderEpoch(6) };
+        writer.change(&Entry { partition: partition(), change });
+        writer.finish(&header());
+        assert_eq!(block[HEADER_SIZE + 20..HEADER_SIZE + 24], 9u32.to_be_bytes());
+        assert_eq!(block[HEADER_SIZE + 48..HEADER_SIZE + 52], 6u32.to_be_bytes());
+        let view = BlockView::decode(&block, header().position).unwrap();
+        assert_eq!(view.entries().map(|(entry, _)| entry.change).collect::<Vec<_>>(), [change]);
+        state_version(&mut block, 3, 1);
         let refused = BlockView::decode(&block, header().position).unwrap_err();
         assert_eq!(refused, BlockError::Entry { entry: 0 });
     }
@@ -685,6 +710,7 @@ mod tests {
             Change::Cut { place, end: offset(120), epoch },
             Change::Flushed { place, end: offset(120), epoch },
             Change::Deleted { epoch },
+            Change::Removed { epoch },
         ]
     }
 

@@ -58,7 +58,7 @@ impl FlushedEnds {
                         *known = Reached { end, place };
                     }
                 }
-                Change::Deleted { .. } => {
+                Change::Deleted { .. } | Change::Removed { .. } => {
                     self.known.remove(&partition);
                 }
                 Change::Bytes { .. }

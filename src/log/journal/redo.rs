@@ -132,12 +132,11 @@ impl Redoing {
                 *known = start.max(*known);
             }
             Change::Deleted { .. } => {
-                self.ends.remove(&partition);
-                self.reached.remove(&partition);
-                self.log_starts.remove(&partition);
-                self.truncated.remove(&partition);
+                self.forget(partition);
                 redo.push(Redo::Delete { partition });
             }
+            // Its directory was gone before. If there is one, it has come again.
+            Change::Removed { .. } => self.forget(partition),
             Change::Replaced { .. } | Change::Flushed { .. } => {}
             Change::Cutting { place, end, .. } => {
                 let reached = self.ends_at(partition, place, end);
@@ -150,6 +149,13 @@ impl Redoing {
                 self.ends_at(partition, place, end);
             }
         }
+    }
+
+    fn forget(&mut self, partition: TopicPartition) {
+        self.ends.remove(&partition);
+        self.reached.remove(&partition);
+        self.log_starts.remove(&partition);
+        self.truncated.remove(&partition);
     }
 
     fn is_behind_damage(&self, partition: TopicPartition, segment: Offset) -> bool {

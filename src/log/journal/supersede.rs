@@ -6,7 +6,7 @@
 //! | log start moved to `start` | of segments that end at or below it: written where their file may still be, never missed |
 //! | segments replaced | of these segments: gone; what took their place holds what is left |
 //! | log is being cut, was cut | behind the cut: gone |
-//! | partition deleted | gone |
+//! | partition deleted, replica removed | gone |
 //!
 //! Bytes are a range of a file and nothing says which version of the file they belong to; so an entry
 //! is redone as if the log had always looked as it does in the end, never to be undone later. Below the log
@@ -73,7 +73,9 @@ impl Supersession {
                     later.segments = later.segments.split_off(&first);
                 }
             }
-            Change::Deleted { .. } => *later = Later { deleted: Some(at), ..Later::default() },
+            Change::Deleted { .. } | Change::Removed { .. } => {
+                *later = Later { deleted: Some(at), ..Later::default() };
+            }
             Change::Replaced { from, to, .. } => {
                 later.replaced.retain(|(_, first, end)| *first < from || to < *end);
                 later.replaced.push((at, from, to));
@@ -108,10 +110,11 @@ impl Supersession {
         self.partitions.get(&partition).is_some_and(|later| later.is_below_log_start(at, segment))
     }
 
-    /// Whether the files were cut as the entry at `at` says: the log may have grown since.
+    /// Whether the files were cut as the entry at `at` says: the log may have grown since. Or they are gone: those of
+    /// a replica that has come since are others.
     pub fn is_cut(&self, at: EntryAt, partition: TopicPartition) -> bool {
-        let done = self.partitions.get(&partition).and_then(|later| later.cut_done);
-        done.is_some_and(|done| at <= done)
+        let Some(later) = self.partitions.get(&partition) else { return false };
+        later.cut_done.is_some_and(|done| at <= done) || later.deleted.is_some_and(|when| at < when)
     }
 }
 

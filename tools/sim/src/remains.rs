@@ -146,7 +146,7 @@ fn look_through(files: &Files, owned: impl FnOnce() -> BTreeSet<TopicPartition>)
             match entry.change {
                 Change::Bytes { end, .. } => remains.end = remains.end.max(end.get()),
                 Change::LogStart { start, .. } => remains.log_start = remains.log_start.max(start.get()),
-                Change::Deleted { .. } => *remains = Remains::default(),
+                Change::Deleted { .. } | Change::Removed { .. } => *remains = Remains::default(),
                 Change::Closed { .. }
                 | Change::Flushed { .. }
                 | Change::Replaced { .. }
@@ -164,7 +164,7 @@ fn look_through(files: &Files, owned: impl FnOnce() -> BTreeSet<TopicPartition>)
             match entry.change {
                 Change::Bytes { end, .. } if is_stored => remains.flushed = remains.flushed.max(end.get()),
                 Change::Flushed { end, .. } => remains.flushed = remains.flushed.max(end.get()),
-                Change::Deleted { .. } => remains.flushed = 0,
+                Change::Deleted { .. } | Change::Removed { .. } => remains.flushed = 0,
                 Change::Cutting { .. } | Change::Cut { .. } => unreachable!("nobody cuts a log"),
                 Change::Bytes { .. }
                 | Change::Closed { .. }

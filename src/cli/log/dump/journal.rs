@@ -91,6 +91,7 @@ fn entry_item(entry: &Entry, holds: bool) -> Item {
             item("log start").with("logStart", start.get()).with("leaderEpoch", epoch.0)
         }
         Change::Deleted { epoch } => item("deleted").with("leaderEpoch", epoch.0),
+        Change::Removed { epoch } => item("removed").with("leaderEpoch", epoch.0),
         Change::Replaced { from, to, epoch } => {
             item("replaced").with("from", from.get()).with("to", to.get()).with("leaderEpoch", epoch.0)
         }

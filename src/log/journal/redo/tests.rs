@@ -30,6 +30,8 @@ enum Step {
     /// The log is cut here, of 256 parts.
     Cut(u8),
     Delete,
+    /// The replica is removed, and comes again with nothing.
+    ComeAgain,
 }
 
 type Files = BTreeMap<u64, Vec<u8>>;
@@ -85,6 +87,15 @@ fn deleted_partition_is_not_brought_back() {
     check(&[Append(9), WriteOut, Append(4), Roll, Append(2), Delete]);
 }
 
+#[test]
+fn replica_that_has_come_again_has_nothing_of_before() {
+    use Step::*;
+    check(&[Append(9), Roll, Append(4), LogStart(200), ComeAgain, Append(3), WriteOut, Append(2)]);
+    check(&[Append(9), Roll, Append(9), Cut(60), ComeAgain, Append(30), Roll, Append(1), ComeAgain]);
+    // Not cut where the other one was.
+    check(&[Append(9), Cut(60), ComeAgain, Direct(9)]);
+}
+
 /// Names of segments from before a cut say nothing about those behind it.
 #[test]
 fn segment_that_grew_past_the_names_of_cut_ones_is_kept() {
@@ -127,6 +138,7 @@ fn damage_in_bytes_that_are_not_wanted_is_none() {
     let bytes = |log: &mut Log| log.append(6);
     for (change, is_wanted) in [
         (Change::Deleted { epoch: LeaderEpoch(0) }, false),
+        (Change::Removed { epoch: LeaderEpoch(0) }, false),
         (Change::Replaced { from: offset(0), to: offset(6), epoch: LeaderEpoch(0) }, false),
         (Change::Replaced { from: offset(6), to: offset(9), epoch: LeaderEpoch(0) }, true),
         (Change::LogStart { start: offset(6), epoch: LeaderEpoch(0) }, true), // No later segment is named.
@@ -190,6 +202,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(Step::Compact),
         2 => any::<u8>().prop_map(Step::Cut),
         1 => Just(Step::Delete),
+        1 => Just(Step::ComeAgain),
     ]
 }
 
@@ -292,6 +305,12 @@ impl Log {
                 self.entry(Change::Deleted { epoch: LeaderEpoch(0) });
                 moment(self, "the deletion is committed");
                 self.files.clear();
+            }
+            Step::ComeAgain => {
+                // While its directory is gone nothing is written there: that is the shell's to see to.
+                self.entry(Change::Removed { epoch: LeaderEpoch(0) });
+                let journal = std::mem::take(&mut self.journal);
+                *self = Log { journal, segments: Files::from([(0, Vec::new())]), ..Log::default() };
             }
         }
         moments.push(Moment { log: self.clone(), what: "done", replacing: 0..0 });
