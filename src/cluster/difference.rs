@@ -2,8 +2,42 @@
 //! goes on from what it has, and its partitions with it.
 
 use super::image::{Image, Topic};
-use super::record::{PartitionState, Record};
-use crate::types::TopicId;
+use super::record::{PartitionState, Record, Replica};
+use crate::types::{NodeId, PartitionEpoch, TopicId};
+
+/// The records by which partitions lose the replicas that were taken from their nodes and given back since, maybe to
+/// other shards: what such a node has of them is not what they begin with now. To be carried out before
+/// [`difference`] is looked for.
+///
+/// Shape: O(both).
+pub fn replicas_gone(before: &Image, after: &Image) -> Vec<Record> {
+    let mut records = Vec::new();
+    for (id, state) in before.partitions() {
+        let Some(to) = after.partition(id).filter(|to| to.partition_epoch > state.partition_epoch) else {
+            continue;
+        };
+        // Only a start moves a replica between shards, and says so by its ownership epoch.
+        let is_another = |had: &Replica| {
+            to.replica_on(had.node).is_some_and(|has| {
+                let (had_epoch, epoch) = (had.ownership_epoch, has.ownership_epoch);
+                epoch < had_epoch || (epoch == had_epoch && has.owner != had.owner)
+            })
+        };
+        if state.replicas.iter().any(is_another) {
+            let mut state = state.clone();
+            state.partition_epoch = PartitionEpoch(state.partition_epoch.0 + 1);
+            state.replicas.retain(|replica| !is_another(replica));
+            let is_left = |node: &NodeId| state.replicas.iter().any(|replica| replica.node == *node);
+            state.in_sync.retain(is_left);
+            state.eligible_leaders.retain(is_left);
+            state.adding.retain(is_left);
+            state.removing.retain(is_left);
+            state.leader = state.leader.filter(is_left);
+            records.push(Record::PartitionChanged { id, state });
+        }
+    }
+    records
+}
 
 /// The records that make `before` into `after`, which the same log has led to later.
 ///
@@ -95,9 +129,42 @@ fn grows(before: &Topic, after: &Topic) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::image::tests::any_step;
+    use crate::cluster::image::tests::{any_step, image_of, node, partition_id, replica, topic_id};
+    use crate::config::Routing;
+    use crate::types::{LeaderEpoch, OwnershipEpoch, ShardId};
     use proptest::collection::vec;
     use proptest::prelude::*;
+
+    /// What its core had is not what another core begins with; the same core goes on with it.
+    #[test]
+    fn a_replica_that_was_given_back_to_another_core_is_taken_first() {
+        let mut before = image_of(&[node(1, 2, Routing::Node), node(2, 2, Routing::Node)]);
+        before.apply(&Record::TopicCreated { topic: topic_id(1), name: "t".to_owned() }).expect("new");
+        let had = Replica { ownership_epoch: OwnershipEpoch(3), ..replica(1, 0) };
+        let state = PartitionState::new(vec![had, replica(2, 0)]);
+        let created = Record::PartitionCreated { id: partition_id(1, 0), state: state.clone() };
+        before.apply(&created).expect("the next");
+        let given_back = |replica: Replica| {
+            let mut after = before.clone();
+            for (epoch, replicas) in [(1, vec![state.replicas[1]]), (2, vec![state.replicas[1], replica])] {
+                let state = PartitionState {
+                    leader_epoch: LeaderEpoch(1),
+                    partition_epoch: PartitionEpoch(epoch),
+                    ..PartitionState::new(replicas)
+                };
+                after.apply(&Record::PartitionChanged { id: partition_id(1, 0), state }).expect("newer");
+            }
+            replicas_gone(&before, &after)
+        };
+        for other in [replica(1, 0), replica(1, 1), Replica { owner: ShardId(1), ..had }] {
+            let gone = given_back(other);
+            let [Record::PartitionChanged { state, .. }] = &gone[..] else { panic!("{gone:?}") };
+            assert_eq!((&state.replicas[..], state.leader), (&[replica(2, 0)][..], None), "{other:?}");
+            assert_eq!((&state.in_sync[..], state.partition_epoch.0), (&[NodeId(2)][..], 1));
+        }
+        assert_eq!(given_back(had), []);
+        assert_eq!(given_back(Replica { ownership_epoch: OwnershipEpoch(4), owner: ShardId(1), ..had }), []);
+    }
 
     proptest! {
         #[test]
@@ -111,8 +178,11 @@ mod tests {
             more.iter().for_each(|record| drop(after.apply(record)));
             // As a node receives it.
             let received = Image::rebuild(&after.snapshot()).expect("a snapshot applies");
-            let records = difference(&before, &received);
             let mut found = before.clone();
+            for record in replicas_gone(&before, &received) {
+                found.apply(&record).map_err(|error| TestCaseError::fail(format!("{error}: {record:?}")))?;
+            }
+            let records = difference(&found, &received);
             for record in &records {
                 found.apply(record).map_err(|error| TestCaseError::fail(format!("{error}: {records:?}")))?;
             }

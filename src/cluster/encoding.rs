@@ -238,9 +238,11 @@ fn encode_state<'a>(
     let is_stated = state.replicas.iter().any(|replica| replica.directory.is_some());
     let directories =
         is_stated.then(|| builder.create_vector_from_iter(state.replicas.iter().map(directory)));
-    let eligible = state.eligible_leaders.iter().map(|node| node.0);
-    let eligible_leaders =
-        (!state.eligible_leaders.is_empty()).then(|| builder.create_vector_from_iter(eligible));
+    let mut nodes = |nodes: &[NodeId]| {
+        (!nodes.is_empty()).then(|| builder.create_vector_from_iter(nodes.iter().map(|node| node.0)))
+    };
+    let eligible_leaders = nodes(&state.eligible_leaders);
+    let (adding, removing) = (nodes(&state.adding), nodes(&state.removing));
     let args = fb::PartitionStateArgs {
         replicas: Some(replicas),
         in_sync: Some(in_sync),
@@ -249,6 +251,8 @@ fn encode_state<'a>(
         partition_epoch: state.partition_epoch.0,
         directories,
         eligible_leaders,
+        adding,
+        removing,
     };
     fb::PartitionState::create(builder, &args)
 }
@@ -384,15 +388,15 @@ fn decode_state(body: fb::PartitionState<'_>) -> Result<PartitionState, InvalidR
             directory: directory_of(at),
         })
     };
+    let nodes = |nodes: Option<flatbuffers::Vector<'_, i32>>| {
+        nodes.into_iter().flatten().map(node_id).collect::<Result<Vec<NodeId>, _>>()
+    };
     let state = PartitionState {
         replicas: replicas.iter().enumerate().map(decode_replica).collect::<Result<_, _>>()?,
-        in_sync: body.in_sync().iter().map(node_id).collect::<Result<_, _>>()?,
-        eligible_leaders: body
-            .eligible_leaders()
-            .into_iter()
-            .flatten()
-            .map(node_id)
-            .collect::<Result<_, _>>()?,
+        in_sync: nodes(Some(body.in_sync()))?,
+        eligible_leaders: nodes(body.eligible_leaders())?,
+        adding: nodes(body.adding())?,
+        removing: nodes(body.removing())?,
         leader: if body.leader() == -1 { None } else { Some(node_id(body.leader())?) },
         leader_epoch: LeaderEpoch(body.leader_epoch()),
         partition_epoch: PartitionEpoch(body.partition_epoch()),
@@ -449,6 +453,14 @@ pub(super) mod tests {
                     let stays = usize::from(led).min(state.in_sync.len());
                     state.eligible_leaders = state.in_sync.split_off(stays);
                 }
+                // None of them, the last, or all but the first, which is the only one that neither comes nor goes.
+                let moving = match leader_epoch % 3 {
+                    0 => nodes.len(),
+                    1 => nodes.len().saturating_sub(1).max(1),
+                    _ => 1,
+                };
+                state.adding = nodes[moving..].iter().copied().map(NodeId).collect();
+                state.removing = state.adding.iter().copied().filter(|node| led || node.0 % 2 == 0).collect();
                 state.leader_epoch = LeaderEpoch(leader_epoch & i32::MAX);
                 state.partition_epoch = PartitionEpoch(partition_epoch & i32::MAX);
                 state
@@ -603,8 +615,56 @@ pub(super) mod tests {
             state: state.clone(),
         };
         assert_eq!(level(changed(&state)), 1);
+        let moving = PartitionState { removing: vec![NodeId(2)], ..state.clone() };
+        assert_eq!(level(changed(&moving)), 7);
         state.eligible_leaders.extend(state.in_sync.pop());
         assert_eq!(level(changed(&state)), 7);
+    }
+
+    #[test]
+    fn who_comes_or_goes_holds_a_replica_and_some_other_stays() {
+        let refused = |adding: &[i32], removing: &[i32]| {
+            let nodes = |nodes: &[i32]| nodes.iter().copied().map(NodeId).collect();
+            let state = PartitionState {
+                adding: nodes(adding),
+                removing: nodes(removing),
+                ..PartitionState::new(vec![replica(1, 0), replica(2, 0)])
+            };
+            let refused = decode(&encode(&[Record::PartitionChanged { id: partition_id(7, 0), state }]));
+            let Err(DecodeError::Invalid { reason, .. }) = refused else { panic!("{refused:?}") };
+            reason
+        };
+        assert_eq!(refused(&[3], &[]), InvalidRecord::Reassigned(NodeId(3)));
+        assert_eq!(refused(&[], &[2, 2]), InvalidRecord::Reassigned(NodeId(2)));
+        assert_eq!(refused(&[1, 2], &[]), InvalidRecord::ReassignedAll);
+        assert_eq!(refused(&[], &[2, 1]), InvalidRecord::ReassignedAll);
+    }
+
+    /// Bytes that a build of this level has written; later ones have to read them.
+    #[test]
+    fn reassigned_partition_reads_as_it_was_written() {
+        let state = PartitionState {
+            adding: vec![NodeId(3)],
+            removing: vec![NodeId(1)],
+            ..PartitionState::new(vec![replica(3, 0), replica(1, 0)])
+        };
+        let record = Record::PartitionChanged { id: partition_id(7, 0), state };
+        let bytes = encode(std::slice::from_ref(&record));
+        let text: String = bytes.chunks(32).map(|line| hex(line) + "\n").collect();
+        expect_test::expect![[r#"
+            0c00000008000c0006000800080000000000070004000000010000000c000000
+            08000e000700080008000000000000071000000000000a001a00040000001400
+            0a000000000000000000000000000000000000071c0000000000160018000400
+            08000c0000000000000000001000140016000000300000002000000003000000
+            1000000004000000010000000100000001000000030000000200000003000000
+            0100000002000000030000000000000000000000010000000000000000000000
+        "#]]
+        .assert_eq(&text);
+        assert_eq!(decode(&bytes), Ok(vec![record]));
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     #[test]

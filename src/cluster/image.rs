@@ -71,6 +71,8 @@ pub enum Inapplicable {
     UnknownPartition(TopicPartition),
     #[error("partition {0:?} goes back in leader, partition or ownership epoch")]
     EpochGoesBack(TopicPartition),
+    #[error("partition {0:?} has other replicas under the same partition epoch")]
+    OtherReplicas(TopicPartition),
     #[error("node {node:?} registers under epoch {epoch:?}, which is not new")]
     BrokerEpochGoesBack { node: NodeId, epoch: BrokerEpoch },
     #[error("producer ids from {first} were given out below {next}")]
@@ -372,6 +374,9 @@ impl Image {
         {
             return Err(Inapplicable::EpochGoesBack(id));
         }
+        if state.partition_epoch == current.partition_epoch && !is_on_same_nodes(state, current) {
+            return Err(Inapplicable::OtherReplicas(id));
+        }
         let before = std::mem::replace(current, state.clone());
         self.uncount(&before);
         self.count(state);
@@ -426,6 +431,12 @@ impl Image {
     }
 }
 
+fn is_on_same_nodes(a: &PartitionState, b: &PartitionState) -> bool {
+    let has_all =
+        |of: &PartitionState| b.replicas.iter().all(|replica| of.replica_on(replica.node).is_some());
+    a.replicas.len() == b.replicas.len() && has_all(a)
+}
+
 /// No load is no entry.
 fn subtract_one<K: Ord>(loads: &mut BTreeMap<K, u32>, key: K) {
     let load = loads.get_mut(&key).expect("every replica of the image was counted");
@@ -447,9 +458,11 @@ impl Topic {
         TopicConfig::resolve(defaults, self.replication_factor(), overrides)
     }
 
-    /// Of its first partition; a topic's partitions are created with as many replicas each.
+    /// Of its first partition; a topic's partitions are created with as many replicas each. While replicas move, as
+    /// before: those that come do not count before they are in sync.
     pub fn replication_factor(&self) -> u16 {
-        self.partitions.first().map_or(0, |partition| partition.replicas.len() as u16)
+        let count = |state: &PartitionState| (state.replicas.len() - state.adding.len()) as u16;
+        self.partitions.first().map_or(0, count)
     }
 }
 
@@ -568,6 +581,7 @@ pub(crate) mod tests {
         let mut stale = state.clone();
         stale.leader_epoch = LeaderEpoch(3);
         stale.partition_epoch = PartitionEpoch(3);
+        let moved = PartitionState { replicas: vec![replica(2, 0)], ..stale.clone() };
         image.apply(&Record::PartitionChanged { id: partition_id(7, 0), state: stale }).expect("newer");
         let newer = image.clone();
         let refused = [
@@ -580,6 +594,7 @@ pub(crate) mod tests {
             Record::PartitionCreated { id: partition_id(8, 0), state: state.clone() },
             Record::PartitionChanged { id: partition_id(7, 1), state: state.clone() },
             Record::PartitionChanged { id: partition_id(7, 0), state },
+            Record::PartitionChanged { id: partition_id(7, 0), state: moved },
             Record::TopicConfigSet { topic: topic_id(8), key: "a".to_owned(), value: None },
             Record::NodeRegistered(node(2, 1, Routing::Node)),
         ];
@@ -607,13 +622,17 @@ pub(crate) mod tests {
     pub fn any_step() -> impl Strategy<Value = Record> {
         let topic = (0..4u128).prop_map(topic_id);
         let partition = (0..4u128, 0..4usize).prop_map(|(topic, index)| partition_id(topic, index));
-        let state = (0..3u16, 0..3i32, 0..3u32).prop_map(|(shard, epoch, ownership)| {
-            let mut state = PartitionState::new(vec![Replica {
+        let state = (0..3u16, 0..3i32, 0..3u32, 1..4i32).prop_map(|(shard, epoch, ownership, nodes)| {
+            let on = |node| Replica {
                 ownership_epoch: OwnershipEpoch(ownership),
                 directory: (shard > 0).then(|| DirectoryId(Uuid::from_u128(shard.into()))),
-                ..replica(1, shard)
-            }]);
+                ..replica(node, shard)
+            };
+            // On node 1, on node 2, on both, of which the second comes.
+            let mut state = PartitionState::new((1..=2).filter(|node| nodes & node != 0).map(on).collect());
+            state.adding = (nodes == 3).then_some(NodeId(2)).into_iter().collect();
             state.leader_epoch = LeaderEpoch(epoch);
+            state.partition_epoch = PartitionEpoch(epoch);
             state
         });
         let key = proptest::sample::select(vec!["retention.ms", "segment.bytes"]).prop_map(str::to_owned);
@@ -680,8 +699,9 @@ pub(crate) mod tests {
             let replicas: usize = image.partitions().map(|(_, state)| state.replicas.len()).sum();
             prop_assert_eq!(image.loads.values().map(|&load| load as usize).sum::<usize>(), replicas);
             let stated = image.partitions().filter(|(_, state)| state.replicas[0].directory.is_some());
-            let loads = image.directory_loads(NodeId(1)).map(|(_, load)| load as usize);
-            prop_assert_eq!(loads.sum::<usize>(), stated.count());
+            let stated = stated.map(|(_, state)| state.replicas.len());
+            let loads = (1..=2).flat_map(|node| image.directory_loads(NodeId(node)));
+            prop_assert_eq!(loads.map(|(_, load)| load as usize).sum::<usize>(), stated.sum::<usize>());
             prop_assert_eq!(image.partitions().count(), image.partition_count());
         }
     }

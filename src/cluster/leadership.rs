@@ -14,30 +14,37 @@
 //! |---|---|
 //! | [`alter`] | whether a leader gets the in-sync set that it asks for |
 //! | [`membership`] | what it means for a partition that a node comes, goes, or has lost its log |
+//! | [`reassignment`] | other replicas: when they come, when those of before go, and how to go back |
 //! | `stored.rs` | to and from what the image has of it |
 //!
-//! Pure. Absent: reassignment, and the last known leader of KIP-966: a leader that crashes stays eligible here, and one
-//! that is not any more has lost its log, and is no better than others. Source: KIP-497, 841, 903, 966; Kafka
+//! Pure. Absent: the last known leader of KIP-966: a leader that crashes stays eligible here, and one that is not any
+//! more has lost its log, and is no better than others. Source: KIP-455, 497, 841, 903, 966; Kafka
 //! `PartitionChangeBuilder`, `ReplicationControlManager`.
 
 pub mod alter;
 pub mod membership;
+pub mod reassignment;
 mod stored;
 
 use std::collections::BTreeMap;
 
+use self::reassignment::Assignment;
 use crate::types::{BrokerEpoch, LeaderEpoch, NodeId, PartitionEpoch};
 
 /// Leader and in-sync set of a partition.
 ///
 /// Invariant: replicas name each node once; everybody named is a replica; nobody is both in sync and eligible; a
-/// leader is in sync. Lists are in the order of the replicas.
+/// leader is in sync; some replica does not go, and some was there before. Lists are in the order of the replicas,
+/// but for those of the nodes that come and go, which are sorted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leadership {
     /// In preference order: the first is the preferred leader.
     pub replicas: Vec<NodeId>,
     pub in_sync: Vec<NodeId>,
     pub eligible_leaders: Vec<NodeId>,
+    /// Replicas that a reassignment brings in, and those that go once all others are in sync.
+    pub adding: Vec<NodeId>,
+    pub removing: Vec<NodeId>,
     pub leader: Option<NodeId>,
     pub leader_epoch: LeaderEpoch,
     pub partition_epoch: PartitionEpoch,
@@ -81,6 +88,8 @@ pub enum Election {
 #[derive(Clone, Copy, Debug)]
 struct Target<'a> {
     in_sync: &'a [NodeId],
+    /// Other replicas.
+    assignment: Option<&'a Assignment>,
     /// Its log is not what it was: it is not eligible any more.
     lost: Option<NodeId>,
     election: Election,
@@ -94,6 +103,13 @@ pub struct Rules<'a> {
     pub in_sync_min: usize,
 }
 
+impl<'a> Target<'a> {
+    /// Another in-sync set, and what follows from it.
+    fn in_sync(in_sync: &'a [NodeId]) -> Target<'a> {
+        Target { in_sync, assignment: None, lost: None, election: Election::Online }
+    }
+}
+
 impl Leadership {
     /// A new partition: led by its first active replica, everyone active in sync.
     pub fn new(replicas: Vec<NodeId>, rules: Rules<'_>) -> Leadership {
@@ -104,6 +120,8 @@ impl Leadership {
             replicas,
             in_sync,
             eligible_leaders: Vec::new(),
+            adding: Vec::new(),
+            removing: Vec::new(),
             leader_epoch: LeaderEpoch(0),
             partition_epoch: PartitionEpoch(0),
         }
@@ -111,7 +129,7 @@ impl Leadership {
 
     /// Another leader where there is a better one; `None` where all stays as it is.
     pub fn elect(&self, rules: Rules<'_>, election: Election) -> Option<Leadership> {
-        self.change(rules, Target { in_sync: &self.in_sync, lost: None, election })
+        self.change(rules, Target { election, ..Target::in_sync(&self.in_sync) })
     }
 
     /// Whether the election of its leader may have lost something: it was neither in sync nor eligible before.
@@ -121,17 +139,24 @@ impl Leadership {
         self.leader.is_some_and(|leader| before.leader != Some(leader) && !lacked_none(leader))
     }
 
-    /// How many have to be in sync for the high watermark to move.
+    /// How many have to be in sync for the high watermark to move. Never more than there are replicas; those that come
+    /// do not count before they are in sync.
     pub fn in_sync_min(&self, rules: Rules<'_>) -> usize {
-        rules.in_sync_min.clamp(1, self.replicas.len().max(1))
+        rules.in_sync_min.clamp(1, (self.replicas.len() - self.adding.len()).max(1))
     }
 
     fn change(&self, rules: Rules<'_>, target: Target<'_>) -> Option<Leadership> {
         let mut next = self.clone();
-        next.in_sync = self.in_order(|node| target.in_sync.contains(&node));
-        next.eligible_leaders = match next.in_sync.len() >= self.in_sync_min(rules) {
+        if let Some(assignment) = target.assignment {
+            next.assign(assignment.clone());
+        }
+        if let Some(completed) = next.completed(target.in_sync) {
+            next.assign(completed);
+        }
+        next.in_sync = next.in_order(|node| target.in_sync.contains(&node));
+        next.eligible_leaders = match next.in_sync.len() >= next.in_sync_min(rules) {
             true => Vec::new(),
-            false => self.in_order(|node| {
+            false => next.in_order(|node| {
                 let had_all = self.in_sync.contains(&node) || self.eligible_leaders.contains(&node);
                 had_all && !next.in_sync.contains(&node) && target.lost != Some(node)
             }),
@@ -150,7 +175,9 @@ impl Leadership {
         if next == *self {
             return None;
         }
-        if next.leader != self.leader {
+        // Nobody follows on under the epoch that a replica has left.
+        let has_left = self.replicas.iter().any(|node| !next.replicas.contains(node));
+        if next.leader != self.leader || has_left {
             next.leader_epoch = LeaderEpoch(self.leader_epoch.0 + 1);
         }
         next.partition_epoch = PartitionEpoch(self.partition_epoch.0 + 1);

@@ -33,7 +33,7 @@ pub const FEATURE_LEVEL_QUORUM: u16 = 5;
 /// Nodes that others reach.
 pub const FEATURE_LEVEL_PEERS: u16 = 6;
 
-/// Registrations with epochs, fencing, eligible leaders.
+/// Registrations with epochs, fencing, eligible leaders, reassignments.
 pub const FEATURE_LEVEL_LIFECYCLE: u16 = 7;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +106,7 @@ impl Record {
             Record::NodeRegistered(node) if node.has_lifecycle() => return FEATURE_LEVEL_LIFECYCLE,
             Record::NodeUnregistered { .. } => return FEATURE_LEVEL_LIFECYCLE,
             Record::PartitionCreated { state, .. } | Record::PartitionChanged { state, .. }
-                if !state.eligible_leaders.is_empty() =>
+                if !state.eligible_leaders.is_empty() || state.is_reassigned() =>
             {
                 return FEATURE_LEVEL_LIFECYCLE;
             }
@@ -149,7 +149,9 @@ impl Record {
             }
             Record::TopicCreated { name, .. } => name.len(),
             Record::PartitionCreated { state, .. } | Record::PartitionChanged { state, .. } => {
-                28 * state.replicas.len() + 4 * (state.in_sync.len() + state.eligible_leaders.len())
+                let lists = [&state.in_sync, &state.eligible_leaders, &state.adding, &state.removing];
+                let moving = if state.is_reassigned() { 16 } else { 0 };
+                moving + 28 * state.replicas.len() + lists.map(|nodes| 4 * nodes.len()).iter().sum::<usize>()
             }
             Record::TopicConfigSet { key, value, .. } => key.len() + value.as_ref().map_or(0, String::len),
             Record::ConfigSet { resource, key, value } => {
@@ -211,7 +213,7 @@ pub struct Replica {
 }
 
 /// Invariant: replicas name each node once; in-sync and eligible nodes are replicas, none of them both; the leader is
-/// in sync.
+/// in sync; nodes that come and go are replicas, and neither are all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionState {
     /// In preference order: the first is the preferred leader.
@@ -219,6 +221,10 @@ pub struct PartitionState {
     pub in_sync: Vec<NodeId>,
     /// Who has everything that was acknowledged and may lead once nobody is in sync (KIP-966).
     pub eligible_leaders: Vec<NodeId>,
+    /// Replicas that a reassignment brings in (KIP-455).
+    pub adding: Vec<NodeId>,
+    /// Replicas that go once all others are in sync. One that an earlier reassignment was to bring in is both.
+    pub removing: Vec<NodeId>,
     pub leader: Option<NodeId>,
     pub leader_epoch: LeaderEpoch,
     pub partition_epoch: PartitionEpoch,
@@ -254,6 +260,10 @@ pub enum InvalidRecord {
     InSyncElsewhere(NodeId),
     #[error("node {0:?} is eligible but holds no replica, or is in sync")]
     Eligible(NodeId),
+    #[error("node {0:?} comes or goes and holds no replica, or does so twice")]
+    Reassigned(NodeId),
+    #[error("all replicas come, or all go")]
+    ReassignedAll,
     #[error("leader {0:?} is not in sync")]
     LeaderNotInSync(NodeId),
     #[error("a leader, partition or broker epoch is negative")]
@@ -294,6 +304,8 @@ impl PartitionState {
         PartitionState {
             in_sync: replicas.iter().map(|replica| replica.node).collect(),
             eligible_leaders: Vec::new(),
+            adding: Vec::new(),
+            removing: Vec::new(),
             leader: replicas.first().map(|replica| replica.node),
             replicas,
             leader_epoch: LeaderEpoch(0),
@@ -303,6 +315,16 @@ impl PartitionState {
 
     pub fn replica_on(&self, node: NodeId) -> Option<&Replica> {
         self.replicas.iter().find(|replica| replica.node == node)
+    }
+
+    /// Replicas come or go.
+    pub fn is_reassigned(&self) -> bool {
+        !self.adding.is_empty() || !self.removing.is_empty()
+    }
+
+    /// The shard of a node that has a replica of it.
+    pub fn owner_on(&self, node: NodeId) -> Option<ShardId> {
+        self.replica_on(node).map(|replica| replica.owner)
     }
 
     /// The shard that leads it, if that is one of this node.
@@ -329,6 +351,16 @@ impl PartitionState {
         let is_ineligible = |node: &NodeId| self.replica_on(*node).is_none() || self.in_sync.contains(node);
         if let Some(&node) = self.eligible_leaders.iter().find(|node| is_ineligible(node)) {
             return Err(InvalidRecord::Eligible(node));
+        }
+        for moving in [&self.adding, &self.removing] {
+            let is_wrong =
+                |at: &usize| self.replica_on(moving[*at]).is_none() || moving[..*at].contains(&moving[*at]);
+            if let Some(at) = (0..moving.len()).find(is_wrong) {
+                return Err(InvalidRecord::Reassigned(moving[at]));
+            }
+            if moving.len() == self.replicas.len() {
+                return Err(InvalidRecord::ReassignedAll);
+            }
         }
         if let Some(leader) = self.leader.filter(|leader| !self.in_sync.contains(leader)) {
             return Err(InvalidRecord::LeaderNotInSync(leader));

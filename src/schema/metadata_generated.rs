@@ -1599,8 +1599,9 @@ pub enum PartitionStateOffset {}
 ///
 /// `directories`: the log directory that holds each replica, in the order of `replicas` (KIP-858); all
 /// zeros where none is stated, and no vector where that goes for all: then it is the only one of its
-/// node. From level 2. `eligible_leaders`: have everything that was acknowledged, and are not in sync (KIP-966). From
-/// level 7.
+/// node. From level 2. `eligible_leaders`: have everything that was acknowledged, and are not in sync (KIP-966).
+/// `adding`, `removing`: those of `replicas` that a reassignment brings in, and that go once all others are in sync
+/// (KIP-455); both of one that an earlier reassignment was to bring in. From level 7.
 pub struct PartitionState<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -1621,6 +1622,8 @@ impl<'a> PartitionState<'a> {
   pub const VT_PARTITION_EPOCH: ::flatbuffers::VOffsetT = 12;
   pub const VT_DIRECTORIES: ::flatbuffers::VOffsetT = 14;
   pub const VT_ELIGIBLE_LEADERS: ::flatbuffers::VOffsetT = 16;
+  pub const VT_ADDING: ::flatbuffers::VOffsetT = 18;
+  pub const VT_REMOVING: ::flatbuffers::VOffsetT = 20;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1632,6 +1635,8 @@ impl<'a> PartitionState<'a> {
     args: &'args PartitionStateArgs<'args>
   ) -> ::flatbuffers::WIPOffset<PartitionState<'bldr>> {
     let mut builder = PartitionStateBuilder::new(_fbb);
+    if let Some(x) = args.removing { builder.add_removing(x); }
+    if let Some(x) = args.adding { builder.add_adding(x); }
     if let Some(x) = args.eligible_leaders { builder.add_eligible_leaders(x); }
     if let Some(x) = args.directories { builder.add_directories(x); }
     builder.add_partition_epoch(args.partition_epoch);
@@ -1692,6 +1697,20 @@ impl<'a> PartitionState<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, i32>>>(PartitionState::VT_ELIGIBLE_LEADERS, None)}
   }
+  #[inline]
+  pub fn adding(&self) -> Option<::flatbuffers::Vector<'a, i32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, i32>>>(PartitionState::VT_ADDING, None)}
+  }
+  #[inline]
+  pub fn removing(&self) -> Option<::flatbuffers::Vector<'a, i32>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, i32>>>(PartitionState::VT_REMOVING, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PartitionState<'_> {
@@ -1707,6 +1726,8 @@ impl ::flatbuffers::Verifiable for PartitionState<'_> {
      .visit_field::<i32>("partition_epoch", Self::VT_PARTITION_EPOCH, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Id>>>("directories", Self::VT_DIRECTORIES, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, i32>>>("eligible_leaders", Self::VT_ELIGIBLE_LEADERS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, i32>>>("adding", Self::VT_ADDING, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, i32>>>("removing", Self::VT_REMOVING, false)?
      .finish();
     Ok(())
   }
@@ -1719,6 +1740,8 @@ pub struct PartitionStateArgs<'a> {
     pub partition_epoch: i32,
     pub directories: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Id>>>,
     pub eligible_leaders: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, i32>>>,
+    pub adding: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, i32>>>,
+    pub removing: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, i32>>>,
 }
 impl<'a> Default for PartitionStateArgs<'a> {
   #[inline]
@@ -1731,6 +1754,8 @@ impl<'a> Default for PartitionStateArgs<'a> {
       partition_epoch: 0,
       directories: None,
       eligible_leaders: None,
+      adding: None,
+      removing: None,
     }
   }
 }
@@ -1769,6 +1794,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PartitionStateBuilder<'a, 'b,
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionState::VT_ELIGIBLE_LEADERS, eligible_leaders);
   }
   #[inline]
+  pub fn add_adding(&mut self, adding: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , i32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionState::VT_ADDING, adding);
+  }
+  #[inline]
+  pub fn add_removing(&mut self, removing: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , i32>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionState::VT_REMOVING, removing);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PartitionStateBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PartitionStateBuilder {
@@ -1795,6 +1828,8 @@ impl ::core::fmt::Debug for PartitionState<'_> {
       ds.field("partition_epoch", &self.partition_epoch());
       ds.field("directories", &self.directories());
       ds.field("eligible_leaders", &self.eligible_leaders());
+      ds.field("adding", &self.adding());
+      ds.field("removing", &self.removing());
       ds.finish()
   }
 }

@@ -158,7 +158,7 @@ mod tests {
     use crate::cluster::image::tests::{add_topic, node, partition_id, replica};
     use crate::cluster::record::Node;
     use crate::config::Routing;
-    use crate::types::NodeId;
+    use crate::types::{NodeId, PartitionEpoch};
     use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 
     fn asked(topics: &[(&'static str, &[i32])], election_type: i8) -> ElectLeadersRequest {
@@ -205,6 +205,7 @@ mod tests {
             let state = PartitionState {
                 leader: leader.map(NodeId),
                 in_sync: in_sync.iter().copied().map(NodeId).collect(),
+                partition_epoch: PartitionEpoch(1),
                 ..PartitionState::new(vec![replica(1, 0), replica(2, 0)])
             };
             let record = Record::PartitionChanged { id: partition_id(1, index), state };
@@ -235,6 +236,7 @@ mod tests {
             leader: None,
             in_sync: Vec::new(),
             eligible_leaders: vec![NodeId(3)],
+            partition_epoch: PartitionEpoch(1),
             ..PartitionState::new(vec![replica(1, 0), replica(2, 0), replica(3, 0)])
         };
         let fence = |cluster: &mut Cluster, id, is_fenced| {

@@ -169,6 +169,7 @@ mod tests {
     use crate::cluster::image::tests::{add_topic, image_of, node, partition_id, replica, topic_id};
     use crate::cluster::record::{Node, Record};
     use crate::config::Routing;
+    use crate::types::PartitionEpoch;
     use bytes::BytesMut;
     use kafka_protocol::protocol::{Decodable, Encodable};
 
@@ -303,7 +304,8 @@ mod tests {
         let mut image = image(Routing::Node);
         let fenced = Node { is_fenced: true, ..node(2, 1, Routing::Node) };
         image.apply(&Record::NodeRegistered(fenced)).expect("fits");
-        let state = PartitionState::new(vec![replica(1, 0), replica(2, 0)]);
+        let mut state = PartitionState::new(vec![replica(1, 0), replica(2, 0)]);
+        state.partition_epoch = PartitionEpoch(1);
         image.apply(&Record::PartitionChanged { id: partition_id(1, 0), state }).expect("fits");
         let response = describe(&image, &asking(vec![by_name("orders")]), 12);
         assert_eq!(response.brokers.iter().map(|broker| broker.node_id.0).collect::<Vec<_>>(), [1]);
@@ -316,7 +318,7 @@ mod tests {
     fn partition_without_leader_and_replica_on_an_unknown_node() {
         let mut image = image(Routing::Node);
         let mut state = PartitionState::new(vec![replica(1, 0), replica(2, 0)]);
-        state.leader = None;
+        (state.leader, state.partition_epoch) = (None, PartitionEpoch(1));
         image.apply(&Record::PartitionChanged { id: partition_id(1, 0), state }).expect("fits");
         let response = describe(&image, &asking(vec![by_name("orders")]), 9);
         let partition = &response.topics[0].partitions[0];

@@ -146,6 +146,7 @@ mod tests {
     use crate::cluster::image::tests::{add_topic, image_of, node, partition_id, replica};
     use crate::cluster::record::Record;
     use crate::config::Routing;
+    use crate::types::PartitionEpoch;
     use bytes::BytesMut;
     use kafka_protocol::messages::describe_topic_partitions_request::{self as wire, TopicRequest};
     use kafka_protocol::protocol::{Decodable, Encodable};
@@ -253,6 +254,7 @@ mod tests {
         let mut image = image();
         let mut state = PartitionState::new(vec![replica(1, 0), replica(2, 0)]);
         state.eligible_leaders.extend(state.in_sync.pop());
+        state.partition_epoch = PartitionEpoch(1);
         image.apply(&Record::PartitionChanged { id: partition_id(3, 0), state }).expect("fits");
         let brokers = Brokers::new(&image, NodeId(1));
         let response = describe_topic_partitions(&image, &brokers, &request(&["c"], 10), 10);

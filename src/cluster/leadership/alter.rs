@@ -1,6 +1,6 @@
 //! AlterPartition: a leader asks for another in-sync set, under the epochs that it knows.
 
-use super::{Election, Leadership, Rules, Target};
+use super::{Leadership, Rules, Target};
 use crate::types::{BrokerEpoch, LeaderEpoch, NodeId, PartitionEpoch};
 
 /// What a leader asks for.
@@ -72,8 +72,7 @@ impl Leadership {
                 return Err(AlterRefused::IneligibleReplica(*node));
             }
         }
-        let target = Target { in_sync: &in_sync, lost: None, election: Election::Online };
-        Ok(self.change(rules, target).unwrap_or_else(|| {
+        Ok(self.change(rules, Target::in_sync(&in_sync)).unwrap_or_else(|| {
             let partition_epoch = PartitionEpoch(self.partition_epoch.0 + 1);
             Leadership { partition_epoch, ..self.clone() }
         }))

@@ -75,8 +75,7 @@ impl Leadership {
         match found {
             LogFound::Lost => {
                 let in_sync = self.without(node);
-                let target = Target { in_sync: &in_sync, lost: Some(node), election: Election::Online };
-                self.change(rules, target)
+                self.change(rules, Target { lost: Some(node), ..Target::in_sync(&in_sync) })
             }
             LogFound::Complete if self.leader == Some(node) => self.elect(rules, Election::Online),
             LogFound::Complete => None,
@@ -89,7 +88,7 @@ impl Leadership {
             return None;
         }
         let in_sync = self.without(node);
-        self.change(rules, Target { in_sync: &in_sync, lost: None, election: Election::Online })
+        self.change(rules, Target::in_sync(&in_sync))
     }
 
     /// A node was unfenced; `rules` know that already.

@@ -14,20 +14,30 @@ impl PartitionState {
             replicas: self.replicas.iter().map(|replica| replica.node).collect(),
             in_sync: self.in_sync.clone(),
             eligible_leaders: self.eligible_leaders.clone(),
+            adding: self.adding.clone(),
+            removing: self.removing.clone(),
             leader: self.leader,
             leader_epoch: self.leader_epoch,
             partition_epoch: self.partition_epoch,
         }
     }
 
-    /// The same replicas under another leadership.
+    /// Under another leadership, which has some of the same replicas.
     pub fn with_leadership(self, leadership: &Leadership) -> PartitionState {
-        let replicas = self.replicas.iter().map(|replica| replica.node);
-        assert!(replicas.eq(leadership.replicas.iter().copied()), "it is that of these replicas");
+        self.with_replicas(leadership, &[])
+    }
+
+    /// The same where a leadership has `more`. Who is a replica already stays where it is.
+    pub fn with_replicas(self, leadership: &Leadership, more: &[Replica]) -> PartitionState {
+        let all = || self.replicas.iter().chain(more).copied();
+        let replica =
+            |node: &_| all().find(|replica| replica.node == *node).expect("it is that of these replicas");
         PartitionState {
-            replicas: self.replicas,
+            replicas: leadership.replicas.iter().map(replica).collect(),
             in_sync: leadership.in_sync.clone(),
             eligible_leaders: leadership.eligible_leaders.clone(),
+            adding: leadership.adding.clone(),
+            removing: leadership.removing.clone(),
             leader: leadership.leader,
             leader_epoch: leadership.leader_epoch,
             partition_epoch: leadership.partition_epoch,
@@ -48,6 +58,8 @@ mod tests {
             replicas: vec![NodeId(2), NodeId(1), NodeId(3)],
             in_sync: vec![NodeId(1)],
             eligible_leaders: vec![NodeId(2)],
+            adding: vec![NodeId(3)],
+            removing: vec![NodeId(1)],
             leader: Some(NodeId(1)),
             leader_epoch: LeaderEpoch(4),
             partition_epoch: PartitionEpoch(9),
@@ -56,5 +68,16 @@ mod tests {
         assert_eq!(stored.check(), Ok(()));
         assert_eq!(stored.replicas, replicas, "owners and directories stay");
         assert_eq!(stored.leadership(), decided);
+    }
+
+    #[test]
+    fn who_stays_keeps_its_place_and_who_comes_has_the_given_one() {
+        let state = PartitionState::new(vec![replica(1, 1), replica(2, 2)]);
+        let mut decided = state.leadership();
+        decided.replicas = vec![NodeId(3), NodeId(2)];
+        (decided.in_sync, decided.leader) = (vec![NodeId(2)], Some(NodeId(2)));
+        let stored = state.with_replicas(&decided, &[replica(2, 7), replica(3, 3)]);
+        assert_eq!(stored.replicas, [replica(3, 3), replica(2, 2)]);
+        assert_eq!(stored.check(), Ok(()));
     }
 }

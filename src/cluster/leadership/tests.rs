@@ -3,6 +3,8 @@
 use super::alter::{AlterRefused, Alteration};
 use super::membership::LogFound;
 use super::*;
+use crate::cluster::image::tests::replica;
+use crate::cluster::record::PartitionState;
 use proptest::prelude::*;
 
 struct Story {
@@ -245,6 +247,9 @@ enum Step {
     ShutDown(i32),
     Alter(u8),
     Preferred,
+    /// To so many nodes from one on.
+    Reassign(i32, usize),
+    Cancel,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -255,6 +260,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1..6).prop_map(Step::ShutDown),
         3 => any::<u8>().prop_map(Step::Alter),
         1 => Just(Step::Preferred),
+        2 => (0..5, 1..5usize).prop_map(|(first, count)| Step::Reassign(first, count)),
+        1 => Just(Step::Cancel),
     ]
 }
 
@@ -278,10 +285,22 @@ proptest! {
                 Step::ShutDown(node) => story.shut_down(node),
                 Step::Alter(mask) if before.leader.is_some() => {
                     let wanted = |node: &i32| mask & (1 << node) != 0;
-                    let _ = story.alter(&replicas.iter().copied().filter(wanted).collect::<Vec<_>>());
+                    let _ = story.alter(&(1..6).filter(wanted).collect::<Vec<_>>());
                 }
                 Step::Preferred => {
                     story.take(|partition, rules| partition.elect(rules, Election::Preferred));
+                }
+                Step::Reassign(first, count) => {
+                    let target: Vec<i32> = (0..count as i32).map(|at| (first + at) % 5 + 1).collect();
+                    story.take(|partition, rules| partition.reassign(rules, &nodes(&target)));
+                    let is_on = |node: &NodeId| story.partition.replicas.contains(node);
+                    prop_assert!(nodes(&target).iter().all(is_on));
+                }
+                Step::Cancel => {
+                    let was_there = |node: &NodeId| !before.adding.contains(node);
+                    story.take(|partition, rules| partition.cancel_reassignment(rules, false).ok());
+                    let is_cancelled = story.partition.partition_epoch != before.partition_epoch;
+                    prop_assert!(!is_cancelled || story.partition.replicas.iter().all(was_there));
                 }
                 Step::Unfence(_) | Step::Alter(_) => {}
             }
@@ -290,13 +309,23 @@ proptest! {
             if let Some(leader) = now.leader {
                 prop_assert!(now.in_sync.contains(&leader));
                 prop_assert!(story.members.is_active(leader) || !matches!(step, Step::Start(node, _) if node == leader.0));
+                // The high watermark waits for whoever its leader asks for.
+                let is_asked_for = matches!(step, Step::Alter(mask) if mask & (1 << leader.0) != 0);
                 if now.leader != before.leader {
-                    prop_assert!(had_all(&leader), "a leader that may lack something: {:?} {:?}", before, now);
+                    let may_lead = had_all(&leader) || is_asked_for;
+                    prop_assert!(may_lead, "a leader that may lack something: {:?} {:?}", before, now);
                 }
             }
+            let has_left = before.replicas.iter().any(|node| !now.replicas.contains(node));
+            prop_assert!(!has_left || now.leader_epoch > before.leader_epoch);
+            let left = before.replicas.iter().filter(|node| !now.replicas.contains(node));
+            let may_leave = |node: &NodeId| before.adding.contains(node) || !now.is_reassigned();
+            prop_assert!(left.copied().all(|node| may_leave(&node)), "{:?} {:?}", before, now);
+            let placed = now.replicas.iter().map(|node| replica(node.0, 0)).collect();
+            prop_assert_eq!(PartitionState::created(placed, now).check(), Ok(()));
             prop_assert!(now.in_sync.iter().all(|node| !now.eligible_leaders.contains(node)));
             prop_assert!(now.eligible_leaders.iter().all(had_all));
-            let in_sync_min = in_sync_min.min(replicas.len());
+            let in_sync_min = in_sync_min.min(now.replicas.len() - now.adding.len());
             prop_assert!(now.in_sync.len() < in_sync_min || now.eligible_leaders.is_empty());
         }
     }
