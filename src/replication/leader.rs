@@ -90,6 +90,11 @@ pub enum Event<'a> {
         now: Mono,
     },
     IsrCommitted(Committed),
+    /// All of them, this node among them; under the same leader epoch none has gone.
+    ReplicasChanged {
+        replicas: &'a [NodeId],
+        now: Mono,
+    },
     ProposalRefused {
         partition_epoch: PartitionEpoch,
         now: Mono,
@@ -292,6 +297,11 @@ impl Leader {
                 }
             }
             Event::IsrCommitted(committed) => self.commit(committed, effects),
+            Event::ReplicasChanged { replicas, now } => {
+                for replica in replicas.iter().filter(|replica| **replica != self.node) {
+                    self.followers.entry(*replica).or_insert_with(|| Progress::new(now, self.log_end));
+                }
+            }
             Event::ProposalRefused { partition_epoch, now } => {
                 self.refuse(partition_epoch, now);
             }

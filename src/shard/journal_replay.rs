@@ -76,6 +76,8 @@ pub struct ReplayStart<'a> {
     /// Of the checkpoints that are written once everything is replayed.
     pub generation: CheckpointGeneration,
     pub keep: Option<Keep>,
+    /// Replicas have gone from here since: the checkpoints must not speak of them any longer.
+    pub replicas_removed: bool,
 }
 
 /// Which journals are gone on with.
@@ -127,7 +129,7 @@ pub fn replay(
     if !start.clean {
         replayed.settled.apply(points);
     }
-    if !start.clean || start.moves_partitions() {
+    if !start.clean || start.moves_partitions() || start.replicas_removed {
         write_checkpoints(start, points)?;
     }
     let mut done = Vec::new();
@@ -215,6 +217,10 @@ fn write_checkpoints(
     points: &BTreeMap<TopicPartition, PartitionPoint>,
 ) -> io::Result<()> {
     let mut by_owner: BTreeMap<ShardId, BTreeMap<TopicPartition, PartitionPoint>> = BTreeMap::new();
+    if start.replicas_removed {
+        let cores = start.image.node(start.node).map_or(0, |node| node.cores);
+        by_owner.extend((0..cores).map(|shard| (ShardId(shard), BTreeMap::new())));
+    }
     for (id, state) in start.image.partitions() {
         if let (Some(replica), Some(point)) = (state.replica_on(start.node), points.get(&id)) {
             by_owner.entry(replica.owner).or_default().insert(id, *point);
@@ -516,6 +522,7 @@ mod tests {
             sync_fs: SyncFs::Nothing,
             generation: CheckpointGeneration::default(),
             keep: None,
+            replicas_removed: false,
         };
         let replayed = replay(&start(false), &mut BTreeMap::new()).unwrap();
         assert!(replayed.corrupt.is_empty());

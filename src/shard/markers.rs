@@ -65,8 +65,7 @@ pub async fn write_local(shard: &Rc<Shard>, items: &[MarkerItem]) -> Vec<MarkerO
 
 async fn write(shard: &Rc<Shard>, target: &Rc<dyn AckTarget>, index: u32, item: &MarkerItem) {
     let Some(replica) = shard.stores.find(&item.partition) else {
-        let offline = shard.unavailable.borrow().contains_key(&item.partition);
-        let error = if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition };
+        let error = shard.absence(&item.partition);
         return target.acknowledged(index, ProduceOutcome { error, ..Default::default() });
     };
     if !replica.log.borrow().producers.may_be_coordinators(&item.marker, item.newest) {

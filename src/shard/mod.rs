@@ -99,7 +99,8 @@ mod watches;
 
 use crate::cluster::brokers::{Brokers, Routing};
 use crate::cluster::image::Image;
-use crate::cluster::record::ProducerIdBlock;
+use crate::cluster::record::{PartitionState, ProducerIdBlock};
+use crate::codec::error_code::ErrorCode;
 use crate::config::Config;
 use crate::config::memory::MemoryPlan;
 use crate::log::checkpoint::PartitionPoint;
@@ -231,6 +232,21 @@ pub struct Unavailable {
 }
 
 impl Shard {
+    /// Why nothing is found of a partition here.
+    pub fn absence(&self, id: &TopicPartition) -> ErrorCode {
+        match self.image.borrow().partition(*id) {
+            _ if self.unavailable.borrow().contains_key(id) => ErrorCode::KafkaStorageError,
+            // Others have it; by now, where a request was on its way here.
+            Some(state) if !self.owns(state) => ErrorCode::NotLeaderOrFollower,
+            Some(_) | None => ErrorCode::UnknownTopicOrPartition,
+        }
+    }
+
+    /// Whether a replica of the partition is this shard's.
+    pub fn owns(&self, state: &PartitionState) -> bool {
+        state.owner_on(self.node) == Some(self.id)
+    }
+
     pub fn new(parts: ShardParts) -> Rc<Shard> {
         let brokers = Brokers::new(&parts.image, parts.node);
         let sessions = FetchSessions::new(SessionLimits {

@@ -5,7 +5,7 @@
 //! that has its name.
 
 use crate::cluster::image::Image;
-use crate::cluster::record::{ConfigResource, Record};
+use crate::cluster::record::{ConfigResource, PartitionState as PartitionStateRecord, Record};
 use crate::config::TimestampType;
 use crate::config::topic::{TopicConfig, TopicDefaults};
 use crate::log::checkpoint::PartitionPoint;
@@ -41,7 +41,7 @@ use std::time::Duration;
 
 mod deletion;
 
-pub use deletion::{move_away, remove_orphans};
+pub use deletion::{Held, move_away, remove_orphans};
 
 /// Partitions whose directories are looked at, made and flushed together: what a hop to the helper
 /// thread and a flush cost is shared by so many. Some kilobytes each meanwhile.
@@ -67,6 +67,16 @@ pub struct LastStop {
     pub journal: Replayed,
     /// What was put right or refused before any shard ran.
     pub recovery: RecoveryCounts,
+}
+
+impl LastStop {
+    /// Nothing is expected of other partitions.
+    pub fn retain(&mut self, is_kept: impl Fn(&TopicPartition) -> bool) {
+        self.points.retain(|id, _| is_kept(id));
+        self.states.retain(|id, _| is_kept(id));
+        self.journal.ends.retain(|id, _| is_kept(id));
+        self.journal.corrupt.retain(|id| is_kept(id));
+    }
 }
 
 /// Opens every partition of this shard, those of all log directories side by side. Those that fail are
@@ -385,6 +395,8 @@ async fn claim_directory(
 pub struct Changes {
     pub created: Vec<TopicPartition>,
     pub deleted: Vec<TopicId>,
+    /// Partitions that go on without this shard.
+    pub removed: Vec<TopicPartition>,
     pub configured: Vec<TopicId>,
     /// Partitions of this shard with another leader, in-sync set or set of replicas.
     pub changed: Vec<TopicPartition>,
@@ -412,25 +424,26 @@ pub fn apply(shard: &Shard, records: &[Record]) -> Changes {
             // Looked at with each heartbeat.
             Record::ConfigSet { resource: ConfigResource::Group(_), .. } => {}
             Record::ClientQuotaSet { .. } => quotas_changed = true,
-            Record::PartitionCreated { id, state }
-                if state.replica_on(shard.node).is_some_and(|replica| replica.owner == shard.id) =>
-            {
-                changes.created.push(*id);
-            }
-            Record::PartitionChanged { id, state }
-                if state.replica_on(shard.node).is_some_and(|replica| replica.owner == shard.id) =>
-            {
-                changes.changed.push(*id);
-                // The only replica goes on at once; where there are others the role changes first.
-                if let Some(replica) = shard.stores.find(id).filter(|_| state.replicas.len() == 1) {
-                    replica.log.borrow_mut().begin_epoch(state.leader_epoch);
-                }
+            Record::PartitionCreated { id, state } if shard.owns(state) => changes.created.push(*id),
+            Record::PartitionChanged { id, state } => {
+                change_partition(shard, &image, *id, state, &mut changes)
             }
             _ => {}
         }
+        let replicas_of = |image: &Image| match record {
+            Record::PartitionChanged { id, .. } => {
+                Some((id.topic, image.topic(id.topic)?.replication_factor()))
+            }
+            _ => None,
+        };
+        let replicas_before = replicas_of(&image);
         if let Err(error) = image.apply(record) {
             // What the controller committed must apply everywhere alike.
             panic!("committed metadata does not apply on shard {:?}: {error}", shard.id);
+        }
+        // What a topic does not say for itself may go by the number of replicas.
+        if replicas_before != replicas_of(&image) {
+            changes.configured.extend(replicas_before.map(|(topic, _)| topic));
         }
     }
     *shard.brokers.borrow_mut() = crate::cluster::brokers::Brokers::new(&image, shard.node);
@@ -457,6 +470,31 @@ pub fn apply(shard: &Shard, records: &[Record]) -> Changes {
     changes
 }
 
+/// What another state of a partition means for this shard, which has the one before in its image.
+fn change_partition(
+    shard: &Shard,
+    image: &Image,
+    id: TopicPartition,
+    state: &PartitionStateRecord,
+    changes: &mut Changes,
+) {
+    let before = image.partition(id);
+    match (before.is_some_and(|before| shard.owns(before)), shard.owns(state)) {
+        (false, true) => changes.created.push(id),
+        (true, false) => changes.removed.push(id),
+        (false, false) => {}
+        (true, true) => {
+            changes.changed.push(id);
+            // The only replica goes on at once; where there are others, or were, the role changes first.
+            let is_alone =
+                before.is_some_and(|before| before.replicas.len() == 1) && state.replicas.len() == 1;
+            if let Some(replica) = shard.stores.find(&id).filter(|_| is_alone) {
+                replica.log.borrow_mut().begin_epoch(state.leader_epoch);
+            }
+        }
+    }
+}
+
 /// Opens, deletes and configures partitions. Whoever calls it next comes next.
 pub async fn carry_out(shard: &Rc<Shard>, changes: Changes) {
     let _turn = shard.changing_partitions.acquire_permit(1).await.expect("it is never closed");
@@ -464,6 +502,13 @@ pub async fn carry_out(shard: &Rc<Shard>, changes: Changes) {
         deletion::delete(shard, &changes.deleted).await;
         groups::topics_deleted(shard, &changes.deleted);
         shard.transactions.topics_deleted(shard, &changes.deleted);
+    }
+    if !changes.removed.is_empty() {
+        deletion::remove(shard, &changes.removed).await;
+        for id in changes.removed {
+            groups::role_changed(shard, id);
+            shard.transactions.role_changed(shard, id);
+        }
     }
     for topic in changes.configured {
         reconfigure(shard, topic).await;
@@ -556,7 +601,7 @@ mod tests {
     use super::*;
     use crate::log::ownership::{self, PARTITION_METADATA};
     use crate::shard::disk::replace_file;
-    use crate::types::{Offset, Uuid};
+    use crate::types::{NodeId, Offset, Uuid};
     use std::collections::BTreeSet;
     use std::path::Path;
 
@@ -594,7 +639,7 @@ mod tests {
         let [_, aside] = &names()[..] else { panic!("{:?}", names()) };
         assert!(aside.starts_with("t-0.") && aside.ends_with("-stray"), "{aside}");
         // No start takes it for anything.
-        remove_orphans(data_dir.path(), &Image::default(), &BTreeSet::from([unknown])).unwrap();
+        remove_orphans(data_dir.path(), &Image::default(), NodeId(1), &BTreeSet::from([unknown])).unwrap();
         let kept = std::fs::metadata(data_dir.path().join(aside).join("00000000000000000000.log")).unwrap();
         assert_eq!(kept.len(), 7);
     }

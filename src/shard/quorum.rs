@@ -30,7 +30,7 @@ pub mod start;
 pub mod voters;
 
 use crate::cluster::describe::{QuorumMember, QuorumState};
-use crate::cluster::difference::difference;
+use crate::cluster::difference::{difference, replicas_gone};
 use crate::cluster::elections::unclean;
 use crate::cluster::heartbeats::Heartbeats;
 use crate::cluster::image::Image;
@@ -649,6 +649,10 @@ async fn apply(quorum: Rc<MetadataQuorum>) {
                         return quorum.fail();
                     }
                 };
+                let gone = quorum.with_image(|image| replicas_gone(image, &after));
+                if !gone.is_empty() {
+                    quorum.apply_records(index, gone.into()).await;
+                }
                 let records = quorum.with_image(|image| difference(image, &after));
                 quorum.apply_records(index, records.into()).await;
                 quorum.has_applied(index);

@@ -5,6 +5,7 @@
 //! fails meanwhile is offline; without the first one, which has the metadata, there is no start.
 
 use crate::cluster::image::Image;
+use crate::cluster::record::PartitionState;
 use crate::config::Config;
 use crate::log::checkpoint::{Checkpoint, CheckpointGeneration, CleanStop, first_generation, merge};
 use crate::log::data_dir::{CLEAN_STOP_FILE, is_checkpoint};
@@ -15,8 +16,8 @@ use crate::shard::disk::sync_directory;
 use crate::shard::final_state::take_final_states;
 use crate::shard::journal_replay::{self, Keep, ReplayStart};
 use crate::shard::log_dirs::{LogDir, LogDirs};
-use crate::shard::partitions::{LastStop, remove_orphans};
-use crate::types::{LogDirIndex, TopicId, TopicPartition};
+use crate::shard::partitions::{Held, LastStop, remove_orphans};
+use crate::types::{LogDirIndex, NodeId, TopicId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
@@ -29,13 +30,15 @@ pub struct Recovered {
     pub generation: CheckpointGeneration,
 }
 
-/// Removes what is left of deleted topics, and says which partitions each directory has.
+/// Removes what is left of deleted topics and of replicas that are elsewhere now, and says which partitions each
+/// directory has.
 pub fn find_partitions(
     dirs: &mut LogDirs,
     image: &Image,
+    node: NodeId,
     deleted: &BTreeSet<TopicId>,
-) -> io::Result<BTreeMap<LogDirIndex, Vec<TopicPartition>>> {
-    of_each(dirs, |_, dir| remove_orphans(&dir.path, image, deleted))
+) -> io::Result<BTreeMap<LogDirIndex, Held>> {
+    of_each(dirs, |_, dir| remove_orphans(&dir.path, image, node, deleted))
 }
 
 /// The metadata of before this start stated anything, and as it is to become.
@@ -47,13 +50,15 @@ pub struct Images<'a> {
 
 /// Brings the logs in every directory up to date with its journals. Before the metadata states the cores of
 /// this start: a journal that has lost something is put aside with its partitions while they are its own.
+/// `replicas_removed`: the directories that replicas have gone from; nothing is expected of them if they come again.
 pub fn recover(
     config: &Config,
     images: Images<'_>,
     dirs: &mut LogDirs,
+    replicas_removed: &BTreeSet<LogDirIndex>,
 ) -> io::Result<BTreeMap<LogDirIndex, Recovered>> {
     let homes = dirs.clone();
-    of_each(dirs, |index, dir| recover_one(config, images, &homes, index, dir))
+    of_each(dirs, |index, dir| recover_one(config, images, &homes, replicas_removed, (index, dir)))
 }
 
 /// Does it in every directory that is online, and takes those offline where it fails.
@@ -88,9 +93,10 @@ fn recover_one(
     config: &Config,
     images: Images<'_>,
     homes: &LogDirs,
-    index: LogDirIndex,
-    dir: &LogDir,
+    replicas_removed: &BTreeSet<LogDirIndex>,
+    (index, dir): (LogDirIndex, &LogDir),
 ) -> io::Result<Recovered> {
+    let replicas_removed = replicas_removed.contains(&index);
     let (mut last, generation) = read_last_stop(&dir.path)?;
     let limits = RingLimits { file_size: config.journal_file_size, file_count_max: config.journal_files };
     let start = ReplayStart {
@@ -102,9 +108,15 @@ fn recover_one(
         clean: last.clean,
         sync_fs: SyncFs::of(&dir.file_system),
         generation,
-        keep: config.journal.then_some(Keep { limits, shard_count: config.cores }),
+        // What a journal says of a replica that has gone it would say of one that has come as well.
+        keep: (config.journal && !replicas_removed).then_some(Keep { limits, shard_count: config.cores }),
+        replicas_removed,
     };
     last.journal = journal_replay::replay(&start, &mut last.points)?;
+    if replicas_removed {
+        let is_here = |state: &PartitionState| state.replica_on(config.node_id).is_some();
+        last.retain(|id| images.before.partition(*id).is_some_and(is_here));
+    }
     last.recovery.add(&last.journal.recovery);
     remove_clean_mark(&dir.path)?;
     Ok(Recovered { last, generation })

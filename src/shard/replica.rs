@@ -157,6 +157,8 @@ pub struct Replica {
     naming: Cell<usize>,
     naming_ended: Broadcast,
     deleted: Cell<bool>,
+    /// What whoever still has it is told then.
+    absence: Cell<ErrorCode>,
     pub last_append: Cell<Mono>,
     log_start_decided: Cell<Offset>,
     /// Up to where the log was handed to the journal or its segment.
@@ -208,6 +210,7 @@ impl Replica {
             naming: Cell::new(0),
             naming_ended: Broadcast::default(),
             deleted: Cell::new(false),
+            absence: Cell::new(ErrorCode::UnknownTopicOrPartition),
             last_append: Cell::new(Mono::default()),
             log_start_decided: Cell::new(Offset::ZERO),
             sealed_place,
@@ -329,7 +332,7 @@ impl Replica {
     /// Whether anything may be appended.
     fn check_served(&self, store: &Store) -> Result<(), ProduceOutcome> {
         if self.deleted.get() {
-            return Err(ProduceOutcome { error: ErrorCode::UnknownTopicOrPartition, ..Default::default() });
+            return Err(ProduceOutcome { error: self.absence.get(), ..Default::default() });
         }
         if store.is_offline() {
             return Err(storage_error(store.offline_reason()));
@@ -613,6 +616,11 @@ impl Replica {
         self.wake_watchers();
     }
 
+    /// Why there is nothing any more, once it is deleted.
+    pub fn absence(&self) -> ErrorCode {
+        self.absence.get()
+    }
+
     /// No request reaches the log any more.
     pub fn mark_deleted(&self) {
         self.give_up(ErrorCode::UnknownTopicOrPartition);
@@ -621,6 +629,7 @@ impl Replica {
     /// The same, and why: what lies in the directory may go on as another replica.
     pub fn give_up(&self, error: ErrorCode) {
         self.deleted.set(true);
+        self.absence.set(error);
         self.refuse_parked(error);
     }
 

@@ -19,7 +19,7 @@
 //!
 //! Coordinators go with the leaders of their partitions: they read them anew.
 //!
-//! Absent: throttles, reassignment.
+//! Absent: throttles.
 
 pub mod cutting;
 pub mod feed;
@@ -40,7 +40,7 @@ use crate::shard::replication::role::{Following, Leading, Role};
 use crate::shard::replication::uplink::{LeaderShard, Uplink};
 use crate::shard::step::Pace;
 use crate::shard::{Shard, groups};
-use crate::types::TopicPartition;
+use crate::types::{NodeId, TopicPartition};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -150,6 +150,9 @@ fn change_role(shard: &Rc<Shard>, id: TopicPartition) {
         return;
     };
     let Some(state) = shard.image.borrow().partition(id).cloned() else { return };
+    if !shard.owns(&state) {
+        return; // It is removed once those before it are carried out.
+    }
     if state.replicas.len() == 1 {
         shard.replication.replicated.borrow_mut().remove(&id);
         begin_epoch(&replica, state.leader_epoch);
@@ -161,13 +164,18 @@ fn change_role(shard: &Rc<Shard>, id: TopicPartition) {
     }
     shard.replication.replicated.borrow_mut().insert(id);
     if replica.replication.epoch() == Some(state.leader_epoch) {
-        let committed = committed(&state);
+        let replicas: Vec<NodeId> = state.replicas.iter().map(|replica| replica.node).collect();
+        replica.lead(Event::ReplicasChanged { replicas: &replicas, now: shard.clock.mono() });
         note_eligible(shard, &replica);
-        replica.lead(Event::IsrCommitted(committed));
+        replica.lead(Event::IsrCommitted(committed(&state)));
         return;
     }
     begin_epoch(&replica, state.leader_epoch);
-    let high_watermark = known_high_watermark(&replica);
+    // The only one knows it for all.
+    let high_watermark = match replica.replication.is_alone() {
+        true => replica.log.borrow().high_watermark(),
+        false => known_high_watermark(&replica),
+    };
     // The role of before ends before the next one begins: nobody is answered for it any more.
     replica.take_role(shard, Role::Idle { epoch: Some(state.leader_epoch) });
     replica.log.borrow_mut().replicate_from(Some(high_watermark));
@@ -205,7 +213,9 @@ fn committed(state: &PartitionState) -> Committed {
 pub fn leader_settings(shard: &Shard, id: TopicPartition) -> Option<LeaderSettings> {
     let image = shard.image.borrow();
     let topic = image.topic(id.topic)?;
-    let replicas = image.partition(id)?.replicas.len();
+    let state = image.partition(id)?;
+    // As the controller counts: those that come do not before they are in sync.
+    let replicas = (state.replicas.len() - state.adding.len()).max(1);
     let overrides = topic.config.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let defaults = shard.topic_defaults();
     // As for its log: a stored property that became invalid falls back.

@@ -502,3 +502,25 @@ proptest! {
         prop_assert!(lowest.iter().all(|end| *end <= offset(50)));
     }
 }
+
+/// Under the same leader epoch: who follows already goes on as before.
+#[test]
+fn a_replica_that_comes_is_fed_and_found_in_sync() {
+    let mut script = Script::new(&[1, 2], 1);
+    script.follow(2, 10);
+    let none = script.state(4, script.statement(0));
+    assert_eq!(none, [script.aligned(4, AlignmentOutcome::Refused(Refusal::NoReplica))]);
+    let replicas = [1, 2, 3, 4].map(NodeId);
+    script.now = at(1);
+    assert_eq!(script.step(Event::ReplicasChanged { replicas: &replicas, now: at(1) }), []);
+    assert!(script.leader.follower(NodeId(2)).is_some_and(|progress| progress.is_following));
+    let empty = Statement { epochs: Vec::new(), ..script.statement(0) };
+    let mut effects = script.state(4, empty);
+    assert_eq!(effects.remove(0), script.aligned(4, AlignmentOutcome::Follow));
+    let proposed = script.ack(4, 10);
+    let in_sync: Vec<i32> = match &proposed[..] {
+        [Effect::Propose(proposal)] => proposal.in_sync.iter().map(|(node, _)| node.0).collect(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(in_sync, [1, 2, 4]);
+}

@@ -591,7 +591,7 @@ async fn read_one(
     };
     match replica.read_isolated(reading, item.offset, item.bytes_max.min(left), scope.isolation).await {
         // Its path may be another topic's by now.
-        _ if replica.is_deleted() => read.error = ErrorCode::UnknownTopicOrPartition,
+        _ if replica.is_deleted() => read.error = replica.absence(),
         Ok(records) => {
             if let Some(aborted) = &mut read.aborted {
                 let named = records.aborted.iter();

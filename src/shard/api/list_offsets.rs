@@ -205,10 +205,7 @@ pub fn find_where(
     id: &TopicPartition,
     will_do: impl Fn(&Replication) -> bool,
 ) -> Result<Rc<Replica>, ErrorCode> {
-    let replica = shard.stores.find(id).ok_or_else(|| {
-        let offline = shard.unavailable.borrow().contains_key(id);
-        if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition }
-    })?;
+    let replica = shard.stores.find(id).ok_or_else(|| shard.absence(id))?;
     if will_do(&replica.replication) { Ok(replica) } else { Err(ErrorCode::NotLeaderOrFollower) }
 }
 

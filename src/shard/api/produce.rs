@@ -251,8 +251,7 @@ pub async fn append(
     claim: Option<&TransactionClaim>,
 ) {
     let Some(replica) = shard.stores.find(id) else {
-        let offline = shard.unavailable.borrow().contains_key(id);
-        let error = if offline { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition };
+        let error = shard.absence(id);
         target.acknowledged(index, ProduceOutcome { error, ..Default::default() });
         return;
     };

@@ -186,7 +186,10 @@ fn open_log_dirs(
         new = Some((metadata, around));
     }
     let mut log_dirs = LogDirs::settle(config, preflight, &before, held)?;
-    let found = recover::find_partitions(&mut log_dirs, &before, &deleted).map_err(on_disk)?;
+    let found = recover::find_partitions(&mut log_dirs, &before, node.id, &deleted).map_err(on_disk)?;
+    let removed = found.iter().filter(|(_, held)| held.replicas_removed).map(|(dir, _)| *dir);
+    let replicas_removed: BTreeSet<LogDirIndex> = removed.collect();
+    let found = found.into_iter().map(|(dir, held)| (dir, held.partitions)).collect();
     let name = |id: &TopicPartition| {
         let topic = before.topic(id.topic).map_or("", |topic| &topic.name);
         directory_name(topic, id.partition)
@@ -218,7 +221,8 @@ fn open_log_dirs(
         }
     }
     let images = Images { before: &before, image: &image };
-    let mut recovered = recover::recover(config, images, &mut log_dirs).map_err(on_disk)?;
+    let recovered = recover::recover(config, images, &mut log_dirs, &replicas_removed);
+    let mut recovered = recovered.map_err(on_disk)?;
     let recovered: Vec<Recovered> =
         log_dirs.iter().map(|(dir, _)| recovered.remove(&dir).unwrap_or_default()).collect();
     start.logs = match identity.has_joined && !identity.has_begun {

@@ -1,28 +1,35 @@
-//! Partitions go: topics that are deleted while the shard serves, directories that get their last name, and
-//! at a start what a deletion that was cut off has left.
+//! Partitions go: topics that are deleted while the shard serves, replicas that go on on other nodes, directories
+//! that get their last name, and at a start what was cut off has left.
 //!
 //! ```text
-//! t-0, partition.metadata ─► journal says so ─► t-0.ID-delete ─► nothing of it is in flight ─► removed later
-//!                                                └─ no space for the name: removed at once
+//! of topics:   t-0, partition.metadata ─► journal says so ─► t-0.ID-delete ─► nothing of it is in flight ─► removed later
+//!                                                             └─ no space for the name: removed at once
+//! of replicas: nothing of it is in flight ─► t-0.ID-delete ─► journal says so ─► checkpoint without it ─► removed later
 //! ```
+//!
+//! A topic's id is never back, and a replica may be, on another shard: what a start finds of the one that has gone must
+//! not touch the one that has come.
 
 use crate::cluster::image::Image;
+use crate::codec::error_code::ErrorCode;
 use crate::log::commit::changes::CHANGES_PER_BLOCK;
 use crate::log::journal::block::{Change, Entry};
 use crate::log::ownership::{self, PARTITION_METADATA};
-use crate::log::segment::{DirectoryName, deleted_directory_name};
+use crate::log::segment::{DirectoryName, deleted_directory_name, directory_name};
+use crate::shard::background::write_checkpoint;
 use crate::shard::disk::{blocking, is_full_disk, sync_directory};
 use crate::shard::replica::Replica;
 use crate::shard::step::Pace;
 use crate::shard::store::{Removal, Store};
 use crate::shard::survey::read_metadata_file;
 use crate::shard::{Shard, replication};
-use crate::types::{PartitionIndex, TopicId, TopicPartition, Uuid};
+use crate::types::{LeaderEpoch, LogDirIndex, NodeId, PartitionIndex, TopicId, TopicPartition, Uuid};
 use futures::future::join_all;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Partitions that are deleted together: what the journal takes in one block, and one flush of the log
 /// directory for their last names.
@@ -103,6 +110,115 @@ async fn release(store: Rc<Store>, replicas: Vec<Rc<Replica>>, given_up: Vec<Opt
     }
 }
 
+/// Takes off this shard the replicas of partitions that go on elsewhere. Once this returns, the same partitions may come
+/// again.
+pub async fn remove(shard: &Rc<Shard>, ids: &[TopicPartition]) {
+    let mut unopened: BTreeMap<LogDirIndex, Vec<TopicPartition>> = BTreeMap::new();
+    for id in ids {
+        if let Some(dir) = shard.unavailable.borrow_mut().remove(id).and_then(|it| it.dir) {
+            unopened.entry(dir).or_default().push(*id);
+        }
+    }
+    let removed = shard.stores.iter().map(|store| {
+        let unopened = unopened.remove(&store.dir).unwrap_or_default();
+        remove_from(shard, store, ids, unopened)
+    });
+    join_all(removed.collect::<Vec<_>>()).await;
+}
+
+/// The same of one log directory. What could not be opened there goes by its name.
+async fn remove_from(
+    shard: &Rc<Shard>,
+    store: &Rc<Store>,
+    ids: &[TopicPartition],
+    unopened: Vec<TopicPartition>,
+) {
+    let replicas: Vec<Rc<Replica>> = ids.iter().filter_map(|id| store.find(id)).collect();
+    for replica in &replicas {
+        store.remove(&replica.id);
+        replica.give_up(ErrorCode::NotLeaderOrFollower);
+        replication::left(shard, replica);
+    }
+    let gone = !replicas.is_empty() || !unopened.is_empty();
+    for some in replicas.chunks(DELETE_BATCH) {
+        remove_batch(store, some).await;
+    }
+    for some in unopened.chunks(DELETE_BATCH) {
+        remove_unopened(shard, store, some).await;
+    }
+    if gone && !store.is_offline() {
+        match write_checkpoint(shard, store).await {
+            Ok(()) => {}
+            // Until there is another one a start would miss what a replica that has come again does not have yet.
+            Err(error) if is_full_disk(&error) => {
+                tracing::warn!(%error, "no space for a checkpoint without the replicas that were removed");
+            }
+            Err(error) => store.fail(&format!("writing the checkpoint: {error}")),
+        }
+    }
+}
+
+/// Where the log directory is offline they stay for a start to find.
+async fn remove_batch(store: &Rc<Store>, replicas: &[Rc<Replica>]) {
+    for replica in replicas {
+        replica.names_released().await;
+        store.release_slot(replica.slot).await;
+    }
+    let directories = replicas.iter().map(|replica| replica.directory.clone()).collect();
+    let given_up = give_up(store, directories).await;
+    let removed = replicas.iter().map(|replica| {
+        let epoch = replica.log.borrow().leader_epoch();
+        Entry { partition: replica.id, change: Change::Removed { epoch } }
+    });
+    store.log_changes(removed.collect()).await;
+    for (replica, directory) in replicas.iter().zip(given_up) {
+        tracing::info!(directory = %replica.directory.display(), "a replica was removed");
+        if let Some(directory) = directory {
+            let delay = replica.log.borrow().config.file_delete_delay;
+            store.remove_later(Removal::Directory(directory), delay);
+        }
+    }
+}
+
+async fn remove_unopened(shard: &Shard, store: &Rc<Store>, ids: &[TopicPartition]) {
+    let named = {
+        let image = shard.image.borrow();
+        let named = ids.iter().filter_map(|id| {
+            let topic = image.topic(id.topic)?;
+            Some((store.path.join(directory_name(&topic.name, id.partition)), id.topic))
+        });
+        named.collect::<Vec<_>>()
+    };
+    let owned = blocking(move || {
+        let owned = named.into_iter().filter(|(directory, topic)| {
+            let text = read_metadata_file(directory).ok().flatten();
+            text.and_then(|text| ownership::decode(&text).ok()) == Some(*topic)
+        });
+        owned.map(|(directory, _)| directory).collect()
+    });
+    let given_up = give_up(store, owned.await).await;
+    let removed = ids.iter().map(|id| {
+        let epoch = shard.image.borrow().partition(*id).map_or(LeaderEpoch(0), |state| state.leader_epoch);
+        Entry { partition: *id, change: Change::Removed { epoch } }
+    });
+    store.log_changes(removed.collect()).await;
+    for directory in given_up.into_iter().flatten() {
+        store.remove_later(Removal::Directory(directory), Duration::ZERO);
+    }
+}
+
+async fn give_up(store: &Store, directories: Vec<PathBuf>) -> Vec<Option<PathBuf>> {
+    let count = directories.len();
+    if store.is_offline() {
+        return vec![None; count];
+    }
+    let given_up = blocking(move || give_up_all(&directories)).await;
+    given_up.unwrap_or_else(|error| {
+        store.fail(&format!("deleting {error}"));
+        vec![None; count]
+    })
+}
+
 /// Says in the journal of a log directory that these partitions of it are gone.
 async fn log_deletions(store: &Rc<Store>, replicas: &[Rc<Replica>]) {
     let deleted = replicas.iter().map(|replica| {
@@ -171,26 +287,40 @@ fn remove_in_place(directory: &Path) -> io::Result<()> {
     sync_directory(directory.parent().unwrap_or(Path::new("/")))
 }
 
-/// Removes what topics left behind whose deletion a crash interrupted. At start, before any shard. Returns
-/// the partitions that the directory holds.
+/// What a log directory has once orphans are gone.
+#[derive(Debug, Default)]
+pub struct Held {
+    pub partitions: Vec<TopicPartition>,
+    /// Some of what has gone were replicas, of which journals and checkpoints may speak and which may come again.
+    pub replicas_removed: bool,
+}
+
+/// Removes what topics left behind whose deletion a crash interrupted, and the replicas that were taken off this node
+/// since. At start, before any shard, by metadata that know all that this node ever knew.
 ///
-/// Only what the metadata knows as deleted goes: were the metadata ever lost or rolled back, the
-/// records would still be there.
+/// Only what the metadata knows as deleted, or as in sync elsewhere, goes: were the metadata ever lost or rolled back,
+/// the records would still be there.
 ///
 /// Errors: also when a directory that no topic has now does not tell whose it is, as it may be one that has
 /// to go. One that bears the name of a partition there is costs that partition only: opening it will say so.
 pub fn remove_orphans(
     data_dir: &Path,
     image: &Image,
+    node: NodeId,
     deleted: &BTreeSet<TopicId>,
-) -> io::Result<Vec<TopicPartition>> {
-    let mut held = Vec::new();
+) -> io::Result<Held> {
+    let mut held = Held::default();
     for entry in std::fs::read_dir(data_dir)? {
         let entry = entry?;
         let name = entry.file_name();
         let Some(name) = name.to_str().and_then(DirectoryName::parse) else { continue };
         let path = match name {
-            DirectoryName::Deleted { .. } => entry.path(),
+            DirectoryName::Deleted { .. } => {
+                let text = read_metadata_file(&entry.path()).ok().flatten().unwrap_or_default();
+                held.replicas_removed |=
+                    ownership::decode(&text).map_or(true, |id| image.topic(id).is_some());
+                entry.path()
+            }
             DirectoryName::Live { topic, partition } => {
                 let text = match read_metadata_file(&entry.path()) {
                     Ok(text) => text.unwrap_or_default(),
@@ -202,26 +332,29 @@ pub fn remove_orphans(
                     Err(error) => return Err(error),
                 };
                 let Ok(id) = ownership::decode(&text) else { continue };
-                if deleted.contains(&id) && image.topic(id).is_none() {
-                    match give_up_all(&[entry.path()])?.pop().flatten() {
-                        Some(moved) => moved,
-                        None => continue,
+                let named = image.topic(id).filter(|found| found.name == topic);
+                match named.and_then(|found| found.partitions.get(partition.index())) {
+                    Some(state) if state.replica_on(node).is_none() && !state.in_sync.is_empty() => {
+                        held.replicas_removed = true;
                     }
-                } else {
-                    let known = image.topic(id).is_some_and(|found| {
-                        found.name == topic && partition.index() < found.partitions.len()
-                    });
-                    if known {
-                        held.push(TopicPartition { topic: id, partition });
-                    } else {
+                    Some(_) => {
+                        held.partitions.push(TopicPartition { topic: id, partition });
+                        continue;
+                    }
+                    None if deleted.contains(&id) && image.topic(id).is_none() => {}
+                    None => {
                         let directory = entry.path();
                         tracing::warn!(directory = %directory.display(), "no topic has this partition; it is left alone");
+                        continue;
                     }
-                    continue;
+                }
+                match give_up_all(&[entry.path()])?.pop().flatten() {
+                    Some(moved) => moved,
+                    None => continue,
                 }
             }
         };
-        tracing::info!(directory = %path.display(), "removing the data of a deleted topic");
+        tracing::info!(directory = %path.display(), "removing the data of a deleted topic, or of a replica that is elsewhere");
         std::fs::remove_dir_all(path)?;
     }
     Ok(held)
@@ -234,12 +367,14 @@ fn has_partition(image: &Image, topic: &str, partition: PartitionIndex) -> bool 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::image::tests::{add_topic, image_of, node};
+    use crate::cluster::image::tests::{add_topic, image_of, node, partition_id, replica};
+    use crate::cluster::record::{PartitionState, Record};
     use crate::config::Routing;
     use crate::log::plan::SyncFs;
     use crate::shard::disk::replace_file;
     use crate::shard::partitions::tests::wanted;
     use crate::shard::survey::take_directories;
+    use crate::types::PartitionEpoch;
 
     #[test]
     fn directory_without_space_for_another_name_goes_with_all_it_has() {
@@ -258,7 +393,7 @@ mod tests {
         take_directory(&data_dir.path().join("old-0"), deleted);
         take_directory(&data_dir.path().join("stray-0"), unknown);
         std::fs::create_dir(data_dir.path().join("half-made-0")).unwrap();
-        remove_orphans(data_dir.path(), &Image::default(), &BTreeSet::from([deleted])).unwrap();
+        remove_orphans(data_dir.path(), &Image::default(), NodeId(1), &BTreeSet::from([deleted])).unwrap();
         let left = std::fs::read_dir(data_dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
         let mut left: Vec<String> = left.map(|name| name.into_string().unwrap()).collect();
         left.sort();
@@ -271,7 +406,8 @@ mod tests {
         let data_dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(data_dir.path().join("old-0")).unwrap();
         std::fs::create_dir(data_dir.path().join("old-0").join(PARTITION_METADATA)).unwrap();
-        let error = remove_orphans(data_dir.path(), &Image::default(), &BTreeSet::new()).unwrap_err();
+        let error =
+            remove_orphans(data_dir.path(), &Image::default(), NodeId(1), &BTreeSet::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
         // Of a partition there is, it keeps nobody else from being served.
         let mut image = image_of(&[node(1, 1, Routing::Node)]);
@@ -279,8 +415,37 @@ mod tests {
         add_topic(&mut image, 2, "new", &[0]);
         let new = image.topic_id("new").unwrap();
         take_directory(&data_dir.path().join("new-0"), new);
-        let held = remove_orphans(data_dir.path(), &image, &BTreeSet::new()).unwrap();
-        assert_eq!(held.iter().map(|held| held.topic).collect::<Vec<_>>(), [new]);
+        let held = remove_orphans(data_dir.path(), &image, NodeId(1), &BTreeSet::new()).unwrap();
+        assert_eq!(held.partitions.iter().map(|held| held.topic).collect::<Vec<_>>(), [new]);
+    }
+
+    /// A replica that was taken off this node goes; one of which nobody else has everything stays.
+    #[test]
+    fn what_goes_on_elsewhere_is_removed() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let mut image = image_of(&[node(1, 1, Routing::Node), node(2, 1, Routing::Node)]);
+        add_topic(&mut image, 1, "t", &[0, 0, 0]);
+        let id = image.topic_id("t").unwrap();
+        let moved =
+            PartitionState { partition_epoch: PartitionEpoch(1), ..PartitionState::new(vec![replica(2, 0)]) };
+        let nowhere = PartitionState { in_sync: Vec::new(), leader: None, ..moved.clone() };
+        for (index, state) in [(1, moved), (2, nowhere)] {
+            let record = Record::PartitionChanged { id: partition_id(1, index), state };
+            image.apply(&record).expect("fits");
+        }
+        for name in ["t-0", "t-1", "t-2"] {
+            take_directory(&data_dir.path().join(name), id);
+        }
+        let remove = || remove_orphans(data_dir.path(), &image, NodeId(1), &BTreeSet::new()).unwrap();
+        let held = remove();
+        let mut partitions: Vec<usize> = held.partitions.iter().map(|id| id.partition.index()).collect();
+        partitions.sort();
+        assert_eq!((partitions, held.replicas_removed), (vec![0, 2], true));
+        assert!(!data_dir.path().join("t-1").exists());
+        assert!(!remove().replicas_removed, "it is gone");
+        // One that had its last name already, and was not mentioned in the journal maybe.
+        move_away(&data_dir.path().join("t-0"), deleted_directory_name).unwrap();
+        assert!(remove().replicas_removed);
     }
 
     fn take_directory(path: &Path, topic: TopicId) {

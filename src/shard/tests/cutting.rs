@@ -25,7 +25,7 @@ const LIMITS: RingLimits = RingLimits { file_size: 32 << 20, file_count_max: 3 }
 const SEGMENT: u64 = 4096;
 const BATCHES: u64 = 11;
 
-fn store_in(directory: &Path, is_journalled: bool) -> Rc<Store> {
+pub(super) fn store_in(directory: &Path, is_journalled: bool) -> Rc<Store> {
     let memory = MemoryPlan { tail: 16 << 20, unflushed: 8 << 20, ..MemoryPlan::new(1 << 30) };
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
     let disk = Disk::new(SyncFs::Device, None);

@@ -1,12 +1,16 @@
 //! Segments that go while others read them, and what is left of them on disk.
 
-use super::journalled::{has_room, journalled_after};
+use super::cutting::store_in;
+use super::journalled::{claimed, has_room, journalled_after};
 use super::*;
+use crate::cluster::image::tests::replica as replica_on;
+use crate::cluster::record::{self, PartitionState, Record};
 use crate::shard::background::{drop_segments, retain, write_checkpoint};
 use crate::shard::conn::tests::shard_of;
-use crate::shard::partitions::{Changes, carry_out};
+use crate::shard::partitions::{Changes, apply, carry_out};
 use crate::shard::reader::ReadFailed;
 use crate::shard::stores::Stores;
+use crate::types::PartitionEpoch;
 use std::time::Duration;
 
 /// The deletion comes at every point at which a read waits, with and without the segment's file and
@@ -166,6 +170,60 @@ fn a_deleted_topic_gives_up_all_its_directories_and_no_others() {
         assert_eq!(names().filter(|name| name.ends_with("-delete")).count(), COUNT);
         assert!(names().any(|name| name == "u-0"));
         assert_eq!(store.offline_reason(), None);
+    });
+}
+
+/// To another node, back, to another core. What it comes back with is nothing.
+#[test]
+fn a_replica_goes_and_comes_as_the_metadata_say() {
+    on_executor(async {
+        for is_journalled in [false, true] {
+            let directory = directory();
+            claimed(directory.path());
+            let store = store_in(directory.path(), is_journalled);
+            let replica = open_partition(&store, directory.path(), 0, 1 << 20).await;
+            if is_journalled {
+                has_room(&store).await;
+            }
+            let acks = Acks::new(None);
+            append(&store, &replica, &acks, &mut batch(1, None, b"x")).await;
+            acks.all_arrived(&store).await;
+            let shard = shard_of(Stores::new(vec![store.clone()]), directory.path(), &[0]).await;
+            let id = replica.id;
+            let to = |epoch: i32, replicas: &[record::Replica]| {
+                let state = PartitionState {
+                    leader_epoch: LeaderEpoch(epoch),
+                    partition_epoch: PartitionEpoch(epoch),
+                    ..PartitionState::new(replicas.to_vec())
+                };
+                apply(&shard, &[Record::PartitionChanged { id, state }])
+            };
+            let names = || {
+                let files = std::fs::read_dir(directory.path()).unwrap();
+                let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+                names.filter(|name| name.starts_with("t-0")).collect::<Vec<String>>()
+            };
+            let changes = to(1, &[replica_on(2, 0)]);
+            assert_eq!((&changes.removed[..], &changes.created[..]), (&[id][..], &[][..]));
+            carry_out(&shard, changes).await;
+            assert!(store.find(&id).is_none() && replica.is_deleted());
+            assert_eq!(shard.absence(&id), ErrorCode::NotLeaderOrFollower);
+            assert!(names().iter().all(|name| name.ends_with("-delete")), "{:?}", names());
+
+            let changes = to(2, &[replica_on(2, 0), replica_on(1, 0)]);
+            assert_eq!((&changes.removed[..], &changes.created[..]), (&[][..], &[id][..]));
+            carry_out(&shard, changes).await;
+            let again = store.find(&id).expect("it has come");
+            assert_eq!(again.log.borrow().log_end(), Offset::ZERO);
+            assert!(!again.replication.serves(), "it follows");
+            assert!(names().contains(&"t-0".to_owned()));
+
+            let changes = to(3, &[replica_on(1, 1)]);
+            assert_eq!((&changes.removed[..], &changes.created[..]), (&[id][..], &[][..]));
+            carry_out(&shard, changes).await;
+            assert!(store.find(&id).is_none());
+            assert_eq!(store.offline_reason(), None);
+        }
     });
 }
 

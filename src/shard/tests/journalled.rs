@@ -353,6 +353,7 @@ pub(super) fn start<'a>(data_dir: &'a Path, image: &'a Image, clean: bool) -> Re
         sync_fs: SyncFs::Metadata,
         generation: CheckpointGeneration(1),
         keep: Some(Keep { limits: LIMITS, shard_count: 1 }),
+        replicas_removed: false,
     }
 }
 

@@ -2,10 +2,12 @@
 //! out, or finds it half done, whatever step it was at.
 
 use super::compacting::{Found, SETTINGS, compacted, copy, every_offset_is_answered, fill, found, names};
+use super::cutting::store_in;
 use super::journalled::{claimed, claimed_with, has_room, journalled_after, next_file_is_made, start};
 use super::*;
 use crate::cluster::image::Image;
 use crate::cluster::image::tests::{add_topic, image_of, node, topic_id};
+use crate::codec::record_batch::assign_offset;
 use crate::config::Routing;
 use crate::log::compaction::swap::{SwapStep, cleaned_name, decide_steps, replace_steps};
 use crate::log::journal::block::{Change, Entry};
@@ -13,10 +15,13 @@ use crate::log::ownership::{self, PARTITION_METADATA};
 use crate::log::partition::Cleanup;
 use crate::shard::compaction::Cleaner;
 use crate::shard::compaction::swap::carry_out;
+use crate::shard::conn::tests::shard_of;
 use crate::shard::journal_replay::replay;
-use crate::shard::partitions::{move_away, remove_orphans};
+use crate::shard::partitions::{self, Changes, move_away, remove_orphans};
+use crate::shard::recover::read_last_stop;
 use crate::shard::store::changes::Logged;
-use crate::types::ShardId;
+use crate::shard::stores::Stores;
+use crate::types::{NodeId, ShardId};
 use std::collections::BTreeSet;
 
 const SEGMENT: u64 = 2_000;
@@ -187,7 +192,7 @@ fn deleted_topic_does_not_come_back_from_the_journal() {
                 std_write(&path.join(PARTITION_METADATA), ownership::encode(topic_id(2)).as_bytes());
             }
             // A start: what was deleted goes first, then the journals are replayed.
-            remove_orphans(directory.path(), &image, &BTreeSet::from([topic_id(1)])).unwrap();
+            remove_orphans(directory.path(), &image, NodeId(1), &BTreeSet::from([topic_id(1)])).unwrap();
             let mut points = BTreeMap::new();
             let replayed = replay(&start(directory.path(), &image, false), &mut points).unwrap();
             assert_eq!(replayed.corrupt, BTreeSet::new());
@@ -224,6 +229,57 @@ fn deletion_that_only_the_journal_knows_is_carried_out() {
         assert_eq!(replayed.corrupt, BTreeSet::new());
         assert_eq!((replayed.ends.len(), points.len()), (0, 0), "nothing is expected of it");
         assert!(!directory.path().join("t-0").exists());
+    });
+}
+
+/// A replica was removed, and has come again: to this core, or to another one, whose journal has it then. Nothing of
+/// the one that has gone gets into it, and its directory stays.
+#[test]
+fn replica_that_has_come_again_is_not_touched_by_what_was_said_before() {
+    on_executor(async {
+        for is_elsewhere in [false, true] {
+            let directory = directory();
+            let image = claimed(directory.path());
+            let path = directory.path().join("t-0");
+            let mut expected = batch(1, None, b"of now");
+            {
+                let store = store_in(directory.path(), true);
+                let replica = started(&store, directory.path(), None, Cleanup::DELETE).await;
+                has_room(&store).await;
+                let acks = Acks::new(None);
+                for number in 0..5 {
+                    append(&store, &replica, &acks, &mut batch(1, None, &[number; 500])).await;
+                }
+                acks.all_arrived(&store).await;
+                next_file_is_made(directory.path()).await;
+                let shard = shard_of(Stores::new(vec![store.clone()]), directory.path(), &[0]).await;
+                let removed = vec![replica.id];
+                partitions::carry_out(&shard, Changes { removed, ..Changes::default() }).await;
+                assert!(replica.is_deleted());
+                assert!(!path.exists());
+                let (last, _) = read_last_stop(directory.path()).unwrap();
+                assert_eq!(last.points, BTreeMap::new(), "the checkpoint does not speak of it");
+                claimed(directory.path());
+                if is_elsewhere {
+                    assign_offset(&mut expected, Offset::ZERO, LeaderEpoch(0));
+                    std_write(&path.join("00000000000000000000.log"), &expected);
+                } else {
+                    let again = started(&store, directory.path(), None, Cleanup::DELETE).await;
+                    append(&store, &again, &acks, &mut expected).await;
+                    acks.all_arrived(&store).await;
+                }
+            }
+            let mut points = BTreeMap::new();
+            let replayed = replay(&start(directory.path(), &image, false), &mut points).unwrap();
+            assert_eq!(replayed.corrupt, BTreeSet::new());
+            let end = (!is_elsewhere).then_some(offset(1));
+            assert_eq!(replayed.ends.get(&request(directory.path(), 0, 1).id).copied(), end);
+            let store = store_in(directory.path(), true);
+            let point = points.get(&request(directory.path(), 0, 1).id).copied();
+            let replica = started(&store, directory.path(), point, Cleanup::DELETE).await;
+            assert_eq!(replica.log.borrow().log_end(), offset(1), "{is_elsewhere}");
+            assert_eq!(read_all(&store, &replica, 1 << 20).await, expected, "{is_elsewhere}");
+        }
     });
 }
 
