@@ -55,6 +55,7 @@ pub enum QuestionKind {
     VerifyTransaction,
     /// Of leaders of partitions in which one has ended.
     WriteMarkers,
+    AlterPartitionReassignments,
 }
 
 /// Of a partition: in which log directory of a node it was found.
@@ -108,7 +109,7 @@ pub struct Answer {
 }
 
 /// The kinds of questions, as both sides name them.
-const QUESTIONS: [(QuestionKind, fb::QuestionKind); 21] = [
+const QUESTIONS: [(QuestionKind, fb::QuestionKind); 22] = [
     (QuestionKind::Register, fb::QuestionKind::Register),
     (QuestionKind::CreateTopics, fb::QuestionKind::CreateTopics),
     (QuestionKind::DeleteTopics, fb::QuestionKind::DeleteTopics),
@@ -130,6 +131,7 @@ const QUESTIONS: [(QuestionKind, fb::QuestionKind); 21] = [
     (QuestionKind::UnregisterBroker, fb::QuestionKind::UnregisterBroker),
     (QuestionKind::VerifyTransaction, fb::QuestionKind::VerifyTransaction),
     (QuestionKind::WriteMarkers, fb::QuestionKind::WriteMarkers),
+    (QuestionKind::AlterPartitionReassignments, fb::QuestionKind::AlterPartitionReassignments),
 ];
 
 /// What a start has found of the logs.

@@ -125,6 +125,7 @@ error_codes! {
     FencedInstanceId = 82, "FENCED_INSTANCE_ID", "another member has registered with this group.instance.id";
     EligibleLeadersNotAvailable = 83, "ELIGIBLE_LEADERS_NOT_AVAILABLE", "no replica may lead";
     ElectionNotNeeded = 84, "ELECTION_NOT_NEEDED", "the partition has its leader";
+    NoReassignmentInProgress = 85, "NO_REASSIGNMENT_IN_PROGRESS", "no replica of the partition moves";
     GroupSubscribedToTopic = 86, "GROUP_SUBSCRIBED_TO_TOPIC", "members of the group read the topic";
     InvalidRecord = 87, "INVALID_RECORD", "the record batch breaks a rule of the broker";
     UnstableOffsetCommit = 88, "UNSTABLE_OFFSET_COMMIT", "offsets of an open transaction are pending";

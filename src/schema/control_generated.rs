@@ -10,10 +10,10 @@ pub mod control {
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_QUESTION_KIND: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_QUESTION_KIND: u8 = 20;
+pub const ENUM_MAX_QUESTION_KIND: u8 = 21;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_QUESTION_KIND: [QuestionKind; 21] = [
+pub const ENUM_VALUES_QUESTION_KIND: [QuestionKind; 22] = [
   QuestionKind::Register,
   QuestionKind::CreateTopics,
   QuestionKind::DeleteTopics,
@@ -35,6 +35,7 @@ pub const ENUM_VALUES_QUESTION_KIND: [QuestionKind; 21] = [
   QuestionKind::UnregisterBroker,
   QuestionKind::VerifyTransaction,
   QuestionKind::WriteMarkers,
+  QuestionKind::AlterPartitionReassignments,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -63,9 +64,10 @@ impl QuestionKind {
   pub const UnregisterBroker: Self = Self(18);
   pub const VerifyTransaction: Self = Self(19);
   pub const WriteMarkers: Self = Self(20);
+  pub const AlterPartitionReassignments: Self = Self(21);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 20;
+  pub const ENUM_MAX: u8 = 21;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Register,
     Self::CreateTopics,
@@ -88,6 +90,7 @@ impl QuestionKind {
     Self::UnregisterBroker,
     Self::VerifyTransaction,
     Self::WriteMarkers,
+    Self::AlterPartitionReassignments,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -113,6 +116,7 @@ impl QuestionKind {
       Self::UnregisterBroker => Some("UnregisterBroker"),
       Self::VerifyTransaction => Some("VerifyTransaction"),
       Self::WriteMarkers => Some("WriteMarkers"),
+      Self::AlterPartitionReassignments => Some("AlterPartitionReassignments"),
       _ => None,
     }
   }

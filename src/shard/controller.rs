@@ -5,9 +5,9 @@
 
 use crate::cluster::decide::{
     self, InternalTopic, Mutations, decide_allocate_producer_ids, decide_alter_client_quotas,
-    decide_alter_configs, decide_alter_partitions, decide_auto_create, decide_create_internal,
-    decide_create_partitions, decide_create_topics, decide_delete_topics, decide_elect_leaders,
-    decide_incremental_alter_configs, decide_unregister_broker,
+    decide_alter_configs, decide_alter_partitions, decide_alter_reassignments, decide_auto_create,
+    decide_create_internal, decide_create_partitions, decide_create_topics, decide_delete_topics,
+    decide_elect_leaders, decide_incremental_alter_configs, decide_unregister_broker,
 };
 use crate::cluster::describe::QuorumState;
 use crate::cluster::placement::DirectoryChoice;
@@ -28,7 +28,8 @@ use crate::types::limits::GROUP_TOPIC_BATCH_SIZE;
 use crate::types::{NodeId, ShardId, TopicId, Uuid};
 use kafka_protocol::messages::{
     AddRaftVoterRequest, AddRaftVoterResponse, AlterClientQuotasRequest, AlterClientQuotasResponse,
-    AlterConfigsRequest, AlterConfigsResponse, CreatePartitionsRequest, CreatePartitionsResponse,
+    AlterConfigsRequest, AlterConfigsResponse, AlterPartitionReassignmentsRequest,
+    AlterPartitionReassignmentsResponse, CreatePartitionsRequest, CreatePartitionsResponse,
     CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
     ElectLeadersRequest, ElectLeadersResponse, IncrementalAlterConfigsRequest,
     IncrementalAlterConfigsResponse, RemoveRaftVoterRequest, RemoveRaftVoterResponse, TopicName,
@@ -60,6 +61,7 @@ pub enum ControlRequest {
     /// Partitions that a node leads are to have other in-sync sets.
     AlterPartitions(AlterPartitions),
     UnregisterBroker(UnregisterBrokerRequest),
+    AlterReassignments(AlterPartitionReassignmentsRequest),
 }
 
 /// Whose state an internal topic has.
@@ -126,6 +128,7 @@ pub enum ControlReply {
     RemoveVoter(RemoveRaftVoterResponse),
     AlterPartitions(Vec<AlteredPartition>),
     UnregisterBroker(UnregisterBrokerResponse),
+    AlterReassignments(AlterPartitionReassignmentsResponse),
     /// Nothing was changed.
     Failed(ErrorCode),
 }
@@ -337,6 +340,10 @@ fn decide(
         ControlRequest::UnregisterBroker(request) => {
             let (records, response) = decide_unregister_broker(view, request);
             (records, ControlReply::UnregisterBroker(response))
+        }
+        ControlRequest::AlterReassignments(request) => {
+            let (records, response) = decide_alter_reassignments(view, request);
+            (records, ControlReply::AlterReassignments(response))
         }
         ControlRequest::DescribeQuorum | ControlRequest::AddVoter(_) | ControlRequest::RemoveVoter(_) => {
             unreachable!("the metadata are not changed")

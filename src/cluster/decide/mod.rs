@@ -8,6 +8,7 @@
 
 mod alter_configs;
 mod alter_partitions;
+mod alter_reassignments;
 mod auto_create;
 mod client_quotas;
 mod create_internal;
@@ -21,6 +22,7 @@ mod unregister_broker;
 
 pub use alter_configs::{decide_alter_configs, decide_incremental_alter_configs};
 pub use alter_partitions::decide_alter_partitions;
+pub use alter_reassignments::decide_alter_reassignments;
 pub use auto_create::{decide_auto_create, topics_to_create};
 pub use client_quotas::decide_alter_client_quotas;
 pub use create_internal::{InternalTopic, decide_create_internal};

@@ -103,11 +103,30 @@ pub enum Refusal {
         "The manual partition assignment includes broker {0}, but another broker of the same node as well."
     )]
     NodeTwice(BrokerId),
+    /// Ours: a replica stays on its core while it is on its node.
+    #[error(
+        "The manual partition assignment includes broker {0}, but another broker of the same node has the partition."
+    )]
+    OtherBrokerOfNode(BrokerId),
     #[error(
         "The manual partition assignment includes a partition with {found} replica(s), but this is not consistent \
          with previous partitions, which have {expected} replica(s)."
     )]
     ReplicasDiffer { found: usize, expected: usize },
+
+    #[error("Unable to find a topic named {0}.")]
+    TopicNotFound(String),
+    #[error("Unable to find partition {0}:{1}.")]
+    PartitionNotFound(String, i32),
+    #[error("No partition reassignment is in progress.")]
+    NoReassignment,
+    #[error(
+        "Unable to revert partition assignment for {name}:{partition} because it would require an unclean leader \
+         election."
+    )]
+    UncleanRevert { name: String, partition: i32 },
+    #[error("The replication factor is changed from {from} to {to}")]
+    ReplicationFactorChanged { from: usize, to: usize },
 
     #[error(transparent)]
     Config(#[from] InvalidConfig),
@@ -197,7 +216,11 @@ impl Refusal {
             Refusal::Subscription(_) => ErrorCode::InvalidRequest,
             Refusal::TopicName(_) | Refusal::Collision { .. } => ErrorCode::InvalidTopicException,
             Refusal::TopicExists(_) => ErrorCode::TopicAlreadyExists,
-            Refusal::UnknownTopic | Refusal::NoSuchTopic(_) => ErrorCode::UnknownTopicOrPartition,
+            Refusal::UnknownTopic
+            | Refusal::NoSuchTopic(_)
+            | Refusal::TopicNotFound(_)
+            | Refusal::PartitionNotFound(..) => ErrorCode::UnknownTopicOrPartition,
+            Refusal::NoReassignment => ErrorCode::NoReassignmentInProgress,
             Refusal::UnknownTopicId => ErrorCode::UnknownTopicId,
             Refusal::DeletionDisabled => ErrorCode::TopicDeletionDisabled,
             Refusal::NonPositivePartitions
@@ -206,6 +229,7 @@ impl Refusal {
             | Refusal::FewerPartitions { .. } => ErrorCode::InvalidPartitions,
             Refusal::NonPositiveReplicationFactor
             | Refusal::TooFewNodes { .. }
+            | Refusal::ReplicationFactorChanged { .. }
             | Refusal::NobodyActive(_) => ErrorCode::InvalidReplicationFactor,
             Refusal::AssignedTwice(_)
             | Refusal::AssignmentGap
@@ -215,6 +239,8 @@ impl Refusal {
             | Refusal::BrokerTwice(_)
             | Refusal::NodeTwice(_)
             | Refusal::AssignedToNobodyActive(_)
+            | Refusal::OtherBrokerOfNode(_)
+            | Refusal::UncleanRevert { .. }
             | Refusal::ReplicasDiffer { .. } => ErrorCode::InvalidReplicaAssignment,
             Refusal::Config(_)
             | Refusal::GroupConfig(_)

@@ -7,6 +7,7 @@ mod cluster;
 mod configs;
 mod metadata;
 mod quorum;
+mod reassignments;
 mod topic_partitions;
 
 pub use client_quotas::{QuotaFilter, described_client_quotas};
@@ -14,6 +15,7 @@ pub use cluster::{BrokerLifecycle, describe_cluster};
 pub use configs::{ConfigSource, ConfigView, ResourceType, describe_configs, list_config_resources};
 pub use metadata::describe_metadata;
 pub use quorum::{QuorumMember, QuorumState, ask_quorum, describe_quorum};
+pub use reassignments::list_reassignments;
 pub use topic_partitions::describe_topic_partitions;
 
 /// Bits of the operations that a client may perform (Kafka `AclOperation`). Until there are ACLs,

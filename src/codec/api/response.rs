@@ -54,7 +54,7 @@ mod tests {
         assert_eq!(fallback[..10], [0, 0, 0, 16, 0, 0, 0, 7, 0, 35]);
         let mut answer = Vec::new();
         write_response(ApiKey::ApiVersions, 3, 7, &api_versions_response(3), &mut answer).unwrap();
-        assert_eq!(answer[4..11], [0, 0, 0, 7, 0, 0, 50]);
+        assert_eq!(answer[4..11], [0, 0, 0, 7, 0, 0, 51]);
     }
 
     #[test]

@@ -106,6 +106,7 @@ pub(super) fn schema(api_key: ApiKey) -> Option<&'static Structure> {
         ApiKey::DeleteGroups => &DELETE_GROUPS,
         ApiKey::ElectLeaders => &ELECT_LEADERS,
         ApiKey::IncrementalAlterConfigs => &INCREMENTAL_ALTER_CONFIGS,
+        ApiKey::AlterPartitionReassignments => &ALTER_PARTITION_REASSIGNMENTS,
         ApiKey::ListPartitionReassignments => &LIST_PARTITION_REASSIGNMENTS,
         ApiKey::OffsetDelete => &OFFSET_DELETE,
         ApiKey::DescribeClientQuotas => &DESCRIBE_CLIENT_QUOTAS,
@@ -452,6 +453,18 @@ static ELECT_LEADERS: Structure = structure(&[
     field("timeout_ms", I32),
 ]);
 static ELECTED_TOPIC: Structure = structure(&[field("topic", STR), field("partitions", Kind::Array(&I32))]);
+
+static ALTER_PARTITION_REASSIGNMENTS: Structure = structure(&[
+    field("timeout_ms", I32),
+    field("allow_replication_factor_change", BOOL).from(1),
+    field("topics", Kind::Array(&Kind::Structure(&REASSIGNED_TOPIC))),
+]);
+static REASSIGNED_TOPIC: Structure = structure(&[
+    field("name", STR),
+    field("partitions", Kind::Array(&Kind::Structure(&REASSIGNED_PARTITION))),
+]);
+static REASSIGNED_PARTITION: Structure =
+    structure(&[field("partition_index", I32), field("replicas", Kind::Array(&I32)).nullable_from(0)]);
 
 static LIST_PARTITION_REASSIGNMENTS: Structure = structure(&[
     field("timeout_ms", I32),

@@ -135,6 +135,7 @@ mod tests {
         DeleteGroups: DeleteGroupsResponse,
         ElectLeaders: ElectLeadersResponse,
         IncrementalAlterConfigs: IncrementalAlterConfigsResponse,
+        AlterPartitionReassignments: AlterPartitionReassignmentsResponse,
         ListPartitionReassignments: ListPartitionReassignmentsResponse,
         OffsetDelete: OffsetDeleteResponse,
         DescribeClientQuotas: DescribeClientQuotasResponse,

@@ -46,6 +46,7 @@ pub enum ApiKey {
     DeleteGroups = 42,
     ElectLeaders = 43,
     IncrementalAlterConfigs = 44,
+    AlterPartitionReassignments = 45,
     ListPartitionReassignments = 46,
     OffsetDelete = 47,
     DescribeClientQuotas = 48,
@@ -86,7 +87,7 @@ pub struct Api {
 /// Kafka announces 0 to 2 and refuses them (KAFKA-18659); the same here. Fetch 13, Produce 13, and
 /// OffsetCommit and OffsetFetch 10 would commit us to topic ids, hence the maxima. Older librdkafka wants
 /// version 0 of FindCoordinator for LZ4, and of all group APIs for groups (`rdkafka_feature.c`).
-const APIS: [Api; 49] = [
+const APIS: [Api; 50] = [
     Api { served_min: 3, ..api(ApiKey::Produce, "Produce", 0, 12, 9) },
     api(ApiKey::Fetch, "Fetch", 4, 12, 12),
     api(ApiKey::ListOffsets, "ListOffsets", 1, 10, 6),
@@ -118,6 +119,7 @@ const APIS: [Api; 49] = [
     api(ApiKey::DeleteGroups, "DeleteGroups", 0, 2, 2),
     api(ApiKey::ElectLeaders, "ElectLeaders", 0, 2, 2),
     api(ApiKey::IncrementalAlterConfigs, "IncrementalAlterConfigs", 0, 1, 1),
+    api(ApiKey::AlterPartitionReassignments, "AlterPartitionReassignments", 0, 1, 0),
     api(ApiKey::ListPartitionReassignments, "ListPartitionReassignments", 0, 0, 0),
     api(ApiKey::OffsetDelete, "OffsetDelete", 0, 0, NEVER_FLEXIBLE),
     api(ApiKey::DescribeClientQuotas, "DescribeClientQuotas", 0, 1, 1),
@@ -329,6 +331,7 @@ mod tests {
             42 DeleteGroups 0(0)-2 flexible 2
             43 ElectLeaders 0(0)-2 flexible 2
             44 IncrementalAlterConfigs 0(0)-1 flexible 1
+            45 AlterPartitionReassignments 0(0)-1 flexible 0
             46 ListPartitionReassignments 0(0)-0 flexible 0
             47 OffsetDelete 0(0)-0 flexible 32767
             48 DescribeClientQuotas 0(0)-1 flexible 1

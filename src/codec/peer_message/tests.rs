@@ -161,6 +161,7 @@ fn question() -> impl Strategy<Value = Question> {
         Just(QuestionKind::Heartbeat),
         Just(QuestionKind::AlterPartitions),
         Just(QuestionKind::UnregisterBroker),
+        Just(QuestionKind::AlterPartitionReassignments),
     ];
     let found = (partition(), uuid())
         .prop_map(|(partition, directory)| Found { partition, directory: DirectoryId(directory) });

@@ -256,6 +256,7 @@ fn answer_size(image: &Image, request: &Request, request_size: usize) -> usize {
         Request::ElectLeaders(request) if request.topic_partitions.is_none() => {
             of_request + image.topics().len() * TOPIC
         }
+        Request::ListPartitionReassignments(_) => of_request + image.partition_count() * PARTITION,
         Request::DescribeGroups(request) => of_request + (request.groups.len() * GROUP).min(GROUPS_MAX),
         Request::ConsumerGroupDescribe(request) => {
             of_request + (request.group_ids.len() * GROUP).min(GROUPS_MAX)
@@ -363,7 +364,12 @@ async fn answer(
         Request::ElectLeaders(request) => {
             context.encode(&topics::elect_leaders(shard, request, context.version).await)
         }
-        Request::ListPartitionReassignments(_) => context.encode(&topics::list_reassignments()),
+        Request::AlterPartitionReassignments(request) => {
+            context.encode(&topics::alter_reassignments(shard, request).await)
+        }
+        Request::ListPartitionReassignments(request) => {
+            context.encode(&topics::list_reassignments(shard, &request))
+        }
         Request::DescribeTopicPartitions(request) => context.encode(&topics::describe(shard, &request)),
         Request::DescribeConfigs(request) => {
             context.encode(&cluster_admin::describe_configs(shard, &request))

@@ -1,8 +1,8 @@
 //! Metadata (3), CreateTopics (19), DeleteTopics (20), CreatePartitions (37), ElectLeaders (43),
-//! ListPartitionReassignments (46), DescribeTopicPartitions (75).
+//! AlterPartitionReassignments (45), ListPartitionReassignments (46), DescribeTopicPartitions (75).
 
 use crate::cluster::decide::topics_to_create;
-use crate::cluster::describe::{describe_metadata, describe_topic_partitions};
+use crate::cluster::describe::{self, describe_metadata, describe_topic_partitions};
 use crate::codec::error_code::ErrorCode;
 use crate::shard::Shard;
 use crate::shard::controller::{ControlReply, ControlRequest, MutationLimit};
@@ -11,9 +11,10 @@ use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicR
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{
-    CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    DeleteTopicsRequest, DeleteTopicsResponse, DescribeTopicPartitionsRequest,
-    DescribeTopicPartitionsResponse, ElectLeadersRequest, ElectLeadersResponse,
+    AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse, CreatePartitionsRequest,
+    CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest,
+    DeleteTopicsResponse, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse,
+    ElectLeadersRequest, ElectLeadersResponse, ListPartitionReassignmentsRequest,
     ListPartitionReassignmentsResponse, MetadataRequest, MetadataResponse,
 };
 use std::collections::BTreeMap;
@@ -137,9 +138,26 @@ pub async fn elect_leaders(
     response
 }
 
-/// Partitions do not move between brokers of one node, so none is on its way.
-pub fn list_reassignments() -> ListPartitionReassignmentsResponse {
-    ListPartitionReassignmentsResponse::default().with_error_message(None)
+pub async fn alter_reassignments(
+    shard: &Rc<Shard>,
+    request: AlterPartitionReassignmentsRequest,
+) -> AlterPartitionReassignmentsResponse {
+    let is_change_allowed = request.allow_replication_factor_change;
+    match shard.control(ControlRequest::AlterReassignments(request)).await {
+        ControlReply::AlterReassignments(response) => response,
+        ControlReply::Failed(error) => AlterPartitionReassignmentsResponse::default()
+            .with_allow_replication_factor_change(is_change_allowed)
+            .with_error_code(error.code())
+            .with_error_message(None),
+        _ => unreachable!("a reassignment is answered as such"),
+    }
+}
+
+pub fn list_reassignments(
+    shard: &Shard,
+    request: &ListPartitionReassignmentsRequest,
+) -> ListPartitionReassignmentsResponse {
+    describe::list_reassignments(&shard.image.borrow(), &shard.brokers.borrow(), request)
 }
 
 fn refused(name: kafka_protocol::messages::TopicName, error: ErrorCode) -> CreatePartitionsTopicResult {

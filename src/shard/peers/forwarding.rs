@@ -43,6 +43,7 @@ const ALLOCATE_PRODUCER_IDS: i16 = 0;
 const DESCRIBE_QUORUM: i16 = 2;
 const RAFT_VOTERS: i16 = 0;
 const UNREGISTER_BROKER: i16 = 0;
+const ALTER_PARTITION_REASSIGNMENTS: i16 = 1;
 /// Of what is none of Kafka's.
 const OURS: i16 = 0;
 
@@ -227,6 +228,9 @@ fn kind_of(request: &ControlRequest) -> (QuestionKind, i16) {
         ControlRequest::RemoveVoter(_) => (QuestionKind::RemoveVoter, RAFT_VOTERS),
         ControlRequest::AlterPartitions(_) => (QuestionKind::AlterPartitions, OURS),
         ControlRequest::UnregisterBroker(_) => (QuestionKind::UnregisterBroker, UNREGISTER_BROKER),
+        ControlRequest::AlterReassignments(_) => {
+            (QuestionKind::AlterPartitionReassignments, ALTER_PARTITION_REASSIGNMENTS)
+        }
     }
 }
 
@@ -243,6 +247,7 @@ fn encode_request(request: &ControlRequest, version: i16) -> Result<Bytes, Malfo
         ControlRequest::RemoveVoter(request) => encode(request, version),
         ControlRequest::AlterPartitions(asked) => Ok(Bytes::from(encode_alter_partitions(asked))),
         ControlRequest::UnregisterBroker(request) => encode(request, version),
+        ControlRequest::AlterReassignments(request) => encode(request, version),
         ControlRequest::AutoCreate(names) => {
             let topic = |name: &TopicName| MetadataRequestTopic::default().with_name(Some(name.clone()));
             let request = MetadataRequest::default().with_topics(Some(names.iter().map(topic).collect()));
@@ -303,6 +308,9 @@ fn decode_request(question: &Question, payload: &[u8]) -> Result<ControlRequest,
         QuestionKind::AddVoter => ControlRequest::AddVoter(decode(payload, version)?),
         QuestionKind::RemoveVoter => ControlRequest::RemoveVoter(decode(payload, version)?),
         QuestionKind::UnregisterBroker => ControlRequest::UnregisterBroker(decode(payload, version)?),
+        QuestionKind::AlterPartitionReassignments => {
+            ControlRequest::AlterReassignments(decode(payload, version)?)
+        }
         QuestionKind::AlterPartitions => match decode_alter_partitions(payload) {
             Ok(asked) if asked.node == question.node => ControlRequest::AlterPartitions(asked),
             Ok(_) => return Err(Malformed("partitions of another node".to_owned())),
@@ -324,6 +332,7 @@ fn encode_reply(quorum: &MetadataQuorum, reply: &ControlReply, version: i16) -> 
         ControlReply::AddVoter(response) => encode(response, version),
         ControlReply::RemoveVoter(response) => encode(response, version),
         ControlReply::UnregisterBroker(response) => encode(response, version),
+        ControlReply::AlterReassignments(response) => encode(response, version),
         ControlReply::AlterPartitions(altered) => Ok(Bytes::from(encode_altered_partitions(altered))),
         ControlReply::AutoCreate(errors) => {
             let topic = |(name, error): (&TopicName, &ErrorCode)| {
@@ -370,6 +379,9 @@ fn decode_reply(kind: QuestionKind, version: i16, payload: &[u8]) -> Result<Cont
         QuestionKind::AddVoter => ControlReply::AddVoter(decode(payload, version)?),
         QuestionKind::RemoveVoter => ControlReply::RemoveVoter(decode(payload, version)?),
         QuestionKind::UnregisterBroker => ControlReply::UnregisterBroker(decode(payload, version)?),
+        QuestionKind::AlterPartitionReassignments => {
+            ControlReply::AlterReassignments(decode(payload, version)?)
+        }
         QuestionKind::AlterPartitions => {
             let altered = decode_altered_partitions(payload);
             ControlReply::AlterPartitions(altered.map_err(|error| Malformed(error.to_string()))?)

@@ -8,6 +8,9 @@ use kafka_protocol::messages::add_partitions_to_txn_request::{
 use kafka_protocol::messages::add_raft_voter_request::Listener as VoterListener;
 use kafka_protocol::messages::alter_client_quotas_request::{EntityData, EntryData, OpData};
 use kafka_protocol::messages::alter_configs_request;
+use kafka_protocol::messages::alter_partition_reassignments_request::{
+    ReassignablePartition, ReassignableTopic,
+};
 use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions as OwnedPartitions;
 use kafka_protocol::messages::create_partitions_request::{
     CreatePartitionsAssignment, CreatePartitionsTopic,
@@ -53,15 +56,16 @@ use kafka_protocol::messages::txn_offset_commit_request::{
 use kafka_protocol::messages::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
 use kafka_protocol::messages::{
     AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, AddRaftVoterRequest, AlterClientQuotasRequest,
-    AlterConfigsRequest, ApiKey, ApiVersionsRequest, BrokerId, ConsumerGroupDescribeRequest,
-    ConsumerGroupHeartbeatRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest,
-    DeleteRecordsRequest, DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeClusterRequest,
-    DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest, DescribeProducersRequest,
-    DescribeQuorumRequest, DescribeTopicPartitionsRequest, DescribeTransactionsRequest, ElectLeadersRequest,
-    EndTxnRequest, FetchRequest, FindCoordinatorRequest, GetTelemetrySubscriptionsRequest, HeartbeatRequest,
-    IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
-    ListConfigResourcesRequest, ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest,
-    ListTransactionsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
+    AlterConfigsRequest, AlterPartitionReassignmentsRequest, ApiKey, ApiVersionsRequest, BrokerId,
+    ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest, CreatePartitionsRequest,
+    CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    DescribeClientQuotasRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
+    DescribeLogDirsRequest, DescribeProducersRequest, DescribeQuorumRequest, DescribeTopicPartitionsRequest,
+    DescribeTransactionsRequest, ElectLeadersRequest, EndTxnRequest, FetchRequest, FindCoordinatorRequest,
+    GetTelemetrySubscriptionsRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
+    InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListConfigResourcesRequest,
+    ListGroupsRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest, ListTransactionsRequest,
+    MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
     OffsetForLeaderEpochRequest, ProduceRequest, PushTelemetryRequest, RemoveRaftVoterRequest,
     SyncGroupRequest, TxnOffsetCommitRequest, UnregisterBrokerRequest, WriteTxnMarkersRequest,
 };
@@ -101,6 +105,7 @@ pub fn samples(api_key: ApiKey, version: i16, records: &Bytes) -> [Bytes; 2] {
         ApiKey::DeleteGroups => both(version, delete_groups()),
         ApiKey::ElectLeaders => both(version, elect_leaders(version)),
         ApiKey::IncrementalAlterConfigs => both(version, incremental_alter_configs()),
+        ApiKey::AlterPartitionReassignments => both(version, alter_partition_reassignments(version)),
         ApiKey::ListPartitionReassignments => both(version, list_partition_reassignments()),
         ApiKey::OffsetDelete => both(version, offset_delete()),
         ApiKey::DescribeClientQuotas => both(version, describe_client_quotas()),
@@ -554,6 +559,19 @@ fn elect_leaders(version: i16) -> ElectLeadersRequest {
     let topic = TopicPartitions::default().with_topic(text("orders")).with_partitions(vec![0, 7]);
     let request = ElectLeadersRequest::default().with_topic_partitions(Some(vec![topic]));
     request.with_timeout_ms(1000).with_election_type(i8::from(version >= 1))
+}
+
+fn alter_partition_reassignments(version: i16) -> AlterPartitionReassignmentsRequest {
+    let moved = ReassignablePartition::default()
+        .with_partition_index(7)
+        .with_replicas(Some(vec![2.into(), 3.into()]));
+    let cancelled = ReassignablePartition::default().with_partition_index(0).with_replicas(None);
+    let topic =
+        ReassignableTopic::default().with_name(text("orders")).with_partitions(vec![cancelled, moved]);
+    AlterPartitionReassignmentsRequest::default()
+        .with_timeout_ms(1000)
+        .with_allow_replication_factor_change(version == 0)
+        .with_topics(vec![topic])
 }
 
 fn list_partition_reassignments() -> ListPartitionReassignmentsRequest {

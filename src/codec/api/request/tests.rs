@@ -270,6 +270,7 @@ fn encode(request: &Request, version: i16) -> Bytes {
         Request::DeleteGroups(request) => request.encode(&mut body, version),
         Request::ElectLeaders(request) => request.encode(&mut body, version),
         Request::IncrementalAlterConfigs(request) => request.encode(&mut body, version),
+        Request::AlterPartitionReassignments(request) => request.encode(&mut body, version),
         Request::ListPartitionReassignments(request) => request.encode(&mut body, version),
         Request::OffsetDelete(request) => request.encode(&mut body, version),
         Request::DescribeClientQuotas(request) => request.encode(&mut body, version),
