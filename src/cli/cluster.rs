@@ -1,5 +1,6 @@
 //! `odradek cluster create` and `join`: the first start of a node of a cluster. `odradek cluster status`: the metadata
-//! quorum, brokers and the health of partitions, over the Kafka protocol; `voter`: members of the quorum.
+//! quorum, brokers and the health of partitions, over the Kafka protocol; `voter`: members of the quorum; `reassign`:
+//! replicas of partitions.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +25,9 @@ use super::settings::{SETTINGS_HELP, SettingsArguments};
 use super::table::Table;
 use super::{Failure, print, print_json, start};
 
-/// Of a change of the quorum's members.
+mod reassign;
+
+/// Of a change of the quorum's members, or of partitions' replicas.
 const TIMEOUT_MS: i32 = 10_000;
 
 #[derive(Debug, Args)]
@@ -59,6 +62,8 @@ enum ClusterCommand {
         #[command(subcommand)]
         command: NodeCommand,
     },
+    /// Move partitions to other brokers, or go back to the replicas of before
+    Reassign(reassign::ReassignArguments),
     /// Give an observer of the metadata quorum a vote, or take out a member that is gone for good
     Voter {
         #[command(subcommand)]
@@ -101,6 +106,7 @@ pub fn run(arguments: &ClusterArguments) -> Result<(), Failure> {
         ClusterCommand::Node { command: NodeCommand::Unregister { broker } } => {
             unregister(&arguments.flags, *broker)
         }
+        ClusterCommand::Reassign(reassigned) => reassign::run(&arguments.flags, reassigned),
         ClusterCommand::Voter { command } => change_voters(&arguments.flags, command),
     }
 }

@@ -28,6 +28,7 @@ mod nearest_replica;
 mod offsets;
 mod ownership;
 mod quotas;
+mod reassignment;
 mod recompression;
 mod refusals;
 mod replication;
