@@ -221,7 +221,17 @@ fn listed(node: &Broker) -> Vec<Value> {
 
 #[test]
 fn the_only_replica_goes_round_and_comes_back() {
-    let mut nodes = three_with(&settings());
+    go_round(&settings());
+}
+
+/// Where nothing but its files says that it has gone.
+#[test]
+fn without_a_journal_it_comes_back_too() {
+    go_round(&settings().without_journal());
+}
+
+fn go_round(options: &Options) {
+    let mut nodes = three_with(options);
     create(&nodes[0], &[&[1], &[2]]);
     let writer = Writer::start(&nodes, 0);
     for round in 0..2 {
