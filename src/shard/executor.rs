@@ -396,8 +396,11 @@ async fn run_shard(
     drop(seed.recovered);
     let _ = progress.send(Progress::Open);
     let listeners = (&seed.base, &seed.per_shard[..]);
-    timed(&shard.clock, &shard.metrics, obey(&shard, listeners, quorum, commands, &progress)).await?;
+    timed(&shard.clock, &shard.metrics, obey(&shard, listeners, quorum.clone(), commands, &progress)).await?;
     let generations = finish_shard(&shard).await;
+    if let Some(quorum) = &quorum {
+        quorum.end().await;
+    }
     let _ = progress.send(Progress::Stopped(id, generations));
     Ok(())
 }
@@ -633,11 +636,13 @@ async fn drain(shard: &Rc<Shard>) {
 /// scan.
 async fn finish_shard(shard: &Rc<Shard>) -> Vec<Option<CheckpointGeneration>> {
     // Topics that are being deleted are, or their directories would go while their state is written.
-    let _turn = shard.changing_partitions.acquire_permit(1).await;
+    let turn = shard.changing_partitions.acquire_permit(1).await;
     shard.stores.iter().for_each(|store| store.close());
     join_all(shard.stores.iter().map(store_all)).await;
     shard.mesh.close();
-    join_all(shard.stores.iter().map(|store| finish_store(shard, store))).await
+    let generations = join_all(shard.stores.iter().map(|store| finish_store(shard, store))).await;
+    std::mem::forget(turn); // Whoever waits for it would begin what the executor does not live to see the end of.
+    generations
 }
 
 async fn store_all(store: &Rc<Store>) {

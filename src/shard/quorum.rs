@@ -567,6 +567,13 @@ impl MetadataQuorum {
         Some(first)
     }
 
+    /// Nothing is written any more once this returns, and nothing is under way.
+    pub async fn end(&self) {
+        if let Ok(turn) = self.log_turn.acquire_permit(1).await {
+            std::mem::forget(turn); // For good.
+        }
+    }
+
     async fn write_one(&self, persist: Persist) -> Result<(), CommitError> {
         if let Some(written) = persist.what {
             let _turn = self.log_turn.acquire_permit(1).await.map_err(|_| CommitError::Failed)?;
