@@ -310,7 +310,7 @@ fn cancelled_it_stays_where_it_was() {
         assert_eq!(reassign(node, 7, Some(&[1])), Some(ResponseError::UnknownTopicOrPartition));
     }
     let writer = Writer::start(&nodes, 0);
-    // Who is to come has everything to itself for a moment, and then is not there.
+    // Who is to come is not there: nothing is ready before it is cancelled.
     nodes[3].kill();
     let moved = ["cluster", "reassign", "--topic", TOPIC, "--partition", "0", "--replicas", "4,3"];
     let kept = run(&nodes[1], &[&moved[..], &["--keep-replication-factor"]].concat());
@@ -324,11 +324,15 @@ fn cancelled_it_stays_where_it_was() {
     assert_eq!((&moving["adding"], &moving["removing"]), (&Value::from(vec![4]), &Value::from(vec![1, 2])));
     let (all, in_sync) = replicas(&nodes[0], 0).expect("it is there");
     assert_eq!((all, in_sync), (vec![4, 3, 1, 2], [1, 2, 3].into()));
-    // It has begun to follow, and is gone again.
+    let cancel = ["cluster", "reassign", "--topic", TOPIC, "--cancel"];
+    assert_eq!(run(&nodes[2], &cancel), Ok(format!("cancelled {TOPIC}-0\n")));
+    nodes[..3].iter().for_each(|node| wait_until_on(node, 0, &[3, 1, 2]));
+    // Another time it has begun to follow, and is gone again.
+    run(&nodes[1], &moved).expect("it is begun");
     nodes[3].start_again();
     wait_for("its directory", || (!directories(&nodes[3], 0).is_empty()).then_some(()));
     nodes[3].kill();
-    let cancelled = run(&nodes[2], &["cluster", "reassign", "--topic", TOPIC, "--cancel"]);
+    let cancelled = run(&nodes[2], &cancel);
     // It may have been in time; then there is no way back.
     let expected: &[i32] = match cancelled {
         Ok(said) => {
