@@ -1,6 +1,12 @@
 //! `odradek cluster create` and `join`: the first start of a node of a cluster. `odradek cluster status`: the metadata
-//! quorum, brokers and the health of partitions, over the Kafka protocol; `voter`: members of the quorum; `reassign`:
-//! replicas of partitions.
+//! quorum, brokers and the health of partitions, over the Kafka protocol; `voter`: members of the quorum.
+//!
+//! | file | what |
+//! |---|---|
+//! | `nodes.rs` | `node`: brokers, nodes that are emptied, leave or are replaced |
+//! | `rebalance.rs` | `rebalance`: nodes get alike many |
+//! | `reassign.rs` | `reassign`: replicas of single partitions |
+//! | `moving.rs` | what these have in common: plans, carried out and waited for |
 
 use std::collections::BTreeMap;
 
@@ -10,7 +16,7 @@ use kafka_protocol::messages::describe_quorum_response::{DescribeQuorumResponse,
 use kafka_protocol::messages::metadata_response::MetadataResponseBroker;
 use kafka_protocol::messages::{
     AddRaftVoterRequest, DescribeClusterRequest, DescribeClusterResponse, DescribeQuorumRequest,
-    MetadataResponse, RemoveRaftVoterRequest, UnregisterBrokerRequest,
+    MetadataResponse, RemoveRaftVoterRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use odradek::cluster::describe::{BrokerLifecycle, ask_quorum};
@@ -25,7 +31,12 @@ use super::settings::{SETTINGS_HELP, SettingsArguments};
 use super::table::Table;
 use super::{Failure, print, print_json, start};
 
+mod moving;
+mod nodes;
 mod reassign;
+mod rebalance;
+
+pub use nodes::{NodeArguments, run_alone as run_node};
 
 /// Of a change of the quorum's members, or of partitions' replicas.
 const TIMEOUT_MS: i32 = 10_000;
@@ -57,29 +68,19 @@ enum ClusterCommand {
     },
     /// Show the metadata quorum, the brokers, and how many partitions lack a leader or a replica
     Status,
-    /// Show the nodes of the cluster, or make one that is gone for good none any more
+    /// Show the nodes of the cluster, empty or replace them, or make one that is gone for good none any more
     Node {
         #[command(subcommand)]
-        command: NodeCommand,
+        command: nodes::NodeCommand,
     },
+    /// Move replicas and leaders so that nodes have alike many
+    Rebalance(rebalance::RebalanceArguments),
     /// Move partitions to other brokers, or go back to the replicas of before
     Reassign(reassign::ReassignArguments),
     /// Give an observer of the metadata quorum a vote, or take out a member that is gone for good
     Voter {
         #[command(subcommand)]
         command: VoterCommand,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum NodeCommand {
-    /// Show every broker, whether it runs or not, and under which epoch it is registered
-    List,
-    /// Take a node that does not run any more out of the metadata
-    Unregister {
-        /// Any of the node's brokers
-        #[arg(value_name = "BROKER-ID")]
-        broker: i32,
     },
 }
 
@@ -102,10 +103,8 @@ pub fn run(arguments: &ClusterArguments) -> Result<(), Failure> {
         ClusterCommand::Create { settings } => create(settings),
         ClusterCommand::Join { nodes, settings } => join(nodes, settings),
         ClusterCommand::Status => status(arguments),
-        ClusterCommand::Node { command: NodeCommand::List } => list_brokers(&arguments.flags),
-        ClusterCommand::Node { command: NodeCommand::Unregister { broker } } => {
-            unregister(&arguments.flags, *broker)
-        }
+        ClusterCommand::Node { command } => nodes::run(&arguments.flags, command),
+        ClusterCommand::Rebalance(rebalanced) => rebalance::run(&arguments.flags, rebalanced),
         ClusterCommand::Reassign(reassigned) => reassign::run(&arguments.flags, reassigned),
         ClusterCommand::Voter { command } => change_voters(&arguments.flags, command),
     }
@@ -143,41 +142,6 @@ fn refused(what: &str, id: i32, code: i16, message: Option<StrBytes>) -> Failure
     let reason = message.filter(|message| !message.is_empty());
     let reason = reason.map_or(String::new(), |reason| format!(": {reason}"));
     format!("{what} {id}: {}{reason}", error_name(code)).into()
-}
-
-fn list_brokers(flags: &ClientFlags) -> Result<(), Failure> {
-    let mut cluster = Cluster::connect(&flags.brokers)?;
-    let brokers: BTreeMap<i32, Load> = describe_brokers(cluster.any())?
-        .iter()
-        .map(|broker| (broker.broker_id.0, Load::of(broker)))
-        .collect();
-    if flags.json {
-        let each = brokers.iter().map(|(id, load)| {
-            let (address, rack, state) = (&load.address, &load.rack, load.state.name());
-            json!({ "broker": id, "address": address, "rack": rack, "state": state, "epoch": load.epoch })
-        });
-        return print_json(&Value::from(each.collect::<Vec<_>>()));
-    }
-    let mut table = Table::new(&["BROKER", "ADDRESS", "RACK", "STATE", "EPOCH"]);
-    for (id, load) in &brokers {
-        let rack = load.rack.as_deref().unwrap_or("-");
-        table.row(&[&id.to_string(), &load.address, rack, load.state.name(), &load.epoch()]);
-    }
-    print(&table.to_string())
-}
-
-fn unregister(flags: &ClientFlags, broker: i32) -> Result<(), Failure> {
-    let mut cluster = Cluster::connect(&flags.brokers)?;
-    let request = UnregisterBrokerRequest::default().with_broker_id(broker.into());
-    let response = cluster.any().send(|_| request.clone())?;
-    if response.error_code != 0 {
-        return Err(refused("broker", broker, response.error_code, response.error_message));
-    }
-    if flags.json {
-        print_json(&json!({ "broker": broker, "registered": false }))
-    } else {
-        print(&format!("unregistered {broker}\n"))
-    }
 }
 
 fn create(settings: &SettingsArguments) -> Result<(), Failure> {

@@ -59,6 +59,8 @@ enum Command {
     Topic(topic::TopicArguments),
     /// Start the nodes of a cluster for the first time; show its metadata quorum, brokers and partitions
     Cluster(cluster::ClusterArguments),
+    /// Show, empty and replace nodes of a running cluster
+    Node(cluster::NodeArguments),
     /// List, describe, reset and delete consumer groups of a running broker
     Group(group::GroupArguments),
     /// List, describe and abort transactions of a running broker
@@ -81,6 +83,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Config(arguments) => config::run(&arguments),
         Command::Topic(arguments) => topic::run(&arguments),
         Command::Cluster(arguments) => cluster::run(&arguments),
+        Command::Node(arguments) => cluster::run_node(&arguments),
         Command::Group(arguments) => group::run(&arguments),
         Command::Txn(arguments) => txn::run(&arguments),
         Command::Quota(arguments) => quota::run(&arguments),

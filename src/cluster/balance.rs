@@ -83,27 +83,27 @@ fn changed(before: &[Assigned], after: Vec<Assigned>) -> Vec<Assigned> {
     after.into_iter().zip(before).filter(|(after, before)| after != *before).map(|(after, _)| after).collect()
 }
 
-/// Every replica on a node that is no target goes to one that is, in as many racks as there are and to the least loaded
-/// there; it keeps its place in the order. O(partitions × replicas × nodes).
-pub fn plan_drain(targets: &[Target], partitions: &[Assigned]) -> Result<Vec<Assigned>, TooFewNodes> {
+/// Every replica of a node goes to a target, which it is none of itself, in as many racks as there are and to the least
+/// loaded there; it keeps its place in the order. O(partitions × replicas × nodes).
+pub fn plan_drain(
+    leaving: NodeId,
+    targets: &[Target],
+    partitions: &[Assigned],
+) -> Result<Vec<Assigned>, TooFewNodes> {
     let mut loads = Loads::new(targets, partitions);
     let mut after = partitions.to_vec();
     for assigned in &mut after {
-        for place in 0..assigned.replicas.len() {
-            if loads.racks.contains_key(&assigned.replicas[place]) {
-                continue;
-            }
-            let others: Vec<NodeId> = without(&assigned.replicas, place);
-            let free = loads.racks.keys().filter(|node| !others.contains(node)).copied();
-            let next = free.min_by_key(|node| (loads.sharing(*node, &others), loads.replicas[node], *node));
-            let next = next.ok_or_else(|| TooFewNodes {
-                topic: assigned.topic.clone(),
-                partition: assigned.partition,
-                replicas: others.len() + 1,
-                nodes: targets.len(),
-            })?;
-            loads.replace(&mut assigned.replicas, place, next);
-        }
+        let Some(place) = assigned.replicas.iter().position(|node| *node == leaving) else { continue };
+        let others: Vec<NodeId> = without(&assigned.replicas, place);
+        let free = loads.racks.keys().filter(|node| !others.contains(node)).copied();
+        let next = free.min_by_key(|node| (loads.sharing(*node, &others), loads.replicas[node], *node));
+        let next = next.ok_or_else(|| TooFewNodes {
+            topic: assigned.topic.clone(),
+            partition: assigned.partition,
+            replicas: others.len() + 1,
+            nodes: targets.len(),
+        })?;
+        loads.replace(&mut assigned.replicas, place, next);
     }
     Ok(changed(partitions, after))
 }
@@ -134,7 +134,8 @@ pub fn plan_rebalance(targets: &[Target], partitions: &[Assigned]) -> Vec<Assign
 
 /// Moves one replica; `false`: none makes it better.
 fn move_one(loads: &mut Loads<'_>, partitions: &mut [Assigned]) -> bool {
-    let mut by_load: Vec<(usize, NodeId)> = loads.replicas.iter().map(|(node, load)| (*load, *node)).collect();
+    let mut by_load: Vec<(usize, NodeId)> =
+        loads.replicas.iter().map(|(node, load)| (*load, *node)).collect();
     by_load.sort_unstable();
     for &(most, from) in by_load.iter().rev() {
         for &(least, to) in by_load.iter().take_while(|(least, _)| least + 1 < most) {
@@ -146,7 +147,8 @@ fn move_one(loads: &mut Loads<'_>, partitions: &mut [Assigned]) -> bool {
             };
             debug_assert!(least < most);
             // Followers first: no leader has to change for them.
-            let found = partitions.iter().enumerate().filter_map(|(at, assigned)| Some((at, fits(assigned)?)));
+            let found =
+                partitions.iter().enumerate().filter_map(|(at, assigned)| Some((at, fits(assigned)?)));
             if let Some((at, place)) = found.min_by_key(|(at, place)| (*place == 0, *at)) {
                 loads.replace(&mut partitions[at].replicas, place, to);
                 return true;
@@ -166,7 +168,9 @@ fn lead_elsewhere(loads: &mut Loads<'_>, partitions: &mut [Assigned]) -> bool {
         (fewest.0 + 1 < leads).then(|| (leads - fewest.0, fewest.1))
     };
     let found = partitions.iter().enumerate().filter_map(|(at, assigned)| Some((gain(assigned)?, at)));
-    let Some(((_, place), at)) = found.max_by_key(|((gain, _), at)| (*gain, Reverse(*at))) else { return false };
+    let Some(((_, place), at)) = found.max_by_key(|((gain, _), at)| (*gain, Reverse(*at))) else {
+        return false;
+    };
     let replicas = &mut partitions[at].replicas;
     change(&mut loads.leaders, replicas[0], -1);
     change(&mut loads.leaders, replicas[place], 1);
@@ -202,14 +206,15 @@ mod tests {
     fn a_drained_node_hands_over_in_place_and_to_other_racks() {
         let targets = [target(1, "a"), target(2, "b"), target(4, "a"), target(5, "c")];
         let before = [assigned(0, &[3, 1]), assigned(1, &[2, 3]), assigned(2, &[1, 2])];
-        let plan = plan_drain(&targets, &before).expect("there are enough");
+        let plan = plan_drain(NodeId(3), &targets, &before).expect("there are enough");
         assert_eq!(ids(&plan), [(0, vec![5, 1]), (1, vec![2, 4])]);
     }
 
     #[test]
     fn a_node_whose_replicas_have_no_other_place_is_not_drained() {
         let before = [assigned(7, &[1, 2, 3])];
-        let error = plan_drain(&[target(1, ""), target(2, "")], &before).expect_err("there are two");
+        let error =
+            plan_drain(NodeId(3), &[target(1, ""), target(2, "")], &before).expect_err("there are two");
         let told = "orders-7 has 3 replicas, and there are no more than 2 nodes for them";
         assert_eq!(error.to_string(), told);
     }
@@ -241,23 +246,25 @@ mod tests {
     }
 
     fn cluster() -> impl Strategy<Value = (Vec<Target>, Vec<Assigned>)> {
-        (2..7usize, 1..4usize, vec(any::<u64>(), 1..40), 0..4usize).prop_map(|(nodes, factor, draws, racks)| {
-            let rack = |node: usize| if racks == 0 { String::new() } else { format!("{}", node % racks) };
-            let targets = (0..nodes).map(|node| target(node as i32, &rack(node))).collect();
-            let partitions = (0..).zip(draws).map(|(at, draw)| {
-                let first = draw as usize % nodes;
-                let step = 1 + (draw >> 32) as usize % (nodes - 1).max(1);
-                let mut replicas: Vec<i32> = Vec::new();
-                for number in 0..nodes * nodes {
-                    let node = ((first + number * step + number / nodes) % nodes) as i32;
-                    if replicas.len() < factor.min(nodes) && !replicas.contains(&node) {
-                        replicas.push(node);
+        (2..7usize, 1..4usize, vec(any::<u64>(), 1..40), 0..4usize).prop_map(
+            |(nodes, factor, draws, racks)| {
+                let rack = |node: usize| if racks == 0 { String::new() } else { format!("{}", node % racks) };
+                let targets = (0..nodes).map(|node| target(node as i32, &rack(node))).collect();
+                let partitions = (0..).zip(draws).map(|(at, draw)| {
+                    let first = draw as usize % nodes;
+                    let step = 1 + (draw >> 32) as usize % (nodes - 1).max(1);
+                    let mut replicas: Vec<i32> = Vec::new();
+                    for number in 0..nodes * nodes {
+                        let node = ((first + number * step + number / nodes) % nodes) as i32;
+                        if replicas.len() < factor.min(nodes) && !replicas.contains(&node) {
+                            replicas.push(node);
+                        }
                     }
-                }
-                assigned(at, &replicas)
-            });
-            (targets, partitions.collect())
-        })
+                    assigned(at, &replicas)
+                });
+                (targets, partitions.collect())
+            },
+        )
     }
 
     fn spread(counts: &BTreeMap<NodeId, usize>) -> usize {
@@ -294,7 +301,7 @@ mod tests {
         #[test]
         fn a_drained_node_has_nothing((targets, before) in cluster()) {
             let left = &targets[1..];
-            match plan_drain(left, &before) {
+            match plan_drain(targets[0].node, left, &before) {
                 Ok(plan) => {
                     let after = apply(&before, &plan);
                     prop_assert!(!nodes_of(&after).contains(&targets[0].node));

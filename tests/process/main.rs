@@ -6,6 +6,7 @@
 
 mod admin;
 mod administration;
+mod balancing;
 mod cluster_transactions;
 mod clusters;
 mod compaction;

@@ -4,8 +4,7 @@ use clap::{Args, Subcommand};
 use kafka_protocol::messages::alter_partition_reassignments_request::{
     AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
 };
-use kafka_protocol::messages::list_partition_reassignments_response::OngoingPartitionReassignment;
-use kafka_protocol::messages::{BrokerId, ListPartitionReassignmentsRequest, TopicName};
+use kafka_protocol::messages::{BrokerId, TopicName};
 use odradek::metrics::names::error_name;
 use serde_json::{Value, json};
 
@@ -14,6 +13,7 @@ use super::super::client::ClientFlags;
 use super::super::table::Table;
 use super::super::{Failure, print, print_json};
 use super::TIMEOUT_MS;
+use super::moving::ongoing;
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -128,21 +128,9 @@ fn partitions_of(cluster: &mut Cluster, topic: &str) -> Result<Vec<i32>, Failure
 
 fn list(flags: &ClientFlags) -> Result<(), Failure> {
     let mut cluster = Cluster::connect(&flags.brokers)?;
-    let request = ListPartitionReassignmentsRequest::default().with_timeout_ms(TIMEOUT_MS).with_topics(None);
-    let response = cluster.any().send(|_| request)?;
-    if response.error_code != 0 {
-        return Err(format!("reassignments: {}", error_name(response.error_code)).into());
-    }
-    let moving: Vec<(String, OngoingPartitionReassignment)> = response
-        .topics
-        .into_iter()
-        .flat_map(|topic| {
-            let name = topic.name.to_string();
-            topic.partitions.into_iter().map(move |partition| (name.clone(), partition))
-        })
-        .collect();
+    let moving = ongoing(&mut cluster)?;
     if flags.json {
-        let each = moving.iter().map(|(topic, partition)| {
+        let each = moving.iter().map(|((topic, _), partition)| {
             json!({
                 "topic": topic,
                 "partition": partition.partition_index,
@@ -154,7 +142,7 @@ fn list(flags: &ClientFlags) -> Result<(), Failure> {
         return print_json(&Value::from(each.collect::<Vec<_>>()));
     }
     let mut table = Table::new(&["PARTITION", "REPLICAS", "ADDING", "REMOVING"]);
-    for (topic, partition) in &moving {
+    for ((topic, _), partition) in &moving {
         let name = format!("{topic}-{}", partition.partition_index);
         let lists = [&partition.replicas, &partition.adding_replicas, &partition.removing_replicas];
         let [replicas, adding, removing] = lists.map(|brokers| listed(brokers));

@@ -1,0 +1,41 @@
+//! `odradek cluster rebalance`: nodes get alike many replicas and preferred leaders.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+use odradek::cluster::balance::plan_rebalance;
+
+use super::super::brokers::Cluster;
+use super::super::client::ClientFlags;
+use super::super::{Failure, print};
+use super::moving::{assigned, carry_out, print_plan, targets};
+
+#[derive(Debug, Args)]
+pub struct RebalanceArguments {
+    /// Show what would move
+    #[arg(long, required_unless_present = "apply", conflicts_with = "apply")]
+    plan: bool,
+    /// Move it, and wait until it is there
+    #[arg(long)]
+    apply: bool,
+    /// Partitions on their way at a time
+    #[arg(long, value_name = "N", default_value_t = AT_A_TIME)]
+    at_a_time: usize,
+}
+
+/// As many as copy at once without one waiting for another for long.
+pub const AT_A_TIME: usize = 20;
+
+pub fn run(flags: &ClientFlags, arguments: &RebalanceArguments) -> Result<(), Failure> {
+    let mut cluster = Cluster::connect(&flags.brokers)?;
+    let before = assigned(&mut cluster)?;
+    let targets = targets(&mut cluster, &BTreeSet::new())?;
+    let plan = plan_rebalance(&targets, &before);
+    if plan.is_empty() && !flags.json {
+        return print("nothing has to move\n");
+    }
+    if arguments.apply {
+        carry_out(&mut cluster, &plan, arguments.at_a_time)?;
+    }
+    print_plan(flags.json, &before, &plan)
+}
