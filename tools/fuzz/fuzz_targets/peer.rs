@@ -14,6 +14,9 @@ use odradek::cluster::quorum::{Quorum, Settings};
 use odradek::cluster::record::Record;
 use odradek::codec::peer_frame::{PeerFrame, PeerKind, next_peer_frame};
 use odradek::codec::peer_message::{PEER_VERSION_MAX, PeerMessage};
+use odradek::codec::transactions::{
+    decode_markers, decode_markers_written, decode_verification, encode_markers, encode_verification,
+};
 use odradek::types::{NodeId, Uuid};
 
 /// Of the seeds, which are messages from node 1 to node 2.
@@ -27,12 +30,24 @@ fuzz_target!(|input: &[u8]| {
         return if kind == PeerKind::ALL.len() { frames(rest) } else { log(rest) };
     };
     let (table, payload) = rest.split_at(rest.len().min(u16::from_le_bytes([low, high]).into()));
+    transactions(payload);
     match PeerMessage::decode(*kind, table, payload.len()) {
         Ok(PeerMessage::Quorum) => quorum(payload),
         Ok(message) => again(&message, payload),
         Err(_) => {}
     }
 });
+
+/// Payloads of questions and answers about transactions.
+fn transactions(payload: &[u8]) {
+    if let Ok(question) = decode_verification(payload) {
+        assert_eq!(decode_verification(&encode_verification(&question)), Ok(question));
+    }
+    if let Ok(markers) = decode_markers(payload) {
+        assert_eq!(decode_markers(&encode_markers(&markers)), Ok(markers));
+    }
+    let _ = decode_markers_written(payload);
+}
 
 fn frames(mut bytes: &[u8]) {
     while let Ok(PeerFrame::Complete { kind, table, payload, .. }) = next_peer_frame(bytes) {
