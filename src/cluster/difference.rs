@@ -13,9 +13,9 @@ use crate::types::{NodeId, PartitionEpoch, TopicId};
 pub fn replicas_gone(before: &Image, after: &Image) -> Vec<Record> {
     let mut records = Vec::new();
     for (id, state) in before.partitions() {
-        let Some(to) = after.partition(id).filter(|to| to.partition_epoch > state.partition_epoch) else {
-            continue;
-        };
+        // It is one change to take a replica, and another one to give it back.
+        let had_time = |to: &&PartitionState| to.partition_epoch.0 > state.partition_epoch.0 + 1;
+        let Some(to) = after.partition(id).filter(had_time) else { continue };
         // Only a start moves a replica between shards, and says so by its ownership epoch.
         let is_another = |had: &Replica| {
             to.replica_on(had.node).is_some_and(|has| {
@@ -163,6 +163,11 @@ mod tests {
             assert_eq!((&state.in_sync[..], state.partition_epoch.0), (&[NodeId(2)][..], 1));
         }
         assert_eq!(given_back(had), []);
+        let mut moved = before.clone();
+        let replicas = vec![Replica { owner: ShardId(1), ..had }];
+        let state = PartitionState { partition_epoch: PartitionEpoch(1), ..PartitionState::new(replicas) };
+        moved.apply(&Record::PartitionChanged { id: partition_id(1, 0), state }).expect("newer");
+        assert_eq!(replicas_gone(&before, &moved), [], "one change does not take and give");
         assert_eq!(given_back(Replica { ownership_epoch: OwnershipEpoch(4), owner: ShardId(1), ..had }), []);
     }
 
