@@ -312,42 +312,42 @@ fn a_journal_is_shown_block_by_block() {
         &file,
         Depth::Batches,
         expect![[r#"
-        file: 00000000.journal kind: commit journal
-        position: 0 sequence: 20 shard: 2 fileEpoch: 7 flushed: 20 needed: 9 size: 4096 version: 3 entries: 2 isvalid: true
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: bytes segment: 100 segmentPosition: 8192 logEnd: 102 size: 198 crc: 3522402485 isvalid: true
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: closed segment: 100 segmentSize: 9000 nextSegment: 103
-        position: 4096 sequence: 21 shard: 2 fileEpoch: 7 flushed: 21 needed: 9 size: 4096 version: 3 entries: 6 isvalid: true
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: log start logStart: 90 leaderEpoch: 6
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: deleted leaderEpoch: 6
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: replaced from: 20 to: 100 leaderEpoch: 6
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: cutting segment: 100 segmentPosition: 8192 logEnd: 120 leaderEpoch: 6
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: cut segment: 100 segmentPosition: 8192 logEnd: 120 leaderEpoch: 6
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: flushed segment: 100 segmentPosition: 8192 logEnd: 120 leaderEpoch: 6
-        end blocks: 2 entries: 8 staleBlocks: 1 staleBytes: 4096 emptyBytes: 4096 position: 16384
-    "#]],
+            file: 00000000.journal kind: commit journal
+            position: 0 sequence: 20 shard: 2 fileEpoch: 7 flushed: 20 needed: 9 size: 4096 version: 4 entries: 2 isvalid: true
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: bytes segment: 100 segmentPosition: 8192 logEnd: 102 size: 198 crc: 3522402485 isvalid: true
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: closed segment: 100 segmentSize: 9000 nextSegment: 103
+            position: 4096 sequence: 21 shard: 2 fileEpoch: 7 flushed: 21 needed: 9 size: 4096 version: 4 entries: 6 isvalid: true
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: log start logStart: 90 leaderEpoch: 6
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: deleted leaderEpoch: 6
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: replaced from: 20 to: 100 leaderEpoch: 6
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: cutting segment: 100 segmentPosition: 8192 logEnd: 120 leaderEpoch: 6
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: cut segment: 100 segmentPosition: 8192 logEnd: 120 leaderEpoch: 6
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: flushed segment: 100 segmentPosition: 8192 logEnd: 120 leaderEpoch: 6
+            end blocks: 2 entries: 8 staleBlocks: 1 staleBytes: 4096 emptyBytes: 4096 position: 16384
+        "#]],
     );
     shown(
         "00000000.journal",
         &file,
         Depth::Records,
         expect![[r#"
-        file: 00000000.journal kind: commit journal
-        position: 0 sequence: 20 shard: 2 fileEpoch: 7 flushed: 20 needed: 9 size: 4096 version: 3 entries: 2 isvalid: true
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: bytes segment: 100 segmentPosition: 8192 logEnd: 102 size: 198 crc: 3522402485 isvalid: true
-        baseOffset: 100 lastOffset: 101 count: 2 baseSequence: 40 lastSequence: 41 producerId: 7 producerEpoch: 1 partitionLeaderEpoch: 3 isTransactional: false isControl: false deleteHorizonMs: none position: 184 CreateTime: 1000 size: 95 magic: 2 compresscodec: none crc: 3405091893 isvalid: true
-        | offset: 100 CreateTime: 1000 keySize: 1 valueSize: 3 sequence: 40 headers: {} key: "k" payload: "one"
-        | offset: 101 CreateTime: 1000 keySize: 1 valueSize: 15 sequence: 41 headers: {} key: "k" payload: "two\n| offset: 9"
-        | position: 279 partOfBatch: 103
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: closed segment: 100 segmentSize: 9000 nextSegment: 103
-        position: 4096 sequence: 21 shard: 2 fileEpoch: 7 flushed: 21 needed: 9 size: 4096 version: 3 entries: 6 isvalid: true
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: log start logStart: 90 leaderEpoch: 6
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: deleted leaderEpoch: 6
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: replaced from: 20 to: 100 leaderEpoch: 6
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: cutting segment: 100 segmentPosition: 8192 logEnd: 120 leaderEpoch: 6
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: cut segment: 100 segmentPosition: 8192 logEnd: 120 leaderEpoch: 6
-        | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: flushed segment: 100 segmentPosition: 8192 logEnd: 120 leaderEpoch: 6
-        end blocks: 2 entries: 8 staleBlocks: 1 staleBytes: 4096 emptyBytes: 4096 position: 16384
-    "#]],
+            file: 00000000.journal kind: commit journal
+            position: 0 sequence: 20 shard: 2 fileEpoch: 7 flushed: 20 needed: 9 size: 4096 version: 4 entries: 2 isvalid: true
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: bytes segment: 100 segmentPosition: 8192 logEnd: 102 size: 198 crc: 3522402485 isvalid: true
+            baseOffset: 100 lastOffset: 101 count: 2 baseSequence: 40 lastSequence: 41 producerId: 7 producerEpoch: 1 partitionLeaderEpoch: 3 isTransactional: false isControl: false deleteHorizonMs: none position: 184 CreateTime: 1000 size: 95 magic: 2 compresscodec: none crc: 3405091893 isvalid: true
+            | offset: 100 CreateTime: 1000 keySize: 1 valueSize: 3 sequence: 40 headers: {} key: "k" payload: "one"
+            | offset: 101 CreateTime: 1000 keySize: 1 valueSize: 15 sequence: 41 headers: {} key: "k" payload: "two\n| offset: 9"
+            | position: 279 partOfBatch: 103
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: closed segment: 100 segmentSize: 9000 nextSegment: 103
+            position: 4096 sequence: 21 shard: 2 fileEpoch: 7 flushed: 21 needed: 9 size: 4096 version: 4 entries: 6 isvalid: true
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: log start logStart: 90 leaderEpoch: 6
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: deleted leaderEpoch: 6
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: replaced from: 20 to: 100 leaderEpoch: 6
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: cutting segment: 100 segmentPosition: 8192 logEnd: 120 leaderEpoch: 6
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: cut segment: 100 segmentPosition: 8192 logEnd: 120 leaderEpoch: 6
+            | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: flushed segment: 100 segmentPosition: 8192 logEnd: 120 leaderEpoch: 6
+            end blocks: 2 entries: 8 staleBlocks: 1 staleBytes: 4096 emptyBytes: 4096 position: 16384
+        "#]],
     );
     // Bytes of an entry, and the header of the next block.
     file[HEADER_SIZE + 2 * ENTRY_SIZE + 10] ^= 1;
@@ -358,11 +358,11 @@ fn a_journal_is_shown_block_by_block() {
         Depth::Records,
         expect![[r#"
             file: 00000000.journal kind: commit journal
-            position: 0 sequence: 20 shard: 2 fileEpoch: 7 flushed: 20 needed: 9 size: 4096 version: 3 entries: 2 isvalid: false
+            position: 0 sequence: 20 shard: 2 fileEpoch: 7 flushed: 20 needed: 9 size: 4096 version: 4 entries: 2 isvalid: false
             | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: bytes segment: 100 segmentPosition: 8192 logEnd: 102 size: 198 crc: 3522402485 isvalid: false
             problem position: 184 reason: the bytes of the entry are not as its CRC-32 says
             | topicId: AAAAAAAAAAAAAAAAAAAACg partition: 3 kind: closed segment: 100 segmentSize: 9000 nextSegment: 103
-            problem position: 4096 reason: CRC-32 of header and table is 0xf534d8e1, the block says 0x7dacbb52
+            problem position: 4096 reason: CRC-32 of header and table is 0x0ecbae66, the block says 0x8653cdd5
             end blocks: 1 entries: 2 staleBlocks: 1 staleBytes: 4096 emptyBytes: 4096 position: 16384
         "#]],
     );

@@ -170,7 +170,7 @@ fn a_journal_is_judged_as_a_start_would() {
     data.write_journal(&[(1, 1), (2, 2), (3, 3)]);
     data.change(JOURNAL, |bytes| bytes[4096 + 41] ^= 1);
     data.check(expect![[r#"
-        problem: journal.0/00000000.journal byte 4096: CRC-32 of header and table is 0x35f10ebf, the block says 0x338eda41; block 2, which was flushed, is lost
+        problem: journal.0/00000000.journal byte 4096: CRC-32 of header and table is 0x27e78339, the block says 0x219857c7; block 2, which was flushed, is lost
         1 partition, 1 segment, 12 records in 4 batches and 324 bytes, not stopped cleanly: 1 problem, 0 notes
     "#]]);
     data.write_journal(&[(1, 1), (3, 3)]);
