@@ -106,10 +106,24 @@ fn judge(cluster: &mut Cluster, shared: &Shared) -> anyhow::Result<Vec<String>> 
         broken.extend(lock(&shared.ledger).check(&parts));
     }
     broken.extend(check_group(shared)?);
+    broken.extend(said_nothing(shared));
     broken.extend(shared.violations());
     (0..NODES).for_each(|place| cluster.stop(place));
     broken.extend(cluster.compare_replicas()?);
     Ok(broken)
+}
+
+/// Where nobody was told anything nothing is proven.
+fn said_nothing(shared: &Shared) -> Option<String> {
+    let history = lock(&shared.history);
+    let committed =
+        lock(&shared.ledger).outcomes.values().filter(|it| **it == Outcome::Committed).count() as u64;
+    let commits = shared.commits.load(Ordering::Relaxed);
+    let all = [("acknowledgements", history.acknowledged), ("reads", history.read)];
+    let all =
+        all.into_iter().chain([("committed transactions", committed), ("commits of the group", commits)]);
+    let none = all.filter(|(_, count)| *count == 0).map(|(what, _)| what).collect::<Vec<_>>();
+    (!none.is_empty()).then(|| format!("there were no {}", none.join(", no ")))
 }
 
 /// What a group has committed and heard of is not taken back (SAFETY 6).
