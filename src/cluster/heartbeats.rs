@@ -104,8 +104,9 @@ impl Heartbeats {
     /// Whether a fenced node may be unfenced soon: it was heard, or has registered, less than a session ago, and does
     /// not stop.
     pub fn is_coming(&self, node: &Node, now: Mono) -> bool {
+        // Of a registration that nobody has looked at yet no time has gone by.
         let contact = self.nodes.get(&node.id).filter(|contact| contact.broker_epoch == node.broker_epoch);
-        let is_heard = contact.is_some_and(|contact| now.since(contact.last) < self.session);
+        let is_heard = contact.is_none_or(|contact| now.since(contact.last) < self.session);
         node.is_fenced && !node.is_shutting_down && is_heard
     }
 
