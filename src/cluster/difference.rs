@@ -6,11 +6,11 @@ use super::record::{PartitionState, Record, Replica};
 use crate::types::{NodeId, PartitionEpoch, TopicId};
 
 /// The records by which partitions lose the replicas that were taken from their nodes and given back since, maybe to
-/// other shards: what such a node has of them is not what they begin with now. To be carried out before
-/// [`difference`] is looked for.
+/// other shards: what such a node has of them is not what they begin with now. To be applied before
+/// [`difference`] is looked for. `on`: only of partitions that lose that node's.
 ///
 /// Shape: O(both).
-pub fn replicas_gone(before: &Image, after: &Image) -> Vec<Record> {
+pub fn replicas_gone(before: &Image, after: &Image, on: Option<NodeId>) -> Vec<Record> {
     let mut records = Vec::new();
     for (id, state) in before.partitions() {
         // It is one change to take a replica, and another one to give it back.
@@ -23,7 +23,8 @@ pub fn replicas_gone(before: &Image, after: &Image) -> Vec<Record> {
                 epoch < had_epoch || (epoch == had_epoch && has.owner != had.owner)
             })
         };
-        if state.replicas.iter().any(is_another) {
+        let mut looked_at = state.replicas.iter().filter(|had| on.is_none_or(|on| had.node == on));
+        if looked_at.any(is_another) {
             let mut state = state.clone();
             state.partition_epoch = PartitionEpoch(state.partition_epoch.0 + 1);
             state.replicas.retain(|replica| !is_another(replica));
@@ -154,7 +155,10 @@ mod tests {
                 };
                 after.apply(&Record::PartitionChanged { id: partition_id(1, 0), state }).expect("newer");
             }
-            replicas_gone(&before, &after)
+            assert_eq!(replicas_gone(&before, &after, Some(NodeId(2))), [], "it keeps its own");
+            let gone = replicas_gone(&before, &after, None);
+            assert_eq!(replicas_gone(&before, &after, Some(NodeId(1))), gone);
+            gone
         };
         for other in [replica(1, 0), replica(1, 1), Replica { owner: ShardId(1), ..had }] {
             let gone = given_back(other);
@@ -167,7 +171,7 @@ mod tests {
         let replicas = vec![Replica { owner: ShardId(1), ..had }];
         let state = PartitionState { partition_epoch: PartitionEpoch(1), ..PartitionState::new(replicas) };
         moved.apply(&Record::PartitionChanged { id: partition_id(1, 0), state }).expect("newer");
-        assert_eq!(replicas_gone(&before, &moved), [], "one change does not take and give");
+        assert_eq!(replicas_gone(&before, &moved, None), [], "one change does not take and give");
         assert_eq!(given_back(Replica { ownership_epoch: OwnershipEpoch(4), owner: ShardId(1), ..had }), []);
     }
 
@@ -184,7 +188,7 @@ mod tests {
             // As a node receives it.
             let received = Image::rebuild(&after.snapshot()).expect("a snapshot applies");
             let mut found = before.clone();
-            for record in replicas_gone(&before, &received) {
+            for record in replicas_gone(&before, &received, None) {
                 found.apply(&record).map_err(|error| TestCaseError::fail(format!("{error}: {record:?}")))?;
             }
             let records = difference(&found, &received);

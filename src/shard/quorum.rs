@@ -656,11 +656,21 @@ async fn apply(quorum: Rc<MetadataQuorum>) {
                         return quorum.fail();
                     }
                 };
-                let gone = quorum.with_image(|image| replicas_gone(image, &after));
-                if !gone.is_empty() {
-                    quorum.apply_records(index, gone.into()).await;
+                // What this node has to let go is gone before it comes again.
+                let own = quorum.with_image(|image| replicas_gone(image, &after, Some(quorum.me().node())));
+                if !own.is_empty() {
+                    quorum.apply_records(index, own.into()).await;
                 }
-                let records = quorum.with_image(|image| difference(image, &after));
+                // What others had to is passed over in one step: nobody takes a role of in between.
+                let records = quorum.with_image(|image| {
+                    let mut records = replicas_gone(image, &after, None);
+                    let mut without = image.clone();
+                    for record in &records {
+                        without.apply(record).expect("it takes a replica away");
+                    }
+                    records.extend(difference(&without, &after));
+                    records
+                });
                 quorum.apply_records(index, records.into()).await;
                 quorum.has_applied(index);
             }
