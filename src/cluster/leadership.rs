@@ -203,8 +203,11 @@ impl Leadership {
             Election::Online => current.or_else(any),
             Election::Preferred => preferred.or(current).or_else(any),
             Election::Unclean => {
-                let alive = || self.replicas.iter().copied().find(|node| members.is_active(*node));
-                current.or_else(any).or_else(alive)
+                // Those that come have begun with nothing.
+                let alive = |node: &NodeId| members.is_active(*node);
+                let of_before = || self.replicas_before().into_iter().find(alive);
+                let of_all = || self.replicas.iter().copied().find(alive);
+                current.or_else(any).or_else(of_before).or_else(of_all)
             }
         }
     }

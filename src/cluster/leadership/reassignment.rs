@@ -27,7 +27,7 @@ pub(super) struct Assignment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotCancelled {
     NotInProgress,
-    /// Nobody who was there before is in sync.
+    /// Nobody who was there before has everything, or those who have are away.
     Unclean,
 }
 
@@ -64,17 +64,14 @@ impl Leadership {
             return Err(NotCancelled::NotInProgress);
         }
         let replicas = self.replicas_before();
-        let mut in_sync = without(&self.in_sync, &self.adding);
-        if in_sync.is_empty() {
-            if !is_unclean_allowed {
-                return Err(NotCancelled::Unclean);
-            }
-            in_sync.extend(replicas.first());
-        }
+        let in_sync = without(&self.in_sync, &self.adding);
         let assignment = Assignment { replicas, adding: Vec::new(), removing: Vec::new() };
         let election = if is_unclean_allowed { Election::Unclean } else { Election::Online };
         let target = Target { assignment: Some(&assignment), election, ..Target::in_sync(&in_sync) };
-        Ok(self.change(rules, target).expect("nobody comes or goes any more"))
+        let next = self.change(rules, target).expect("nobody comes or goes any more");
+        // One that is eligible has everything as well. Where nobody has, one that is alive is found, now or later.
+        let has_all = !in_sync.is_empty() || next.leader.is_some();
+        if has_all || is_unclean_allowed { Ok(next) } else { Err(NotCancelled::Unclean) }
     }
 
     /// The reassignment is over, with these in sync.
@@ -89,7 +86,7 @@ impl Leadership {
         (self.replicas, self.adding, self.removing) = (replicas, adding, removing);
     }
 
-    fn replicas_before(&self) -> Vec<NodeId> {
+    pub(super) fn replicas_before(&self) -> Vec<NodeId> {
         without(&self.replicas, &self.adding)
     }
 }

@@ -239,6 +239,53 @@ fn unclean_only_if_asked_for_and_preferred_where_it_can() {
     assert!(!story.take(|partition, rules| partition.elect(rules, Election::Unclean)));
 }
 
+/// It is to go from 1, 2, 3 to 4, which has begun to copy.
+fn moving_to_the_fourth() -> Story {
+    let mut story = Story::new(&[1, 2, 3], 2);
+    story.members.register(NodeId(4), BrokerEpoch(50));
+    story.members.unfence(NodeId(4));
+    assert!(story.take(|partition, rules| partition.reassign(rules, &nodes(&[4]))));
+    assert_eq!(story.partition.replicas, nodes(&[4, 1, 2, 3]));
+    story
+}
+
+#[test]
+fn who_has_begun_with_nothing_is_the_last_to_lead_uncleanly() {
+    let mut story = moving_to_the_fourth();
+    story.partition.in_sync = nodes(&[1]);
+    story.fence(1);
+    story.partition.eligible_leaders.clear();
+    assert_eq!(story.state().0, 0);
+    assert!(story.take(|partition, rules| partition.elect(rules, Election::Unclean)));
+    assert_eq!(story.state(), (2, vec![2], vec![]));
+}
+
+#[test]
+fn cancelled_it_is_led_by_who_has_everything() {
+    // Only the fourth is in sync, and the second has all that was acknowledged.
+    let cancelled = |is_unclean_allowed, eligible: &[i32]| {
+        let mut story = moving_to_the_fourth();
+        story.partition.in_sync = nodes(&[4]);
+        story.partition.leader = Some(NodeId(4));
+        story.partition.eligible_leaders = nodes(eligible);
+        let rules = Rules { members: &story.members, in_sync_min: 2 };
+        let cancelled = story.partition.cancel_reassignment(rules, is_unclean_allowed);
+        cancelled.map(|next| (next.leader.map(|node| node.0), next.in_sync))
+    };
+    assert_eq!(cancelled(false, &[2]), Ok((Some(2), nodes(&[2]))));
+    assert_eq!(cancelled(true, &[2]), Ok((Some(2), nodes(&[2]))));
+    assert_eq!(cancelled(false, &[]), Err(reassignment::NotCancelled::Unclean));
+    assert_eq!(cancelled(true, &[]), Ok((Some(1), nodes(&[1]))));
+    let mut story = moving_to_the_fourth();
+    story.partition.in_sync = nodes(&[4]);
+    for node in 1..=4 {
+        story.members.fence(NodeId(node));
+    }
+    let rules = Rules { members: &story.members, in_sync_min: 2 };
+    let nobody = story.partition.cancel_reassignment(rules, true).expect("it is allowed");
+    assert_eq!((nobody.leader, nobody.in_sync), (None, vec![]), "nobody is said to have what it lacks");
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Fence(i32),
