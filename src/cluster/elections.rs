@@ -11,7 +11,7 @@
 
 use super::image::Image;
 use super::leadership::{Election, Rules};
-use super::lifecycle::{in_sync_min, level_for_lifecycle, settings_of};
+use super::lifecycle::{InSyncMin, level_for_lifecycle, settings_of};
 use super::record::{Node, PartitionState, Record};
 use crate::config::topic::TopicDefaults;
 use crate::types::{NodeId, TopicPartition};
@@ -61,8 +61,9 @@ pub fn elect_leaderless(
         if !settings.unclean_leader_election {
             continue;
         }
-        let rules = Rules { members: &members, in_sync_min: settings.min_insync_replicas as usize };
+        let mut in_sync_min = InSyncMin::of(topic, defaults);
         for (id, state) in partitions {
+            let rules = Rules { members: &members, in_sync_min: in_sync_min.get(state) };
             if state.in_sync.iter().chain(&state.eligible_leaders).any(is_waited_for) {
                 leaderless.is_waiting = true;
                 continue;
@@ -96,8 +97,9 @@ pub fn elect_preferred(image: &Image, defaults: &TopicDefaults) -> Vec<Record> {
         if partitions.peek().is_none() {
             continue;
         }
-        let rules = Rules { members: &members, in_sync_min: in_sync_min(topic, defaults) };
+        let mut in_sync_min = InSyncMin::of(topic, defaults);
         let elected = partitions.filter_map(|(id, state)| {
+            let rules = Rules { members: &members, in_sync_min: in_sync_min.get(state) };
             let elected = state.leadership().elect(rules, Election::Preferred)?;
             Some(Record::PartitionChanged { id, state: state.clone().with_leadership(&elected) })
         });

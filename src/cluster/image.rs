@@ -454,8 +454,17 @@ impl Topic {
 
     /// The broker's defaults with this topic's overrides on top.
     pub fn resolve_config(&self, defaults: &TopicDefaults) -> Result<TopicConfig, InvalidConfig> {
+        self.resolve_config_for(defaults, self.replication_factor())
+    }
+
+    /// The same for a partition of so many replicas.
+    pub fn resolve_config_for(
+        &self,
+        defaults: &TopicDefaults,
+        replicas: u16,
+    ) -> Result<TopicConfig, InvalidConfig> {
         let overrides = self.config.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        TopicConfig::resolve(defaults, self.replication_factor(), overrides)
+        TopicConfig::resolve(defaults, replicas, overrides)
     }
 
     /// Of its first partition; a topic's partitions are created with as many replicas each. While replicas move, as

@@ -16,7 +16,7 @@
 
 use super::image::{Image, Topic};
 use super::leadership::{Leadership, Members, Rules};
-use super::record::{FEATURE_LEVEL_LIFECYCLE, Node, Record};
+use super::record::{FEATURE_LEVEL_LIFECYCLE, Node, PartitionState, Record};
 use crate::config::topic::{TopicConfig, TopicDefaults};
 use crate::types::{BrokerEpoch, NodeId};
 
@@ -116,8 +116,9 @@ pub fn change_partitions(
     change: impl Fn(&Leadership, Rules<'_>) -> Option<Leadership>,
 ) {
     for topic in image.topics() {
-        let rules = Rules { members, in_sync_min: in_sync_min(topic, defaults) };
+        let mut in_sync_min = InSyncMin::of(topic, defaults);
         for (id, state) in topic.partitions().filter(|(_, state)| state.replica_on(node).is_some()) {
+            let rules = Rules { members, in_sync_min: in_sync_min.get(state) };
             if let Some(leadership) = change(&state.leadership(), rules) {
                 let state = state.clone().with_leadership(&leadership);
                 records.push(Record::PartitionChanged { id, state });
@@ -126,9 +127,32 @@ pub fn change_partitions(
     }
 }
 
-/// `min.insync.replicas` of a topic.
-pub fn in_sync_min(topic: &Topic, defaults: &TopicDefaults) -> usize {
-    settings_of(topic, defaults).min_insync_replicas as usize
+/// `min.insync.replicas` of a topic's partitions. Where the topic has not set it, it goes by the replicas of each
+/// partition, of which there may be more and fewer: it is not for one of them to decide for another.
+pub struct InSyncMin<'a> {
+    topic: &'a Topic,
+    defaults: &'a TopicDefaults,
+    /// For so many replicas.
+    known: Option<(u16, usize)>,
+}
+
+impl<'a> InSyncMin<'a> {
+    pub fn of(topic: &'a Topic, defaults: &'a TopicDefaults) -> InSyncMin<'a> {
+        InSyncMin { topic, defaults, known: None }
+    }
+
+    /// Those that come do not count before they are in sync.
+    pub fn get(&mut self, state: &PartitionState) -> usize {
+        let replicas = (state.replicas.len() - state.adding.len()) as u16;
+        if let Some((_, min)) = self.known.filter(|(known, _)| *known == replicas) {
+            return min;
+        }
+        let config = self.topic.resolve_config_for(self.defaults, replicas);
+        let config = config.unwrap_or_else(|_| self.defaults.config(replicas));
+        let min = config.min_insync_replicas as usize;
+        self.known = Some((replicas, min));
+        min
+    }
 }
 
 /// What a topic has set and inherits; of one whose settings are not valid any more, the defaults.

@@ -4,7 +4,7 @@ use super::brokers::NODE_ID_MAX;
 use super::image::Image;
 use super::leadership::Rules;
 use super::leadership::membership::{LogFound, ReplacesAnother};
-use super::lifecycle::in_sync_min;
+use super::lifecycle::InSyncMin;
 use super::placement;
 use super::record::{FEATURE_LEVEL_BASE, Node, Record};
 use crate::codec::control::LogsFound;
@@ -81,9 +81,10 @@ pub fn register(
         LogsFound::Empty => BTreeSet::new(),
     };
     for topic in image.topics() {
-        let rules = Rules { members: &members, in_sync_min: in_sync_min(topic, defaults) };
+        let mut in_sync_min = InSyncMin::of(topic, defaults);
         for (id, state) in topic.partitions().filter(|(_, state)| state.replica_on(node.id).is_some()) {
             let state = changed.get(&id).unwrap_or(state);
+            let rules = Rules { members: &members, in_sync_min: in_sync_min.get(state) };
             let is_lost = *logs == LogsFound::Empty || damaged.contains(&id);
             let leadership = state.leadership();
             let leadership = match is_lost {

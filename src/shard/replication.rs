@@ -27,8 +27,8 @@ mod proposals;
 pub mod role;
 pub mod uplink;
 
+use crate::cluster::lifecycle::InSyncMin;
 use crate::cluster::record::{Node, PartitionState};
-use crate::config::topic::TopicConfig;
 use crate::replication::follower::{Event as FollowerEvent, Follower, FollowerStart};
 use crate::replication::in_sync::Committed;
 use crate::replication::leader::{Event, Leader, LeaderSettings, LeaderStart};
@@ -167,6 +167,10 @@ fn change_role(shard: &Rc<Shard>, id: TopicPartition) {
         let replicas: Vec<NodeId> = state.replicas.iter().map(|replica| replica.node).collect();
         replica.lead(Event::ReplicasChanged { replicas: &replicas, now: shard.clock.mono() });
         note_eligible(shard, &replica);
+        // How many have to be in sync goes by how many there are.
+        if let Some(settings) = leader_settings(shard, id) {
+            replica.lead(Event::Configured { settings });
+        }
         replica.lead(Event::IsrCommitted(committed(&state)));
         return;
     }
@@ -216,14 +220,9 @@ pub fn leader_settings(shard: &Shard, id: TopicPartition) -> Option<LeaderSettin
     let state = image.partition(id)?;
     // As the controller counts: those that come do not before they are in sync.
     let replicas = (state.replicas.len() - state.adding.len()).max(1);
-    let overrides = topic.config.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let defaults = shard.topic_defaults();
-    // As for its log: a stored property that became invalid falls back.
-    let config = TopicConfig::resolve(&defaults, topic.replication_factor(), overrides)
-        .or_else(|_| TopicConfig::resolve(&defaults, topic.replication_factor(), std::iter::empty()));
-    let config = config.expect("defaults are valid");
+    let in_sync_min = InSyncMin::of(topic, &shard.topic_defaults()).get(state);
     Some(LeaderSettings {
-        in_sync_min: (config.min_insync_replicas as usize).clamp(1, replicas),
+        in_sync_min: in_sync_min.clamp(1, replicas),
         lag_max: shard.config.replica_lag_time_max,
         proposal_patience: PROPOSAL_PATIENCE,
     })

@@ -300,6 +300,32 @@ fn more_replicas_and_fewer_again() {
     nodes.iter_mut().for_each(Broker::stop);
 }
 
+/// Where the topic does not say how many have to be in sync, it is a majority of the partition's own replicas.
+#[test]
+fn each_partition_has_as_many_in_sync_as_it_needs() {
+    let mut nodes = four();
+    create(&nodes[0], &[&[1], &[1], &[1]]);
+    // The last one stays as it is.
+    for of in 0..2 {
+        move_to(&nodes, of, &[1, 4]);
+    }
+    nodes[3].kill();
+    for of in 0..2 {
+        wait_for("the fourth to be out of sync", || {
+            let (_, in_sync) = replicas(&nodes[0], of)?;
+            (in_sync == [1].into()).then_some(())
+        });
+        let request = Client::produce_request(TOPIC, of, Batch::of(&["alone"], 1).bytes()).with_acks(-1);
+        let response = Connection::open(nodes[0].port()).call(Client::PRODUCE_VERSION, &request);
+        let error = ResponseError::try_from_code(Client::partition_answer(&response).error_code);
+        assert_eq!(error, Some(ResponseError::NotEnoughReplicas), "partition {of}");
+    }
+    let ports: Vec<u16> = nodes.iter().map(Broker::port).collect();
+    assert_eq!(produce(&ports, 2, &Batch::of(&["the only one"], 1)), 0);
+    nodes[3].start_again();
+    nodes.iter_mut().for_each(Broker::stop);
+}
+
 #[test]
 fn cancelled_it_stays_where_it_was() {
     let mut nodes = four();

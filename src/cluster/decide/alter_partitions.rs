@@ -3,7 +3,7 @@
 use super::Controller;
 use crate::cluster::leadership::Rules;
 use crate::cluster::leadership::alter::{AlterRefused, Alteration};
-use crate::cluster::lifecycle::in_sync_min;
+use crate::cluster::lifecycle::InSyncMin;
 use crate::cluster::record::Record;
 use crate::codec::control::{
     AlterOutcome, AlterPartitions, AlterRefusal, AlteredPartition, PartitionProposal,
@@ -30,7 +30,8 @@ pub fn decide_alter_partitions(
             altered.push(refused(proposal, AlterRefusal::UnknownPartition));
             continue;
         };
-        let rules = Rules { members: &members, in_sync_min: in_sync_min(topic, controller.defaults) };
+        let rules =
+            Rules { members: &members, in_sync_min: InSyncMin::of(topic, controller.defaults).get(state) };
         let alteration = Alteration {
             node: asked.node,
             broker_epoch: asked.broker_epoch,

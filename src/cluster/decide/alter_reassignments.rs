@@ -13,7 +13,7 @@ use super::{Change, Controller, Refusal};
 use crate::cluster::image::{Topic, partition_index};
 use crate::cluster::leadership::reassignment::NotCancelled;
 use crate::cluster::leadership::{Members, Rules};
-use crate::cluster::lifecycle::in_sync_min;
+use crate::cluster::lifecycle::InSyncMin;
 use crate::cluster::placement::{NoPlace, Placement};
 use crate::cluster::record::{PartitionState, Record, Replica};
 use crate::codec::error_code::ErrorCode;
@@ -97,7 +97,8 @@ struct Partition<'a> {
 
 impl Partition<'_> {
     fn rules(&self) -> Rules<'_> {
-        Rules { members: self.members, in_sync_min: in_sync_min(self.topic, self.controller.defaults) }
+        let in_sync_min = InSyncMin::of(self.topic, self.controller.defaults).get(self.state);
+        Rules { members: self.members, in_sync_min }
     }
 
     fn cancel(&self) -> Result<PartitionState, Refusal> {

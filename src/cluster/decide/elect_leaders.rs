@@ -12,7 +12,7 @@ use kafka_protocol::protocol::StrBytes;
 use super::{Change, Controller};
 use crate::cluster::image::{Topic, partition_index};
 use crate::cluster::leadership::{Election, Rules};
-use crate::cluster::lifecycle::in_sync_min;
+use crate::cluster::lifecycle::InSyncMin;
 use crate::cluster::record::{PartitionState, Record};
 use crate::cluster::wire_text;
 use crate::codec::error_code::ErrorCode;
@@ -99,7 +99,8 @@ fn elect(
         return Err(NotElected::NotNeeded);
     }
     let members = controller.image.members();
-    let rules = Rules { members: &members, in_sync_min: in_sync_min(topic, controller.defaults) };
+    let rules =
+        Rules { members: &members, in_sync_min: InSyncMin::of(topic, controller.defaults).get(state) };
     let elected = state.leadership().elect(rules, election);
     let elected = match election {
         Election::Online | Election::Preferred => {
