@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use kafka_protocol::messages::{RemoveRaftVoterRequest, UnregisterBrokerRequest};
-use odradek::cluster::balance::{plan_drain, plan_replace};
+use odradek::cluster::balance::{Assigned, plan_drain, plan_replace};
 use odradek::types::NodeId;
 use serde_json::{Value, json};
 
@@ -136,15 +136,13 @@ fn unregister(cluster: &mut Cluster, broker: i32) -> Result<(), Failure> {
 }
 
 fn drain(flags: &ClientFlags, cluster: &mut Cluster, node: i32, moving: &Moving) -> Result<(), Failure> {
+    check_routing(cluster)?;
     let before = assigned(cluster)?;
     let targets = targets(cluster, &BTreeSet::from([node]))?;
     let plan = plan_drain(NodeId(node), &targets, &before)?;
     if !moving.plan {
         carry_out(cluster, &plan, moving.at_a_time)?;
-        if let Some(left) = assigned(cluster)?.iter().find(|it| it.replicas.contains(&NodeId(node))) {
-            let (topic, partition) = (&left.topic, left.partition);
-            return Err(format!("node {node} has got {topic}-{partition} meanwhile: drain it again").into());
-        }
+        check_empty(cluster, node)?;
     }
     if plan.is_empty() && !flags.json {
         return print(&format!("node {node} has no replicas\n"));
@@ -162,6 +160,8 @@ fn decommission(flags: &ClientFlags, node: i32, moving: &Moving) -> Result<(), F
         eprintln!("node {node} has nothing any more: stop it now");
         wait_until_stopped(flags, node)?;
     }
+    // Until it was stopped it was given what was made.
+    check_empty(&mut Cluster::connect(&flags.brokers)?, node)?;
     take_out(flags, node)?;
     if flags.json { Ok(()) } else { print(&format!("node {node} is none of this cluster any more\n")) }
 }
@@ -188,17 +188,51 @@ fn replace(flags: &ClientFlags, (node, by): (i32, i32), moving: &Moving) -> Resu
     if !runs(&mut cluster, by)? {
         return Err(format!("node {by} does not run, or is none of this cluster").into());
     }
+    check_routing(&mut cluster)?;
     let before = assigned(&mut cluster)?;
-    let plan = plan_replace(NodeId(node), NodeId(by), &before);
+    let mut plan = plan_replace(NodeId(node), NodeId(by), &before);
+    // What it has already goes to others.
+    let is_planned =
+        |it: &Assigned| plan.iter().any(|to| (&to.topic, to.partition) == (&it.topic, it.partition));
+    let rest: Vec<Assigned> = before.iter().filter(|it| !is_planned(it)).cloned().collect();
+    plan.extend(plan_drain(NodeId(node), &targets(&mut cluster, &BTreeSet::from([node]))?, &rest)?);
     if moving.plan {
         return print_plan(flags.json, &before, &plan);
     }
     carry_out(&mut cluster, &plan, moving.at_a_time)?;
+    check_empty(&mut cluster, node)?;
     print_plan(flags.json, &before, &plan)?;
     if !runs(&mut cluster, node)? {
         take_out(flags, node)?;
     }
     Ok(())
+}
+
+/// Somebody may have given it something since it was planned, or have cancelled what was.
+fn check_empty(cluster: &mut Cluster, node: i32) -> Result<(), Failure> {
+    match assigned(cluster)?.iter().find(|it| it.replicas.contains(&NodeId(node))) {
+        None => Ok(()),
+        Some(Assigned { topic, partition, .. }) => {
+            Err(format!("node {node} has {topic}-{partition}, since a moment ago: give the command again")
+                .into())
+        }
+    }
+}
+
+/// Partitions are on brokers, and with `core` routing a node has several.
+pub fn check_routing(cluster: &mut Cluster) -> Result<(), Failure> {
+    let Some(quorum) = describe_quorum(cluster.any())? else { return Ok(()) };
+    let nodes: BTreeSet<i32> =
+        quorum.voters.iter().chain(&quorum.observers).map(|member| member.replica_id.0).collect();
+    let brokers = describe_brokers(cluster.any())?;
+    match brokers.iter().find(|broker| !nodes.contains(&broker.broker_id.0)) {
+        None => Ok(()),
+        Some(broker) => Err(format!(
+            "broker {} is a core of a node (`--routing core`), or of one that has left: use `odradek cluster reassign`",
+            broker.broker_id.0
+        )
+        .into()),
+    }
 }
 
 fn runs(cluster: &mut Cluster, node: i32) -> Result<bool, Failure> {

@@ -9,6 +9,7 @@ use super::super::brokers::Cluster;
 use super::super::client::ClientFlags;
 use super::super::{Failure, print};
 use super::moving::{assigned, carry_out, print_plan, targets};
+use super::nodes::check_routing;
 
 #[derive(Debug, Args)]
 pub struct RebalanceArguments {
@@ -28,6 +29,7 @@ pub const AT_A_TIME: usize = 20;
 
 pub fn run(flags: &ClientFlags, arguments: &RebalanceArguments) -> Result<(), Failure> {
     let mut cluster = Cluster::connect(&flags.brokers)?;
+    check_routing(&mut cluster)?;
     let before = assigned(&mut cluster)?;
     let targets = targets(&mut cluster, &BTreeSet::new())?;
     let plan = plan_rebalance(&targets, &before);
