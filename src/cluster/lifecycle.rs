@@ -15,7 +15,7 @@
 //! Source: KIP-631, KIP-841; Kafka `ReplicationControlManager.handleBrokerFenced` and its neighbours.
 
 use super::image::{Image, Topic};
-use super::leadership::{Leadership, Members, Rules};
+use super::leadership::{Election, Leadership, Members, Rules};
 use super::record::{FEATURE_LEVEL_LIFECYCLE, Node, PartitionState, Record};
 use crate::config::topic::{TopicConfig, TopicDefaults};
 use crate::types::{BrokerEpoch, NodeId};
@@ -127,6 +127,40 @@ pub fn change_partitions(
     }
 }
 
+/// The setting by which they count.
+const IN_SYNC_MIN_SETTING: &str = "min.insync.replicas";
+
+/// Whether fewer or more may have to be in sync once a record is applied.
+pub fn may_change_in_sync_min(record: &Record) -> bool {
+    matches!(
+        record,
+        Record::TopicConfigSet { key, .. } | Record::ConfigSet { key, .. } if key == IN_SYNC_MIN_SETTING
+    )
+}
+
+/// Where fewer have to be in sync than before, a leader goes on without those that were eligible: they are not any
+/// more, from the same change on. `image`: with the setting. Source: KIP-966, which clears them in any case.
+///
+/// Shape: O(partitions of the cluster).
+pub fn settle_eligible(image: &Image, defaults: &TopicDefaults) -> Vec<Record> {
+    let members = image.members();
+    let mut records = Vec::new();
+    for topic in image.topics() {
+        let mut in_sync_min = InSyncMin::of(topic, defaults);
+        let partitions = topic.partitions();
+        let with_eligible =
+            partitions.filter(|(_, state)| state.leader.is_some() && !state.eligible_leaders.is_empty());
+        for (id, state) in with_eligible {
+            let rules = Rules { members: &members, in_sync_min: in_sync_min.get(state) };
+            if let Some(leadership) = state.leadership().elect(rules, Election::Online) {
+                let state = state.clone().with_leadership(&leadership);
+                records.push(Record::PartitionChanged { id, state });
+            }
+        }
+    }
+    records
+}
+
 /// `min.insync.replicas` of a topic's partitions. Where the topic has not set it, it goes by the replicas of each
 /// partition, of which there may be more and fewer: it is not for one of them to decide for another.
 pub struct InSyncMin<'a> {
@@ -205,6 +239,28 @@ mod tests {
         assert_eq!(state(&image, 2), (Some(2), vec![2, 3], vec![]), "it has to catch up first");
         let epochs = image.partition(partition_id(1, 0)).map(|state| state.leader_epoch.0);
         assert_eq!(epochs, Some(2), "another leadership each time");
+    }
+
+    #[test]
+    fn who_is_not_waited_for_any_more_is_not_eligible_either() {
+        let mut image = cluster();
+        change(&mut image, 2, NodeChange::Fence);
+        change(&mut image, 3, NodeChange::Fence);
+        assert_eq!(state(&image, 2), (Some(1), vec![1], vec![3]), "two have to be in sync");
+        let defaults = TopicDefaults::default();
+        assert_eq!(settle_eligible(&image, &defaults), []);
+        let (key, value) = ("min.insync.replicas".to_owned(), Some("1".to_owned()));
+        let set = Record::TopicConfigSet { topic: topic_id(2), key, value };
+        assert!(may_change_in_sync_min(&set));
+        image.apply(&set).expect("it is there");
+        // From now on the leader acknowledges alone what the third does not have.
+        for record in settle_eligible(&image, &defaults) {
+            image.apply(&record).expect("decided on this image");
+        }
+        assert_eq!(state(&image, 2), (Some(1), vec![1], vec![]));
+        change(&mut image, 1, NodeChange::Fence);
+        change(&mut image, 3, NodeChange::Unfence);
+        assert_eq!(state(&image, 2).0, None, "it may lack what was acknowledged");
     }
 
     #[test]

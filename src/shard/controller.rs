@@ -10,6 +10,7 @@ use crate::cluster::decide::{
     decide_elect_leaders, decide_incremental_alter_configs, decide_unregister_broker,
 };
 use crate::cluster::describe::QuorumState;
+use crate::cluster::lifecycle::{may_change_in_sync_min, settle_eligible};
 use crate::cluster::placement::DirectoryChoice;
 use crate::cluster::record::{ProducerIdBlock, Record};
 use crate::codec::control::{AlterPartitions, AlteredPartition};
@@ -23,6 +24,7 @@ use crate::shard::message::{Reply, Request};
 use crate::shard::peers::Peers;
 use crate::shard::peers::forwarding::forward;
 use crate::shard::quorum::{MetadataQuorum, voters};
+use crate::shard::settings::topic_defaults_in;
 use crate::txn::TRANSACTIONS_TOPIC;
 use crate::types::limits::GROUP_TOPIC_BATCH_SIZE;
 use crate::types::{NodeId, ShardId, TopicId, Uuid};
@@ -236,7 +238,9 @@ pub async fn execute_here(shard: &Rc<Shard>, node: NodeId, request: &ControlRequ
     if !controller.quorum.is_leading() {
         return ControlReply::Failed(ErrorCode::NotController);
     }
-    let (records, reply) = decide_limited(shard, &controller, node, request);
+    let (mut records, reply) = decide_limited(shard, &controller, node, request);
+    let settled = eligible_after(shard, &records);
+    records.extend(settled);
     if records.is_empty() {
         return reply;
     }
@@ -247,6 +251,16 @@ pub async fn execute_here(shard: &Rc<Shard>, node: NodeId, request: &ControlRequ
             ControlReply::Failed(error.code())
         }
     }
+}
+
+/// What becomes of eligible replicas where another number has to be in sync.
+fn eligible_after(shard: &Shard, records: &[Record]) -> Vec<Record> {
+    if !records.iter().any(may_change_in_sync_min) {
+        return Vec::new();
+    }
+    let mut after = shard.image.borrow().clone();
+    records.iter().for_each(|record| after.apply(record).expect("it was decided on this image"));
+    settle_eligible(&after, &topic_defaults_in(&shard.config, &after, shard.node))
 }
 
 /// Decides, and counts what a limited client has changed. `node`: which one it has asked.
