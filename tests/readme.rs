@@ -128,14 +128,16 @@ fn links_lead_somewhere() {
 
 #[test]
 fn flags_are_known() {
-    const SOURCES: [&str; 18] = [
+    const SOURCES: [&str; 21] = [
         "tools/loadgen/src/flags.rs",
         "bench/latency/src/flags.rs",
         "src/cli/settings.rs",
         "src/cli/config.rs",
         "src/cli/bench.rs",
         "src/cli/clients.rs",
+        "src/cli/cluster/nodes.rs",
         "src/cli/cluster/reassign.rs",
+        "src/cli/cluster/rebalance.rs",
         "src/cli/group.rs",
         "src/cli/log.rs",
         "src/cli/quota.rs",
@@ -145,6 +147,7 @@ fn flags_are_known() {
         "src/cli/txn.rs",
         "src/cli/txn/hanging.rs",
         "tools/quickstart",
+        "tools/chaos-test/src/main.rs",
         "tools/crash-test/src/main.rs",
         "tools/sim/src/main.rs",
     ];
