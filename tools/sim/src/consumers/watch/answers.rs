@@ -381,7 +381,9 @@ impl Watch {
         let wrong = if epoch < 0 && is_accepted {
             asked.known.has_members && group.kept.count() > 0 && group.memory().count() > 0
         } else if is_accepted && was_in_group {
-            !is_in_epoch
+            // One that has become a classic group meanwhile goes by its generation, before anybody joins again.
+            let is_in_generation = !group.memory().is_there() && group.generation == epoch;
+            !is_in_epoch && !is_in_generation
         } else if is_accepted && !group.memory().is_there() && !now.contains(&Some(epoch)) {
             let generations = [asked.known.generation, group.generation];
             !generations.contains(&0) && !generations.contains(&epoch)
