@@ -153,7 +153,9 @@ fn say_hanging(count: usize, say: &mut impl FnMut(String)) {
 
 fn report(shared: &Shared, counts: &Counts, healings: &Histogram<u64>, say: &mut impl FnMut(String)) {
     let done: Vec<String> = counts.iter().map(|(fault, count)| format!("{count} {fault:?}")).collect();
-    say(format!("faults: {}", done.join(", ")));
+    if !done.is_empty() {
+        say(format!("faults: {}", done.join(", ")));
+    }
     let history = lock(&shared.history);
     say(format!(
         "records: {} acknowledged, {} failed, {} read; {} producers replaced; {} commits of the group",
@@ -171,11 +173,13 @@ fn report(shared: &Shared, counts: &Counts, healings: &Histogram<u64>, say: &mut
         count(Outcome::Aborted),
         count(Outcome::Unknown)
     ));
-    say(format!(
-        "all in sync and every partition taking records: median {} ms, at most {} ms after the last fault of a series",
-        healings.value_at_quantile(0.5),
-        healings.max()
-    ));
+    if !healings.is_empty() {
+        say(format!(
+            "all in sync and every partition taking records: median {} ms, at most {} ms after the last fault of a series",
+            healings.value_at_quantile(0.5),
+            healings.max()
+        ));
+    }
 }
 
 /// Kills the leader of a partition again and again. Returns what was violated.
