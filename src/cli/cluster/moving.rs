@@ -20,11 +20,17 @@ use super::super::table::Table;
 use super::super::{Failure, print, print_json};
 use super::{Load, State, TIMEOUT_MS, describe_brokers};
 
-/// How often is asked what is still on its way.
+/// How often is asked what is still on its way, and whether a node still runs.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// ElectLeaders: the first of the replicas, where it is in sync.
 const PREFERRED: i8 = 0;
+
+/// Before the next look.
+#[expect(clippy::disallowed_methods, reason = "nobody tells a client that a partition has moved")]
+pub fn pause() {
+    std::thread::sleep(LOOK);
+}
 
 /// Partitions that are on their way.
 pub fn ongoing(cluster: &mut Cluster) -> Result<BTreeMap<Place, OngoingPartitionReassignment>, Failure> {
@@ -90,14 +96,14 @@ pub fn carry_out(cluster: &mut Cluster, plan: &[Assigned], at_a_time: usize) -> 
             if left == 0 {
                 break;
             }
-            std::thread::sleep(LOOK);
+            pause();
         }
     }
     progress.end();
     elect_preferred(cluster, plan)
 }
 
-fn by_topic<'a>(plan: &'a [Assigned]) -> BTreeMap<&'a str, Vec<&'a Assigned>> {
+fn by_topic(plan: &[Assigned]) -> BTreeMap<&str, Vec<&Assigned>> {
     let mut topics: BTreeMap<&str, Vec<&Assigned>> = BTreeMap::new();
     plan.iter().for_each(|it| topics.entry(&it.topic).or_default().push(it));
     topics

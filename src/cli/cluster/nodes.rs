@@ -2,7 +2,6 @@
 //! are replaced.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use kafka_protocol::messages::{RemoveRaftVoterRequest, UnregisterBrokerRequest};
@@ -14,12 +13,10 @@ use super::super::brokers::Cluster;
 use super::super::client::ClientFlags;
 use super::super::table::Table;
 use super::super::{Failure, print, print_json};
-use super::moving::{assigned, carry_out, print_plan, targets};
+use super::moving::{assigned, carry_out, pause, print_plan, targets};
 use super::rebalance::AT_A_TIME;
 use super::{Load, State, describe_brokers, describe_quorum, refused};
 
-/// How often is asked whether a node still runs.
-const LOOK: Duration = Duration::from_millis(500);
 /// How often that fails before it is given up, and how often a node is taken out that was there a moment ago.
 const FAILURES_MAX: usize = 40;
 
@@ -176,7 +173,7 @@ fn wait_until_stopped(flags: &ClientFlags, node: i32) -> Result<(), Failure> {
             Err(failure) if failures == FAILURES_MAX => return Err(failure),
             Err(_) => failures += 1,
         }
-        std::thread::sleep(LOOK);
+        pause();
     }
 }
 
@@ -250,7 +247,7 @@ fn take_out(flags: &ClientFlags, node: i32) -> Result<(), Failure> {
             Err(_) => failures += 1,
             done => return done,
         }
-        std::thread::sleep(LOOK);
+        pause();
     }
 }
 

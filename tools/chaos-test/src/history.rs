@@ -3,11 +3,11 @@
 //! A value is sent once, to one partition, by a producer that counts. Every acknowledgement and every read says which
 //! value lies at an offset.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// What a record says of itself: the `number`th of its producer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Value {
     pub producer: u32,
     pub number: u64,
@@ -37,7 +37,7 @@ struct Sent {
 /// One partition.
 #[derive(Default)]
 struct Partition {
-    sent: HashMap<Value, Sent>,
+    sent: BTreeMap<Value, Sent>,
     by_offset: BTreeMap<i64, Value>,
     /// The highest offset that is known of anything.
     known: Option<i64>,
@@ -122,7 +122,7 @@ impl History {
 
     /// Everything that a partition has, read from its start once all faults have ended.
     pub fn read_whole(&mut self, index: usize, records: &[(i64, Vec<u8>)]) {
-        let mut newest: HashMap<u32, u64> = HashMap::new();
+        let mut newest: BTreeMap<u32, u64> = BTreeMap::new();
         for (offset, payload) in records {
             self.read(index, *offset, payload);
             if let Some(Value { producer, number }) = Value::parse(payload) {
@@ -173,7 +173,7 @@ impl Ledger {
         let mut violations = Vec::new();
         let mut seen: BTreeMap<Value, usize> = BTreeMap::new();
         for (index, records) in partitions.iter().enumerate() {
-            let mut here = std::collections::BTreeSet::new();
+            let mut here = BTreeSet::new();
             for (offset, payload) in records {
                 let Some(value) = Value::parse(payload) else {
                     violations.push(format!("{index}:{offset} of the ledger has {payload:?}"));

@@ -132,7 +132,9 @@ fn check_group(shared: &Shared) -> anyhow::Result<Vec<String>> {
     let consumer: BaseConsumer = config.set("group.id", GROUP).create()?;
     let mut list = TopicPartitionList::new();
     let committed = lock(&shared.committed).clone();
-    committed.keys().for_each(|partition| drop(list.add_partition(TOPIC, *partition)));
+    for partition in committed.keys() {
+        list.add_partition(TOPIC, *partition);
+    }
     let found = consumer.committed_offsets(list, Duration::from_secs(30))?;
     let back = committed.iter().filter_map(|(partition, offset)| {
         let found = found.find_partition(TOPIC, *partition)?.offset().to_raw()?;
