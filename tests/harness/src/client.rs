@@ -1,6 +1,7 @@
 //! A client of the simplest kind: finds leaders, sends whole batches, reads from an offset.
 //!
-//! Never retries: what the broker answers is what the test sees.
+//! Never retries: what the broker answers is what the test sees. One thing apart: a node that was just told to lead a
+//! partition may hear of it after the one that was asked who leads, and every client asks such a node again.
 
 use std::collections::BTreeMap;
 
@@ -124,8 +125,30 @@ impl Client {
 
     /// As [`Client::produce_bytes`]; any error is a failure of the test.
     pub fn produce(&mut self, topic: &str, partition: i32, batch: &Batch) -> i64 {
-        let produced = self.produce_bytes(topic, partition, batch.bytes());
-        produced.unwrap_or_else(|error| panic!("producing to {topic}-{partition}: {error:?}"))
+        let what = format!("producing to {topic}-{partition}");
+        self.once_known(topic, partition, &what, |client| {
+            client.produce_bytes(topic, partition, batch.bytes())
+        })
+    }
+
+    /// What a leader answers. Any error is a failure of the test, but that another node than the one that was asked
+    /// for the leader does not know yet that it leads: its copy of the metadata may be behind.
+    fn once_known<T>(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        what: &str,
+        mut ask: impl FnMut(&mut Client) -> Result<T, ResponseError>,
+    ) -> T {
+        wait_for(what, || match ask(self) {
+            Ok(answer) => Some(answer),
+            Err(ResponseError::UnknownTopicOrPartition | ResponseError::NotLeaderOrFollower)
+                if self.leader(topic, partition).1 != self.bootstrap.port() =>
+            {
+                None
+            }
+            Err(error) => panic!("{what}: {error:?}"),
+        })
     }
 
     pub fn init_producer(&mut self) -> BatchProducer {
@@ -161,13 +184,21 @@ impl Client {
         response.responses[0].partitions[0].clone()
     }
 
+    /// As [`Client::fetch`]; any error of the partition is a failure of the test.
+    fn fetch_well(&mut self, topic: &str, partition: i32, offset: i64) -> PartitionData {
+        let what = format!("fetch of {topic}-{partition} at {offset}");
+        self.once_known(topic, partition, &what, |client| {
+            let data = client.fetch(topic, partition, offset);
+            ResponseError::try_from_code(data.error_code).map_or(Ok(data), Err)
+        })
+    }
+
     /// Every record from `offset` up to the high watermark.
     pub fn read_from(&mut self, topic: &str, partition: i32, offset: i64) -> Vec<ReadRecord> {
         let mut records = Vec::new();
         let mut next = offset;
         loop {
-            let data = self.fetch(topic, partition, next);
-            assert_eq!(data.error_code, 0, "fetch of {topic}-{partition} at {next}");
+            let data = self.fetch_well(topic, partition, next);
             let read = records_of(&data);
             records.extend(read.into_iter().filter(|record| record.offset >= next));
             next = batches_end(&data).unwrap_or(next);
@@ -192,10 +223,12 @@ impl Client {
                     .with_timestamp(timestamp),
             ]),
         ]);
-        let response = self.to_leader(topic, partition).call(Client::LIST_OFFSETS_VERSION, &request);
-        let answer = &response.topics[0].partitions[0];
-        assert_eq!(answer.error_code, 0, "ListOffsets of {topic}-{partition} at {timestamp}");
-        answer.offset
+        let what = format!("ListOffsets of {topic}-{partition} at {timestamp}");
+        self.once_known(topic, partition, &what, |client| {
+            let response = client.to_leader(topic, partition).call(Client::LIST_OFFSETS_VERSION, &request);
+            let answer = &response.topics[0].partitions[0];
+            ResponseError::try_from_code(answer.error_code).map_or(Ok(answer.offset), Err)
+        })
     }
 }
 

@@ -28,6 +28,11 @@ impl Connection {
         Ok(Connection { stream, correlation_id: 0 })
     }
 
+    /// Where it was opened to.
+    pub fn port(&self) -> u16 {
+        self.stream.peer_addr().map_or(0, |address| address.port())
+    }
+
     /// Sends a request and waits for its answer.
     pub fn call<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
         let called = self.try_call(version, request);
