@@ -184,6 +184,8 @@ pub struct MetadataQuorum {
     elections: Elections,
     /// This node has something to say before the next heartbeat is due.
     beating: Signal,
+    /// Somebody may be to get a vote.
+    promoting: Signal,
     answered: Cell<Option<HeartbeatAnswer>>,
     wants_shut_down: Cell<bool>,
     /// The last one that led, if it was another one.
@@ -232,6 +234,7 @@ impl MetadataQuorum {
             looking: Signal::default(),
             elections: Elections::default(),
             beating: Signal::default(),
+            promoting: Signal::default(),
             answered: Cell::new(None),
             wants_shut_down: Cell::new(false),
             led: Cell::new(None),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use odradek_test_harness::{Batch, Broker, Client, Options, wait_for};
 use serde_json::Value;
 
-use crate::clusters::{PARTITIONS, create, options, run, status, three_with};
+use crate::clusters::{PARTITIONS, create, options, run, status, three_with, voters};
 
 const TOPIC: &str = "spread";
 
@@ -62,7 +62,8 @@ fn nodes_come_get_their_share_are_emptied_and_replaced() {
     assert_eq!(to_fourth, 3, "of twelve replicas: {plan:?}");
     assert_eq!(loads(&nodes[0]).0[&4], 0, "a plan moves nothing");
     assert_eq!(json(&nodes[1], &["cluster", "rebalance", "--apply"]), plan);
-    assert_eq!(loads(&nodes[0]), (BTreeMap::from([(1, 3), (2, 3), (3, 3), (4, 3)]), 0));
+    let expected = (BTreeMap::from([(1, 3), (2, 3), (3, 3), (4, 3)]), 0);
+    wait_for("another node to know of it", || (loads(&nodes[0]) == expected).then_some(()));
     assert_eq!(json(&nodes[0], &["cluster", "rebalance", "--plan"]), Vec::<Value>::new());
     check(&nodes[0], 1);
 
@@ -85,6 +86,8 @@ fn nodes_come_get_their_share_are_emptied_and_replaced() {
 
     // One is lost for good.
     join(&mut nodes, 5);
+    // Two of three are a majority without it.
+    wait_for("three votes", || (voters(&nodes[0]).len() == 3).then_some(()));
     let mut lost = nodes.remove(0);
     lost.kill();
     wait_for("it to be fenced", || {

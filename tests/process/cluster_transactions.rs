@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use odradek_test_harness::kafka_protocol::messages::CreateTopicsRequest;
 use odradek_test_harness::kafka_protocol::messages::create_topics_request::CreatableTopic;
-use odradek_test_harness::{Broker, Client, Connection, Options, topic_name, wait_for};
+use odradek_test_harness::{Broker, Client, Options, create_topics, topic_name, wait_for};
 
 use crate::clusters::{options as cluster_options, three_with};
 use crate::coordination::{
@@ -25,8 +25,7 @@ fn create(node: &Broker, replication_factor: i16) {
         .with_num_partitions(PARTITIONS)
         .with_replication_factor(replication_factor);
     let request = CreateTopicsRequest::default().with_timeout_ms(10_000).with_topics(vec![topic]);
-    let response = Connection::open(node.port()).call(5, &request);
-    assert_eq!(response.topics[0].error_code, 0, "{:?}", response.topics[0]);
+    assert_eq!(create_topics(node, &request), None);
 }
 
 fn leaders(node: &Broker) -> BTreeSet<i32> {
@@ -36,8 +35,9 @@ fn leaders(node: &Broker) -> BTreeSet<i32> {
 
 /// A transactional id that a node coordinates.
 fn id_of(node: &Broker, prefix: &str) -> String {
-    let mut ids = (0..).map(|number| format!("{prefix}-{number}"));
-    ids.find(|id| coordinator(node.port(), TRANSACTIONS, id) == node.port()).expect("ids do not end")
+    let mut ids = (0..1000).map(|number| format!("{prefix}-{number}"));
+    ids.find(|id| coordinator(node.port(), TRANSACTIONS, id) == node.port())
+        .expect("it coordinates something")
 }
 
 #[test]

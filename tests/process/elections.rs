@@ -7,7 +7,9 @@ use odradek_test_harness::kafka_protocol::messages::create_topics_request::{
 use odradek_test_harness::kafka_protocol::messages::metadata_response::MetadataResponsePartition;
 use odradek_test_harness::kafka_protocol::messages::{BrokerId, CreateTopicsRequest};
 use odradek_test_harness::kafka_protocol::protocol::StrBytes;
-use odradek_test_harness::{Batch, BatchProducer, Broker, Client, Connection, Options, topic_name, wait_for};
+use odradek_test_harness::{
+    Batch, BatchProducer, Broker, Client, Connection, Options, create_topics, topic_name, wait_for,
+};
 
 use crate::clusters::{self, run, three_with};
 
@@ -32,8 +34,7 @@ pub fn create(node: &Broker, topic: &str, replicas: &[i32], settings: &[(&str, &
         .with_assignments(vec![assignment])
         .with_configs(configs.collect());
     let request = CreateTopicsRequest::default().with_timeout_ms(10_000).with_topics(vec![topic]);
-    let response = Connection::open(node.port()).call(5, &request);
-    assert_eq!(response.topics[0].error_code, 0, "{:?}", response.topics[0]);
+    assert_eq!(create_topics(node, &request), None);
 }
 
 pub fn partition(node: &Broker, topic: &str) -> MetadataResponsePartition {
@@ -74,6 +75,9 @@ pub fn produce(alive: &Broker, topic: &str, batch: &Batch) -> i64 {
             None => Some(answer.base_offset),
             Some(
                 ResponseError::NotLeaderOrFollower
+                // It was just made: the leader may hear of that last.
+                | ResponseError::UnknownTopicOrPartition
+                | ResponseError::RequestTimedOut
                 | ResponseError::NotEnoughReplicas
                 | ResponseError::NotEnoughReplicasAfterAppend,
             ) => None,

@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use super::clusters::{self, PARTITIONS, create, create_at_last, leader, run, status, three_with};
 
-/// As long as none is set.
+/// Short, and longer than a node stands still because others run on its core.
 fn options() -> Options {
-    clusters::options().set("broker.session.timeout.ms", "1000")
+    clusters::options().set("broker.session.timeout.ms", "3000")
 }
 
 /// What a node says of a broker: its state, and the epoch of its registration.

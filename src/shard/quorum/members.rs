@@ -7,6 +7,8 @@
 use crate::cluster::quorum::event::Event;
 use crate::cluster::quorum::members::{MemberChange, PeerId};
 use crate::shard::quorum::MetadataQuorum;
+use futures::future::select;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -19,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Gives votes, while this node leads.
 pub async fn promote(quorum: Rc<MetadataQuorum>) {
     while !quorum.has_failed() {
-        glommio::timer::sleep(PAUSE).await;
+        select(pin!(quorum.promoting.notified()), pin!(glommio::timer::sleep(PAUSE))).await;
         quorum.pass_on_while_starting();
         while next_voter(&quorum).is_some() {
             let Ok(_turn) = quorum.turn().acquire_permit(1).await else { return };

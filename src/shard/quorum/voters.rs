@@ -75,7 +75,10 @@ async fn change(
     })?;
     match wanted {
         Wanted::Vote => tracing::info!(node, "a member of the quorum was given a vote"),
-        Wanted::Gone => tracing::info!(node, "a member was taken out of the quorum"),
+        Wanted::Gone => {
+            tracing::info!(node, "a member was taken out of the quorum");
+            quorum.promoting.notify(); // Of an even number of votes none can be missed.
+        }
     }
     Ok(())
 }

@@ -290,6 +290,15 @@ impl Broker {
         (status.expect("a status line"), body.to_string())
     }
 
+    /// Brokers side by side, of this test and of others, do not all run on the first CPUs. `None`: there are fewer than
+    /// it has cores.
+    fn cpus(&self) -> Option<String> {
+        let allowed = cpus_allowed();
+        let first = self.ports.number();
+        let cpus = (0..self.options.cores).map(|core| allowed[(first + core) % allowed.len()].to_string());
+        (self.options.cores <= allowed.len()).then(|| cpus.collect::<Vec<_>>().join(","))
+    }
+
     fn command(&self, data_dir: &Path, port: u16, admin_port: Option<u16>) -> Command {
         let mut command = Command::new(binary());
         let is_new = !data_dir.join("meta.properties").exists();
@@ -310,6 +319,9 @@ impl Broker {
         command.arg("--admin-listen").arg(admin);
         command.arg("--routing").arg(self.options.routing.name());
         command.arg("--cores").arg(self.options.cores.to_string());
+        if let Some(cpus) = self.cpus() {
+            command.arg("--cpus").arg(cpus);
+        }
         command.arg("--memory").arg(&self.options.memory);
         for (name, value) in &self.options.settings {
             command.arg("--set").arg(format!("{name}={value}"));
@@ -400,4 +412,14 @@ fn build_directory() -> PathBuf {
     let directory = program.parent().expect("it lies in a directory");
     let directory = if directory.ends_with("deps") { directory.parent() } else { Some(directory) };
     directory.expect("deps lies in target/PROFILE").to_path_buf()
+}
+
+fn cpus_allowed() -> Vec<usize> {
+    // SAFETY: an all-zero mask is a valid, empty one.
+    let mut mask: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `mask` is writable for the size that is passed.
+    let result = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut mask) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: `cpu` is below the number of bits of the mask.
+    (0..8 * size_of::<libc::cpu_set_t>()).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &mask) }).collect()
 }

@@ -24,6 +24,7 @@ use kafka_protocol::records::RecordBatchDecoder;
 use crate::batch::{Batch, BatchProducer};
 use crate::broker::Broker;
 use crate::connection::Connection;
+use crate::ports::are_of_one;
 use crate::wait::wait_for;
 
 /// A record as it was read.
@@ -36,6 +37,8 @@ pub struct ReadRecord {
 
 pub struct Client {
     bootstrap: Connection,
+    /// Port of the leader that was asked last.
+    asked: u16,
     leaders: BTreeMap<i32, Connection>,
 }
 
@@ -46,7 +49,7 @@ impl Client {
     pub const METADATA_VERSION: i16 = 12;
 
     pub fn connect(broker: &Broker) -> Client {
-        Client { bootstrap: Connection::open(broker.port()), leaders: BTreeMap::new() }
+        Client { bootstrap: Connection::open(broker.port()), asked: 0, leaders: BTreeMap::new() }
     }
 
     /// The connection to the bootstrap port.
@@ -92,6 +95,7 @@ impl Client {
     /// A connection to the leader, kept.
     pub fn to_leader(&mut self, topic: &str, partition: i32) -> &mut Connection {
         let (id, port) = self.leader(topic, partition);
+        self.asked = port;
         self.leaders.entry(id).or_insert_with(|| Connection::open(port))
     }
 
@@ -126,24 +130,20 @@ impl Client {
     /// As [`Client::produce_bytes`]; any error is a failure of the test.
     pub fn produce(&mut self, topic: &str, partition: i32, batch: &Batch) -> i64 {
         let what = format!("producing to {topic}-{partition}");
-        self.once_known(topic, partition, &what, |client| {
-            client.produce_bytes(topic, partition, batch.bytes())
-        })
+        self.once_known(&what, |client| client.produce_bytes(topic, partition, batch.bytes()))
     }
 
     /// What a leader answers. Any error is a failure of the test, but that another node than the one that was asked
     /// for the leader does not know yet that it leads: its copy of the metadata may be behind.
     fn once_known<T>(
         &mut self,
-        topic: &str,
-        partition: i32,
         what: &str,
         mut ask: impl FnMut(&mut Client) -> Result<T, ResponseError>,
     ) -> T {
         wait_for(what, || match ask(self) {
             Ok(answer) => Some(answer),
             Err(ResponseError::UnknownTopicOrPartition | ResponseError::NotLeaderOrFollower)
-                if self.leader(topic, partition).1 != self.bootstrap.port() =>
+                if !are_of_one(self.asked, self.bootstrap.port()) =>
             {
                 None
             }
@@ -187,7 +187,7 @@ impl Client {
     /// As [`Client::fetch`]; any error of the partition is a failure of the test.
     fn fetch_well(&mut self, topic: &str, partition: i32, offset: i64) -> PartitionData {
         let what = format!("fetch of {topic}-{partition} at {offset}");
-        self.once_known(topic, partition, &what, |client| {
+        self.once_known(&what, |client| {
             let data = client.fetch(topic, partition, offset);
             ResponseError::try_from_code(data.error_code).map_or(Ok(data), Err)
         })
@@ -224,12 +224,29 @@ impl Client {
             ]),
         ]);
         let what = format!("ListOffsets of {topic}-{partition} at {timestamp}");
-        self.once_known(topic, partition, &what, |client| {
+        self.once_known(&what, |client| {
             let response = client.to_leader(topic, partition).call(Client::LIST_OFFSETS_VERSION, &request);
             let answer = &response.topics[0].partitions[0];
             ResponseError::try_from_code(answer.error_code).map_or(Ok(answer.offset), Err)
         })
     }
+}
+
+/// Makes topics, also where the quorum gets another leader meanwhile: then it is asked again, as clients do. The first
+/// topic's error, if there is one.
+pub fn create_topics(broker: &Broker, request: &CreateTopicsRequest) -> Option<ResponseError> {
+    let mut is_again = false;
+    wait_for("topics to be made", || {
+        let response = Connection::open(broker.port()).call(5, request);
+        match ResponseError::try_from_code(response.topics[0].error_code) {
+            Some(ResponseError::NotController | ResponseError::RequestTimedOut) => {
+                is_again = true;
+                None
+            }
+            Some(ResponseError::TopicAlreadyExists) if is_again => Some(None),
+            error => Some(error),
+        }
+    })
 }
 
 /// The offset after the last whole batch of an answer, which may hold no record (compaction).

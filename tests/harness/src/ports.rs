@@ -34,9 +34,23 @@ impl PortBlock {
         self.first
     }
 
+    /// Counts the blocks.
+    pub fn number(&self) -> usize {
+        usize::from(block_of(self.first))
+    }
+
     pub fn admin(&self) -> u16 {
         self.first + BLOCK_SIZE - 1
     }
+}
+
+fn block_of(port: u16) -> u16 {
+    port.wrapping_sub(FIRST) / BLOCK_SIZE
+}
+
+/// Whether they are of one broker.
+pub fn are_of_one(a: u16, b: u16) -> bool {
+    block_of(a) == block_of(b)
 }
 
 fn try_take(directory: &Path, block: u16) -> Option<PortBlock> {
