@@ -13,7 +13,7 @@ use super::image::Image;
 use super::record::{Node, PartitionState, Replica};
 pub use crate::config::Routing;
 use crate::types::limits::SHARDS_MAX;
-use crate::types::{BrokerId, NodeId, ShardId};
+use crate::types::{BrokerId, DirectoryId, NodeId, ShardId};
 
 /// Broker ids of one node under core routing.
 const BROKERS_PER_NODE: i32 = 1000;
@@ -40,6 +40,8 @@ pub struct Brokers {
     nodes: BTreeMap<NodeId, Routing>,
     /// Those that are not fenced.
     alive: BTreeSet<NodeId>,
+    /// Log directories that cannot be used.
+    offline: BTreeSet<(NodeId, DirectoryId)>,
     controller: Option<BrokerId>,
 }
 
@@ -69,7 +71,13 @@ impl Brokers {
         let controller = controller.map(|node| node.routing.broker_id(node.id, ShardId(0)));
         let nodes = image.nodes().map(|node| (node.id, node.routing)).collect();
         let alive = image.nodes().filter(|node| !node.is_fenced).map(|node| node.id).collect();
-        Brokers { brokers, nodes, alive, controller }
+        let offline_of = |node: &Node| {
+            let offline = node.log_directories.iter().filter(|directory| directory.is_offline);
+            let id = node.id;
+            offline.map(move |directory| (id, directory.id)).collect::<Vec<_>>()
+        };
+        let offline = image.nodes().flat_map(offline_of).collect();
+        Brokers { brokers, nodes, alive, offline, controller }
     }
 
     /// Those that clients are told of.
@@ -114,9 +122,10 @@ impl Brokers {
         self.nodes.contains_key(&node)
     }
 
-    /// Registered, and not fenced.
-    pub fn is_alive(&self, node: NodeId) -> bool {
-        self.alive.contains(&node)
+    /// Its node is registered and not fenced, and can use the log directory.
+    pub fn is_online(&self, replica: &Replica) -> bool {
+        let is_offline = |directory| self.offline.contains(&(replica.node, directory));
+        self.alive.contains(&replica.node) && !replica.directory.is_some_and(is_offline)
     }
 
     /// The node behind a broker id, and under core routing the shard.
@@ -192,7 +201,7 @@ mod tests {
         assert_eq!(brokers.alive().map(|broker| broker.id.0).collect::<Vec<_>>(), [1000, 1001]);
         assert_eq!(brokers.iter().len(), 4);
         assert_eq!(brokers.controller(), None, "it would be a broker that is not there");
-        assert_eq!((brokers.is_alive(NodeId(2)), brokers.is_registered(NodeId(2))), (false, true));
+        assert_eq!((brokers.is_online(&replica(2, 0)), brokers.is_registered(NodeId(2))), (false, true));
         assert_eq!(brokers.resolve(BrokerId(2001)), Some((NodeId(2), Some(ShardId(1)))));
     }
 

@@ -63,7 +63,8 @@ pub fn elect_leaderless(
         }
         let mut in_sync_min = InSyncMin::of(topic, defaults);
         for (id, state) in partitions {
-            let rules = Rules { members: &members, in_sync_min: in_sync_min.get(state) };
+            let offline = image.offline_replicas(state);
+            let rules = Rules { members: &members, in_sync_min: in_sync_min.get(state), offline: &offline };
             if state.in_sync.iter().chain(&state.eligible_leaders).any(is_waited_for) {
                 leaderless.is_waiting = true;
                 continue;
@@ -87,7 +88,8 @@ pub fn elect_preferred(image: &Image, defaults: &TopicDefaults) -> Vec<Record> {
     let members = image.members();
     let wants = |state: &PartitionState| {
         let preferred = state.replicas.first().map(|replica| replica.node);
-        let can = |node: NodeId| state.in_sync.contains(&node) && members.is_active(node);
+        let is_online = |node| !image.offline_replicas(state).contains(&node);
+        let can = |node| state.in_sync.contains(&node) && members.is_active(node) && is_online(node);
         state.leader.is_some() && state.leader != preferred && preferred.is_some_and(can)
     };
     let mut records = Vec::new();
@@ -99,7 +101,8 @@ pub fn elect_preferred(image: &Image, defaults: &TopicDefaults) -> Vec<Record> {
         }
         let mut in_sync_min = InSyncMin::of(topic, defaults);
         let elected = partitions.filter_map(|(id, state)| {
-            let rules = Rules { members: &members, in_sync_min: in_sync_min.get(state) };
+            let offline = image.offline_replicas(state);
+            let rules = Rules { members: &members, in_sync_min: in_sync_min.get(state), offline: &offline };
             let elected = state.leadership().elect(rules, Election::Preferred)?;
             Some(Record::PartitionChanged { id, state: state.clone().with_leadership(&elected) })
         });
@@ -170,7 +173,7 @@ mod tests {
 
     fn change(image: &mut Image, id: i32, change: NodeChange) {
         let epoch = BrokerEpoch(i64::from(id));
-        let records = change_node(image, &TopicDefaults::default(), (NodeId(id), epoch), change);
+        let records = change_node(image, &TopicDefaults::default(), (NodeId(id), epoch), &change);
         assert!(records.iter().any(may_elect_after), "it is looked at then");
         assert_eq!(unclean(image, &records), [], "not with the change itself");
         take(image, &records);
@@ -214,7 +217,7 @@ mod tests {
                 let mut image = one_in_sync();
                 allow(&mut image, is_allowed);
                 assert_eq!((elect(&mut image), leader(&image)), (0, Some(1)), "somebody leads");
-                change(&mut image, 1, how);
+                change(&mut image, 1, how.clone());
                 assert_eq!(leader(&image), None, "{how:?}");
                 assert_eq!(
                     (elect(&mut image), leader(&image)),

@@ -196,7 +196,8 @@ fn encode_node(builder: &mut FlatBufferBuilder<'_>, node: &Node) -> WIPOffset<Un
         .iter()
         .map(|directory| {
             let path = builder.create_string(&directory.path);
-            let args = fb::LogDirectoryArgs { id: Some(&id_bytes(directory.id.0)), path: Some(path) };
+            let (id, is_offline) = (Some(&id_bytes(directory.id.0)), directory.is_offline);
+            let args = fb::LogDirectoryArgs { id, path: Some(path), is_offline };
             fb::LogDirectory::create(builder, &args)
         })
         .collect();
@@ -368,7 +369,8 @@ fn decode_node(body: fb::NodeRegistered<'_>) -> Result<Node, InvalidRecord> {
 }
 
 fn decode_directory(body: fb::LogDirectory<'_>) -> LogDirectory {
-    LogDirectory { id: DirectoryId(uuid(body.id())), path: body.path().to_owned() }
+    let (id, path) = (DirectoryId(uuid(body.id())), body.path().to_owned());
+    LogDirectory { id, path, is_offline: body.is_offline() }
 }
 
 fn decode_state(body: fb::PartitionState<'_>) -> Result<PartitionState, InvalidRecord> {
@@ -508,7 +510,11 @@ pub(super) mod tests {
                 port,
                 rack: (!rack.is_empty()).then_some(rack.clone()),
                 log_directories: (0..rack.len() as u128)
-                    .map(|id| LogDirectory { id: DirectoryId(Uuid::from_u128(id)), path: rack.clone() })
+                    .map(|id| LogDirectory {
+                        id: DirectoryId(Uuid::from_u128(id)),
+                        path: rack.clone(),
+                        is_offline: id % 2 == 1,
+                    })
                     .collect(),
                 peer: (cores % 2 == 0).then_some(HostPort { host: rack, port }),
                 broker_epoch: BrokerEpoch(i64::from(port / 2) << 40),

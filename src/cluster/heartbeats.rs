@@ -1,8 +1,10 @@
 //! Who says that it is there: what the leader of the quorum remembers of nodes, and what follows from it.
 //!
 //! ```text
-//! heartbeat ─► heard ─► answer                  (epoch, how much of the metadata it has, whether it wants to stop)
-//! time      ─► due   ─► fence, unfence, begin to shut down ─► lifecycle::change_node ─► committed ─► changed
+//! heartbeat ─► heard ─► answer                  (epoch, how much of the metadata it has, whether it wants to stop,
+//!                                                which log directories have failed)
+//! time      ─► due   ─► fence, unfence, begin to shut down, ─► lifecycle::change_node ─► committed ─► changed
+//!                       lose log directories
 //! ```
 //!
 //! None of this is stored. A new leader gives every node a whole session, but for the one that led before: its
@@ -17,7 +19,7 @@ use super::image::Image;
 use super::lifecycle::NodeChange;
 use super::record::Node;
 use crate::codec::control::{Heartbeat, HeartbeatAnswer};
-use crate::types::{BrokerEpoch, Mono, NodeId};
+use crate::types::{BrokerEpoch, DirectoryId, Mono, NodeId};
 
 /// Lives: with the quorum of a node that leads it, or may.
 #[derive(Debug)]
@@ -30,7 +32,7 @@ pub struct Heartbeats {
 }
 
 /// What is known of one registration.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Contact {
     broker_epoch: BrokerEpoch,
     /// The last heartbeat, or the beginning of a session that was given.
@@ -68,7 +70,7 @@ impl Heartbeats {
         };
         let contact = self.contact(node, now);
         contact.last = now;
-        contact.heartbeat = Some(*heartbeat);
+        contact.heartbeat = Some(heartbeat.clone());
         HeartbeatAnswer {
             broker_epoch: node.broker_epoch,
             is_known: true,
@@ -129,7 +131,13 @@ impl Contact {
         if now.since(self.last) >= session {
             return (!node.is_fenced).then_some(NodeChange::Fence);
         }
-        let heartbeat = self.heartbeat?;
+        let heartbeat = self.heartbeat.as_ref()?;
+        let is_news =
+            |id: &DirectoryId| node.log_directories.iter().any(|known| known.id == *id && !known.is_offline);
+        let failed: Vec<_> = heartbeat.offline_directories.iter().copied().filter(is_news).collect();
+        if !failed.is_empty() {
+            return Some(NodeChange::LoseDirectories(failed));
+        }
         let has_caught_up = heartbeat.metadata_offset >= self.needed;
         match (node.is_fenced, heartbeat.wants_shut_down) {
             (true, false) if has_caught_up && !node.is_shutting_down => Some(NodeChange::Unfence),
@@ -146,9 +154,10 @@ mod tests {
     use super::*;
     use crate::cluster::image::tests::{image_of, node};
     use crate::cluster::lifecycle::change_node;
-    use crate::cluster::record::Record;
+    use crate::cluster::record::{LogDirectory, Record};
     use crate::config::Routing;
     use crate::config::topic::TopicDefaults;
+    use crate::types::Uuid;
 
     const SESSION: Duration = Duration::from_millis(1000);
 
@@ -159,6 +168,8 @@ mod tests {
         /// Milliseconds.
         now: u64,
         applied: u64,
+        /// Log directories that whoever says something has lost.
+        failed: Vec<DirectoryId>,
     }
 
     impl Leader {
@@ -171,7 +182,7 @@ mod tests {
             let image = image_of(&nodes.iter().map(registered).collect::<Vec<_>>());
             let mut heartbeats = Heartbeats::new(SESSION, Mono(0));
             heartbeats.begin(&image, Mono(0), 10, None);
-            Leader { image, heartbeats, now: 0, applied: 10 }
+            Leader { image, heartbeats, now: 0, applied: 10, failed: Vec::new() }
         }
 
         fn mono(&self) -> Mono {
@@ -180,7 +191,13 @@ mod tests {
 
         fn says(&mut self, node: i32, metadata_offset: u64, wants_shut_down: bool) -> HeartbeatAnswer {
             let broker_epoch = BrokerEpoch(i64::from(node));
-            let heartbeat = Heartbeat { node: NodeId(node), broker_epoch, metadata_offset, wants_shut_down };
+            let heartbeat = Heartbeat {
+                node: NodeId(node),
+                broker_epoch,
+                metadata_offset,
+                wants_shut_down,
+                offline_directories: self.failed.clone(),
+            };
             let now = self.mono();
             self.heartbeats.heard(&self.image, &heartbeat, now)
         }
@@ -206,7 +223,7 @@ mod tests {
             let due = self.heartbeats.due(&self.image, now);
             for (node, epoch, change) in &due {
                 let defaults = TopicDefaults::default();
-                let records = change_node(&self.image, &defaults, (*node, *epoch), *change);
+                let records = change_node(&self.image, &defaults, (*node, *epoch), change);
                 assert!(!records.is_empty(), "nothing is due that is so already");
                 records.iter().for_each(|record| self.image.apply(record).expect("decided on this image"));
                 self.applied += 1;
@@ -267,6 +284,25 @@ mod tests {
         leader.says(1, leader.applied, true);
         assert_eq!(leader.look(), [(1, NodeChange::Fence)]);
         assert!(!is_coming(&leader), "it stops");
+    }
+
+    #[test]
+    fn a_log_directory_that_fails_is_news_once_and_of_those_that_the_node_has() {
+        let mut leader = Leader::new(&[1]);
+        let id = |number| DirectoryId(Uuid::from_u128(number));
+        let named = |number| LogDirectory { id: id(number), path: String::new(), is_offline: false };
+        let with = Node {
+            log_directories: [1, 2].map(named).to_vec(),
+            ..leader.image.node(NodeId(1)).expect("it is there").clone()
+        };
+        leader.image.apply(&Record::NodeRegistered(with)).expect("fits");
+        leader.failed = vec![id(2), id(3)];
+        leader.says(1, 10, false);
+        assert_eq!(leader.look(), [(1, NodeChange::LoseDirectories(vec![id(2)]))], "before it may lead");
+        leader.says(1, leader.applied, false);
+        assert_eq!(leader.look(), [(1, NodeChange::Unfence)]);
+        leader.says(1, leader.applied, false);
+        assert_eq!(leader.look(), []);
     }
 
     #[test]

@@ -167,6 +167,11 @@ impl Image {
         self.loads.get(&(node, shard)).copied().unwrap_or(0)
     }
 
+    /// The nodes whose replica of a partition is in a log directory that cannot be used.
+    pub fn offline_replicas(&self, state: &PartitionState) -> Vec<NodeId> {
+        state.offline_replicas(|node| self.node(node))
+    }
+
     /// Replicas that are stated to be in a log directory.
     pub fn directory_load(&self, node: NodeId, directory: DirectoryId) -> u32 {
         self.directory_loads.get(&(node, directory)).copied().unwrap_or(0)

@@ -101,6 +101,15 @@ pub struct Rules<'a> {
     pub members: &'a Members,
     /// `min.insync.replicas` of the topic.
     pub in_sync_min: usize,
+    /// Nodes that may be alive, but whose log directory with this partition cannot be used.
+    pub offline: &'a [NodeId],
+}
+
+impl Rules<'_> {
+    /// It may lead the partition and come into its in-sync set.
+    pub fn is_active(&self, node: NodeId) -> bool {
+        self.members.is_active(node) && !self.offline.contains(&node)
+    }
 }
 
 impl<'a> Target<'a> {
@@ -113,7 +122,7 @@ impl<'a> Target<'a> {
 impl Leadership {
     /// A new partition: led by its first active replica, everyone active in sync.
     pub fn new(replicas: Vec<NodeId>, rules: Rules<'_>) -> Leadership {
-        let active = replicas.iter().copied().filter(|node| rules.members.is_active(*node));
+        let active = replicas.iter().copied().filter(|node| rules.is_active(*node));
         let in_sync: Vec<NodeId> = active.collect();
         Leadership {
             leader: in_sync.first().copied(),
@@ -161,7 +170,7 @@ impl Leadership {
                 had_all && !next.in_sync.contains(&node) && target.lost != Some(node)
             }),
         };
-        next.leader = next.best_leader(rules.members, target.election);
+        next.leader = next.best_leader(rules, target.election);
         if let Some(leader) = next.leader {
             if next.eligible_leaders.contains(&leader) {
                 next.in_sync = vec![leader];
@@ -190,11 +199,11 @@ impl Leadership {
     }
 
     /// Of those in sync; of those eligible only when nobody is in sync.
-    fn best_leader(&self, members: &Members, election: Election) -> Option<NodeId> {
+    fn best_leader(&self, rules: Rules<'_>, election: Election) -> Option<NodeId> {
         let may_lead = |node: &NodeId| {
             let has_all = self.in_sync.contains(node)
                 || (self.in_sync.is_empty() && self.eligible_leaders.contains(node));
-            has_all && members.is_active(*node)
+            has_all && rules.is_active(*node)
         };
         let current = self.leader.filter(|leader| may_lead(leader));
         let preferred = self.replicas.first().copied().filter(|node| may_lead(node));
@@ -204,7 +213,7 @@ impl Leadership {
             Election::Preferred => preferred.or(current).or_else(any),
             Election::Unclean => {
                 // Those that come have begun with nothing.
-                let alive = |node: &NodeId| members.is_active(*node);
+                let alive = |node: &NodeId| rules.is_active(*node);
                 let of_before = || self.replicas_before().into_iter().find(alive);
                 let of_all = || self.replicas.iter().copied().find(alive);
                 current.or_else(any).or_else(of_before).or_else(of_all)

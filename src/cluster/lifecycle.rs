@@ -8,6 +8,9 @@
 //!    └─► unregistered: an operator says so
 //! ```
 //!
+//! Of a log directory that fails while its node goes on the partitions in it are as if the node were fenced, until the
+//! node starts again and can use it (KIP-858).
+//!
 //! A change is one fact about the node and those about its partitions that follow, which take effect together. Where
 //! they are more than an entry holds, the node's own fact comes last: a leader that is gone in between leaves a node
 //! that the next one looks at again.
@@ -16,11 +19,11 @@
 
 use super::image::{Image, Topic};
 use super::leadership::{Election, Leadership, Members, Rules};
-use super::record::{FEATURE_LEVEL_LIFECYCLE, Node, PartitionState, Record};
+use super::record::{FEATURE_LEVEL_LIFECYCLE, LogDirectory, Node, PartitionState, Record};
 use crate::config::topic::{TopicConfig, TopicDefaults};
-use crate::types::{BrokerEpoch, NodeId};
+use crate::types::{BrokerEpoch, DirectoryId, NodeId};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NodeChange {
     /// Nothing was heard of it, or it has stopped.
     Fence,
@@ -28,6 +31,8 @@ pub enum NodeChange {
     Unfence,
     /// It wants to stop: others lead what they can.
     BeginShutDown,
+    /// Log directories of it have failed.
+    LoseDirectories(Vec<DirectoryId>),
 }
 
 /// The records by which a registration of a node changes; none where it is not the current one, or is like that
@@ -38,7 +43,7 @@ pub fn change_node(
     image: &Image,
     defaults: &TopicDefaults,
     (node, broker_epoch): (NodeId, BrokerEpoch),
-    change: NodeChange,
+    change: &NodeChange,
 ) -> Vec<Record> {
     let Some(before) = image.node(node).filter(|node| node.broker_epoch == broker_epoch) else {
         return Vec::new();
@@ -58,15 +63,26 @@ pub fn change_node(
             after.is_shutting_down = true;
             members.begin_shut_down(node);
         }
+        NodeChange::LoseDirectories(failed) => {
+            let is_failed = |directory: &&mut LogDirectory| failed.contains(&directory.id);
+            after
+                .log_directories
+                .iter_mut()
+                .filter(is_failed)
+                .for_each(|directory| directory.is_offline = true);
+        }
     }
     if after == *before {
         return Vec::new();
     }
     let mut records = Vec::new();
     records.extend(level_for_lifecycle(image));
-    change_partitions(image, defaults, &members, node, &mut records, |partition, rules| match change {
+    let to = Changed { members: &members, node: &after };
+    change_partitions(image, defaults, to, &mut records, |partition, rules| match change {
         NodeChange::Fence | NodeChange::BeginShutDown => partition.node_left(rules, node),
         NodeChange::Unfence => partition.node_came(rules, node),
+        NodeChange::LoseDirectories(_) if rules.offline.contains(&node) => partition.node_left(rules, node),
+        NodeChange::LoseDirectories(_) => None,
     });
     records.push(Record::NodeRegistered(after));
     records
@@ -87,16 +103,15 @@ pub fn unregister(
     defaults: &TopicDefaults,
     node: NodeId,
 ) -> Result<Vec<Record>, NotUnregistered> {
-    let Node { broker_epoch, is_fenced, .. } = *image.node(node).ok_or(NotUnregistered::Unknown)?;
-    if !is_fenced {
+    let found = image.node(node).ok_or(NotUnregistered::Unknown)?;
+    if !found.is_fenced {
         return Err(NotUnregistered::Alive);
     }
     let mut records = Vec::new();
     records.extend(level_for_lifecycle(image));
-    change_partitions(image, defaults, &image.members(), node, &mut records, |partition, rules| {
-        partition.node_left(rules, node)
-    });
-    records.push(Record::NodeUnregistered { node, broker_epoch });
+    let to = Changed { members: &image.members(), node: found };
+    change_partitions(image, defaults, to, &mut records, |partition, rules| partition.node_left(rules, node));
+    records.push(Record::NodeUnregistered { node, broker_epoch: found.broker_epoch });
     Ok(records)
 }
 
@@ -106,19 +121,27 @@ pub fn level_for_lifecycle(image: &Image) -> Option<Record> {
     (image.feature_level() < level).then_some(Record::FeatureLevelSet { level })
 }
 
+/// What has become of a node.
+#[derive(Clone, Copy)]
+struct Changed<'a> {
+    members: &'a Members,
+    node: &'a Node,
+}
+
 /// Adds what changes of the partitions that have a replica on a node.
-pub fn change_partitions(
+fn change_partitions(
     image: &Image,
     defaults: &TopicDefaults,
-    members: &Members,
-    node: NodeId,
+    Changed { members, node }: Changed<'_>,
     records: &mut Vec<Record>,
     change: impl Fn(&Leadership, Rules<'_>) -> Option<Leadership>,
 ) {
+    let known = |id| if id == node.id { Some(node) } else { image.node(id) };
     for topic in image.topics() {
         let mut in_sync_min = InSyncMin::of(topic, defaults);
-        for (id, state) in topic.partitions().filter(|(_, state)| state.replica_on(node).is_some()) {
-            let rules = Rules { members, in_sync_min: in_sync_min.get(state) };
+        for (id, state) in topic.partitions().filter(|(_, state)| state.replica_on(node.id).is_some()) {
+            let offline = state.offline_replicas(known);
+            let rules = Rules { members, in_sync_min: in_sync_min.get(state), offline: &offline };
             if let Some(leadership) = change(&state.leadership(), rules) {
                 let state = state.clone().with_leadership(&leadership);
                 records.push(Record::PartitionChanged { id, state });
@@ -151,7 +174,8 @@ pub fn settle_eligible(image: &Image, defaults: &TopicDefaults) -> Vec<Record> {
         let with_eligible =
             partitions.filter(|(_, state)| state.leader.is_some() && !state.eligible_leaders.is_empty());
         for (id, state) in with_eligible {
-            let rules = Rules { members: &members, in_sync_min: in_sync_min.get(state) };
+            let offline = image.offline_replicas(state);
+            let rules = Rules { members: &members, in_sync_min: in_sync_min.get(state), offline: &offline };
             if let Some(leadership) = state.leadership().elect(rules, Election::Online) {
                 let state = state.clone().with_leadership(&leadership);
                 records.push(Record::PartitionChanged { id, state });
@@ -200,6 +224,7 @@ mod tests {
     use crate::cluster::image::tests::{add_topic, image_of, node, partition_id, replica, topic_id};
     use crate::cluster::record::{FEATURE_LEVEL_PEERS, PartitionState};
     use crate::config::Routing;
+    use crate::types::Uuid;
 
     /// Nodes 1 to 3 under epochs 1 to 3; topic 1 is node 1's alone, topic 2 is on all of them.
     fn cluster() -> Image {
@@ -214,7 +239,7 @@ mod tests {
 
     fn change(image: &mut Image, id: i32, change: NodeChange) -> usize {
         let node = (NodeId(id), BrokerEpoch(i64::from(id)));
-        let records = change_node(image, &TopicDefaults::default(), node, change);
+        let records = change_node(image, &TopicDefaults::default(), node, &change);
         records.iter().for_each(|record| image.apply(record).expect("decided on this image"));
         assert!(records.is_empty() || matches!(records.last(), Some(Record::NodeRegistered(_))));
         records.len()
@@ -274,12 +299,54 @@ mod tests {
     }
 
     #[test]
+    fn partitions_of_a_log_directory_that_fails_are_led_elsewhere_until_it_is_back() {
+        let directory = |number: u128| DirectoryId(Uuid::from_u128(number));
+        let named =
+            |number| LogDirectory { id: directory(number), path: format!("/{number}"), is_offline: false };
+        let mut image = cluster();
+        let mut first = image.node(NodeId(1)).expect("it is there").clone();
+        first.log_directories = [1, 2].map(named).to_vec();
+        image.apply(&Record::NodeRegistered(first.clone())).expect("fits");
+        // One partition in either directory, and one that nobody else has in the second one.
+        for (topic, numbers) in [(2, vec![1, 2]), (1, vec![2])] {
+            for (index, number) in numbers.into_iter().enumerate() {
+                let id = partition_id(topic, index);
+                let before = image.partition(id).or_else(|| image.partition(partition_id(topic, 0)));
+                let mut state = before.expect("there is one").clone();
+                state.replicas[0].directory = Some(directory(number));
+                let record = match image.partition(id) {
+                    Some(_) => Record::PartitionChanged { id, state },
+                    None => Record::PartitionCreated { id, state },
+                };
+                image.apply(&record).expect("fits");
+            }
+        }
+        let state_of = |image: &Image, topic, index| {
+            let state = image.partition(partition_id(topic, index)).expect("it is there").clone();
+            (state.leader.map(|node| node.0), state.in_sync.len(), state.eligible_leaders.len())
+        };
+        let failed = NodeChange::LoseDirectories(vec![directory(2)]);
+        assert_eq!(change(&mut image, 1, failed.clone()), 3, "two partitions and the node");
+        assert_eq!(state_of(&image, 2, 0), (Some(1), 3, 0), "the other directory is well");
+        assert_eq!(state_of(&image, 2, 1), (Some(2), 2, 0));
+        assert_eq!(state_of(&image, 1, 0), (None, 0, 1), "nobody else has it");
+        assert_eq!(change(&mut image, 1, failed), 0, "it is known");
+        assert_eq!(change(&mut image, 1, NodeChange::Fence), 3, "one partition in either, and the node");
+        assert_eq!(change(&mut image, 1, NodeChange::Unfence), 2, "the directory is as it was");
+        assert_eq!(state_of(&image, 1, 0).0, None);
+        // It starts again, and can use it.
+        image.apply(&Record::NodeRegistered(Node { is_fenced: true, ..first })).expect("fits");
+        change(&mut image, 1, NodeChange::Unfence);
+        assert_eq!(state_of(&image, 1, 0), (Some(1), 1, 0));
+    }
+
+    #[test]
     fn changes_of_an_earlier_registration_are_none() {
         let image = cluster();
         let defaults = TopicDefaults::default();
         let earlier = (NodeId(1), BrokerEpoch(0));
-        assert_eq!(change_node(&image, &defaults, earlier, NodeChange::Fence), []);
-        assert_eq!(change_node(&image, &defaults, (NodeId(9), BrokerEpoch(0)), NodeChange::Fence), []);
+        assert_eq!(change_node(&image, &defaults, earlier, &NodeChange::Fence), []);
+        assert_eq!(change_node(&image, &defaults, (NodeId(9), BrokerEpoch(0)), &NodeChange::Fence), []);
     }
 
     #[test]

@@ -62,16 +62,24 @@ struct Shards {
 }
 
 impl Placement {
-    /// `own`: the log directories of a node that are known to be online; of others nothing is known.
+    /// `own`: the log directories of this node that are online, of which it knows before the image does.
     pub fn new(image: &Image, own: Option<(NodeId, &DirectoryChoice)>) -> Placement {
         let nodes = image.nodes().map(|node| (node.id, Shards::new(image, node))).collect();
-        let directories = own.into_iter().filter_map(|(node, directories)| match directories {
-            DirectoryChoice::One => None,
-            DirectoryChoice::Online(ids) => {
-                let loads = ids.iter().map(|id| (image.directory_load(node, *id), *id)).collect();
-                Some((node, Directories { loads }))
-            }
+        let among = |node: NodeId, ids: &[DirectoryId]| {
+            let loads = ids.iter().map(|id| (image.directory_load(node, *id), *id)).collect();
+            (node, Directories { loads })
+        };
+        let is_own = |node: &Node| own.is_some_and(|(own, _)| own == node.id);
+        let with_several = image.nodes().filter(|node| !node.log_directories.is_empty() && !is_own(node));
+        let directories = with_several.map(|node| {
+            let online = node.log_directories.iter().filter(|directory| !directory.is_offline);
+            among(node.id, &online.map(|directory| directory.id).collect::<Vec<_>>())
         });
+        let directories =
+            directories.chain(own.into_iter().filter_map(|(node, directories)| match directories {
+                DirectoryChoice::One => None,
+                DirectoryChoice::Online(ids) => Some(among(node, ids)),
+            }));
         let rack = |node: &Node| Some((node.id, node.rack.clone()?));
         Placement {
             nodes,
@@ -233,7 +241,11 @@ mod tests {
 
     /// A node with these log directories.
     fn node_with(cores: u16, directories: &[u128]) -> Node {
-        let named = |number: &u128| LogDirectory { id: directory(*number), path: format!("/{number}") };
+        let named = |number: &u128| LogDirectory {
+            id: directory(*number),
+            path: format!("/{number}"),
+            is_offline: false,
+        };
         Node { log_directories: directories.iter().map(named).collect(), ..node(1, cores, Routing::Node) }
     }
 

@@ -200,6 +200,8 @@ pub struct Node {
 pub struct LogDirectory {
     pub id: DirectoryId,
     pub path: String,
+    /// It could not be used then, or has failed since.
+    pub is_offline: bool,
 }
 
 /// One copy of a partition, the shard of its node that owns it and the directory that holds it.
@@ -287,6 +289,12 @@ pub enum InvalidRecord {
 }
 
 impl Node {
+    /// Whether the log directory of one of its replicas cannot be used, or is not there any more.
+    pub fn is_offline(&self, replica: &Replica) -> bool {
+        let Some(id) = replica.directory.filter(|_| !self.log_directories.is_empty()) else { return false };
+        self.log_directories.iter().all(|directory| directory.id != id || directory.is_offline)
+    }
+
     /// It says more than builds know that have no registrations with epochs.
     fn has_lifecycle(&self) -> bool {
         self.broker_epoch.0 != 0 || !self.incarnation.is_nil() || self.is_fenced || self.is_shutting_down
@@ -315,6 +323,12 @@ impl PartitionState {
 
     pub fn replica_on(&self, node: NodeId) -> Option<&Replica> {
         self.replicas.iter().find(|replica| replica.node == node)
+    }
+
+    /// The nodes whose replica is in a log directory that cannot be used, of nodes as `node` says.
+    pub fn offline_replicas<'a>(&self, node: impl Fn(NodeId) -> Option<&'a Node>) -> Vec<NodeId> {
+        let is_offline = |replica: &&Replica| node(replica.node).is_some_and(|node| node.is_offline(replica));
+        self.replicas.iter().filter(is_offline).map(|replica| replica.node).collect()
     }
 
     /// Replicas come or go.

@@ -4,12 +4,13 @@ use super::brokers::NODE_ID_MAX;
 use super::image::Image;
 use super::leadership::Rules;
 use super::leadership::membership::{LogFound, ReplacesAnother};
-use super::lifecycle::InSyncMin;
+use super::lifecycle::{InSyncMin, settings_of};
 use super::placement;
 use super::record::{FEATURE_LEVEL_BASE, Node, Record};
 use crate::codec::control::LogsFound;
 use crate::config::Routing;
 use crate::config::topic::TopicDefaults;
+use crate::config::value::DurabilityMode;
 use crate::types::limits::SHARDS_MAX;
 use crate::types::{BrokerEpoch, DirectoryId, NodeId, ShardId, TopicPartition, Uuid};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,8 @@ pub struct Start {
     /// Where partitions were found that were made while it had only one log directory.
     pub found: BTreeMap<TopicPartition, DirectoryId>,
     pub logs: LogsFound,
+    /// What was written and not flushed may be gone.
+    pub has_lost_power: bool,
     /// The registration that ends with this one, as far as the process knows.
     pub replaces: Option<BrokerEpoch>,
 }
@@ -54,7 +57,7 @@ pub fn register(
     defaults: &TopicDefaults,
     new_cluster_id: Uuid,
 ) -> Result<Vec<Record>, RegistrationRefused> {
-    let Start { node, found, logs, replaces } = start;
+    let Start { node, found, logs, has_lost_power, replaces } = start;
     check(image, node)?;
     if is_registered(image, node) {
         return Ok(Vec::new());
@@ -82,16 +85,23 @@ pub fn register(
     };
     for topic in image.topics() {
         let mut in_sync_min = InSyncMin::of(topic, defaults);
+        let is_flushed = settings_of(topic, defaults).durability == DurabilityMode::Fsync;
+        let found = if *has_lost_power && !is_flushed { LogFound::Unflushed } else { LogFound::Complete };
         for (id, state) in topic.partitions().filter(|(_, state)| state.replica_on(node.id).is_some()) {
             let state = changed.get(&id).unwrap_or(state);
-            let rules = Rules { members: &members, in_sync_min: in_sync_min.get(state) };
+            let known = |id| if id == node.id { Some(&node) } else { image.node(id) };
+            let offline = state.offline_replicas(known);
+            let rules = Rules { members: &members, in_sync_min: in_sync_min.get(state), offline: &offline };
             let is_lost = *logs == LogsFound::Empty || damaged.contains(&id);
             let leadership = state.leadership();
             let leadership = match is_lost {
                 // Nobody else could lead, and the node itself says what it cannot serve.
                 _ if !node.is_fenced => leadership.node_came(rules, node.id),
                 true => leadership.node_started(rules, node.id, LogFound::Lost),
-                false => leadership.node_started(rules, node.id, LogFound::Complete),
+                false if offline.contains(&node.id) => {
+                    leadership.node_started(rules, node.id, LogFound::Unavailable)
+                }
+                false => leadership.node_started(rules, node.id, found),
             };
             if let Some(leadership) = leadership {
                 let state = state.clone().with_leadership(&leadership);
@@ -137,7 +147,7 @@ fn check(image: &Image, node: &Node) -> Result<(), RegistrationRefused> {
 pub(crate) mod tests {
     use super::*;
     use crate::cluster::image::tests::{add_topic, image_of, node, partition_id, replica, topic_id};
-    use crate::cluster::record::PartitionState;
+    use crate::cluster::record::{LogDirectory, PartitionState};
     use crate::config::HostPort;
 
     pub const CLUSTER_ID: Uuid = Uuid::from_u128(9);
@@ -149,6 +159,7 @@ pub(crate) mod tests {
             node: Node { incarnation: Uuid::from_u128(process), ..node },
             found: BTreeMap::new(),
             logs: LogsFound::Damaged(Vec::new()),
+            has_lost_power: false,
         }
     }
 
@@ -259,6 +270,47 @@ pub(crate) mod tests {
         take(&mut image, &records);
         assert_eq!(state(&image, 1, 0), (None, vec![], vec![]));
         assert_eq!(state(&image, 2, 1), (Some(2), vec![2], vec![]));
+    }
+
+    #[test]
+    fn after_a_loss_of_power_what_was_not_flushed_counts_where_nobody_has_more() {
+        let mut image = two();
+        let (key, value) = ("odradek.durability".to_owned(), Some("write".to_owned()));
+        image.apply(&Record::TopicConfigSet { topic: topic_id(2), key, value }).expect("it is there");
+        let mut start = |id, process| {
+            let start = Start { has_lost_power: true, ..started(&image, with_peer(id), process) };
+            let records = register(&image, &start, &TopicDefaults::default(), CLUSTER_ID).expect("valid");
+            take(&mut image, &records);
+            (state(&image, 1, 0), state(&image, 2, 0))
+        };
+        let (flushed, written) = start(1, 7);
+        assert_eq!(flushed, (None, vec![1], vec![]));
+        assert_eq!(written, (Some(2), vec![2], vec![]), "the other one has all that was acknowledged");
+        let (_, written) = start(2, 8);
+        assert_eq!(written, (None, vec![2], vec![]), "nobody has more");
+    }
+
+    #[test]
+    fn what_is_in_a_log_directory_without_use_is_led_by_others_and_may_come_back() {
+        let mut image = two();
+        let directory = DirectoryId(Uuid::from_u128(5));
+        for topic in [1, 2] {
+            let id = partition_id(topic, 0);
+            let mut state = image.partition(id).expect("it is there").clone();
+            state.replicas[0].directory = Some(directory);
+            image.apply(&Record::PartitionChanged { id, state }).expect("fits");
+        }
+        let unusable = LogDirectory { id: directory, path: "/disk".to_owned(), is_offline: true };
+        let well = LogDirectory {
+            id: DirectoryId(Uuid::from_u128(6)),
+            path: "/other".to_owned(),
+            is_offline: false,
+        };
+        let log_directories = vec![well, unusable];
+        registered(&mut image, Node { log_directories, ..with_peer(1) }, 7);
+        assert_eq!(state(&image, 1, 0), (None, vec![], vec![1]), "once it can be used again");
+        assert_eq!(state(&image, 2, 0), (Some(2), vec![2], vec![1]));
+        assert_eq!(state(&image, 2, 1), (Some(2), vec![1, 2], vec![]), "in the other one");
     }
 
     #[test]

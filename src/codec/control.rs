@@ -149,6 +149,8 @@ pub struct Registration {
     pub node: NodeId,
     pub incarnation: Uuid,
     pub logs: LogsFound,
+    /// What was written and not flushed may be gone.
+    pub has_lost_power: bool,
     /// The registration of the node that ends with this one, as the controller has told this process.
     pub replaces: Option<BrokerEpoch>,
 }
@@ -161,13 +163,15 @@ pub struct Registered {
     pub is_accepted: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
     pub node: NodeId,
     pub broker_epoch: BrokerEpoch,
     /// How much of the metadata it has applied.
     pub metadata_offset: u64,
     pub wants_shut_down: bool,
+    /// Log directories that have failed since it has started.
+    pub offline_directories: Vec<DirectoryId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -396,6 +400,7 @@ fn registration_table(
         is_empty: registration.logs == LogsFound::Empty,
         damaged: Some(damaged),
         replaces: registration.replaces.map_or(-1, |epoch| epoch.0),
+        has_lost_power: registration.has_lost_power,
     };
     fb::Registration::create(builder, &args)
 }
@@ -412,7 +417,13 @@ fn registration_of(root: fb::Registration<'_>) -> Result<Registration, MessageEr
         false => LogsFound::Damaged(damaged.collect::<Result<_, _>>()?),
     };
     let replaces = (root.replaces() >= 0).then_some(BrokerEpoch(root.replaces()));
-    Ok(Registration { node: NodeId(root.node()), incarnation: uuid(root.incarnation()), logs, replaces })
+    Ok(Registration {
+        node: NodeId(root.node()),
+        incarnation: uuid(root.incarnation()),
+        logs,
+        has_lost_power: root.has_lost_power(),
+        replaces,
+    })
 }
 
 pub fn encode_registered(registered: &Registered) -> Vec<u8> {
@@ -436,11 +447,14 @@ pub fn decode_registered(table: &[u8]) -> Result<Registered, MessageError> {
 
 pub fn encode_heartbeat(heartbeat: &Heartbeat) -> Vec<u8> {
     let mut builder = Builder::with_capacity(64);
+    let ids = heartbeat.offline_directories.iter().map(|directory| fb::Id::new(directory.0.as_bytes()));
+    let offline = ids.collect::<Vec<fb::Id>>();
     let args = fb::HeartbeatArgs {
         node: heartbeat.node.0,
         broker_epoch: heartbeat.broker_epoch.0,
         metadata_offset: heartbeat.metadata_offset,
         wants_shut_down: heartbeat.wants_shut_down,
+        offline_directories: (!offline.is_empty()).then(|| builder.create_vector(&offline)),
     };
     let root = fb::Heartbeat::create(&mut builder, &args);
     finish(builder, root)
@@ -453,6 +467,12 @@ pub fn decode_heartbeat(table: &[u8]) -> Result<Heartbeat, MessageError> {
         broker_epoch: BrokerEpoch(root.broker_epoch()),
         metadata_offset: root.metadata_offset(),
         wants_shut_down: root.wants_shut_down(),
+        offline_directories: root
+            .offline_directories()
+            .into_iter()
+            .flatten()
+            .map(|id| DirectoryId(uuid(id)))
+            .collect(),
     })
 }
 

@@ -10,8 +10,8 @@
 //! In those that do not have the metadata one more line says which one does, so that none of them is ever
 //! taken for the directory of an empty cluster: `metadata.directory.id=MzE8dy87TCSMBw0PLz0eWg`.
 //!
-//! `metadata.begun=true` says that there were metadata once: a start without them is refused. Else made with the
-//! directory and never changed: a directory that is mounted under the wrong node would
+//! `metadata.begun=true` says that there were metadata once: a start without them is refused. `boot.id` says since which
+//! start of the machine the node runs, or ran. Else made with the directory and never changed: a directory that is mounted under the wrong node would
 //! otherwise answer for partitions that it does not have.
 
 #![expect(clippy::disallowed_methods, reason = "runs on the main thread before any shard exists")]
@@ -34,6 +34,8 @@ pub struct Identity {
     pub has_joined: bool,
     /// There were metadata in it: where there are none any more, they are lost.
     pub has_begun: bool,
+    /// During which run of the machine the node was last registered, as the kernel names it.
+    pub boot_id: Option<String>,
     /// True if the directory was empty: nothing is to be recovered.
     pub created: bool,
 }
@@ -56,6 +58,7 @@ pub enum IdentityError {
 const FILE_NAME: &str = "meta.properties";
 const JOINED: &str = "cluster.joined";
 const BEGUN: &str = "metadata.begun";
+const BOOT: &str = "boot.id";
 const STAGED_NAME: &str = "meta.properties.tmp";
 /// Bytes; ours has some 110.
 const FILE_SIZE_MAX: u64 = 64 << 10;
@@ -94,19 +97,38 @@ pub fn create(data_dir: &Path, node_id: NodeId, of: Of<'_>) -> Result<Identity, 
         Of::Metadata(first) => (first.cluster_id.clone(), Some(first.directory_id.to_string()), false),
     };
     let directory_id = DirectoryId(Uuid::new_v4());
-    let (has_begun, created) = (false, true);
-    let identity =
-        Identity { cluster_id, directory_id, metadata_directory, node_id, has_joined, has_begun, created };
+    let identity = Identity {
+        cluster_id,
+        directory_id,
+        metadata_directory,
+        node_id,
+        has_joined,
+        has_begun: false,
+        boot_id: None,
+        created: true,
+    };
     write(data_dir, &path, &identity).map_err(|error| IdentityError::Io { path, error })?;
     Ok(identity)
 }
 
-/// Notes that there are metadata in a directory now.
-pub fn note_begun(data_dir: &Path, identity: &Identity) -> io::Result<()> {
-    if identity.has_begun {
-        return Ok(());
+/// Notes that there are metadata in a directory now, and during which run of the machine.
+pub fn note_begun(data_dir: &Path, identity: &Identity, boot_id: Option<String>) -> io::Result<()> {
+    let noted = Identity { has_begun: true, boot_id, ..identity.clone() };
+    if noted == *identity { Ok(()) } else { write(data_dir, &data_dir.join(FILE_NAME), &noted) }
+}
+
+/// What the kernel calls this run of the machine.
+pub fn current_boot_id() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
+impl Identity {
+    /// The machine may have lost what was written and not flushed since the node last ran: it was started anew, or nobody
+    /// can say.
+    pub fn is_of_another_boot(&self, current: Option<&str>) -> bool {
+        self.has_begun && (current.is_none() || self.boot_id.as_deref() != current)
     }
-    write(data_dir, &data_dir.join(FILE_NAME), &Identity { has_begun: true, ..identity.clone() })
 }
 
 /// Which directory it says it is, and which one has the metadata if that is another; for readers of a
@@ -175,8 +197,18 @@ fn parse(contents: &str, path: &Path, wanted: NodeId) -> Result<Identity, Identi
     let metadata_directory = property("metadata.directory.id").ok();
     let is_true = |name| property(name).is_ok_and(|value| value == "true");
     let (node_id, has_joined, has_begun) = (wanted, is_true(JOINED), is_true(BEGUN));
+    let boot_id = property(BOOT).ok();
     let created = false;
-    Ok(Identity { cluster_id, directory_id, metadata_directory, node_id, has_joined, has_begun, created })
+    Ok(Identity {
+        cluster_id,
+        directory_id,
+        metadata_directory,
+        node_id,
+        has_joined,
+        has_begun,
+        boot_id,
+        created,
+    })
 }
 
 /// Whole or not at all: under another name, flushed, renamed, and the directory flushed.
@@ -194,6 +226,9 @@ fn write(data_dir: &Path, path: &Path, identity: &Identity) -> io::Result<()> {
         if is_so {
             writeln!(file, "{name}=true")?;
         }
+    }
+    if let Some(boot) = &identity.boot_id {
+        writeln!(file, "{BOOT}={boot}")?;
     }
     file.sync_all()?;
     std::fs::rename(&staged, path)?;
@@ -217,9 +252,17 @@ mod tests {
         let made = create(joined.path(), NodeId(9), Of::Cluster(cluster)).expect("made");
         let found = load(joined.path(), NodeId(9)).expect("readable").expect("it is there");
         assert!(found.has_joined && found.cluster_id == made.cluster_id);
-        note_begun(joined.path(), &found).expect("noted");
+        assert!(!found.is_of_another_boot(Some("one")), "it has not run");
+        let boot = |name: &str| Some(name.to_owned());
+        note_begun(joined.path(), &found, boot("one")).expect("noted");
         let begun = load(joined.path(), NodeId(9)).expect("readable").expect("it is there");
-        assert_eq!(begun, Identity { has_begun: true, ..found });
+        assert_eq!(begun, Identity { has_begun: true, boot_id: boot("one"), ..found });
+        let is_other = |boot| begun.is_of_another_boot(boot);
+        assert_eq!([Some("one"), Some("two"), None].map(is_other), [false, true, true]);
+        note_begun(joined.path(), &begun, boot("two")).expect("noted");
+        let again = load(joined.path(), NodeId(9)).expect("readable").expect("it is there");
+        assert_eq!(again, Identity { boot_id: boot("two"), ..begun.clone() });
+        assert!(Identity { boot_id: None, ..begun }.is_of_another_boot(Some("one")), "of an earlier build");
         let error = load(directory.path(), NodeId(8)).expect_err("another node").to_string();
         assert!(error.contains("belongs to node 7, not 8: start with --node-id 7"), "{error}");
         let other = tempfile::tempdir().expect("a temporary directory");

@@ -25,7 +25,7 @@ use crate::config::{Config, HostPort};
 use crate::types::Uuid;
 
 pub use data_dir::{DataDirError, DataDirLock, FileSystem, file_system_name, hold_for_reading};
-pub use identity::{Identity, IdentityError, directory_ids, note_begun};
+pub use identity::{Identity, IdentityError, current_boot_id, directory_ids, note_begun};
 pub use io_uring::{IoUringError, probe as probe_io_uring};
 pub use log_dirs::{LogDir, LogDirsError, OtherDir, adopt};
 pub use machine::{hostname, machine};

@@ -1557,6 +1557,7 @@ pub enum RegistrationOffset {}
 /// A node has started. `incarnation`: random, of this process. `damaged`: partitions whose log may lack what
 /// it had acknowledged; `is_empty`: all of them. `replaces`: the registration of the node that ends with this one, as
 /// the controller has told this process; -1: none. Whoever comes late replaces another one, and is refused.
+/// `has_lost_power`: what was written and not flushed may be gone.
 pub struct Registration<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -1575,6 +1576,7 @@ impl<'a> Registration<'a> {
   pub const VT_IS_EMPTY: ::flatbuffers::VOffsetT = 8;
   pub const VT_DAMAGED: ::flatbuffers::VOffsetT = 10;
   pub const VT_REPLACES: ::flatbuffers::VOffsetT = 12;
+  pub const VT_HAS_LOST_POWER: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1590,6 +1592,7 @@ impl<'a> Registration<'a> {
     if let Some(x) = args.damaged { builder.add_damaged(x); }
     if let Some(x) = args.incarnation { builder.add_incarnation(x); }
     builder.add_node(args.node);
+    builder.add_has_lost_power(args.has_lost_power);
     builder.add_is_empty(args.is_empty);
     builder.finish()
   }
@@ -1630,6 +1633,13 @@ impl<'a> Registration<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<i64>(Registration::VT_REPLACES, Some(-1)).unwrap()}
   }
+  #[inline]
+  pub fn has_lost_power(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Registration::VT_HAS_LOST_POWER, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Registration<'_> {
@@ -1643,6 +1653,7 @@ impl ::flatbuffers::Verifiable for Registration<'_> {
      .visit_field::<bool>("is_empty", Self::VT_IS_EMPTY, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, TopicPartition>>>("damaged", Self::VT_DAMAGED, false)?
      .visit_field::<i64>("replaces", Self::VT_REPLACES, false)?
+     .visit_field::<bool>("has_lost_power", Self::VT_HAS_LOST_POWER, false)?
      .finish();
     Ok(())
   }
@@ -1653,6 +1664,7 @@ pub struct RegistrationArgs<'a> {
     pub is_empty: bool,
     pub damaged: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, TopicPartition>>>,
     pub replaces: i64,
+    pub has_lost_power: bool,
 }
 impl<'a> Default for RegistrationArgs<'a> {
   #[inline]
@@ -1663,6 +1675,7 @@ impl<'a> Default for RegistrationArgs<'a> {
       is_empty: false,
       damaged: None,
       replaces: -1,
+      has_lost_power: false,
     }
   }
 }
@@ -1693,6 +1706,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RegistrationBuilder<'a, 'b, A
     self.fbb_.push_slot::<i64>(Registration::VT_REPLACES, replaces, -1);
   }
   #[inline]
+  pub fn add_has_lost_power(&mut self, has_lost_power: bool) {
+    self.fbb_.push_slot::<bool>(Registration::VT_HAS_LOST_POWER, has_lost_power, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RegistrationBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     RegistrationBuilder {
@@ -1716,6 +1733,7 @@ impl ::core::fmt::Debug for Registration<'_> {
       ds.field("is_empty", &self.is_empty());
       ds.field("damaged", &self.damaged());
       ds.field("replaces", &self.replaces());
+      ds.field("has_lost_power", &self.has_lost_power());
       ds.finish()
   }
 }
@@ -1855,6 +1873,7 @@ pub enum HeartbeatOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
 /// `metadata_offset`: how much of the metadata it has applied. `wants_shut_down`: it would like to stop.
+/// `offline_directories`: log directories that have failed since it has started (KIP-858).
 pub struct Heartbeat<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -1872,6 +1891,7 @@ impl<'a> Heartbeat<'a> {
   pub const VT_BROKER_EPOCH: ::flatbuffers::VOffsetT = 6;
   pub const VT_METADATA_OFFSET: ::flatbuffers::VOffsetT = 8;
   pub const VT_WANTS_SHUT_DOWN: ::flatbuffers::VOffsetT = 10;
+  pub const VT_OFFLINE_DIRECTORIES: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1880,11 +1900,12 @@ impl<'a> Heartbeat<'a> {
   #[allow(unused_mut)]
   pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
     _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
-    args: &'args HeartbeatArgs
+    args: &'args HeartbeatArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Heartbeat<'bldr>> {
     let mut builder = HeartbeatBuilder::new(_fbb);
     builder.add_metadata_offset(args.metadata_offset);
     builder.add_broker_epoch(args.broker_epoch);
+    if let Some(x) = args.offline_directories { builder.add_offline_directories(x); }
     builder.add_node(args.node);
     builder.add_wants_shut_down(args.wants_shut_down);
     builder.finish()
@@ -1919,6 +1940,13 @@ impl<'a> Heartbeat<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<bool>(Heartbeat::VT_WANTS_SHUT_DOWN, Some(false)).unwrap()}
   }
+  #[inline]
+  pub fn offline_directories(&self) -> Option<::flatbuffers::Vector<'a, Id>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, Id>>>(Heartbeat::VT_OFFLINE_DIRECTORIES, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Heartbeat<'_> {
@@ -1931,17 +1959,19 @@ impl ::flatbuffers::Verifiable for Heartbeat<'_> {
      .visit_field::<i64>("broker_epoch", Self::VT_BROKER_EPOCH, false)?
      .visit_field::<u64>("metadata_offset", Self::VT_METADATA_OFFSET, false)?
      .visit_field::<bool>("wants_shut_down", Self::VT_WANTS_SHUT_DOWN, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Id>>>("offline_directories", Self::VT_OFFLINE_DIRECTORIES, false)?
      .finish();
     Ok(())
   }
 }
-pub struct HeartbeatArgs {
+pub struct HeartbeatArgs<'a> {
     pub node: i32,
     pub broker_epoch: i64,
     pub metadata_offset: u64,
     pub wants_shut_down: bool,
+    pub offline_directories: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Id>>>,
 }
-impl<'a> Default for HeartbeatArgs {
+impl<'a> Default for HeartbeatArgs<'a> {
   #[inline]
   fn default() -> Self {
     HeartbeatArgs {
@@ -1949,6 +1979,7 @@ impl<'a> Default for HeartbeatArgs {
       broker_epoch: 0,
       metadata_offset: 0,
       wants_shut_down: false,
+      offline_directories: None,
     }
   }
 }
@@ -1975,6 +2006,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> HeartbeatBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<bool>(Heartbeat::VT_WANTS_SHUT_DOWN, wants_shut_down, false);
   }
   #[inline]
+  pub fn add_offline_directories(&mut self, offline_directories: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , Id>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Heartbeat::VT_OFFLINE_DIRECTORIES, offline_directories);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> HeartbeatBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     HeartbeatBuilder {
@@ -1996,6 +2031,7 @@ impl ::core::fmt::Debug for Heartbeat<'_> {
       ds.field("broker_epoch", &self.broker_epoch());
       ds.field("metadata_offset", &self.metadata_offset());
       ds.field("wants_shut_down", &self.wants_shut_down());
+      ds.field("offline_directories", &self.offline_directories());
       ds.finish()
   }
 }

@@ -842,7 +842,8 @@ impl ::core::fmt::Debug for FeatureLevelSet<'_> {
 pub enum LogDirectoryOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
-/// A log directory of a node, and where it was when the node last started.
+/// A log directory of a node, and where it was when the node last started. `is_offline`: it could not be used then, or
+/// has failed since.
 pub struct LogDirectory<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -858,6 +859,7 @@ impl<'a> ::flatbuffers::Follow<'a> for LogDirectory<'a> {
 impl<'a> LogDirectory<'a> {
   pub const VT_ID: ::flatbuffers::VOffsetT = 4;
   pub const VT_PATH: ::flatbuffers::VOffsetT = 6;
+  pub const VT_IS_OFFLINE: ::flatbuffers::VOffsetT = 8;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -871,6 +873,7 @@ impl<'a> LogDirectory<'a> {
     let mut builder = LogDirectoryBuilder::new(_fbb);
     if let Some(x) = args.path { builder.add_path(x); }
     if let Some(x) = args.id { builder.add_id(x); }
+    builder.add_is_offline(args.is_offline);
     builder.finish()
   }
 
@@ -889,6 +892,13 @@ impl<'a> LogDirectory<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(LogDirectory::VT_PATH, None).unwrap()}
   }
+  #[inline]
+  pub fn is_offline(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(LogDirectory::VT_IS_OFFLINE, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for LogDirectory<'_> {
@@ -899,6 +909,7 @@ impl ::flatbuffers::Verifiable for LogDirectory<'_> {
     v.visit_table(pos)?
      .visit_field::<Id>("id", Self::VT_ID, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("path", Self::VT_PATH, true)?
+     .visit_field::<bool>("is_offline", Self::VT_IS_OFFLINE, false)?
      .finish();
     Ok(())
   }
@@ -906,6 +917,7 @@ impl ::flatbuffers::Verifiable for LogDirectory<'_> {
 pub struct LogDirectoryArgs<'a> {
     pub id: Option<&'a Id>,
     pub path: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub is_offline: bool,
 }
 impl<'a> Default for LogDirectoryArgs<'a> {
   #[inline]
@@ -913,6 +925,7 @@ impl<'a> Default for LogDirectoryArgs<'a> {
     LogDirectoryArgs {
       id: None, // required field
       path: None, // required field
+      is_offline: false,
     }
   }
 }
@@ -929,6 +942,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> LogDirectoryBuilder<'a, 'b, A
   #[inline]
   pub fn add_path(&mut self, path: ::flatbuffers::WIPOffset<&'b  str>) {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(LogDirectory::VT_PATH, path);
+  }
+  #[inline]
+  pub fn add_is_offline(&mut self, is_offline: bool) {
+    self.fbb_.push_slot::<bool>(LogDirectory::VT_IS_OFFLINE, is_offline, false);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> LogDirectoryBuilder<'a, 'b, A> {
@@ -952,6 +969,7 @@ impl ::core::fmt::Debug for LogDirectory<'_> {
     let mut ds = f.debug_struct("LogDirectory");
       ds.field("id", &self.id());
       ds.field("path", &self.path());
+      ds.field("is_offline", &self.is_offline());
       ds.finish()
   }
 }

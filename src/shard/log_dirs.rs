@@ -119,16 +119,18 @@ impl LogDirs {
     }
 
     /// What the metadata is told of this node's directories: nothing where there is only one. One that is
-    /// not among them any more is remembered as long as it has partitions.
+    /// not among them any more is remembered as long as it has partitions, and is as one that cannot be used.
     pub fn registered(&self, image: &Image, node: NodeId) -> Vec<LogDirectory> {
         let path = |dir: &LogDir| absolute(&dir.path);
-        let here = self.dirs.iter().filter_map(|dir| Some(LogDirectory { id: dir.id?, path: path(dir) }));
+        let here = self.dirs.iter().filter_map(|dir| {
+            Some(LogDirectory { id: dir.id?, path: path(dir), is_offline: dir.offline.is_some() })
+        });
         let mut all: Vec<LogDirectory> = here.collect();
         let before = image.node(node).map(|node| &node.log_directories[..]).unwrap_or_default();
         for directory in before {
             let is_missed = all.iter().all(|here| here.id != directory.id);
             if is_missed && image.directory_load(node, directory.id) > 0 {
-                all.push(directory.clone());
+                all.push(LogDirectory { is_offline: true, ..directory.clone() });
             }
         }
         if self.dirs.len() == 1 && all.len() == 1 { Vec::new() } else { all }

@@ -131,7 +131,7 @@ use crate::shard::transactions::Transactions;
 use crate::shard::verification::TransactionVerifier;
 use crate::shard::watches::{RemoteWatches, WatchKey};
 use crate::types::limits::FETCH_SESSION_PARTITIONS_MAX;
-use crate::types::{BrokerEpoch, LogDirIndex, NodeId, ShardId, TopicPartition};
+use crate::types::{BrokerEpoch, DirectoryId, LogDirIndex, NodeId, ShardId, TopicPartition};
 use glommio::sync::Semaphore;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -384,6 +384,12 @@ impl Shard {
     /// A log directory has failed on another shard of this node.
     fn log_dir_failed(&self, dir: LogDirIndex, reason: &str) {
         self.stores.get(dir).go_offline(reason);
+    }
+
+    /// Log directories that have failed, or could not be used at the start, of those that are known.
+    fn offline_directories(&self) -> Vec<DirectoryId> {
+        let offline = self.stores.iter().filter(|store| store.is_offline());
+        offline.filter_map(|store| self.log_dirs.id(store.dir)).collect()
     }
 
     fn connections(&self) -> Vec<Rc<Connection>> {

@@ -306,7 +306,7 @@ fn batch(value: &str) -> Batch {
 }
 
 /// Partitions of a topic that a log directory has.
-fn partitions_in(dir: &Path, topic: &str) -> BTreeSet<i32> {
+pub fn partitions_in(dir: &Path, topic: &str) -> BTreeSet<i32> {
     let Ok(entries) = std::fs::read_dir(dir) else { return BTreeSet::new() };
     let names = entries.map(|entry| entry.expect("it can be listed").file_name());
     let index =

@@ -17,6 +17,7 @@ mod deletion;
 mod durability;
 mod elections;
 mod fetching;
+mod failed_disks;
 mod files;
 mod full_disk;
 mod groups;

@@ -21,19 +21,20 @@ use odradek_test_harness::kafka_protocol::messages::{
 };
 use odradek_test_harness::kafka_protocol::protocol::StrBytes;
 use odradek_test_harness::{
-    Batch, BatchProducer, Broker, Client, Connection, Options, ReadRecord, Routing, topic_name, wait_for,
+    Batch, BatchProducer, Broker, Client, Connection, Options, ReadRecord, Routing, create_topics,
+    topic_name, wait_for,
 };
 
-use crate::clusters::{options, three_with};
+use crate::clusters::{options, status, three_with};
 
-const TOPIC: &str = "replicated";
+pub const TOPIC: &str = "replicated";
 
 fn three() -> Vec<Broker> {
     three_with(&options().set("broker.session.timeout.ms", "3000"))
 }
 
 /// With three replicas.
-fn create(node: &Broker, partitions: i32, settings: &[(&str, &str)]) {
+pub fn create(node: &Broker, partitions: i32, settings: &[(&str, &str)]) {
     let configs = settings.iter().map(|(name, value)| {
         CreatableTopicConfig::default()
             .with_name(StrBytes::from_string((*name).to_owned()))
@@ -45,8 +46,7 @@ fn create(node: &Broker, partitions: i32, settings: &[(&str, &str)]) {
         .with_replication_factor(3)
         .with_configs(configs.collect());
     let request = CreateTopicsRequest::default().with_timeout_ms(10_000).with_topics(vec![topic]);
-    let response = Connection::open(node.port()).call(5, &request);
-    assert_eq!(response.topics[0].error_code, 0, "{:?}", response.topics[0]);
+    assert_eq!(create_topics(node, &request), None);
 }
 
 fn metadata(node: &Broker) -> Option<MetadataResponse> {
@@ -55,18 +55,18 @@ fn metadata(node: &Broker) -> Option<MetadataResponse> {
     Connection::try_open(node.port()).ok()?.try_call(Client::METADATA_VERSION, &request).ok()
 }
 
-fn partition(node: &Broker, partition: i32) -> Option<MetadataResponsePartition> {
+pub fn partition(node: &Broker, partition: i32) -> Option<MetadataResponsePartition> {
     let metadata = metadata(node)?;
     metadata.topics[0].partitions.iter().find(|found| found.partition_index == partition).cloned()
 }
 
 /// Which of the nodes leads, as `node` has heard.
-fn leader(nodes: &[Broker], node: usize, of: i32) -> Option<usize> {
+pub fn leader(nodes: &[Broker], node: usize, of: i32) -> Option<usize> {
     let leader = partition(&nodes[node], of)?.leader_id.0;
     (1..=nodes.len() as i32).contains(&leader).then(|| leader as usize - 1)
 }
 
-fn wait_for_in_sync(node: &Broker, of: i32, expected: &[i32]) {
+pub fn wait_for_in_sync(node: &Broker, of: i32, expected: &[i32]) {
     let expected: BTreeSet<i32> = expected.iter().copied().collect();
     wait_for(&format!("{expected:?} to be in sync of partition {of}"), || {
         let found = partition(node, of)?;
@@ -87,11 +87,15 @@ fn try_produce(node: &Broker, of: i32, acks: i16, batch: &Batch) -> Option<Resul
 }
 
 /// Produces with `acks=all`, as a client does that tries again until it has succeeded. Returns the offset.
-fn produce(nodes: &[Broker], alive: usize, of: i32, batch: &Batch) -> i64 {
+pub fn produce(nodes: &[Broker], alive: usize, of: i32, batch: &Batch) -> i64 {
     wait_for("an acknowledgement", || match try_produce(&nodes[leader(nodes, alive, of)?], of, -1, batch)? {
         Ok(offset) => Some(offset),
         Err(
             ResponseError::NotLeaderOrFollower
+            // It was just made: the leader may hear of that last.
+            | ResponseError::UnknownTopicOrPartition
+            // Until others lead what is in a log directory that has failed.
+            | ResponseError::KafkaStorageError
             | ResponseError::NotEnoughReplicas
             | ResponseError::NotEnoughReplicasAfterAppend
             | ResponseError::RequestTimedOut,
@@ -101,7 +105,7 @@ fn produce(nodes: &[Broker], alive: usize, of: i32, batch: &Batch) -> i64 {
 }
 
 /// All records of a partition, once its leader knows that it may show them.
-fn read_all(nodes: &[Broker], alive: usize, of: i32, expected: usize) -> Vec<ReadRecord> {
+pub fn read_all(nodes: &[Broker], alive: usize, of: i32, expected: usize) -> Vec<ReadRecord> {
     wait_for(&format!("{expected} records of partition {of}"), || {
         let leader = leader(nodes, alive, of)?;
         let read = Client::connect(&nodes[leader]).read_from(TOPIC, of, 0);
@@ -109,7 +113,7 @@ fn read_all(nodes: &[Broker], alive: usize, of: i32, expected: usize) -> Vec<Rea
     })
 }
 
-fn check(read: &[ReadRecord], acknowledged: &BTreeMap<i64, String>) {
+pub fn check(read: &[ReadRecord], acknowledged: &BTreeMap<i64, String>) {
     for (offset, value) in acknowledged {
         let found = read.iter().find(|record| record.offset == *offset);
         let found = found.map(|record| String::from_utf8_lossy(&record.value).into_owned());
@@ -192,6 +196,63 @@ fn all_nodes_are_killed_at_once_and_everything_acknowledged_is_back() {
     nodes.iter_mut().for_each(Broker::stop);
 }
 
+/// Machines that lose power lose what `odradek.durability=write` has acknowledged: who has not leads.
+#[test]
+fn after_a_loss_of_power_the_node_leads_that_has_kept_it() {
+    const LOST: [usize; 2] = [0, 1];
+    const KEPT: usize = 2;
+    let mut nodes = three();
+    create(&nodes[0], 1, &[("odradek.durability", "write")]);
+    let mut acknowledged = BTreeMap::new();
+    for number in 0..5 {
+        let value = number.to_string();
+        let offset = produce(&nodes, 0, 0, &Batch::of(&[&value], 1));
+        acknowledged.insert(offset, value);
+    }
+    wait_for_in_sync(&nodes[0], 0, &[1, 2, 3]);
+    nodes.iter_mut().for_each(Broker::kill);
+    for at in LOST {
+        let path = nodes[at].data_dir().join("meta.properties");
+        let text = std::fs::read_to_string(&path).expect("it has an identity");
+        let lines =
+            text.lines().map(|line| if line.starts_with("boot.id=") { "boot.id=before" } else { line });
+        let changed: Vec<&str> = lines.collect();
+        assert!(changed.contains(&"boot.id=before"), "{text}");
+        std::fs::write(path, changed.join("\n") + "\n").expect("nobody uses it");
+        nodes[at].begin_start();
+    }
+    LOST.iter().for_each(|at| drop(nodes[*at].wait_until_ready()));
+    let is_alive = |id: usize| {
+        let status = status(&nodes[0])?;
+        let brokers = status["brokers"].as_array()?;
+        brokers.iter().any(|broker| broker["broker"] == id && broker["state"] == "alive").then_some(())
+    };
+    LOST.iter().for_each(|at| wait_for("who has lost power to be there", || is_alive(at + 1)));
+    wait_for("nobody to lead", || {
+        let leader = partition(&nodes[0], 0)?.leader_id.0;
+        // The third counts as there until its session is over.
+        assert!([-1, KEPT as i32 + 1].contains(&leader), "{leader} has lost what another one may have");
+        (leader == -1).then_some(())
+    });
+    nodes[KEPT].start_again();
+    assert_eq!(wait_for("a leader", || leader(&nodes, 0, 0)), KEPT);
+    check(&read_all(&nodes, 0, 0, acknowledged.len()), &acknowledged);
+    wait_for_in_sync(&nodes[0], 0, &[1, 2, 3]);
+    // All of them lose it at once: the last one has as much as any.
+    nodes.iter_mut().for_each(Broker::kill);
+    for node in &nodes {
+        let path = node.data_dir().join("meta.properties");
+        let text = std::fs::read_to_string(&path).expect("it has an identity");
+        let without = text.lines().filter(|line| !line.starts_with("boot.id="));
+        std::fs::write(&path, without.collect::<Vec<_>>().join("\n") + "\n").expect("nobody uses it");
+    }
+    nodes.iter_mut().for_each(Broker::begin_start);
+    nodes.iter().for_each(|node| drop(node.wait_until_ready()));
+    check(&read_all(&nodes, 0, 0, acknowledged.len()), &acknowledged);
+    wait_for_in_sync(&nodes[0], 0, &[1, 2, 3]);
+    nodes.iter_mut().for_each(Broker::stop);
+}
+
 /// What only the leader had is cut from its log once another one leads, and is not shown before.
 #[test]
 fn what_was_not_replicated_is_cut_when_its_leader_comes_back() {
@@ -216,9 +277,10 @@ fn what_was_not_replicated_is_cut_when_its_leader_comes_back() {
     let alive = followers[0];
     wait_for("another leader", || leader(&nodes, alive, 0).filter(|leader| *leader != old));
     let mut acknowledged = BTreeMap::from([(kept, "kept".to_owned())]);
+    let producer = Client::connect(&nodes[alive]).init_producer();
     for number in 0..3 {
         let value = format!("new {number}");
-        acknowledged.insert(produce(&nodes, alive, 0, &Batch::of(&[&value], 1)), value);
+        acknowledged.insert(produce(&nodes, alive, 0, &sequenced(producer, number, &value)), value);
     }
     nodes[old].start_again();
     wait_for_in_sync(&nodes[alive], 0, &[1, 2, 3]);
@@ -248,7 +310,8 @@ fn too_few_in_sync_refuse_what_all_are_to_have() {
     wait_for("a refusal", || match try_produce(&nodes[at], 0, -1, &Batch::of(&["two"], 1)) {
         Some(Err(ResponseError::NotEnoughReplicas)) => Some(()),
         // It was appended while three were thought to be there.
-        Some(Err(ResponseError::NotEnoughReplicasAfterAppend) | Ok(_)) | None => None,
+        Some(Err(ResponseError::NotEnoughReplicasAfterAppend | ResponseError::RequestTimedOut) | Ok(_))
+        | None => None,
         Some(Err(error)) => panic!("{error:?}"),
     });
     let only_leader = try_produce(&nodes[at], 0, 1, &Batch::of(&["leader"], 1));
@@ -284,7 +347,7 @@ fn deleted_records_are_gone_on_all_replicas() {
         let answer = &response.topics[0].partitions[0];
         match ResponseError::try_from_code(answer.error_code) {
             None => Some(answer.offset),
-            Some(ResponseError::OffsetNotAvailable) => None,
+            Some(ResponseError::OffsetNotAvailable | ResponseError::NotLeaderOrFollower) => None,
             Some(error) => panic!("{error:?}"),
         }
     });

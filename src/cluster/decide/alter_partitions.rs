@@ -30,8 +30,9 @@ pub fn decide_alter_partitions(
             altered.push(refused(proposal, AlterRefusal::UnknownPartition));
             continue;
         };
-        let rules =
-            Rules { members: &members, in_sync_min: InSyncMin::of(topic, controller.defaults).get(state) };
+        let in_sync_min = InSyncMin::of(topic, controller.defaults).get(state);
+        let offline = controller.image.offline_replicas(state);
+        let rules = Rules { members: &members, in_sync_min, offline: &offline };
         let alteration = Alteration {
             node: asked.node,
             broker_epoch: asked.broker_epoch,

@@ -50,7 +50,8 @@ pub fn decide_alter_reassignments(
             return Err(Refusal::DuplicateResource);
         }
         let mut tentative = placement.clone();
-        let of = Partition { controller, members: &members, topic, id, state };
+        let offline = controller.image.offline_replicas(state);
+        let of = Partition { controller, members: &members, topic, id, state, offline };
         let state = match &asked.replicas {
             None => Some(of.cancel()?),
             Some(replicas) => {
@@ -93,12 +94,14 @@ struct Partition<'a> {
     topic: &'a Topic,
     id: TopicPartition,
     state: &'a PartitionState,
+    /// Nodes that have it in a log directory that cannot be used.
+    offline: Vec<NodeId>,
 }
 
 impl Partition<'_> {
     fn rules(&self) -> Rules<'_> {
         let in_sync_min = InSyncMin::of(self.topic, self.controller.defaults).get(self.state);
-        Rules { members: self.members, in_sync_min }
+        Rules { members: self.members, in_sync_min, offline: &self.offline }
     }
 
     fn cancel(&self) -> Result<PartitionState, Refusal> {
@@ -332,7 +335,7 @@ mod tests {
 
     fn fence(cluster: &mut Cluster, id: i32) {
         let node = (NodeId(id), BrokerEpoch(id.into()));
-        let records = change_node(&cluster.image, &cluster.defaults, node, NodeChange::Fence);
+        let records = change_node(&cluster.image, &cluster.defaults, node, &NodeChange::Fence);
         records.iter().for_each(|record| cluster.image.apply(record).expect("decided on this image"));
     }
 

@@ -280,7 +280,7 @@ pub(super) fn new_partition(
 ) -> Result<PartitionState, Refusal> {
     let nodes = replicas.iter().map(|replica| replica.node).collect();
     // Nobody is eligible yet: the minimum means nothing.
-    let leadership = Leadership::new(nodes, Rules { members, in_sync_min: 1 });
+    let leadership = Leadership::new(nodes, Rules { members, in_sync_min: 1, offline: &[] });
     match leadership.leader {
         Some(_) => Ok(PartitionState::created(replicas, &leadership)),
         None => Err(Refusal::AssignedToNobodyActive(index)),

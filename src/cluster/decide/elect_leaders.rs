@@ -99,8 +99,9 @@ fn elect(
         return Err(NotElected::NotNeeded);
     }
     let members = controller.image.members();
-    let rules =
-        Rules { members: &members, in_sync_min: InSyncMin::of(topic, controller.defaults).get(state) };
+    let in_sync_min = InSyncMin::of(topic, controller.defaults).get(state);
+    let offline = controller.image.offline_replicas(state);
+    let rules = Rules { members: &members, in_sync_min, offline: &offline };
     let elected = state.leadership().elect(rules, election);
     let elected = match election {
         Election::Online | Election::Preferred => {

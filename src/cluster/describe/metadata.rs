@@ -140,7 +140,7 @@ fn describe_topic(brokers: &Brokers, topic: &Topic) -> MetadataResponseTopic {
 fn describe_partition(brokers: &Brokers, index: i32, state: &PartitionState) -> MetadataResponsePartition {
     let broker_of = |replica: &Replica| brokers.broker_of(replica).0.into();
     let in_sync = |node: &NodeId| state.replica_on(*node).map(broker_of);
-    let offline = state.replicas.iter().filter(|replica| !brokers.is_alive(replica.node));
+    let offline = state.replicas.iter().filter(|replica| !brokers.is_online(replica));
     let (leader, error) = match brokers.leader_of(state) {
         Some(leader) => (leader.0, ErrorCode::None),
         None => (-1, ErrorCode::LeaderNotAvailable),

@@ -119,7 +119,7 @@ fn describe_partition(
 ) -> DescribeTopicPartitionsResponsePartition {
     let broker_of = |replica: &Replica| BrokerId(brokers.broker_of(replica).0);
     let on = |node: &NodeId| state.replica_on(*node).map(broker_of);
-    let offline = state.replicas.iter().filter(|replica| !brokers.is_alive(replica.node));
+    let offline = state.replicas.iter().filter(|replica| !brokers.is_online(replica));
     let eligible = state.eligible_leaders.iter().filter_map(on).collect();
     DescribeTopicPartitionsResponsePartition::default()
         .with_partition_index(index)

@@ -31,7 +31,9 @@ pub enum AlterRefused {
     InvalidUpdateVersion { asked: PartitionEpoch, current: PartitionEpoch },
     #[error("the in-sync set names others than replicas, one twice, or lacks the leader")]
     InvalidInSync,
-    #[error("node {0:?} may not be in sync: it is fenced, stops, or has started anew")]
+    #[error(
+        "node {0:?} may not be in sync: it is fenced, stops, has started anew, or its log directory has failed"
+    )]
     IneligibleReplica(NodeId),
 }
 
@@ -67,7 +69,7 @@ impl Leadership {
             return Err(AlterRefused::InvalidInSync);
         }
         for (node, broker_epoch) in asked.in_sync.iter().filter(|(node, _)| !self.in_sync.contains(node)) {
-            let member = rules.members.get(*node).filter(|_| rules.members.is_active(*node));
+            let member = rules.members.get(*node).filter(|_| rules.is_active(*node));
             if member.is_none() || member.map(|member| member.broker_epoch) != *broker_epoch {
                 return Err(AlterRefused::IneligibleReplica(*node));
             }

@@ -4,7 +4,9 @@
 //! |---|---|---|---|
 //! | it starts, its log complete | no more; again under a new epoch | stays | stays |
 //! | it starts, its log not complete | no more | out | out |
+//! | the same of what was never flushed, after a loss of power | no more | out, unless nobody else is left | out |
 //! | nothing is heard of it (fenced) | no more | out | in, while fewer than the minimum are in sync |
+//! | its log directory has failed, or cannot be used at a start | no more | out | the same |
 //! | it stops in an orderly way | others first | out | the same |
 //! | it is up to date (unfenced) | where nobody leads | | |
 //!
@@ -21,6 +23,10 @@ pub enum LogFound {
     Complete,
     /// Damage, or no proof, or nothing at all.
     Lost,
+    /// It was acknowledged before it was flushed, and the power may have been lost since.
+    Unflushed,
+    /// Its log directory cannot be used: what it has acknowledged may be back with it.
+    Unavailable,
 }
 
 /// The registration that a process would replace is not the one it has heard of: it is late, or another one was
@@ -73,16 +79,27 @@ impl Leadership {
     /// A node has registered anew; `rules` know it already as fenced. `None` where all stays as it is.
     pub fn node_started(&self, rules: Rules<'_>, node: NodeId, found: LogFound) -> Option<Leadership> {
         match found {
-            LogFound::Lost => {
-                let in_sync = self.without(node);
-                self.change(rules, Target { lost: Some(node), ..Target::in_sync(&in_sync) })
+            LogFound::Lost => self.node_lost(rules, node),
+            LogFound::Unflushed if !self.is_last(node) => self.node_lost(rules, node),
+            LogFound::Unavailable => self.node_left(rules, node),
+            LogFound::Complete | LogFound::Unflushed if self.leader == Some(node) => {
+                self.elect(rules, Election::Online)
             }
-            LogFound::Complete if self.leader == Some(node) => self.elect(rules, Election::Online),
-            LogFound::Complete => None,
+            LogFound::Complete | LogFound::Unflushed => None,
         }
     }
 
-    /// A node was fenced, or wants to stop; `rules` know that already.
+    fn node_lost(&self, rules: Rules<'_>, node: NodeId) -> Option<Leadership> {
+        let in_sync = self.without(node);
+        self.change(rules, Target { lost: Some(node), ..Target::in_sync(&in_sync) })
+    }
+
+    /// Nobody else could lead without a loss.
+    fn is_last(&self, node: NodeId) -> bool {
+        self.in_sync.iter().chain(&self.eligible_leaders).all(|other| *other == node)
+    }
+
+    /// A node was fenced, wants to stop, or its log directory has failed; `rules` know that already.
     pub fn node_left(&self, rules: Rules<'_>, node: NodeId) -> Option<Leadership> {
         if !self.in_sync.contains(&node) {
             return None;

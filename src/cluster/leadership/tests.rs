@@ -25,12 +25,13 @@ impl Story {
             members.register(node, BrokerEpoch(at as i64));
             members.unfence(node);
         }
-        let partition = Leadership::new(nodes(replicas), Rules { members: &members, in_sync_min });
+        let partition =
+            Leadership::new(nodes(replicas), Rules { members: &members, in_sync_min, offline: &[] });
         Story { members, in_sync_min, partition, next_epoch: 100 }
     }
 
     fn take(&mut self, change: impl FnOnce(&Leadership, Rules<'_>) -> Option<Leadership>) -> bool {
-        let rules = Rules { members: &self.members, in_sync_min: self.in_sync_min };
+        let rules = Rules { members: &self.members, in_sync_min: self.in_sync_min, offline: &[] };
         let next = change(&self.partition, rules);
         let is_change = next.is_some();
         if let Some(next) = next {
@@ -82,7 +83,7 @@ impl Story {
     fn alter(&mut self, in_sync: &[i32]) -> Result<(), AlterRefused> {
         let in_sync = self.with_epochs(in_sync);
         let asked = self.asked(&in_sync);
-        let rules = Rules { members: &self.members, in_sync_min: self.in_sync_min };
+        let rules = Rules { members: &self.members, in_sync_min: self.in_sync_min, offline: &[] };
         let next = self.partition.alter(rules, asked)?;
         assert_eq!(next.partition_epoch.0, self.partition.partition_epoch.0 + 1);
         self.partition = next;
@@ -173,7 +174,7 @@ fn alterations_under_old_or_unknown_epochs_are_refused() {
     let story = Story::new(&[1, 2, 3], 2);
     let in_sync = story.with_epochs(&[1, 2]);
     let asked = story.asked(&in_sync);
-    let rules = Rules { members: &story.members, in_sync_min: 2 };
+    let rules = Rules { members: &story.members, in_sync_min: 2, offline: &[] };
     let mut partition = story.partition.clone();
     (partition.leader_epoch, partition.partition_epoch) = (LeaderEpoch(4), PartitionEpoch(9));
     let alter = |asked: Alteration<'_>| partition.alter(rules, asked).map(|next| next.partition_epoch.0);
@@ -203,7 +204,7 @@ fn who_comes_in_has_to_be_the_one_that_caught_up() {
     let caught_up = story.with_epochs(&[1, 2, 3]);
     story.start(3, LogFound::Lost);
     story.unfence(3);
-    let rules = Rules { members: &story.members, in_sync_min: 2 };
+    let rules = Rules { members: &story.members, in_sync_min: 2, offline: &[] };
     let altered = story.partition.alter(rules, story.asked(&caught_up));
     assert_eq!(altered, Err(AlterRefused::IneligibleReplica(NodeId(3))), "it has started anew since");
     story.alter(&[1, 2, 3]).unwrap();
@@ -268,7 +269,7 @@ fn cancelled_it_is_led_by_who_has_everything() {
         story.partition.in_sync = nodes(&[4]);
         story.partition.leader = Some(NodeId(4));
         story.partition.eligible_leaders = nodes(eligible);
-        let rules = Rules { members: &story.members, in_sync_min: 2 };
+        let rules = Rules { members: &story.members, in_sync_min: 2, offline: &[] };
         let cancelled = story.partition.cancel_reassignment(rules, is_unclean_allowed);
         cancelled.map(|next| (next.leader.map(|node| node.0), next.in_sync))
     };
@@ -281,7 +282,7 @@ fn cancelled_it_is_led_by_who_has_everything() {
     for node in 1..=4 {
         story.members.fence(NodeId(node));
     }
-    let rules = Rules { members: &story.members, in_sync_min: 2 };
+    let rules = Rules { members: &story.members, in_sync_min: 2, offline: &[] };
     let nobody = story.partition.cancel_reassignment(rules, true).expect("it is allowed");
     assert_eq!((nobody.leader, nobody.in_sync), (None, vec![]), "nobody is said to have what it lacks");
 }

@@ -187,12 +187,18 @@ fn question() -> impl Strategy<Value = Question> {
 
 fn registration() -> impl Strategy<Value = Registration> {
     let logs = prop_oneof![Just(LogsFound::Empty), vec(partition(), 0..5).prop_map(LogsFound::Damaged)];
-    (node(), uuid(), logs, proptest::option::of(broker_epoch()))
-        .prop_map(|(node, incarnation, logs, replaces)| Registration { node, incarnation, logs, replaces })
+    (node(), uuid(), logs, any::<bool>(), proptest::option::of(broker_epoch())).prop_map(
+        |(node, incarnation, logs, has_lost_power, replaces)| Registration {
+            node,
+            incarnation,
+            logs,
+            has_lost_power,
+            replaces,
+        },
+    )
 }
 
 fn message() -> impl Strategy<Value = PeerMessage> {
-    let logs = prop_oneof![Just(LogsFound::Empty), vec(partition(), 0..5).prop_map(LogsFound::Damaged)];
     prop_oneof![
         (
             uuid(),
@@ -232,18 +238,19 @@ fn message() -> impl Strategy<Value = PeerMessage> {
                 PeerMessage::Acknowledgements(acknowledgements)
             }
         ),
-        (node(), uuid(), logs, proptest::option::of(broker_epoch())).prop_map(
-            |(node, incarnation, logs, replaces)| {
-                PeerMessage::Registration(Registration { node, incarnation, logs, replaces })
-            }
-        ),
+        registration().prop_map(PeerMessage::Registration),
         (uuid(), broker_epoch(), any::<bool>()).prop_map(|(incarnation, broker_epoch, is_accepted)| {
             PeerMessage::Registered(Registered { incarnation, broker_epoch, is_accepted })
         }),
-        (node(), broker_epoch(), any::<u64>(), any::<bool>()).prop_map(
-            |(node, broker_epoch, metadata_offset, wants_shut_down)| {
-                let heartbeat = Heartbeat { node, broker_epoch, metadata_offset, wants_shut_down };
-                PeerMessage::Heartbeat(heartbeat)
+        (node(), broker_epoch(), any::<u64>(), any::<bool>(), vec(uuid(), 0..3)).prop_map(
+            |(node, broker_epoch, metadata_offset, wants_shut_down, offline)| {
+                PeerMessage::Heartbeat(Heartbeat {
+                    node,
+                    broker_epoch,
+                    metadata_offset,
+                    wants_shut_down,
+                    offline_directories: offline.into_iter().map(DirectoryId).collect(),
+                })
             }
         ),
         (broker_epoch(), any::<[bool; 3]>()).prop_map(

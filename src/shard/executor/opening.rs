@@ -18,9 +18,7 @@ use crate::shard::quorum::Around;
 use crate::shard::quorum::start::{Metadata, Replayed};
 use crate::shard::recover::{self, Images, Recovered};
 use crate::types::limits::OPEN_FILES_MIN;
-use crate::types::{
-    BrokerEpoch, DirectoryId, LogDirIndex, NodeId, ShardId, TopicPartition, Uuid, parse_uuid_text,
-};
+use crate::types::{BrokerEpoch, DirectoryId, LogDirIndex, ShardId, TopicPartition, Uuid, parse_uuid_text};
 use glommio::channels::shared_channel::ForeignSender;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, mpsc};
@@ -73,7 +71,8 @@ pub fn open(
         Some(_) => return Err(StartError::ShardEnded),
         None => return Ok(None),
     };
-    if let Err(error) = preflight::note_begun(config.metadata_dir(), &preflight.metadata.identity) {
+    let identity = &preflight.metadata.identity;
+    if let Err(error) = preflight::note_begun(config.metadata_dir(), identity, preflight::current_boot_id()) {
         tracing::warn!(%error, "it was not noted that there are metadata: the next start tries again");
     }
     log_dirs.report(&image, node.id);
@@ -200,7 +199,8 @@ fn open_log_dirs(
     let by_id: BTreeMap<TopicPartition, DirectoryId> = by_id.collect();
     // What will be registered once everything is recovered, but for what turns out to be damaged.
     let replaces = before.node(node.id).map(|node| node.broker_epoch);
-    let mut start = Start { node, found: by_id, logs: LogsFound::Damaged(Vec::new()), replaces };
+    let logs = LogsFound::Damaged(Vec::new());
+    let mut start = Start { node, found: by_id, logs, has_lost_power: false, replaces };
     let defaults = TopicDefaults::from_config(config);
     let defaults = defaults.map_err(|error| StartError::TopicDefaults(error.to_string()))?;
     let records = register(&before, &start, &defaults, cluster)?;
@@ -225,15 +225,22 @@ fn open_log_dirs(
     let mut recovered = recovered.map_err(on_disk)?;
     let recovered: Vec<Recovered> =
         log_dirs.iter().map(|(dir, _)| recovered.remove(&dir).unwrap_or_default()).collect();
+    // Some may have turned out to be of no use.
+    start.node.log_directories = log_dirs.registered(&before, start.node.id);
     start.logs = match identity.has_joined && !identity.has_begun {
         // It has not been this node yet: what the node had before is gone.
         true => LogsFound::Empty,
-        false => {
-            let mut damaged = damaged(&recovered, &located);
-            damaged.extend(in_directories_without_use(&image, start.node.id, &log_dirs));
-            LogsFound::Damaged(damaged.into_iter().collect())
-        }
+        false => LogsFound::Damaged(damaged(&recovered, &located).into_iter().collect()),
     };
+    let is_clean = |recovered: &Recovered| recovered.last.clean;
+    let boot = preflight::current_boot_id();
+    start.has_lost_power = identity.is_of_another_boot(boot.as_deref()) && !recovered.iter().all(is_clean);
+    if start.has_lost_power {
+        tracing::warn!(
+            "the machine was started anew and the last stop was not clean: replicas of topics with \
+             odradek.durability=write may lack what they had acknowledged, and catch up first"
+        );
+    }
     Ok(Some(Opened { start, log_dirs, recovered, recovery }))
 }
 
@@ -252,17 +259,4 @@ fn damaged(
         damaged.extend(gone.map(|(id, _)| *id));
     }
     damaged
-}
-
-/// Partitions that others have too, and that lie in a log directory that this start cannot use. Of those that nobody
-/// else has, nobody could lead instead: they are back with the directory.
-fn in_directories_without_use(image: &Image, node: NodeId, log_dirs: &LogDirs) -> Vec<TopicPartition> {
-    let is_usable = |replica| {
-        let home = log_dirs.home(replica);
-        home.is_some_and(|home| log_dirs.iter().any(|(dir, found)| dir == home && found.offline.is_none()))
-    };
-    let here = image.partitions().filter(|(_, state)| {
-        state.replicas.len() > 1 && state.replica_on(node).is_some_and(|replica| !is_usable(replica))
-    });
-    here.map(|(id, _)| id).collect()
 }

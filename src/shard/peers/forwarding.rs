@@ -8,7 +8,7 @@ use crate::cluster::quorum::members::PeerId;
 use crate::cluster::record::{ProducerIdBlock, Record};
 use crate::cluster::registration::Start;
 use crate::codec::control::{
-    Answer, MutationLimit as AskedLimit, Question, QuestionKind, decode_alter_partitions,
+    Answer, MutationLimit as AskedLimit, Question, QuestionKind, Registration, decode_alter_partitions,
     decode_altered_partitions, decode_heartbeat, encode_alter_partitions, encode_altered_partitions,
     encode_heartbeat_answer,
 };
@@ -193,8 +193,8 @@ async fn register(
     let registration = registration.ok_or_else(|| invalid("it does not say what has started".to_owned()))?;
     let found: BTreeMap<TopicPartition, DirectoryId> =
         question.found.iter().map(|found| (found.partition, found.directory)).collect();
-    let (logs, replaces) = (registration.logs.clone(), registration.replaces);
-    quorum.register_other(peer, &Start { node: node.clone(), found, logs, replaces }).await
+    let Registration { logs, has_lost_power, replaces, .. } = registration.clone();
+    quorum.register_other(peer, &Start { node: node.clone(), found, logs, has_lost_power, replaces }).await
 }
 
 fn limit_of(request: &ControlRequest) -> Option<&MutationLimit> {

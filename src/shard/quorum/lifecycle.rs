@@ -13,7 +13,7 @@ use crate::codec::control::{
 use crate::shard::event::Signal;
 use crate::shard::peers::forwarding::question;
 use crate::shard::quorum::{CommitError, MetadataQuorum};
-use crate::types::{BrokerEpoch, NodeId};
+use crate::types::{BrokerEpoch, LogDirIndex, NodeId};
 use futures::future::select;
 use std::pin::pin;
 use std::rc::Rc;
@@ -60,8 +60,19 @@ impl MetadataQuorum {
             let own = image.node(started.id).filter(|_| is_registered(image, started));
             own.map(|node| node.broker_epoch)
         })?;
-        let (metadata_offset, wants_shut_down) = (self.applied_index(), self.wants_shut_down.get());
-        Some(Heartbeat { node: started.id, broker_epoch, metadata_offset, wants_shut_down })
+        Some(Heartbeat {
+            node: started.id,
+            broker_epoch,
+            metadata_offset: self.applied_index(),
+            wants_shut_down: self.wants_shut_down.get(),
+            offline_directories: self.attached().map_or_else(Vec::new, |shard| shard.offline_directories()),
+        })
+    }
+
+    /// The directory that has the metadata too, and may be the only one, has failed. Others lead then: a node that says
+    /// nothing is fenced, and goes on answering reads of what it had.
+    fn has_no_directory(&self) -> bool {
+        self.attached().is_some_and(|shard| shard.stores.get(LogDirIndex::METADATA).is_offline())
     }
 
     /// Says it once; `None` where nobody has answered.
@@ -148,7 +159,7 @@ impl MetadataQuorum {
     async fn change_node(
         &self,
         (node, broker_epoch): (NodeId, BrokerEpoch),
-        change: NodeChange,
+        change: &NodeChange,
     ) -> Result<(), CommitError> {
         let defaults = self.topic_defaults();
         let records = self.with_image(|image| change_node(image, &defaults, (node, broker_epoch), change));
@@ -162,6 +173,14 @@ impl MetadataQuorum {
             }
             NodeChange::Unfence => tracing::info!(node = node.0, "a node was unfenced"),
             NodeChange::BeginShutDown => tracing::info!(node = node.0, "a node is about to stop"),
+            NodeChange::LoseDirectories(failed) => {
+                let directories: Vec<_> = failed.iter().map(ToString::to_string).collect();
+                tracing::warn!(
+                    node = node.0,
+                    ?directories,
+                    "log directories of a node have failed: it leads nothing that is in them any more"
+                )
+            }
         }
         self.node_changed(node);
         Ok(())
@@ -178,6 +197,7 @@ impl MetadataQuorum {
 async fn beat(quorum: Rc<MetadataQuorum>) {
     while !quorum.has_failed() {
         let answer = match quorum.heartbeat() {
+            _ if quorum.has_no_directory() => None,
             Some(heartbeat) => quorum.say(&heartbeat).await,
             None => {
                 quorum.register_again().await;
@@ -204,7 +224,7 @@ pub async fn look(quorum: Rc<MetadataQuorum>) {
             continue;
         }
         for (node, broker_epoch, change) in quorum.due() {
-            if let Err(error) = quorum.change_node((node, broker_epoch), change).await {
+            if let Err(error) = quorum.change_node((node, broker_epoch), &change).await {
                 tracing::warn!(node = node.0, ?change, %error, "what became of a node was not committed");
                 break;
             }

@@ -122,7 +122,7 @@ impl MetadataQuorum {
 
     /// Asks whoever leads to register this node; that nobody could be asked is no error.
     async fn register_with(&self, peers: &Peers, start: &Start) -> Result<(), RegisterError> {
-        let Start { node, found, logs, replaces } = start;
+        let Start { node, found, logs, has_lost_power, replaces } = start;
         let payload = encode(&[Record::NodeRegistered(node.clone())]);
         // Only of those whose directory is not stated yet.
         let is_stated = |id: &TopicPartition| {
@@ -146,7 +146,8 @@ impl MetadataQuorum {
             logs => logs.clone(),
         };
         let (node, incarnation) = (node.id, node.incarnation);
-        let registration = Some(Registration { node, incarnation, logs, replaces: *replaces });
+        let (has_lost_power, replaces) = (*has_lost_power, *replaces);
+        let registration = Some(Registration { node, incarnation, logs, has_lost_power, replaces });
         let question = Question { found, registration, ..question(QuestionKind::Register, self.me()) };
         match peers.ask_leader(&question, &payload, true).await {
             Ok((answer, payload)) if answer.error != 0 => {

@@ -229,7 +229,13 @@ fn record_item(record: &Record) -> Item {
 }
 
 fn directories(node: &Node) -> Value {
-    let named = |directory: &LogDirectory| json!({ "id": directory.id.to_string(), "path": directory.path });
+    let named = |directory: &LogDirectory| {
+        json!({
+            "id": directory.id.to_string(),
+            "path": directory.path,
+            "is_offline": directory.is_offline,
+        })
+    };
     node.log_directories.iter().map(named).collect()
 }
 

@@ -55,7 +55,7 @@ impl Controller {
     }
 
     fn rules(&self, partition: usize) -> Rules<'_> {
-        Rules { members: &self.members, in_sync_min: self.in_sync_min[partition] }
+        Rules { members: &self.members, in_sync_min: self.in_sync_min[partition], offline: &[] }
     }
 
     pub fn unfenced_count(&self) -> usize {
@@ -273,7 +273,9 @@ impl Scene {
                 if self.controller.is_needed(partition, node) {
                     self.world.count(match found {
                         LogFound::Lost => "controller: log lost, out of the in-sync set",
-                        LogFound::Complete => "controller: log complete, place kept",
+                        LogFound::Complete | LogFound::Unflushed | LogFound::Unavailable => {
+                            "controller: log complete, place kept"
+                        }
                     });
                 }
                 if let Some(next) = leadership.node_started(self.controller.rules(partition), node, found) {

@@ -203,7 +203,8 @@ impl Scene {
         let logs = if self.makes(Mistake::DamageNotTold) { LogsFound::Damaged(Vec::new()) } else { logs };
         let incarnation = incarnation(id, self.nodes[id].run);
         let replaces = self.nodes[id].replaces;
-        let registration = Registration { node: self.nodes[id].id, incarnation, logs, replaces };
+        let node = self.nodes[id].id;
+        let registration = Registration { node, incarnation, logs, has_lost_power: false, replaces };
         self.ask_controller(id, &PeerMessage::Registration(registration));
     }
 
@@ -211,6 +212,7 @@ impl Scene {
         let node = &self.nodes[id];
         if let Some(broker_epoch) = node.broker_epoch {
             let heartbeat = Heartbeat {
+                offline_directories: Vec::new(),
                 node: node.id,
                 broker_epoch,
                 metadata_offset: node.image.version,
