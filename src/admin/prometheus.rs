@@ -88,6 +88,9 @@ const COUNTERS: &[(&str, &str, Read)] = &[
         m.requests_forwarded
     }),
     ("group_rebalances", "Generations of consumer groups that began with members", |m| m.group_rebalances),
+    ("replicas_restored", "Damaged replicas that were made again from those of others", |m| {
+        m.replicas_restored
+    }),
     ("unclean_leader_elections", "Elections of replicas that were not in sync, for want of another", |m| {
         m.unclean_leader_elections
     }),

@@ -245,6 +245,8 @@ pub struct ShardMetrics {
     pub group_rebalances: u64,
     /// Elections of this node as the controller by which records may have been lost.
     pub unclean_leader_elections: u64,
+    /// Damaged replicas that were made again from those of others.
+    pub replicas_restored: u64,
     /// Gauge: transactional ids that this shard coordinates.
     pub transactional_ids: u64,
     /// Transactions whose end was decided here, by how.
@@ -309,6 +311,7 @@ impl ShardMetrics {
             groups: 0,
             group_rebalances: 0,
             unclean_leader_elections: 0,
+            replicas_restored: 0,
             transactional_ids: 0,
             transactions_committed: 0,
             transactions_aborted: 0,

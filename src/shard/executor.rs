@@ -514,6 +514,12 @@ fn tell_of_failures(shard: &Rc<Shard>) {
             tell(&reason);
         }
         store.on_failed(Box::new(tell));
+        let weak = Rc::downgrade(shard);
+        store.on_damaged(Box::new(move |id| {
+            if let Some(shard) = weak.upgrade() {
+                shard.replica_damaged(id);
+            }
+        }));
     }
 }
 
@@ -637,6 +643,7 @@ async fn drain(shard: &Rc<Shard>) {
 async fn finish_shard(shard: &Rc<Shard>) -> Vec<Option<CheckpointGeneration>> {
     // Topics that are being deleted are, or their directories would go while their state is written.
     let turn = shard.changing_partitions.acquire_permit(1).await;
+    shard.removals.all_ended().await;
     shard.stores.iter().for_each(|store| store.close());
     join_all(shard.stores.iter().map(store_all)).await;
     shard.mesh.close();

@@ -24,6 +24,7 @@ pub async fn serve_peer(shard: Rc<Shard>, peer: ShardId, receiver: ConnectedRece
             Message::Wake { watch } => shard.wake(watch),
             Message::QuotaUsage(usages) => shard.quotas.add(&usages, shard.clock.mono()),
             Message::LogDirFailed { dir, reason } => shard.log_dir_failed(dir, &reason),
+            Message::Damaged { id, is_damaged } => shard.note_damaged(id, is_damaged),
             Message::Follower { follower, connection } => replication::serve(&shard, follower, connection),
             Message::Request { id, request: Request::Produce(items) } => lanes.push(id, items),
             Message::Request { request: Request::Unwatch { watch }, .. } => {
@@ -78,6 +79,10 @@ async fn answer(shard: &Rc<Shard>, peer: ShardId, request: Request) -> Reply {
         Request::WriteMarkers(items) => Reply::WriteMarkers(markers::write_local(shard, &items).await),
         Request::AskNode(node, call) => Reply::AskNode(transactions::pass_on(shard, node, call).await),
         Request::LendConnections => Reply::LendConnections(shard.lend_connections()),
+        Request::EndRemovals => {
+            shard.removals.all_ended().await;
+            Reply::RemovalsEnded
+        }
         Request::Control(request) => Reply::Control(controller::execute(shard, request).await),
         Request::Produce(_) | Request::Unwatch { .. } | Request::Apply(_) => {
             unreachable!("handled in the order of arrival")

@@ -48,6 +48,11 @@ pub enum Message {
         dir: LogDirIndex,
         reason: String,
     },
+    /// A replica of the sender is damaged, or is not any more.
+    Damaged {
+        id: TopicPartition,
+        is_damaged: bool,
+    },
     /// A shard of another node follows partitions of the receiver.
     Follower {
         follower: FollowerShard,
@@ -81,6 +86,8 @@ pub enum Request {
     AskNode(NodeId, NodeCall),
     /// Some of the connections that the receiver may have and has not.
     LendConnections,
+    /// Answered once nothing is left of the replicas that have left the receiver.
+    EndRemovals,
     /// To the controller's shard.
     Control(ControlRequest),
     /// From the controller's shard: committed metadata, to be applied in this order.
@@ -106,6 +113,7 @@ pub enum Reply {
     LendConnections(usize),
     Control(ControlReply),
     Applied,
+    RemovalsEnded,
 }
 
 pub struct ProduceItem {

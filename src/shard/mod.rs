@@ -19,6 +19,7 @@
 //! | [`quorum`], [`metadata_log`], [`peers`] | the metadata quorum on shard 0: its log, and other nodes |
 //! | [`partitions`], [`background`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; a clean stop |
 //! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
+//! | [`restoring`] | damaged replicas, made again from those of others |
 //! | [`disk`], [`open_files`], [`replacing`], [`clock`] | the seams to files and time |
 //! | [`shared_flush`] | one flush of a file system for many who wait for one |
 //! | [`side_thread`] | a thread for long work that hardly any request waits for |
@@ -76,6 +77,7 @@ mod replica;
 mod replication;
 mod request_memory;
 mod response;
+mod restoring;
 mod segment_checksums;
 mod segment_index;
 mod segment_transactions;
@@ -117,6 +119,7 @@ use crate::shard::log_dirs::LogDirs;
 use crate::shard::memory::Meter;
 use crate::shard::mesh::Mesh;
 use crate::shard::message::{Message, Reply, Request};
+use crate::shard::partitions::Removals;
 use crate::shard::quotas::Quotas;
 use crate::shard::receive::ReceiveMemory;
 use crate::shard::replica::{Replica, Watcher};
@@ -134,7 +137,7 @@ use crate::types::limits::FETCH_SESSION_PARTITIONS_MAX;
 use crate::types::{BrokerEpoch, DirectoryId, LogDirIndex, NodeId, ShardId, TopicPartition};
 use glommio::sync::Semaphore;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// Lives: one per core, as long as the process.
@@ -194,6 +197,11 @@ pub struct Shard {
     parked_fetches: Cell<usize>,
     /// Partitions are opened and deleted by one task at a time.
     changing_partitions: Semaphore,
+    removals: Removals,
+    /// Replicas of this shard that are damaged.
+    damaged: RefCell<BTreeSet<TopicPartition>>,
+    /// Those of all shards of the node, where the quorum is.
+    damaged_on_node: RefCell<BTreeSet<TopicPartition>>,
     stopping: Cell<bool>,
     /// Fetches of this shard that wait for data, the oldest first.
     wakes: RefCell<BTreeMap<u64, Rc<Parked>>>,
@@ -297,6 +305,9 @@ impl Shard {
             next_watch: Cell::new(1),
             parked_fetches: Cell::new(0),
             changing_partitions: Semaphore::new(1),
+            removals: Removals::default(),
+            damaged: RefCell::default(),
+            damaged_on_node: RefCell::default(),
             stopping: Cell::new(false),
             wakes: RefCell::default(),
         })

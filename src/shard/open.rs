@@ -63,6 +63,14 @@ pub enum OpenFailed {
 }
 
 impl OpenFailed {
+    /// What was committed is not there as it was.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            OpenFailed::Corrupt { .. } | OpenFailed::JournalCorrupt { .. } => true,
+            OpenFailed::Disk { .. } | OpenFailed::Foreign { .. } => false,
+        }
+    }
+
     pub fn is_for_want_of_space(&self) -> bool {
         match self {
             OpenFailed::Disk { source, .. } => is_full_disk(source),

@@ -41,7 +41,7 @@ use std::time::Duration;
 
 mod deletion;
 
-pub use deletion::{Held, move_away, remove_orphans};
+pub use deletion::{Held, Removals, move_away, remove_orphans};
 
 /// Partitions whose directories are looked at, made and flushed together: what a hop to the helper
 /// thread and a flush cost is shared by so many. Some kilobytes each meanwhile.
@@ -165,6 +165,9 @@ async fn open_some(
         tracing::error!(%error, waits, "a partition is offline");
         let point = last.points.get(&id).copied();
         shard.unavailable.borrow_mut().insert(id, Unavailable { dir: Some(dir), point });
+        if error.is_damage() {
+            shard.replica_damaged(id);
+        }
         waiting.extend(waits.then_some(id));
     }
     if !waiting.is_empty() {
@@ -301,6 +304,20 @@ pub async fn open_once_there_is_space(
         count(&shard);
     }
     tracing::info!("space has returned: the partitions that waited for it are open");
+}
+
+/// Takes replicas off this shard that may come again: nothing is left of them once this returns. The caller has the turn.
+pub async fn take_off(shard: &Rc<Shard>, ids: &[TopicPartition]) {
+    deletion::remove(shard, ids);
+    shard.removals.all_ended().await;
+}
+
+/// Makes the replica of a partition that has none here. The caller has the turn.
+pub async fn open_new(shard: &Rc<Shard>, store: &Rc<Store>, id: TopicPartition) {
+    let size = BatchSize { partitions: 1, side_by_side: 1, gives_way: false };
+    open_some(shard, store.dir, vec![id], &LastStop::default(), size).await;
+    replication::take_role(shard, id);
+    count(shard);
 }
 
 /// Opens one again that was closed, or could not be opened before.
@@ -495,6 +512,19 @@ fn change_partition(
     }
 }
 
+/// Whether replicas come to this node, or to another shard of it.
+pub fn come_here(shard: &Shard, records: &[Record]) -> bool {
+    let image = shard.image.borrow();
+    let owner = |state: &PartitionStateRecord| state.replica_on(shard.node).map(|replica| replica.owner);
+    records.iter().any(|record| match record {
+        Record::PartitionCreated { state, .. } => owner(state).is_some(),
+        Record::PartitionChanged { id, state } => {
+            owner(state).is_some() && owner(state) != image.partition(*id).and_then(owner)
+        }
+        _ => false,
+    })
+}
+
 /// Opens, deletes and configures partitions. Whoever calls it next comes next.
 pub async fn carry_out(shard: &Rc<Shard>, changes: Changes) {
     let _turn = shard.changing_partitions.acquire_permit(1).await.expect("it is never closed");
@@ -504,7 +534,7 @@ pub async fn carry_out(shard: &Rc<Shard>, changes: Changes) {
         shard.transactions.topics_deleted(shard, &changes.deleted);
     }
     if !changes.removed.is_empty() {
-        deletion::remove(shard, &changes.removed).await;
+        deletion::remove(shard, &changes.removed);
         for id in changes.removed {
             groups::role_changed(shard, id);
             shard.transactions.role_changed(shard, id);
@@ -512,6 +542,9 @@ pub async fn carry_out(shard: &Rc<Shard>, changes: Changes) {
     }
     for topic in changes.configured {
         reconfigure(shard, topic).await;
+    }
+    if !changes.created.is_empty() {
+        shard.removals.all_ended().await; // It may be the same that has just left.
     }
     let size = BatchSize { partitions: CREATE_BATCH, side_by_side: 1, gives_way: true };
     let by_dir = by_directory(shard, changes.created.iter().copied(), |_, _| None);

@@ -174,7 +174,7 @@ pub struct MetadataQuorum {
     early: RefCell<Early>,
     config: Rc<Config>,
     /// As what this process has registered.
-    started: OnceCell<Start>,
+    started: RefCell<Option<Start>>,
     /// The registration of this node that the leader has told of: one that joins anew has no metadata yet.
     told: Cell<Option<BrokerEpoch>>,
     /// What the leader remembers of nodes.
@@ -227,7 +227,7 @@ impl MetadataQuorum {
             applied: Cell::new(applied),
             progressed: Broadcast::default(),
             early: RefCell::new(Early { image, ..Early::default() }),
-            started: OnceCell::new(),
+            started: RefCell::default(),
             told: Cell::new(None),
             heartbeats: RefCell::new(heartbeats),
             config,
@@ -717,8 +717,15 @@ impl MetadataQuorum {
 }
 
 async fn apply_everywhere(shard: &Rc<Shard>, records: Arc<[Record]>) {
+    let others = || (0..shard.mesh.shard_count()).map(|at| ShardId(at as u16)).filter(|to| *to != shard.id);
+    // Where a replica comes to there may be what another shard has not removed yet.
+    if partitions::come_here(shard, &records) {
+        for other in others() {
+            shard.mesh.call(other, Request::EndRemovals).await;
+        }
+    }
     let mut tickets = Vec::new();
-    for to in (0..shard.mesh.shard_count()).map(|at| ShardId(at as u16)).filter(|to| *to != shard.id) {
+    for to in others() {
         tickets.push(shard.mesh.ask(to, Request::Apply(records.clone())).await);
     }
     let changes = partitions::apply(shard, &records);

@@ -376,6 +376,7 @@ impl Replica {
         match failed {
             ReadFailed::Damaged { segment, damage } => {
                 store.metrics.borrow_mut().read_corruption += 1;
+                store.replica_damaged(self.id);
                 let place = Some((*segment, damage.file_position));
                 self.reads.ahead.drop_arrived(); // Whoever tries again asks the disk again.
                 if self.reads.told.replace(place) != place {

@@ -97,6 +97,9 @@ pub struct StoreSlot {
 /// Tells the other shards of the node that the directory has failed, and why.
 pub type OnFailed = Box<dyn Fn(&str)>;
 
+/// Tells the shard which of its replicas is damaged.
+pub type OnDamaged = Box<dyn Fn(TopicPartition)>;
+
 /// Lives: one per shard and log directory, as long as the process.
 pub struct Store {
     pub dir: LogDirIndex,
@@ -120,6 +123,7 @@ pub struct Store {
     unstored_max: u64,
     offline: RefCell<Option<String>>,
     on_failed: RefCell<Option<OnFailed>>,
+    on_damaged: RefCell<Option<OnDamaged>>,
     checkpoint: Cell<CheckpointGeneration>,
     /// One checkpoint is written at a time.
     pub checkpoint_turn: Semaphore,
@@ -161,6 +165,7 @@ impl Store {
             removals: RefCell::default(),
             offline: RefCell::new(None),
             on_failed: RefCell::new(None),
+            on_damaged: RefCell::new(None),
             checkpoint: Cell::new(dir.generation),
             checkpoint_turn: Semaphore::new(1),
             closed: Cell::new(false),
@@ -190,6 +195,18 @@ impl Store {
     /// How the other shards are told that the directory has failed.
     pub fn on_failed(&self, told: OnFailed) {
         *self.on_failed.borrow_mut() = Some(told);
+    }
+
+    /// How the shard is told that a replica is damaged.
+    pub fn on_damaged(&self, told: OnDamaged) {
+        *self.on_damaged.borrow_mut() = Some(told);
+    }
+
+    /// What was read of a replica is not what was written.
+    pub fn replica_damaged(&self, id: TopicPartition) {
+        if let Some(told) = &*self.on_damaged.borrow() {
+            told(id);
+        }
     }
 
     /// The generation of the last checkpoint.

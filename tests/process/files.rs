@@ -132,7 +132,7 @@ fn files(data_dir: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
     found
 }
 
-fn flip(path: &Path, at: usize) {
+pub fn flip(path: &Path, at: usize) {
     let mut bytes = std::fs::read(path).expect("it can be read");
     bytes[at] ^= 0x10;
     std::fs::write(path, bytes).expect("it can be written");

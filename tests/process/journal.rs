@@ -12,7 +12,7 @@ use odradek_test_harness::{Batch, BatchProducer, Broker, Client, Options, Routin
 use crate::now_ms;
 
 const MAGIC: &[u8] = b"ODRKJRNL";
-const DISK_BLOCK: usize = 4096;
+pub const DISK_BLOCK: usize = 4096;
 
 #[test]
 fn what_only_the_journal_holds_survives_a_kill() {
@@ -205,7 +205,7 @@ fn start() -> Broker {
 }
 
 /// File and position of every disk block that begins a block of the journal, in their order.
-fn blocks(broker: &Broker) -> Vec<(PathBuf, usize)> {
+pub fn blocks(broker: &Broker) -> Vec<(PathBuf, usize)> {
     let directory = broker.data_dir().join("journal.0");
     let Ok(entries) = std::fs::read_dir(&directory) else { return Vec::new() };
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("it can be listed").path()).collect();
@@ -220,7 +220,7 @@ fn blocks(broker: &Broker) -> Vec<(PathBuf, usize)> {
     found
 }
 
-fn write(file: &PathBuf, position: usize, bytes: &[u8]) {
+pub fn write(file: &PathBuf, position: usize, bytes: &[u8]) {
     let file = OpenOptions::new().write(true).open(file).expect("the journal can be written");
     file.write_all_at(bytes, position as u64).expect("the journal can be written");
 }

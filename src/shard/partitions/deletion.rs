@@ -18,6 +18,7 @@ use crate::log::ownership::{self, PARTITION_METADATA};
 use crate::log::segment::{DirectoryName, deleted_directory_name, directory_name};
 use crate::shard::background::write_checkpoint;
 use crate::shard::disk::{blocking, is_full_disk, sync_directory};
+use crate::shard::event::Broadcast;
 use crate::shard::replica::Replica;
 use crate::shard::step::Pace;
 use crate::shard::store::{Removal, Store};
@@ -25,6 +26,8 @@ use crate::shard::survey::read_metadata_file;
 use crate::shard::{Shard, replication};
 use crate::types::{LeaderEpoch, LogDirIndex, NodeId, PartitionIndex, TopicId, TopicPartition, Uuid};
 use futures::future::join_all;
+use glommio::sync::Semaphore;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -110,35 +113,72 @@ async fn release(store: Rc<Store>, replicas: Vec<Rc<Replica>>, given_up: Vec<Opt
     }
 }
 
-/// Takes off this shard the replicas of partitions that go on elsewhere. Once this returns, the same partitions may come
-/// again.
-pub async fn remove(shard: &Rc<Shard>, ids: &[TopicPartition]) {
+/// Replicas that have left this shard and of which something is still there.
+///
+/// Lives: one per shard.
+pub struct Removals {
+    /// Those that left together, one after the other.
+    turn: Semaphore,
+    outstanding: Cell<usize>,
+    ended: Broadcast,
+}
+
+impl Default for Removals {
+    fn default() -> Removals {
+        Removals { turn: Semaphore::new(1), outstanding: Cell::new(0), ended: Broadcast::default() }
+    }
+}
+
+impl Removals {
+    /// Once nothing is left of any: the same partitions may come again, and the shard may end.
+    pub async fn all_ended(&self) {
+        while self.outstanding.get() > 0 {
+            self.ended.notified().await;
+        }
+    }
+}
+
+/// What one log directory has of replicas that have left.
+struct Left {
+    store: Rc<Store>,
+    replicas: Vec<Rc<Replica>>,
+    /// They could not be opened, and go by their names.
+    unopened: Vec<TopicPartition>,
+}
+
+/// Takes off this shard the replicas of partitions that go on elsewhere: from here on they are not found. What they
+/// have is written out and removed in the background: who leads what else has changed does not wait for that.
+pub fn remove(shard: &Rc<Shard>, ids: &[TopicPartition]) {
     let mut unopened: BTreeMap<LogDirIndex, Vec<TopicPartition>> = BTreeMap::new();
     for id in ids {
         if let Some(dir) = shard.unavailable.borrow_mut().remove(id).and_then(|it| it.dir) {
             unopened.entry(dir).or_default().push(*id);
         }
     }
-    let removed = shard.stores.iter().map(|store| {
-        let unopened = unopened.remove(&store.dir).unwrap_or_default();
-        remove_from(shard, store, ids, unopened)
+    let each = shard.stores.iter().map(|store| {
+        let replicas: Vec<Rc<Replica>> = ids.iter().filter_map(|id| store.remove(id)).collect();
+        for replica in &replicas {
+            replica.give_up(ErrorCode::NotLeaderOrFollower);
+            replication::left(shard, replica);
+        }
+        Left { store: store.clone(), replicas, unopened: unopened.remove(&store.dir).unwrap_or_default() }
     });
-    join_all(removed.collect::<Vec<_>>()).await;
+    let left: Vec<Left> = each.collect();
+    let removals = &shard.removals;
+    removals.outstanding.set(removals.outstanding.get() + 1);
+    let removing = shard.clone();
+    shard.spawn(async move {
+        let removals = &removing.removals;
+        let turn = removals.turn.acquire_permit(1).await;
+        join_all(left.into_iter().map(|left| remove_from(&removing, left))).await;
+        drop(turn);
+        removals.outstanding.set(removals.outstanding.get() - 1);
+        removals.ended.notify_all();
+    });
 }
 
-/// The same of one log directory. What could not be opened there goes by its name.
-async fn remove_from(
-    shard: &Rc<Shard>,
-    store: &Rc<Store>,
-    ids: &[TopicPartition],
-    unopened: Vec<TopicPartition>,
-) {
-    let replicas: Vec<Rc<Replica>> = ids.iter().filter_map(|id| store.find(id)).collect();
-    for replica in &replicas {
-        store.remove(&replica.id);
-        replica.give_up(ErrorCode::NotLeaderOrFollower);
-        replication::left(shard, replica);
-    }
+async fn remove_from(shard: &Rc<Shard>, Left { store, replicas, unopened }: Left) {
+    let store = &store;
     let gone = !replicas.is_empty() || !unopened.is_empty();
     for some in replicas.chunks(DELETE_BATCH) {
         remove_batch(store, some).await;
@@ -160,6 +200,9 @@ async fn remove_from(
 
 /// Where the log directory is offline they stay for a start to find.
 async fn remove_batch(store: &Rc<Store>, replicas: &[Rc<Replica>]) {
+    let unfinished = replicas.iter().filter(|replica| !store.is_idle(replica.slot));
+    unfinished.for_each(|replica| store.request_write_out(replica.slot)); // In the same rounds.
+    store.pump();
     for replica in replicas {
         replica.names_released().await;
         store.release_slot(replica.slot).await;

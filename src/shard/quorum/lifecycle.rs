@@ -55,7 +55,7 @@ impl MetadataQuorum {
 
     /// What this node has to say; `None` where its registration is not there, or another process's.
     fn heartbeat(&self) -> Option<Heartbeat> {
-        let started = &self.started.get()?.node;
+        let started = &self.started.borrow().as_ref()?.node.clone();
         let broker_epoch = self.with_image(|image| {
             let own = image.node(started.id).filter(|_| is_registered(image, started));
             own.map(|node| node.broker_epoch)
@@ -103,12 +103,12 @@ impl MetadataQuorum {
 
     /// Its registration was taken from it while it could not be heard.
     async fn register_again(&self) {
-        let Some(started) = self.started.get() else { return };
+        let Some(started) = self.started.borrow().clone() else { return };
         let node = started.node.id;
         // Not by this process, or there would be a heartbeat.
         if self.with_image(|image| image.node(node).is_some()) {
             tracing::error!(node = node.0, "another process has registered as this node");
-        } else if let Err(error) = self.register_once(started).await {
+        } else if let Err(error) = self.register_once(&started).await {
             tracing::warn!(%error, "this node is not registered any more, and cannot be again");
         }
     }
@@ -196,6 +196,9 @@ impl MetadataQuorum {
 /// Says that this node is there, again and again.
 async fn beat(quorum: Rc<MetadataQuorum>) {
     while !quorum.has_failed() {
+        if !quorum.wants_shut_down.get() {
+            quorum.give_up_damaged().await;
+        }
         let answer = match quorum.heartbeat() {
             _ if quorum.has_no_directory() => None,
             Some(heartbeat) => quorum.say(&heartbeat).await,

@@ -14,8 +14,9 @@ use crate::codec::error_code::ErrorCode;
 use crate::shard::peers::Peers;
 use crate::shard::peers::forwarding::question;
 use crate::shard::quorum::{CommitError, MetadataQuorum};
+use crate::shard::restoring::is_to_be_told;
 use crate::types::limits::PEER_PARTITIONS_MAX;
-use crate::types::{NodeId, TopicId, TopicPartition};
+use crate::types::{NodeId, TopicId, TopicPartition, Uuid};
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
@@ -76,7 +77,7 @@ impl MetadataQuorum {
         loop {
             let is_known = self.with_image(|image| is_registered(image, &start.node));
             if is_known && self.quorum.borrow().members().contains(self.me()) {
-                assert!(self.started.set(start).is_ok(), "a process starts once");
+                assert!(self.started.replace(Some(start)).is_none(), "a process starts once");
                 let mut early = self.early.borrow_mut();
                 early.since = Some(VecDeque::new());
                 return Ok(early.image.clone());
@@ -85,6 +86,30 @@ impl MetadataQuorum {
             if !self.is_leading() {
                 glommio::timer::sleep(PAUSE).await;
             }
+        }
+    }
+
+    /// Replicas of this node are damaged that it counts for having, as others do: it registers anew, without them.
+    pub(super) async fn give_up_damaged(&self) {
+        const PAUSE: Duration = Duration::from_millis(100);
+        let damaged = self.attached().map(|shard| shard.damaged_on_node.borrow().clone()).unwrap_or_default();
+        let me = self.me().node();
+        let told =
+            |image: &Image| damaged.iter().copied().filter(|id| is_to_be_told(image, me, *id)).collect();
+        let told: Vec<TopicPartition> = self.with_image(told);
+        let Some(before) = self.started.borrow().clone().filter(|_| !told.is_empty()) else { return };
+        tracing::warn!(
+            partitions = told.len(),
+            "damaged replicas count no more: this node registers anew, and gets them back from others"
+        );
+        let node = Node { incarnation: Uuid::new_v4(), ..before.node.clone() };
+        let start = Start { node, logs: LogsFound::Damaged(told), has_lost_power: false, ..before };
+        self.started.replace(Some(start.clone()));
+        while !self.has_failed() && !self.with_image(|image| is_registered(image, &start.node)) {
+            if let Err(error) = self.register_once(&start).await {
+                tracing::warn!(%error, "damaged replicas still count: the node cannot register anew");
+            }
+            glommio::timer::sleep(PAUSE).await;
         }
     }
 

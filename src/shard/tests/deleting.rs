@@ -206,6 +206,7 @@ fn a_replica_goes_and_comes_as_the_metadata_say() {
             let changes = to(1, &[replica_on(2, 0)]);
             assert_eq!((&changes.removed[..], &changes.created[..]), (&[id][..], &[][..]));
             carry_out(&shard, changes).await;
+            shard.removals.all_ended().await;
             assert!(store.find(&id).is_none() && replica.is_deleted());
             assert_eq!(shard.absence(&id), ErrorCode::NotLeaderOrFollower);
             assert!(names().iter().all(|name| name.ends_with("-delete")), "{:?}", names());
@@ -221,6 +222,7 @@ fn a_replica_goes_and_comes_as_the_metadata_say() {
             let changes = to(3, &[replica_on(1, 1)]);
             assert_eq!((&changes.removed[..], &changes.created[..]), (&[id][..], &[][..]));
             carry_out(&shard, changes).await;
+            shard.removals.all_ended().await;
             assert!(store.find(&id).is_none());
             assert_eq!(store.offline_reason(), None);
         }

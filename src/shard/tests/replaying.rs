@@ -255,6 +255,7 @@ fn replica_that_has_come_again_is_not_touched_by_what_was_said_before() {
                 let shard = shard_of(Stores::new(vec![store.clone()]), directory.path(), &[0]).await;
                 let removed = vec![replica.id];
                 partitions::carry_out(&shard, Changes { removed, ..Changes::default() }).await;
+                shard.removals.all_ended().await;
                 assert!(replica.is_deleted());
                 assert!(!path.exists());
                 let (last, _) = read_last_stop(directory.path()).unwrap();

@@ -1,0 +1,221 @@
+//! Damaged replicas are made again from those of others (DESIGN 5).
+//!
+//! ```text
+//! a start or a read finds it ─► the node registers anew, without it ─► it is in sync no more, another one leads
+//!                                                        └─► what is left of it goes ─► an empty one follows
+//! ```
+//!
+//! The new registration is what keeps an empty log from being taken for the one that there was: nobody takes a replica
+//! into the in-sync set that was found up to date under an earlier one (KIP-903). A replica of which nobody else has
+//! everything stays as it is, and says so: what is left of it may be the last there is.
+
+use crate::cluster::image::Image;
+use crate::log::journal::lost::{self, LOST_PARTITIONS_FILE};
+use crate::shard::disk::{blocking, replace_file};
+use crate::shard::message::Message;
+use crate::shard::store::Store;
+use crate::shard::{Shard, groups, journal, partitions};
+use crate::types::{NodeId, ShardId, TopicPartition};
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// The shard that has the metadata quorum.
+const QUORUM_SHARD: ShardId = ShardId(0);
+
+/// Between two looks whether others have what is damaged here.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Somebody else is in sync, or eligible, and this node too: it is to be neither.
+pub fn is_to_be_told(image: &Image, node: NodeId, id: TopicPartition) -> bool {
+    image.partition(id).is_some_and(|state| {
+        let has_all = || state.in_sync.iter().chain(&state.eligible_leaders);
+        has_all().any(|it| *it == node) && has_all().any(|it| *it != node)
+    })
+}
+
+/// Another one leads, and nobody counts on what is here.
+fn is_to_be_restored(image: &Image, node: NodeId, id: TopicPartition) -> bool {
+    image.partition(id).is_some_and(|state| {
+        let counts = state.in_sync.iter().chain(&state.eligible_leaders).any(|it| *it == node);
+        state.replica_on(node).is_some() && !counts && state.leader.is_some()
+    })
+}
+
+impl Shard {
+    /// A start or a read has found a replica of this shard damaged.
+    pub fn replica_damaged(self: &Rc<Shard>, id: TopicPartition) {
+        if !self.damaged.borrow_mut().insert(id) {
+            return;
+        }
+        self.tell_damaged(id, true);
+        if self.damaged.borrow().len() == 1 {
+            self.spawn(restore_all(self.clone()));
+        }
+    }
+
+    /// Whoever has the quorum hears of it.
+    fn tell_damaged(&self, id: TopicPartition, is_damaged: bool) {
+        match self.id == QUORUM_SHARD {
+            true => self.note_damaged(id, is_damaged),
+            false => self.mesh.post(QUORUM_SHARD, Message::Damaged { id, is_damaged }),
+        }
+    }
+
+    /// The same of any shard of this node, on the one that has the quorum.
+    pub fn note_damaged(&self, id: TopicPartition, is_damaged: bool) {
+        let mut damaged = self.damaged_on_node.borrow_mut();
+        if is_damaged {
+            damaged.insert(id);
+        } else {
+            damaged.remove(&id);
+        }
+    }
+}
+
+/// As long as some are damaged.
+async fn restore_all(shard: Rc<Shard>) {
+    let mut is_told = BTreeSet::new();
+    loop {
+        glommio::timer::sleep(LOOK_INTERVAL).await;
+        if shard.is_stopping() {
+            return;
+        }
+        let damaged = shard.damaged.borrow().clone();
+        if damaged.is_empty() {
+            return;
+        }
+        for id in damaged {
+            let (is_here, is_alone, is_due) = {
+                let image = shard.image.borrow();
+                let state = image.partition(id).filter(|state| shard.owns(state));
+                let is_alone = state.is_some() && !is_to_be_told(&image, shard.node, id);
+                (state.is_some(), is_alone, is_to_be_restored(&image, shard.node, id))
+            };
+            if !is_here {
+                forget(&shard, id);
+            } else if is_due {
+                restore(&shard, id).await;
+            } else if is_alone && is_told.insert(id) {
+                tracing::error!(partition = ?id, "a damaged replica stays as it is: nobody else has everything of it");
+            }
+        }
+    }
+}
+
+fn forget(shard: &Shard, id: TopicPartition) {
+    shard.damaged.borrow_mut().remove(&id);
+    shard.tell_damaged(id, false);
+}
+
+/// What is left of it goes, and an empty one takes its place.
+async fn restore(shard: &Rc<Shard>, id: TopicPartition) {
+    let Ok(_turn) = shard.changing_partitions.acquire_permit(1).await else { return };
+    let dir = {
+        let image = shard.image.borrow();
+        let state = image.partition(id).filter(|state| shard.owns(state));
+        let replica = state.and_then(|state| state.replica_on(shard.node));
+        let dir = replica.and_then(|replica| shard.log_dirs.home(replica));
+        dir.filter(|_| is_to_be_restored(&image, shard.node, id))
+    };
+    let Some(store) = dir.map(|dir| shard.stores.get(dir).clone()) else { return };
+    if shard.is_stopping() || store.is_offline() {
+        return;
+    }
+    tracing::warn!(partition = ?id, "a damaged replica is made again: others have everything");
+    partitions::take_off(shard, &[id]).await;
+    groups::role_changed(shard, id);
+    shard.transactions.role_changed(shard, id);
+    forget_lost(&store, id).await;
+    partitions::open_new(shard, &store, id).await;
+    shard.metrics.borrow_mut().replicas_restored += 1;
+    forget(shard, id);
+}
+
+/// What was lost with a journal that is kept is of no concern any more.
+async fn forget_lost(store: &Rc<Store>, id: TopicPartition) {
+    let path = store.path.clone();
+    if let Err(error) = blocking(move || forget_lost_in(&path, id)).await {
+        tracing::warn!(partition = ?id, %error, "the next start takes a replica for damaged once more");
+    }
+}
+
+fn forget_lost_in(log_directory: &Path, id: TopicPartition) -> io::Result<()> {
+    for entry in std::fs::read_dir(log_directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let found = name.to_str().and_then(journal::parse_directory_name);
+        let is_kept = found.is_some_and(|(_, condition)| condition != journal::Condition::Usable);
+        let path = entry.path().join(LOST_PARTITIONS_FILE);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) if is_kept => text,
+            Err(error) if error.kind() != io::ErrorKind::NotFound && is_kept => return Err(error),
+            _ => continue,
+        };
+        if let Some(mut lost) = lost::decode(&text)
+            && lost.remove(&id)
+        {
+            replace_file(&path, lost::encode(&lost).as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::image::tests::{image_of, node, partition_id, replica, topic_id};
+    use crate::cluster::record::{PartitionState, Record};
+    use crate::config::Routing;
+
+    fn image(in_sync: &[i32], eligible: &[i32], leader: Option<i32>) -> Image {
+        let mut image = image_of(&[1, 2, 3].map(|id| node(id, 1, Routing::Node)));
+        image.apply(&Record::TopicCreated { topic: topic_id(1), name: "t".to_owned() }).expect("new");
+        let ids = |ids: &[i32]| ids.iter().copied().map(NodeId).collect::<Vec<_>>();
+        let state = PartitionState {
+            in_sync: ids(in_sync),
+            eligible_leaders: ids(eligible),
+            leader: leader.map(NodeId),
+            ..PartitionState::new((1..=2).map(|id| replica(id, 0)).collect())
+        };
+        image.apply(&Record::PartitionCreated { id: partition_id(1, 0), state }).expect("the next");
+        image
+    }
+
+    #[test]
+    fn the_last_one_is_kept_as_it_is() {
+        let id = partition_id(1, 0);
+        let verdict = |image: &Image| {
+            [1, 2, 3].map(|node| {
+                let node = NodeId(node);
+                (is_to_be_told(image, node, id), is_to_be_restored(image, node, id))
+            })
+        };
+        let (keep, tell, restore) = ((false, false), (true, false), (false, true));
+        assert_eq!(verdict(&image(&[1, 2], &[], Some(1))), [tell, tell, keep]);
+        assert_eq!(verdict(&image(&[1], &[2], Some(1))), [tell, tell, keep]);
+        assert_eq!(verdict(&image(&[1], &[], Some(1))), [keep, restore, keep]);
+        assert_eq!(verdict(&image(&[], &[1], None)), [keep, keep, keep], "nobody has it yet");
+    }
+
+    #[test]
+    fn a_restored_partition_is_lost_no_more() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let lost: BTreeSet<TopicPartition> = (0..3).map(|index| partition_id(1, index)).collect();
+        let kept = directory.path().join(journal::damaged_directory_name(ShardId(0), 1));
+        let live = directory.path().join(journal::directory_name(ShardId(0)));
+        for path in [&kept, &live] {
+            std::fs::create_dir(path).expect("new");
+            replace_file(&path.join(LOST_PARTITIONS_FILE), lost::encode(&lost).as_bytes()).expect("written");
+        }
+        forget_lost_in(directory.path(), partition_id(1, 1)).expect("it can be read");
+        let read = |path: &Path| {
+            let text = std::fs::read_to_string(path.join(LOST_PARTITIONS_FILE)).expect("it is there");
+            lost::decode(&text).expect("it is whole")
+        };
+        assert_eq!(read(&kept), BTreeSet::from([partition_id(1, 0), partition_id(1, 2)]));
+        assert_eq!(read(&live), lost);
+    }
+}
