@@ -4,13 +4,12 @@ use super::brokers::NODE_ID_MAX;
 use super::image::Image;
 use super::leadership::Rules;
 use super::leadership::membership::{LogFound, ReplacesAnother};
-use super::lifecycle::{InSyncMin, settings_of};
+use super::lifecycle::InSyncMin;
 use super::placement;
 use super::record::{FEATURE_LEVEL_BASE, Node, Record};
-use crate::codec::control::LogsFound;
+use crate::codec::control::{Doubtful, LogsFound};
 use crate::config::Routing;
 use crate::config::topic::TopicDefaults;
-use crate::config::value::DurabilityMode;
 use crate::types::limits::SHARDS_MAX;
 use crate::types::{BrokerEpoch, DirectoryId, NodeId, ShardId, TopicPartition, Uuid};
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,8 +38,7 @@ pub struct Start {
     /// Where partitions were found that were made while it had only one log directory.
     pub found: BTreeMap<TopicPartition, DirectoryId>,
     pub logs: LogsFound,
-    /// What was written and not flushed may be gone.
-    pub has_lost_power: bool,
+    pub doubtful: Doubtful,
     /// The registration that ends with this one, as far as the process knows.
     pub replaces: Option<BrokerEpoch>,
 }
@@ -57,7 +55,7 @@ pub fn register(
     defaults: &TopicDefaults,
     new_cluster_id: Uuid,
 ) -> Result<Vec<Record>, RegistrationRefused> {
-    let Start { node, found, logs, has_lost_power, replaces } = start;
+    let Start { node, found, logs, doubtful, replaces } = start;
     check(image, node)?;
     if is_registered(image, node) {
         return Ok(Vec::new());
@@ -83,10 +81,13 @@ pub fn register(
         LogsFound::Damaged(damaged) => damaged.iter().copied().collect(),
         LogsFound::Empty => BTreeSet::new(),
     };
+    let doubtful: Option<BTreeSet<TopicPartition>> = match doubtful {
+        Doubtful::Partitions(some) => Some(some.iter().copied().collect()),
+        Doubtful::All => None,
+    };
+    let is_doubtful = |id: TopicPartition| doubtful.as_ref().is_none_or(|some| some.contains(&id));
     for topic in image.topics() {
         let mut in_sync_min = InSyncMin::of(topic, defaults);
-        let is_flushed = settings_of(topic, defaults).durability == DurabilityMode::Fsync;
-        let found = if *has_lost_power && !is_flushed { LogFound::Unflushed } else { LogFound::Complete };
         for (id, state) in topic.partitions().filter(|(_, state)| state.replica_on(node.id).is_some()) {
             let state = changed.get(&id).unwrap_or(state);
             let known = |id| if id == node.id { Some(&node) } else { image.node(id) };
@@ -101,7 +102,8 @@ pub fn register(
                 false if offline.contains(&node.id) => {
                     leadership.node_started(rules, node.id, LogFound::Unavailable)
                 }
-                false => leadership.node_started(rules, node.id, found),
+                false if is_doubtful(id) => leadership.node_started(rules, node.id, LogFound::Doubtful),
+                false => leadership.node_started(rules, node.id, LogFound::Complete),
             };
             if let Some(leadership) = leadership {
                 let state = state.clone().with_leadership(&leadership);
@@ -159,7 +161,7 @@ pub(crate) mod tests {
             node: Node { incarnation: Uuid::from_u128(process), ..node },
             found: BTreeMap::new(),
             logs: LogsFound::Damaged(Vec::new()),
-            has_lost_power: false,
+            doubtful: Doubtful::Partitions(Vec::new()),
         }
     }
 
@@ -273,21 +275,21 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn after_a_loss_of_power_what_was_not_flushed_counts_where_nobody_has_more() {
+    fn what_may_lack_its_end_counts_where_nobody_is_sure_to_have_more() {
         let mut image = two();
-        let (key, value) = ("odradek.durability".to_owned(), Some("write".to_owned()));
-        image.apply(&Record::TopicConfigSet { topic: topic_id(2), key, value }).expect("it is there");
-        let mut start = |id, process| {
-            let start = Start { has_lost_power: true, ..started(&image, with_peer(id), process) };
+        let mut start = |id, process, doubtful| {
+            let start = Start { doubtful, ..started(&image, with_peer(id), process) };
             let records = register(&image, &start, &TopicDefaults::default(), CLUSTER_ID).expect("valid");
             take(&mut image, &records);
-            (state(&image, 1, 0), state(&image, 2, 0))
+            [state(&image, 1, 0), state(&image, 2, 0), state(&image, 2, 1)]
         };
-        let (flushed, written) = start(1, 7);
-        assert_eq!(flushed, (None, vec![1], vec![]));
-        assert_eq!(written, (Some(2), vec![2], vec![]), "the other one has all that was acknowledged");
-        let (_, written) = start(2, 8);
-        assert_eq!(written, (None, vec![2], vec![]), "nobody has more");
+        let [alone, doubtful, sure] = start(1, 7, Doubtful::Partitions(vec![partition_id(2, 0)]));
+        assert_eq!(alone, (None, vec![1], vec![]));
+        assert_eq!(doubtful, (Some(2), vec![2], vec![]), "the other one has all that was acknowledged");
+        assert_eq!(sure, (Some(2), vec![1, 2], vec![]));
+        let [_, doubtful, sure] = start(2, 8, Doubtful::All);
+        assert_eq!(doubtful, (None, vec![2], vec![]), "nobody has more");
+        assert_eq!(sure, (None, vec![1], vec![]));
     }
 
     #[test]

@@ -143,14 +143,21 @@ pub enum LogsFound {
     Empty,
 }
 
+/// Partitions whose log may lack its end: whoever else is in sync is sure to have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Doubtful {
+    Partitions(Vec<TopicPartition>),
+    /// More than a frame holds.
+    All,
+}
+
 /// A node has started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
     pub node: NodeId,
     pub incarnation: Uuid,
     pub logs: LogsFound,
-    /// What was written and not flushed may be gone.
-    pub has_lost_power: bool,
+    pub doubtful: Doubtful,
     /// The registration of the node that ends with this one, as the controller has told this process.
     pub replaces: Option<BrokerEpoch>,
 }
@@ -382,17 +389,23 @@ fn registration_table(
     builder: &mut Builder,
     registration: &Registration,
 ) -> WIPOffset<fb::Registration<'static>> {
-    let damaged: Vec<_> = match &registration.logs {
+    let named = |partitions: &[TopicPartition]| {
+        let each = partitions.iter().map(|partition| {
+            let (topic, index) = id(*partition);
+            fb::TopicPartition::new(&topic, index)
+        });
+        each.collect::<Vec<_>>()
+    };
+    let damaged = match &registration.logs {
         LogsFound::Empty => Vec::new(),
-        LogsFound::Damaged(partitions) => partitions
-            .iter()
-            .map(|partition| {
-                let (topic, index) = id(*partition);
-                fb::TopicPartition::new(&topic, index)
-            })
-            .collect(),
+        LogsFound::Damaged(partitions) => named(partitions),
+    };
+    let doubtful = match &registration.doubtful {
+        Doubtful::All => Vec::new(),
+        Doubtful::Partitions(partitions) => named(partitions),
     };
     let damaged = builder.create_vector(&damaged);
+    let doubtful = builder.create_vector(&doubtful);
     let incarnation = fb::Id::new(registration.incarnation.as_bytes());
     let args = fb::RegistrationArgs {
         node: registration.node.0,
@@ -400,7 +413,8 @@ fn registration_table(
         is_empty: registration.logs == LogsFound::Empty,
         damaged: Some(damaged),
         replaces: registration.replaces.map_or(-1, |epoch| epoch.0),
-        has_lost_power: registration.has_lost_power,
+        doubtful: Some(doubtful),
+        is_all_doubtful: registration.doubtful == Doubtful::All,
     };
     fb::Registration::create(builder, &args)
 }
@@ -410,18 +424,23 @@ pub(super) fn decode_registration(table: &[u8]) -> Result<Registration, MessageE
 }
 
 fn registration_of(root: fb::Registration<'_>) -> Result<Registration, MessageError> {
-    let damaged = root.damaged().into_iter().flatten();
-    let damaged = damaged.map(|named| topic_partition(&named.topic().bytes(), named.partition()));
+    let partition = |named: &fb::TopicPartition| topic_partition(&named.topic().bytes(), named.partition());
+    let damaged = root.damaged().into_iter().flatten().map(partition);
     let logs = match root.is_empty() {
         true => LogsFound::Empty,
         false => LogsFound::Damaged(damaged.collect::<Result<_, _>>()?),
+    };
+    let doubtful = root.doubtful().into_iter().flatten().map(partition);
+    let doubtful = match root.is_all_doubtful() {
+        true => Doubtful::All,
+        false => Doubtful::Partitions(doubtful.collect::<Result<_, _>>()?),
     };
     let replaces = (root.replaces() >= 0).then_some(BrokerEpoch(root.replaces()));
     Ok(Registration {
         node: NodeId(root.node()),
         incarnation: uuid(root.incarnation()),
         logs,
-        has_lost_power: root.has_lost_power(),
+        doubtful,
         replaces,
     })
 }

@@ -1557,7 +1557,7 @@ pub enum RegistrationOffset {}
 /// A node has started. `incarnation`: random, of this process. `damaged`: partitions whose log may lack what
 /// it had acknowledged; `is_empty`: all of them. `replaces`: the registration of the node that ends with this one, as
 /// the controller has told this process; -1: none. Whoever comes late replaces another one, and is refused.
-/// `has_lost_power`: what was written and not flushed may be gone.
+/// `doubtful`: partitions whose log may lack its end; `is_all_doubtful`: all of them.
 pub struct Registration<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -1576,7 +1576,8 @@ impl<'a> Registration<'a> {
   pub const VT_IS_EMPTY: ::flatbuffers::VOffsetT = 8;
   pub const VT_DAMAGED: ::flatbuffers::VOffsetT = 10;
   pub const VT_REPLACES: ::flatbuffers::VOffsetT = 12;
-  pub const VT_HAS_LOST_POWER: ::flatbuffers::VOffsetT = 14;
+  pub const VT_DOUBTFUL: ::flatbuffers::VOffsetT = 14;
+  pub const VT_IS_ALL_DOUBTFUL: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1589,10 +1590,11 @@ impl<'a> Registration<'a> {
   ) -> ::flatbuffers::WIPOffset<Registration<'bldr>> {
     let mut builder = RegistrationBuilder::new(_fbb);
     builder.add_replaces(args.replaces);
+    if let Some(x) = args.doubtful { builder.add_doubtful(x); }
     if let Some(x) = args.damaged { builder.add_damaged(x); }
     if let Some(x) = args.incarnation { builder.add_incarnation(x); }
     builder.add_node(args.node);
-    builder.add_has_lost_power(args.has_lost_power);
+    builder.add_is_all_doubtful(args.is_all_doubtful);
     builder.add_is_empty(args.is_empty);
     builder.finish()
   }
@@ -1634,11 +1636,18 @@ impl<'a> Registration<'a> {
     unsafe { self._tab.get::<i64>(Registration::VT_REPLACES, Some(-1)).unwrap()}
   }
   #[inline]
-  pub fn has_lost_power(&self) -> bool {
+  pub fn doubtful(&self) -> Option<::flatbuffers::Vector<'a, TopicPartition>> {
     // Safety:
     // Created from valid Table for this object
     // which contains a valid value in this slot
-    unsafe { self._tab.get::<bool>(Registration::VT_HAS_LOST_POWER, Some(false)).unwrap()}
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, TopicPartition>>>(Registration::VT_DOUBTFUL, None)}
+  }
+  #[inline]
+  pub fn is_all_doubtful(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Registration::VT_IS_ALL_DOUBTFUL, Some(false)).unwrap()}
   }
 }
 
@@ -1653,7 +1662,8 @@ impl ::flatbuffers::Verifiable for Registration<'_> {
      .visit_field::<bool>("is_empty", Self::VT_IS_EMPTY, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, TopicPartition>>>("damaged", Self::VT_DAMAGED, false)?
      .visit_field::<i64>("replaces", Self::VT_REPLACES, false)?
-     .visit_field::<bool>("has_lost_power", Self::VT_HAS_LOST_POWER, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, TopicPartition>>>("doubtful", Self::VT_DOUBTFUL, false)?
+     .visit_field::<bool>("is_all_doubtful", Self::VT_IS_ALL_DOUBTFUL, false)?
      .finish();
     Ok(())
   }
@@ -1664,7 +1674,8 @@ pub struct RegistrationArgs<'a> {
     pub is_empty: bool,
     pub damaged: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, TopicPartition>>>,
     pub replaces: i64,
-    pub has_lost_power: bool,
+    pub doubtful: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, TopicPartition>>>,
+    pub is_all_doubtful: bool,
 }
 impl<'a> Default for RegistrationArgs<'a> {
   #[inline]
@@ -1675,7 +1686,8 @@ impl<'a> Default for RegistrationArgs<'a> {
       is_empty: false,
       damaged: None,
       replaces: -1,
-      has_lost_power: false,
+      doubtful: None,
+      is_all_doubtful: false,
     }
   }
 }
@@ -1706,8 +1718,12 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RegistrationBuilder<'a, 'b, A
     self.fbb_.push_slot::<i64>(Registration::VT_REPLACES, replaces, -1);
   }
   #[inline]
-  pub fn add_has_lost_power(&mut self, has_lost_power: bool) {
-    self.fbb_.push_slot::<bool>(Registration::VT_HAS_LOST_POWER, has_lost_power, false);
+  pub fn add_doubtful(&mut self, doubtful: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , TopicPartition>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Registration::VT_DOUBTFUL, doubtful);
+  }
+  #[inline]
+  pub fn add_is_all_doubtful(&mut self, is_all_doubtful: bool) {
+    self.fbb_.push_slot::<bool>(Registration::VT_IS_ALL_DOUBTFUL, is_all_doubtful, false);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RegistrationBuilder<'a, 'b, A> {
@@ -1733,7 +1749,8 @@ impl ::core::fmt::Debug for Registration<'_> {
       ds.field("is_empty", &self.is_empty());
       ds.field("damaged", &self.damaged());
       ds.field("replaces", &self.replaces());
-      ds.field("has_lost_power", &self.has_lost_power());
+      ds.field("doubtful", &self.doubtful());
+      ds.field("is_all_doubtful", &self.is_all_doubtful());
       ds.finish()
   }
 }

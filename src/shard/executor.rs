@@ -520,6 +520,12 @@ fn tell_of_failures(shard: &Rc<Shard>) {
                 shard.replica_damaged(id);
             }
         }));
+        let weak = Rc::downgrade(shard);
+        store.on_doubtful(Box::new(move |id| {
+            if let Some(shard) = weak.upgrade() {
+                shard.replica_doubtful(id);
+            }
+        }));
     }
 }
 

@@ -55,6 +55,8 @@ pub struct Replayed {
     pub ends: BTreeMap<TopicPartition, Offset>,
     /// Partitions whose committed bytes are damaged: they stay offline.
     pub corrupt: BTreeSet<TopicPartition>,
+    /// Partitions that may lack their end: what follows the last whole block was never acknowledged, or is damaged.
+    pub doubtful: BTreeSet<TopicPartition>,
     /// Journals that their shards go on with.
     pub heads: BTreeMap<ShardId, JournalHead>,
     pub recovery: RecoveryCounts,
@@ -316,16 +318,21 @@ fn judge(
     let files = open_files(directory)?;
     settle(directory, &files)?;
     let mut replay = Replay::default();
+    let mut is_torn = false;
     for (index, file) in &files {
         let size = file.metadata()?.len();
         let stop = replay.scan_file(*index, size, |position, size| read_at(file, position, size))?;
         if let Stop::Damaged(error) = stop {
             tracing::warn!(directory = %directory.display(), file = index.0, %error, "the journal has a block that does not hold");
             replayed.recovery.count(RecoveryBranch::JournalBlockDamaged);
+            is_torn = true;
         }
     }
     if let Some(branch) = report(&replay, directory) {
         replayed.recovery.count(branch);
+    }
+    if segments.is_some() && (is_torn || matches!(replay.verdict(), Verdict::BeyondGap { .. })) {
+        replayed.doubtful.extend(start.partitions_of(shard));
     }
     let mut lost = BTreeSet::new();
     if replay.verdict().is_lost() {

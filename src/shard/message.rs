@@ -53,6 +53,10 @@ pub enum Message {
         id: TopicPartition,
         is_damaged: bool,
     },
+    /// A replica of the sender may lack its end.
+    Doubtful {
+        id: TopicPartition,
+    },
     /// A shard of another node follows partitions of the receiver.
     Follower {
         follower: FollowerShard,

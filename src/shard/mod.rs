@@ -202,6 +202,8 @@ pub struct Shard {
     damaged: RefCell<BTreeSet<TopicPartition>>,
     /// Those of all shards of the node, where the quorum is.
     damaged_on_node: RefCell<BTreeSet<TopicPartition>>,
+    /// Likewise those that may lack their end, as long as nobody was told.
+    doubtful_on_node: RefCell<BTreeSet<TopicPartition>>,
     stopping: Cell<bool>,
     /// Fetches of this shard that wait for data, the oldest first.
     wakes: RefCell<BTreeMap<u64, Rc<Parked>>>,
@@ -308,6 +310,7 @@ impl Shard {
             removals: Removals::default(),
             damaged: RefCell::default(),
             damaged_on_node: RefCell::default(),
+            doubtful_on_node: RefCell::default(),
             stopping: Cell::new(false),
             wakes: RefCell::default(),
         })

@@ -574,6 +574,7 @@ fn report(
                 "recovered: a torn tail was cut, beyond the last flush that a checkpoint or the journal has noted"
             );
             store.recovered(RecoveryBranch::TornTailCut);
+            store.replica_doubtful(request.id);
         }
         Verdict::Corrupt { file_position, damage } => {
             store.recovered(RecoveryBranch::SegmentDamaged);

@@ -190,6 +190,13 @@ fn change_role(shard: &Rc<Shard>, id: TopicPartition) {
     }
 }
 
+/// It was found damaged: it acknowledges nothing any more, and states nothing under another registration.
+pub fn follow_no_more(shard: &Rc<Shard>, id: TopicPartition) {
+    if let Some(replica) = shard.stores.find(&id).filter(|replica| replica.replication.is_follower()) {
+        replica.take_role(shard, Role::Idle { epoch: replica.replication.epoch() });
+    }
+}
+
 /// A follower whose log is not what it takes it for begins again with what is there, after a while. One whose log
 /// directory has failed does not.
 pub fn follow_later(shard: &Rc<Shard>, replica: &Rc<Replica>, pause: Duration) {
@@ -261,6 +268,9 @@ fn lead(shard: &Rc<Shard>, replica: &Rc<Replica>, state: &PartitionState) {
 }
 
 fn follow(shard: &Rc<Shard>, replica: &Rc<Replica>, state: &PartitionState) {
+    if shard.is_damaged(replica.id) {
+        return; // It would be taken for one that has everything.
+    }
     let leader = state.leader.and_then(|leader| state.replica_on(leader));
     let Some(leader) = leader.map(|leader| LeaderShard { node: leader.node, shard: leader.owner }) else {
         return;

@@ -6,15 +6,16 @@
 //! ```
 //!
 //! The new registration is what keeps an empty log from being taken for the one that there was: nobody takes a replica
-//! into the in-sync set that was found up to date under an earlier one (KIP-903). A replica of which nobody else has
-//! everything stays as it is, and says so: what is left of it may be the last there is.
+//! into the in-sync set that was found up to date under an earlier one (KIP-903), and under the new one a damaged log
+//! follows nobody. A replica of which nobody else has everything stays as it is, and says so: what is left of it may be
+//! the last there is.
 
 use crate::cluster::image::Image;
 use crate::log::journal::lost::{self, LOST_PARTITIONS_FILE};
 use crate::shard::disk::{blocking, replace_file};
 use crate::shard::message::Message;
 use crate::shard::store::Store;
-use crate::shard::{Shard, groups, journal, partitions};
+use crate::shard::{Shard, groups, journal, partitions, replication};
 use crate::types::{NodeId, ShardId, TopicPartition};
 use std::collections::BTreeSet;
 use std::io;
@@ -50,10 +51,29 @@ impl Shard {
         if !self.damaged.borrow_mut().insert(id) {
             return;
         }
+        replication::follow_no_more(self, id);
         self.tell_damaged(id, true);
         if self.damaged.borrow().len() == 1 {
             self.spawn(restore_all(self.clone()));
         }
+    }
+
+    pub fn is_damaged(&self, id: TopicPartition) -> bool {
+        self.damaged.borrow().contains(&id)
+    }
+
+    /// A start has found that the end of a replica of this shard may be gone: others that are in sync are sure to have
+    /// it.
+    pub fn replica_doubtful(&self, id: TopicPartition) {
+        match self.id == QUORUM_SHARD {
+            true => self.note_doubtful(id),
+            false => self.mesh.post(QUORUM_SHARD, Message::Doubtful { id }),
+        }
+    }
+
+    /// The same of any shard of this node, on the one that has the quorum.
+    pub fn note_doubtful(&self, id: TopicPartition) {
+        self.doubtful_on_node.borrow_mut().insert(id);
     }
 
     /// Whoever has the quorum hears of it.
@@ -129,9 +149,9 @@ async fn restore(shard: &Rc<Shard>, id: TopicPartition) {
     groups::role_changed(shard, id);
     shard.transactions.role_changed(shard, id);
     forget_lost(&store, id).await;
+    forget(shard, id); // Unless the new one is damaged too.
     partitions::open_new(shard, &store, id).await;
     shard.metrics.borrow_mut().replicas_restored += 1;
-    forget(shard, id);
 }
 
 /// What was lost with a journal that is kept is of no concern any more.

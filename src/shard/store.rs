@@ -97,7 +97,7 @@ pub struct StoreSlot {
 /// Tells the other shards of the node that the directory has failed, and why.
 pub type OnFailed = Box<dyn Fn(&str)>;
 
-/// Tells the shard which of its replicas is damaged.
+/// Tells the shard of one of its replicas.
 pub type OnDamaged = Box<dyn Fn(TopicPartition)>;
 
 /// Lives: one per shard and log directory, as long as the process.
@@ -124,6 +124,7 @@ pub struct Store {
     offline: RefCell<Option<String>>,
     on_failed: RefCell<Option<OnFailed>>,
     on_damaged: RefCell<Option<OnDamaged>>,
+    on_doubtful: RefCell<Option<OnDamaged>>,
     checkpoint: Cell<CheckpointGeneration>,
     /// One checkpoint is written at a time.
     pub checkpoint_turn: Semaphore,
@@ -166,6 +167,7 @@ impl Store {
             offline: RefCell::new(None),
             on_failed: RefCell::new(None),
             on_damaged: RefCell::new(None),
+            on_doubtful: RefCell::new(None),
             checkpoint: Cell::new(dir.generation),
             checkpoint_turn: Semaphore::new(1),
             closed: Cell::new(false),
@@ -200,6 +202,18 @@ impl Store {
     /// How the shard is told that a replica is damaged.
     pub fn on_damaged(&self, told: OnDamaged) {
         *self.on_damaged.borrow_mut() = Some(told);
+    }
+
+    /// How the shard is told that the end of a replica may be gone.
+    pub fn on_doubtful(&self, told: OnDamaged) {
+        *self.on_doubtful.borrow_mut() = Some(told);
+    }
+
+    /// Its end was cut where it is no batch: a write that was interrupted, or what was there is damaged.
+    pub fn replica_doubtful(&self, id: TopicPartition) {
+        if let Some(told) = &*self.on_doubtful.borrow() {
+            told(id);
+        }
     }
 
     /// What was read of a replica is not what was written.

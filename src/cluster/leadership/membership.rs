@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | it starts, its log complete | no more; again under a new epoch | stays | stays |
 //! | it starts, its log not complete | no more | out | out |
-//! | the same of what was never flushed, after a loss of power | no more | out, unless nobody else is left | out |
+//! | it starts, its log may lack its end | no more | out, unless nobody else is left | out |
 //! | nothing is heard of it (fenced) | no more | out | in, while fewer than the minimum are in sync |
 //! | its log directory has failed, or cannot be used at a start | no more | out | the same |
 //! | it stops in an orderly way | others first | out | the same |
@@ -23,8 +23,8 @@ pub enum LogFound {
     Complete,
     /// Damage, or no proof, or nothing at all.
     Lost,
-    /// It was acknowledged before it was flushed, and the power may have been lost since.
-    Unflushed,
+    /// It may lack the end of that.
+    Doubtful,
     /// Its log directory cannot be used: what it has acknowledged may be back with it.
     Unavailable,
 }
@@ -80,12 +80,12 @@ impl Leadership {
     pub fn node_started(&self, rules: Rules<'_>, node: NodeId, found: LogFound) -> Option<Leadership> {
         match found {
             LogFound::Lost => self.node_lost(rules, node),
-            LogFound::Unflushed if !self.is_last(node) => self.node_lost(rules, node),
+            LogFound::Doubtful if !self.is_last(node) => self.node_lost(rules, node),
             LogFound::Unavailable => self.node_left(rules, node),
-            LogFound::Complete | LogFound::Unflushed if self.leader == Some(node) => {
+            LogFound::Complete | LogFound::Doubtful if self.leader == Some(node) => {
                 self.elect(rules, Election::Online)
             }
-            LogFound::Complete | LogFound::Unflushed => None,
+            LogFound::Complete | LogFound::Doubtful => None,
         }
     }
 

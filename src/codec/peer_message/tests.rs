@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::codec::control::{
-    AlterOutcome, AlterRefusal, Found, LogsFound, MutationLimit, PartitionProposal, QuestionKind,
+    AlterOutcome, AlterRefusal, Doubtful, Found, LogsFound, MutationLimit, PartitionProposal, QuestionKind,
 };
 use crate::codec::peer_frame::{PEER_HEADER_SIZE, PeerFrame, next_peer_frame};
 use crate::codec::replication::{Acknowledgement, AlignmentOutcome, Refusal, StatedEpoch, Statement};
@@ -187,12 +187,13 @@ fn question() -> impl Strategy<Value = Question> {
 
 fn registration() -> impl Strategy<Value = Registration> {
     let logs = prop_oneof![Just(LogsFound::Empty), vec(partition(), 0..5).prop_map(LogsFound::Damaged)];
-    (node(), uuid(), logs, any::<bool>(), proptest::option::of(broker_epoch())).prop_map(
-        |(node, incarnation, logs, has_lost_power, replaces)| Registration {
+    let doubtful = prop_oneof![Just(Doubtful::All), vec(partition(), 0..5).prop_map(Doubtful::Partitions)];
+    (node(), uuid(), logs, doubtful, proptest::option::of(broker_epoch())).prop_map(
+        |(node, incarnation, logs, doubtful, replaces)| Registration {
             node,
             incarnation,
             logs,
-            has_lost_power,
+            doubtful,
             replaces,
         },
     )

@@ -1,12 +1,14 @@
 //! The main thread's part of a start, until every shard has opened its partitions.
 
-use crate::cluster::image::Image;
+use crate::cluster::image::{Image, Topic};
+use crate::cluster::lifecycle::settings_of;
 use crate::cluster::quorum::members::PeerId;
 use crate::cluster::record::Node;
 use crate::cluster::registration::{Start, register};
-use crate::codec::control::LogsFound;
+use crate::codec::control::{Doubtful, LogsFound};
 use crate::config::Config;
 use crate::config::topic::TopicDefaults;
+use crate::config::value::DurabilityMode;
 use crate::log::segment::directory_name;
 use crate::metrics::recovery::RecoveryCounts;
 use crate::preflight::{self, Preflight};
@@ -18,7 +20,9 @@ use crate::shard::quorum::Around;
 use crate::shard::quorum::start::{Metadata, Replayed};
 use crate::shard::recover::{self, Images, Recovered};
 use crate::types::limits::OPEN_FILES_MIN;
-use crate::types::{BrokerEpoch, DirectoryId, LogDirIndex, ShardId, TopicPartition, Uuid, parse_uuid_text};
+use crate::types::{
+    BrokerEpoch, DirectoryId, LogDirIndex, NodeId, ShardId, TopicPartition, Uuid, parse_uuid_text,
+};
 use glommio::channels::shared_channel::ForeignSender;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, mpsc};
@@ -200,7 +204,8 @@ fn open_log_dirs(
     // What will be registered once everything is recovered, but for what turns out to be damaged.
     let replaces = before.node(node.id).map(|node| node.broker_epoch);
     let logs = LogsFound::Damaged(Vec::new());
-    let mut start = Start { node, found: by_id, logs, has_lost_power: false, replaces };
+    let doubtful = Doubtful::Partitions(Vec::new());
+    let mut start = Start { node, found: by_id, logs, doubtful, replaces };
     let defaults = TopicDefaults::from_config(config);
     let defaults = defaults.map_err(|error| StartError::TopicDefaults(error.to_string()))?;
     let records = register(&before, &start, &defaults, cluster)?;
@@ -234,14 +239,30 @@ fn open_log_dirs(
     };
     let is_clean = |recovered: &Recovered| recovered.last.clean;
     let boot = preflight::current_boot_id();
-    start.has_lost_power = identity.is_of_another_boot(boot.as_deref()) && !recovered.iter().all(is_clean);
-    if start.has_lost_power {
-        tracing::warn!(
-            "the machine was started anew and the last stop was not clean: replicas of topics with \
-             odradek.durability=write may lack what they had acknowledged, and catch up first"
-        );
+    let has_lost_power = identity.is_of_another_boot(boot.as_deref()) && !recovered.iter().all(is_clean);
+    let mut doubtful: BTreeSet<TopicPartition> = BTreeSet::new();
+    if has_lost_power {
+        doubtful.extend(unflushed(&image, start.node.id, &defaults));
+        if !doubtful.is_empty() {
+            tracing::warn!(
+                partitions = doubtful.len(),
+                "the machine was started anew and the last stop was not clean: replicas of topics with \
+                 odradek.durability=write may lack what they had acknowledged"
+            );
+        }
     }
+    let with_torn_tails = recovered.iter().flat_map(|recovered| &recovered.last.journal.doubtful);
+    doubtful.extend(with_torn_tails.copied());
+    start.doubtful = Doubtful::Partitions(doubtful.into_iter().collect());
     Ok(Some(Opened { start, log_dirs, recovered, recovery }))
+}
+
+/// Partitions that others have too, and whose records are acknowledged before they are flushed.
+fn unflushed(image: &Image, node: NodeId, defaults: &TopicDefaults) -> Vec<TopicPartition> {
+    let is_written = |topic: &&Topic| settings_of(topic, defaults).durability == DurabilityMode::Write;
+    let partitions = image.topics().filter(is_written).flat_map(Topic::partitions);
+    let here = partitions.filter(|(_, state)| state.replicas.len() > 1 && state.replica_on(node).is_some());
+    here.map(|(id, _)| id).collect()
 }
 
 /// Partitions of which a start knows, before it opens them, that their logs lack what they had.

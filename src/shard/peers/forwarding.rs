@@ -193,8 +193,8 @@ async fn register(
     let registration = registration.ok_or_else(|| invalid("it does not say what has started".to_owned()))?;
     let found: BTreeMap<TopicPartition, DirectoryId> =
         question.found.iter().map(|found| (found.partition, found.directory)).collect();
-    let Registration { logs, has_lost_power, replaces, .. } = registration.clone();
-    quorum.register_other(peer, &Start { node: node.clone(), found, logs, has_lost_power, replaces }).await
+    let Registration { logs, doubtful, replaces, .. } = registration.clone();
+    quorum.register_other(peer, &Start { node: node.clone(), found, logs, doubtful, replaces }).await
 }
 
 fn limit_of(request: &ControlRequest) -> Option<&MutationLimit> {

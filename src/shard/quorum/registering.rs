@@ -7,7 +7,7 @@ use crate::cluster::quorum::members::{ChangeRejected, MemberChange, PeerId};
 use crate::cluster::record::{Node, Record};
 use crate::cluster::registration::{RegistrationRefused, Start, is_registered, register};
 use crate::codec::control::{
-    Answer, Found, LogsFound, Question, QuestionKind, Registered, Registration, decode_registered,
+    Answer, Doubtful, Found, LogsFound, Question, QuestionKind, Registered, Registration, decode_registered,
     encode_registered,
 };
 use crate::codec::error_code::ErrorCode;
@@ -92,18 +92,25 @@ impl MetadataQuorum {
     /// Replicas of this node are damaged that it counts for having, as others do: it registers anew, without them.
     pub(super) async fn give_up_damaged(&self) {
         const PAUSE: Duration = Duration::from_millis(100);
-        let damaged = self.attached().map(|shard| shard.damaged_on_node.borrow().clone()).unwrap_or_default();
+        let Some(shard) = self.attached() else { return };
         let me = self.me().node();
-        let told =
-            |image: &Image| damaged.iter().copied().filter(|id| is_to_be_told(image, me, *id)).collect();
-        let told: Vec<TopicPartition> = self.with_image(told);
-        let Some(before) = self.started.borrow().clone().filter(|_| !told.is_empty()) else { return };
+        let to_be_told = |found: &BTreeSet<TopicPartition>| {
+            let told =
+                |image: &Image| found.iter().copied().filter(|id| is_to_be_told(image, me, *id)).collect();
+            self.with_image(told)
+        };
+        let damaged: Vec<TopicPartition> = to_be_told(&shard.damaged_on_node.borrow());
+        let doubtful: Vec<TopicPartition> = to_be_told(&shard.doubtful_on_node.take());
+        let is_needed = !damaged.is_empty() || !doubtful.is_empty();
+        let Some(before) = self.started.borrow().clone().filter(|_| is_needed) else { return };
         tracing::warn!(
-            partitions = told.len(),
-            "damaged replicas count no more: this node registers anew, and gets them back from others"
+            damaged = damaged.len(),
+            doubtful = doubtful.len(),
+            "replicas that are damaged, or may lack their end, count no more: this node registers anew without them"
         );
         let node = Node { incarnation: Uuid::new_v4(), ..before.node.clone() };
-        let start = Start { node, logs: LogsFound::Damaged(told), has_lost_power: false, ..before };
+        let (logs, doubtful) = (LogsFound::Damaged(damaged), Doubtful::Partitions(doubtful));
+        let start = Start { node, logs, doubtful, ..before };
         self.started.replace(Some(start.clone()));
         while !self.has_failed() && !self.with_image(|image| is_registered(image, &start.node)) {
             if let Err(error) = self.register_once(&start).await {
@@ -147,7 +154,7 @@ impl MetadataQuorum {
 
     /// Asks whoever leads to register this node; that nobody could be asked is no error.
     async fn register_with(&self, peers: &Peers, start: &Start) -> Result<(), RegisterError> {
-        let Start { node, found, logs, has_lost_power, replaces } = start;
+        let Start { node, found, logs, doubtful, replaces } = start;
         let payload = encode(&[Record::NodeRegistered(node.clone())]);
         // Only of those whose directory is not stated yet.
         let is_stated = |id: &TopicPartition| {
@@ -171,8 +178,11 @@ impl MetadataQuorum {
             logs => logs.clone(),
         };
         let (node, incarnation) = (node.id, node.incarnation);
-        let (has_lost_power, replaces) = (*has_lost_power, *replaces);
-        let registration = Some(Registration { node, incarnation, logs, has_lost_power, replaces });
+        let doubtful = match doubtful {
+            Doubtful::Partitions(some) if some.len() > PEER_PARTITIONS_MAX => Doubtful::All,
+            doubtful => doubtful.clone(),
+        };
+        let registration = Some(Registration { node, incarnation, logs, doubtful, replaces: *replaces });
         let question = Question { found, registration, ..question(QuestionKind::Register, self.me()) };
         match peers.ask_leader(&question, &payload, true).await {
             Ok((answer, payload)) if answer.error != 0 => {

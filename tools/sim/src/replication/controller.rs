@@ -273,7 +273,7 @@ impl Scene {
                 if self.controller.is_needed(partition, node) {
                     self.world.count(match found {
                         LogFound::Lost => "controller: log lost, out of the in-sync set",
-                        LogFound::Complete | LogFound::Unflushed | LogFound::Unavailable => {
+                        LogFound::Complete | LogFound::Doubtful | LogFound::Unavailable => {
                             "controller: log complete, place kept"
                         }
                     });

@@ -8,7 +8,7 @@ use crate::replication::network::{CONTROLLER, Way};
 use crate::replication::scene::{Action, Scene, index, partition_id};
 use crate::replication::settings::{MS, Mistake, S, check};
 use crate::world::Micros;
-use odradek::codec::control::{Heartbeat, LogsFound, Registration};
+use odradek::codec::control::{Doubtful, Heartbeat, LogsFound, Registration};
 use odradek::codec::peer_frame::{PeerFrame, next_peer_frame};
 use odradek::codec::peer_message::{PEER_VERSION_MAX, PeerMessage};
 use odradek::replication::follower::{Follower, FollowerStart};
@@ -204,7 +204,8 @@ impl Scene {
         let incarnation = incarnation(id, self.nodes[id].run);
         let replaces = self.nodes[id].replaces;
         let node = self.nodes[id].id;
-        let registration = Registration { node, incarnation, logs, has_lost_power: false, replaces };
+        let registration =
+            Registration { node, incarnation, logs, doubtful: Doubtful::Partitions(Vec::new()), replaces };
         self.ask_controller(id, &PeerMessage::Registration(registration));
     }
 
