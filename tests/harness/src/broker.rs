@@ -39,6 +39,7 @@ pub struct Options {
     settings: Vec<(String, String)>,
     data_dir: Option<PathBuf>,
     other_dirs: Vec<PathBuf>,
+    environment: Vec<(String, String)>,
     /// Where other nodes of its cluster listen to nodes; `None`: it is alone.
     peers: Option<Vec<String>>,
 }
@@ -54,6 +55,7 @@ impl Options {
             settings: Vec::new(),
             data_dir: None,
             other_dirs: Vec::new(),
+            environment: Vec::new(),
             peers: None,
         };
         // Brokers come and go by the dozen: as many files of 256 MiB would be filled with zeros.
@@ -86,6 +88,17 @@ impl Options {
     pub fn in_cluster(self, node_id: i32, others: &[&Broker]) -> Options {
         let peers = others.iter().map(|other| other.peer_address()).collect();
         Options { peers: Some(peers), ..self }.set("node-id", &node_id.to_string())
+    }
+
+    /// The same with an empty directory in a cluster that there is: `addresses` of other nodes, for nodes.
+    pub fn joining(self, addresses: Vec<String>) -> Options {
+        Options { peers: Some(addresses), ..self }
+    }
+
+    /// A variable of the broker's environment.
+    pub fn env(mut self, name: &str, value: &str) -> Options {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// The journal is of small files, which are used again soon.
@@ -332,6 +345,7 @@ impl Broker {
         {
             command.env_remove(name);
         }
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command.env("RUST_BACKTRACE", "1").stdin(Stdio::null()).stdout(Stdio::piped());
         command
     }

@@ -1,10 +1,12 @@
 //! Three nodes as processes, with the network between them, and what they say of themselves.
 
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use odradek_test_harness::{Broker, Options, Routing};
+use odradek_test_harness::{Broker, Options, Routing, SmallDisk, binary};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -15,18 +17,32 @@ use crate::proxy::{NODES, Network};
 
 const REPLICAS: i32 = 3;
 
+/// Bytes of a node's disk; and more for each minute.
+const DISK_SIZE: u64 = 384 << 20;
+const DISK_SIZE_PER_MINUTE: u64 = 24 << 20;
+
+/// What can be preloaded beside this program.
+const WALL_CLOCK: &str = "libodradek_wall_clock.so";
+
 pub struct Cluster {
     pub nodes: Vec<Broker>,
     pub network: Network,
     /// By place: whether the process runs.
     pub is_up: [bool; NODES],
+    /// By place, where file systems can be mounted: what each node has its data on. Dropped behind the nodes.
+    disks: Vec<SmallDisk>,
+    /// By place: how far off the wall clock is. Empty where there is nothing to preload.
+    clocks: Vec<PathBuf>,
 }
 
 impl Cluster {
     /// Three nodes whose votes count, and the topics of the load.
-    pub fn create(settings: &[(String, String)]) -> anyhow::Result<Cluster> {
+    pub fn create(settings: &[(String, String)], time: Duration) -> anyhow::Result<Cluster> {
         let network = Network::default();
         let mut nodes: Vec<Broker> = Vec::new();
+        let size = DISK_SIZE + DISK_SIZE_PER_MINUTE * (time.as_secs() / 60);
+        let disks: Vec<SmallDisk> = (0..NODES).map_while(|_| SmallDisk::mount(size)).collect();
+        let mut clocks = Vec::new();
         for place in 0..NODES {
             let mut options = Options::new(Routing::Node).cores(1).memory("512MiB");
             options = options.set("offsets.topic.num.partitions", "6");
@@ -34,15 +50,28 @@ impl Cluster {
             for (name, value) in settings {
                 options = options.set(name, value);
             }
+            if disks.len() == NODES {
+                options = options.data_dir(disks[place].path().join("data"));
+            }
             let others: Vec<&Broker> = nodes.first().into_iter().collect();
             let mut node = Broker::not_started(options.in_cluster(place as i32 + 1, &others));
+            if let Some(library) = wall_clock() {
+                let clock = node.scratch().join("wall-clock-offset");
+                std::fs::write(&clock, 0i64.to_le_bytes())?;
+                let [library, file] = [&library, &clock].map(|path| path.display().to_string());
+                node.reconfigure(|options| {
+                    options.env("LD_PRELOAD", &library).env("WALL_CLOCK_OFFSET", &file)
+                });
+                clocks.push(clock);
+            }
             let advertised = format!("127.0.0.1:{}", node.spare_port());
             node.reconfigure(|options| options.set("peer-advertise", &advertised));
             network.stand_before(place, node.spare_port(), node.peer_address())?;
             node.start_again();
             nodes.push(node);
         }
-        let mut cluster = Cluster { nodes, network, is_up: [true; NODES] };
+        let disks = if disks.len() == NODES { disks } else { Vec::new() };
+        let mut cluster = Cluster { nodes, network, is_up: [true; NODES], disks, clocks };
         // Who was told at its first start where another one is, past the network, is not any more.
         for place in 0..NODES {
             cluster.wait_until_whole(Duration::from_secs(60))?;
@@ -53,6 +82,60 @@ impl Cluster {
         cluster.create_topic(LEDGER, LEDGER_PARTITIONS)?;
         cluster.wait_until_whole(Duration::from_secs(60))?;
         Ok(cluster)
+    }
+
+    /// A disk of its own of a node, where there is one.
+    pub fn disk(&self, place: usize) -> Option<&SmallDisk> {
+        self.disks.get(place)
+    }
+
+    pub fn has_clocks(&self) -> bool {
+        !self.clocks.is_empty()
+    }
+
+    /// From now on the wall clock of a node is so many seconds off.
+    pub fn set_clock(&self, place: usize, seconds: i64) -> anyhow::Result<()> {
+        let Some(clock) = self.clocks.get(place) else { return Ok(()) };
+        // In place: the node has it mapped.
+        let file = std::fs::OpenOptions::new().write(true).open(clock)?;
+        Ok(file.write_all_at(&seconds.to_le_bytes(), 0)?)
+    }
+
+    /// Runs a command of the broker's against those that are up.
+    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let up = self.nodes.iter().zip(self.is_up).filter(|(_, is_up)| *is_up);
+        let brokers = up.map(|(node, _)| node.bootstrap()).collect::<Vec<_>>().join(",");
+        let output = Command::new(binary()).args(arguments).args(["--brokers", &brokers]).output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if !output.status.success() {
+            bail!("{}: {}", arguments.join(" "), text(&output.stderr));
+        }
+        Ok(text(&output.stdout))
+    }
+
+    /// The same until it succeeds.
+    pub fn run_at_last(&self, arguments: &[&str], patience: Duration) -> anyhow::Result<String> {
+        let begun = Instant::now();
+        loop {
+            match self.run(arguments) {
+                Err(error) if begun.elapsed() > patience => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(200)),
+                done => return done,
+            }
+        }
+    }
+
+    /// A node that is down has an empty disk, and is to take its own place.
+    pub fn replace_by_empty(&mut self, place: usize) -> anyhow::Result<()> {
+        let id = (place + 1).to_string();
+        self.run_at_last(&["cluster", "voter", "remove", &id], Duration::from_secs(60))?;
+        std::fs::remove_dir_all(self.nodes[place].data_dir())?;
+        let others = (0..NODES).filter(|other| *other != place);
+        let addresses: Vec<String> =
+            others.map(|other| format!("127.0.0.1:{}", self.nodes[other].spare_port())).collect();
+        self.nodes[place].reconfigure(|options| options.joining(addresses));
+        self.start_down();
+        Ok(())
     }
 
     pub fn bootstrap(&self) -> String {
@@ -90,8 +173,11 @@ impl Cluster {
             return Some((Vec::new(), false));
         }
         let partitions = || metadata.topics().iter().flat_map(|topic| topic.partitions());
-        let is_whole =
-            partitions().all(|found| found.isr().len() == found.replicas().len() && found.leader() > 0);
+        let is_whole = partitions().all(|found| {
+            found.isr().len() == found.replicas().len()
+                && found.replicas().len() == NODES
+                && found.leader() > 0
+        });
         let topic = metadata.topics().iter().find(|topic| topic.name() == TOPIC);
         let leaders = topic.map(|topic| {
             let mut leaders: Vec<_> =
@@ -153,6 +239,16 @@ impl Cluster {
         }
         Ok(differ)
     }
+}
+
+/// Built beside this program.
+fn wall_clock() -> Option<PathBuf> {
+    let beside = std::env::current_exe().ok()?.with_file_name(WALL_CLOCK);
+    if !beside.exists() {
+        eprintln!("SKIPPED: clocks do not jump: there is no {}", beside.display());
+        return None;
+    }
+    Some(beside)
 }
 
 /// One behind the other: where they are cut does not matter.

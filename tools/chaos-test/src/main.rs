@@ -15,6 +15,7 @@
 //! | `cluster` | the nodes as processes, and what they say of themselves |
 //! | `proxy` | the network between them |
 //! | `faults` | what is done to both |
+//! | `damage` | bits that rot |
 //! | `rounds` | faults one after the other, quiet moments, the verdict |
 //!
 //! Exit code 0: no violation; 1: one, or not everything was served again; 2: it could not be found out.
@@ -24,6 +25,7 @@
 )]
 
 mod cluster;
+mod damage;
 mod faults;
 mod history;
 mod load;

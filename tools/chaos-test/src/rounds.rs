@@ -33,19 +33,27 @@ pub struct Plan {
 
 /// Faults for a time. Returns what was violated.
 pub fn chaos(plan: &Plan, say: &mut impl FnMut(String)) -> anyhow::Result<Vec<String>> {
-    let mut cluster = Cluster::create(&plan.settings).context("three nodes do not become a cluster")?;
+    let mut cluster =
+        Cluster::create(&plan.settings, plan.time).context("three nodes do not become a cluster")?;
     let shared = Shared::new(cluster.bootstrap());
     let load = Load::start(&shared, plan.seed);
     let mut random = Random::new(plan.seed);
     let (mut counts, mut healings) = (Counts::new(), Histogram::<u64>::new(3)?);
+    let faults: Vec<Fault> =
+        plan.faults.iter().copied().filter(|fault| fault.is_possible(&cluster)).collect();
+    anyhow::ensure!(!faults.is_empty(), "none of these faults can be made here");
     let begun = Instant::now();
     let result = (|| -> anyhow::Result<Vec<String>> {
         while begun.elapsed() < plan.time {
             for _ in 0..SERIES {
                 check_interrupts()?;
-                let fault = plan.faults[random.below(plan.faults.len() as u64) as usize];
+                let fault = faults[random.below(faults.len() as u64) as usize];
                 let mut said = |what| say(format!("{:7.1} s  {what}", begun.elapsed().as_secs_f64()));
-                commit(fault, &mut cluster, &mut random, &mut said);
+                if fault.needs_all() {
+                    // What one node loses the others are to have.
+                    cluster.wait_until_whole(HEALED_WITHIN)?;
+                }
+                commit(fault, &mut cluster, &mut random, &mut said)?;
                 *counts.entry(fault).or_default() += 1;
                 std::thread::sleep(Duration::from_millis(random.below(1500)));
                 if begun.elapsed() >= plan.time {
@@ -186,7 +194,8 @@ fn report(shared: &Shared, counts: &Counts, healings: &Histogram<u64>, say: &mut
 
 /// Kills the leader of a partition again and again. Returns what was violated.
 pub fn failover(plan: &Plan, rounds: u32, say: &mut impl FnMut(String)) -> anyhow::Result<Vec<String>> {
-    let mut cluster = Cluster::create(&plan.settings).context("three nodes do not become a cluster")?;
+    let mut cluster =
+        Cluster::create(&plan.settings, plan.time).context("three nodes do not become a cluster")?;
     let shared = Shared::new(cluster.bootstrap());
     let load = Load::start(&shared, plan.seed);
     let mut random = Random::new(plan.seed);
