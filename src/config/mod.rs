@@ -73,6 +73,7 @@ pub struct Config {
     pub broker_heartbeat_interval: Duration,
     /// Without a heartbeat for so long a node is fenced.
     pub broker_session_timeout: Duration,
+    pub metadata_bytes_between_snapshots: u64,
     pub log_format: LogFormat,
     pub log_level: String,
     pub unsafe_buffered_io: bool,

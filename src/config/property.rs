@@ -257,6 +257,9 @@ pub const PROPERTIES: &[Property] = &[
             same(text)
         },
         "Where nodes of a cluster listen to others: an empty data directory joins that cluster instead of beginning one. Repeated, or with commas between."),
+    property!(Kafka "metadata.log.max.record.bytes.between.snapshots", Long "SIZE", Text("20MiB"),
+        |config, text| store(&mut config.metadata_bytes_between_snapshots, value::size(text, 64 << 10..=1 << 40)),
+        "Size from which the log of the metadata is replaced by a snapshot while the node runs, and again when it has doubled since."),
     property!(Kafka "broker.heartbeat.interval.ms", Long "MS", Text("250"),
         |config, text| duration(&mut config.broker_heartbeat_interval, text, MS),
         "How often a node tells the controller that it is there."),

@@ -422,6 +422,7 @@ pub(super) fn blank() -> Config {
         join: Vec::new(),
         broker_heartbeat_interval: Duration::ZERO,
         broker_session_timeout: Duration::ZERO,
+        metadata_bytes_between_snapshots: 0,
         log_format: LogFormat::default(),
         log_level: String::new(),
         journal: false,

@@ -137,6 +137,11 @@ impl MetadataLog {
         }
     }
 
+    /// Whether one of the same size could be written beside it; where nobody says, there is none.
+    pub fn has_room_for_another(&self) -> bool {
+        matches!(free_space(&self.file), Ok(Some(free)) if free > 2 * self.end + RESERVE)
+    }
+
     /// Writes and flushes. After an error what is on disk is not known, and the log is not to be used again.
     pub fn write(&mut self, written: &Written) -> Result<(), MetadataLogError> {
         let failed = |source| MetadataLogError::Disk { path: self.path.clone(), source };

@@ -22,6 +22,7 @@
 //! What goes to other members and comes from them is the [peers'](crate::shard::peers) to carry. Absent: a log that
 //! has grown long is replaced by a snapshot at starts only.
 
+mod compaction;
 mod elections;
 mod lifecycle;
 mod members;
@@ -54,6 +55,7 @@ use crate::shard::message::Request;
 use crate::shard::metadata_log::{MetadataLog, MetadataLogError, Purpose};
 use crate::shard::partitions;
 use crate::shard::peers::{Introduction, Peers, listen};
+use crate::shard::quorum::compaction::Compaction;
 use crate::shard::quorum::elections::Elections;
 use crate::shard::quorum::start::{Metadata, RECORDS_PER_PART_MAX, TICK};
 use crate::shard::settings::topic_defaults_in;
@@ -168,6 +170,7 @@ pub struct MetadataQuorum {
     has_failed: Cell<bool>,
     /// A member is so far behind that it needs the image.
     snapshot_wanted: Cell<bool>,
+    compaction: Compaction,
     /// The last entry that was applied here.
     applied: Cell<u64>,
     progressed: Broadcast,
@@ -208,6 +211,7 @@ impl MetadataQuorum {
         let (cluster, is_alone) = (quorum.cluster(), around.introduction.is_none());
         let clock = Clock::new();
         let heartbeats = Heartbeats::new(config.broker_session_timeout, clock.mono());
+        let log_size = log.size();
         let started = Rc::new_cyclic(|weak| MetadataQuorum {
             quorum: RefCell::new(quorum),
             leading_since: Cell::new(clock.mono()),
@@ -224,6 +228,7 @@ impl MetadataQuorum {
             leading: Cell::new(leading),
             has_failed: Cell::new(false),
             snapshot_wanted: Cell::new(false),
+            compaction: Compaction::of(log_size, config.metadata_bytes_between_snapshots),
             applied: Cell::new(applied),
             progressed: Broadcast::default(),
             early: RefCell::new(Early { image, ..Early::default() }),
@@ -582,12 +587,14 @@ impl MetadataQuorum {
             let _turn = self.log_turn.acquire_permit(1).await.map_err(|_| CommitError::Failed)?;
             let mut log = self.log.borrow_mut().take().ok_or(CommitError::Failed)?;
             let (log, result) = blocking(move || {
-                let result = log.write(&written);
+                let is_replacement = matches!(written, Written::Replace { .. });
+                let result = log.write(&written).map(|()| is_replacement);
                 (log, result)
             })
             .await;
             // Never tried again on the same file.
-            result?;
+            let is_replaced = result?;
+            self.log_grown(log.size(), is_replaced);
             *self.log.borrow_mut() = Some(log);
         }
         persist.then_send.iter().for_each(|message| self.send(message));
@@ -637,6 +644,12 @@ async fn apply(quorum: Rc<MetadataQuorum>) {
     loop {
         let decided = quorum.decided.borrow_mut().pop_front();
         match decided {
+            None if quorum.is_compaction_due() && quorum.has_room_to_compact().await => {
+                // What was decided meanwhile is applied first: the image is to be as of the last entry that was.
+                if quorum.decided.borrow().is_empty() {
+                    quorum.compact();
+                }
+            }
             None if quorum.snapshot_wanted.replace(false) => {
                 // Nothing is waiting: the image is as of the last entry that was applied.
                 let records = quorum.with_image(Image::snapshot);

@@ -211,6 +211,40 @@ fn who_leads_hands_over_before_it_stops() {
     nodes.into_iter().for_each(|mut node| node.stop());
 }
 
+/// Each node by itself, and the next start goes on from there.
+#[test]
+fn a_log_of_the_metadata_that_has_grown_long_is_replaced_while_nodes_run() {
+    const SIZE: u64 = 64 << 10;
+    let mut nodes = three_with(&options().set("metadata.log.max.record.bytes.between.snapshots", "64KiB"));
+    let size = |node: &Broker| {
+        let log = node.data_dir().join("metadata").join("00000000000000000000.log");
+        std::fs::metadata(log).map_or(0, |found| found.len())
+    };
+    let replaced = |node: &Broker| node.log().matches("is replaced by a snapshot").count();
+    let mut expected = BTreeSet::new();
+    for number in 0..60 {
+        let topic = format!("topic-{number}");
+        create_at_last(&nodes[number % 3], &topic);
+        expected.insert(topic);
+    }
+    for node in &nodes {
+        wait_for("a snapshot", || (replaced(node) > 0).then_some(()));
+        wait_for("a log that is short", || (size(node) < 3 * SIZE).then_some(()));
+    }
+    nodes[1].kill();
+    create_at_last(&nodes[0], "without-it");
+    expected.insert("without-it".to_owned());
+    nodes[1].start_again();
+    assert_eq!(topics(&nodes[1]), expected);
+    nodes.iter_mut().for_each(Broker::kill);
+    nodes.iter_mut().for_each(Broker::begin_start);
+    for node in &nodes {
+        node.wait_until_ready();
+        assert_eq!(topics(node), expected);
+    }
+    nodes.into_iter().for_each(|mut node| node.stop());
+}
+
 #[test]
 fn who_does_not_belong_there_is_refused() {
     let mut first = Broker::start_with(options().in_cluster(1, &[]));
