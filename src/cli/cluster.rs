@@ -60,8 +60,8 @@ enum ClusterCommand {
     /// Start another node of a cluster, on an empty data directory
     #[command(after_help = SETTINGS_HELP)]
     Join {
-        /// Where nodes of the cluster listen to other nodes
-        #[arg(value_name = "HOST:PORT", required = true)]
+        /// Where nodes of the cluster listen to other nodes; default: those of --voters
+        #[arg(value_name = "HOST:PORT")]
         nodes: Vec<String>,
         #[command(flatten)]
         settings: SettingsArguments,
@@ -149,10 +149,21 @@ fn create(settings: &SettingsArguments) -> Result<(), Failure> {
     if !config.join.is_empty() {
         return Err("a node that joins a cluster does not create one: leave one of both out".into());
     }
+    if !config.voters.is_empty() && config.voters.iter().all(|voter| voter.node != config.node_id) {
+        let id = config.node_id.0;
+        return Err(format!("node {id} is none of --voters: create the cluster on one of them").into());
+    }
     start_new(&config)
 }
 
 fn join(nodes: &[String], settings: &SettingsArguments) -> Result<(), Failure> {
+    let mut nodes = nodes.to_vec();
+    if nodes.is_empty() {
+        nodes = settings.resolve()?.seeds().iter().map(ToString::to_string).collect();
+    }
+    if nodes.is_empty() {
+        return Err("say where a node of the cluster listens to others: HOST:PORT, or --voters".into());
+    }
     start_new(&settings.clone().with("HOST:PORT", "join", nodes.join(",")).resolve()?)
 }
 

@@ -34,6 +34,13 @@ pub use property::{PROPERTIES, Property, ValueType};
 pub use resolve::{ConfigError, Entry, Inputs, Machine, Origin};
 pub use value::{HostPort, LogFormat, ReplicaSelector, Routing, TimestampType};
 
+/// A node that is to have a vote, and where it listens to others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Voter {
+    pub node: NodeId,
+    pub address: HostPort,
+}
+
 /// The effective configuration of one node. Made by [`Config::resolve`], never changed after: what is set at
 /// run time makes [another one](Config::with_dynamic).
 ///
@@ -70,6 +77,8 @@ pub struct Config {
     pub peer_advertise: Option<HostPort>,
     /// Nodes of the cluster that an empty data directory is to belong to; none: it begins one.
     pub join: Vec<HostPort>,
+    /// Who has a vote in the metadata quorum; none: the first three that have joined.
+    pub voters: Vec<Voter>,
     pub broker_heartbeat_interval: Duration,
     /// Without a heartbeat for so long a node is fenced.
     pub broker_session_timeout: Duration,
@@ -196,6 +205,12 @@ impl Config {
             None if listening.is_wildcard() => HostPort { host: hostname.to_string(), port: listening.port },
             None => listening.clone(),
         }
+    }
+
+    /// Other nodes that know more of the cluster, most likely.
+    pub fn seeds(&self) -> Vec<HostPort> {
+        let voters = self.voters.iter().filter(|voter| voter.node != self.node_id);
+        self.join.iter().chain(voters.map(|voter| &voter.address)).cloned().collect()
     }
 
     /// Where other nodes are told to connect: as clients are told. `None` where they cannot.

@@ -10,13 +10,14 @@
 //! | `ODRADEK_DATA_DIR`, `ODRADEK_LOG_SEGMENT_BYTES` | environment |
 //! | `--data-dir /srv/odradek`, `--set log.segment.bytes=512MiB` | flags |
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::resolve::blank;
 use super::value::{self, CompressionType, DurabilityMode, Expected, HostPort};
-use super::{Config, LogFormat, Routing, TimestampType};
+use super::{Config, LogFormat, Routing, TimestampType, Voter};
 use crate::types::NodeId;
 use crate::types::limits;
 
@@ -257,6 +258,15 @@ pub const PROPERTIES: &[Property] = &[
             same(text)
         },
         "Where nodes of a cluster listen to others: an empty data directory joins that cluster instead of beginning one. Repeated, or with commas between."),
+    property!(Odradek "voters", List "ID@HOST:PORT", Text("none"),
+        |config, text| {
+            config.voters = match text {
+                "none" => Vec::new(),
+                _ => voters(text)?,
+            };
+            same(text)
+        },
+        "The 1, 3 or 5 nodes that have a vote in the metadata quorum, and where each listens to others; `none`: the first three that have joined. Others follow as observers. The same on all nodes. Repeated, or with commas between."),
     property!(Kafka "metadata.log.max.record.bytes.between.snapshots", Long "SIZE", Text("20MiB"),
         |config, text| store(&mut config.metadata_bytes_between_snapshots, value::size(text, 64 << 10..=1 << 40)),
         "Size from which the log of the metadata is replaced by a snapshot while the node runs, and again when it has doubled since."),
@@ -600,6 +610,20 @@ fn directories(text: &str) -> Result<Vec<PathBuf>, Expected> {
         return Err(format!("a directory, or up to {} with commas between", limits::LOG_DIRS_MAX));
     }
     Ok(names.into_iter().map(PathBuf::from).collect())
+}
+
+fn voters(text: &str) -> Result<Vec<Voter>, Expected> {
+    const EXPECTED: &str = "1, 3 or 5 different nodes as ID@HOST:PORT, with commas between";
+    let voter = |part: &str| {
+        let (node, address) = part.trim().split_once('@')?;
+        Some(Voter { node: NodeId(node.parse().ok()?), address: address.parse().ok()? })
+    };
+    let voters: Option<Vec<Voter>> = text.split(',').map(voter).collect();
+    let is_known = |voters: &Vec<Voter>| {
+        let nodes: BTreeSet<NodeId> = voters.iter().map(|voter| voter.node).collect();
+        nodes.len() == voters.len() && [1, 3, 5].contains(&nodes.len())
+    };
+    voters.filter(is_known).ok_or_else(|| EXPECTED.to_owned())
 }
 
 fn addresses(text: &str) -> Result<Vec<HostPort>, Expected> {

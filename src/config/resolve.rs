@@ -420,6 +420,7 @@ pub(super) fn blank() -> Config {
         peer_listen: None,
         peer_advertise: None,
         join: Vec::new(),
+        voters: Vec::new(),
         broker_heartbeat_interval: Duration::ZERO,
         broker_session_timeout: Duration::ZERO,
         metadata_bytes_between_snapshots: 0,

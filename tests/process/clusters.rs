@@ -342,6 +342,31 @@ fn a_node_is_replaced_by_an_empty_one() {
 }
 
 /// With three votes a fourth node follows; an operator may give it one.
+/// Who joins first gets no vote for that.
+#[test]
+fn those_vote_that_are_to() {
+    let mut nodes: Vec<Broker> = Vec::new();
+    for id in 1..=4 {
+        let others: Vec<&Broker> = nodes.first().into_iter().collect();
+        let node = Broker::not_started(options().in_cluster(id, &others));
+        nodes.push(node);
+    }
+    let voters_set = [1, 3, 4].map(|id: usize| format!("{id}@{}", nodes[id - 1].peer_address())).join(",");
+    for node in &mut nodes {
+        node.reconfigure(|options| options.set("voters", &voters_set));
+        node.start_again();
+    }
+    for node in &nodes {
+        wait_for("three votes", || (voters(node) == [1, 3, 4].into()).then_some(()));
+    }
+    assert_eq!(create(&nodes[1], "by-an-observer", 3), None);
+    let said = Broker::not_started(options().in_cluster(9, &[]).set("voters", &voters_set)).start_refused();
+    assert!(said.contains("node 9 is none of --voters"), "{said}");
+    let said = Broker::not_started(options().in_cluster(9, &[]).set("voters", "9@a:1,8@b:2")).start_refused();
+    assert!(said.contains("1, 3 or 5 different nodes"), "{said}");
+    nodes.into_iter().for_each(|mut node| node.stop());
+}
+
 #[test]
 fn more_nodes_than_votes_follow_until_they_are_given_one() {
     let mut nodes = three();

@@ -161,8 +161,7 @@ fn open_log_dirs(
     let me = PeerId::of_directory(node.id, identity.directory_id);
     let Replayed { metadata, image: mut before, mut deleted, recovery } =
         Metadata::open(config.metadata_dir(), me)?;
-    let introduction =
-        node.peer.clone().map(|address| Introduction { me, address, seeds: config.join.clone() });
+    let introduction = node.peer.clone().map(|address| Introduction { me, address, seeds: config.seeds() });
     if introduction.is_none() {
         metadata.check_alone()?;
     }

@@ -1,7 +1,7 @@
 //! Which members get a vote.
 //!
 //! A node that joins follows the log first, as an observer. Once it has caught up it gets a vote, as long as there are
-//! fewer voters than wanted. Two voters are worse than one, since neither can be missed: votes are given so that their
+//! fewer voters than wanted, and it is one of those that are to vote (`voters`). Two voters are worse than one, since neither can be missed: votes are given so that their
 //! number is odd again at once.
 
 use crate::cluster::quorum::event::Event;
@@ -12,7 +12,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Voters beyond which a node that joins stays an observer.
+/// Voters beyond which a node that joins stays an observer, where nobody says who votes.
 const VOTERS_WANTED: usize = 3;
 
 /// Between two looks.
@@ -47,12 +47,17 @@ fn next_voter(quorum: &MetadataQuorum) -> Option<PeerId> {
     }
     let state = quorum.quorum.borrow();
     let (members, progress) = (state.members(), state.progress());
+    let wanted = &quorum.config.voters;
+    let is_wanted = |peer: &PeerId| wanted.is_empty() || wanted.iter().any(|it| it.node == peer.node());
+    let count_wanted = if wanted.is_empty() { VOTERS_WANTED } else { wanted.len() };
     let is_ready = |peer: &&PeerId| {
-        quorum.is_heard(**peer) && progress.get(*peer).is_some_and(|flushed| *flushed >= state.committed())
+        is_wanted(peer)
+            && quorum.is_heard(**peer)
+            && progress.get(*peer).is_some_and(|flushed| *flushed >= state.committed())
     };
     let mut ready = members.observers.iter().filter(is_ready);
     let voters = members.voters.len();
-    let first = ready.next().filter(|_| voters < VOTERS_WANTED)?;
+    let first = ready.next().filter(|_| voters < count_wanted)?;
     let is_odd_again = voters % 2 == 0 || ready.next().is_some();
     is_odd_again.then_some(*first)
 }
