@@ -36,6 +36,7 @@ use crate::shard::peers::socket::PeerSocket;
 use crate::shard::replica::Replica;
 use crate::shard::replication::cutting::{begin_epoch, known_high_watermark};
 use crate::shard::replication::feed::{Feed, FollowerShard};
+use crate::shard::replication::proposals::Proposals;
 use crate::shard::replication::role::{Following, Leading, Role};
 use crate::shard::replication::uplink::{LeaderShard, Uplink};
 use crate::shard::step::Pace;
@@ -61,6 +62,8 @@ pub struct ShardReplication {
     uplinks: RefCell<BTreeMap<LeaderShard, Rc<Uplink>>>,
     /// Partitions of this shard that have other replicas.
     replicated: RefCell<BTreeSet<TopicPartition>>,
+    /// What leaders want of the controller.
+    proposals: Proposals,
 }
 
 impl ShardReplication {

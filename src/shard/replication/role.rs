@@ -314,7 +314,7 @@ impl Replica {
 
     fn propose(self: &Rc<Self>, proposal: Proposal) {
         if let Some(shard) = self.replication.shard() {
-            shard.spawn(proposals::propose(shard.clone(), self.clone(), proposal));
+            proposals::propose(&shard, self, proposal);
         }
     }
 
