@@ -5,8 +5,8 @@
 //! ```
 //!
 //! The later ones win. These are Kafka's dynamic settings, as far as the broker has them: what topics inherit,
-//! the cleaner's, limits of connections, producers. Any other one is read where it cannot change any more, and
-//! refused. Source: Kafka `DynamicBrokerConfig`.
+//! the cleaner's, limits of connections, producers, rates of replication. Any other one is read where it cannot
+//! change any more, and refused. Source: Kafka `DynamicBrokerConfig`.
 
 use std::collections::BTreeMap;
 
@@ -22,12 +22,15 @@ pub enum DynamicLevel {
 }
 
 /// Those that no topic inherits.
-const OF_THE_BROKER: [&str; 6] = [
+const OF_THE_BROKER: [&str; 9] = [
+    "follower.replication.throttled.rate",
+    "leader.replication.throttled.rate",
     "log.cleaner.backoff.ms",
     "log.cleaner.dedupe.buffer.size",
     "log.cleaner.io.max.bytes.per.second",
     "max.connections",
     "producer.id.expiration.ms",
+    "replica.alter.log.dirs.io.max.bytes.per.second",
     "transaction.partition.verification.enable",
 ];
 
@@ -191,6 +194,22 @@ mod tests {
         assert_eq!(origin("log.retention.ms"), Origin::Dynamic(DynamicLevel::Node));
         assert_eq!(origin("log.retention.bytes"), Origin::Dynamic(DynamicLevel::Cluster));
         assert_eq!(origin("log.segment.bytes"), Origin::Default);
+    }
+
+    #[test]
+    fn rates_of_replication_are_kafkas() {
+        let rate = |text: &str| {
+            let set = settings(&[("leader.replication.throttled.rate", text)]);
+            let (effective, refused) = config().with_dynamic(&BTreeMap::new(), &set);
+            (effective.leader_replication_throttled_rate, refused.len())
+        };
+        assert_eq!(config().follower_replication_throttled_rate, None);
+        assert_eq!(
+            [rate("0"), rate("700000"), rate("2MiB")],
+            [(Some(0), 0), (Some(700_000), 0), (Some(2 << 20), 0)]
+        );
+        assert_eq!(rate("9223372036854775807"), (None, 0), "as good as none");
+        assert!(checked(&[("follower.replication.throttled.rate", "-1")]).is_err());
     }
 
     #[test]

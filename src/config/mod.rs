@@ -94,6 +94,9 @@ pub struct Config {
     /// `None`: a majority of the topic's replication factor.
     pub min_insync_replicas: Option<u16>,
     pub replica_lag_time_max: Duration,
+    /// Bytes per second of the whole node, of throttled leaders and followers. `None`: no limit.
+    pub leader_replication_throttled_rate: Option<u64>,
+    pub follower_replication_throttled_rate: Option<u64>,
     /// Whether leaders return to the preferred replicas by themselves, and how often that is looked for.
     pub auto_leader_rebalance_enable: bool,
     pub leader_imbalance_check_interval: Duration,

@@ -331,6 +331,15 @@ pub const PROPERTIES: &[Property] = &[
     property!(Kafka "replica.lag.time.max.ms", Long "MS", Text("30000"),
         |config, text| duration(&mut config.replica_lag_time_max, text, MS),
         "A replica that has not had all that its leader has for so long is not in sync any more."),
+    property!(Kafka "leader.replication.throttled.rate", Long "SIZE", Text("9223372036854775807"),
+        |config, text| rate(&mut config.leader_replication_throttled_rate, text),
+        "Bytes per second that this node, over all its cores, sends to replicas that catch up, of the leaders in `leader.replication.throttled.replicas` of their topics (KIP-73)."),
+    property!(Kafka "follower.replication.throttled.rate", Long "SIZE", Text("9223372036854775807"),
+        |config, text| rate(&mut config.follower_replication_throttled_rate, text),
+        "Bytes per second that replicas on this node, over all its cores, are sent while they catch up, of those in `follower.replication.throttled.replicas` of their topics."),
+    property!(Kafka "replica.alter.log.dirs.io.max.bytes.per.second", Long "SIZE", Text("9223372036854775807"),
+        |_, text| value::size(text, 0..=i64::MAX as u64).map(|bytes| bytes.to_string()),
+        "Without effect, as replicas do not move between log directories; Kafka's tools set it and take it away."),
     property!(Kafka "max.request.partition.size.limit", Int "N", Text("2000"),
         |config, text| {
             config.max_request_partition_size_limit = value::integer(text, 1..=i32::MAX as i64)? as usize;
@@ -663,6 +672,13 @@ fn size(field: &mut usize, text: &str, range: RangeInclusive<u64>) -> Result<Str
 fn size32(field: &mut u32, text: &str, range: RangeInclusive<u64>) -> Result<String, Expected> {
     *field = value::size(text, range)? as u32; // Every range ends at i32::MAX.
     Ok(field.to_string())
+}
+
+/// Kafka's `Long.MAX_VALUE` is no limit.
+fn rate(field: &mut Option<u64>, text: &str) -> Result<String, Expected> {
+    let bytes = value::size(text, 0..=i64::MAX as u64)?;
+    *field = (bytes < i64::MAX as u64).then_some(bytes);
+    Ok(bytes.to_string())
 }
 
 fn duration(field: &mut Duration, text: &str, min: Duration) -> Result<String, Expected> {

@@ -438,6 +438,8 @@ pub(super) fn blank() -> Config {
         default_replication_factor: 0,
         min_insync_replicas: None,
         replica_lag_time_max: Duration::ZERO,
+        leader_replication_throttled_rate: None,
+        follower_replication_throttled_rate: None,
         auto_leader_rebalance_enable: false,
         leader_imbalance_check_interval: Duration::ZERO,
         offsets_topic_replication_factor: 0,

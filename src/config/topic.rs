@@ -14,15 +14,20 @@
 
 mod defaults;
 mod properties;
+mod throttled_replicas;
 
 pub use defaults::{SettingLevel, TopicDefaults};
 pub use properties::{BrokerName, Kind, PROPERTIES, Property, find};
+pub use throttled_replicas::ThrottledReplicas;
 
 use super::TimestampType;
 use super::value::{CompressionType, DurabilityMode};
 
 /// Bytes of a property's text. No legal value needs more; what is longer is not stored.
 pub const VALUE_LENGTH_MAX: usize = 1024;
+
+/// The same of a list of replicas: as long as a string of Kafka's protocol is, some 4,000 of them.
+const REPLICAS_LENGTH_MAX: usize = i16::MAX as usize;
 
 /// The effective configuration of one topic.
 ///
@@ -124,10 +129,12 @@ impl Property {
     /// Parses a text as Kafka would.
     pub fn parse(&self, text: &str) -> Result<Value, InvalidConfig> {
         let refuse = |reason: String| InvalidConfig::Value { name: self.name, value: excerpt(text), reason };
-        if text.len() > VALUE_LENGTH_MAX {
-            return Err(refuse(format!("longer than {VALUE_LENGTH_MAX} bytes")));
+        let names_replicas = matches!(self.kind, Kind::ThrottledReplicas);
+        let length_max = if names_replicas { REPLICAS_LENGTH_MAX } else { VALUE_LENGTH_MAX };
+        if text.len() > length_max {
+            return Err(refuse(format!("longer than {length_max} bytes")));
         }
-        self.kind.parse(text.trim()).map_err(refuse)
+        self.kind.parse(self.name, text.trim()).map_err(refuse)
     }
 
     /// Parses a text and stores what it says.
@@ -143,7 +150,8 @@ impl Property {
 }
 
 impl Kind {
-    fn parse(&self, text: &str) -> Result<Value, String> {
+    /// `name`: of the property, for the reason.
+    fn parse(&self, name: &str, text: &str) -> Result<Value, String> {
         match *self {
             Kind::Boolean { unsupported } => match text {
                 _ if text.eq_ignore_ascii_case("false") => Ok(Value::Boolean(false)),
@@ -176,20 +184,13 @@ impl Kind {
                 parts.iter().try_for_each(|part| choose(part, known, supported, reason))?;
                 Ok(Value::Text(parts.join(",")))
             }
-            Kind::ThrottledReplicas => {
-                let replica = |part: &str| {
-                    let numbers = part.trim().split_once(':');
-                    numbers.is_some_and(|(partition, broker)| {
-                        partition.parse::<u32>().is_ok() && broker.parse::<u32>().is_ok()
-                    })
-                };
-                match text == "*" || text.is_empty() || text.split(',').all(replica) {
-                    true => Ok(Value::Text(text.to_owned())),
-                    false => Err("must be the literal '*' or a list of replicas in the form \
-                                  [partitionId]:[brokerId],[partitionId]:[brokerId],..."
-                        .into()),
-                }
-            }
+            Kind::ThrottledReplicas => match ThrottledReplicas::parse(text) {
+                Some(_) => Ok(Value::Text(text.to_owned())),
+                None => Err(format!(
+                    "{name} must be the literal '*' or a list of replicas in the following format: \
+                     [partitionId]:[brokerId],[partitionId]:[brokerId],..."
+                )),
+            },
         }
     }
 
@@ -359,6 +360,12 @@ mod tests {
             (
                 ("min.cleanable.dirty.ratio", "1.5"),
                 "Invalid value 1.5 for configuration min.cleanable.dirty.ratio: Value must be no more than 1",
+            ),
+            (
+                ("leader.replication.throttled.replicas", "0-1"),
+                "Invalid value 0-1 for configuration leader.replication.throttled.replicas: \
+                 leader.replication.throttled.replicas must be the literal '*' or a list of replicas in the \
+                 following format: [partitionId]:[brokerId],[partitionId]:[brokerId],...",
             ),
         ];
         for ((name, value), message) in refused {

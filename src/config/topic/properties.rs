@@ -170,7 +170,8 @@ pub const PROPERTIES: &[Property] = &[
         name: "follower.replication.throttled.replicas",
         kind: Kind::ThrottledReplicas,
         broker_names: &[],
-        doc: "Followers whose replication is throttled, as partition:broker pairs or `*`. Has no effect on one node.",
+        doc: "Followers that take no more than `follower.replication.throttled.rate` while they catch up, as \
+              partition:broker pairs, or `*` for all. Those in sync are never held back.",
         get: |config| config.follower_throttled_replicas.clone(),
         set: |config, value| config.follower_throttled_replicas = value.text(),
     },
@@ -186,7 +187,8 @@ pub const PROPERTIES: &[Property] = &[
         name: "leader.replication.throttled.replicas",
         kind: Kind::ThrottledReplicas,
         broker_names: &[],
-        doc: "Leaders whose replication is throttled, as partition:broker pairs or `*`. Has no effect on one node.",
+        doc: "Leaders that send no more than `leader.replication.throttled.rate` to followers that catch up, as \
+              partition:broker pairs, or `*` for all. Those in sync are never held back.",
         get: |config| config.leader_throttled_replicas.clone(),
         set: |config, value| config.leader_throttled_replicas = value.text(),
     },
