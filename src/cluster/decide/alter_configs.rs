@@ -206,34 +206,39 @@ fn default_list(controller: Controller<'_>, topic: &Topic, key: &str) -> Option<
     Some(property.show(&controller.defaults.config(topic.replication_factor())))
 }
 
-/// The empty name stands for all brokers. Brokers of one node have their settings in common.
+/// The empty name stands for all brokers. Brokers of one node have their settings in common. What is set for one node is
+/// checked beside what is set for all, and the other way round.
 fn alter_broker(
     controller: Controller<'_>,
     so_far: &SoFar<'_>,
     name: &str,
     asked: Asked<'_>,
 ) -> Result<Altered, Refusal> {
-    let own = ConfigResource::Node(controller.log_dirs.0);
     let (resource, level) = match name {
         "" => (ConfigResource::Brokers, DynamicLevel::Cluster),
         name => {
             let id = BrokerId::from_name(name).ok_or_else(|| Refusal::BrokerName(name.to_owned()))?;
-            let node = controller.brokers.resolve(id).map(|(node, _)| node);
-            if node != Some(controller.log_dirs.0) {
+            let Some((node, _)) = controller.brokers.resolve(id) else {
                 let all = controller.brokers.iter().map(|broker| broker.id.to_string());
                 let expected = all.collect::<Vec<_>>().join(" or ");
                 return Err(Refusal::OtherBroker { expected, found: id });
-            }
-            (own.clone(), DynamicLevel::Node)
+            };
+            (ConfigResource::Node(node), DynamicLevel::Node)
         }
     };
     let current = so_far.settings(&resource);
     let after = asked.apply(current, |_| None)?;
-    let others = match level {
-        DynamicLevel::Cluster => (DynamicLevel::Node, so_far.settings(&own)),
-        DynamicLevel::Node => (DynamicLevel::Cluster, so_far.settings(&ConfigResource::Brokers)),
+    let others: Vec<(DynamicLevel, ConfigResource)> = match level {
+        DynamicLevel::Cluster => {
+            let nodes = controller.image.nodes().map(|node| node.id);
+            nodes.map(|node| (DynamicLevel::Node, ConfigResource::Node(node))).collect()
+        }
+        DynamicLevel::Node => vec![(DynamicLevel::Cluster, ConfigResource::Brokers)],
     };
-    dynamic::check(controller.config, &asked.names(), (level, &after), others)?;
+    for (other, resource) in others {
+        let others = (other, so_far.settings(&resource));
+        dynamic::check(controller.config, &asked.names(), (level, &after), others)?;
+    }
     Ok(altered(resource, current, after))
 }
 

@@ -1,6 +1,7 @@
 use super::*;
+use crate::cluster::brokers::Brokers;
 use crate::cluster::decide::tests::Cluster;
-use crate::cluster::image::tests::add_topic;
+use crate::cluster::image::tests::{add_topic, node};
 use crate::codec::error_code::ErrorCode;
 use crate::config::Routing;
 use crate::types::NodeId;
@@ -211,6 +212,27 @@ fn settings_of_brokers_are_for_all_or_for_one_node() {
     assert_eq!(get(&cluster, &node), None);
     let refused = decide(&mut cluster, vec![resource(BROKER, "", &[("num.partitions", 0, Some("3"))])]);
     assert_eq!(refused[0].1, "Cannot update these configs dynamically: Set(num.partitions)");
+}
+
+/// Whichever node decides.
+#[test]
+fn settings_of_other_nodes_are_theirs_and_go_with_what_is_set_for_all() {
+    let mut cluster = Cluster::new(1, Routing::Node);
+    cluster.image.apply(&Record::NodeRegistered(node(2, 1, Routing::Node))).expect("it is new");
+    cluster.brokers = Brokers::new(&cluster.image, NodeId(1));
+    let set = |name, key, value| vec![resource(BROKER, name, &[(key, 0, Some(value))])];
+    let rate = "leader.replication.throttled.rate";
+    assert_eq!(decide(&mut cluster, set("2", rate, "1000"))[0].0, Some(ErrorCode::None));
+    let settings =
+        |cluster: &Cluster, node| cluster.image.settings(&ConfigResource::Node(NodeId(node))).cloned();
+    assert_eq!(settings(&cluster, 2), Some([(rate.to_owned(), "1000".to_owned())].into()));
+    assert_eq!(settings(&cluster, 1), None);
+    let (least, most) = ("log.cleaner.min.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms");
+    assert_eq!(decide(&mut cluster, set("2", most, "5"))[0].0, Some(ErrorCode::None));
+    let refused = decide(&mut cluster, set("", least, "9"));
+    assert_eq!(refused[0].0, Some(ErrorCode::InvalidRequest), "node 2 has less: {}", refused[0].1);
+    assert_eq!(decide(&mut cluster, set("", least, "5"))[0].0, Some(ErrorCode::None));
+    assert_eq!(decide(&mut cluster, set("1", most, "4"))[0].0, Some(ErrorCode::InvalidRequest));
 }
 
 #[test]
