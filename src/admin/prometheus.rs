@@ -87,6 +87,12 @@ const COUNTERS: &[(&str, &str, Read)] = &[
     ("requests_forwarded", "Requests handed to the shard that owns their partition", |m| {
         m.requests_forwarded
     }),
+    ("throttled_leader_bytes", "Bytes sent to replicas that catch up at a rate", |m| {
+        m.throttled_leader_bytes
+    }),
+    ("throttled_follower_bytes", "Bytes that replicas took which catch up at a rate", |m| {
+        m.throttled_follower_bytes
+    }),
     ("group_rebalances", "Generations of consumer groups that began with members", |m| m.group_rebalances),
     ("replicas_restored", "Damaged replicas that were made again from those of others", |m| {
         m.replicas_restored
@@ -108,6 +114,18 @@ const GAUGES: &[(&str, &str, Read)] = &[
     ("fetches_parked", "Fetch requests that wait for data", |m| m.fetches_parked),
     ("catch_up_waiting", "Reads from disk that wait for their turn", |m| m.catch_up_waiting),
     ("fetch_sessions", "Incremental fetch sessions", |m| m.fetch_sessions),
+    ("throttled_leader_replicas", "Replicas that catch up at a rate, by who sends", |m| {
+        m.throttled_leader_replicas
+    }),
+    ("throttled_follower_replicas", "Replicas that catch up at a rate, by who takes", |m| {
+        m.throttled_follower_replicas
+    }),
+    ("throttled_leader_rate", "Part of the rate of leaders, in bytes per second; 0: none", |m| {
+        m.throttled_leader_rate
+    }),
+    ("throttled_follower_rate", "Part of the rate of followers, in bytes per second; 0: none", |m| {
+        m.throttled_follower_rate
+    }),
     ("groups", "Consumer groups coordinated", |m| m.groups),
     ("transactional_ids", "Transactional ids coordinated", |m| m.transactional_ids),
     ("partitions", "Partitions owned", |m| m.partitions),

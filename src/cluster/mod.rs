@@ -28,5 +28,6 @@ pub mod placement;
 pub mod quorum;
 pub mod record;
 pub mod registration;
+pub mod throttled;
 pub mod topic_name;
 pub mod wire_text;

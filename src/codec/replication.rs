@@ -76,6 +76,8 @@ pub struct Append {
     pub log_start: Offset,
     /// Bytes of its batches in the payload.
     pub size: u32,
+    /// They count against what the follower takes of throttled replicas.
+    pub is_throttled: bool,
 }
 
 /// What a follower has flushed.
@@ -95,6 +97,8 @@ pub struct Acknowledgements {
     /// Bytes of payload of this connection that the follower has done with, in all.
     pub released_bytes: u64,
     pub partitions: Vec<Acknowledgement>,
+    /// Bytes that this connection may bring of throttled replicas, in all. `None`: any.
+    pub throttled_bytes_max: Option<u64>,
 }
 
 type Builder = FlatBufferBuilder<'static>;
@@ -238,6 +242,7 @@ pub(super) fn encode_appends(appends: &[Append]) -> Vec<u8> {
             high_watermark: append.high_watermark.get(),
             log_start: append.log_start.get(),
             size: append.size,
+            is_throttled: append.is_throttled,
         };
         fb::Append::create(&mut builder, &args)
     };
@@ -258,6 +263,7 @@ pub(super) fn decode_appends(table: &[u8], payload: usize) -> Result<Vec<Append>
             high_watermark: offset(append.high_watermark())?,
             log_start: offset(append.log_start())?,
             size: append.size(),
+            is_throttled: append.is_throttled(),
         })
     };
     let appends = few(root.partitions().iter())?.map(each).collect::<Result<Vec<_>, _>>()?;
@@ -289,6 +295,7 @@ pub(super) fn encode_acknowledgements(acknowledgements: &Acknowledgements) -> Ve
         broker_epoch: acknowledgements.broker_epoch.0,
         released_bytes: acknowledgements.released_bytes,
         partitions: Some(partitions),
+        throttled_bytes_max: acknowledgements.throttled_bytes_max,
     };
     let root = fb::Acknowledgements::create(&mut builder, &args);
     finish(builder, root)
@@ -314,6 +321,7 @@ pub(super) fn decode_acknowledgements(table: &[u8]) -> Result<Acknowledgements, 
         broker_epoch: BrokerEpoch(root.broker_epoch()),
         released_bytes: root.released_bytes(),
         partitions,
+        throttled_bytes_max: root.throttled_bytes_max(),
     })
 }
 

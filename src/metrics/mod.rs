@@ -239,6 +239,16 @@ pub struct ShardMetrics {
 
     /// Requests whose clients had to wait for a quota, by kind, and for how long. Microseconds.
     throttled: [(u64, u64); QuotaKind::ALL.len()],
+    /// Bytes sent to, and taken by, replicas that were held to a rate while they caught up (KIP-73).
+    pub throttled_leader_bytes: u64,
+    pub throttled_follower_bytes: u64,
+    /// Gauges: such replicas that this shard sends to, and has, and are not in sync.
+    pub throttled_leader_replicas: u64,
+    pub throttled_follower_replicas: u64,
+    /// Gauges: this shard's part of the rates, in bytes per second; 0 where there is none.
+    pub throttled_leader_rate: u64,
+    pub throttled_follower_rate: u64,
+
     /// Gauge: consumer groups that this shard coordinates.
     pub groups: u64,
     /// Generations of consumer groups that began with members.
@@ -308,6 +318,12 @@ impl ShardMetrics {
             stall_us_max: 0,
             step_us: Histogram::durations(),
             throttled: Default::default(),
+            throttled_leader_bytes: 0,
+            throttled_follower_bytes: 0,
+            throttled_leader_replicas: 0,
+            throttled_follower_replicas: 0,
+            throttled_leader_rate: 0,
+            throttled_follower_rate: 0,
             groups: 0,
             group_rebalances: 0,
             unclean_leader_elections: 0,

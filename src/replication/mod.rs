@@ -17,6 +17,7 @@
 //! | [`progress`] | how far one follower is, as its leader knows it |
 //! | [`divergence`] | up to where two logs agree |
 //! | [`produces`] | who waits for which offset |
+//! | [`throttle`] | how many bytes replicas that catch up are sent, where they are held to a rate |
 //! | [`reads`] | what clients may read and are told |
 //! | [`window`] | whose turn it is on a connection, and how many bytes may be on their way |
 //!
@@ -30,6 +31,7 @@ pub mod leader;
 pub mod produces;
 pub mod progress;
 pub mod reads;
+pub mod throttle;
 pub mod window;
 
 use crate::types::LeaderEpoch;

@@ -953,7 +953,8 @@ impl ::core::fmt::Debug for Alignments<'_> {
 pub enum AppendOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
-/// `size`: bytes of its batches in the payload; none of mere news.
+/// `size`: bytes of its batches in the payload; none of mere news. `is_throttled`: they count against
+/// `throttled_bytes_max` of the follower.
 pub struct Append<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -975,6 +976,7 @@ impl<'a> Append<'a> {
   pub const VT_HIGH_WATERMARK: ::flatbuffers::VOffsetT = 14;
   pub const VT_LOG_START: ::flatbuffers::VOffsetT = 16;
   pub const VT_SIZE: ::flatbuffers::VOffsetT = 18;
+  pub const VT_IS_THROTTLED: ::flatbuffers::VOffsetT = 20;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -994,6 +996,7 @@ impl<'a> Append<'a> {
     builder.add_leader_epoch(args.leader_epoch);
     builder.add_partition(args.partition);
     if let Some(x) = args.topic { builder.add_topic(x); }
+    builder.add_is_throttled(args.is_throttled);
     builder.finish()
   }
 
@@ -1054,6 +1057,13 @@ impl<'a> Append<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u32>(Append::VT_SIZE, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn is_throttled(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Append::VT_IS_THROTTLED, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Append<'_> {
@@ -1070,6 +1080,7 @@ impl ::flatbuffers::Verifiable for Append<'_> {
      .visit_field::<u64>("high_watermark", Self::VT_HIGH_WATERMARK, false)?
      .visit_field::<u64>("log_start", Self::VT_LOG_START, false)?
      .visit_field::<u32>("size", Self::VT_SIZE, false)?
+     .visit_field::<bool>("is_throttled", Self::VT_IS_THROTTLED, false)?
      .finish();
     Ok(())
   }
@@ -1083,6 +1094,7 @@ pub struct AppendArgs<'a> {
     pub high_watermark: u64,
     pub log_start: u64,
     pub size: u32,
+    pub is_throttled: bool,
 }
 impl<'a> Default for AppendArgs<'a> {
   #[inline]
@@ -1096,6 +1108,7 @@ impl<'a> Default for AppendArgs<'a> {
       high_watermark: 0,
       log_start: 0,
       size: 0,
+      is_throttled: false,
     }
   }
 }
@@ -1138,6 +1151,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AppendBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u32>(Append::VT_SIZE, size, 0);
   }
   #[inline]
+  pub fn add_is_throttled(&mut self, is_throttled: bool) {
+    self.fbb_.push_slot::<bool>(Append::VT_IS_THROTTLED, is_throttled, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AppendBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     AppendBuilder {
@@ -1164,6 +1181,7 @@ impl ::core::fmt::Debug for Append<'_> {
       ds.field("high_watermark", &self.high_watermark());
       ds.field("log_start", &self.log_start());
       ds.field("size", &self.size());
+      ds.field("is_throttled", &self.is_throttled());
       ds.finish()
   }
 }
@@ -1450,6 +1468,7 @@ pub enum AcknowledgementsOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
 /// `released_bytes`: of payload that this connection has brought so far and that the follower has done with.
+/// `throttled_bytes_max`: of payload that this connection may bring of throttled replicas in all; absent: any.
 pub struct Acknowledgements<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -1467,6 +1486,7 @@ impl<'a> Acknowledgements<'a> {
   pub const VT_BROKER_EPOCH: ::flatbuffers::VOffsetT = 6;
   pub const VT_RELEASED_BYTES: ::flatbuffers::VOffsetT = 8;
   pub const VT_PARTITIONS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_THROTTLED_BYTES_MAX: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1478,6 +1498,7 @@ impl<'a> Acknowledgements<'a> {
     args: &'args AcknowledgementsArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Acknowledgements<'bldr>> {
     let mut builder = AcknowledgementsBuilder::new(_fbb);
+    if let Some(x) = args.throttled_bytes_max { builder.add_throttled_bytes_max(x); }
     builder.add_released_bytes(args.released_bytes);
     builder.add_broker_epoch(args.broker_epoch);
     if let Some(x) = args.partitions { builder.add_partitions(x); }
@@ -1514,6 +1535,13 @@ impl<'a> Acknowledgements<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Acknowledgement>>>>(Acknowledgements::VT_PARTITIONS, None)}
   }
+  #[inline]
+  pub fn throttled_bytes_max(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Acknowledgements::VT_THROTTLED_BYTES_MAX, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Acknowledgements<'_> {
@@ -1526,6 +1554,7 @@ impl ::flatbuffers::Verifiable for Acknowledgements<'_> {
      .visit_field::<i64>("broker_epoch", Self::VT_BROKER_EPOCH, false)?
      .visit_field::<u64>("released_bytes", Self::VT_RELEASED_BYTES, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Acknowledgement>>>>("partitions", Self::VT_PARTITIONS, false)?
+     .visit_field::<u64>("throttled_bytes_max", Self::VT_THROTTLED_BYTES_MAX, false)?
      .finish();
     Ok(())
   }
@@ -1535,6 +1564,7 @@ pub struct AcknowledgementsArgs<'a> {
     pub broker_epoch: i64,
     pub released_bytes: u64,
     pub partitions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Acknowledgement<'a>>>>>,
+    pub throttled_bytes_max: Option<u64>,
 }
 impl<'a> Default for AcknowledgementsArgs<'a> {
   #[inline]
@@ -1544,6 +1574,7 @@ impl<'a> Default for AcknowledgementsArgs<'a> {
       broker_epoch: 0,
       released_bytes: 0,
       partitions: None,
+      throttled_bytes_max: None,
     }
   }
 }
@@ -1570,6 +1601,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AcknowledgementsBuilder<'a, '
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Acknowledgements::VT_PARTITIONS, partitions);
   }
   #[inline]
+  pub fn add_throttled_bytes_max(&mut self, throttled_bytes_max: u64) {
+    self.fbb_.push_slot_always::<u64>(Acknowledgements::VT_THROTTLED_BYTES_MAX, throttled_bytes_max);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AcknowledgementsBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     AcknowledgementsBuilder {
@@ -1591,6 +1626,7 @@ impl ::core::fmt::Debug for Acknowledgements<'_> {
       ds.field("broker_epoch", &self.broker_epoch());
       ds.field("released_bytes", &self.released_bytes());
       ds.field("partitions", &self.partitions());
+      ds.field("throttled_bytes_max", &self.throttled_bytes_max());
       ds.finish()
   }
 }

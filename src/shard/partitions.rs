@@ -427,6 +427,7 @@ pub fn apply(shard: &Shard, records: &[Record]) -> Changes {
     let mut changes = Changes::default();
     let mut quotas_changed = false;
     let mut subscriptions_changed = false;
+    let mut throttle_changed = false;
     let mut image = shard.image.borrow_mut();
     for record in records {
         match record {
@@ -447,6 +448,7 @@ pub fn apply(shard: &Shard, records: &[Record]) -> Changes {
             }
             _ => {}
         }
+        throttle_changed |= shard.replication.throttle.is_changed_by(record);
         let replicas_of = |image: &Image| match record {
             Record::PartitionChanged { id, .. } => {
                 Some((id.topic, image.topic(id.topic)?.replication_factor()))
@@ -472,6 +474,9 @@ pub fn apply(shard: &Shard, records: &[Record]) -> Changes {
         changes.configured = image.topics().map(|topic| topic.id).collect();
     }
     drop(image);
+    if throttle_changed || changes.defaults_changed {
+        replication::throttle::changed(shard);
+    }
     if subscriptions_changed {
         shard.subscriptions_changed();
     }

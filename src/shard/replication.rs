@@ -16,15 +16,15 @@
 //! | `uplink.rs` | a connection to a shard that leads |
 //! | `cutting.rs` | a follower's log is cut |
 //! | `proposals.rs` | a leader asks for another in-sync set |
+//! | `throttle.rs` | replicas that catch up are held to a rate |
 //!
 //! Coordinators go with the leaders of their partitions: they read them anew.
-//!
-//! Absent: throttles.
 
 pub mod cutting;
 pub mod feed;
 mod proposals;
 pub mod role;
+pub mod throttle;
 pub mod uplink;
 
 use crate::cluster::lifecycle::InSyncMin;
@@ -38,6 +38,7 @@ use crate::shard::replication::cutting::{begin_epoch, known_high_watermark};
 use crate::shard::replication::feed::{Feed, FollowerShard};
 use crate::shard::replication::proposals::Proposals;
 use crate::shard::replication::role::{Following, Leading, Role};
+use crate::shard::replication::throttle::ShardThrottle;
 use crate::shard::replication::uplink::{LeaderShard, Uplink};
 use crate::shard::step::Pace;
 use crate::shard::{Shard, groups};
@@ -64,6 +65,7 @@ pub struct ShardReplication {
     replicated: RefCell<BTreeSet<TopicPartition>>,
     /// What leaders want of the controller.
     proposals: Proposals,
+    pub throttle: ShardThrottle,
 }
 
 impl ShardReplication {
@@ -86,6 +88,8 @@ pub fn serve(shard: &Rc<Shard>, follower: FollowerShard, connection: OwnedFd) {
 
 /// Looks after leaders and followers until the process ends.
 pub fn start(shard: &Rc<Shard>) {
+    throttle::changed(shard);
+    shard.spawn(throttle::run(shard.clone()));
     let shard = shard.clone();
     shard.clone().spawn(async move {
         while !shard.is_stopping() {

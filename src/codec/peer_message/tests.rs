@@ -80,17 +80,26 @@ fn alignment() -> impl Strategy<Value = Alignment> {
 }
 
 fn append() -> impl Strategy<Value = Append> {
-    (partition(), leader_epoch(), any::<u32>(), [offset(), offset(), offset()], 0..50u32).prop_map(
-        |(partition, leader_epoch, session, [base_offset, high_watermark, log_start], size)| Append {
-            partition,
-            leader_epoch,
-            session,
-            base_offset,
-            high_watermark,
-            log_start,
-            size,
-        },
-    )
+    (partition(), leader_epoch(), any::<u32>(), [offset(), offset(), offset()], 0..50u32, any::<bool>())
+        .prop_map(
+            |(
+                partition,
+                leader_epoch,
+                session,
+                [base_offset, high_watermark, log_start],
+                size,
+                is_throttled,
+            )| Append {
+                partition,
+                leader_epoch,
+                session,
+                base_offset,
+                high_watermark,
+                log_start,
+                size,
+                is_throttled,
+            },
+        )
 }
 
 fn acknowledgement() -> impl Strategy<Value = Acknowledgement> {
@@ -233,10 +242,15 @@ fn message() -> impl Strategy<Value = PeerMessage> {
         }),
         vec(alignment(), 0..5).prop_map(PeerMessage::Alignments),
         vec(append(), 0..5).prop_map(PeerMessage::Appends),
-        (node(), broker_epoch(), any::<u64>(), vec(acknowledgement(), 0..5)).prop_map(
-            |(node, broker_epoch, released_bytes, partitions)| {
-                let acknowledgements = Acknowledgements { node, broker_epoch, released_bytes, partitions };
-                PeerMessage::Acknowledgements(acknowledgements)
+        (node(), broker_epoch(), any::<u64>(), vec(acknowledgement(), 0..5), any::<Option<u64>>()).prop_map(
+            |(node, broker_epoch, released_bytes, partitions, throttled_bytes_max)| {
+                PeerMessage::Acknowledgements(Acknowledgements {
+                    node,
+                    broker_epoch,
+                    released_bytes,
+                    partitions,
+                    throttled_bytes_max,
+                })
             }
         ),
         registration().prop_map(PeerMessage::Registration),
@@ -341,6 +355,7 @@ fn golden_bytes_of_an_acknowledgement() {
         broker_epoch: BrokerEpoch(77),
         released_bytes: 4096,
         partitions: vec![acknowledgement],
+        throttled_bytes_max: None,
     }));
     let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let lines: Vec<String> = hex.chunks(16).map(|line| line.join(" ")).collect();
@@ -393,6 +408,7 @@ fn batches_that_are_promised_have_to_be_there() {
         high_watermark: Offset::ZERO,
         log_start: Offset::ZERO,
         size: 10,
+        is_throttled: false,
     };
     PeerMessage::Appends(vec![append, append]).encode(1, [[0; 20].as_slice()], &mut appends);
     let table = &appends[PEER_HEADER_SIZE..];

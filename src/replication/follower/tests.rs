@@ -48,6 +48,7 @@ fn append(follower: &Follower, base_offset: u64, high_watermark: u64) -> Append 
         high_watermark: offset(high_watermark),
         log_start: Offset::ZERO,
         size: 0,
+        is_throttled: false,
     }
 }
 

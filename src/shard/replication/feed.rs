@@ -6,14 +6,16 @@
 //!
 //! The writer takes partitions in turn: those whose next bytes are in memory first, then one that has to be read
 //! from disk, in the queue and out of the memory of those that catch up. What is on its way is bounded by the
-//! [window](crate::replication::window); what waits is one entry a partition.
+//! [window](crate::replication::window); what waits is one entry a partition. Replicas that are held to a
+//! [rate](super::throttle) leave their turn to the others until they may go on.
 
 use crate::codec::peer_message::{PEER_VERSION_MAX, PeerMessage};
 use crate::codec::replication::{
     Acknowledgements, Alignment, AlignmentOutcome, Append, Refusal, Statement, Statements,
 };
 use crate::log::read::Rope;
-use crate::replication::leader::{Event, ToSend};
+use crate::replication::leader::{Event, Leader, ToSend};
+use crate::replication::throttle::Credit;
 use crate::replication::window::{Lane, Turns, Window};
 use crate::shard::Shard;
 use crate::shard::catch_up::Reading;
@@ -21,6 +23,7 @@ use crate::shard::event::Signal;
 use crate::shard::peers::socket::{FrameReader, PeerError, PeerSocket};
 use crate::shard::reader::ReadFailed;
 use crate::shard::replica::Replica;
+use crate::shard::replication::throttle::Allowance;
 use crate::shard::response::Slice;
 use crate::types::limits::{PEER_PARTITIONS_MAX, REPLICATION_FRAME_SIZE, REPLICATION_WINDOW_SIZE};
 use crate::types::{LeaderEpoch, NodeId, Offset, ShardId, TopicPartition};
@@ -47,7 +50,11 @@ pub struct Feed {
     socket: Rc<PeerSocket>,
     alignments: RefCell<Vec<Alignment>>,
     turns: RefCell<Turns<TopicPartition>>,
+    /// Those that may be sent nothing for now, by their rate.
+    held: RefCell<Turns<TopicPartition>>,
     window: RefCell<Window>,
+    /// What the follower takes of throttled replicas.
+    pub credit: RefCell<Credit>,
     news: Signal,
     /// Alignments were taken from their queue.
     taken: Signal,
@@ -79,6 +86,23 @@ impl Feed {
         self.news.notify();
     }
 
+    /// Those that were held back take their turn again, in the order in which they were.
+    pub fn release_held(&self) {
+        let mut held = self.held.borrow_mut();
+        if held.is_empty() {
+            return;
+        }
+        let mut turns = self.turns.borrow_mut();
+        while let Some(partition) = held.next(Lane::Tail) {
+            turns.want(partition, Lane::Tail);
+        }
+        self.news.notify();
+    }
+
+    fn hold(&self, partition: TopicPartition) {
+        self.held.borrow_mut().want(partition, Lane::Tail);
+    }
+
     pub fn close(&self) {
         self.is_over.set(true);
         self.socket.shut_down();
@@ -100,6 +124,8 @@ pub async fn serve(shard: Rc<Shard>, follower: FollowerShard, socket: Rc<PeerSoc
         socket,
         alignments: RefCell::default(),
         turns: RefCell::default(),
+        held: RefCell::default(),
+        credit: RefCell::default(),
         window: RefCell::new(Window::new(REPLICATION_WINDOW_SIZE)),
         news: Signal::default(),
         taken: Signal::default(),
@@ -148,6 +174,8 @@ async fn read(shard: &Rc<Shard>, feed: &Rc<Feed>) -> PeerError {
                 if let Err(error) = feed.window.borrow_mut().released(acks.released_bytes) {
                     return error.into();
                 }
+                feed.credit.borrow_mut().told(acks.throttled_bytes_max);
+                feed.release_held();
                 feed.news.notify();
                 acknowledged(shard, &acks);
             }
@@ -235,48 +263,60 @@ async fn next_frame(shard: &Rc<Shard>, feed: &Rc<Feed>) -> Frame {
     while frame.size < REPLICATION_FRAME_SIZE && frame.appends.len() < PEER_PARTITIONS_MAX {
         let next = feed.turns.borrow_mut().next(Lane::Tail);
         let Some(partition) = next else { break };
-        let Some((replica, epoch, to_send)) = to_send(shard, feed, partition) else { continue };
-        if to_send.from < to_send.to && !replica.is_in_memory(to_send.from) {
+        let Some(turn) = Turn::of(shard, feed, partition) else { continue };
+        if turn.has_batches() && !turn.replica.is_in_memory(turn.to_send.from) {
             feed.turns.borrow_mut().want(partition, Lane::CatchUp);
-        } else if !add(shard, feed, &replica, epoch, to_send, Lane::Tail, &mut frame).await {
+        } else if !add(shard, feed, turn, Lane::Tail, &mut frame).await {
             break;
         }
     }
-    if frame.appends.is_empty() {
+    while frame.appends.is_empty() {
         let next = feed.turns.borrow_mut().next(Lane::CatchUp);
-        if let Some(partition) = next
-            && let Some((replica, epoch, to_send)) = to_send(shard, feed, partition)
-        {
-            add(shard, feed, &replica, epoch, to_send, Lane::CatchUp, &mut frame).await;
-        }
+        let Some(partition) = next else { break };
+        let Some(turn) = Turn::of(shard, feed, partition) else { continue };
+        add(shard, feed, turn, Lane::CatchUp, &mut frame).await;
+        break;
     }
     frame
 }
 
-fn to_send(
-    shard: &Shard,
-    feed: &Feed,
-    partition: TopicPartition,
-) -> Option<(Rc<Replica>, LeaderEpoch, ToSend)> {
-    let replica = shard.stores.find(&partition)?;
-    let (epoch, to_send) =
-        replica.replication.with_leader(|leader| (leader.epoch(), leader.to_send(feed.node())))?;
-    Some((replica, epoch, to_send?))
+/// A partition whose turn it is.
+struct Turn {
+    replica: Rc<Replica>,
+    epoch: LeaderEpoch,
+    to_send: ToSend,
+    allowance: Allowance,
+}
+
+impl Turn {
+    /// `None`: it has nothing, or may be sent nothing for now.
+    fn of(shard: &Shard, feed: &Feed, partition: TopicPartition) -> Option<Turn> {
+        let replica = shard.stores.find(&partition)?;
+        let look = |leader: &Leader| {
+            let is_in_sync = leader.in_sync().committed().contains(&feed.node());
+            Some((leader.epoch(), leader.to_send(feed.node())?, is_in_sync))
+        };
+        let (epoch, to_send, is_in_sync) = replica.replication.with_leader(look)??;
+        let allowance = shard.replication.throttle.allowance(shard, feed, partition, is_in_sync);
+        let turn = Turn { replica, epoch, to_send, allowance };
+        if turn.has_batches() && allowance.size == 0 {
+            feed.hold(partition);
+            return None;
+        }
+        Some(turn)
+    }
+
+    fn has_batches(&self) -> bool {
+        self.to_send.from < self.to_send.to
+    }
 }
 
 /// Adds what there is room for. `false`: there was none, and its turn comes first once there is.
-async fn add(
-    shard: &Rc<Shard>,
-    feed: &Rc<Feed>,
-    replica: &Rc<Replica>,
-    epoch: LeaderEpoch,
-    to_send: ToSend,
-    lane: Lane,
-    frame: &mut Frame,
-) -> bool {
+async fn add(shard: &Rc<Shard>, feed: &Rc<Feed>, turn: Turn, lane: Lane, frame: &mut Frame) -> bool {
+    let Turn { ref replica, epoch, to_send, allowance } = turn;
     let (mut slices, mut size, mut to) = (Vec::new(), 0, to_send.from);
-    if to_send.from < to_send.to {
-        let room = feed.window.borrow().room(lane) as usize;
+    if turn.has_batches() {
+        let room = feed.window.borrow().room(lane).min(allowance.size) as usize;
         let size_max = room.min(REPLICATION_FRAME_SIZE - frame.size);
         let reading = Reading::own(shard.stores.of(replica));
         match replica.read_appended(&reading, to_send.from, size_max, to_send.to).await {
@@ -324,6 +364,7 @@ async fn add(
         return true;
     }
     feed.window.borrow_mut().sent(size as u64);
+    shard.replication.throttle.sent(shard, feed, allowance, size as u64);
     if to < to_send.to {
         feed.turns.borrow_mut().want(replica.id, Lane::Tail);
     }
@@ -337,6 +378,7 @@ async fn add(
         high_watermark: to_send.high_watermark,
         log_start: to_send.log_start,
         size: size as u32,
+        is_throttled: allowance.by_follower,
     });
     true
 }

@@ -13,6 +13,7 @@ use crate::codec::record_batch::BatchView;
 use crate::codec::replication::{Acknowledgement, Acknowledgements, Append, Statement, Statements};
 use crate::config::HostPort;
 use crate::replication::follower::Event;
+use crate::replication::throttle::Grant;
 use crate::shard::Shard;
 use crate::shard::event::Signal;
 use crate::shard::peers::link::connect;
@@ -61,6 +62,9 @@ pub struct Uplink {
     received: Cell<u64>,
     released: Cell<u64>,
     unflushed: RefCell<VecDeque<Unflushed>>,
+    /// What this connection may bring of throttled replicas, and what the leader was told of it.
+    pub grant: RefCell<Grant>,
+    told_limit: Cell<Option<u64>>,
     /// There is something to be said.
     news: Signal,
     /// There is somebody to follow.
@@ -78,6 +82,8 @@ impl Uplink {
             received: Cell::new(0),
             released: Cell::new(0),
             unflushed: RefCell::default(),
+            grant: RefCell::default(),
+            told_limit: Cell::default(),
             news: Signal::default(),
             wanted: Signal::default(),
         });
@@ -113,6 +119,18 @@ impl Uplink {
             self.acknowledgements.borrow_mut().insert(acknowledgement.partition, acknowledgement);
             self.news.notify();
         }
+    }
+
+    /// The leader is told what it may send of throttled replicas, where that is not what it was told last.
+    pub fn tell_limit(&self, shard: &Shard) {
+        if self.is_connected.get() && self.told_limit.get() != self.limit(shard) {
+            self.news.notify();
+        }
+    }
+
+    fn limit(&self, shard: &Shard) -> Option<u64> {
+        let is_limited = shard.replication.throttle.limits(self.leader);
+        is_limited.then(|| self.grant.borrow().bytes_max())
     }
 
     fn followed(&self) -> Vec<TopicPartition> {
@@ -186,6 +204,8 @@ async fn converse(shard: &Rc<Shard>, uplink: &Rc<Uplink>, address: &HostPort) ->
     uplink.received.set(0);
     uplink.released.set(0);
     uplink.unflushed.borrow_mut().clear();
+    uplink.grant.take();
+    uplink.told_limit.set(None);
     let is_over = Rc::new(Cell::new(false));
     let writing = shard.spawn(write(shard.clone(), uplink.clone(), socket.clone(), is_over.clone()));
     each_followed(shard, uplink, || Event::Connected);
@@ -246,26 +266,31 @@ async fn write(shard: Rc<Shard>, uplink: Rc<Uplink>, socket: Rc<PeerSocket>, is_
             return socket.shut_down(); // What it has stated was said by another registration: it states again.
         }
         uplink.release(&shard);
+        let limit = uplink.limit(&shard);
         let statements = take(&uplink.statements, |statement| statement.epochs.len());
         let acknowledgements = take(&uplink.acknowledgements, |_| 0);
-        if statements.is_empty() && acknowledgements.is_empty() && told == uplink.released.get() {
+        let is_new = told != uplink.released.get() || uplink.told_limit.get() != limit;
+        if statements.is_empty() && acknowledgements.is_empty() && !is_new {
             uplink.news.notified().await;
             continue;
         }
         let mut said = Ok(());
-        if !statements.is_empty() {
-            let message = Statements { node: shard.node, broker_epoch, partitions: statements };
-            said = socket.say(&PeerMessage::Statements(message)).await;
-        }
-        if said.is_ok() && (!acknowledgements.is_empty() || told != uplink.released.get()) {
+        // First, since it says how much may come of what is stated now.
+        if !acknowledgements.is_empty() || is_new {
             told = uplink.released.get();
+            uplink.told_limit.set(limit);
             let message = Acknowledgements {
                 node: shard.node,
                 broker_epoch,
                 released_bytes: told,
                 partitions: acknowledgements,
+                throttled_bytes_max: limit,
             };
             said = socket.say(&PeerMessage::Acknowledgements(message)).await;
+        }
+        if said.is_ok() && !statements.is_empty() {
+            let message = Statements { node: shard.node, broker_epoch, partitions: statements };
+            said = socket.say(&PeerMessage::Statements(message)).await;
         }
         if said.is_err() {
             return socket.shut_down(); // The reader notices.
@@ -335,6 +360,14 @@ async fn read(
 async fn receive(shard: &Rc<Shard>, uplink: &Uplink, append: &Append, bytes: &[u8]) -> Result<(), PeerError> {
     let before = uplink.received.get();
     uplink.received.set(before + bytes.len() as u64);
+    if append.is_throttled {
+        let mut grant = uplink.grant.borrow_mut();
+        match shard.replication.throttle.limits(uplink.leader) {
+            true => grant.received(bytes.len() as u64),
+            false => grant.received_freely(bytes.len() as u64),
+        }
+        shard.metrics.borrow_mut().throttled_follower_bytes += bytes.len() as u64;
+    }
     let end = check(append, bytes)?;
     let Some(replica) = shard.stores.find(&append.partition) else { return Ok(()) };
     if !replica.follow(Event::Received { append, end }) {

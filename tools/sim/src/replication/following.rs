@@ -214,6 +214,7 @@ impl Scene {
                 broker_epoch,
                 released_bytes: uplink.released,
                 partitions: std::mem::take(&mut uplink.acknowledgements),
+                throttled_bytes_max: None,
             };
             frames.push((uplink.connection, PeerMessage::Acknowledgements(acknowledgements)));
         }

@@ -338,6 +338,7 @@ impl Scene {
             high_watermark: to_send.high_watermark,
             log_start: to_send.log_start,
             size: payload.len() as u32,
+            is_throttled: false,
         };
         if to < to_send.to.get() {
             feed.turns.want(partition, Lane::Tail);
