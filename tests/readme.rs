@@ -128,13 +128,14 @@ fn links_lead_somewhere() {
 
 #[test]
 fn flags_are_known() {
-    const SOURCES: [&str; 21] = [
+    const SOURCES: [&str; 22] = [
         "tools/loadgen/src/flags.rs",
         "bench/latency/src/flags.rs",
         "src/cli/settings.rs",
         "src/cli/config.rs",
         "src/cli/bench.rs",
         "src/cli/clients.rs",
+        "src/cli/cluster/carrying.rs",
         "src/cli/cluster/nodes.rs",
         "src/cli/cluster/reassign.rs",
         "src/cli/cluster/rebalance.rs",

@@ -6,7 +6,8 @@
 //! | `nodes.rs` | `node`: brokers, nodes that are emptied, leave or are replaced |
 //! | `rebalance.rs` | `rebalance`: nodes get alike many |
 //! | `reassign.rs` | `reassign`: replicas of single partitions |
-//! | `moving.rs` | what these have in common: plans, carried out and waited for |
+//! | `moving.rs`, `carrying.rs` | what these have in common: plans; carried out and waited for |
+//! | `throttle.rs` | what moves is copied at a rate |
 
 use std::collections::BTreeMap;
 
@@ -31,10 +32,12 @@ use super::settings::{SETTINGS_HELP, SettingsArguments};
 use super::table::Table;
 use super::{Failure, print, print_json, start};
 
+mod carrying;
 mod moving;
 mod nodes;
 mod reassign;
 mod rebalance;
+mod throttle;
 
 pub use nodes::{NodeArguments, run_alone as run_node};
 

@@ -1,14 +1,12 @@
-//! Plans of partitions that get other replicas: from what brokers say, to the controller, and waited for.
+//! Plans of partitions that get other replicas: from what brokers say, and to the controller.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use kafka_protocol::messages::alter_partition_reassignments_request::{
     AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
 };
-use kafka_protocol::messages::elect_leaders_request::{ElectLeadersRequest, TopicPartitions};
-use kafka_protocol::messages::list_partition_reassignments_response::OngoingPartitionReassignment;
+pub use kafka_protocol::messages::list_partition_reassignments_response::OngoingPartitionReassignment as Ongoing;
 use kafka_protocol::messages::{BrokerId, ListPartitionReassignmentsRequest, TopicName};
 use odradek::cluster::balance::{Assigned, Target};
 use odradek::metrics::names::error_name;
@@ -23,8 +21,26 @@ use super::{Load, State, TIMEOUT_MS, describe_brokers};
 /// How often is asked what is still on its way, and whether a node still runs.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// ElectLeaders: the first of the replicas, where it is in sync.
-const PREFERRED: i8 = 0;
+/// How often a change is tried again while nobody leads the metadata quorum.
+const TRIES_MAX: usize = 20;
+
+/// Tries again what may be different in a moment: another node leads the metadata quorum, or nobody does. `code_of`: the
+/// error of an answer.
+pub fn try_again<T>(
+    mut ask: impl FnMut() -> Result<T, Failure>,
+    code_of: impl Fn(&T) -> i16,
+) -> Result<T, Failure> {
+    const REQUEST_TIMED_OUT: i16 = 7;
+    const NOT_CONTROLLER: i16 = 41;
+    for _ in 1..TRIES_MAX {
+        let answer = ask()?;
+        if !matches!(code_of(&answer), REQUEST_TIMED_OUT | NOT_CONTROLLER) {
+            return Ok(answer);
+        }
+        pause();
+    }
+    ask()
+}
 
 /// Before the next look.
 #[expect(clippy::disallowed_methods, reason = "nobody tells a client that a partition has moved")]
@@ -33,7 +49,7 @@ pub fn pause() {
 }
 
 /// Partitions that are on their way.
-pub fn ongoing(cluster: &mut Cluster) -> Result<BTreeMap<Place, OngoingPartitionReassignment>, Failure> {
+pub fn ongoing(cluster: &mut Cluster) -> Result<BTreeMap<Place, Ongoing>, Failure> {
     let request = ListPartitionReassignmentsRequest::default().with_timeout_ms(TIMEOUT_MS).with_topics(None);
     let response = cluster.any().send(|_| request)?;
     if response.error_code != 0 {
@@ -47,6 +63,18 @@ pub fn ongoing(cluster: &mut Cluster) -> Result<BTreeMap<Place, OngoingPartition
             .map(move |partition| ((name.clone(), partition.partition_index), partition))
     });
     Ok(each.collect())
+}
+
+/// The replicas that a partition had before it was on its way.
+pub fn before_of(moving: &Ongoing) -> Vec<NodeId> {
+    let before = moving.replicas.iter().filter(|id| !moving.adding_replicas.contains(id));
+    before.map(|id| NodeId(id.0)).collect()
+}
+
+/// Those that it is to have.
+pub fn after_of(moving: &Ongoing) -> Vec<NodeId> {
+    let after = moving.replicas.iter().filter(|id| !moving.removing_replicas.contains(id));
+    after.map(|id| NodeId(id.0)).collect()
 }
 
 /// Every partition with the replicas that it has, or is to have where it is on its way.
@@ -69,6 +97,16 @@ pub fn assigned(cluster: &mut Cluster) -> Result<Vec<Assigned>, Failure> {
     Ok(all)
 }
 
+/// Partitions that are on their way from a node, with the replicas that they are to have: an earlier command has begun
+/// it, and until they are there it is their source.
+pub fn leaving(cluster: &mut Cluster, node: i32) -> Result<Vec<Assigned>, Failure> {
+    let ongoing = ongoing(cluster)?.into_iter();
+    let leaving = ongoing.filter(|(_, moving)| moving.removing_replicas.contains(&BrokerId(node)));
+    Ok(leaving
+        .map(|((topic, partition), moving)| Assigned { topic, partition, replicas: after_of(&moving) })
+        .collect())
+}
+
 /// Brokers that run, but for those that are to have nothing.
 pub fn targets(cluster: &mut Cluster, leaving: &BTreeSet<i32>) -> Result<Vec<Target>, Failure> {
     let mut targets: Vec<Target> = Vec::new();
@@ -82,34 +120,14 @@ pub fn targets(cluster: &mut Cluster, leaving: &BTreeSet<i32>) -> Result<Vec<Tar
     Ok(targets)
 }
 
-/// Has a plan carried out, so many partitions at a time, and waits for each. Says on standard error how far it is.
-pub fn carry_out(cluster: &mut Cluster, plan: &[Assigned], at_a_time: usize) -> Result<(), Failure> {
-    let mut progress = Progress::new(plan.len());
-    for some in plan.chunks(at_a_time.max(1)) {
-        let done = progress.done;
-        submit(cluster, some)?;
-        loop {
-            let ongoing = ongoing(cluster)?;
-            let is_there = |it: &&Assigned| ongoing.contains_key(&(it.topic.clone(), it.partition));
-            let left = some.iter().filter(is_there).count();
-            progress.show(done + some.len() - left);
-            if left == 0 {
-                break;
-            }
-            pause();
-        }
-    }
-    progress.end();
-    elect_preferred(cluster, plan)
-}
-
 fn by_topic(plan: &[Assigned]) -> BTreeMap<&str, Vec<&Assigned>> {
     let mut topics: BTreeMap<&str, Vec<&Assigned>> = BTreeMap::new();
     plan.iter().for_each(|it| topics.entry(&it.topic).or_default().push(it));
     topics
 }
 
-fn submit(cluster: &mut Cluster, plan: &[Assigned]) -> Result<(), Failure> {
+/// Has partitions begin to move.
+pub fn submit(cluster: &mut Cluster, plan: &[Assigned]) -> Result<(), Failure> {
     let topics = by_topic(plan).into_iter().map(|(name, partitions)| {
         let each = partitions.into_iter().map(|it| {
             let replicas = it.replicas.iter().map(|node| BrokerId(node.0)).collect();
@@ -120,7 +138,9 @@ fn submit(cluster: &mut Cluster, plan: &[Assigned]) -> Result<(), Failure> {
     let request = AlterPartitionReassignmentsRequest::default()
         .with_timeout_ms(TIMEOUT_MS)
         .with_topics(topics.collect());
-    let response = cluster.any().send(|_| request)?;
+    // To have something moved where it moves already changes nothing.
+    let ask = || Ok(cluster.any().send(|_| request.clone())?);
+    let response = try_again(ask, |response| response.error_code)?;
     if response.error_code != 0 {
         return Err(format!("reassignments: {}", error_name(response.error_code)).into());
     }
@@ -134,24 +154,6 @@ fn submit(cluster: &mut Cluster, plan: &[Assigned]) -> Result<(), Failure> {
         }
     }
     if refused.is_empty() { Ok(()) } else { Err(refused.join("\n").into()) }
-}
-
-/// So that leaders are where the plan has them, without waiting for the controller to see to it. Who leads already, or
-/// cannot yet, is no failure.
-fn elect_preferred(cluster: &mut Cluster, plan: &[Assigned]) -> Result<(), Failure> {
-    if plan.is_empty() || !cluster.any().offers::<ElectLeadersRequest>() {
-        return Ok(());
-    }
-    let topics = by_topic(plan).into_iter().map(|(name, partitions)| {
-        let indexes = partitions.iter().map(|it| it.partition).collect();
-        TopicPartitions::default().with_topic(TopicName(text(name))).with_partitions(indexes)
-    });
-    let request = ElectLeadersRequest::default()
-        .with_election_type(PREFERRED)
-        .with_timeout_ms(TIMEOUT_MS)
-        .with_topic_partitions(Some(topics.collect()));
-    cluster.any().send(|_| request)?;
-    Ok(())
 }
 
 /// What a plan would do, or has done.
@@ -174,36 +176,4 @@ pub fn print_plan(is_json: bool, before: &[Assigned], plan: &[Assigned]) -> Resu
         table.row(&[&format!("{}-{}", it.topic, it.partition), &from, &listed(it)]);
     }
     print(&table.to_string())
-}
-
-/// One line that is written over, on a terminal; else a line each time.
-struct Progress {
-    total: usize,
-    done: usize,
-    shown: Option<usize>,
-}
-
-impl Progress {
-    fn new(total: usize) -> Progress {
-        Progress { total, done: 0, shown: None }
-    }
-
-    fn show(&mut self, done: usize) {
-        self.done = done;
-        if self.shown == Some(done) {
-            return;
-        }
-        self.shown = Some(done);
-        let mut out = std::io::stderr().lock();
-        let (start, end) = if out.is_terminal() { ("\r", "") } else { ("", "\n") };
-        // It is for eyes only.
-        let _ = write!(out, "{start}{done} of {} partitions moved{end}", self.total);
-        let _ = out.flush();
-    }
-
-    fn end(&self) {
-        if self.shown.is_some() && std::io::stderr().is_terminal() {
-            eprintln!();
-        }
-    }
 }

@@ -13,8 +13,8 @@ use super::super::brokers::Cluster;
 use super::super::client::ClientFlags;
 use super::super::table::Table;
 use super::super::{Failure, print, print_json};
-use super::moving::{assigned, carry_out, pause, print_plan, targets};
-use super::rebalance::AT_A_TIME;
+use super::carrying::{Carrying, carry_out};
+use super::moving::{assigned, leaving, pause, print_plan, targets};
 use super::{Load, State, describe_brokers, describe_quorum, refused};
 
 /// How often that fails before it is given up, and how often a node is taken out that was there a moment ago.
@@ -72,9 +72,8 @@ pub struct Moving {
     /// Only show what would move
     #[arg(long)]
     plan: bool,
-    /// Partitions on their way at a time
-    #[arg(long, value_name = "N", default_value_t = AT_A_TIME)]
-    at_a_time: usize,
+    #[command(flatten)]
+    carrying: Carrying,
 }
 
 pub fn run_alone(arguments: &NodeArguments) -> Result<(), Failure> {
@@ -136,9 +135,10 @@ fn drain(flags: &ClientFlags, cluster: &mut Cluster, node: i32, moving: &Moving)
     check_routing(cluster)?;
     let before = assigned(cluster)?;
     let targets = targets(cluster, &BTreeSet::from([node]))?;
-    let plan = plan_drain(NodeId(node), &targets, &before)?;
+    let mut plan = leaving(cluster, node)?;
+    plan.extend(plan_drain(NodeId(node), &targets, &before)?);
     if !moving.plan {
-        carry_out(cluster, &plan, moving.at_a_time)?;
+        carry_out(cluster, &before, &plan, moving.carrying)?;
         check_empty(cluster, node)?;
     }
     if plan.is_empty() && !flags.json {
@@ -193,10 +193,11 @@ fn replace(flags: &ClientFlags, (node, by): (i32, i32), moving: &Moving) -> Resu
         |it: &Assigned| plan.iter().any(|to| (&to.topic, to.partition) == (&it.topic, it.partition));
     let rest: Vec<Assigned> = before.iter().filter(|it| !is_planned(it)).cloned().collect();
     plan.extend(plan_drain(NodeId(node), &targets(&mut cluster, &BTreeSet::from([node]))?, &rest)?);
+    plan.extend(leaving(&mut cluster, node)?);
     if moving.plan {
         return print_plan(flags.json, &before, &plan);
     }
-    carry_out(&mut cluster, &plan, moving.at_a_time)?;
+    carry_out(&mut cluster, &before, &plan, moving.carrying)?;
     check_empty(&mut cluster, node)?;
     print_plan(flags.json, &before, &plan)?;
     if !runs(&mut cluster, node)? {
@@ -205,15 +206,22 @@ fn replace(flags: &ClientFlags, (node, by): (i32, i32), moving: &Moving) -> Resu
     Ok(())
 }
 
-/// Somebody may have given it something since it was planned, or have cancelled what was.
+/// Somebody may have given it something since it was planned, or have cancelled what was. What is on its way from it
+/// counts: it is the source.
 fn check_empty(cluster: &mut Cluster, node: i32) -> Result<(), Failure> {
-    match assigned(cluster)?.iter().find(|it| it.replicas.contains(&NodeId(node))) {
-        None => Ok(()),
-        Some(Assigned { topic, partition, .. }) => {
-            Err(format!("node {node} has {topic}-{partition}, since a moment ago: give the command again")
-                .into())
+    let metadata = cluster.metadata_of_all()?;
+    for topic in &metadata.topics {
+        let mut partitions = topic.partitions.iter();
+        if let Some(partition) = partitions.find(|it| it.replica_nodes.contains(&node.into())) {
+            let name = topic.name.as_ref().map_or("", |name| name.as_str());
+            return Err(format!(
+                "node {node} has {name}-{}, since a moment ago: give the command again",
+                partition.partition_index
+            )
+            .into());
         }
     }
+    Ok(())
 }
 
 /// Partitions are on brokers, and with `core` routing a node has several.

@@ -1,19 +1,24 @@
 //! `odradek cluster reassign`: partitions get other replicas, keep those they had, or are on their way.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use clap::{Args, Subcommand};
 use kafka_protocol::messages::alter_partition_reassignments_request::{
     AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
 };
 use kafka_protocol::messages::{BrokerId, TopicName};
+use odradek::cluster::balance::Assigned;
 use odradek::metrics::names::error_name;
+use odradek::types::NodeId;
 use serde_json::{Value, json};
 
-use super::super::brokers::{Cluster, text};
+use super::super::brokers::{Cluster, Place, text};
 use super::super::client::ClientFlags;
 use super::super::table::Table;
 use super::super::{Failure, print, print_json};
-use super::TIMEOUT_MS;
-use super::moving::ongoing;
+use super::carrying::{Carrying, Pace, carry_out};
+use super::moving::{Ongoing, assigned, ongoing, print_plan};
+use super::{TIMEOUT_MS, throttle};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -36,25 +41,59 @@ pub struct ReassignArguments {
     )]
     replicas: Vec<i32>,
     /// Go back to the replicas of before
-    #[arg(long)]
+    #[arg(long, conflicts_with = "throttle")]
     cancel: bool,
     /// Refuse another number of replicas than there are
-    #[arg(long)]
+    #[arg(long, conflicts_with = "throttle")]
     keep_replication_factor: bool,
+    /// Wait until they are there, which --throttle does anyway
+    #[arg(long, conflicts_with_all = ["cancel", "keep_replication_factor"])]
+    wait: bool,
+    #[command(flatten)]
+    pace: Pace,
 }
 
 #[derive(Debug, Subcommand)]
 enum ReassignCommand {
     /// Show the partitions that are on their way
     List,
+    /// The same, and once there are none take away what has held them to a rate
+    Verify,
 }
 
 pub fn run(flags: &ClientFlags, arguments: &ReassignArguments) -> Result<(), Failure> {
     match (&arguments.command, &arguments.topic) {
-        (Some(ReassignCommand::List), _) => list(flags),
+        (Some(ReassignCommand::List), _) => {
+            let mut cluster = Cluster::connect(&flags.brokers)?;
+            list(flags, &ongoing(&mut cluster)?)
+        }
+        (Some(ReassignCommand::Verify), _) => verify(flags),
+        (None, Some(topic)) if arguments.wait || arguments.pace.throttle.is_some() => {
+            move_and_wait(flags, arguments, topic)
+        }
         (None, Some(topic)) => reassign(flags, arguments, topic),
         (None, None) => unreachable!("a topic is required"),
     }
+}
+
+/// As a plan of these partitions alone.
+fn move_and_wait(flags: &ClientFlags, arguments: &ReassignArguments, topic: &str) -> Result<(), Failure> {
+    let mut cluster = Cluster::connect(&flags.brokers)?;
+    let partitions = match arguments.partition {
+        Some(partition) => vec![partition],
+        None => partitions_of(&mut cluster, topic)?,
+    };
+    let before = assigned(&mut cluster)?;
+    let replicas: Vec<NodeId> = arguments.replicas.iter().copied().map(NodeId).collect();
+    let plan = partitions.into_iter().map(|partition| Assigned {
+        topic: topic.to_owned(),
+        partition,
+        replicas: replicas.clone(),
+    });
+    let plan: Vec<Assigned> = plan.collect();
+    let carrying = Carrying { at_a_time: plan.len(), pace: arguments.pace };
+    carry_out(&mut cluster, &before, &plan, carrying)?;
+    print_plan(flags.json, &before, &plan)
 }
 
 fn reassign(flags: &ClientFlags, arguments: &ReassignArguments, topic: &str) -> Result<(), Failure> {
@@ -93,6 +132,10 @@ fn reassign(flags: &ClientFlags, arguments: &ReassignArguments, topic: &str) -> 
             }
         }
     }
+    // Who goes back has nothing to be copied any more.
+    if arguments.cancel {
+        throttle::clear(&mut cluster, Some(&BTreeSet::from([topic.to_owned()])))?;
+    }
     report(flags, arguments, topic, &done)?;
     if refused.is_empty() { Ok(()) } else { Err(refused.join("\n").into()) }
 }
@@ -126,9 +169,17 @@ fn partitions_of(cluster: &mut Cluster, topic: &str) -> Result<Vec<i32>, Failure
     }
 }
 
-fn list(flags: &ClientFlags) -> Result<(), Failure> {
+fn verify(flags: &ClientFlags) -> Result<(), Failure> {
     let mut cluster = Cluster::connect(&flags.brokers)?;
     let moving = ongoing(&mut cluster)?;
+    if moving.is_empty() {
+        let cleared = throttle::clear(&mut cluster, None)?;
+        cleared.iter().for_each(|what| eprintln!("took the throttle of {what} away"));
+    }
+    list(flags, &moving)
+}
+
+fn list(flags: &ClientFlags, moving: &BTreeMap<Place, Ongoing>) -> Result<(), Failure> {
     if flags.json {
         let each = moving.iter().map(|((topic, _), partition)| {
             json!({
@@ -142,7 +193,7 @@ fn list(flags: &ClientFlags) -> Result<(), Failure> {
         return print_json(&Value::from(each.collect::<Vec<_>>()));
     }
     let mut table = Table::new(&["PARTITION", "REPLICAS", "ADDING", "REMOVING"]);
-    for ((topic, _), partition) in &moving {
+    for ((topic, _), partition) in moving {
         let name = format!("{topic}-{}", partition.partition_index);
         let lists = [&partition.replicas, &partition.adding_replicas, &partition.removing_replicas];
         let [replicas, adding, removing] = lists.map(|brokers| listed(brokers));

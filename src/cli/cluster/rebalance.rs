@@ -8,7 +8,8 @@ use odradek::cluster::balance::plan_rebalance;
 use super::super::brokers::Cluster;
 use super::super::client::ClientFlags;
 use super::super::{Failure, print};
-use super::moving::{assigned, carry_out, print_plan, targets};
+use super::carrying::{Carrying, carry_out};
+use super::moving::{assigned, print_plan, targets};
 use super::nodes::check_routing;
 
 #[derive(Debug, Args)]
@@ -19,13 +20,9 @@ pub struct RebalanceArguments {
     /// Move it, and wait until it is there
     #[arg(long)]
     apply: bool,
-    /// Partitions on their way at a time
-    #[arg(long, value_name = "N", default_value_t = AT_A_TIME)]
-    at_a_time: usize,
+    #[command(flatten)]
+    carrying: Carrying,
 }
-
-/// As many as copy at once without one waiting for another for long.
-pub const AT_A_TIME: usize = 20;
 
 pub fn run(flags: &ClientFlags, arguments: &RebalanceArguments) -> Result<(), Failure> {
     let mut cluster = Cluster::connect(&flags.brokers)?;
@@ -37,7 +34,7 @@ pub fn run(flags: &ClientFlags, arguments: &RebalanceArguments) -> Result<(), Fa
         return print("nothing has to move\n");
     }
     if arguments.apply {
-        carry_out(&mut cluster, &plan, arguments.at_a_time)?;
+        carry_out(&mut cluster, &before, &plan, arguments.carrying)?;
     }
     print_plan(flags.json, &before, &plan)
 }
