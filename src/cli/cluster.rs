@@ -17,7 +17,7 @@ use kafka_protocol::messages::describe_quorum_response::{DescribeQuorumResponse,
 use kafka_protocol::messages::metadata_response::MetadataResponseBroker;
 use kafka_protocol::messages::{
     AddRaftVoterRequest, DescribeClusterRequest, DescribeClusterResponse, DescribeQuorumRequest,
-    MetadataResponse, RemoveRaftVoterRequest,
+    ListPartitionReassignmentsRequest, MetadataResponse, RemoveRaftVoterRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use odradek::cluster::describe::{BrokerLifecycle, ask_quorum};
@@ -26,7 +26,7 @@ use odradek::metrics::names::error_name;
 use odradek::preflight::{PreflightError, directory_ids};
 use serde_json::{Value, json};
 
-use super::brokers::Cluster;
+use super::brokers::{Cluster, Place};
 use super::client::{Client, ClientFlags};
 use super::settings::{SETTINGS_HELP, SettingsArguments};
 use super::table::Table;
@@ -38,6 +38,8 @@ mod nodes;
 mod reassign;
 mod rebalance;
 mod throttle;
+
+use moving::Ongoing;
 
 pub use nodes::{NodeArguments, run_alone as run_node};
 
@@ -184,11 +186,22 @@ fn start_new(config: &Config) -> Result<(), Failure> {
 
 fn status(arguments: &ClusterArguments) -> Result<(), Failure> {
     let mut cluster = Cluster::connect(&arguments.flags.brokers)?;
+    // Before and after: what begins or ends in between is not taken for something missing.
+    let mut moving = ongoing_if_told(&mut cluster)?;
     let metadata = cluster.metadata_of_all()?;
+    moving.extend(ongoing_if_told(&mut cluster)?);
     let quorum = describe_quorum(cluster.any())?;
     let brokers = describe_brokers(cluster.any())?;
-    let status = Status::new(&metadata, quorum, &brokers);
+    let status = Status::new(&metadata, quorum, &brokers, &moving);
     if arguments.flags.json { print_json(&status.json()) } else { print(&status.text()) }
+}
+
+/// None of a broker that does not tell.
+fn ongoing_if_told(cluster: &mut Cluster) -> Result<BTreeMap<Place, Ongoing>, Failure> {
+    match cluster.any().offers::<ListPartitionReassignmentsRequest>() {
+        true => moving::ongoing(cluster),
+        false => Ok(BTreeMap::new()),
+    }
 }
 
 /// `None` of a broker that has no quorum, or does not say.
@@ -297,8 +310,10 @@ struct Status {
     brokers: BTreeMap<i32, Load>,
     topics: usize,
     partitions: usize,
-    /// Fewer replicas in sync than there are.
+    /// Fewer replicas in sync than there are, without those that are still to come.
     under_replicated: Vec<String>,
+    /// Replicas come, or go.
+    moving: Vec<String>,
     /// Nobody leads them.
     offline: Vec<String>,
 }
@@ -308,6 +323,7 @@ impl Status {
         metadata: &MetadataResponse,
         quorum: Option<Quorum>,
         described: &[DescribeClusterBroker],
+        moving: &BTreeMap<Place, Ongoing>,
     ) -> Status {
         let load = |broker: &MetadataResponseBroker| Load {
             address: format!("{}:{}", broker.host, broker.port),
@@ -323,6 +339,7 @@ impl Status {
             topics: metadata.topics.len(),
             partitions: 0,
             under_replicated: Vec::new(),
+            moving: moving.keys().map(|(topic, partition)| format!("{topic}-{partition}")).collect(),
             offline: Vec::new(),
         };
         for broker in described {
@@ -338,7 +355,11 @@ impl Status {
                 } else {
                     status.brokers.entry(partition.leader_id.0).or_default().leaders += 1;
                 }
-                if partition.isr_nodes.len() < partition.replica_nodes.len() {
+                let place = (name.to_owned(), partition.partition_index);
+                let adding = moving.get(&place).map_or(&[][..], |moving| &moving.adding_replicas);
+                // As Kafka counts (`Partition.isUnderReplicated`).
+                let has = partition.replica_nodes.iter().filter(|node| !adding.contains(node)).count();
+                if partition.isr_nodes.len() < has {
                     status.under_replicated.push(id);
                 }
                 for replica in &partition.replica_nodes {
@@ -375,13 +396,19 @@ impl Status {
         }
         text.push_str(&table.to_string());
         text.push_str(&format!(
-            "\n{} topics, {} partitions, {} under-replicated, {} offline\n",
+            "\n{} topics, {} partitions, {} under-replicated, {} offline, {} moving\n",
             self.topics,
             self.partitions,
             self.under_replicated.len(),
-            self.offline.len()
+            self.offline.len(),
+            self.moving.len()
         ));
-        for (what, partitions) in [("Under-replicated", &self.under_replicated), ("Offline", &self.offline)] {
+        let lists = [
+            ("Under-replicated", &self.under_replicated),
+            ("Offline", &self.offline),
+            ("Moving", &self.moving),
+        ];
+        for (what, partitions) in lists {
             if !partitions.is_empty() {
                 text.push_str(&format!("{what}: {}\n", partitions.join(", ")));
             }
@@ -410,6 +437,7 @@ impl Status {
             "partitions": self.partitions,
             "under_replicated": self.under_replicated,
             "offline": self.offline,
+            "moving": self.moving,
         })
     }
 }
@@ -449,4 +477,50 @@ impl Quorum {
 
 fn number(value: i64) -> String {
     if value < 0 { "-".to_string() } else { value.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafka_protocol::messages::metadata_response::{MetadataResponsePartition, MetadataResponseTopic};
+    use kafka_protocol::messages::{BrokerId, TopicName};
+
+    fn ids(ids: &[i32]) -> Vec<BrokerId> {
+        ids.iter().copied().map(BrokerId).collect()
+    }
+
+    /// A partition with these replicas, those in sync, and those that are still to come.
+    fn under_replicated(replicas: &[i32], in_sync: &[i32], adding: &[i32], removing: &[i32]) -> bool {
+        let partition = MetadataResponsePartition::default()
+            .with_leader_id(BrokerId(in_sync[0]))
+            .with_replica_nodes(ids(replicas))
+            .with_isr_nodes(ids(in_sync));
+        let topic = MetadataResponseTopic::default()
+            .with_name(Some(TopicName(StrBytes::from_static_str("t"))))
+            .with_partitions(vec![partition]);
+        let moves = !adding.is_empty() || !removing.is_empty();
+        let moving = Ongoing::default()
+            .with_replicas(ids(replicas))
+            .with_adding_replicas(ids(adding))
+            .with_removing_replicas(ids(removing));
+        let moving = moves.then(|| (("t".to_owned(), 0), moving)).into_iter().collect();
+        let metadata = MetadataResponse::default().with_topics(vec![topic]);
+        let status = Status::new(&metadata, None, &[], &moving);
+        assert_eq!(status.moving, if moves { vec!["t-0"] } else { vec![] });
+        assert!(status.offline.is_empty());
+        status.under_replicated == ["t-0"]
+    }
+
+    #[test]
+    fn replicas_that_are_still_to_come_are_not_missed() {
+        assert!(!under_replicated(&[1, 2, 3], &[1, 2, 3], &[], &[]));
+        assert!(under_replicated(&[1, 2, 3], &[1, 3], &[], &[]));
+        assert!(
+            !under_replicated(&[4, 1, 2], &[1, 2], &[4], &[1]),
+            "it moves, and those of before are there"
+        );
+        assert!(under_replicated(&[4, 1, 2], &[2], &[4], &[1]), "one of those of before is not");
+        assert!(!under_replicated(&[4, 1, 2], &[2, 4], &[4], &[1]), "as Kafka counts: two have it");
+        assert!(!under_replicated(&[1, 2], &[1, 2], &[], &[1]), "one only goes");
+    }
 }

@@ -48,7 +48,7 @@ pub fn set(client: &mut Client, kind: i8, name: &str, key: &str, value: Option<&
 }
 
 /// Value, source and whether it is read-only.
-fn get(client: &mut Client, kind: i8, name: &str, key: &str) -> (String, i8, bool) {
+pub fn get(client: &mut Client, kind: i8, name: &str, key: &str) -> (String, i8, bool) {
     let resource = describe_configs_request::DescribeConfigsResource::default()
         .with_resource_type(kind)
         .with_resource_name(text(name))
@@ -392,7 +392,7 @@ fn the_quorum_of_one_node_is_described_and_every_start_is_a_term_of_its_own() {
         let shown = status(&[]);
         let line = format!("Quorum: led by {leader} in term {}, ", last.leader_epoch);
         assert!(shown.contains(&line), "{shown}");
-        assert!(shown.contains("1 topics, 1 partitions, 0 under-replicated, 0 offline"), "{shown}");
+        assert!(shown.contains("1 topics, 1 partitions, 0 under-replicated, 0 offline, 0 moving"), "{shown}");
         let shown: serde_json::Value = serde_json::from_str(&status(&["--json"])).expect("JSON");
         assert_eq!(shown["quorum"]["leader"], leader);
         assert_eq!(shown["quorum"]["members"][0]["lag"], 0);
