@@ -1,11 +1,18 @@
 //! Nodes that come get their share, nodes that go are emptied first, and nodes that are lost are replaced.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use odradek_test_harness::{Batch, Broker, Client, Options, wait_for};
+use odradek_test_harness::kafka_protocol::ResponseError;
+use odradek_test_harness::{Batch, Broker, Client, Connection, Options, records_of, wait_for};
 use serde_json::Value;
 
 use crate::clusters::{PARTITIONS, create, options, run, status, three_with, voters};
+use crate::reassignment::{self, Writer};
+use crate::throttling::fill as fill_with_large;
 
 const TOPIC: &str = "spread";
 
@@ -118,4 +125,99 @@ fn what_has_no_other_place_is_not_drained() {
     assert!(refused.contains("node 9 does not run, or is none of this cluster"), "{refused}");
     let refused = run(&nodes[0], &["cluster", "rebalance"]).expect_err("one or the other");
     assert!(refused.contains("--plan"), "{refused}");
+}
+
+/// Somebody who reads a partition from its begin, from whoever leads it, as a client does that tries again.
+struct Reader {
+    /// Until it has read so many.
+    count: Arc<AtomicUsize>,
+    thread: JoinHandle<BTreeMap<i64, String>>,
+}
+
+impl Reader {
+    fn start(nodes: &[Broker], of: i32) -> Reader {
+        let ports: Vec<u16> = nodes.iter().map(Broker::port).collect();
+        let count = Arc::new(AtomicUsize::new(usize::MAX));
+        let wanted = count.clone();
+        let thread = std::thread::spawn(move || {
+            let mut read = BTreeMap::new();
+            while read.len() < wanted.load(Ordering::Relaxed) {
+                let next = read.len() as i64;
+                let records = wait_for("an answer", || fetch(&ports, of, next));
+                for record in records {
+                    // Offsets are dense, and none comes twice.
+                    assert_eq!(record.0, read.len() as i64, "of partition {of}");
+                    read.insert(record.0, record.1);
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            read
+        });
+        Reader { count, thread }
+    }
+
+    fn stop(self, count: usize) -> BTreeMap<i64, String> {
+        self.count.store(count, Ordering::Relaxed);
+        self.thread.join().expect("it has read everything")
+    }
+}
+
+/// `None`: it has to be tried again, as clients do by themselves.
+fn fetch(ports: &[u16], of: i32, from: i64) -> Option<Vec<(i64, String)>> {
+    let leader = ports.iter().find_map(|port| reassignment::partition(*port, of))?.leader_id.0;
+    let port = usize::try_from(leader - 1).ok().and_then(|at| ports.get(at))?;
+    let request = Client::fetch_request(reassignment::TOPIC, of, from);
+    let response = Connection::try_open(*port).ok()?.try_call(Client::FETCH_VERSION, &request).ok()?;
+    assert_eq!(response.error_code, 0);
+    let answer = &response.responses[0].partitions[0];
+    match ResponseError::try_from_code(answer.error_code) {
+        None => {
+            let records = records_of(answer).into_iter().filter(|record| record.offset >= from);
+            let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+            Some(records.map(|record| (record.offset, text(&record.value))).collect())
+        }
+        Some(
+            ResponseError::NotLeaderOrFollower
+            | ResponseError::OffsetNotAvailable
+            | ResponseError::UnknownTopicOrPartition,
+        ) => None,
+        Some(error) => panic!("{error:?}"),
+    }
+}
+
+#[test]
+fn a_node_that_joins_gets_its_share_of_what_is_written_and_read() {
+    const SPREAD: [&[i32]; 6] = [&[1, 2], &[2, 3], &[3, 1], &[1, 2], &[2, 3], &[3, 1]];
+    let options = reassignment::settings();
+    let mut nodes = three_with(&options);
+    nodes.push(Broker::not_started(options.in_cluster(4, &[&nodes[0]])));
+    reassignment::create(&nodes[0], &SPREAD);
+    let partitions = 0..SPREAD.len() as i32;
+    let mut acknowledged: Vec<_> =
+        partitions.clone().map(|of| fill_with_large(&nodes[..3], of, 20)).collect();
+    let writers: Vec<Writer> = partitions.clone().map(|of| Writer::start(&nodes, of)).collect();
+    let readers: Vec<Reader> = partitions.clone().map(|of| Reader::start(&nodes, of)).collect();
+
+    nodes[3].begin_start();
+    nodes[3].wait_until_ready();
+    let before: Vec<usize> = writers.iter().map(Writer::count).collect();
+    let moved = json(&nodes[0], &["cluster", "rebalance", "--apply", "--at-a-time", "2"]);
+    assert_eq!(moved.len(), 3, "of twelve replicas: {moved:?}");
+    assert_eq!(loads(&nodes[0]), (BTreeMap::from([(1, 3), (2, 3), (3, 3), (4, 3)]), 0));
+    for (writer, before) in writers.iter().zip(before) {
+        wait_for("more", || (writer.count() > before + 20).then_some(()));
+    }
+    for (of, writer) in writers.into_iter().enumerate() {
+        acknowledged[of].extend(writer.stop());
+    }
+    for (of, reader) in readers.into_iter().enumerate() {
+        let read = reader.stop(acknowledged[of].len());
+        let (found, expected) = (read.len(), acknowledged[of].len());
+        assert!(
+            read == acknowledged[of],
+            "{found} records of partition {of} were read, {expected} acknowledged"
+        );
+        reassignment::check(&nodes, of as i32, &acknowledged[of]);
+    }
+    nodes.iter_mut().for_each(Broker::stop);
 }

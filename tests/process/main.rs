@@ -39,6 +39,7 @@ mod routing;
 mod start_stop;
 mod survival;
 mod telemetry;
+mod throttling;
 mod transactions;
 mod versions;
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -27,14 +27,14 @@ use serde_json::Value;
 
 use crate::clusters::{options, run, three_with};
 
-const TOPIC: &str = "moving";
+pub const TOPIC: &str = "moving";
 
 /// Two cores each, so that a replica may come back to another one.
-fn settings() -> Options {
+pub fn settings() -> Options {
     options().cores(2).set("broker.session.timeout.ms", "3000")
 }
 
-fn four() -> Vec<Broker> {
+pub fn four() -> Vec<Broker> {
     let options = settings();
     let mut nodes = three_with(&options);
     let fourth = Broker::start_with(options.in_cluster(4, &[&nodes[0]]));
@@ -43,7 +43,7 @@ fn four() -> Vec<Broker> {
 }
 
 /// Each partition on the nodes given.
-fn create(node: &Broker, partitions: &[&[i32]]) {
+pub fn create(node: &Broker, partitions: &[&[i32]]) {
     let assignments = (0..).zip(partitions).map(|(index, nodes)| {
         let ids = nodes.iter().copied().map(BrokerId).collect();
         CreatableReplicaAssignment::default().with_partition_index(index).with_broker_ids(ids)
@@ -82,7 +82,7 @@ fn reassign(node: &Broker, of: i32, replicas: Option<&[i32]>) -> Option<Response
     })
 }
 
-fn partition(port: u16, of: i32) -> Option<MetadataResponsePartition> {
+pub fn partition(port: u16, of: i32) -> Option<MetadataResponsePartition> {
     let topics = vec![MetadataRequestTopic::default().with_name(Some(topic_name(TOPIC)))];
     let request = MetadataRequest::default().with_topics(Some(topics)).with_allow_auto_topic_creation(false);
     let metadata = Connection::try_open(port).ok()?.try_call(Client::METADATA_VERSION, &request).ok()?;
@@ -90,7 +90,7 @@ fn partition(port: u16, of: i32) -> Option<MetadataResponsePartition> {
 }
 
 /// Replicas, and those in sync.
-fn replicas(node: &Broker, of: i32) -> Option<(Vec<i32>, BTreeSet<i32>)> {
+pub fn replicas(node: &Broker, of: i32) -> Option<(Vec<i32>, BTreeSet<i32>)> {
     let found = partition(node.port(), of)?;
     let ids = |brokers: &[BrokerId]| brokers.iter().map(|id| id.0).collect::<Vec<i32>>();
     Some((ids(&found.replica_nodes), ids(&found.isr_nodes).into_iter().collect()))
@@ -124,7 +124,7 @@ fn wait_until_only_on(nodes: &[Broker], of: i32, expected: &[i32]) {
     }
 }
 
-fn move_to(nodes: &[Broker], of: i32, target: &[i32]) {
+pub fn move_to(nodes: &[Broker], of: i32, target: &[i32]) {
     // Whichever is asked.
     let at = target.iter().sum::<i32>() as usize % nodes.len();
     assert_eq!(reassign(&nodes[at], of, Some(target)), None);
@@ -133,17 +133,20 @@ fn move_to(nodes: &[Broker], of: i32, target: &[i32]) {
 }
 
 /// Somebody who produces until told to stop, and remembers what was acknowledged.
-struct Writer {
+pub struct Writer {
     stops: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
     thread: JoinHandle<BTreeMap<i64, String>>,
 }
 
 impl Writer {
-    fn start(nodes: &[Broker], of: i32) -> Writer {
+    pub fn start(nodes: &[Broker], of: i32) -> Writer {
         let producer = Client::connect(&nodes[0]).init_producer();
         let ports: Vec<u16> = nodes.iter().map(Broker::port).collect();
         let stops = Arc::new(AtomicBool::new(false));
         let told = stops.clone();
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
         let thread = std::thread::spawn(move || {
             let mut acknowledged = BTreeMap::new();
             for sequence in 0.. {
@@ -154,21 +157,27 @@ impl Writer {
                 let batch = Batch::of(&[&value], 1).by(BatchProducer { sequence, ..producer });
                 let before = acknowledged.insert(produce(&ports, of, &batch), value);
                 assert_eq!(before, None, "one value per offset");
+                counted.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(1));
             }
             acknowledged
         });
-        Writer { stops, thread }
+        Writer { stops, count, thread }
     }
 
-    fn stop(self) -> BTreeMap<i64, String> {
+    /// How many were acknowledged so far.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub fn stop(self) -> BTreeMap<i64, String> {
         self.stops.store(true, Ordering::Relaxed);
         self.thread.join().expect("everything was acknowledged at last")
     }
 }
 
 /// As a client does that tries again until it has succeeded. Returns the offset.
-fn produce(ports: &[u16], of: i32, batch: &Batch) -> i64 {
+pub fn produce(ports: &[u16], of: i32, batch: &Batch) -> i64 {
     wait_for("an acknowledgement", || {
         let leader = ports.iter().find_map(|port| partition(*port, of))?.leader_id.0;
         let port = usize::try_from(leader - 1).ok().and_then(|at| ports.get(at))?;
@@ -199,7 +208,7 @@ fn read_all(nodes: &[Broker], of: i32, expected: usize) -> Vec<ReadRecord> {
 }
 
 /// Everything is there, once, where it was acknowledged.
-fn check(nodes: &[Broker], of: i32, acknowledged: &BTreeMap<i64, String>) {
+pub fn check(nodes: &[Broker], of: i32, acknowledged: &BTreeMap<i64, String>) {
     assert!(!acknowledged.is_empty(), "somebody has produced");
     let read = read_all(nodes, of, acknowledged.len());
     let read: Vec<(i64, String)> = read
@@ -221,7 +230,7 @@ fn wait_for_leader_without(nodes: &[Broker], gone: usize) {
     }
 }
 
-fn listed(node: &Broker) -> Vec<Value> {
+pub fn listed(node: &Broker) -> Vec<Value> {
     let text = run(node, &["cluster", "reassign", "list", "--json"]).expect("it lists");
     let listed: Value = serde_json::from_str(&text).expect("it is JSON");
     listed.as_array().expect("a list").clone()
