@@ -173,8 +173,11 @@ impl Leadership {
         next.leader = next.best_leader(rules, target.election);
         if let Some(leader) = next.leader {
             if next.eligible_leaders.contains(&leader) {
+                // Whoever is in sync and away has everything as well; as long as one alone is not enough.
+                let is_enough = next.in_sync_min(rules) == 1;
+                let had_all = |node| next.in_sync.contains(&node) || next.eligible_leaders.contains(&node);
+                next.eligible_leaders = next.in_order(|node| !is_enough && node != leader && had_all(node));
                 next.in_sync = vec![leader];
-                next.eligible_leaders.retain(|node| *node != leader);
             } else if !next.in_sync.contains(&leader) {
                 // Unclean: nobody else counts any more.
                 next.in_sync = vec![leader];

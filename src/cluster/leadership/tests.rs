@@ -117,6 +117,33 @@ fn who_leaves_a_set_that_is_too_small_stays_eligible() {
 }
 
 #[test]
+fn who_is_in_sync_and_away_is_eligible_once_an_eligible_one_leads() {
+    let mut story = Story::new(&[1, 2, 3], 2);
+    story.fence(1);
+    story.fence(2);
+    story.start(3, LogFound::Complete);
+    assert_eq!(story.state(), (0, vec![3], vec![2]));
+    story.unfence(2);
+    assert_eq!(story.state(), (0, vec![3], vec![2]), "who is in sync is waited for");
+    story.take(|partition, rules| partition.elect(rules, Election::Unclean));
+    assert_eq!(story.state(), (2, vec![2], vec![3]));
+    story.start(2, LogFound::Lost);
+    story.unfence(3);
+    assert_eq!(story.state(), (3, vec![3], vec![]), "nothing is lost");
+}
+
+#[test]
+fn nobody_stays_eligible_beside_a_leader_that_is_enough() {
+    let mut story = Story::new(&[1, 2, 3], 2);
+    [3, 2, 1].into_iter().for_each(|node| story.fence(node));
+    assert_eq!(story.state(), (0, vec![], vec![1, 2]));
+    story.in_sync_min = 1;
+    story.unfence(1);
+    // From now on it acknowledges alone what the other one does not have.
+    assert_eq!(story.state(), (1, vec![1], vec![]));
+}
+
+#[test]
 fn a_leader_that_starts_again_has_a_new_epoch() {
     let mut story = Story::new(&[1], 1);
     story.start(1, LogFound::Complete);
