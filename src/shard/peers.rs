@@ -255,6 +255,8 @@ impl Peers {
                             known.entry(leader).or_insert(HostPort { host, port });
                         }
                     }
+                    // Nothing was changed: there is nothing to wait for. A node that joins would wait in vain.
+                    Ok((answer, payload)) if answer.error != 0 => return Ok((answer, payload)),
                     Ok((answer, payload)) => {
                         quorum.applied(answer.index, ANSWER_TIME_MAX).await;
                         return Ok((answer, payload));
