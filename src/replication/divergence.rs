@@ -39,7 +39,7 @@ pub fn divergence(leader: LogEnds<'_>, leader_epochs: &LeaderEpochs, follower: L
     // Epochs may be forgotten before the log start is shown; what lies below them can not be compared.
     let first = leader.epochs.first().map_or(leader.log_start, |entry| entry.start_offset);
     let log_start = leader.log_start.max(first);
-    if agreed < log_start || follower.log_start > agreed {
+    if agreed < log_start || follower.log_start > agreed || differs_below_start(leader, follower) {
         // Also of a follower that has nothing, and stands where the leader has nothing yet or any more.
         return Divergence::StartOver(log_start);
     }
@@ -62,6 +62,16 @@ fn agreed_end(leader: LogEnds<'_>, leader_epochs: &LeaderEpochs, follower: LogEn
     }
     // Nothing stated, or nothing of it known.
     if follower.epochs.is_empty() { end.min(leader.log_end) } else { end }
+}
+
+/// Whether what the follower has deleted was something else than what the leader has there: all of its epochs are over
+/// in the leader's log before its own log begins. So it is only after an unclean election; the leader has begun anew
+/// below, and a follower that went on at its log start would lack what was acknowledged since.
+fn differs_below_start(leader: LogEnds<'_>, follower: LogEnds<'_>) -> bool {
+    let below = leader.epochs.iter().rev().find(|entry| entry.start_offset < follower.log_start);
+    let newest = follower.epochs.last();
+    leader.log_start < follower.log_start
+        && below.zip(newest).is_some_and(|(below, newest)| below.epoch > newest.epoch)
 }
 
 /// An epoch older than all that are left in the leader's log is answered with itself, but is not in it.
@@ -140,6 +150,18 @@ mod tests {
         assert_eq!(compare(&leader, &log(10, &[(2, 110), (5, 80)]), 64), Divergence::None);
         assert_eq!(compare(&leader, &log(300, &[]), 64), Divergence::StartOver(offset(150)));
         assert_eq!(compare(&leader, &log(0, &[]), 64), Divergence::StartOver(offset(150)));
+    }
+
+    /// Found by seed 111 of the simulation of whole clusters.
+    #[test]
+    fn who_has_deleted_something_else_starts_over() {
+        let leader = log(0, &[(10, 6)]);
+        assert_eq!(compare(&leader, &log(4, &[(5, 3)]), 64), Divergence::StartOver(offset(0)));
+        assert_eq!(compare(&leader, &log(4, &[(5, 1)]), 64), Divergence::StartOver(offset(0)));
+        // What was deleted there may have been the same here.
+        let leader = log(0, &[(4, 4), (6, 2)]);
+        assert_eq!(compare(&leader, &log(4, &[(5, 3)]), 64), Divergence::CutTo(offset(4)));
+        assert_eq!(compare(&leader, &log(4, &[]), 64), Divergence::None);
     }
 
     /// Found by seed 260 of the simulation: a whole log was cut to nothing.
