@@ -141,11 +141,14 @@ impl Leadership {
         self.change(rules, Target { election, ..Target::in_sync(&self.in_sync) })
     }
 
-    /// Whether the election of its leader may have lost something: it was neither in sync nor eligible before.
+    /// Whether the election of its leader may have lost something: it was neither in sync nor eligible before. Where the
+    /// leader before it goes with a reassignment that is over, everybody is in sync, some since that very change.
     pub fn is_unclean_after(&self, before: &Leadership) -> bool {
         let had_all = before.in_sync.iter().chain(&before.eligible_leaders);
         let lacked_none = |leader: NodeId| had_all.clone().any(|node| *node == leader);
-        self.leader.is_some_and(|leader| before.leader != Some(leader) && !lacked_none(leader))
+        let goes = |leader| before.removing.contains(&leader) && !self.replicas.contains(&leader);
+        let is_over = before.leader.is_some_and(goes);
+        self.leader.is_some_and(|leader| before.leader != Some(leader) && !lacked_none(leader) && !is_over)
     }
 
     /// How many have to be in sync for the high watermark to move. Never more than there are replicas; those that come

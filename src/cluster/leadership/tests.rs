@@ -278,6 +278,33 @@ fn moving_to_the_fourth() -> Story {
 }
 
 #[test]
+fn who_leads_once_it_has_come_is_elected_cleanly() {
+    let mut story = moving_to_the_fourth();
+    let before = story.partition.clone();
+    assert_eq!(story.alter(&[1, 2, 3, 4]), Ok(()));
+    assert_eq!(story.state(), (4, vec![4], vec![]), "the others go with that change");
+    assert!(!story.partition.is_unclean_after(&before));
+    // So is one that was there before, and has caught up only now.
+    let mut story = Story::new(&[1, 2, 3], 1);
+    assert_eq!(story.alter(&[1]), Ok(()));
+    assert!(story.take(|partition, rules| partition.reassign(rules, &nodes(&[2, 3]))));
+    let before = story.partition.clone();
+    assert_eq!(story.alter(&[1, 2, 3]), Ok(()));
+    assert_eq!(story.state(), (2, vec![2, 3], vec![]));
+    assert!(!story.partition.is_unclean_after(&before));
+    // Where it has not come it has not, whoever else is away.
+    let mut story = moving_to_the_fourth();
+    story.partition.in_sync.clear();
+    let before = story.partition.clone();
+    for node in 1..=3 {
+        story.members.fence(NodeId(node));
+    }
+    story.take(|partition, rules| partition.elect(rules, Election::Unclean));
+    assert_eq!(story.state().0, 4);
+    assert!(story.partition.is_unclean_after(&before));
+}
+
+#[test]
 fn who_has_begun_with_nothing_is_the_last_to_lead_uncleanly() {
     let mut story = moving_to_the_fourth();
     story.partition.in_sync = nodes(&[1]);
