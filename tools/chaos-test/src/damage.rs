@@ -126,7 +126,7 @@ mod tests {
             damage(data.path(), &mut random).expect("they can be written");
         }
         let is_same = |name: &&str| fs::read(data.path().join(name)).is_ok_and(|bytes| bytes == [7; 5000]);
-        assert!(kept.iter().all(|name| is_same(name)));
+        assert!(kept.iter().all(is_same));
         assert!(!others.clone().any(is_same));
     }
 }
