@@ -11,7 +11,8 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`settings`] | what differs between seeds, the checks, and the mistakes for the tests that must find them |
-//! | [`node`] | one node: carries out what `odradek::cluster::quorum` decides, on its disk and its image |
+//! | [`node`] | one node: its log's file, its image, what is on its way to the disk |
+//! | [`shell`] | carries out what `odradek::cluster::quorum` decides, for other simulations as well |
 //! | [`network`] | what becomes of a message |
 //! | [`cluster`] | all nodes, and what happens next |
 //! | [`clients`] | who proposes, and what becomes of it |
@@ -28,6 +29,7 @@ pub mod node;
 pub mod quiet;
 pub mod run;
 pub mod settings;
+pub mod shell;
 pub mod watch;
 
 use crate::quorum::settings::Mistake;

@@ -1,17 +1,18 @@
 //! Who proposes, and what becomes of it.
 
 use crate::quorum::cluster::{Cluster, topic};
-use crate::quorum::node::{Node, slot_of};
+use crate::quorum::node::slot_of;
 use crate::quorum::settings::{Mistake, NODES, check};
+use crate::quorum::shell::Shell;
 use crate::quorum::watch::Proposal;
 use odradek::cluster::quorum::members::{ChangeRejected, PeerId};
 use odradek::cluster::quorum::{Event, Outcome, ProposalRejected, Quorum, Ticket};
 use odradek::cluster::record::{ConfigResource, Record};
 
 impl Cluster {
-    pub(super) fn answered(&mut self, slot: usize, ticket: Ticket, outcome: Outcome) {
+    pub(super) fn has_outcome(&mut self, slot: usize, ticket: Ticket, outcome: Outcome) {
         self.world.note(format_args!("{ticket:?}: {outcome:?}"));
-        let Some(proposal) = self.watch.proposals.remove(&ticket) else {
+        let Some(proposal) = self.nodes.watch.proposals.remove(&ticket) else {
             return self
                 .world
                 .finding(check::ANSWERED, format_args!("{ticket:?} has another outcome: {outcome:?}"));
@@ -19,7 +20,7 @@ impl Cluster {
         match outcome {
             Outcome::Committed { index } => {
                 self.world.count("proposal: committed");
-                self.watch.acknowledged(&proposal, index);
+                self.nodes.watch.acknowledged(&proposal, index);
                 self.check_majority_reached(slot, index, &proposal);
                 if let Some((last, done)) = &mut self.last
                     && *last == ticket
@@ -53,11 +54,11 @@ impl Cluster {
         }
         let reaches = |peer: PeerId| {
             let to = slot_of(peer).expect("a node of this seed");
-            let node = &self.nodes[to];
+            let node = &self.nodes.all[to];
             node.peer == peer && node.running.is_some() && self.network.reaches(slot, to)
         };
-        if !self.watch.deciding(index).any(|members| members.is_majority(reaches)) {
-            let (peer, members) = (self.nodes[slot].peer, self.watch.members());
+        if !self.nodes.watch.deciding(index).any(|members| members.is_majority(reaches)) {
+            let (peer, members) = (self.nodes.all[slot].peer, self.nodes.watch.members());
             let what = format!("{peer:?} has entry {index} committed, cut off from most of {members:?}");
             self.world.finding(check::MINORITY, format_args!("{what}"));
         }
@@ -67,22 +68,12 @@ impl Cluster {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         let proposal = Proposal { slot, records: records.to_vec(), topology: self.topology };
-        self.watch.proposals.insert(ticket, proposal);
+        self.nodes.watch.proposals.insert(ticket, proposal);
         ticket
     }
 
-    /// Who leads, as far as it knows itself.
-    pub(super) fn leader(&self) -> Option<usize> {
-        let leads = |node: &&Node| node.quorum().is_some_and(Quorum::is_leader);
-        self.nodes
-            .iter()
-            .filter(leads)
-            .max_by_key(|node| node.quorum().map(Quorum::term))
-            .map(|node| node.slot)
-    }
-
     pub(super) fn propose_anywhere(&mut self) {
-        let slot = match self.leader() {
+        let slot = match self.nodes.leader() {
             Some(leader) if !self.world.one_in(10) => leader,
             _ => self.world.below(NODES as u64) as usize,
         };
@@ -91,7 +82,7 @@ impl Cluster {
 
     pub(super) fn propose(&mut self, slot: usize) -> Option<Ticket> {
         let now = self.world.now();
-        let node = &self.nodes[slot];
+        let node = &self.nodes.all[slot];
         let running = node.running.as_ref().filter(|_| node.paused_until <= now)?;
         let mut records = Vec::new();
         match self.world.below(4) {
@@ -111,13 +102,13 @@ impl Cluster {
         }
         let before = running.quorum.last_index();
         let ticket = self.ticket(slot, &records);
-        self.step(slot, Event::Propose { ticket, records });
-        let last = self.nodes[slot].quorum().map_or(0, Quorum::last_index);
+        self.tell(slot, Event::Propose { ticket, records });
+        let last = self.nodes.all[slot].quorum().map_or(0, Quorum::last_index);
         if self.settings.makes(Mistake::AnsweredAtOnce)
             && last > before
-            && self.watch.proposals.contains_key(&ticket)
+            && self.nodes.watch.proposals.contains_key(&ticket)
         {
-            self.answered(slot, ticket, Outcome::Committed { index: last });
+            self.has_outcome(slot, ticket, Outcome::Committed { index: last });
         }
         Some(ticket)
     }

@@ -1,8 +1,8 @@
 //! What goes wrong, and who adds and removes members while it does.
 
 use crate::quorum::cluster::{Cluster, Happening};
-use crate::quorum::node::slot_of;
-use crate::quorum::settings::{MS, Mistake, NODES, S};
+use crate::quorum::settings::{MS, NODES, S};
+use crate::quorum::shell::Shell;
 use odradek::cluster::quorum::Event;
 use odradek::cluster::quorum::members::{MemberChange, PeerId};
 
@@ -30,18 +30,18 @@ impl Cluster {
     fn compact_long_logs(&mut self) {
         for slot in 0..NODES {
             let after = self.settings.compact_after;
-            let Some(quorum) = self.nodes[slot].quorum() else { continue };
+            let Some(quorum) = self.nodes.all[slot].quorum() else { continue };
             if quorum.entry_count() > after + self.settings.entries_retained {
                 self.world.count("compaction");
-                let records = self.image_records(slot);
-                self.step(slot, Event::Compact { records });
+                let records = self.nodes.image_records(slot);
+                self.tell(slot, Event::Compact { records });
             }
         }
     }
 
     fn any_running(&self) -> usize {
-        let running: Vec<usize> = (0..NODES).filter(|slot| self.nodes[*slot].running.is_some()).collect();
-        match self.leader() {
+        let running: Vec<usize> = (0..NODES).filter(|slot| self.nodes.all[*slot].running.is_some()).collect();
+        match self.nodes.leader() {
             Some(leader) if self.world.one_in(2) => leader,
             _ if running.is_empty() => 0,
             _ => running[self.world.below(running.len() as u64) as usize],
@@ -56,7 +56,7 @@ impl Cluster {
     fn crash_all(&mut self) {
         self.world.count("crash: all at once");
         for slot in 0..NODES {
-            if self.nodes[slot].running.is_some() {
+            if self.nodes.all[slot].running.is_some() {
                 self.crash(slot, true);
                 self.start_later(slot);
             }
@@ -86,7 +86,7 @@ impl Cluster {
                 }
             }
             _ => {
-                let Some(leader) = self.leader() else { return };
+                let Some(leader) = self.nodes.leader() else { return };
                 self.world.count("partition: leader alone");
                 self.network.part(|slot| slot == leader);
             }
@@ -98,69 +98,62 @@ impl Cluster {
         let slot = self.any_running();
         self.world.count("pause");
         let time = self.world.between(100 * MS, 5 * S);
-        self.world.note(format_args!("{:?} is stopped for {time}", self.nodes[slot].peer));
-        self.nodes[slot].paused_until = self.world.now() + time;
+        self.world.note(format_args!("{:?} is stopped for {time}", self.nodes.all[slot].peer));
+        self.nodes.all[slot].paused_until = self.world.now() + time;
     }
 
     fn slow_down(&mut self) {
         let slot = self.any_running();
         self.world.count("disk: slow");
         let until = self.world.now() + self.world.between(100 * MS, 2 * S);
-        self.nodes[slot].slow = (until, self.world.between(10 * MS, 5 * S));
+        self.nodes.all[slot].slow = (until, self.world.between(10 * MS, 5 * S));
     }
 
     fn transfer(&mut self) {
-        let Some(leader) = self.leader() else { return };
-        let Some(quorum) = self.nodes[leader].quorum() else { return };
+        let Some(leader) = self.nodes.leader() else { return };
+        let Some(quorum) = self.nodes.all[leader].quorum() else { return };
         let voters: Vec<PeerId> = quorum.members().voters.iter().copied().collect();
-        if voters.is_empty() || self.nodes[leader].paused_until > self.world.now() {
+        if voters.is_empty() || self.nodes.all[leader].paused_until > self.world.now() {
             return;
         }
         self.world.count("transfer");
         let to = voters[self.world.below(voters.len() as u64) as usize];
-        self.step(leader, Event::Transfer(to));
+        self.tell(leader, Event::Transfer(to));
     }
 
     /// A node comes back with an empty directory. Only of those that a quorum can do without, and one at a time.
     fn lose_directory(&mut self) {
-        let members = self.watch.members();
-        let is_lost = |peer: &PeerId| self.nodes[slot_of(*peer).expect("of this seed")].peer != *peer;
-        if members.voters.len() < 4 || members.voters.iter().any(is_lost) {
+        let members = self.nodes.watch.members();
+        if members.voters.len() < 4 || members.voters.iter().any(|peer| self.nodes.is_lost(*peer)) {
             return;
         }
         let slot = self.any_running();
         self.world.count("members: directory replaced");
         self.crash(slot, true);
-        self.lost.insert(self.nodes[slot].peer, self.nodes[slot].kept.clone());
-        let keeps_name = self.settings.makes(Mistake::EmptyTakenForKnown);
-        self.nodes[slot].lose_directory(keeps_name);
-        self.world.note(format_args!("{:?} begins anew", self.nodes[slot].peer));
+        self.nodes.lose_directory(slot);
         self.start_later(slot);
     }
 
     /// Removes a member whose directory is lost. Whether there is one.
     pub(super) fn remove_lost_directory(&mut self, leader: usize) -> bool {
-        let members = self.watch.members();
-        let mut all = members.voters.iter().chain(&members.observers);
-        let lost = all.find(|peer| self.nodes[slot_of(**peer).expect("of this seed")].peer != **peer);
-        let Some(lost) = lost.copied() else { return false };
+        let Some(lost) = self.nodes.lost_member() else { return false };
         let ticket = self.ticket(leader, &[]);
-        self.step(leader, Event::ChangeMembers { ticket, change: MemberChange::Remove(lost) });
+        self.tell(leader, Event::ChangeMembers { ticket, change: MemberChange::Remove(lost) });
         true
     }
 
     /// An administrator does one thing.
     pub(super) fn change_members(&mut self) {
-        let Some(leader) = self.leader() else { return };
-        if self.nodes[leader].paused_until > self.world.now() || self.remove_lost_directory(leader) {
+        let Some(leader) = self.nodes.leader() else { return };
+        if self.nodes.all[leader].paused_until > self.world.now() || self.remove_lost_directory(leader) {
             return;
         }
-        let Some(quorum) = self.nodes[leader].quorum() else { return };
+        let Some(quorum) = self.nodes.all[leader].quorum() else { return };
         let members = quorum.members().clone();
         let (me, index) = (quorum.me(), quorum.last_index());
         let is_small = members.voters.len() < 5;
         let slot = self.world.below(NODES as u64) as usize;
-        let peer = self.nodes[slot].peer;
+        let peer = self.nodes.all[slot].peer;
         let change = if members.observers.contains(&peer) {
             if is_small && !self.world.one_in(4) {
                 MemberChange::AddVoter(peer)
@@ -173,15 +166,15 @@ impl Cluster {
             }
             MemberChange::Remove(peer)
         } else {
-            if self.nodes[slot].running.is_none() {
+            if self.nodes.all[slot].running.is_none() {
                 self.at(self.world.below(2 * S), Happening::Start { slot });
             }
             MemberChange::AddObserver(peer)
         };
         let was_voter = members.voters.contains(&peer);
         let ticket = self.ticket(leader, &[]);
-        self.step(leader, Event::ChangeMembers { ticket, change });
-        let Some(quorum) = self.nodes[leader].quorum() else { return };
+        self.tell(leader, Event::ChangeMembers { ticket, change });
+        let Some(quorum) = self.nodes.all[leader].quorum() else { return };
         if quorum.last_index() > index {
             self.world.note(format_args!("{change:?} is proposed"));
             self.world.count(match change {
@@ -194,7 +187,7 @@ impl Cluster {
         if self.world.one_in(4) {
             // One who does not wait.
             let ticket = self.ticket(leader, &[]);
-            self.step(leader, Event::ChangeMembers { ticket, change });
+            self.tell(leader, Event::ChangeMembers { ticket, change });
         }
     }
 }

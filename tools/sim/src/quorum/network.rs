@@ -3,6 +3,7 @@
 use crate::quorum::cluster::{Cluster, Happening};
 use crate::quorum::node::slot_of;
 use crate::quorum::settings::{MS, Mistake, NODES, S, Settings, check};
+use crate::quorum::shell::{Due, Shell};
 use crate::world::{Micros, World};
 use odradek::cluster::quorum::Event;
 use odradek::cluster::quorum::members::PeerId;
@@ -23,11 +24,6 @@ impl Default for Network {
     fn default() -> Network {
         Network { cut: [[false; NODES]; NODES], is_calm: false }
     }
-}
-
-/// When copies of a message arrive, if any does.
-pub struct Fate {
-    pub arrivals: Vec<Micros>,
 }
 
 impl Network {
@@ -60,34 +56,34 @@ impl Network {
     pub fn reaches(&self, from: usize, to: usize) -> bool {
         from == to || (!self.cut[from][to] && !self.cut[to][from])
     }
+}
 
-    pub fn fate(&self, world: &World, settings: &Settings) -> Fate {
-        let mut arrivals = vec![world.below(settings.latency_max + 1)];
-        if !self.is_calm && settings.network_fault != u64::MAX && world.one_in(settings.network_fault) {
-            match world.below(3) {
-                0 => {
-                    world.count("network: lost");
-                    arrivals.clear();
-                }
-                1 => {
-                    world.count("network: twice");
-                    arrivals.push(world.below(S));
-                }
-                _ => {
-                    world.count("network: late");
-                    arrivals[0] += world.between(100 * MS, 4 * S);
-                }
-            }
+/// When copies of a message arrive that would take so long, if any does.
+pub fn arrivals(world: &World, settings: &Settings, latency: Micros) -> Vec<Micros> {
+    if settings.network_fault == u64::MAX || !world.one_in(settings.network_fault) {
+        return vec![latency];
+    }
+    match world.below(3) {
+        0 => {
+            world.count("network: lost");
+            Vec::new()
         }
-        Fate { arrivals }
+        1 => {
+            world.count("network: twice");
+            vec![latency, world.below(S)]
+        }
+        _ => {
+            world.count("network: late");
+            vec![latency + world.between(100 * MS, 4 * S)]
+        }
     }
 }
 
 impl Cluster {
-    pub(super) fn send(&mut self, slot: usize, message: Message) {
+    pub(super) fn dispatch(&mut self, slot: usize, message: Message) {
         self.world.count("messages");
-        self.watch.sent(&message);
-        let (kind, start) = (message.kind(), self.nodes[slot].starts);
+        self.nodes.watch.sent(&message);
+        let (kind, start) = (message.kind(), self.nodes.all[slot].starts);
         let Some(to) = slot_of(message.to).filter(|to| *to < NODES) else { return };
         if kind == MessageKind::TimeoutNow {
             self.world.count("transfer: arrived");
@@ -95,12 +91,16 @@ impl Cluster {
         if self.network.is_cut(slot, to) {
             return self.not_delivered(slot, start, &message.to, kind);
         }
-        let fate = self.network.fate(&self.world, &self.settings);
-        if fate.arrivals.is_empty() {
+        let latency = self.world.below(self.settings.latency_max + 1);
+        let arrivals = match self.network.is_calm {
+            true => vec![latency],
+            false => arrivals(&self.world, &self.settings, latency),
+        };
+        if arrivals.is_empty() {
             self.report_snapshot(slot, start, message.to, kind, false);
         }
         let bytes = message.encode();
-        for delay in fate.arrivals {
+        for delay in arrivals {
             self.at(delay, Happening::Arrive { from: slot, to, start, bytes: bytes.clone(), kind });
         }
     }
@@ -112,7 +112,7 @@ impl Cluster {
         if self.world.one_in(4) {
             self.world.count("network: unreachable");
             let event = Event::Unreachable(*to);
-            self.at(self.world.below(200 * MS), Happening::Report { slot, start, event });
+            self.at(self.world.below(200 * MS), Happening::Due { slot, start, due: Due::Report(event) });
         }
     }
 
@@ -134,15 +134,15 @@ impl Cluster {
         }
         let event = Event::SnapshotSent { to, delivered };
         let delay = if delivered { self.world.below(20 * MS) } else { self.world.below(S) };
-        self.at(delay, Happening::Report { slot, start, event });
+        self.at(delay, Happening::Due { slot, start, due: Due::Report(event) });
     }
 
     pub(super) fn arrive(&mut self, from: usize, to: usize, start: u64, bytes: Vec<u8>, kind: MessageKind) {
-        let peer = self.nodes[to].peer;
-        if self.network.is_cut(from, to) || self.nodes[to].running.is_none() {
+        let peer = self.nodes.all[to].peer;
+        if self.network.is_cut(from, to) || self.nodes.all[to].running.is_none() {
             return self.not_delivered(from, start, &peer, kind);
         }
-        if let Some(wait) = self.pause_of(to, self.nodes[to].starts) {
+        if let Some(wait) = self.pause_of(to, self.nodes.all[to].starts) {
             return self.at(wait, Happening::Arrive { from, to, start, bytes, kind });
         }
         let message = match Message::decode(&bytes) {
@@ -152,6 +152,6 @@ impl Cluster {
             }
         };
         self.report_snapshot(from, start, message.to, kind, true);
-        self.step(to, Event::Received(message));
+        self.tell(to, Event::Received(message));
     }
 }

@@ -6,12 +6,13 @@ use crate::random::Random;
 use crate::world::Micros;
 use odradek::cluster::image::Image;
 use odradek::cluster::quorum::entry::LogEntry;
-use odradek::cluster::quorum::frame::{FrameWriter, HardState, Recovered, Snapshot, Write};
+use odradek::cluster::quorum::frame::{self, FrameWriter, HardState, Recovered, Snapshot, Write};
 use odradek::cluster::quorum::members::{Members, PeerId};
 use odradek::cluster::quorum::message::Message;
 use odradek::cluster::quorum::{self, Persist, Quorum, WriteNumber, Written};
 use odradek::cluster::record::Record;
 use odradek::types::NodeId;
+use odradek::types::limits::IO_ALIGNMENT;
 use std::collections::{BTreeMap, VecDeque};
 
 /// What a log says: what a start has to find, as the frames that were flushed add up to it.
@@ -21,17 +22,20 @@ pub struct Kept {
     members: Members,
     term: u64,
     vote: Option<PeerId>,
+    /// As far as it is on disk that entries are committed.
+    pub commit: u64,
     pub entries: BTreeMap<u64, LogEntry>,
 }
 
 impl Kept {
     pub fn of(recovered: &Recovered) -> Kept {
-        let HardState { term, vote, .. } = recovered.hard_state;
+        let HardState { term, vote, commit } = recovered.hard_state;
         Kept {
             base: (recovered.base.index, recovered.base.term),
             members: recovered.base.members.clone(),
             term,
             vote,
+            commit,
             entries: recovered.entries.iter().map(|entry| (entry.index, entry.clone())).collect(),
         }
     }
@@ -47,7 +51,8 @@ impl Kept {
                 write
             }
         };
-        (self.term, self.vote) = (write.hard_state.term, write.hard_state.vote);
+        let HardState { term, vote, commit } = write.hard_state;
+        (self.term, self.vote, self.commit) = (term, vote, commit);
         let mut replaced = 0;
         if let Some(first) = write.entries.first() {
             replaced = self.entries.split_off(&first.index).len();
@@ -112,6 +117,8 @@ pub struct Node {
     pub kept: Kept,
     /// Of a crash: what may be found as well.
     pub in_flight: Option<Kept>,
+    /// The disk has changed something behind everybody's back.
+    pub is_damaged: bool,
     /// Processes so far.
     pub starts: u64,
     pub paused_until: Micros,
@@ -138,6 +145,7 @@ impl Node {
             running: None,
             kept: Kept::default(),
             in_flight: None,
+            is_damaged: false,
             starts: 0,
             paused_until: 0,
             slow: (0, 0),
@@ -150,6 +158,22 @@ impl Node {
         self.kept = kept;
     }
 
+    /// A bit of what is flushed is another one; not of its end, which could as well be torn.
+    pub fn damage(&mut self, dice: &mut Random) -> bool {
+        let bytes = self.disk.read(0, self.disk.size() as usize);
+        let end = frame::scan(&bytes, self.peer).valid_end;
+        let last = frame::scan(&bytes[..end.saturating_sub(IO_ALIGNMENT)], self.peer).valid_end;
+        // What fills a frame up means nothing.
+        let meant: Vec<usize> = (0..last).filter(|at| bytes[*at] != 0).collect();
+        if meant.is_empty() {
+            return false;
+        }
+        let (at, bit) = (*dice.pick(&meant), 1 << dice.below(8));
+        self.disk.damage(|bytes| bytes[at] ^= bit);
+        self.is_damaged = true;
+        true
+    }
+
     /// The directory is another one, and empty.
     pub fn lose_directory(&mut self, keeps_name: bool) {
         assert!(self.running.is_none());
@@ -159,6 +183,7 @@ impl Node {
         self.disk = FileState::default();
         self.kept = Kept::default();
         self.in_flight = None;
+        self.is_damaged = false;
     }
 
     pub fn quorum(&self) -> Option<&Quorum> {

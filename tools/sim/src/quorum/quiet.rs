@@ -18,11 +18,11 @@ impl Cluster {
         self.network.heal();
         self.network.is_calm = true;
         for slot in 0..NODES {
-            self.nodes[slot].slow = (0, 0);
-            self.nodes[slot].paused_until = 0;
-            let peer = self.nodes[slot].peer;
-            if self.nodes[slot].running.is_none()
-                && (self.nodes[slot].starts > 0 || self.watch.members().contains(peer))
+            self.nodes.all[slot].slow = (0, 0);
+            self.nodes.all[slot].paused_until = 0;
+            let peer = self.nodes.all[slot].peer;
+            if self.nodes.all[slot].running.is_none()
+                && (self.nodes.all[slot].starts > 0 || self.nodes.watch.members().contains(peer))
             {
                 self.at(self.world.below(S), Happening::Start { slot });
             }
@@ -42,7 +42,7 @@ impl Cluster {
             return self.check_end();
         }
         if since > QUIET_MAX {
-            let standing = self.nodes.iter().filter_map(|node| {
+            let standing = self.nodes.all.iter().filter_map(|node| {
                 let quorum = node.quorum()?;
                 let (leader, term) = (quorum.leader(), quorum.term());
                 let (applied, members) = (quorum.applied().0, quorum.members());
@@ -54,8 +54,8 @@ impl Cluster {
         self.at(100 * MS, Happening::Look);
         let is_open = self
             .last
-            .is_none_or(|(ticket, done)| done.is_none() && !self.watch.proposals.contains_key(&ticket));
-        if let Some(leader) = self.leader()
+            .is_none_or(|(ticket, done)| done.is_none() && !self.nodes.watch.proposals.contains_key(&ticket));
+        if let Some(leader) = self.nodes.leader()
             && !self.remove_lost_directory(leader)
             && is_open
         {
@@ -65,18 +65,18 @@ impl Cluster {
 
     /// All that are members, and the node that leads them.
     pub(super) fn has_everybody(&self, index: u64) -> bool {
-        let members = self.watch.members();
+        let members = self.nodes.watch.members();
         members.voters.iter().chain(&members.observers).all(|peer| {
-            let node = &self.nodes[slot_of(*peer).expect("a node of this seed")];
+            let node = &self.nodes.all[slot_of(*peer).expect("a node of this seed")];
             node.peer == *peer && node.running.as_ref().is_some_and(|running| running.applied >= index)
         })
     }
 
     pub(super) fn check_end(&self) {
-        for node in &self.nodes {
+        for node in &self.nodes.all {
             let Some(running) = &node.running else { continue };
             if running.applied > 0 {
-                self.watch.image(node.peer, running.applied, &running.image);
+                self.nodes.watch.image(node.peer, running.applied, &running.image);
             }
         }
     }

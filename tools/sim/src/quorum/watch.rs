@@ -77,6 +77,11 @@ impl Watch {
         self.members.values().next_back().expect("those of the founding")
     }
 
+    /// From which entry on they are.
+    pub fn members_since(&self) -> u64 {
+        self.members.keys().next_back().copied().unwrap_or(self.base)
+    }
+
     pub fn last_committed(&self) -> u64 {
         self.last.0
     }
