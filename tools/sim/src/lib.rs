@@ -20,9 +20,11 @@
 //! | [`crowd`] | the clients of a seed, of whatever kind |
 //! | [`keyed_log`], [`writes`] | a compacted partition, as coordinators keep their state in; what becomes of their writes |
 //! | [`quorum`] | another one: the metadata quorum |
+//! | [`cluster`] | the two of them in one: the quorum decides about the nodes and partitions |
 //!
-//! Absent: the quorum, several log directories.
+//! Absent: several log directories.
 
+pub mod cluster;
 pub mod consumers;
 pub mod crowd;
 pub mod damage;

@@ -2,6 +2,7 @@
 //! group coordinators and their clients, `odradek-sim consumers` of those that use the newer protocol.
 //! `odradek-sim transactions`: of transaction coordinators, partitions and producers. `odradek-sim quorum`: of the
 //! metadata quorum. `odradek-sim replication`: of replicas, their network and the controller's side of them.
+//! `odradek-sim cluster`: of whole clusters, whose quorum is that controller.
 //! `odradek-sim mistakes`: whether the checks find what they are there for.
 //!
 //! Exit code 0: every check held and everything that is to be met was met; 1: a check failed; 2: some
@@ -10,6 +11,7 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use odradek_sim::cluster::Clusters;
 use odradek_sim::consumers::Consumers;
 use odradek_sim::groups::Groups;
 use odradek_sim::quorum::Quorums;
@@ -45,6 +47,8 @@ enum What {
     Quorum(SeedsFlags),
     /// Replicas: leaders, followers, in-sync sets, elections, on nodes that crash and a network that cuts.
     Replication(SeedsFlags),
+    /// Whole clusters: a quorum that decides about nodes and partitions, replicas that move, nodes that are replaced.
+    Cluster(SeedsFlags),
     /// Makes each mistake on purpose and says which check found it, and after how many seeds.
     Mistakes(MistakesFlags),
 }
@@ -54,7 +58,8 @@ struct MistakesFlags {
     /// Seeds within which each has to be found.
     #[arg(long, default_value_t = 10_000)]
     seeds: u64,
-    /// Of one simulation only: storage, groups, transactions, consumers, quorum or replication.
+    /// Of one simulation only: storage, groups, transactions, consumers, quorum, replication or
+    /// cluster.
     #[arg(long, value_name = "SIMULATION")]
     of: Option<String>,
 }
@@ -118,6 +123,7 @@ fn main() -> ExitCode {
         What::Consumers(flags) => run::<Consumers>(flags),
         What::Quorum(flags) => run::<Quorums>(flags),
         What::Replication(flags) => run::<Replication>(flags),
+        What::Cluster(flags) => run::<Clusters>(flags),
         What::Mistakes(flags) => find_all_mistakes(flags),
     };
     match done {
@@ -224,6 +230,9 @@ fn find_all_mistakes(flags: &MistakesFlags) -> anyhow::Result<ExitCode> {
     }
     if is_wanted(Replication::NAME) {
         missed += find_mistakes::<Replication>(flags.seeds)?;
+    }
+    if is_wanted(Clusters::NAME) {
+        missed += find_mistakes::<Clusters>(flags.seeds)?;
     }
     Ok(ExitCode::from(u8::from(missed > 0)))
 }

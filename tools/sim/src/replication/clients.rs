@@ -40,6 +40,8 @@ pub struct Clients {
     producers: Vec<Producer>,
     readers: Vec<Reader>,
     next_value: u64,
+    /// Of idempotent ones.
+    producer_ids: u32,
     /// Nothing new is sent.
     pub is_over: bool,
 }
@@ -47,6 +49,11 @@ pub struct Clients {
 impl Clients {
     pub fn is_for_all(&self, producer: usize) -> bool {
         self.producers[producer].acks == Some(Acks::All)
+    }
+
+    fn next_producer(&mut self) -> u32 {
+        self.producer_ids += 1;
+        self.producer_ids
     }
 
     pub fn outstanding_count(&self) -> usize {
@@ -62,34 +69,62 @@ impl Clients {
 
 impl Scene {
     pub fn start_clients(&mut self) {
-        for partition in 0..self.settings.partitions {
-            for _ in 0..self.settings.producers {
-                let acks = match self.one_in(self.settings.impatient) {
-                    false => Some(Acks::All),
-                    true if self.world.one_in(3) => None,
-                    true => Some(Acks::Leader),
-                };
-                let id = if acks == Some(Acks::All) { self.clients.producers.len() as u32 + 1 } else { 0 };
-                let (sequence, outstanding, known_end, attempt) = (0, None, 0, 0);
-                let producer = Producer { partition, acks, id, sequence, outstanding, known_end, attempt };
-                self.clients.producers.push(producer);
-                let client = self.clients.producers.len() - 1;
-                self.after(self.world.below(100 * MS), move |scene| scene.produce(client));
-            }
-            for _ in 0..self.settings.readers {
-                let reader = Reader { partition, position: 0, epoch: -1, latest: 0, earliest: 0 };
-                self.clients.readers.push(reader);
-                let client = self.clients.readers.len() - 1;
-                self.after(self.world.below(100 * MS), move |scene| scene.use_reader(client));
+        self.partitions().into_iter().for_each(|partition| self.start_clients_of(partition));
+    }
+
+    pub fn start_clients_of(&mut self, partition: usize) {
+        for _ in 0..self.settings.producers {
+            let acks = match self.one_in(self.settings.impatient) {
+                false => Some(Acks::All),
+                true if self.world.one_in(3) => None,
+                true => Some(Acks::Leader),
+            };
+            let id = if acks == Some(Acks::All) { self.clients.next_producer() } else { 0 };
+            let (sequence, outstanding, known_end, attempt) = (0, None, 0, 0);
+            let producer = Producer { partition, acks, id, sequence, outstanding, known_end, attempt };
+            self.clients.producers.push(producer);
+            let client = self.clients.producers.len() - 1;
+            self.after(self.world.below(100 * MS), move |scene| scene.produce(client));
+        }
+        for _ in 0..self.settings.readers {
+            let reader = Reader { partition, position: 0, epoch: -1, latest: 0, earliest: 0 };
+            self.clients.readers.push(reader);
+            let client = self.clients.readers.len() - 1;
+            self.after(self.world.below(100 * MS), move |scene| scene.use_reader(client));
+        }
+    }
+
+    /// What lies at `end` and beyond is lost, as somebody wanted: whoever knew of it begins anew.
+    pub fn forget_beyond(&mut self, partition: usize, end: u64) {
+        let of = |producer: &usize| self.clients.producers[*producer].partition == partition;
+        let producers: Vec<usize> = (0..self.clients.producers.len()).filter(of).collect();
+        for client in producers {
+            let id = self.clients.next_producer();
+            let producer = &mut self.clients.producers[client];
+            producer.attempt += 1;
+            producer.id = if producer.id > 0 { id } else { 0 };
+            producer.sequence = 0;
+            if producer.outstanding.take().is_some() {
+                let pause = self.pause();
+                self.after(pause, move |scene| scene.produce(client));
             }
         }
+        for reader in self.clients.readers.iter_mut().filter(|reader| reader.partition == partition) {
+            reader.position = reader.position.min(end);
+            (reader.latest, reader.earliest) = (0, 0);
+        }
+    }
+
+    fn is_gone(&self, partition: usize) -> bool {
+        !self.controller.partitions.contains_key(&partition)
     }
 
     // --- Producers
 
     /// The next batch.
     fn produce(&mut self, client: usize) {
-        if self.clients.is_over {
+        let is_outstanding = self.clients.producers[client].outstanding.is_some();
+        if self.clients.is_over || is_outstanding || self.is_gone(self.clients.producers[client].partition) {
             return;
         }
         self.clients.next_value += 1;
@@ -110,6 +145,10 @@ impl Scene {
         producer.attempt += 1;
         let (partition, number, acks) = (producer.partition, producer.attempt, producer.acks);
         let Some(batch) = producer.outstanding else { return };
+        if self.is_gone(partition) {
+            self.clients.producers[client].outstanding = None;
+            return;
+        }
         let Some((Some(node), _)) = self.heard_of(partition) else {
             let wait = self.world.between(20 * MS, 200 * MS);
             return self.after(wait, move |scene| scene.attempt_again(client, number));
@@ -148,7 +187,10 @@ impl Scene {
         let epoch = self.nodes[node].replicas[&partition].epoch;
         let producer = &self.clients.producers[client];
         let is_current = producer.attempt == number && producer.outstanding.is_some();
-        if is_current && epoch >= self.controller.partitions[partition].leader_epoch.0 {
+        if is_current
+            && !self.is_gone(partition)
+            && epoch >= self.controller.partitions[&partition].leader_epoch.0
+        {
             let known = self.nodes[node].replicas[&partition].log.producer(batch.producer);
             let what = format!("leader {node} under {epoch} has {known:?}, and gets {batch:?}");
             self.world.finding(check::KEPT, format_args!("partition {partition}: {what}"));
@@ -208,15 +250,20 @@ impl Scene {
     }
 
     fn pause(&mut self) -> u64 {
-        if self.one_in(20) { self.world.below(2 * S) } else { self.world.below(100 * MS) }
+        let usual = if self.one_in(20) { self.world.below(2 * S) } else { self.world.below(100 * MS) };
+        usual * self.settings.unhurried
     }
 
     // --- Readers
 
     fn use_reader(&mut self, client: usize) {
-        let again = self.world.between(20 * MS, 200 * MS);
-        self.after(again, move |scene| scene.use_reader(client));
         let partition = self.clients.readers[client].partition;
+        if self.is_gone(partition) {
+            return;
+        }
+        let unhurried = if self.is_calm { 1 } else { self.settings.unhurried };
+        let again = self.world.between(20 * MS, 200 * MS) * unhurried;
+        self.after(again, move |scene| scene.use_reader(client));
         let Some((leader, epoch)) = self.heard_of(partition) else { return };
         let reader = &mut self.clients.readers[client];
         if epoch < reader.epoch {
@@ -226,15 +273,25 @@ impl Scene {
         let Some(leader) = leader else { return };
         let latency = self.latency();
         let what = self.world.below(8);
-        let replicas = &self.controller.partitions[partition].replicas;
+        let replicas = &self.controller.partitions[&partition].replicas;
         let any = replicas[self.world.below(replicas.len() as u64) as usize].0 as usize;
         let node = if what < 3 && !self.is_calm { any } else { leader };
         let run = self.nodes[node].run;
         // What it knew when it asked: a node that is stopped answers late.
         let reader = &self.clients.readers[client];
         let (position, latest, earliest) = (reader.position, reader.latest, reader.earliest);
+        let losses = self.watch.losses(partition);
         self.after(latency, move |scene| {
             scene.at_node(node, run, move |scene| {
+                if !scene.nodes[node].replicas.contains_key(&partition) {
+                    return scene.world.count("read: NOT_LEADER_OR_FOLLOWER");
+                }
+                // Nothing is expected of what an unclean election has ended.
+                let is_left = losses > 0 && scene.nodes[node].replicas[&partition].is_behind();
+                if losses != scene.watch.losses(partition) || scene.is_passed_over(node, partition) || is_left
+                {
+                    return;
+                }
                 let stated = Some(LeaderEpoch(epoch));
                 let current = LeaderEpoch(scene.nodes[node].replicas[&partition].epoch);
                 match check_epoch(current, stated) {
@@ -255,7 +312,7 @@ impl Scene {
             Role::Leader(leader) => (leader.readable(offset(position)), true),
             Role::Follower { machine, .. } => (machine.readable(offset(position)), false),
         };
-        let latency = self.latency();
+        let (latency, losses) = (self.latency(), self.watch.losses(partition));
         match readable {
             Ok(end) => {
                 let batches = replica.log.memory.from_offset(position).iter();
@@ -264,7 +321,11 @@ impl Scene {
                 if !is_leader && !batches.is_empty() {
                     self.world.count("read: of a follower");
                 }
-                self.after(latency, move |scene| scene.has_read(client, position, &batches));
+                self.after(latency, move |scene| {
+                    if losses == scene.watch.losses(partition) {
+                        scene.has_read(client, position, &batches);
+                    }
+                });
             }
             Err(ReadRefused::NotAvailable) => self.world.count("read: OFFSET_NOT_AVAILABLE"),
             Err(ReadRefused::OutOfRange { log_start, log_end }) => {

@@ -2,7 +2,7 @@
 
 use crate::replication::network::CONTROLLER;
 use crate::replication::node::incarnation;
-use crate::replication::scene::{Scene, index, partition_id};
+use crate::replication::scene::{Scene, index, number_of, partition_id};
 use crate::replication::settings::{MS, Mistake, check};
 use crate::world::Micros;
 use odradek::cluster::leadership::alter::{AlterRefused, Alteration};
@@ -14,22 +14,26 @@ use odradek::codec::control::{
 };
 use odradek::codec::peer_message::{PEER_VERSION_MAX, PeerMessage};
 use odradek::types::{BrokerEpoch, NodeId, Uuid};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// What nodes know of the cluster.
 #[derive(Debug, Default)]
 pub struct ClusterImage {
     pub version: u64,
-    pub partitions: Vec<Leadership>,
+    pub partitions: BTreeMap<usize, Leadership>,
+    /// `min.insync.replicas` of each.
+    pub in_sync_min: BTreeMap<usize, usize>,
+    /// Who may come into an in-sync set; `None`: the controller's to say alone.
+    pub active: Option<BTreeSet<NodeId>>,
 }
 
 /// Lives: one per seed.
 pub struct Controller {
     pub is_up: bool,
     version: u64,
-    pub partitions: Vec<Leadership>,
-    in_sync_min: Vec<usize>,
+    pub partitions: BTreeMap<usize, Leadership>,
+    pub in_sync_min: BTreeMap<usize, usize>,
     pub members: Members,
     incarnations: BTreeMap<usize, Uuid>,
     heard: BTreeMap<usize, Micros>,
@@ -41,8 +45,8 @@ impl Controller {
         Controller {
             is_up: true,
             version: 0,
-            partitions: Vec::new(),
-            in_sync_min: Vec::new(),
+            partitions: BTreeMap::new(),
+            in_sync_min: BTreeMap::new(),
             members: Members::default(),
             incarnations: BTreeMap::new(),
             heard: BTreeMap::new(),
@@ -51,11 +55,11 @@ impl Controller {
     }
 
     pub fn in_sync_min(&self, partition: usize) -> usize {
-        self.in_sync_min[partition]
+        self.in_sync_min.get(&partition).copied().unwrap_or(1)
     }
 
     fn rules(&self, partition: usize) -> Rules<'_> {
-        Rules { members: &self.members, in_sync_min: self.in_sync_min[partition], offline: &[] }
+        Rules { members: &self.members, in_sync_min: self.in_sync_min(partition), offline: &[] }
     }
 
     pub fn unfenced_count(&self) -> usize {
@@ -64,7 +68,7 @@ impl Controller {
 
     /// It has what the partition must not lose, as far as the controller knows.
     pub fn is_needed(&self, partition: usize, node: NodeId) -> bool {
-        let leadership = &self.partitions[partition];
+        let leadership = &self.partitions[&partition];
         leadership.in_sync.contains(&node) || leadership.eligible_leaders.contains(&node)
     }
 }
@@ -91,12 +95,18 @@ impl Scene {
             let majority = count / 2 + 1;
             let in_sync_min = if self.settings.min_one && partition == 0 { 1 } else { majority };
             let controller = &mut self.controller;
-            controller.in_sync_min.push(in_sync_min);
+            controller.in_sync_min.insert(partition, in_sync_min);
             let leadership = Leadership::new(replicas, controller.rules(partition));
             self.world.note(format_args!("partition {partition}: {leadership:?}, minimum {in_sync_min}"));
-            controller.partitions.push(leadership);
+            controller.partitions.insert(partition, leadership);
+            self.watch.begins(partition);
         }
         self.publish();
+    }
+
+    /// Those that there are.
+    pub fn partitions(&self) -> Vec<usize> {
+        self.controller.partitions.keys().copied().collect()
     }
 
     /// It watches over nodes.
@@ -124,13 +134,14 @@ impl Scene {
     }
 
     fn elect_preferred(&mut self) {
-        let before: Vec<_> = self.controller.partitions.iter().map(|leadership| leadership.leader).collect();
+        let before: Vec<_> =
+            self.controller.partitions.values().map(|leadership| leadership.leader).collect();
         self.change_all(|leadership, rules| {
             let wants =
                 leadership.leader.is_some() && leadership.leader != leadership.replicas.first().copied();
             if wants { leadership.elect(rules, Election::Preferred) } else { None }
         });
-        for (leadership, before) in self.controller.partitions.iter().zip(before) {
+        for (leadership, before) in self.controller.partitions.values().zip(before) {
             if leadership.leader != before {
                 self.world.count("controller: preferred leader elected");
             }
@@ -153,8 +164,8 @@ impl Scene {
 
     fn change_all(&mut self, change: impl Fn(&Leadership, Rules<'_>) -> Option<Leadership>) {
         let mut is_change = false;
-        for partition in 0..self.controller.partitions.len() {
-            let next = change(&self.controller.partitions[partition], self.controller.rules(partition));
+        for partition in self.partitions() {
+            let next = change(&self.controller.partitions[&partition], self.controller.rules(partition));
             if let Some(next) = next {
                 is_change = true;
                 self.take_leadership(partition, next);
@@ -165,8 +176,8 @@ impl Scene {
         }
     }
 
-    fn take_leadership(&mut self, partition: usize, next: Leadership) {
-        let before = &self.controller.partitions[partition];
+    pub fn take_leadership(&mut self, partition: usize, next: Leadership) {
+        let before = &self.controller.partitions[&partition];
         if next.leader != before.leader {
             let was_eligible = next.leader.is_some_and(|leader| before.eligible_leaders.contains(&leader));
             self.world.count(match next.leader {
@@ -176,15 +187,16 @@ impl Scene {
             });
         }
         self.world.note(format_args!("partition {partition}: {next:?}"));
-        self.controller.partitions[partition] = next;
+        self.controller.partitions.insert(partition, next);
     }
 
     /// The new state is there for all, and reaches nodes sooner or later.
     fn publish(&mut self) {
         let controller = &mut self.controller;
         controller.version += 1;
-        let partitions = controller.partitions.clone();
-        controller.image = Rc::new(ClusterImage { version: controller.version, partitions });
+        let (partitions, in_sync_min) = (controller.partitions.clone(), controller.in_sync_min.clone());
+        let version = controller.version;
+        controller.image = Rc::new(ClusterImage { version, partitions, in_sync_min, active: None });
         let image = controller.image.clone();
         for id in 1..=self.settings.nodes {
             self.push_image(id, image.clone());
@@ -261,7 +273,7 @@ impl Scene {
             if resumes {
                 self.controller.members.unfence(node);
             }
-            for partition in 0..self.controller.partitions.len() {
+            for partition in self.partitions() {
                 let found = match &registration.logs {
                     LogsFound::Empty => LogFound::Lost,
                     LogsFound::Damaged(damaged) if damaged.contains(&partition_id(partition)) => {
@@ -269,7 +281,7 @@ impl Scene {
                     }
                     LogsFound::Damaged(_) => LogFound::Complete,
                 };
-                let leadership = &self.controller.partitions[partition];
+                let leadership = &self.controller.partitions[&partition];
                 if self.controller.is_needed(partition, node) {
                     self.world.count(match found {
                         LogFound::Lost => "controller: log lost, out of the in-sync set",
@@ -316,13 +328,13 @@ impl Scene {
         if heartbeat.wants_shut_down && !member.is_shutting_down {
             self.controller.members.begin_shut_down(node);
             self.world.note(format_args!("node {id} wants to stop"));
-            if self.controller.partitions.iter().any(|leadership| leadership.leader == Some(node)) {
+            if self.controller.partitions.values().any(|leadership| leadership.leader == Some(node)) {
                 self.world.count("controller: leaders moved for a shutdown");
             }
             self.change_all(|leadership, rules| leadership.node_left(rules, node));
         }
         let member = *self.controller.members.get(node).expect("it is known");
-        let leads = self.controller.partitions.iter().any(|leadership| leadership.leader == Some(node));
+        let leads = self.controller.partitions.values().any(|leadership| leadership.leader == Some(node));
         let answer = HeartbeatAnswer {
             broker_epoch: member.broker_epoch,
             is_known: true,
@@ -343,8 +355,8 @@ impl Scene {
     }
 
     fn alter(&mut self, request: &AlterPartitions, proposal: &PartitionProposal) -> AlteredPartition {
-        let partition = proposal.partition.partition.index();
-        let current = &self.controller.partitions[partition];
+        let partition = number_of(proposal.partition);
+        let current = &self.controller.partitions[&partition];
         let mut in_sync = proposal.in_sync.clone();
         if self.makes(Mistake::BrokerEpochIgnored) {
             for (node, epoch) in &mut in_sync {
@@ -413,7 +425,7 @@ impl Scene {
         let any = 1 + self.world.below(self.settings.nodes as u64) as usize;
         let node = &self.nodes[any];
         let image = if node.is_up && !node.is_paused { &node.image } else { &self.controller.image };
-        let leadership = image.partitions.get(partition)?;
+        let leadership = image.partitions.get(&partition)?;
         Some((leadership.leader.map(index), leadership.leader_epoch.0))
     }
 }

@@ -19,11 +19,11 @@ impl Scene {
         self.after(pause, |scene| scene.do_harm());
     }
 
-    fn any_node(&self) -> usize {
+    pub fn any_node(&self) -> usize {
         1 + self.world.below(self.settings.nodes as u64) as usize
     }
 
-    fn a_while(&self) -> Micros {
+    pub fn a_while(&self) -> Micros {
         match self.world.below(3) {
             0 => self.world.between(50 * MS, 500 * MS),
             1 => self.world.between(500 * MS, 3 * S),
@@ -89,22 +89,24 @@ impl Scene {
                 self.world.count("fault: controlled shutdown");
                 self.shut_down(node);
             }
-            33 => {
-                self.world.count("fault: rolling restart");
-                for at in 0..self.settings.nodes {
-                    let node = (node + at - 1) % self.settings.nodes + 1;
-                    self.after(at as Micros * 3 * S, move |scene| {
-                        if !scene.is_calm {
-                            scene.shut_down(node);
-                        }
-                    });
-                }
-            }
+            33 => self.restart_one_by_one(node),
             _ => self.move_log_start(),
         }
     }
 
-    fn shut_down(&mut self, node: usize) {
+    pub fn restart_one_by_one(&mut self, first: usize) {
+        self.world.count("fault: rolling restart");
+        for at in 0..self.settings.nodes {
+            let node = (first + at - 1) % self.settings.nodes + 1;
+            self.after(at as Micros * 3 * S, move |scene| {
+                if !scene.is_calm {
+                    scene.shut_down(node);
+                }
+            });
+        }
+    }
+
+    pub fn shut_down(&mut self, node: usize) {
         if self.nodes[node].is_up {
             self.nodes[node].wants_shut_down = true;
             let run = self.nodes[node].run;
@@ -124,6 +126,10 @@ impl Scene {
         self.world.count("fault: crash");
         self.crash_node(node);
         self.damage(node);
+        self.start_later(node, time);
+    }
+
+    pub fn start_later(&mut self, node: usize, time: Micros) {
         self.after(time, move |scene| {
             if !scene.nodes[node].is_up {
                 scene.start_node(node);
@@ -131,37 +137,47 @@ impl Scene {
         });
     }
 
+    /// The logs of a node that is down are gone.
+    pub fn wipe(&mut self, node: usize) {
+        self.world.count("restart: empty disk");
+        self.world.note(format_args!("node {node} has an empty disk"));
+        self.nodes[node].is_empty = true;
+        self.nodes[node].replicas.values_mut().for_each(|replica| replica.log.wipe());
+    }
+
     /// A minority of those who count may be damaged before the controller knows: fewer than have to be in sync, and
     /// one of them is whole. More than that no protocol survives.
-    fn may_lose(&self, node: usize, partition: usize) -> bool {
-        let leadership = &self.controller.partitions[partition];
-        let minimum = self.in_sync_min(partition).min(leadership.replicas.len());
+    pub fn may_lose(&self, node: usize, partition: usize) -> bool {
+        let leadership = &self.controller.partitions[&partition];
+        let minimum = self.in_sync_min(partition).min(leadership.target_count());
         let others = leadership.in_sync.iter().chain(&leadership.eligible_leaders).map(|other| index(*other));
         let others: Vec<usize> = others.filter(|other| *other != node).collect();
-        let is_lost = |other: &&usize| {
-            self.nodes[**other].replicas.get(&partition).is_some_and(|replica| replica.log.is_lost)
-        };
-        let lost = others.iter().filter(is_lost).count();
+        let lost = others.iter().filter(|other| self.is_lost(**other, partition)).count();
         lost + 1 < minimum && lost < others.len()
     }
 
+    /// A node's log of a partition is damaged or gone, and the controller does not know.
+    pub fn is_lost(&self, node: usize, partition: usize) -> bool {
+        let node = &self.nodes[node];
+        node.is_empty || node.replicas.get(&partition).is_some_and(|replica| replica.log.is_lost)
+    }
+
     fn damage(&mut self, node: usize) {
-        let is_here = |partition: &usize| {
-            self.controller.partitions[*partition].replicas.contains(&self.nodes[node].id)
-        };
-        let partitions: Vec<usize> = (0..self.settings.partitions).filter(is_here).collect();
+        let is_here =
+            |partition: &usize| self.controller.partitions[partition].replicas.contains(&self.nodes[node].id);
+        let partitions: Vec<usize> = self.partitions().into_iter().filter(is_here).collect();
         match self.world.below(8) {
-            0 if partitions.iter().all(|partition| self.may_lose(node, *partition)) => {
-                self.world.count("restart: empty disk");
-                self.world.note(format_args!("node {node} has an empty disk"));
-                self.nodes[node].is_empty = true;
-                self.nodes[node].replicas.values_mut().for_each(|replica| replica.log.wipe());
+            0 if self.metadata.is_none()
+                && partitions.iter().all(|partition| self.may_lose(node, *partition)) =>
+            {
+                self.wipe(node);
             }
             1 | 2 => {
                 for partition in partitions {
                     if self.may_lose(node, partition) && self.world.one_in(2) {
                         self.world.count("restart: damaged");
-                        let log = &mut self.nodes[node].replica(partition).log;
+                        let Some(replica) = self.nodes[node].replicas.get_mut(&partition) else { continue };
+                        let log = &mut replica.log;
                         let (start, end) = (log.start(), log.end());
                         let kept = start + self.world.below(end.saturating_sub(start) + 1);
                         log.damage(kept);
@@ -174,7 +190,7 @@ impl Scene {
         }
     }
 
-    fn pause_node(&mut self, node: usize, time: Micros) {
+    pub fn pause_node(&mut self, node: usize, time: Micros) {
         let found = &mut self.nodes[node];
         if !found.is_up || found.is_paused {
             return;
@@ -197,7 +213,7 @@ impl Scene {
         self.world.note(format_args!("node {node} goes on"));
         self.nodes[node].is_paused = false;
         for (partition, replica) in &self.nodes[node].replicas {
-            let current = self.controller.partitions.get(*partition);
+            let current = self.controller.partitions.get(partition);
             if let Role::Leader(leader) = &replica.role
                 && current.is_some_and(|current| current.leader_epoch > leader.epoch())
             {
@@ -210,7 +226,7 @@ impl Scene {
         }
     }
 
-    fn cut_for(&mut self, from: usize, to: usize, time: Micros) {
+    pub fn cut_for(&mut self, from: usize, to: usize, time: Micros) {
         if from == to {
             return;
         }
@@ -219,14 +235,18 @@ impl Scene {
     }
 
     /// Retention.
-    fn move_log_start(&mut self) {
-        let partition = self.world.below(self.settings.partitions as u64) as usize;
+    pub fn move_log_start(&mut self) {
+        let partitions = self.partitions();
+        if partitions.is_empty() {
+            return;
+        }
+        let partition = partitions[self.world.below(partitions.len() as u64) as usize];
         for node in 1..=self.settings.nodes {
             let found = &self.nodes[node];
             if !found.is_up || found.is_paused {
                 continue;
             }
-            let replica = &found.replicas[&partition];
+            let Some(replica) = found.replicas.get(&partition) else { continue };
             if let Role::Leader(leader) = &replica.role {
                 let end = replica.log.removable_end(leader.high_watermark().get());
                 let start = replica.log.start();
@@ -247,6 +267,9 @@ impl Scene {
         self.controller_comes();
         for node in 1..=self.settings.nodes {
             self.nodes[node].is_slow = false;
+            if let Some(metadata) = &mut self.metadata {
+                metadata.quorum.all[node - 1].slow = (0, 0);
+            }
             self.resume_node(node);
             if !self.nodes[node].is_up {
                 self.start_node(node);

@@ -2,8 +2,8 @@
 
 use crate::replication::log::{BATCH_SIZE, Batch, offset};
 use crate::replication::network::Way;
-use crate::replication::node::Role;
-use crate::replication::scene::Scene;
+use crate::replication::node::{Replica, Role};
+use crate::replication::scene::{Scene, number_of};
 use crate::replication::settings::Mistake;
 use odradek::codec::control::Greeting;
 use odradek::codec::peer_message::{PEER_VERSION_MAX, PEER_VERSION_MIN, PeerMessage};
@@ -29,7 +29,8 @@ impl Scene {
 
     fn follow_with(&mut self, id: usize, partition: usize, event: Event<'_>, batches: &[Batch]) {
         let mut effects = Vec::new();
-        let Role::Follower { leader, machine } = &mut self.nodes[id].replica(partition).role else { return };
+        let Some(replica) = self.nodes[id].replicas.get_mut(&partition) else { return };
+        let Role::Follower { leader, machine } = &mut replica.role else { return };
         let leader = *leader;
         let was_following = machine.is_following();
         machine.step(event, &mut effects);
@@ -61,15 +62,13 @@ impl Scene {
                 self.world.count("follower: cuts its log");
                 self.world.note(format_args!("node {id} partition {partition} is cut to {end}"));
                 replica.log.cut_to(end.get());
-                self.check_cut(id, partition, end.get());
-                self.want_flush(id);
+                self.begin_cut(id, partition, end.get());
             }
             Effect::StartOver(at) => {
                 self.world.count("follower: starts over");
                 self.world.note(format_args!("node {id} partition {partition} starts over at {at}"));
                 replica.log.start_over(at.get());
-                self.check_cut(id, partition, at.get());
-                self.want_flush(id);
+                self.begin_cut(id, partition, at.get());
             }
             Effect::Append { end } => {
                 batches.iter().for_each(|batch| replica.log.append(*batch));
@@ -101,6 +100,13 @@ impl Scene {
         }
     }
 
+    /// Until the cut is flushed it follows nobody: then it begins again with what is left.
+    fn begin_cut(&mut self, id: usize, partition: usize, to: u64) {
+        self.resign(id, partition);
+        self.check_cut(id, partition, to);
+        self.want_flush(id);
+    }
+
     /// Connects to a leader if need be, and states what is to be stated.
     pub fn reach(&mut self, id: usize, leader: usize) {
         if self.nodes[id].broker_epoch.is_none() {
@@ -123,13 +129,12 @@ impl Scene {
             };
             self.say(connection, Way::ToLeader, &PeerMessage::Greeting(greeting), &[]);
         }
-        for partition in 0..self.settings.partitions {
-            if let Role::Follower { leader: of, machine } = &self.nodes[id].replica(partition).role
-                && *of == leader
-                && machine.is_away()
-            {
-                self.follow(id, partition, Event::Connected);
-            }
+        let is_away = |replica: &Replica| match &replica.role {
+            Role::Follower { leader: of, machine } => *of == leader && machine.is_away(),
+            Role::Idle | Role::Leader(_) => false,
+        };
+        for partition in self.nodes[id].partitions_where(is_away) {
+            self.follow(id, partition, Event::Connected);
         }
     }
 
@@ -139,11 +144,10 @@ impl Scene {
         let lost = uplinks.iter().find(|(_, uplink)| uplink.connection == connection);
         let Some(leader) = lost.map(|(leader, _)| *leader) else { return };
         uplinks.remove(&leader);
-        for partition in 0..self.settings.partitions {
-            if matches!(&self.nodes[id].replica(partition).role, Role::Follower { leader: of, .. } if *of == leader)
-            {
-                self.follow(id, partition, Event::Lost);
-            }
+        let follows =
+            |replica: &Replica| matches!(&replica.role, Role::Follower { leader: of, .. } if *of == leader);
+        for partition in self.nodes[id].partitions_where(follows) {
+            self.follow(id, partition, Event::Lost);
         }
     }
 
@@ -173,17 +177,18 @@ impl Scene {
         for append in appends {
             let (bytes, more) = rest.split_at(append.size as usize);
             rest = more;
-            let partition = append.partition.partition.index();
+            let partition = number_of(append.partition);
             let batches: Vec<Batch> = bytes.chunks_exact(BATCH_SIZE).map(Batch::decode).collect();
             let end = batches.last().map_or(append.base_offset, |batch| offset(batch.end()));
             let mut append = *append;
             if self.makes(Mistake::StaleLeaderAccepted)
-                && let Role::Follower { machine, .. } = &self.nodes[id].replica(partition).role
+                && let Some(Role::Follower { machine, .. }) =
+                    self.nodes[id].replicas.get(&partition).map(|replica| &replica.role)
             {
                 (append.leader_epoch, append.session) = (machine.epoch(), machine.sessions());
             }
             self.follow_with(id, partition, Event::Received { append: &append, end }, &batches);
-            if self.makes(Mistake::WatermarkUncapped) {
+            if self.makes(Mistake::WatermarkUncapped) && self.nodes[id].replicas.contains_key(&partition) {
                 self.check_high_watermark(id, partition, append.high_watermark.get());
             }
         }

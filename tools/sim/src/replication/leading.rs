@@ -3,7 +3,7 @@
 use crate::replication::log::{BATCH_SIZE, Batch, offset};
 use crate::replication::network::Way;
 use crate::replication::node::Role;
-use crate::replication::scene::{Scene, index, partition_id};
+use crate::replication::scene::{Scene, index, number_of, partition_id};
 use crate::replication::settings::{MS, Mistake, check};
 use odradek::codec::control::{
     AlterOutcome, AlterPartitions, AlterRefusal, AlteredPartition, PartitionProposal,
@@ -35,7 +35,8 @@ impl Scene {
     /// One event of a leader, and what follows from it.
     pub fn lead(&mut self, id: usize, partition: usize, event: Event<'_>) {
         let mut effects = Vec::new();
-        let Role::Leader(leader) = &mut self.nodes[id].replica(partition).role else { return };
+        let Some(replica) = self.nodes[id].replicas.get_mut(&partition) else { return };
+        let Role::Leader(leader) = &mut replica.role else { return };
         leader.step(event, &mut effects);
         self.carry_out_lead(id, partition, effects);
     }
@@ -88,7 +89,7 @@ impl Scene {
         let node = &mut self.nodes[id];
         let produce = ProduceId(node.next_produce);
         node.next_produce += 1;
-        let replica = node.replica(partition);
+        let Some(replica) = node.replicas.get_mut(&partition) else { return Err("produce: NOT_LEADER") };
         let Role::Leader(leader) = &mut replica.role else { return Err("produce: NOT_LEADER") };
         if acks.is_some_and(|acks| leader.admit(acks).is_err()) {
             return Err("produce: NOT_ENOUGH_REPLICAS");
@@ -125,7 +126,7 @@ impl Scene {
         // The write is issued a little later, of all that is there by then.
         let time = self.world.below(2 * MS);
         self.after_at(time, id, move |scene| {
-            let replica = scene.nodes[id].replica(partition);
+            let Some(replica) = scene.nodes[id].replicas.get(&partition) else { return };
             if matches!(&replica.role, Role::Leader(leader) if leader.epoch() == epoch) {
                 let end = offset(replica.log.end());
                 scene.lead(id, partition, Event::Issued { end });
@@ -147,6 +148,9 @@ impl Scene {
                 ProduceOutcome::NotLeader => Err("produce: NOT_LEADER"),
             };
             scene.check_answer(id, partition, client, result.ok());
+            if result.is_ok() && scene.is_passed_over(id, partition) {
+                return; // An unclean election has ended what it knows of.
+            }
             scene.answer_client(client, number, result);
         });
     }
@@ -165,11 +169,11 @@ impl Scene {
 
     pub fn stated(&mut self, id: usize, connection: usize, statements: &Statements) {
         for statement in &statements.partitions {
-            let partition = statement.partition.partition.index();
+            let partition = number_of(statement.partition);
             let replica = statements.node;
             let now = self.mono();
-            match &self.nodes[id].replica(partition).role {
-                Role::Leader(_) => {
+            match self.nodes[id].replicas.get(&partition).map(|replica| &replica.role) {
+                Some(Role::Leader(_)) => {
                     let epochs = self.nodes[id].replica(partition).log.epochs.clone();
                     let known =
                         epochs.entries().iter().map(|entry| (entry.epoch.0, entry.start_offset.get()));
@@ -187,7 +191,7 @@ impl Scene {
                         Event::Stated { replica, broker_epoch, statement: &statement, epochs: &epochs, now };
                     self.lead(id, partition, event);
                 }
-                Role::Idle | Role::Follower { .. } => {
+                None | Some(Role::Idle | Role::Follower { .. }) => {
                     self.world.count("statement: NotLeader");
                     let alignment = Alignment {
                         partition: statement.partition,
@@ -226,7 +230,7 @@ impl Scene {
         for ack in &acks.partitions {
             let (replica, broker_epoch) = (acks.node, acks.broker_epoch);
             let event = Event::Acknowledged { replica, broker_epoch, acknowledgement: ack, now: self.mono() };
-            self.lead(id, ack.partition.partition.index(), event);
+            self.lead(id, number_of(ack.partition), event);
         }
         let feed = self.nodes[id].feeds.get_mut(&follower).filter(|feed| feed.connection == connection);
         if let Some(feed) = feed {
@@ -290,7 +294,7 @@ impl Scene {
 
     fn next_to_send(&mut self, id: usize, partition: usize, follower: usize) -> Option<ToSend> {
         let replica = NodeId(follower as i32);
-        match &self.nodes[id].replica(partition).role {
+        match &self.nodes[id].replicas.get(&partition)?.role {
             Role::Leader(leader) => leader.to_send(replica),
             Role::Idle | Role::Follower { .. } => None,
         }
@@ -401,8 +405,9 @@ impl Scene {
     /// The controller's answers.
     pub fn altered(&mut self, id: usize, altered: &[AlteredPartition]) {
         for altered in altered {
-            let partition = altered.partition.partition.index();
-            if self.nodes[id].replica(partition).epoch != altered.leader_epoch.0 {
+            let partition = number_of(altered.partition);
+            let replica = self.nodes[id].replicas.get(&partition);
+            if replica.is_none_or(|replica| replica.epoch != altered.leader_epoch.0) {
                 continue;
             }
             match &altered.outcome {
@@ -432,7 +437,8 @@ impl Scene {
     // --- Mistakes
 
     fn take_sent_for_acked(&mut self, id: usize, partition: usize, follower: usize, sent: Append, to: u64) {
-        let Role::Leader(leader) = &self.nodes[id].replica(partition).role else { return };
+        let Some(replica) = self.nodes[id].replicas.get(&partition) else { return };
+        let Role::Leader(leader) = &replica.role else { return };
         let Some(session) = leader.follower(NodeId(follower as i32)).and_then(|progress| progress.session)
         else {
             return;

@@ -84,7 +84,11 @@ impl Image {
     fn apply(&mut self, op: Op) {
         match op {
             Op::Append(batch) => self.batches.push(batch),
-            Op::CutTo(end) => self.batches.truncate(self.batches.partition_point(|batch| batch.end() <= end)),
+            Op::CutTo(end) => {
+                self.batches.truncate(self.batches.partition_point(|batch| batch.end() <= end));
+                // A batch that reaches across goes as a whole.
+                self.start = self.start.min(self.end());
+            }
             Op::StartOver(at) => *self = Image { start: at, origin: at, batches: Vec::new() },
             Op::MoveStart(start) => self.start = self.start.max(start),
         }

@@ -5,9 +5,10 @@ use crate::replication::following::Uplink;
 use crate::replication::leading::Feed;
 use crate::replication::log::{Log, offset};
 use crate::replication::network::{CONTROLLER, Way};
-use crate::replication::scene::{Action, Scene, index, partition_id};
+use crate::replication::scene::{Action, Scene, index, number_of, partition_id};
 use crate::replication::settings::{MS, Mistake, S, check};
 use crate::world::Micros;
+use odradek::cluster::leadership::Leadership;
 use odradek::codec::control::{Doubtful, Heartbeat, LogsFound, Registration};
 use odradek::codec::peer_frame::{PeerFrame, next_peer_frame};
 use odradek::codec::peer_message::{PEER_VERSION_MAX, PeerMessage};
@@ -51,6 +52,11 @@ impl Replica {
             sessions: 0,
             proposed: None,
         }
+    }
+
+    /// It follows a leader whose log it was not compared with yet.
+    pub fn is_behind(&self) -> bool {
+        matches!(&self.role, Role::Follower { machine, .. } if !machine.is_following())
     }
 
     pub fn known_high_watermark(&self) -> u64 {
@@ -114,6 +120,12 @@ impl Node {
     pub fn replica(&mut self, partition: usize) -> &mut Replica {
         self.replicas.get_mut(&partition).expect("it has one")
     }
+
+    /// Its replicas that are like that.
+    pub fn partitions_where(&self, is_wanted: impl Fn(&Replica) -> bool) -> Vec<usize> {
+        let wanted = self.replicas.iter().filter(|(_, replica)| is_wanted(replica));
+        wanted.map(|(partition, _)| *partition).collect()
+    }
 }
 
 impl Scene {
@@ -124,7 +136,6 @@ impl Scene {
     // --- Start and end
 
     pub fn start_node(&mut self, id: usize) {
-        let partitions = self.settings.partitions;
         let node = &mut self.nodes[id];
         assert!(!node.is_up, "it runs");
         node.is_up = true;
@@ -135,16 +146,22 @@ impl Scene {
         node.image = Rc::default();
         node.is_flushing = false;
         node.next_produce = node.run << 32;
-        for partition in 0..partitions {
-            let replica = node.replicas.entry(partition).or_insert_with(Replica::new);
+        for replica in node.replicas.values_mut() {
             replica.role = Role::Idle;
             replica.epoch = -1;
             replica.sessions = 0;
-            replica.high_watermark = replica.log.high_watermark();
+            replica.high_watermark = match self.metadata.is_some() {
+                true => replica.log.start(),
+                false => replica.log.high_watermark(),
+            };
         }
         self.world.note(format_args!("node {id} starts"));
-        self.register(id);
-        self.beat(id);
+        if self.metadata.is_some() {
+            self.start_with_quorum(id);
+        } else {
+            self.register(id);
+            self.beat(id);
+        }
         self.tick(id);
     }
 
@@ -177,6 +194,7 @@ impl Scene {
             self.world.note(format_args!("node {id} partition {partition} is left with {end}, {lost} lost"));
         }
         self.disconnect_all(id, None);
+        self.quorum_crashes(id);
         self.check_members_at(id);
     }
 
@@ -226,6 +244,9 @@ impl Scene {
     }
 
     pub fn ask_controller(&mut self, id: usize, message: &PeerMessage) {
+        if self.metadata.is_some() {
+            return self.ask_quorum(id, message);
+        }
         let mut frame = Vec::new();
         message.encode(PEER_VERSION_MAX, [], &mut frame);
         let Some(time) = self.time_of_request() else { return };
@@ -299,31 +320,39 @@ impl Scene {
             return;
         }
         node.image = image.clone();
-        for partition in 0..image.partitions.len() {
-            self.take_role(id, partition);
-        }
+        self.take_roles(id);
+    }
+
+    /// What the image says of partitions.
+    pub fn take_roles(&mut self, id: usize) {
+        let known: Vec<usize> = self.nodes[id].image.partitions.keys().copied().collect();
+        known.into_iter().for_each(|partition| self.take_role(id, partition));
     }
 
     fn take_role(&mut self, id: usize, partition: usize) {
         let image = self.nodes[id].image.clone();
-        let leadership = &image.partitions[partition];
+        let leadership = &image.partitions[&partition];
         let node_id = self.nodes[id].id;
         if !leadership.replicas.contains(&node_id) {
-            return;
+            return self.lose_replica(id, partition);
         }
         let epoch = leadership.leader_epoch.0;
         let committed =
             Committed { partition_epoch: leadership.partition_epoch, in_sync: leadership.in_sync.clone() };
-        let replica = self.nodes[id].replica(partition);
+        let now = self.mono();
+        let settings = self.leader_settings(id, partition);
+        let replica = self.nodes[id].replicas.entry(partition).or_insert_with(Replica::new);
         if epoch == replica.epoch {
             if matches!(replica.role, Role::Leader(_)) {
+                let replicas = &leadership.replicas;
+                self.lead(id, partition, leader::Event::ReplicasChanged { replicas, now });
+                self.note_eligible(id, partition);
+                self.lead(id, partition, leader::Event::Configured { settings });
                 self.lead(id, partition, leader::Event::IsrCommitted(committed));
             }
             return;
         }
         self.resign(id, partition);
-        let now = self.mono();
-        let settings = self.leader_settings(partition, leadership.replicas.len());
         let replica = self.nodes[id].replica(partition);
         replica.epoch = epoch;
         let log = &mut replica.log;
@@ -355,6 +384,7 @@ impl Scene {
                     "node {id} leads {partition} under {epoch} from {end}, high watermark {high_watermark}"
                 ));
                 self.check_leader(id, partition, epoch);
+                self.note_eligible(id, partition);
                 self.lead(id, partition, leader::Event::Tick { now });
             }
             Some(leader) => {
@@ -381,10 +411,17 @@ impl Scene {
         self.controller.in_sync_min(partition)
     }
 
-    fn leader_settings(&self, partition: usize, replicas: usize) -> LeaderSettings {
+    /// As the node knows the metadata. Those that come do not count before they are in sync.
+    pub fn in_sync_min_known_to(&self, id: usize, partition: usize) -> usize {
+        let image = &self.nodes[id].image;
+        let Leadership { replicas, adding, .. } = &image.partitions[&partition];
+        image.in_sync_min[&partition].clamp(1, (replicas.len() - adding.len()).max(1))
+    }
+
+    fn leader_settings(&self, id: usize, partition: usize) -> LeaderSettings {
         let in_sync_min = match self.makes(Mistake::MinimumNotEnforced) {
             true => 1,
-            false => self.in_sync_min(partition).clamp(1, replicas),
+            false => self.in_sync_min_known_to(id, partition),
         };
         LeaderSettings {
             in_sync_min,
@@ -393,8 +430,29 @@ impl Scene {
         }
     }
 
+    fn note_eligible(&mut self, id: usize, partition: usize) {
+        let node = &mut self.nodes[id];
+        let Some(active) = &node.image.active else { return };
+        if let Some(Role::Leader(leader)) = node.replicas.get_mut(&partition).map(|replica| &mut replica.role)
+        {
+            leader.note_eligible(|node| active.contains(&node));
+        }
+    }
+
+    /// The partition goes on without this node's.
+    pub fn lose_replica(&mut self, id: usize, partition: usize) {
+        if !self.nodes[id].replicas.contains_key(&partition) {
+            return;
+        }
+        self.world.count("replica: removed");
+        self.world.note(format_args!("node {id} partition {partition} is removed"));
+        self.resign(id, partition);
+        let replica = self.nodes[id].replicas.remove(&partition).expect("it is there");
+        self.watch.is_removed(partition, &replica.log);
+    }
+
     /// The role ends; what it knew stays.
-    fn resign(&mut self, id: usize, partition: usize) {
+    pub fn resign(&mut self, id: usize, partition: usize) {
         let replica = self.nodes[id].replica(partition);
         replica.high_watermark = replica.known_high_watermark();
         match std::mem::replace(&mut replica.role, Role::Idle) {
@@ -410,7 +468,7 @@ impl Scene {
         }
     }
 
-    fn stop_node(&mut self, id: usize) {
+    pub fn stop_node(&mut self, id: usize) {
         self.world.note(format_args!("node {id} stops"));
         self.crash_node(id);
         let time = self.world.below(if self.is_calm { 100 * MS } else { 2 * S });
@@ -424,10 +482,11 @@ impl Scene {
     /// Leaders look at the time, followers try again.
     fn tick(&mut self, id: usize) {
         let now = self.mono();
-        for partition in 0..self.settings.partitions {
+        for partition in self.nodes[id].partitions_where(|_| true) {
             let leader = match &self.nodes[id].replica(partition).role {
                 Role::Idle => continue,
                 Role::Leader(_) => {
+                    self.note_eligible(id, partition);
                     self.lead(id, partition, leader::Event::Tick { now });
                     continue;
                 }
@@ -475,11 +534,17 @@ impl Scene {
     }
 
     fn flushed(&mut self, id: usize, partition: usize, count: usize) {
-        let replica = self.nodes[id].replica(partition);
+        // It may be gone by now, or another one.
+        let Some(replica) = self.nodes[id].replicas.get_mut(&partition) else { return };
         let high_watermark = replica.known_high_watermark();
+        let count = count.min(replica.log.unflushed_count());
         let flushed = replica.log.flush(count, high_watermark);
         let (end, start) = (offset(flushed.end), offset(flushed.start));
         match &replica.role {
+            Role::Idle if flushed.is_cut => {
+                replica.epoch = -1;
+                self.take_role(id, partition);
+            }
             Role::Idle => {}
             Role::Leader(_) => {
                 if !self.makes(Mistake::LeaderBeforeFlush) {
@@ -492,9 +557,6 @@ impl Scene {
                     self.follow(id, partition, follower::Event::Flushed { flushed_end: end });
                 }
                 self.follow(id, partition, follower::Event::LogStartFlushed { log_start: start });
-                if flushed.is_cut {
-                    self.follow(id, partition, follower::Event::Cut);
-                }
             }
         }
     }
@@ -529,7 +591,7 @@ impl Scene {
             PeerMessage::Acknowledgements(acks) => self.acknowledged(leader, connection, &acks),
             PeerMessage::Alignments(alignments) => {
                 for alignment in &alignments {
-                    let partition = alignment.partition.partition.index();
+                    let partition = number_of(alignment.partition);
                     self.follow(follower, partition, follower::Event::Aligned(alignment));
                 }
             }

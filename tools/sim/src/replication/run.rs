@@ -39,9 +39,15 @@ fn run(world: &Rc<World>, settings: Settings) {
         return;
     }
     scene.become_calm();
-    play(&mut scene, 5 * S, |_| false);
+    end(&mut scene);
+}
+
+/// Nothing goes wrong any more: everything has to be served again, and to be there.
+pub fn end(scene: &mut Scene) {
+    let world = scene.world.clone();
+    play(scene, 5 * S, |_| false);
     scene.clients.is_over = true;
-    let is_served = play(&mut scene, QUIET_MAX, |scene| scene.is_served());
+    let is_served = play(scene, QUIET_MAX, Scene::is_served);
     if world.has_findings() {
         return;
     }
@@ -53,7 +59,7 @@ fn run(world: &Rc<World>, settings: Settings) {
 }
 
 /// Until it is done, or the time is over, or there is a finding.
-fn play(scene: &mut Scene, time: Micros, is_done: impl Fn(&Scene) -> bool) -> bool {
+pub fn play(scene: &mut Scene, time: Micros, is_done: impl Fn(&Scene) -> bool) -> bool {
     let end = scene.world.now() + time;
     let mut next_look = scene.world.now();
     while scene.world.now() < end && !scene.world.has_findings() {
@@ -73,23 +79,25 @@ fn play(scene: &mut Scene, time: Micros, is_done: impl Fn(&Scene) -> bool) -> bo
 impl Scene {
     fn is_served(&self) -> bool {
         let is_partition = |partition: usize| {
-            let leadership = &self.controller.partitions[partition];
+            let leadership = &self.controller.partitions[&partition];
             let Some(leader) = leadership.leader.map(index) else { return false };
             let replica = &self.nodes[leader].replicas[&partition];
             let Role::Leader(machine) = &replica.role else { return false };
             let end = self.watch.end(partition);
             leadership.in_sync.len() == leadership.replicas.len()
+                && !leadership.is_reassigned()
                 && machine.epoch() == leadership.leader_epoch
                 && replica.log.end() == end
                 && machine.high_watermark().get() == end
                 && self.clients.position(partition) == end
         };
-        self.clients.outstanding_count() == 0 && (0..self.settings.partitions).all(is_partition)
+        let is_whole = self.metadata.is_none() || self.is_cluster_whole();
+        is_whole && self.clients.outstanding_count() == 0 && self.partitions().into_iter().all(is_partition)
     }
 
     fn what_is_missing(&self) -> String {
         let mut out = format!("{} producers wait", self.clients.outstanding_count());
-        for (partition, leadership) in self.controller.partitions.iter().enumerate() {
+        for (&partition, leadership) in &self.controller.partitions {
             let leader = leadership.leader.map(index);
             let log = leader.map(|leader| &self.nodes[leader].replicas[&partition]);
             let ends = log.map(|replica| (replica.known_high_watermark(), replica.log.end()));
@@ -97,6 +105,9 @@ impl Scene {
             let in_sync = (&leadership.in_sync, &leadership.eligible_leaders);
             out +=
                 &format!("; {partition}: leader {leader:?} with {ends:?}, {in_sync:?}, read {read} of {end}");
+        }
+        if self.metadata.is_some() {
+            out += &self.what_nodes_lack();
         }
         out
     }

@@ -1,5 +1,6 @@
 //! All parts of a seed, and what is to happen when.
 
+use crate::cluster::metadata::Metadata;
 use crate::replication::clients::Clients;
 use crate::replication::controller::Controller;
 use crate::replication::network::Network;
@@ -24,6 +25,8 @@ pub struct Scene {
     pub network: Network,
     pub clients: Clients,
     pub watch: Watch,
+    /// Of a cluster whose nodes decide by a quorum; `None`: the controller stands in for it.
+    pub metadata: Option<Box<Metadata>>,
     /// Nothing goes wrong any more.
     pub is_calm: bool,
     agenda: BTreeMap<(Micros, u64), Action>,
@@ -37,7 +40,8 @@ impl Scene {
             controller: Controller::new(),
             network: Network::new(settings.nodes),
             clients: Clients::default(),
-            watch: Watch::new(world.clone(), settings.partitions),
+            watch: Watch::new(world.clone()),
+            metadata: None,
             is_calm: false,
             agenda: BTreeMap::new(),
             next_action: 0,
@@ -94,15 +98,19 @@ impl Scene {
     }
 }
 
-/// The topic of all partitions.
-pub fn topic() -> TopicId {
-    TopicId(Uuid::from_u128(7))
+/// Each is a topic of its own.
+pub fn partition_id(number: usize) -> TopicPartition {
+    let topic = TopicId(Uuid::from_u128(FIRST_TOPIC + number as u128));
+    TopicPartition { topic, partition: PartitionIndex::from_wire(0).expect("the first one") }
 }
 
-pub fn partition_id(number: usize) -> TopicPartition {
-    let partition = PartitionIndex::from_wire(number as i32).expect("a few");
-    TopicPartition { topic: topic(), partition }
+/// The other way round.
+pub fn number_of(partition: TopicPartition) -> usize {
+    (partition.topic.0.as_u128() - FIRST_TOPIC) as usize
 }
+
+/// The topic id of partition 0.
+const FIRST_TOPIC: u128 = 7;
 
 /// The numbers are those of the nodes.
 pub fn index(node: NodeId) -> usize {

@@ -147,6 +147,8 @@ pub struct Settings {
     pub impatient: u64,
     pub producers: usize,
     pub readers: usize,
+    /// How much more time than usual clients take between two requests.
+    pub unhurried: u64,
     /// `replica.lag.time.max.ms`.
     pub lag_max: Micros,
     pub session_max: Micros,
@@ -178,6 +180,7 @@ impl Settings {
             impatient: *dice.pick(&[3, 6, u64::MAX]),
             producers: dice.between(1, 2) as usize,
             readers: dice.between(1, 2) as usize,
+            unhurried: 1,
             lag_max: *dice.pick(&[300 * MS, 1500 * MS, 5 * S]),
             session_max: *dice.pick(&[800 * MS, 2 * S, 6 * S]),
             heartbeat: *dice.pick(&[150 * MS, 300 * MS]),

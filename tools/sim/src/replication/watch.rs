@@ -3,11 +3,12 @@
 //! What was once below a high watermark of a leader is canonical: it stays, where it is and as it is. Every log,
 //! answer and read is held against it.
 
-use crate::replication::log::{Batch, Image};
-use crate::replication::node::Role;
+use crate::replication::log::{Batch, Image, Log};
+use crate::replication::node::{Node, Role};
 use crate::replication::scene::{Scene, index};
 use crate::replication::settings::{Mistake, check};
 use crate::world::World;
+use odradek::cluster::leadership::Leadership;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -26,6 +27,11 @@ struct Canon {
     wanted_start: u64,
     /// The node, and its start, that led under an epoch.
     leaders: BTreeMap<i32, (usize, u64)>,
+    /// How far replicas were flushed that were removed since.
+    removed: Vec<u64>,
+    /// Elections that lost something, and the epoch of the last one: what those before it do counts no more.
+    losses: u64,
+    epoch_min: i32,
     /// Values that were sent, and who by.
     sent: BTreeMap<u64, u32>,
 }
@@ -33,35 +39,62 @@ struct Canon {
 /// Lives: one per seed.
 pub struct Watch {
     world: Rc<World>,
-    partitions: Vec<Canon>,
+    partitions: BTreeMap<usize, Canon>,
 }
 
 impl Watch {
-    pub fn new(world: Rc<World>, partitions: usize) -> Watch {
-        Watch { world, partitions: (0..partitions).map(|_| Canon::default()).collect() }
+    pub fn new(world: Rc<World>) -> Watch {
+        Watch { world, partitions: BTreeMap::new() }
+    }
+
+    /// A partition is new.
+    pub fn begins(&mut self, partition: usize) {
+        self.partitions.insert(partition, Canon::default());
+    }
+
+    /// A replica goes, and what it had with it.
+    pub fn is_removed(&mut self, partition: usize, log: &Log) {
+        if let Some(canon) = self.partitions.get_mut(&partition) {
+            canon.removed.push(log.flushed_end.max(log.once_flushed));
+        }
+    }
+
+    fn canon(&mut self, partition: usize) -> &mut Canon {
+        self.partitions.get_mut(&partition).expect("it has begun")
     }
 
     pub fn end(&self, partition: usize) -> u64 {
-        self.partitions[partition].end
+        self.partitions.get(&partition).map_or(0, |canon| canon.end)
     }
 
     pub fn known_end(&self, partition: usize) -> u64 {
-        self.partitions[partition].known_end
+        self.partitions.get(&partition).map_or(0, |canon| canon.known_end)
+    }
+
+    /// Elections so far that may have lost something.
+    pub fn losses(&self, partition: usize) -> u64 {
+        self.partitions.get(&partition).map_or(0, |canon| canon.losses)
+    }
+
+    /// A partition is no more, and nothing is expected of it.
+    pub fn ends(&mut self, partition: usize) {
+        self.partitions.remove(&partition);
     }
 
     pub fn sends(&mut self, partition: usize, batch: &Batch) {
-        self.partitions[partition].sent.insert(batch.value, batch.producer);
+        self.canon(partition).sent.insert(batch.value, batch.producer);
     }
 
     /// Retention has begun to take away what lies below.
     pub fn wants_start(&mut self, partition: usize, start: u64) {
-        let wanted_start = &mut self.partitions[partition].wanted_start;
-        *wanted_start = start.max(*wanted_start);
+        if let Some(canon) = self.partitions.get_mut(&partition) {
+            canon.wanted_start = start.max(canon.wanted_start);
+        }
     }
 
     /// Of a batch that was sent when nothing beyond `known_end` was known.
     pub fn is_told(&mut self, partition: usize, batch: &Batch, end: u64, known_end: u64) {
-        let canon = &mut self.partitions[partition];
+        let Some(canon) = self.partitions.get_mut(&partition) else { return };
         let base = end - u64::from(batch.count);
         if canon.places.get(&batch.value) != Some(&base) {
             let place = canon.places.get(&batch.value);
@@ -77,7 +110,7 @@ impl Watch {
     }
 
     pub fn is_read(&mut self, partition: usize, batch: &Batch) {
-        let canon = &mut self.partitions[partition];
+        let Some(canon) = self.partitions.get_mut(&partition) else { return };
         let place = canon.batches.partition_point(|known| known.end() <= batch.base);
         if canon.batches.get(place) != Some(batch) {
             let expected = canon.batches.get(place);
@@ -89,7 +122,7 @@ impl Watch {
 
     /// A leader has a high watermark beyond all before it.
     fn extend(&mut self, partition: usize, batches: &[Batch], end: u64) {
-        let canon = &mut self.partitions[partition];
+        let canon = self.partitions.get_mut(&partition).expect("it has begun");
         for batch in batches.iter().take_while(|batch| batch.end() <= end) {
             if !canon.sent.contains_key(&batch.value) {
                 self.world.finding(check::PHANTOM, format_args!("partition {partition}: {batch:?}"));
@@ -105,7 +138,7 @@ impl Watch {
 
     /// Where a log is not what is canonical, from one offset to another.
     fn difference(&self, partition: usize, image: &Image, from: u64, to: u64) -> Option<String> {
-        let Canon { batches: canon, wanted_start, .. } = &self.partitions[partition];
+        let Canon { batches: canon, wanted_start, .. } = &self.partitions[&partition];
         if image.start > *wanted_start {
             return Some(format!("it begins at {}, {wanted_start} was wanted", image.start));
         }
@@ -123,17 +156,57 @@ impl Watch {
 }
 
 impl Scene {
+    /// Somebody leads who lacks something, as somebody wanted: what others have beyond it is lost.
+    pub fn is_led_uncleanly(&mut self, partition: usize, next: &Leadership) {
+        let Some(leader) = next.leader.map(index) else { return };
+        self.world.count("election: unclean");
+        let log = self.nodes[leader].replicas.get(&partition).map(|replica| replica.log.clone());
+        let log = log.unwrap_or_default();
+        let canon = self.watch.canon(partition);
+        let start = log.memory.start;
+        let mut found = log.memory.from_offset(start).iter();
+        let first = canon.batches.partition_point(|batch| batch.end() <= start);
+        let same = canon.batches[first..]
+            .iter()
+            .take_while(|expected| found.next() == Some(*expected) && expected.end() <= log.flushed_end);
+        let kept = first + same.count();
+        let lost = canon.batches.split_off(kept);
+        canon.end = canon.batches.last().map_or(0, Batch::end);
+        for batch in &lost {
+            canon.places.remove(&batch.value);
+            canon.acknowledged.remove(&batch.value);
+        }
+        canon.known_end = canon.known_end.min(canon.end);
+        (canon.losses, canon.epoch_min) = (canon.losses + 1, next.leader_epoch.0);
+        let end = canon.end;
+        if !lost.is_empty() {
+            self.world.count("election: unclean, something is lost");
+        }
+        self.world.note(format_args!("partition {partition}: {} batches from {end} on are lost", lost.len()));
+        self.forget_beyond(partition, end);
+    }
+
+    /// Its epoch is one that an unclean election has ended, and it does not know yet; or the partition is no more.
+    pub fn is_passed_over(&self, id: usize, partition: usize) -> bool {
+        let epoch = self.nodes[id].replicas.get(&partition).map(|replica| replica.epoch);
+        let canon = self.watch.partitions.get(&partition);
+        canon.is_none_or(|canon| epoch.is_none_or(|epoch| epoch < canon.epoch_min))
+    }
+
     /// A node begins to lead.
     pub fn check_leader(&mut self, id: usize, partition: usize, epoch: i32) {
         let run = self.nodes[id].run;
-        let canon = &mut self.watch.partitions[partition];
+        if self.is_passed_over(id, partition) {
+            return;
+        }
+        let canon = self.watch.canon(partition);
         let (first, first_run) = *canon.leaders.entry(epoch).or_insert((id, run));
         if (first, first_run) != (id, run) {
             let what = format!("nodes {first} and {id} lead under {epoch}, in runs {first_run} and {run}");
             self.world.finding(check::ONE_LEADER, format_args!("partition {partition}: {what}"));
         }
         // One that has only now heard of a leadership that is over lacks what came later, and will learn of it.
-        let is_current = self.controller.partitions[partition].leader_epoch.0 == epoch;
+        let is_current = self.controller.partitions[&partition].leader_epoch.0 == epoch;
         let end = self.watch.end(partition);
         let log = &self.nodes[id].replicas[&partition].log;
         if is_current && let Some(what) = self.watch.difference(partition, &log.memory, 0, end) {
@@ -142,6 +215,9 @@ impl Scene {
     }
 
     pub fn check_leader_high_watermark(&mut self, id: usize, partition: usize, to: u64) {
+        if self.is_passed_over(id, partition) {
+            return;
+        }
         let before = self.watch.end(partition);
         self.check_high_watermark(id, partition, to);
         if to > before {
@@ -149,13 +225,13 @@ impl Scene {
             self.watch.extend(partition, &batches, to);
             self.check_members(partition, before);
         }
-        let replicas = &self.controller.partitions[partition].replicas;
-        let has = |node: usize| {
-            let log = &self.nodes[node].replicas[&partition].log;
-            log.flushed_end.max(log.once_flushed) >= to
+        let flushed = |node: &Node| {
+            let log = &node.replicas.get(&partition)?.log;
+            Some(log.flushed_end.max(log.once_flushed))
         };
-        let count = replicas.iter().filter(|node| has(index(**node))).count();
-        let minimum = self.in_sync_min(partition).clamp(1, replicas.len());
+        let removed = self.watch.partitions[&partition].removed.iter().copied();
+        let count = self.nodes.iter().filter_map(flushed).chain(removed).filter(|end| *end >= to).count();
+        let minimum = self.in_sync_min_known_to(id, partition);
         if count < minimum {
             let what = format!("{count} replicas have flushed up to {to}, {minimum} have to");
             self.world.finding(check::MINIMUM, format_args!("partition {partition}, node {id}: {what}"));
@@ -164,6 +240,9 @@ impl Scene {
 
     /// Of a leader or a follower.
     pub fn check_high_watermark(&mut self, id: usize, partition: usize, to: u64) {
+        if self.is_passed_over(id, partition) {
+            return;
+        }
         let replica = &self.nodes[id].replicas[&partition];
         let flushed_end = replica.log.flushed_end;
         if to > flushed_end {
@@ -180,7 +259,7 @@ impl Scene {
     }
 
     pub fn check_all_members(&mut self) {
-        for partition in 0..self.controller.partitions.len() {
+        for partition in self.partitions() {
             self.check_members(partition, 0);
         }
     }
@@ -192,7 +271,7 @@ impl Scene {
 
     /// Who is in sync, or eligible, has all that is canonical, flushed.
     fn check_members(&mut self, partition: usize, from: u64) {
-        let leadership = &self.controller.partitions[partition];
+        let Some(leadership) = self.controller.partitions.get(&partition) else { return };
         let end = self.watch.end(partition);
         for node in leadership.in_sync.iter().chain(&leadership.eligible_leaders) {
             let Some(replica) = self.nodes[index(*node)].replicas.get(&partition) else { continue };
@@ -220,7 +299,7 @@ impl Scene {
 
     /// What a leader answers: it is true when it says so.
     pub fn check_answer(&mut self, id: usize, partition: usize, client: usize, end: Option<u64>) {
-        let Some(end) = end else { return };
+        let Some(end) = end.filter(|_| !self.is_passed_over(id, partition)) else { return };
         if self.clients.is_for_all(client) {
             let canonical = self.watch.end(partition);
             if end > canonical {
@@ -239,7 +318,7 @@ impl Scene {
 
     /// In the end: what was acknowledged is there.
     pub fn check_kept(&mut self) {
-        for (partition, canon) in self.watch.partitions.iter().enumerate() {
+        for (partition, canon) in &self.watch.partitions {
             for (value, end) in &canon.acknowledged {
                 let place = canon.places.get(value);
                 if place.is_none_or(|base| *base >= *end) {
@@ -249,9 +328,9 @@ impl Scene {
             }
             for (node, replica) in self.nodes.iter().filter_map(|node| {
                 let is_replica = self.controller.partitions[partition].replicas.contains(&node.id);
-                node.replicas.get(&partition).filter(|_| is_replica).map(|replica| (node.id, replica))
+                node.replicas.get(partition).filter(|_| is_replica).map(|replica| (node.id, replica))
             }) {
-                if let Some(what) = self.watch.difference(partition, &replica.log.memory, 0, canon.end) {
+                if let Some(what) = self.watch.difference(*partition, &replica.log.memory, 0, canon.end) {
                     let what = format!("{node:?}: {what}");
                     self.world.finding(check::IDENTICAL, format_args!("partition {partition}, {what}"));
                 }

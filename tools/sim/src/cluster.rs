@@ -1,0 +1,149 @@
+//! Whole clusters: nodes with a real quorum, whose leader decides about nodes and partitions, and leaders and
+//! followers that go by what each of them has applied.
+//!
+//! ```text
+//!  operators, nodes ─ questions ─► leader of the quorum: one decision after the other ─► Quorum ─► entries
+//!      ▲                                                                                             │
+//!      └── answers ── roles, in-sync sets ◄── image of each node ◄── applied, when it comes to it ◄──┘
+//! ```
+//!
+//! Leaders, followers, clients and their network are those of [`replication`](crate::replication), metadata logs and
+//! their disks those of [`quorum`](crate::quorum): what holds there holds here, with the same checks, and every
+//! decision is the product's own.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`settings`] | what differs between seeds, and the mistakes for the tests that must find them |
+//! | [`metadata`] | the quorum, what each process knows besides, and what is decided |
+//! | [`asking`] | questions to whoever leads the quorum, and answers |
+//! | [`deciding`] | what the one that leads the quorum decides, in turns |
+//! | [`starting`] | metadata that are caught up with, registrations, heartbeats |
+//! | [`operators`] | topics that come and go, replicas that move, leaders that are elected |
+//! | [`faults`] | what goes wrong |
+//! | [`run`] | one seed |
+//!
+//! Absent: the storage engine beneath replicas, coordinators, several cores.
+
+pub mod asking;
+pub mod deciding;
+pub mod faults;
+pub mod metadata;
+pub mod operators;
+pub mod run;
+pub mod settings;
+pub mod starting;
+
+use crate::cluster::settings::Mistake;
+use crate::seeds::{SeedOptions, SeedResult, Simulation};
+
+/// Nodes of a cluster, with everything that they decide.
+pub struct Clusters;
+
+impl Simulation for Clusters {
+    type Mistake = Mistake;
+    const NAME: &'static str = "cluster";
+    const EXPECTED: &'static [&'static str] = EXPECTED;
+    const RATES: &'static [&'static str] =
+        &["simulated seconds", "acknowledged: all", "committed", "elections", "fault: crash"];
+
+    fn run_seed(options: SeedOptions<Mistake>) -> SeedResult {
+        run::run_seed(options)
+    }
+}
+
+/// Everything that a long run has to have met at least once.
+const EXPECTED: &[&str] = &[
+    "fault: crash",
+    "fault: all nodes crash",
+    "fault: controller killed",
+    "fault: controller stopped",
+    "fault: pause",
+    "fault: node cut off",
+    "fault: link cut",
+    "fault: cut off one way",
+    "fault: connection lost",
+    "fault: slow disk",
+    "fault: controlled shutdown",
+    "fault: rolling restart",
+    "fault: node replaced by an empty one",
+    "fault: quorum handed over",
+    "fault: metadata log damaged",
+    "fault: frame damaged",
+    "restart: clean",
+    "restart: damaged",
+    "restart: empty disk",
+    "restart: unflushed lost",
+    "restart: unflushed there",
+    "restart: before it was missed",
+    "start: torn tail cut",
+    "start: write in flight is there",
+    "start: write in flight is not there",
+    "compaction",
+    "snapshot: arrived",
+    "snapshot: lost",
+    "snapshot: restored",
+    "network: lost",
+    "network: twice",
+    "network: late",
+    "network: held up",
+    "network: late over an old connection",
+    "network: for an old directory",
+    "quorum: not through",
+    "quorum of 1",
+    "quorum of 3",
+    "elections",
+    "members: observer added",
+    "members: voter added",
+    "members: lost one removed",
+    "question: asked again",
+    "node: fenced",
+    "node: unfenced",
+    "node: begins to stop",
+    "node: stops, leading nothing",
+    "node: registration late",
+    "node: registration refused, another directory",
+    "controller: a change in parts",
+    "controller: elected from the in-sync set",
+    "controller: elected from the eligible",
+    "controller: nobody to elect",
+    "controller: leaders go back to the preferred",
+    "alter: StaleBrokerEpoch",
+    "alter: FencedLeaderEpoch",
+    "alter: InvalidUpdateVersion",
+    "alter: IneligibleReplica",
+    "topic: created",
+    "topic: deleted",
+    "topic: settings changed",
+    "reassignment: begun",
+    "reassignment: completed",
+    "reassignment: completed at once",
+    "reassignment: cancelled",
+    "reassignment: replaced by another",
+    "reassignment: leader went",
+    "replica: removed",
+    "election: held for an operator",
+    "election: unclean",
+    "election: unclean, something is lost",
+    "leader: begins",
+    "leader: begins with a high watermark behind its epoch",
+    "leader: stale, wakes up",
+    "leader: resigns with requests waiting",
+    "leader: proposes again",
+    "leader: catch-up from disk",
+    "leader: log start moves",
+    "follower: follows",
+    "follower: cuts its log",
+    "follower: starts over",
+    "acknowledged: all",
+    "acknowledged: leader only",
+    "produce: NOT_LEADER",
+    "produce: NOT_ENOUGH_REPLICAS",
+    "produce: NOT_ENOUGH_REPLICAS_AFTER_APPEND",
+    "produce: timed out",
+    "produce: sent again and already there",
+    "read",
+    "read: of a follower",
+    "read: OFFSET_NOT_AVAILABLE",
+    "read: OFFSET_OUT_OF_RANGE",
+    "latest: told",
+];

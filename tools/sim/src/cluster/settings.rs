@@ -1,0 +1,181 @@
+//! What one seed of a cluster runs with, and the mistake that it makes on purpose.
+
+use self::check::{COMPLETED, REPLICAS, WAITED_FOR, WANTED};
+use crate::quorum::settings as quorum;
+use crate::random::Random;
+use crate::replication::settings as replication;
+use crate::seeds::PlannedMistake;
+use crate::world::{MS, Micros, S};
+use odradek::cluster::image::Image;
+use odradek::codec::control::AlterPartitions;
+
+/// A mistake that somebody could make, for the tests that must find it. `None` in every other run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mistake {
+    /// One of what a simulation of leaders and followers makes.
+    Replicas(replication::Mistake),
+    /// One of what a simulation of the quorum makes.
+    Quorum(quorum::Mistake),
+    /// A start does not say that it found damage.
+    DamageNotTold,
+    /// A fenced node stays in sync of everything.
+    FencedStaysInSync,
+    /// A node that has started again goes on as what it was: unfenced, and under the old leader epochs.
+    EpochNotFenced,
+    /// A registration takes the place of any other, however late it comes.
+    AnyRegistrationReplaced,
+    /// The controller does not look at the epochs that a leader asks under.
+    AlterUnchecked,
+    /// A reassignment is over once anybody who comes is in sync.
+    ReassignedTooEarly,
+    /// Who goes with a reassignment stays in sync.
+    RemovedInSync,
+    /// A leader is told of another in-sync set before that is committed.
+    AnsweredBeforeCommitted,
+    /// Unclean elections are held where they are not allowed.
+    AlwaysUnclean,
+    /// An unclean election does not wait for who has everything and is coming.
+    NobodyWaitedFor,
+    /// A node goes by a change of its own metadata log before it is committed.
+    GoesByUncommitted,
+}
+
+impl PlannedMistake for Mistake {
+    const ALL: &'static [Mistake] = &[
+        Mistake::Replicas(replication::Mistake::AckBeforeFlush),
+        Mistake::Replicas(replication::Mistake::LeaderBeforeFlush),
+        Mistake::Replicas(replication::Mistake::SentTakenForAcked),
+        Mistake::Replicas(replication::Mistake::ShrunkWithoutController),
+        Mistake::Replicas(replication::Mistake::CutToHighWatermark),
+        Mistake::Replicas(replication::Mistake::EpochsNotCompared),
+        Mistake::Replicas(replication::Mistake::StaleLeaderAccepted),
+        Mistake::Replicas(replication::Mistake::DuplicateStored),
+        Mistake::Replicas(replication::Mistake::MaximalNotUsed),
+        Mistake::Replicas(replication::Mistake::MinimumNotEnforced),
+        Mistake::Quorum(quorum::Mistake::SentBeforeFlushed),
+        Mistake::Quorum(quorum::Mistake::VoteNotWritten),
+        Mistake::DamageNotTold,
+        Mistake::FencedStaysInSync,
+        Mistake::EpochNotFenced,
+        Mistake::AnyRegistrationReplaced,
+        Mistake::AlterUnchecked,
+        Mistake::ReassignedTooEarly,
+        Mistake::RemovedInSync,
+        Mistake::AnsweredBeforeCommitted,
+        Mistake::AlwaysUnclean,
+        Mistake::NobodyWaitedFor,
+        Mistake::GoesByUncommitted,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Mistake::Replicas(mistake) => mistake.name(),
+            Mistake::Quorum(mistake) => mistake.name(),
+            Mistake::DamageNotTold => "damage-not-told",
+            Mistake::FencedStaysInSync => "fenced-stays-in-sync",
+            Mistake::EpochNotFenced => "epoch-not-fenced",
+            Mistake::AnyRegistrationReplaced => "any-registration-replaced",
+            Mistake::AlterUnchecked => "alter-unchecked",
+            Mistake::ReassignedTooEarly => "reassigned-too-early",
+            Mistake::RemovedInSync => "removed-in-sync",
+            Mistake::AnsweredBeforeCommitted => "answered-before-committed",
+            Mistake::AlwaysUnclean => "always-unclean",
+            Mistake::NobodyWaitedFor => "nobody-waited-for",
+            Mistake::GoesByUncommitted => "goes-by-uncommitted",
+        }
+    }
+
+    fn check(self) -> &'static str {
+        use replication::check;
+        match self {
+            Mistake::Replicas(mistake) => mistake.check(),
+            Mistake::Quorum(mistake) => mistake.check(),
+            Mistake::DamageNotTold => check::MEMBERS,
+            Mistake::FencedStaysInSync => check::SERVED,
+            Mistake::EpochNotFenced => check::ONE_LEADER,
+            Mistake::AnyRegistrationReplaced => check::SERVED,
+            Mistake::AlterUnchecked | Mistake::AnsweredBeforeCommitted => check::MEMBERS,
+            Mistake::ReassignedTooEarly => COMPLETED,
+            Mistake::RemovedInSync => REPLICAS,
+            Mistake::AlwaysUnclean => WANTED,
+            Mistake::NobodyWaitedFor => WAITED_FOR,
+            Mistake::GoesByUncommitted => quorum::check::MAJORITY,
+        }
+    }
+}
+
+/// The names of the checks that neither of the two simulations has that this one is made of.
+pub mod check {
+    pub const COMPLETED: &str = "replicas go once all that stay are in sync";
+    pub const REPLICAS: &str = "nobody is in sync or eligible but replicas";
+    pub const WANTED: &str = "an unclean election is held only where somebody wants it";
+    pub const WAITED_FOR: &str = "an unclean election waits for who has everything and is coming";
+}
+
+/// What a seed is like. Units: virtual microseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub replication: replication::Settings,
+    pub quorum: quorum::Settings,
+    /// Records of one entry, of a change that may be made in parts.
+    pub part: usize,
+    /// Between two times at which leaders go back to the preferred replicas.
+    pub balance_every: Micros,
+    /// Between two things that operators do.
+    pub operator_pause_max: Micros,
+    pub mistake: Option<Mistake>,
+}
+
+impl Settings {
+    pub fn draw(seed: u64, mistake: Option<Mistake>) -> Settings {
+        let (of_replicas, of_quorum) = match mistake {
+            Some(Mistake::Replicas(mistake)) => (Some(mistake), None),
+            Some(Mistake::Quorum(mistake)) => (None, Some(mistake)),
+            Some(Mistake::GoesByUncommitted) => (None, Some(quorum::Mistake::AppliedBeforeCommitted)),
+            _ => (None, None),
+        };
+        let mut dice = Random::of(seed, 7);
+        let drawn = replication::Settings::draw(seed, of_replicas);
+        let nodes = *dice.pick(&[3, 4, 4, 5]);
+        let replication = replication::Settings {
+            nodes,
+            partitions: dice.between(1, 3) as usize,
+            producers: 1,
+            readers: 1,
+            unhurried: *dice.pick(&[2, 4, 8]),
+            faulty_time: dice.between(100, 130) * S,
+            fault_pause_max: *dice.pick(&[S, 3 * S, 6 * S]),
+            heartbeat: *dice.pick(&[300 * MS, 600 * MS]),
+            session_max: *dice.pick(&[2 * S, 4 * S, 6 * S]),
+            ..drawn
+        };
+        let quorum = quorum::Settings {
+            voters: *dice.pick(&[1, 3, 3]),
+            upgraded: None,
+            time: replication.faulty_time,
+            ..quorum::Settings::draw(seed, of_quorum)
+        };
+        Settings {
+            replication,
+            quorum,
+            part: *dice.pick(&[1, 2, 10_000]),
+            balance_every: *dice.pick(&[3 * S, 10 * S, 60 * S]),
+            operator_pause_max: *dice.pick(&[2 * S, 5 * S, 10 * S]),
+            mistake,
+        }
+    }
+
+    /// What a leader asks for, as a controller sees it that makes a mistake of it.
+    pub fn mistake_proposal(&self, image: &Image, asked: &mut AlterPartitions) {
+        if self.mistake != Some(Mistake::AlterUnchecked) {
+            return;
+        }
+        for proposal in &mut asked.partitions {
+            let Some(state) = image.partition(proposal.partition) else { continue };
+            proposal.partition_epoch = state.partition_epoch;
+            for (node, epoch) in &mut proposal.in_sync {
+                *epoch = image.node(*node).map(|node| node.broker_epoch);
+            }
+        }
+    }
+}
