@@ -137,7 +137,7 @@ pub enum ControlReply {
 
 /// Lives: on shard 0.
 pub struct Controller {
-    quorum: Rc<MetadataQuorum>,
+    pub quorum: Rc<MetadataQuorum>,
     /// What limited clients may change.
     mutations: RefCell<Buckets>,
 }

@@ -24,7 +24,7 @@ pub async fn serve_peer(shard: Rc<Shard>, peer: ShardId, receiver: ConnectedRece
             Message::Wake { watch } => shard.wake(watch),
             Message::QuotaUsage(usages) => shard.quotas.add(&usages, shard.clock.mono()),
             Message::LogDirFailed { dir, reason } => shard.log_dir_failed(dir, &reason),
-            Message::Damaged { id, is_damaged } => shard.note_damaged(id, is_damaged),
+            Message::Damaged { id, damaged } => shard.note_damaged(id, damaged),
             Message::Doubtful { id } => shard.note_doubtful(id),
             Message::Follower { follower, connection } => replication::serve(&shard, follower, connection),
             Message::Request { id, request: Request::Produce(items) } => lanes.push(id, items),

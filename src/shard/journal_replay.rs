@@ -55,7 +55,8 @@ pub struct Replayed {
     pub ends: BTreeMap<TopicPartition, Offset>,
     /// Partitions whose committed bytes are damaged: they stay offline.
     pub corrupt: BTreeSet<TopicPartition>,
-    /// Partitions that may lack their end: what follows the last whole block was never acknowledged, or is damaged.
+    /// Partitions that may lack their end: a whole block lies beyond a gap, which is an interrupted write of several, or
+    /// damage (DESIGN 5).
     pub doubtful: BTreeSet<TopicPartition>,
     /// Journals that their shards go on with.
     pub heads: BTreeMap<ShardId, JournalHead>,
@@ -318,20 +319,18 @@ fn judge(
     let files = open_files(directory)?;
     settle(directory, &files)?;
     let mut replay = Replay::default();
-    let mut is_torn = false;
     for (index, file) in &files {
         let size = file.metadata()?.len();
         let stop = replay.scan_file(*index, size, |position, size| read_at(file, position, size))?;
         if let Stop::Damaged(error) = stop {
             tracing::warn!(directory = %directory.display(), file = index.0, %error, "the journal has a block that does not hold");
             replayed.recovery.count(RecoveryBranch::JournalBlockDamaged);
-            is_torn = true;
         }
     }
     if let Some(branch) = report(&replay, directory) {
         replayed.recovery.count(branch);
     }
-    if segments.is_some() && (is_torn || matches!(replay.verdict(), Verdict::BeyondGap { .. })) {
+    if segments.is_some() && matches!(replay.verdict(), Verdict::BeyondGap { .. }) {
         replayed.doubtful.extend(start.partitions_of(shard));
     }
     let mut lost = BTreeSet::new();

@@ -14,6 +14,7 @@ use crate::shard::api::describe_log_dirs::LogSize;
 use crate::shard::controller::{ControlReply, ControlRequest};
 use crate::shard::groups::{GroupCall, GroupReply};
 use crate::shard::replication::feed::FollowerShard;
+use crate::shard::restoring::StatedUnder;
 use crate::shard::telemetry::{TelemetryCall, TelemetryReply};
 use crate::shard::transactions::{ListFilter, NodeCall, NodeReply, TransactionCall, TransactionReply};
 use crate::txn::coordinator::Listed;
@@ -51,7 +52,7 @@ pub enum Message {
     /// A replica of the sender is damaged, or is not any more.
     Damaged {
         id: TopicPartition,
-        is_damaged: bool,
+        damaged: Option<StatedUnder>,
     },
     /// A replica of the sender may lack its end.
     Doubtful {

@@ -126,6 +126,7 @@ use crate::shard::replica::{Replica, Watcher};
 use crate::shard::replication::ShardReplication;
 use crate::shard::request_memory::{RequestMemory, oldest_covering};
 use crate::shard::response::{ResponseMemory, Shortage};
+use crate::shard::restoring::StatedUnder;
 use crate::shard::settings::Settings;
 use crate::shard::store::Store;
 use crate::shard::stores::Stores;
@@ -199,9 +200,11 @@ pub struct Shard {
     changing_partitions: Semaphore,
     removals: Removals,
     /// Replicas of this shard that are damaged.
-    damaged: RefCell<BTreeSet<TopicPartition>>,
+    damaged: RefCell<BTreeMap<TopicPartition, StatedUnder>>,
+    /// Somebody sees to those.
+    restoring: Cell<bool>,
     /// Those of all shards of the node, where the quorum is.
-    damaged_on_node: RefCell<BTreeSet<TopicPartition>>,
+    damaged_on_node: RefCell<BTreeMap<TopicPartition, StatedUnder>>,
     /// Likewise those that may lack their end, as long as nobody was told.
     doubtful_on_node: RefCell<BTreeSet<TopicPartition>>,
     stopping: Cell<bool>,
@@ -309,6 +312,7 @@ impl Shard {
             changing_partitions: Semaphore::new(1),
             removals: Removals::default(),
             damaged: RefCell::default(),
+            restoring: Cell::new(false),
             damaged_on_node: RefCell::default(),
             doubtful_on_node: RefCell::default(),
             stopping: Cell::new(false),

@@ -293,7 +293,12 @@ pub async fn open_once_there_is_space(
         while let Some(id) = waiting.last().copied() {
             match open_one(&shard, store, id, &last).await {
                 Err(error) if error.is_for_want_of_space() => break,
-                Err(error) => tracing::error!(%error, "a partition is offline"),
+                Err(error) => {
+                    tracing::error!(%error, "a partition is offline");
+                    if error.is_damage() {
+                        shard.replica_damaged(id);
+                    }
+                }
                 Ok(()) => {
                     shard.unavailable.borrow_mut().remove(&id);
                     replication::take_role(&shard, id);
@@ -312,10 +317,14 @@ pub async fn take_off(shard: &Rc<Shard>, ids: &[TopicPartition]) {
     shard.removals.all_ended().await;
 }
 
-/// Makes the replica of a partition that has none here. The caller has the turn.
-pub async fn open_new(shard: &Rc<Shard>, store: &Rc<Store>, id: TopicPartition) {
+/// Makes the replica of a partition that has none here, and has had so many sessions with leaders. The caller has the
+/// turn.
+pub async fn open_new(shard: &Rc<Shard>, store: &Rc<Store>, id: TopicPartition, sessions: u32) {
     let size = BatchSize { partitions: 1, side_by_side: 1, gives_way: false };
     open_some(shard, store.dir, vec![id], &LastStop::default(), size).await;
+    if let Some(replica) = store.find(&id) {
+        replica.replication.sessions.set(sessions);
+    }
     replication::take_role(shard, id);
     count(shard);
 }

@@ -59,7 +59,7 @@ use crate::shard::quorum::compaction::Compaction;
 use crate::shard::quorum::elections::Elections;
 use crate::shard::quorum::start::{Metadata, RECORDS_PER_PART_MAX, TICK};
 use crate::shard::settings::topic_defaults_in;
-use crate::types::{BrokerEpoch, LogDirIndex, Mono, ShardId, TopicId, Uuid};
+use crate::types::{BrokerEpoch, LogDirIndex, Mono, ShardId, TopicId, TopicPartition, Uuid};
 use futures::future::{Either, select};
 use glommio::sync::Semaphore;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -178,6 +178,8 @@ pub struct MetadataQuorum {
     config: Rc<Config>,
     /// As what this process has registered.
     started: RefCell<Option<Start>>,
+    /// As which it registers anew, without the replicas that may lack their end and are named with that.
+    anew: RefCell<Option<(Uuid, Vec<TopicPartition>)>>,
     /// The registration of this node that the leader has told of: one that joins anew has no metadata yet.
     told: Cell<Option<BrokerEpoch>>,
     /// What the leader remembers of nodes.
@@ -233,6 +235,7 @@ impl MetadataQuorum {
             progressed: Broadcast::default(),
             early: RefCell::new(Early { image, ..Early::default() }),
             started: RefCell::default(),
+            anew: RefCell::default(),
             told: Cell::new(None),
             heartbeats: RefCell::new(heartbeats),
             config,
@@ -733,6 +736,7 @@ async fn apply_everywhere(shard: &Rc<Shard>, records: Arc<[Record]>) {
     let others = || (0..shard.mesh.shard_count()).map(|at| ShardId(at as u16)).filter(|to| *to != shard.id);
     // Where a replica comes to there may be what another shard has not removed yet.
     if partitions::come_here(shard, &records) {
+        shard.removals.all_ended().await;
         for other in others() {
             shard.mesh.call(other, Request::EndRemovals).await;
         }

@@ -92,35 +92,6 @@ fn a_lost_block_of_a_journal_is_fetched_from_others() {
     assert_eq!(times_restored(&nodes[AT]), PARTITIONS as usize);
 }
 
-/// It may be a write that was interrupted, and may be one that was acknowledged.
-#[test]
-fn who_may_lack_its_end_does_not_lead_before_it_has_caught_up() {
-    let mut nodes = three_with(&settings());
-    create(&nodes[0], PARTITIONS, &[]);
-    let mut acknowledged = fill(&nodes, 10);
-    (0..PARTITIONS).for_each(|of| wait_for_in_sync(&nodes[0], of, &[1, 2, 3]));
-    const OF: i32 = 0;
-    let at = leader(&nodes, 0, OF).expect("it was produced to");
-    let offset = produce(&nodes, 0, OF, &Batch::of(&["the last"], 1));
-    acknowledged[OF as usize].insert(offset, "the last".to_owned());
-    nodes.iter_mut().for_each(Broker::kill);
-    let (file, position) = blocks(&nodes[at]).pop().expect("it has written to its journal");
-    flip(&file, position + 100);
-    let (other, last) = ((at + 1) % 3, (at + 2) % 3);
-    nodes[at].begin_start();
-    nodes[other].begin_start();
-    [at, other].iter().for_each(|at| drop(nodes[*at].wait_until_ready()));
-    // It is the preferred leader.
-    wait_for("the other one to lead", || {
-        let leader = leader(&nodes, other, OF)?;
-        assert_ne!(leader, at, "it may lack what was acknowledged");
-        (leader == other).then_some(())
-    });
-    nodes[last].start_again();
-    finish(&mut nodes, &acknowledged);
-    assert_eq!(nodes.iter().map(times_restored).sum::<usize>(), 0, "nothing begins anew for that");
-}
-
 #[test]
 fn damage_that_a_read_finds_is_mended_from_others() {
     let mut nodes = three_with(&settings().set("leader.imbalance.check.interval.seconds", "1"));

@@ -70,9 +70,17 @@ impl MetadataQuorum {
     }
 
     /// The directory that has the metadata too, and may be the only one, has failed. Others lead then: a node that says
-    /// nothing is fenced, and goes on answering reads of what it had.
+    /// nothing is fenced, and goes on answering reads of what it had. Where there is no other it goes on with that as it is.
     fn has_no_directory(&self) -> bool {
-        self.attached().is_some_and(|shard| shard.stores.get(LogDirIndex::METADATA).is_offline())
+        let has_failed =
+            self.attached().is_some_and(|shard| shard.stores.get(LogDirIndex::METADATA).is_offline());
+        let me = self.me().node();
+        has_failed && self.with_image(|image| image.nodes().any(|node| node.id != me && node.is_active()))
+    }
+
+    /// There is something to say before the next heartbeat is due.
+    pub fn beat_soon(&self) {
+        self.beating.notify();
     }
 
     /// Says it once; `None` where nobody has answered.

@@ -57,7 +57,8 @@ fn next_voter(quorum: &MetadataQuorum) -> Option<PeerId> {
     };
     let mut ready = members.observers.iter().filter(is_ready);
     let voters = members.voters.len();
-    let first = ready.next().filter(|_| voters < count_wanted)?;
+    let of_wanted = members.voters.iter().filter(|peer| is_wanted(peer)).count();
+    let first = ready.next().filter(|_| of_wanted < count_wanted)?;
     let is_odd_again = voters % 2 == 0 || ready.next().is_some();
     is_odd_again.then_some(*first)
 }

@@ -89,35 +89,63 @@ impl MetadataQuorum {
         }
     }
 
-    /// Replicas of this node are damaged that it counts for having, as others do: it registers anew, without them.
+    /// Replicas of this node are damaged, or may lack their end, that others count it for having: it registers anew,
+    /// without them. One try; the next heartbeat comes with the next one.
     pub(super) async fn give_up_damaged(&self) {
-        const PAUSE: Duration = Duration::from_millis(100);
         let Some(shard) = self.attached() else { return };
+        let Some(before) = self.started.borrow().clone() else { return };
+        if self.has_registered_anew(&before) || !self.with_image(|image| is_registered(image, &before.node)) {
+            return; // Somebody else may have taken its place.
+        }
         let me = self.me().node();
-        let to_be_told = |found: &BTreeSet<TopicPartition>| {
-            let told =
-                |image: &Image| found.iter().copied().filter(|id| is_to_be_told(image, me, *id)).collect();
-            self.with_image(told)
-        };
-        let damaged: Vec<TopicPartition> = to_be_told(&shard.damaged_on_node.borrow());
-        let doubtful: Vec<TopicPartition> = to_be_told(&shard.doubtful_on_node.take());
-        let is_needed = !damaged.is_empty() || !doubtful.is_empty();
-        let Some(before) = self.started.borrow().clone().filter(|_| is_needed) else { return };
+        let (damaged, doubtful) = self.with_image(|image| {
+            let is_told = |id: TopicPartition, stated| is_to_be_told(image, me, id, stated);
+            let damaged = shard.damaged_on_node.borrow().clone();
+            let damaged = damaged.into_iter().filter(|(id, stated)| is_told(*id, *stated));
+            let doubtful = shard.doubtful_on_node.borrow().clone();
+            let doubtful = doubtful.into_iter().filter(|id| is_told(*id, None));
+            // Of more than a message names the others come next.
+            let damaged: Vec<_> = damaged.map(|(id, _)| id).take(PEER_PARTITIONS_MAX).collect();
+            (damaged, doubtful.take(PEER_PARTITIONS_MAX).collect::<Vec<_>>())
+        });
+        if damaged.is_empty() && doubtful.is_empty() {
+            return shard.doubtful_on_node.borrow_mut().clear();
+        }
         tracing::warn!(
             damaged = damaged.len(),
             doubtful = doubtful.len(),
             "replicas that are damaged, or may lack their end, count no more: this node registers anew without them"
         );
-        let node = Node { incarnation: Uuid::new_v4(), ..before.node.clone() };
+        let incarnation = {
+            let mut anew = self.anew.borrow_mut();
+            let (incarnation, told) = anew.get_or_insert_with(|| (Uuid::new_v4(), Vec::new()));
+            told.clone_from(&doubtful);
+            *incarnation
+        };
+        let node = Node { incarnation, ..before.node.clone() };
         let (logs, doubtful) = (LogsFound::Damaged(damaged), Doubtful::Partitions(doubtful));
-        let start = Start { node, logs, doubtful, ..before };
-        self.started.replace(Some(start.clone()));
-        while !self.has_failed() && !self.with_image(|image| is_registered(image, &start.node)) {
-            if let Err(error) = self.register_once(&start).await {
-                tracing::warn!(%error, "damaged replicas still count: the node cannot register anew");
-            }
-            glommio::timer::sleep(PAUSE).await;
+        let start = Start { node, logs, doubtful, ..before.clone() };
+        if let Err(error) = self.register_once(&start).await {
+            tracing::warn!(%error, "damaged replicas still count: the node cannot register anew");
         }
+        self.has_registered_anew(&before);
+    }
+
+    /// Goes on as the new registration once that is committed, however late.
+    fn has_registered_anew(&self, before: &Start) -> bool {
+        let Some((incarnation, told)) = self.anew.borrow().clone() else { return false };
+        let node = Node { incarnation, ..before.node.clone() };
+        if !self.with_image(|image| is_registered(image, &node)) {
+            return false;
+        }
+        self.anew.replace(None);
+        // What was damaged then may be well again when it registers another time.
+        let (logs, doubtful) = (LogsFound::Damaged(Vec::new()), Doubtful::Partitions(Vec::new()));
+        self.started.replace(Some(Start { node, logs, doubtful, ..before.clone() }));
+        if let Some(shard) = self.attached() {
+            shard.doubtful_on_node.borrow_mut().retain(|id| !told.contains(id));
+        }
+        true
     }
 
     /// One try; that it came to nothing for now is no error.

@@ -162,6 +162,9 @@ async fn carry_out(
     let last = LastStop { points: [(id, rest.opened)].into(), ..LastStop::default() };
     if let Err(error) = open_one(shard, store, id, &last).await {
         tracing::error!(%error, "a partition is offline");
+        if error.is_damage() {
+            shard.replica_damaged(id);
+        }
         if error.is_for_want_of_space() {
             shard.spawn(open_once_there_is_space(shard.clone(), store.dir, vec![id], last));
         }

@@ -76,10 +76,18 @@ pub fn chaos(plan: &Plan, say: &mut impl FnMut(String)) -> anyhow::Result<Vec<St
     Ok(violations)
 }
 
-/// Waits until all replicas are in sync and each partition takes records.
+/// Waits until all replicas are in sync, each partition takes records, and the group commits.
 fn settle(cluster: &Cluster, shared: &Shared) -> anyhow::Result<Duration> {
     let since = Instant::now();
     cluster.wait_until_whole(HEALED_WITHIN)?;
+    let commits = shared.commits.load(Ordering::Relaxed);
+    while shared.commits.load(Ordering::Relaxed) == commits {
+        check_interrupts()?;
+        if since.elapsed() > HEALED_WITHIN {
+            bail!("the group commits nothing {HEALED_WITHIN:?} after the last fault");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
     for partition in 0..PARTITIONS {
         while shared.acknowledged_since(partition, since).is_none() {
             check_interrupts()?;
