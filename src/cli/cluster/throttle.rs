@@ -62,9 +62,12 @@ pub fn set(cluster: &mut Cluster, before: &[Assigned], plan: &[Assigned], rate: 
     alter(cluster.any(), resources.collect())?;
     let rate = rate.to_string();
     for (id, address) in running(cluster)?.into_iter().filter(|(id, _)| brokers.contains(id)) {
+        let Ok(client) = cluster.broker(&address.0, address.1) else {
+            eprintln!("broker {id} does not answer, and gets no rate");
+            continue;
+        };
         let rates = OF_BROKERS.map(|name| (name, Some(rate.clone())));
-        let resources = vec![resource(ResourceType::Broker, &id.to_string(), rates)];
-        alter(cluster.broker(&address.0, address.1)?, resources)?;
+        alter(client, vec![resource(ResourceType::Broker, &id.to_string(), rates)])?;
     }
     Ok(())
 }
@@ -90,7 +93,11 @@ pub fn clear(cluster: &mut Cluster, topics: Option<&BTreeSet<String>>) -> Result
         return Ok(cleared);
     }
     for (id, address) in running(cluster)? {
-        let client = cluster.broker(&address.0, address.1)?;
+        // One that is gone for a moment is none to wait for.
+        let Ok(client) = cluster.broker(&address.0, address.1) else {
+            eprintln!("broker {id} does not answer, and keeps a rate if it has one");
+            continue;
+        };
         let id = id.to_string();
         let is_of_broker = |source| source == ConfigSource::DynamicBroker as i8;
         let set = with_any(client, ResourceType::Broker, &[&id], OF_BROKERS, is_of_broker)?;
