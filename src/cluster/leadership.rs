@@ -141,14 +141,15 @@ impl Leadership {
         self.change(rules, Target { election, ..Target::in_sync(&self.in_sync) })
     }
 
-    /// Whether the election of its leader may have lost something: it was neither in sync nor eligible before. Where the
-    /// leader before it goes with a reassignment that is over, everybody is in sync, some since that very change.
+    /// Whether the election of its leader may have lost something: it was neither in sync nor eligible before. Nor has it
+    /// come into the in-sync set with that very change: beside who was in it, or where the leader before it goes with a
+    /// reassignment that is over.
     pub fn is_unclean_after(&self, before: &Leadership) -> bool {
         let had_all = before.in_sync.iter().chain(&before.eligible_leaders);
         let lacked_none = |leader: NodeId| had_all.clone().any(|node| *node == leader);
         let goes = |leader| before.removing.contains(&leader) && !self.replicas.contains(&leader);
-        let is_over = before.leader.is_some_and(goes);
-        self.leader.is_some_and(|leader| before.leader != Some(leader) && !lacked_none(leader) && !is_over)
+        let has_come = before.leader.is_some_and(goes) || self.in_sync.iter().any(|node| lacked_none(*node));
+        self.leader.is_some_and(|leader| before.leader != Some(leader) && !has_come)
     }
 
     /// How many have to be in sync for the high watermark to move. Never more than there are replicas; those that come

@@ -292,6 +292,17 @@ fn who_leads_once_it_has_come_is_elected_cleanly() {
     assert_eq!(story.alter(&[1, 2, 3]), Ok(()));
     assert_eq!(story.state(), (2, vec![2, 3], vec![]));
     assert!(!story.partition.is_unclean_after(&before));
+    // So is one that is taken in by a leader that is about to stop.
+    let mut story = Story::new(&[1, 2], 1);
+    assert_eq!(story.alter(&[1]), Ok(()));
+    story.shut_down(1);
+    story.partition.in_sync = nodes(&[1]);
+    story.partition.eligible_leaders.clear();
+    story.partition.leader = Some(NodeId(1));
+    let before = story.partition.clone();
+    assert_eq!(story.alter(&[1, 2]), Ok(()));
+    assert_eq!(story.state(), (2, vec![1, 2], vec![]));
+    assert!(!story.partition.is_unclean_after(&before));
     // Where it has not come it has not, whoever else is away.
     let mut story = moving_to_the_fourth();
     story.partition.in_sync.clear();
