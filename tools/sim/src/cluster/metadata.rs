@@ -393,7 +393,7 @@ impl Scene {
         self.delivered(from, start, to, kind, false);
         if kind != MessageKind::Snapshot && self.world.one_in(4) {
             let delay = self.world.below(200_000);
-            self.later(delay, from, start, Due::Report(Event::Unreachable(to)));
+            self.later(delay, from, start, Due::Report(Box::new(Event::Unreachable(to))));
         }
     }
 
@@ -402,7 +402,7 @@ impl Scene {
         if kind == MessageKind::Snapshot {
             self.world.count(if delivered { "snapshot: arrived" } else { "snapshot: lost" });
             let delay = self.world.below(20_000);
-            self.later(delay, from, start, Due::Report(Event::SnapshotSent { to, delivered }));
+            self.later(delay, from, start, Due::Report(Box::new(Event::SnapshotSent { to, delivered })));
         }
     }
 }

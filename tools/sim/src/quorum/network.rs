@@ -112,7 +112,10 @@ impl Cluster {
         if self.world.one_in(4) {
             self.world.count("network: unreachable");
             let event = Event::Unreachable(*to);
-            self.at(self.world.below(200 * MS), Happening::Due { slot, start, due: Due::Report(event) });
+            self.at(
+                self.world.below(200 * MS),
+                Happening::Due { slot, start, due: Due::Report(Box::new(event)) },
+            );
         }
     }
 
@@ -134,7 +137,7 @@ impl Cluster {
         }
         let event = Event::SnapshotSent { to, delivered };
         let delay = if delivered { self.world.below(20 * MS) } else { self.world.below(S) };
-        self.at(delay, Happening::Due { slot, start, due: Due::Report(event) });
+        self.at(delay, Happening::Due { slot, start, due: Due::Report(Box::new(event)) });
     }
 
     pub(super) fn arrive(&mut self, from: usize, to: usize, start: u64, bytes: Vec<u8>, kind: MessageKind) {

@@ -25,7 +25,7 @@ pub enum Due {
     Flushed,
     TakeSnapshot,
     /// What became of a message.
-    Report(Event),
+    Report(Box<Event>),
 }
 
 /// Lives: one per seed.
@@ -284,7 +284,7 @@ pub trait Shell {
                 let records = nodes.image_records(slot);
                 self.tell(slot, Event::SnapshotTaken { records });
             }
-            Due::Report(event) => self.tell(slot, event),
+            Due::Report(event) => self.tell(slot, *event),
         }
     }
 
