@@ -225,7 +225,9 @@ impl ProducerContext for Deliveries {
 fn producer(shared: &Arc<Shared>) -> Option<BaseProducer<Deliveries>> {
     let mut config = shared.config();
     config.set("enable.idempotence", "true").set("acks", "all").set("linger.ms", "0");
-    config.set("message.timeout.ms", "60000").set("request.timeout.ms", "5000");
+    // Longer than any series of faults: when one message is given up librdkafka numbers all others anew that may be
+    // there already, under another epoch, and no broker can know them again.
+    config.set("message.timeout.ms", "600000").set("request.timeout.ms", "5000");
     config.create_with_context(Deliveries { shared: shared.clone() }).ok()
 }
 
