@@ -406,8 +406,9 @@ impl MetadataQuorum {
     /// Records of which each makes sense without those behind it: a crash in between leaves the first of them. Others
     /// decide meanwhile only once all of them are applied: the caller has the turn.
     async fn commit_all(&self, records: Vec<Record>) -> Result<(), CommitError> {
+        let decided = self.leading_since.get();
         for part in records.chunks(RECORDS_PER_PART_MAX) {
-            self.commit(part.to_vec()).await?;
+            self.commit_decided(part.to_vec(), decided).await?;
         }
         Ok(())
     }
@@ -420,10 +421,20 @@ impl MetadataQuorum {
 
     /// Makes records durable on a majority and applies them on every shard. Given up, it goes on by itself.
     pub async fn commit(&self, records: Vec<Record>) -> Result<(), CommitError> {
+        self.commit_decided(records, self.leading_since.get()).await
+    }
+
+    /// The same of what was decided while this node led since then. What was decided before somebody else led, or on the
+    /// image that shards have opened and not caught up from, would contradict what was committed since: two leaders of
+    /// one epoch.
+    async fn commit_decided(&self, records: Vec<Record>, decided: Mono) -> Result<(), CommitError> {
         let size = records.iter().map(Record::encoded_size_max).sum::<usize>();
         let frees = records.iter().all(|record| matches!(record, Record::TopicDeleted { .. }));
         let purpose = if frees { Purpose::Frees } else { Purpose::Other };
         self.make_room(FrameWriter::frame_size_max(size), purpose).await?;
+        if !self.is_leading() || self.leading_since.get() != decided {
+            return Err(CommitError::Refused(ProposalRejected::NotLeader { leader: self.leader() }));
+        }
         let unclean = self.with_image(|image| unclean(image, &records));
         let waiting = self.proposals.ask();
         self.step(Event::Propose { ticket: Ticket(waiting.number()), records });
