@@ -5,7 +5,7 @@
 
 use crate::cluster::asking::Effort;
 use crate::cluster::deciding::{Desk, Then};
-use crate::cluster::settings::{Mistake, Settings, check};
+use crate::cluster::settings::{Mistake, PART_WHOLE, Settings, check};
 use crate::quorum::network;
 use crate::quorum::node::{Node, founding, peer_of, slot_of};
 use crate::quorum::shell::{Due, Nodes, Shell};
@@ -242,7 +242,7 @@ impl Scene {
                     if let Some(before) = self.controller.partitions.get(&number) {
                         self.count_reassignment(before, &next);
                         self.check_change(number, before, &next);
-                        if next.is_unclean_after(before) {
+                        if next.is_unclean_after(before) || is_cancelled_uncleanly(before, &next) {
                             self.check_unclean(number, before);
                             self.is_led_uncleanly(number, &next);
                         }
@@ -269,7 +269,21 @@ impl Scene {
         self.controller.in_sync_min = known.in_sync_min.clone();
         self.controller.image = Rc::new(known);
         metadata.image = image;
+        self.check_leaders_unfenced();
         self.check_all_members();
+    }
+
+    /// Of a change in parts the node's own comes last.
+    fn check_leaders_unfenced(&self) {
+        if self.decided().settings.part < PART_WHOLE {
+            return;
+        }
+        for (partition, leadership) in &self.controller.partitions {
+            let leader = leadership.leader.and_then(|leader| self.controller.members.get(leader));
+            if leader.is_some_and(|leader| leader.is_fenced) {
+                self.world.finding(check::FENCED, format_args!("partition {partition}: {leadership:?}"));
+            }
+        }
     }
 
     /// Of a partition, whatever has led to it.
@@ -312,7 +326,11 @@ impl Scene {
     }
 
     fn is_registered(&mut self, node: &NodeRecord) {
-        let before = self.decided().image.node(node.id).map(|node| (node.broker_epoch, node.is_fenced));
+        let known = self.decided().image.node(node.id);
+        if let Some(known) = known.filter(|known| known.incarnation > node.incarnation) {
+            self.world.finding(check::LATEST, format_args!("{node:?} takes the place of {known:?}"));
+        }
+        let before = known.map(|node| (node.broker_epoch, node.is_fenced));
         let id = node.id.0 as usize;
         if before.map(|(epoch, _)| epoch) == Some(node.broker_epoch) {
             match (before, node.is_fenced) {
@@ -500,4 +518,11 @@ impl Metadata {
     pub fn makes(&self, mistake: Mistake) -> bool {
         self.settings.mistake == Some(mistake)
     }
+}
+
+/// Whoever leads lacks something: a reassignment was cancelled that was about to take its leader away as well.
+fn is_cancelled_uncleanly(before: &Leadership, next: &Leadership) -> bool {
+    let had_all = |node: &NodeId| before.in_sync.contains(node) || before.eligible_leaders.contains(node);
+    let is_complete = next.replicas.iter().all(|node| next.in_sync.contains(node));
+    next.leader.is_some() && before.leader != next.leader && !next.in_sync.iter().any(had_all) && !is_complete
 }

@@ -1,6 +1,6 @@
 //! What one seed of a cluster runs with, and the mistake that it makes on purpose.
 
-use self::check::{COMPLETED, REPLICAS, WAITED_FOR, WANTED};
+use self::check::{COMPLETED, FENCED, LATEST, WAITED_FOR, WANTED};
 use crate::quorum::settings as quorum;
 use crate::random::Random;
 use crate::replication::settings as replication;
@@ -91,12 +91,12 @@ impl PlannedMistake for Mistake {
             Mistake::Replicas(mistake) => mistake.check(),
             Mistake::Quorum(mistake) => mistake.check(),
             Mistake::DamageNotTold => check::MEMBERS,
-            Mistake::FencedStaysInSync => check::SERVED,
+            Mistake::FencedStaysInSync => FENCED,
             Mistake::EpochNotFenced => check::ONE_LEADER,
-            Mistake::AnyRegistrationReplaced => check::SERVED,
+            Mistake::AnyRegistrationReplaced => LATEST,
             Mistake::AlterUnchecked | Mistake::AnsweredBeforeCommitted => check::MEMBERS,
             Mistake::ReassignedTooEarly => COMPLETED,
-            Mistake::RemovedInSync => REPLICAS,
+            Mistake::RemovedInSync => quorum::check::GOES_ON,
             Mistake::AlwaysUnclean => WANTED,
             Mistake::NobodyWaitedFor => WAITED_FOR,
             Mistake::GoesByUncommitted => quorum::check::MAJORITY,
@@ -108,9 +108,14 @@ impl PlannedMistake for Mistake {
 pub mod check {
     pub const COMPLETED: &str = "replicas go once all that stay are in sync";
     pub const REPLICAS: &str = "nobody is in sync or eligible but replicas";
+    pub const FENCED: &str = "nobody leads who is fenced";
+    pub const LATEST: &str = "a registration takes the place of none that came after it";
     pub const WANTED: &str = "an unclean election is held only where somebody wants it";
     pub const WAITED_FOR: &str = "an unclean election waits for who has everything and is coming";
 }
+
+/// Records of one entry where no change is made in parts.
+pub const PART_WHOLE: usize = 10_000;
 
 /// What a seed is like. Units: virtual microseconds.
 #[derive(Clone, Copy, Debug)]
@@ -158,7 +163,7 @@ impl Settings {
         Settings {
             replication,
             quorum,
-            part: *dice.pick(&[1, 2, 10_000]),
+            part: *dice.pick(&[1, 2, PART_WHOLE]),
             balance_every: *dice.pick(&[3 * S, 10 * S, 60 * S]),
             operator_pause_max: *dice.pick(&[2 * S, 5 * S, 10 * S]),
             mistake,

@@ -384,6 +384,9 @@ impl Scene {
                     "node {id} leads {partition} under {epoch} from {end}, high watermark {high_watermark}"
                 ));
                 self.check_leader(id, partition, epoch);
+                if self.watch.losses(partition) > 0 {
+                    self.take_back(id, partition, high_watermark);
+                }
                 self.note_eligible(id, partition);
                 self.lead(id, partition, leader::Event::Tick { now });
             }

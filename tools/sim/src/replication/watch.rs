@@ -163,7 +163,9 @@ impl Scene {
         let log = self.nodes[leader].replicas.get(&partition).map(|replica| replica.log.clone());
         let log = log.unwrap_or_default();
         let canon = self.watch.canon(partition);
+        // A log start may lie within a batch.
         let start = log.memory.start;
+        let start = log.memory.from_offset(start).first().map_or(start, |batch| batch.base.min(start));
         let mut found = log.memory.from_offset(start).iter();
         let first = canon.batches.partition_point(|batch| batch.end() <= start);
         let same = canon.batches[first..]
@@ -184,6 +186,15 @@ impl Scene {
         }
         self.world.note(format_args!("partition {partition}: {} batches from {end} on are lost", lost.len()));
         self.forget_beyond(partition, end);
+    }
+
+    /// What an unclean election has lost may come back with another one: the leader shows it from its begin on.
+    pub fn take_back(&mut self, id: usize, partition: usize, high_watermark: u64) {
+        let before = self.watch.end(partition);
+        if high_watermark > before && !self.is_passed_over(id, partition) {
+            let batches = self.nodes[id].replicas[&partition].log.memory.from_offset(before).to_vec();
+            self.watch.extend(partition, &batches, high_watermark);
+        }
     }
 
     /// Its epoch is one that an unclean election has ended, and it does not know yet; or the partition is no more.
