@@ -762,3 +762,6 @@ async fn apply_everywhere(shard: &Rc<Shard>, records: Arc<[Record]>) {
         shard.mesh.reply(ticket).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

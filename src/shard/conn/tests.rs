@@ -33,7 +33,7 @@ use std::path::Path;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Of one core, with twice the least memory that this may have: a broker takes half.
-fn config() -> Config {
+pub fn config() -> Config {
     let machine = Machine { cpus_allowed: vec![0], memory_bytes: 128 << 20 };
     Config::defaults(&machine).expect("it is enough")
 }
