@@ -9,7 +9,9 @@
 //! ```
 //!
 //! What one lends it no longer has, so the shares (and those on their way) always add up to the node's
-//! limit, and nothing is shared between cores to keep it. Pure.
+//! limit, and nothing is shared between cores to keep it. Shards may ask each other at the same time: one
+//! that has nothing but asks itself may be about to get more than it needs, and says so; whoever asked it
+//! asks again before it refuses a connection. Pure.
 
 use crate::types::{Mono, ShardId};
 use std::time::Duration;
@@ -18,11 +20,25 @@ use std::time::Duration;
 /// is refused without a flood of messages.
 const ASK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Questions in a row that may end in vain while other shards ask as well, and the time between two of them.
+pub const ASK_ROUNDS_MAX: usize = 5;
+pub const ASK_AGAIN_AFTER: Duration = Duration::from_millis(1);
+
+/// A shard's answer to another one that has no slots left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lent {
+    pub slots: usize,
+    /// It asks others itself: they may have given it more than it needs.
+    pub is_asking: bool,
+}
+
 /// Lives: one per shard.
 #[derive(Debug)]
 pub struct ConnectionShare {
     /// Below zero after the limit was lowered by more than was here.
     slots: i64,
+    /// Rounds of questions to the others that have not come to their end.
+    asking: usize,
     /// When all others were asked in vain.
     refused: Option<Mono>,
 }
@@ -30,7 +46,7 @@ pub struct ConnectionShare {
 impl ConnectionShare {
     /// The equal part of `limit` with which a shard begins; the first shards get what is left over.
     pub fn new(limit: usize, shards: usize, shard: ShardId) -> ConnectionShare {
-        ConnectionShare { slots: part(limit, shards, shard), refused: None }
+        ConnectionShare { slots: part(limit, shards, shard), asking: 0, refused: None }
     }
 
     /// The node may have another number from now on. Each shard makes its own part larger or smaller by what
@@ -49,6 +65,15 @@ impl ConnectionShare {
         self.refused.is_none_or(|refused| now.since(refused) >= ASK_INTERVAL)
     }
 
+    /// The others are asked from here on, until [`ends_asking`](Self::ends_asking).
+    pub fn begins_asking(&mut self) {
+        self.asking += 1;
+    }
+
+    pub fn ends_asking(&mut self) {
+        self.asking -= 1;
+    }
+
     pub fn asked_in_vain(&mut self, now: Mono) {
         self.refused = Some(now);
     }
@@ -62,11 +87,11 @@ impl ConnectionShare {
     }
 
     /// Gives away half of what is free, the last one too: whoever asks has none.
-    pub fn lend(&mut self, open: usize) -> usize {
+    pub fn lend(&mut self, open: usize) -> Lent {
         let free = usize::try_from(self.slots - open as i64).unwrap_or_default();
-        let lent = free.div_ceil(2);
-        self.slots -= lent as i64;
-        lent
+        let slots = free.div_ceil(2);
+        self.slots -= slots as i64;
+        Lent { slots, is_asking: self.asking > 0 }
     }
 }
 
@@ -103,6 +128,22 @@ mod tests {
         assert!(share.may_ask(now), "somebody had one");
     }
 
+    #[test]
+    fn slots_that_are_on_their_way_are_waited_for() {
+        let mut shares = [0, 1].map(|shard| ConnectionShare::new(12, 2, ShardId(shard)));
+        // The first is full and asks the second, which has three connections: two of its three free slots are
+        // on their way.
+        shares[0].begins_asking();
+        let on_its_way = shares[1].lend(3);
+        assert_eq!(on_its_way, Lent { slots: 2, is_asking: false });
+        // Meanwhile the second gets two more, has room for one of them only, and asks: there is one left.
+        assert!(shares[1].has_room(3) && !shares[1].has_room(4));
+        assert_eq!(shares[0].lend(6), Lent { slots: 0, is_asking: true });
+        shares[0].take(on_its_way.slots);
+        shares[0].ends_asking();
+        assert_eq!(shares[0].lend(7), Lent { slots: 1, is_asking: false });
+    }
+
     proptest! {
         /// Connections come and go anywhere: one is refused only if the node has as many as it may.
         #[test]
@@ -131,7 +172,7 @@ mod tests {
                 for other in (0..3).filter(|other| *other != shard) {
                     if !shares[shard].has_room(open[shard]) {
                         let lent = shares[other].lend(open[other]);
-                        shares[shard].take(lent);
+                        shares[shard].take(lent.slots);
                     }
                 }
                 let admitted = shares[shard].has_room(open[shard]);

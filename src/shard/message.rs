@@ -11,6 +11,7 @@ use crate::log::transactions::Isolation;
 use crate::quota::meters::Usage;
 use crate::replication::produces::Acks;
 use crate::shard::api::describe_log_dirs::LogSize;
+use crate::shard::connection_share::Lent;
 use crate::shard::controller::{ControlReply, ControlRequest};
 use crate::shard::groups::{GroupCall, GroupReply};
 use crate::shard::replication::feed::FollowerShard;
@@ -115,7 +116,7 @@ pub enum Reply {
     WriteMarkers(Vec<MarkerOutcome>),
     AskNode(NodeReply),
     /// How many the asking shard may have more.
-    LendConnections(usize),
+    LendConnections(Lent),
     Control(ControlReply),
     Applied,
     RemovalsEnded,

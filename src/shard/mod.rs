@@ -110,7 +110,7 @@ use crate::metrics::ShardMetrics;
 use crate::quota::rate::Windows;
 use crate::shard::clock::Clock;
 use crate::shard::conn::{CloseReason, Connection};
-use crate::shard::connection_share::ConnectionShare;
+use crate::shard::connection_share::{ASK_AGAIN_AFTER, ASK_ROUNDS_MAX, ConnectionShare, Lent};
 use crate::shard::controller::Controller;
 use crate::shard::event::Broadcast;
 use crate::shard::fetch_sessions::{FetchSessions, SessionLimits};
@@ -380,22 +380,41 @@ impl Shard {
         if has_room() || !self.connection_share.borrow().may_ask(self.clock.mono()) {
             return has_room();
         }
+        for _ in 0..ASK_ROUNDS_MAX {
+            let more_may_come = self.ask_for_connections().await;
+            if has_room() || !more_may_come {
+                break;
+            }
+            glommio::timer::sleep(ASK_AGAIN_AFTER).await;
+        }
+        if !has_room() {
+            self.connection_share.borrow_mut().asked_in_vain(self.clock.mono());
+        }
+        has_room()
+    }
+
+    /// Asks one shard after the other until one of them has given something. Whether one had nothing, but asks
+    /// others itself.
+    async fn ask_for_connections(&self) -> bool {
         let count = self.mesh.shard_count();
         let others = (1..count).map(|step| ShardId(((self.id.index() + step) % count) as u16));
+        let mut more_may_come = false;
+        self.connection_share.borrow_mut().begins_asking();
         for other in others {
             let Reply::LendConnections(lent) = self.mesh.call(other, Request::LendConnections).await else {
                 unreachable!("lending is answered by lending")
             };
-            self.connection_share.borrow_mut().take(lent);
-            if has_room() {
-                return true;
+            self.connection_share.borrow_mut().take(lent.slots);
+            if self.connection_share.borrow().has_room(self.connection_count()) {
+                break;
             }
+            more_may_come |= lent.is_asking;
         }
-        self.connection_share.borrow_mut().asked_in_vain(self.clock.mono());
-        false
+        self.connection_share.borrow_mut().ends_asking();
+        more_may_come
     }
 
-    fn lend_connections(&self) -> usize {
+    fn lend_connections(&self) -> Lent {
         self.connection_share.borrow_mut().lend(self.connection_count())
     }
 
