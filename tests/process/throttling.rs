@@ -162,8 +162,11 @@ fn rates_are_set_for_all_nodes_and_change_under_way() {
     }
     assert_eq!(set(&mut client, BROKER, "", RATES[1], Some("-1")).0, 42);
     assert_eq!(set(&mut client, BROKER, "", RATES[1], Some("0")).0, 0);
-    let all_nodes = get(&mut Client::connect(&nodes[3]), BROKER, "4", RATES[1]);
-    assert_eq!(all_nodes, ("0".to_owned(), 3, false), "a default of all brokers");
+    // Each node has heard of it, sooner or later.
+    wait_for("the default of all brokers", || {
+        (get(&mut Client::connect(&nodes[3]), BROKER, "4", RATES[1]) == ("0".to_owned(), 3, false))
+            .then_some(())
+    });
     run(&nodes[0], &["cluster", "reassign", "--topic", TOPIC, "--replicas", "1,4"]).expect("it is begun");
     let stuck = run(
         &nodes[0],
