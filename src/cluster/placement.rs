@@ -3,7 +3,7 @@
 //! The least loaded one when a partition is created, counted in replicas (Kafka
 //! `LogManager.nextLogDirs`); the first among equals, so that the same records follow from the same
 //! image. A replica stays in its directory, whichever shard owns it. Absent: moving partitions between
-//! living shards or between directories by traffic or size.
+//! directories, and between shards by traffic or size ([`core_balance`](super::core_balance) counts).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -129,9 +129,23 @@ impl Placement {
         Ok(Replica { node, owner, ownership_epoch: OwnershipEpoch(0), directory })
     }
 
+    /// A replica that goes to another shard of its node. O(log shards).
+    pub fn move_to(&mut self, replica: &Replica, shard: ShardId) -> Result<Replica, NoPlace> {
+        let shards = self.nodes.get_mut(&replica.node).ok_or(NoPlace::NoShard)?;
+        shards.count(shard).ok_or(NoPlace::NoShard)?;
+        shards.discount(replica.owner);
+        Ok(moved(replica, shard))
+    }
+
     pub fn active_count(&self) -> usize {
         self.active.len()
     }
+}
+
+/// The replica on another shard of its node, under the next ownership.
+pub fn moved(replica: &Replica, shard: ShardId) -> Replica {
+    let ownership_epoch = OwnershipEpoch(replica.ownership_epoch.0 + 1);
+    Replica { owner: shard, ownership_epoch, ..*replica }
 }
 
 impl Directories {
@@ -163,6 +177,15 @@ impl Shards {
         self.total += 1;
         Some(())
     }
+
+    fn discount(&mut self, shard: ShardId) {
+        if let Some(load) = self.loads.get_mut(shard.index()) {
+            self.by_load.remove(&(*load, shard));
+            *load = load.saturating_sub(1);
+            self.by_load.insert((*load, shard));
+            self.total = self.total.saturating_sub(1);
+        }
+    }
 }
 
 /// Moves the replicas of shards that `node` no longer has to the least loaded ones it has, and states
@@ -179,7 +202,7 @@ pub fn rehome(
 ) -> BTreeMap<TopicPartition, PartitionState> {
     let mut shards = Shards::new(image, node);
     let first = node.log_directories.first().map(|directory| directory.id);
-    let mut moved = BTreeMap::new();
+    let mut changed = BTreeMap::new();
     for (id, state) in image.partitions() {
         let Some(position) = state.replicas.iter().position(|replica| replica.node == node.id) else {
             continue;
@@ -196,17 +219,17 @@ pub fn rehome(
             replica.directory = found.get(&id).copied().or(first);
         }
         if is_orphan {
-            replica.owner = shards.least_loaded();
-            shards.count(replica.owner).expect("the least loaded shard exists");
-            replica.ownership_epoch = OwnershipEpoch(replica.ownership_epoch.0 + 1);
+            let owner = shards.least_loaded();
+            shards.count(owner).expect("the least loaded shard exists");
+            *replica = moved(replica, owner);
         }
         if is_orphan && state.leader == Some(node.id) && node.routing == Routing::Core {
             state.leader_epoch = LeaderEpoch(state.leader_epoch.0 + 1);
             state.partition_epoch = PartitionEpoch(state.partition_epoch.0 + 1);
         }
-        moved.insert(id, state);
+        changed.insert(id, state);
     }
-    moved
+    changed
 }
 
 #[cfg(test)]

@@ -306,6 +306,13 @@ impl Node {
     }
 }
 
+impl Replica {
+    /// Whether it was once on another shard of its node.
+    pub fn has_moved(&self) -> bool {
+        self.ownership_epoch > OwnershipEpoch(0)
+    }
+}
+
 impl PartitionState {
     /// A new partition: led by its first replica, everyone in sync.
     pub fn new(replicas: Vec<Replica>) -> PartitionState {

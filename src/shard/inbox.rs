@@ -10,7 +10,9 @@ use crate::shard::api::{
 use crate::shard::message::{Message, Reply, Request};
 use crate::shard::produce_lanes::ProduceLanes;
 use crate::shard::watches::WatchKey;
-use crate::shard::{Shard, controller, groups, markers, partitions, replication, telemetry, transactions};
+use crate::shard::{
+    Shard, controller, groups, handover, markers, partitions, replication, telemetry, transactions,
+};
 use crate::types::ShardId;
 use glommio::channels::shared_channel::ConnectedReceiver;
 use std::rc::Rc;
@@ -84,6 +86,7 @@ async fn answer(shard: &Rc<Shard>, peer: ShardId, request: Request) -> Reply {
             shard.removals.all_ended().await;
             Reply::RemovalsEnded
         }
+        Request::Handover(step) => Reply::Handover(handover::take_step(shard, step).await),
         Request::Control(request) => Reply::Control(controller::execute(shard, request).await),
         Request::Produce(_) | Request::Unwatch { .. } | Request::Apply(_) => {
             unreachable!("handled in the order of arrival")

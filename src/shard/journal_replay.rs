@@ -269,7 +269,7 @@ impl ReplayStart<'_> {
         let cores = self.before.node(self.node).map_or(0, |node| node.cores);
         let may_have_owned = |id| {
             let replica = self.before.partition(id).and_then(|state| state.replica_on(self.node));
-            replica.is_some_and(|replica| replica.owner == shard || replica.ownership_epoch.0 > 0)
+            replica.is_some_and(|replica| replica.owner == shard || replica.has_moved())
         };
         let may_be = |(id, state): (TopicPartition, &PartitionState)| -> Option<TopicPartition> {
             let is_here = state.replicas.iter().any(|replica| (self.is_here)(replica));

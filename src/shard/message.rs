@@ -14,6 +14,7 @@ use crate::shard::api::describe_log_dirs::LogSize;
 use crate::shard::connection_share::Lent;
 use crate::shard::controller::{ControlReply, ControlRequest};
 use crate::shard::groups::{GroupCall, GroupReply};
+use crate::shard::handover::{HandedOver, HandoverStep};
 use crate::shard::replication::feed::FollowerShard;
 use crate::shard::restoring::StatedUnder;
 use crate::shard::telemetry::{TelemetryCall, TelemetryReply};
@@ -98,6 +99,8 @@ pub enum Request {
     Control(ControlRequest),
     /// From the controller's shard: committed metadata, to be applied in this order.
     Apply(Arc<[Record]>),
+    /// From the controller's shard: partitions move between shards of this node.
+    Handover(HandoverStep),
 }
 
 pub enum Reply {
@@ -120,6 +123,8 @@ pub enum Reply {
     Control(ControlReply),
     Applied,
     RemovalsEnded,
+    /// What the receiver has let go.
+    Handover(Vec<HandedOver>),
 }
 
 pub struct ProduceItem {

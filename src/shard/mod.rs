@@ -19,6 +19,7 @@
 //! | [`quorum`], [`metadata_log`], [`peers`] | the metadata quorum on shard 0: its log, and other nodes |
 //! | [`partitions`], [`background`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; a clean stop |
 //! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
+//! | [`handover`] | partitions move between shards of a node |
 //! | [`restoring`] | damaged replicas, made again from those of others |
 //! | [`disk`], [`open_files`], [`replacing`], [`clock`] | the seams to files and time |
 //! | [`shared_flush`] | one flush of a file system for many who wait for one |
@@ -44,6 +45,7 @@ pub mod executor;
 mod fetch_sessions;
 mod final_state;
 mod groups;
+mod handover;
 mod inbox;
 pub mod journal;
 mod journal_replay;
@@ -199,6 +201,8 @@ pub struct Shard {
     /// Partitions are opened and deleted by one task at a time.
     changing_partitions: Semaphore,
     removals: Removals,
+    /// Partitions on their way to or from another shard of this node.
+    handed_over: RefCell<BTreeSet<TopicPartition>>,
     /// Replicas of this shard that are damaged.
     damaged: RefCell<BTreeMap<TopicPartition, StatedUnder>>,
     /// Somebody sees to those.
@@ -248,9 +252,14 @@ impl Shard {
     /// Why nothing is found of a partition here.
     pub fn absence(&self, id: &TopicPartition) -> ErrorCode {
         match self.image.borrow().partition(*id) {
+            _ if self.is_handed_over(id) => ErrorCode::NotLeaderOrFollower,
             _ if self.unavailable.borrow().contains_key(id) => ErrorCode::KafkaStorageError,
             // Others have it; by now, where a request was on its way here.
             Some(state) if !self.owns(state) => ErrorCode::NotLeaderOrFollower,
+            // It is on its way from another shard, the first time or once more.
+            Some(state) if state.replica_on(self.node).is_some_and(|replica| replica.has_moved()) => {
+                ErrorCode::NotLeaderOrFollower
+            }
             Some(_) | None => ErrorCode::UnknownTopicOrPartition,
         }
     }
@@ -311,6 +320,7 @@ impl Shard {
             parked_fetches: Cell::new(0),
             changing_partitions: Semaphore::new(1),
             removals: Removals::default(),
+            handed_over: RefCell::default(),
             damaged: RefCell::default(),
             restoring: Cell::new(false),
             damaged_on_node: RefCell::default(),

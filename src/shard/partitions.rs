@@ -269,7 +269,8 @@ async fn flush_together(store: &Store, files: Vec<Rc<DiskFile>>) -> io::Result<(
     }
 }
 
-fn count(shard: &Shard) {
+/// What is found here, and what is not.
+pub fn count(shard: &Shard) {
     let mut metrics = shard.metrics.borrow_mut();
     metrics.partitions = shard.stores.replica_count() as u64;
     metrics.partitions_offline = shard.unavailable.borrow().len() as u64;
@@ -289,7 +290,8 @@ pub async fn open_once_there_is_space(
         if shard.is_stopping() || store.is_offline() {
             return;
         }
-        waiting.retain(|id| shard.unavailable.borrow().contains_key(id)); // Others were deleted.
+        // Others were deleted, or are on their way to another shard.
+        waiting.retain(|id| shard.unavailable.borrow().contains_key(id) && !shard.is_handed_over(id));
         while let Some(id) = waiting.last().copied() {
             match open_one(&shard, store, id, &last).await {
                 Err(error) if error.is_for_want_of_space() => break,
@@ -326,6 +328,14 @@ pub async fn open_new(shard: &Rc<Shard>, store: &Rc<Store>, id: TopicPartition, 
         replica.replication.sessions.set(sessions);
     }
     replication::take_role(shard, id);
+    count(shard);
+}
+
+/// Opens what another shard of this node has let go. The caller has the turn.
+pub async fn open_handed_over(shard: &Rc<Shard>, ids: Vec<TopicPartition>, last: &LastStop) {
+    let size = BatchSize { partitions: CREATE_BATCH, side_by_side: 1, gives_way: false };
+    let by_dir = by_directory(shard, ids, |_, id| last.points.get(id).copied());
+    join_all(by_dir.into_iter().map(|(dir, ids)| open_some(shard, dir, ids, last, size))).await;
     count(shard);
 }
 
@@ -510,7 +520,11 @@ fn change_partition(
     changes: &mut Changes,
 ) {
     let before = image.partition(id);
+    let is_on_node = |state: &PartitionStateRecord| state.replica_on(shard.node).is_some();
     match (before.is_some_and(|before| shard.owns(before)), shard.owns(state)) {
+        // From another shard of this node, or to one, it goes as it is (`handover`).
+        (false, true) if before.is_some_and(is_on_node) => changes.changed.push(id),
+        (true, false) if is_on_node(state) => {}
         (false, true) => changes.created.push(id),
         (true, false) => changes.removed.push(id),
         (false, false) => {}

@@ -51,6 +51,7 @@ use crate::shard::answers::Answers;
 use crate::shard::clock::Clock;
 use crate::shard::disk::blocking;
 use crate::shard::event::{Broadcast, Signal};
+use crate::shard::handover;
 use crate::shard::message::Request;
 use crate::shard::metadata_log::{MetadataLog, MetadataLogError, Purpose};
 use crate::shard::partitions;
@@ -257,8 +258,8 @@ impl MetadataQuorum {
             glommio::spawn_local(tick(started.clone())).detach();
             glommio::spawn_local(members::promote(started.clone())).detach();
             glommio::spawn_local(lifecycle::look(started.clone())).detach();
-            glommio::spawn_local(elections::hold(started.clone())).detach();
         }
+        glommio::spawn_local(elections::hold(started.clone())).detach();
         if let Some(address) = around.listen {
             listen(&started, address)?;
         }
@@ -752,6 +753,7 @@ async fn apply_everywhere(shard: &Rc<Shard>, records: Arc<[Record]>) {
             shard.mesh.call(other, Request::EndRemovals).await;
         }
     }
+    let handed = handover::begin(shard, &records).await;
     let mut tickets = Vec::new();
     for to in others() {
         tickets.push(shard.mesh.ask(to, Request::Apply(records.clone())).await);
@@ -761,6 +763,7 @@ async fn apply_everywhere(shard: &Rc<Shard>, records: Arc<[Record]>) {
     for ticket in tickets {
         shard.mesh.reply(ticket).await;
     }
+    handover::complete(shard, handed).await;
 }
 
 #[cfg(test)]

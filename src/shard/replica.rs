@@ -549,6 +549,11 @@ impl Replica {
         Ok(())
     }
 
+    /// Whether every segment but the active one is final on disk.
+    pub fn is_rolled_out(&self) -> bool {
+        self.rolled.borrow().is_empty() && self.segments.written() == self.log.borrow().active().base_offset
+    }
+
     /// Makes the oldest rolled segment final on disk: exact length, flushed, its indexes and the
     /// producer state beside it; then gives the next segment its name.
     async fn finish_roll(&self, store: &Store) -> io::Result<()> {

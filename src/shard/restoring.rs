@@ -67,12 +67,23 @@ impl Shard {
             .stores
             .find(&id)
             .is_some_and(|replica| replica.replication.sessions.get() > 0 || replica.replication.is_leader());
-        let stated = has_stated.then(|| self.broker_epoch());
+        self.replica_is_damaged(id, has_stated.then(|| self.broker_epoch()));
+    }
+
+    /// The same of one that has stated what it had under that registration.
+    pub fn replica_is_damaged(self: &Rc<Shard>, id: TopicPartition, stated: StatedUnder) {
         self.damaged.borrow_mut().insert(id, stated);
         self.tell_damaged(id, Some(stated));
         if !self.restoring.replace(true) {
             self.spawn(restore_all(self.clone()));
         }
+    }
+
+    /// A damaged replica leaves this shard as it is.
+    pub fn damaged_no_more(&self, id: TopicPartition) -> Option<StatedUnder> {
+        let stated = self.damaged.borrow_mut().remove(&id)?;
+        self.tell_damaged(id, None);
+        Some(stated)
     }
 
     pub fn is_damaged(&self, id: TopicPartition) -> bool {

@@ -10,6 +10,7 @@ mod deleting;
 mod directories;
 mod durability;
 mod journalled;
+mod moving;
 mod recording;
 mod recovering;
 mod reopening;

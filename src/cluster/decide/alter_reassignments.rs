@@ -127,16 +127,22 @@ impl Partition<'_> {
     ) -> Result<Option<PartitionState>, Refusal> {
         let replicas = self.place(brokers, placement)?;
         let nodes: Vec<NodeId> = replicas.iter().map(|replica| replica.node).collect();
-        let leadership = self.state.leadership();
+        let moved = self.state.with_owners(&replicas);
+        let leadership = moved.leadership();
         let (from, to) = (leadership.target_count(), nodes.len());
         if count_change == CountChange::Refused && from != to {
             return Err(Refusal::ReplicationFactorChanged { from, to });
         }
         let reassigned = leadership.reassign(self.rules(), &nodes);
-        Ok(reassigned.map(|leadership| self.state.clone().with_replicas(&leadership, &replicas)))
+        let next = match reassigned {
+            Some(leadership) => moved.with_replicas(&leadership, &replicas),
+            None => moved,
+        };
+        Ok((next != *self.state).then_some(next))
     }
 
-    /// Who is a replica already stays where it is; others are placed as those of a new partition.
+    /// Who is a replica already stays where it is, or goes to the broker of its node that is named; others are placed
+    /// as those of a new partition.
     fn place(&self, named: &[BrokerId], placement: &mut Placement) -> Result<Vec<Replica>, Refusal> {
         if named.is_empty() {
             return Err(Refusal::EmptyAssignment);
@@ -144,6 +150,10 @@ impl Partition<'_> {
         let (mut brokers, mut nodes) = (BTreeSet::new(), BTreeSet::new());
         let mut replicas = Vec::new();
         for &id in named {
+            let no_place = |reason| match reason {
+                NoPlace::NoDirectory => Refusal::NoLogDirectory,
+                NoPlace::TooFewNodes | NoPlace::NoShard => Refusal::UnknownBroker(id),
+            };
             let (node, shard) = self.controller.brokers.resolve(id).ok_or(Refusal::UnknownBroker(id))?;
             if !brokers.insert(id) {
                 return Err(Refusal::BrokerTwice(id));
@@ -152,14 +162,11 @@ impl Partition<'_> {
                 return Err(Refusal::NodeTwice(id));
             }
             replicas.push(match self.state.replica_on(node) {
-                Some(replica) if shard.is_some_and(|shard| shard != replica.owner) => {
-                    return Err(Refusal::OtherBrokerOfNode(id));
-                }
-                Some(replica) => *replica,
-                None => placement.place_on(node, shard).map_err(|reason| match reason {
-                    NoPlace::NoDirectory => Refusal::NoLogDirectory,
-                    NoPlace::TooFewNodes | NoPlace::NoShard => Refusal::UnknownBroker(id),
-                })?,
+                Some(replica) => match shard.filter(|shard| *shard != replica.owner) {
+                    Some(shard) => placement.move_to(replica, shard).map_err(no_place)?,
+                    None => *replica,
+                },
+                None => placement.place_on(node, shard).map_err(no_place)?,
             });
         }
         Ok(replicas)
@@ -428,15 +435,46 @@ mod tests {
     #[test]
     fn cores_of_a_node_share_its_replica() {
         let mut cluster = cluster(Routing::Core);
-        for (brokers, code) in [
-            ([1000, 2001], ErrorCode::InvalidReplicaAssignment),
-            ([4000, 4001], ErrorCode::InvalidReplicaAssignment),
-            ([2001, 4000], ErrorCode::None),
-        ] {
+        for (brokers, code) in
+            [([4000, 4001], ErrorCode::InvalidReplicaAssignment), ([2001, 4000], ErrorCode::None)]
+        {
             assert_eq!(reassign(&mut cluster, Some(&brokers)), code, "{brokers:?}");
         }
         let on = |node| state(&cluster).replica_on(NodeId(node)).map(|replica| replica.owner);
         assert_eq!((on(2), on(4)), (Some(ShardId(1)), Some(ShardId(0))));
+    }
+
+    #[test]
+    fn a_replica_moves_to_another_core_of_its_node() {
+        let mut cluster = cluster(Routing::Core);
+        let before = state(&cluster).clone();
+        assert_eq!(before.leader, Some(NodeId(1)));
+        let moved = |cluster: &Cluster| {
+            let state = state(cluster);
+            let replica = |replica: &Replica| (replica.node.0, replica.owner.0, replica.ownership_epoch.0);
+            let epochs = state.leader_epoch.0 - before.leader_epoch.0;
+            (
+                state.replicas.iter().map(replica).collect::<Vec<_>>(),
+                epochs,
+                state.leadership().is_reassigned(),
+            )
+        };
+        let expect_moved = |cluster: &mut Cluster, to: [i32; 3], expected: [(i32, u16, u32); 3], epochs| {
+            assert_eq!(reassign(cluster, Some(&to)), ErrorCode::None);
+            assert_eq!(moved(cluster), (expected.to_vec(), epochs, false));
+        };
+        // A leader that moves leads anew, a follower does not end that.
+        expect_moved(&mut cluster, [1001, 2000, 3001], [(1, 1, 0), (2, 0, 1), (3, 1, 0)], 0);
+        expect_moved(&mut cluster, [1000, 2000, 3001], [(1, 0, 1), (2, 0, 1), (3, 1, 0)], 1);
+        assert!(state(&cluster).partition_epoch > before.partition_epoch);
+        expect_moved(&mut cluster, [1000, 2000, 3001], [(1, 0, 1), (2, 0, 1), (3, 1, 0)], 1);
+        expect_moved(&mut cluster, [1001, 2000, 3001], [(1, 1, 2), (2, 0, 1), (3, 1, 0)], 2);
+        assert_eq!(reassign(&mut cluster, Some(&[1002, 2000, 3001])), ErrorCode::InvalidReplicaAssignment);
+        // Together with others that come and go.
+        assert_eq!(reassign(&mut cluster, Some(&[1000, 2000, 4001])), ErrorCode::None);
+        let owner = |node| state(&cluster).replica_on(NodeId(node)).map(|replica| replica.owner.0);
+        assert_eq!([1, 2, 3, 4].map(owner), [Some(0), Some(0), Some(1), Some(1)]);
+        assert!(state(&cluster).leadership().is_reassigned());
     }
 
     #[test]

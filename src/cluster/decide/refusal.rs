@@ -105,10 +105,6 @@ pub enum Refusal {
     NodeTwice(BrokerId),
     /// Ours: a replica stays on its core while it is on its node.
     #[error(
-        "The manual partition assignment includes broker {0}, but another broker of the same node has the partition."
-    )]
-    OtherBrokerOfNode(BrokerId),
-    #[error(
         "The manual partition assignment includes a partition with {found} replica(s), but this is not consistent \
          with previous partitions, which have {expected} replica(s)."
     )]
@@ -239,7 +235,6 @@ impl Refusal {
             | Refusal::BrokerTwice(_)
             | Refusal::NodeTwice(_)
             | Refusal::AssignedToNobodyActive(_)
-            | Refusal::OtherBrokerOfNode(_)
             | Refusal::UncleanRevert { .. }
             | Refusal::ReplicasDiffer { .. } => ErrorCode::InvalidReplicaAssignment,
             Refusal::Config(_)

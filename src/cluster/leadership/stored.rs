@@ -2,6 +2,7 @@
 
 use super::Leadership;
 use crate::cluster::record::{PartitionState, Replica};
+use crate::types::{LeaderEpoch, PartitionEpoch};
 
 impl PartitionState {
     /// A new partition on these replicas.
@@ -27,6 +28,23 @@ impl PartitionState {
         self.with_replicas(leadership, &[])
     }
 
+    /// With those of `moved` that it has on the shards that they have gone to. A leader that goes to another one leads
+    /// anew: those that follow it, and under core routing its clients, find it elsewhere.
+    pub fn with_owners(&self, moved: &[Replica]) -> PartitionState {
+        let mut state = self.clone();
+        for replica in &mut state.replicas {
+            let next = moved.iter().find(|moved| moved.node == replica.node);
+            if let Some(next) = next.filter(|next| next.owner != replica.owner) {
+                *replica = *next;
+                state.partition_epoch = PartitionEpoch(self.partition_epoch.0 + 1);
+                if self.leader == Some(replica.node) {
+                    state.leader_epoch = LeaderEpoch(self.leader_epoch.0 + 1);
+                }
+            }
+        }
+        state
+    }
+
     /// The same where a leadership has `more`. Who is a replica already stays where it is.
     pub fn with_replicas(self, leadership: &Leadership, more: &[Replica]) -> PartitionState {
         let all = || self.replicas.iter().chain(more).copied();
@@ -49,7 +67,7 @@ impl PartitionState {
 mod tests {
     use super::*;
     use crate::cluster::image::tests::replica;
-    use crate::types::{LeaderEpoch, NodeId, PartitionEpoch};
+    use crate::types::NodeId;
 
     #[test]
     fn what_is_stored_is_what_was_decided() {

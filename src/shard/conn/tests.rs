@@ -3,6 +3,7 @@
 //! Where a test waits, it is for what the other side of its socket does.
 
 use super::*;
+use crate::cluster::image::Image;
 use crate::cluster::image::tests::{add_topic, image_of, node};
 use crate::cluster::record::Record;
 use crate::codec::error_code::ErrorCode;
@@ -263,14 +264,19 @@ fn answers_that_nobody_takes_do_not_keep_the_tail() {
 /// A shard of a node that sets nothing, with the least memory, and with these stores. Its topic is `t`, with
 /// a partition per owner.
 pub async fn shard_of(stores: Stores, directory: &Path, owners: &[u16]) -> Rc<Shard> {
-    let config = config();
     let mut image = image_of(&[node(1, 1, Routing::Node)]);
     add_topic(&mut image, 1, "t", owners);
+    shard_with(ShardId(0), stores, directory, image).await
+}
+
+/// The same of a shard with that number and metadata, which knows no other one.
+pub async fn shard_with(id: ShardId, stores: Stores, directory: &Path, image: Image) -> Rc<Shard> {
+    let config = config();
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
     let mesh = MeshBuilder::<Message, _>::full(1, 16).join().await;
     let (senders, _) = mesh.expect("it is the only one");
     Shard::new(ShardParts {
-        id: ShardId(0),
+        id,
         node: NodeId(1),
         clock: Clock::new(),
         metrics: metrics.clone(),

@@ -75,6 +75,11 @@ impl Replication {
         matches!(*self.role.borrow(), Role::Alone)
     }
 
+    /// Whether nothing is appended to it, for nobody.
+    pub fn is_idle(&self) -> bool {
+        matches!(*self.role.borrow(), Role::Idle { .. })
+    }
+
     pub fn is_leader(&self) -> bool {
         matches!(*self.role.borrow(), Role::Leader(_))
     }

@@ -26,13 +26,17 @@ const SEGMENT: u64 = 4096;
 const BATCHES: u64 = 11;
 
 pub(super) fn store_in(directory: &Path, is_journalled: bool) -> Rc<Store> {
+    store_of(ShardId(0), directory, is_journalled)
+}
+
+pub(super) fn store_of(shard: ShardId, directory: &Path, is_journalled: bool) -> Rc<Store> {
     let memory = MemoryPlan { tail: 16 << 20, unflushed: 8 << 20, ..MemoryPlan::new(1 << 30) };
     let metrics = Rc::new(RefCell::new(ShardMetrics::new()));
     let disk = Disk::new(SyncFs::Device, None);
-    let journal = Journal::new(directory, ShardId(0), disk.clone(), LIMITS);
+    let journal = Journal::new(directory, shard, disk.clone(), LIMITS);
     let shared = Shared::new(Clock::new(), metrics, &memory, 1);
     let dir = StoreDir { path: directory.to_owned(), ..store_dir() };
-    Store::new(&shared, dir, disk, is_journalled.then_some((ShardId(0), journal)))
+    Store::new(&shared, dir, disk, is_journalled.then_some((shard, journal)))
 }
 
 /// A replica with some batches under epoch 0, of which another node's is the leader from epoch 1 on.
@@ -63,7 +67,7 @@ async fn following(directory: &Path, is_journalled: bool) -> (Rc<Shard>, Rc<Repl
 }
 
 /// Batches from one offset on, as another replica would get them.
-async fn read_from(store: &Rc<Store>, replica: &Rc<Replica>, from: u64) -> Vec<u8> {
+pub(super) async fn read_from(store: &Rc<Store>, replica: &Rc<Replica>, from: u64) -> Vec<u8> {
     let (mut at, mut out) = (offset(from), Vec::new());
     let end = replica.log.borrow().log_end();
     while at < end {
@@ -103,14 +107,18 @@ fn epochs_of(replica: &Replica) -> Vec<(i32, u64)> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test copies files")]
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
         match entry.file_type().unwrap().is_dir() {
             true => copy(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+            false => match std::fs::copy(entry.path(), target) {
+                // The side thread has just renamed or removed it.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                copied => drop(copied.unwrap()),
+            },
         }
     }
 }

@@ -49,7 +49,12 @@ impl Client {
     pub const METADATA_VERSION: i16 = 12;
 
     pub fn connect(broker: &Broker) -> Client {
-        Client { bootstrap: Connection::open(broker.port()), asked: 0, leaders: BTreeMap::new() }
+        Client::of(Connection::open(broker.port()))
+    }
+
+    /// One that asks over that connection who leads.
+    pub fn of(bootstrap: Connection) -> Client {
+        Client { bootstrap, asked: 0, leaders: BTreeMap::new() }
     }
 
     /// The connection to the bootstrap port.
