@@ -14,6 +14,7 @@
 
 pub mod balance;
 pub mod brokers;
+pub mod core_balance;
 pub mod decide;
 pub mod describe;
 pub mod difference;

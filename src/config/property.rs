@@ -316,7 +316,8 @@ pub const PROPERTIES: &[Property] = &[
         "Whether a replica that is not in sync leads where no other can: what it lacks is lost."),
     property!(Kafka "auto.leader.rebalance.enable", Boolean "BOOL", Text("true"),
         |config, text| store(&mut config.auto_leader_rebalance_enable, value::boolean(text)),
-        "Whether partitions are led by the first of their replicas again once that is alive and in sync."),
+        "Whether partitions are led by the first of their replicas again once that is alive and in sync, and \
+         cores that have more of them than others of their node give them some."),
     property!(Kafka "leader.imbalance.check.interval.seconds", Long "S", Text("300"),
         |config, text| {
             const SECOND: Duration = Duration::from_secs(1);

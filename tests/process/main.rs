@@ -13,6 +13,7 @@ mod compaction;
 mod connections;
 mod consumer_groups;
 mod coordination;
+mod cores;
 mod damaged;
 mod deletion;
 mod durability;

@@ -1,6 +1,7 @@
 //! Elections that the leader of the quorum holds by itself: [`cluster::elections`](crate::cluster::elections) decides
 //! them.
 
+use crate::cluster::core_balance::balance_cores;
 use crate::cluster::elections::{
     Leaderless, PREFERRED_ELECTIONS_MAX, UncleanElection, elect_leaderless, elect_preferred, may_elect_after,
 };
@@ -27,7 +28,8 @@ pub(super) struct Elections {
     looking: Signal,
     /// Partitions that nobody leads may be led since, or soon.
     leaderless_due: Cell<bool>,
-    /// When it was last looked for leaders to return to their preferred replicas, or the first interval began.
+    /// When it was last looked for leaders to return to their preferred replicas and for cores that differ, or the
+    /// first interval began.
     balanced: Cell<Mono>,
 }
 
@@ -84,11 +86,23 @@ impl MetadataQuorum {
         if count > 0 {
             tracing::info!(count, "leaders have returned to their preferred replicas");
         }
-        // Where there may be more, the next look goes on.
-        if count < PREFERRED_ELECTIONS_MAX {
+        // Cores are looked at once leaders are where they are to be. Where there may be more, the next look goes on.
+        let moves = if count == 0 { self.balance_cores().await? } else { 0 };
+        if count < PREFERRED_ELECTIONS_MAX && moves == 0 {
             self.elections.balanced.set(self.clock.mono());
         }
         Ok(())
+    }
+
+    /// How many partitions move to other cores of their nodes.
+    async fn balance_cores(&self) -> Result<usize, CommitError> {
+        let records = self.with_image(balance_cores);
+        let count = records.len();
+        self.commit_all(records).await?;
+        if count > 0 {
+            tracing::info!(count, "partitions have moved to other cores of their nodes");
+        }
+        Ok(count)
     }
 
     fn elect_leaderless(&self) -> Leaderless {
