@@ -117,12 +117,13 @@ pub fn may_elect_after(record: &Record) -> bool {
     match record {
         Record::NodeRegistered(_) | Record::NodeUnregistered { .. } => true,
         Record::TopicConfigSet { key, .. } | Record::ConfigSet { key, .. } => key == UNCLEAN_SETTING,
+        // As where a reassignment is cancelled.
+        Record::PartitionChanged { state, .. } => state.leader.is_none(),
         Record::ClusterCreated { .. }
         | Record::FeatureLevelSet { .. }
         | Record::TopicCreated { .. }
         | Record::TopicDeleted { .. }
         | Record::PartitionCreated { .. }
-        | Record::PartitionChanged { .. }
         | Record::ProducerIdsAllocated { .. }
         | Record::ClientQuotaSet { .. } => false,
     }

@@ -180,6 +180,7 @@ mod tests {
     use crate::cluster::decide::decide_alter_partitions;
     use crate::cluster::decide::tests::Cluster;
     use crate::cluster::describe::list_reassignments;
+    use crate::cluster::elections::elect_leaderless;
     use crate::cluster::image::tests::{node, partition_id, replica, topic_id};
     use crate::cluster::lifecycle::{NodeChange, change_node};
     use crate::cluster::record::Node;
@@ -337,7 +338,16 @@ mod tests {
         cluster.image.apply(&record).expect("it is there");
         assert_eq!(reassign(&mut cluster, None), ErrorCode::None);
         assert_eq!(moves(&cluster), [vec![1, 2, 3], vec![], vec![]]);
-        assert_eq!(state(&cluster).leader, Some(NodeId(2)), "the first that is there");
+        // The controller looks at once who may lead: the first that is there, where nobody is coming who has all.
+        assert_eq!(state(&cluster).leader, None);
+        let leaderless = elect_leaderless(&cluster.image, &cluster.defaults, |node| node.id == NodeId(1));
+        assert_eq!((leaderless.records, leaderless.is_waiting), (vec![], true));
+        let leaderless = elect_leaderless(&cluster.image, &cluster.defaults, |_| false);
+        let elected = leaderless.records.iter().find_map(|record| match record {
+            Record::PartitionChanged { state, .. } => state.leader,
+            _ => None,
+        });
+        assert_eq!(elected, Some(NodeId(2)));
     }
 
     fn fence(cluster: &mut Cluster, id: i32) {

@@ -66,8 +66,10 @@ impl Leadership {
         let replicas = self.replicas_before();
         let in_sync = without(&self.in_sync, &self.adding);
         let assignment = Assignment { replicas, adding: Vec::new(), removing: Vec::new() };
-        let election = if is_unclean_allowed { Election::Unclean } else { Election::Online };
-        let target = Target { assignment: Some(&assignment), election, ..Target::in_sync(&in_sync) };
+        // Where nobody may lead who is there, the controller looks at once whether somebody who has everything is
+        // coming, before it lets others.
+        let target =
+            Target { assignment: Some(&assignment), election: Election::Online, ..Target::in_sync(&in_sync) };
         let next = self.change(rules, target).expect("nobody comes or goes any more");
         // One that is eligible has everything as well. Where nobody has, one that is alive is found, now or later.
         let has_all = !in_sync.is_empty() || next.leader.is_some();
