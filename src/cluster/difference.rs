@@ -16,7 +16,7 @@ pub fn replicas_gone(before: &Image, after: &Image, on: Option<NodeId>) -> Vec<R
         // It is one change to take a replica, and another one to give it back.
         let had_time = |to: &&PartitionState| to.partition_epoch.0 > state.partition_epoch.0 + 1;
         let Some(to) = after.partition(id).filter(had_time) else { continue };
-        // Only a start moves a replica between shards, and says so by its ownership epoch.
+        // A replica that moves between shards says so by its ownership epoch.
         let is_another = |had: &Replica| {
             to.replica_on(had.node).is_some_and(|has| {
                 let (had_epoch, epoch) = (had.ownership_epoch, has.ownership_epoch);

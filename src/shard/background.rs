@@ -313,8 +313,8 @@ pub async fn write_checkpoint(shard: &Rc<Shard>, store: &Rc<Store>) -> io::Resul
     store.state_flushed();
     let seen = store.changes_seen();
     let mut has_log_starts = true;
-    // Taken first: one that is opened while the walk goes on is in at least one of the two.
-    let unavailable = shard.unavailable.borrow().clone();
+    // Taken first and last: one that is opened, or closed, while the walk goes on is in at least one of the three.
+    let mut unavailable = shard.unavailable.borrow().clone();
     let mut points = Vec::with_capacity(store.replica_count());
     let mut walk = Walk::new(store);
     while let Some(replica) = walk.next().await {
@@ -325,6 +325,7 @@ pub async fn write_checkpoint(shard: &Rc<Shard>, store: &Rc<Store>) -> io::Resul
         }
         points.push((replica.id, point));
     }
+    unavailable.extend(shard.unavailable.borrow().iter().map(|(id, unavailable)| (*id, *unavailable)));
     let generation = store.next_checkpoint_generation();
     let (shard_id, dir) = (shard.id, store.dir);
     let path = checkpoint_path(&store.path, shard.id);

@@ -19,6 +19,9 @@
 //! | the journal says that it is gone | that journal, and the checkpoint of the one that gets it |
 //! | take over | the checkpoint of the one that gets it |
 //!
+//! What cannot be done at a step, for want of space mostly, is tried again from the step of the
+//! first that was not done; nobody is served from the partition meanwhile, and a start finds what the table says.
+//!
 //! Nothing changes the log before the journal of the shard that had it says that it is gone: what is in there would be
 //! replayed over what has come since.
 
@@ -28,25 +31,32 @@ use crate::codec::error_code::ErrorCode;
 use crate::log::checkpoint::PartitionPoint;
 use crate::log::final_state::PartitionState;
 use crate::log::journal::block::{Change, Entry};
+use crate::log::segment::SegmentInfo;
 use crate::shard::background::write_checkpoint;
 use crate::shard::disk::is_full_disk;
 use crate::shard::final_state::state_of;
 use crate::shard::message::{Reply, Request};
-use crate::shard::partitions::{self, LastStop, open_handed_over};
+use crate::shard::partitions::{self, LastStop, open_one};
 use crate::shard::replica::Replica;
 use crate::shard::replication::role::Role;
 use crate::shard::replication::take_role;
 use crate::shard::restoring::StatedUnder;
 use crate::shard::store::Store;
+use crate::shard::store::changes::Logged;
 use crate::shard::{Shard, Unavailable, groups, replication};
 use crate::types::{LeaderEpoch, LogDirIndex, NodeId, Offset, ShardId, TopicPartition};
 use futures::future::join_all;
+use glommio::sync::Semaphore;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A checkpoint that found no space is written again after so long.
-const NO_SPACE_RETRY: Duration = Duration::from_secs(1);
+/// What a replica has is written out within this time, or it stays for now.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// After which moves that could not be made are tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What shard 0 asks of those that let go and of those that take over.
 #[derive(Clone)]
@@ -59,6 +69,16 @@ pub enum HandoverStep {
     Forget(Vec<TopicPartition>),
     /// They are the receiver's.
     TakeOver(Vec<HandedOver>),
+    /// The receiver could not let them go, and keeps them: the metadata have changed once more.
+    Keep(Vec<TopicPartition>),
+}
+
+/// What has become of it.
+pub enum StepTaken {
+    /// Those that were let go.
+    LetGo(Vec<HandedOver>),
+    /// Those of which it is done.
+    Done(BTreeSet<TopicPartition>),
 }
 
 /// A partition's log between two shards: nothing of it is in memory or in flight.
@@ -67,34 +87,70 @@ pub struct HandedOver {
     pub id: TopicPartition,
     /// How far it is flushed; `None` where nobody knows, as it was never open.
     pub point: Option<PartitionPoint>,
-    /// What an open needs so that it need not scan. `None`: it was not open, or its log directory has failed.
-    pub state: Option<PartitionState>,
-    /// Of one that has other replicas.
-    high_watermark: Option<Offset>,
-    /// Sessions with leaders.
-    sessions: u32,
+    /// `None`: it was not open, and is not opened by the next owner either. What is the matter with it a start finds
+    /// out again.
+    pub whole: Option<Whole>,
     /// It is damaged.
     damaged: Option<StatedUnder>,
+}
+
+/// What an open needs so that it need not read anything, and what is not on disk.
+#[derive(Clone, Debug)]
+pub struct Whole {
+    state: PartitionState,
+    closed: Vec<SegmentInfo>,
+    high_watermark: Offset,
+    /// Sessions with leaders.
+    sessions: u32,
 }
 
 /// Which partitions leave which shard for which.
 type Moves = BTreeMap<TopicPartition, (ShardId, ShardId)>;
 
+/// A move that could not be made, for want of space mostly.
+struct Waiting {
+    from: ShardId,
+    /// It was let go.
+    handed: Option<HandedOver>,
+}
+
+/// Moves between the shards of this node.
+///
+/// Lives: one per shard, and is used by the one that has the quorum.
+pub struct Handovers {
+    /// One change of the metadata is carried out at a time.
+    pub turn: Semaphore,
+    waiting: RefCell<BTreeMap<TopicPartition, Waiting>>,
+    /// Somebody sees to those.
+    retrying: Cell<bool>,
+}
+
+impl Default for Handovers {
+    fn default() -> Handovers {
+        Handovers { turn: Semaphore::new(1), waiting: RefCell::default(), retrying: Cell::new(false) }
+    }
+}
+
 /// What is on its way while records are applied.
+#[derive(Default)]
 pub struct Underway {
     moves: Moves,
     handed: Vec<HandedOver>,
 }
 
-/// Partitions that have another owner on this node once these records are applied, but stay on it all the while.
-fn moves(image: &Image, node: NodeId, records: &[Record]) -> Moves {
-    let owner = |state: &PartitionStateRecord| state.replica_on(node).map(|replica| replica.owner);
+fn owner(state: &PartitionStateRecord, node: NodeId) -> Option<ShardId> {
+    state.replica_on(node).map(|replica| replica.owner)
+}
+
+/// Who owns the partitions that these records are about once they are applied; `None`: nobody, or a replica that comes
+/// anew.
+fn owners_after(node: NodeId, records: &[Record]) -> BTreeMap<TopicPartition, Option<ShardId>> {
     let mut last: BTreeMap<TopicPartition, Option<ShardId>> = BTreeMap::new();
     for record in records {
         match record {
             Record::PartitionChanged { id, state } => {
                 // One that has left does not come back as it was.
-                let next = last.get(id).is_none_or(Option::is_some).then(|| owner(state)).flatten();
+                let next = last.get(id).is_none_or(Option::is_some).then(|| owner(state, node)).flatten();
                 last.insert(*id, next);
             }
             Record::TopicDeleted { topic } => {
@@ -104,8 +160,13 @@ fn moves(image: &Image, node: NodeId, records: &[Record]) -> Moves {
             _ => {}
         }
     }
-    let moves = last.into_iter().filter_map(|(id, to)| {
-        let (from, to) = (image.partition(id).and_then(owner)?, to?);
+    last
+}
+
+/// Partitions that have another owner on this node once these records are applied, but stay on it all the while.
+fn moves(image: &Image, node: NodeId, records: &[Record]) -> Moves {
+    let moves = owners_after(node, records).into_iter().filter_map(|(id, to)| {
+        let (from, to) = (owner(image.partition(id)?, node)?, to?);
         (from != to).then_some((id, (from, to)))
     });
     moves.collect()
@@ -113,78 +174,188 @@ fn moves(image: &Image, node: NodeId, records: &[Record]) -> Moves {
 
 /// Before these records are applied anywhere: the shards that have partitions which are others' then let them go.
 pub async fn begin(shard: &Rc<Shard>, records: &[Record]) -> Underway {
-    let moves = moves(&shard.image.borrow(), shard.node, records);
+    let mut moves = moves(&shard.image.borrow(), shard.node, records);
+    let mut handed = Vec::new();
+    // Those that wait are still where they were.
+    for (id, to) in owners_after(shard.node, records) {
+        let waiting = shard.handovers.waiting.borrow_mut().remove(&id);
+        if let (Some(waiting), Some(to)) = (waiting, to) {
+            moves.insert(id, (waiting.from, to));
+            handed.extend(waiting.handed);
+        }
+    }
+    let_all_go(shard, moves, handed).await
+}
+
+async fn let_all_go(shard: &Rc<Shard>, moves: Moves, mut handed: Vec<HandedOver>) -> Underway {
     let mut by_owner: BTreeMap<ShardId, Vec<TopicPartition>> = BTreeMap::new();
-    moves.iter().for_each(|(id, (from, _))| by_owner.entry(*from).or_default().push(*id));
+    for (id, (from, to)) in &moves {
+        if from != to && handed.iter().all(|handed| handed.id != *id) {
+            by_owner.entry(*from).or_default().push(*id);
+        }
+    }
     let let_go = by_owner.into_iter().map(|(from, ids)| ask(shard, from, HandoverStep::LetGo(ids)));
-    let handed = join_all(let_go).await.into_iter().flatten().collect();
+    for taken in join_all(let_go).await {
+        if let StepTaken::LetGo(let_gone) = taken {
+            handed.extend(let_gone);
+        }
+    }
     Underway { moves, handed }
 }
 
-/// Once they are applied everywhere.
+/// Once they are applied everywhere. What cannot be done now is tried again.
 pub async fn complete(shard: &Rc<Shard>, Underway { moves, handed }: Underway) {
-    if handed.is_empty() {
+    if moves.is_empty() {
         return;
     }
-    let mut arriving: BTreeMap<ShardId, Vec<HandedOver>> = BTreeMap::new();
-    let mut departed: BTreeMap<ShardId, Vec<TopicPartition>> = BTreeMap::new();
-    for handed in handed {
-        let (from, to) = moves[&handed.id];
-        departed.entry(from).or_default().push(handed.id);
-        arriving.entry(to).or_default().push(handed);
+    let mut kept: BTreeMap<ShardId, Vec<TopicPartition>> = BTreeMap::new();
+    let mut left: BTreeMap<TopicPartition, Option<HandedOver>> =
+        moves.keys().map(|id| (*id, None)).chain(handed.into_iter().map(|it| (it.id, Some(it)))).collect();
+    for (id, (from, to)) in &moves {
+        if from == to && left.get(id).is_some_and(Option::is_none) {
+            kept.entry(*from).or_default().push(*id);
+            left.remove(id);
+        }
     }
-    let expect = arriving.iter().map(|(to, handed)| {
+    join_all(kept.into_iter().map(|(at, ids)| ask(shard, at, HandoverStep::Keep(ids)))).await;
+
+    let of = |(id, handed): (&TopicPartition, &Option<HandedOver>)| Some((*id, handed.clone()?));
+    let handed: BTreeMap<TopicPartition, HandedOver> = left.iter().filter_map(of).collect();
+    let expect = by_shard(&handed, |id| moves[id].1).into_iter().map(|(to, handed)| {
         let points = handed.iter().map(|handed| (handed.id, handed.point)).collect();
-        ask(shard, *to, HandoverStep::Expect(points))
+        ask(shard, to, HandoverStep::Expect(points))
     });
-    join_all(expect).await;
-    join_all(departed.into_iter().map(|(from, ids)| ask(shard, from, HandoverStep::Forget(ids)))).await;
-    let take_over = arriving.into_iter().map(|(to, handed)| ask(shard, to, HandoverStep::TakeOver(handed)));
-    join_all(take_over).await;
+    let handed = those_done(handed, join_all(expect).await);
+    let forget = by_shard(&handed, |id| moves[id].0).into_iter().map(|(from, handed)| {
+        ask(shard, from, HandoverStep::Forget(handed.iter().map(|handed| handed.id).collect()))
+    });
+    let handed = those_done(handed, join_all(forget).await);
+    let take_over = by_shard(&handed, |id| moves[id].1);
+    let take_over = take_over.into_iter().map(|(to, handed)| ask(shard, to, HandoverStep::TakeOver(handed)));
+    for id in those_done(handed, join_all(take_over).await).keys() {
+        left.remove(id);
+    }
+    if left.is_empty() {
+        return;
+    }
+    tracing::warn!(
+        partitions = left.len(),
+        "partitions wait on their way to other cores, and are not served meanwhile"
+    );
+    let waiting = left.into_iter().map(|(id, handed)| (id, Waiting { from: moves[&id].0, handed }));
+    shard.handovers.waiting.borrow_mut().extend(waiting);
+    if !shard.handovers.retrying.replace(true) {
+        shard.spawn(retry(shard.clone()));
+    }
 }
 
-async fn ask(shard: &Rc<Shard>, to: ShardId, step: HandoverStep) -> Vec<HandedOver> {
+fn by_shard(
+    handed: &BTreeMap<TopicPartition, HandedOver>,
+    shard_of: impl Fn(&TopicPartition) -> ShardId,
+) -> BTreeMap<ShardId, Vec<HandedOver>> {
+    let mut by_shard: BTreeMap<ShardId, Vec<HandedOver>> = BTreeMap::new();
+    for (id, handed) in handed {
+        by_shard.entry(shard_of(id)).or_default().push(handed.clone());
+    }
+    by_shard
+}
+
+fn those_done(
+    mut handed: BTreeMap<TopicPartition, HandedOver>,
+    taken: Vec<StepTaken>,
+) -> BTreeMap<TopicPartition, HandedOver> {
+    let is_done = |id: &TopicPartition| {
+        taken.iter().any(|taken| matches!(taken, StepTaken::Done(done) if done.contains(id)))
+    };
+    handed.retain(|id, _| is_done(id));
+    handed
+}
+
+/// As long as some wait.
+async fn retry(shard: Rc<Shard>) {
+    loop {
+        glommio::timer::sleep(RETRY_INTERVAL).await;
+        let Ok(_turn) = shard.handovers.turn.acquire_permit(1).await else { return };
+        let waiting = std::mem::take(&mut *shard.handovers.waiting.borrow_mut());
+        if waiting.is_empty() || shard.is_stopping() {
+            return shard.handovers.retrying.set(false);
+        }
+        let (mut moves, mut handed) = (Moves::new(), Vec::new());
+        for (id, waiting) in waiting {
+            // It may be gone.
+            let to = shard.image.borrow().partition(id).and_then(|state| owner(state, shard.node));
+            if let Some(to) = to {
+                moves.insert(id, (waiting.from, to));
+                handed.extend(waiting.handed);
+            }
+        }
+        let underway = let_all_go(&shard, moves, handed).await;
+        complete(&shard, underway).await;
+    }
+}
+
+async fn ask(shard: &Rc<Shard>, to: ShardId, step: HandoverStep) -> StepTaken {
     if to == shard.id {
         return take_step(shard, step).await;
     }
     match shard.mesh.call(to, Request::Handover(step)).await {
-        Reply::Handover(handed) => handed,
-        _ => unreachable!("a step of a handover is answered by what was let go"),
+        Reply::Handover(taken) => taken,
+        _ => unreachable!("a step of a handover is answered by what was done"),
     }
 }
 
 /// One step on the shard that it is asked of.
-pub async fn take_step(shard: &Rc<Shard>, step: HandoverStep) -> Vec<HandedOver> {
+pub async fn take_step(shard: &Rc<Shard>, step: HandoverStep) -> StepTaken {
     let _turn = shard.changing_partitions.acquire_permit(1).await.expect("it is never closed");
-    let mut let_gone = Vec::new();
-    match step {
+    let taken = match step {
         HandoverStep::LetGo(ids) => {
-            let_gone = join_all(ids.into_iter().map(|id| let_go(shard, id))).await;
+            let let_go = join_all(ids.into_iter().map(|id| let_go(shard, id))).await;
+            StepTaken::LetGo(let_go.into_iter().flatten().collect())
         }
-        HandoverStep::Expect(points) => expect(shard, points).await,
-        HandoverStep::Forget(ids) => forget(shard, &ids).await,
-        HandoverStep::TakeOver(handed) => take_over(shard, handed).await,
-    }
+        HandoverStep::Expect(points) => StepTaken::Done(expect(shard, points).await),
+        HandoverStep::Forget(ids) => StepTaken::Done(forget(shard, &ids).await),
+        HandoverStep::TakeOver(handed) => {
+            let taken = join_all(handed.into_iter().map(|handed| take_over(shard, handed))).await;
+            StepTaken::Done(taken.into_iter().flatten().collect())
+        }
+        HandoverStep::Keep(ids) => {
+            for id in &ids {
+                shard.handed_over.borrow_mut().remove(id);
+                goes_on(shard, *id);
+            }
+            StepTaken::Done(ids.into_iter().collect())
+        }
+    };
     partitions::count(shard);
-    let_gone
+    taken
 }
 
-/// From here on nobody is served from it here; whoever waits for it looks elsewhere.
-async fn let_go(shard: &Rc<Shard>, id: TopicPartition) -> HandedOver {
+/// From here on nobody is served from it here; whoever waits for it looks elsewhere. `None`: there is no space to
+/// write out what it has; it stays, and goes on with that.
+async fn let_go(shard: &Rc<Shard>, id: TopicPartition) -> Option<HandedOver> {
     shard.handed_over.borrow_mut().insert(id);
-    let damaged = shard.damaged_no_more(id);
     let Some(replica) = shard.stores.find(&id) else {
         let point = shard.unavailable.borrow().get(&id).and_then(|unavailable| unavailable.point);
-        return HandedOver { id, point, state: None, high_watermark: None, sessions: 0, damaged };
+        return Some(HandedOver { id, point, whole: None, damaged: shard.damaged_no_more(id) });
     };
     let store = shard.stores.of(&replica).clone();
-    let has_others = !replica.replication.is_alone();
-    let high_watermark = has_others.then(|| replica.log.borrow().high_watermark());
+    let directory = replica.directory.display();
     // No segment is replaced or dropped meanwhile: the next owner must not find half of that.
     let replacing = replica.replacing.acquire_permit(1).await;
-    let is_settled = settle(shard, &store, &replica).await;
-    let point = PartitionPoint::of(&replica.log.borrow(), replica.log_start_decided());
-    let state = is_settled.then(|| state_of(&replica));
+    if !settle(shard, &store, &replica).await {
+        tracing::warn!(%directory, "a replica cannot leave this core yet");
+        return None;
+    }
+    let (point, whole) = {
+        let log = replica.log.borrow();
+        let whole = Whole {
+            state: state_of(&replica),
+            closed: log.closed().iter().copied().collect(),
+            high_watermark: log.high_watermark(),
+            sessions: replica.replication.sessions.get(),
+        };
+        (PartitionPoint::of(&log, replica.log_start_decided()), whole)
+    };
     // Checkpoints say so until the other shard has one that does.
     shard.unavailable.borrow_mut().insert(id, Unavailable { dir: Some(store.dir), point: Some(point) });
     store.remove(&id);
@@ -195,116 +366,163 @@ async fn let_go(shard: &Rc<Shard>, id: TopicPartition) -> HandedOver {
     shard.transactions.role_changed(shard, id);
     replica.names_released().await;
     store.release_slot(replica.slot).await;
-    tracing::info!(directory = %replica.directory.display(), "a replica leaves this core for another one");
-    let sessions = replica.replication.sessions.get();
-    HandedOver { id, point: Some(point), state, high_watermark, sessions, damaged }
+    tracing::info!(%directory, "a replica leaves this core for another one");
+    Some(HandedOver { id, point: Some(point), whole: Some(whole), damaged: shard.damaged_no_more(id) })
 }
 
 /// Ends what the replica was and waits until all of it is flushed in its segments, the closed ones final. `false` where
-/// its log directory has failed.
+/// that takes too long, as without space, or its log directory has failed.
 async fn settle(shard: &Rc<Shard>, store: &Rc<Store>, replica: &Rc<Replica>) -> bool {
+    const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+    let begun = shard.clock.mono();
+    let finishing = Rc::new(Cell::new(false));
     loop {
         if !replica.replication.is_idle() {
             // Without an epoch, so that nobody goes on under the one there was.
             replica.take_role(shard, Role::Idle { epoch: None });
         }
-        store.write_out(replica.slot).await;
-        let active = replica.log.borrow().active().base_offset;
-        if let Err(error) = replica.finish_rolls(store, active).await {
-            if !is_full_disk(&error) {
-                store.fail(&format!("closing segments of {}: {error}", replica.directory.display()));
-            }
-            return false;
-        }
-        if store.is_offline() {
-            return false;
-        }
+        let is_written = store.is_idle(replica.slot);
         // Nothing else runs between this look and what the caller does.
-        if replica.replication.is_idle() && store.is_idle(replica.slot) && replica.is_rolled_out() {
+        if is_written && replica.is_rolled_out() && !store.is_offline() {
             return true;
         }
+        if store.is_offline() || shard.is_stopping() || shard.clock.mono().since(begun) >= SETTLE_TIME_MAX {
+            return false;
+        }
+        if !is_written {
+            store.request_write_out(replica.slot);
+            store.pump();
+        } else if !finishing.replace(true) {
+            // Not to be cut off half-way.
+            store.spawn(finish(store.clone(), replica.clone(), finishing.clone()));
+        }
+        glommio::timer::sleep(LOOK_INTERVAL).await;
     }
 }
 
-async fn expect(shard: &Rc<Shard>, points: Vec<(TopicPartition, Option<PartitionPoint>)>) {
-    let mut dirs = BTreeSet::new();
+async fn finish(store: Rc<Store>, replica: Rc<Replica>, finishing: Rc<Cell<bool>>) {
+    let active = replica.log.borrow().active().base_offset;
+    if let Err(error) = replica.finish_rolls(&store, active).await
+        && !is_full_disk(&error)
+    {
+        store.fail(&format!("closing segments of {}: {error}", replica.directory.display()));
+    }
+    finishing.set(false);
+}
+
+async fn expect(
+    shard: &Rc<Shard>,
+    points: Vec<(TopicPartition, Option<PartitionPoint>)>,
+) -> BTreeSet<TopicPartition> {
+    let mut by_dir: BTreeMap<Option<LogDirIndex>, BTreeSet<TopicPartition>> = BTreeMap::new();
     for (id, point) in points {
         let dir = home(shard, id);
         shard.handed_over.borrow_mut().insert(id);
         shard.unavailable.borrow_mut().insert(id, Unavailable { dir, point });
-        dirs.extend(dir);
+        by_dir.entry(dir).or_default().insert(id);
     }
-    write_checkpoints(shard, dirs).await;
+    let mut done = BTreeSet::new();
+    for (dir, ids) in by_dir {
+        if let Some(dir) = dir
+            && has_checkpoint(shard, dir).await
+        {
+            done.extend(ids);
+        }
+    }
+    done
 }
 
-async fn forget(shard: &Rc<Shard>, ids: &[TopicPartition]) {
+async fn forget(shard: &Rc<Shard>, ids: &[TopicPartition]) -> BTreeSet<TopicPartition> {
     let mut by_dir: BTreeMap<LogDirIndex, Vec<Entry>> = BTreeMap::new();
     for id in ids {
-        shard.handed_over.borrow_mut().remove(id);
-        let unavailable = shard.unavailable.borrow_mut().remove(id);
+        // One that comes back before it has left is expected here.
+        let is_expected = shard.image.borrow().partition(*id).is_some_and(|state| shard.owns(state));
+        if !is_expected {
+            shard.handed_over.borrow_mut().remove(id);
+            shard.unavailable.borrow_mut().remove(id);
+        }
         let epoch = shard.image.borrow().partition(*id).map_or(LeaderEpoch(0), |state| state.leader_epoch);
-        if let Some(dir) = unavailable.and_then(|unavailable| unavailable.dir) {
+        if let Some(dir) = home(shard, *id) {
             let gone = Entry { partition: *id, change: Change::Removed { epoch } };
             by_dir.entry(dir).or_default().push(gone);
         }
     }
-    write_checkpoints(shard, by_dir.keys().copied().collect()).await;
+    let mut done = BTreeSet::new();
     for (dir, gone) in by_dir {
-        shard.stores.get(dir).log_changes(gone).await;
+        let ids: Vec<TopicPartition> = gone.iter().map(|entry| entry.partition).collect();
+        if has_checkpoint(shard, dir).await && shard.stores.get(dir).log_changes(gone).await != Logged::Failed
+        {
+            done.extend(ids);
+        }
     }
+    done
 }
 
-/// In each of these directories that has not failed; waits for space where there is none.
-async fn write_checkpoints(shard: &Rc<Shard>, dirs: BTreeSet<LogDirIndex>) {
-    for dir in dirs {
-        let store = shard.stores.get(dir);
-        while !store.is_offline() {
-            match write_checkpoint(shard, store).await {
-                Ok(()) => break,
-                Err(error) if is_full_disk(&error) => {
-                    let directory = store.path.display();
-                    tracing::warn!(%directory, "no space for a checkpoint: partitions wait on their way to another core");
-                    glommio::timer::sleep(NO_SPACE_RETRY).await;
-                }
-                Err(error) => store.fail(&format!("writing the checkpoint: {error}")),
+/// Whether the checkpoint of a log directory says what is here now.
+async fn has_checkpoint(shard: &Rc<Shard>, dir: LogDirIndex) -> bool {
+    let store = shard.stores.get(dir);
+    match write_checkpoint(shard, store).await {
+        Ok(()) => true,
+        Err(error) => {
+            let directory = store.path.display();
+            tracing::warn!(%directory, %error, "no checkpoint could be written for partitions that move");
+            if !is_full_disk(&error) {
+                store.fail(&format!("writing the checkpoint: {error}"));
             }
+            false
         }
     }
 }
 
-async fn take_over(shard: &Rc<Shard>, handed: Vec<HandedOver>) {
-    // Those that were open open without a scan.
-    for clean in [true, false] {
-        let of_kind = || handed.iter().filter(|handed| handed.state.is_some() == clean);
-        let last = LastStop {
-            points: of_kind().filter_map(|handed| Some((handed.id, handed.point?))).collect(),
-            states: of_kind().filter_map(|handed| Some((handed.id, handed.state.clone()?))).collect(),
-            clean,
-            ..LastStop::default()
-        };
-        open_handed_over(shard, of_kind().map(|handed| handed.id).collect(), &last).await;
+/// `None`: there is no space to open it.
+async fn take_over(shard: &Rc<Shard>, handed: HandedOver) -> Option<TopicPartition> {
+    let HandedOver { id, point, whole, damaged } = handed;
+    if let Some(stated) = damaged {
+        shard.replica_is_damaged(id, stated); // Before it follows anybody.
     }
-    for HandedOver { id, high_watermark, sessions, damaged, .. } in handed {
+    let store = home(shard, id).map(|dir| shard.stores.get(dir)).filter(|store| !store.is_offline());
+    let (Some(store), Some(Whole { state, closed, high_watermark, sessions })) = (store, whole) else {
         shard.handed_over.borrow_mut().remove(&id);
-        if let Some(stated) = damaged {
-            shard.replica_is_damaged(id, stated); // Before it follows anybody.
-        }
-        if let Some(replica) = shard.stores.find(&id) {
-            shard.unavailable.borrow_mut().remove(&id); // Only now: a checkpoint has it from either.
-            replica.replication.sessions.set(sessions);
-            let is_alone = replica.replication.is_alone();
-            if let Some(known) = high_watermark.filter(|_| !is_alone) {
-                let mut log = replica.log.borrow_mut();
-                let known = known.min(log.durable_end()).max(log.log_start());
-                log.replicate_from(Some(known));
-            }
-            tracing::info!(directory = %replica.directory.display(), "a replica has come from another core");
-            take_role(shard, id);
-            if is_alone {
-                groups::role_changed(shard, id);
-                shard.transactions.role_changed(shard, id);
+        return Some(id);
+    };
+    let last = LastStop {
+        points: point.map(|point| (id, point)).into_iter().collect(),
+        states: BTreeMap::from([(id, state)]),
+        closed: BTreeMap::from([(id, closed)]),
+        clean: true,
+        ..LastStop::default()
+    };
+    match open_one(shard, store, id, &last).await {
+        Err(error) if error.is_for_want_of_space() => return None,
+        Err(error) => {
+            tracing::error!(%error, "a partition is offline");
+            if error.is_damage() {
+                shard.replica_damaged(id);
             }
         }
+        Ok(()) => {}
+    }
+    shard.handed_over.borrow_mut().remove(&id);
+    if let Some(replica) = shard.stores.find(&id) {
+        shard.unavailable.borrow_mut().remove(&id); // Only now: a checkpoint has it from either.
+        tracing::info!(directory = %replica.directory.display(), "a replica has come from another core");
+        replica.replication.sessions.set(sessions);
+        if !replica.replication.is_alone() {
+            let mut log = replica.log.borrow_mut();
+            let known = high_watermark.min(log.durable_end()).max(log.log_start());
+            log.replicate_from(Some(known));
+        }
+        goes_on(shard, id);
+    }
+    Some(id)
+}
+
+/// It becomes what the metadata say.
+fn goes_on(shard: &Rc<Shard>, id: TopicPartition) {
+    take_role(shard, id);
+    if shard.stores.find(&id).is_some_and(|replica| replica.replication.is_alone()) {
+        groups::role_changed(shard, id);
+        shard.transactions.role_changed(shard, id);
     }
 }
 

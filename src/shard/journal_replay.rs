@@ -76,6 +76,8 @@ pub struct ReplayStart<'a> {
     /// After a clean stop there is nothing in the journals that the segments lack.
     pub clean: bool,
     pub sync_fs: SyncFs,
+    /// The shards whose checkpoints name a partition.
+    pub checkpointed_by: &'a BTreeMap<TopicPartition, BTreeSet<ShardId>>,
     /// Of the checkpoints that are written once everything is replayed.
     pub generation: CheckpointGeneration,
     pub keep: Option<Keep>,
@@ -132,7 +134,7 @@ pub fn replay(
     if !start.clean {
         replayed.settled.apply(points);
     }
-    if !start.clean || start.moves_partitions() || start.replicas_removed {
+    if !start.clean || start.moves_partitions() || start.has_strays(points) || start.replicas_removed {
         write_checkpoints(start, points)?;
     }
     let mut done = Vec::new();
@@ -262,14 +264,31 @@ impl ReplayStart<'_> {
         Ok(files_of(&sizes, &limits).filter(|_| shard.index() < shard_count))
     }
 
+    /// What is known of some partition stands in the checkpoint of a shard that does not own it, and may write the next
+    /// one without it.
+    fn has_strays(&self, points: &BTreeMap<TopicPartition, PartitionPoint>) -> bool {
+        points.keys().any(|id| {
+            let owner = self.image.partition(*id).and_then(|state| state.owner_on(self.node));
+            owner.is_some_and(|owner| !self.is_checkpointed_by(id, owner))
+        })
+    }
+
+    fn is_checkpointed_by(&self, id: &TopicPartition, shard: ShardId) -> bool {
+        self.checkpointed_by.get(id).is_some_and(|shards| shards.contains(&shard))
+    }
+
     /// The partitions that a shard's journal may hold something of. Those of a core that was no more then
-    /// have other owners, and so have those that were moved while this directory was missing: nothing says
-    /// which they had.
+    /// have other owners, and so may have those that were moved: a shard that has let one go has it neither in its
+    /// checkpoint nor in its journal, unless no checkpoint has it at all.
     fn partitions_of(&self, shard: ShardId) -> BTreeSet<TopicPartition> {
         let cores = self.before.node(self.node).map_or(0, |node| node.cores);
         let may_have_owned = |id| {
             let replica = self.before.partition(id).and_then(|state| state.replica_on(self.node));
-            replica.is_some_and(|replica| replica.owner == shard || replica.has_moved())
+            replica.is_some_and(|replica| {
+                let is_elsewhere =
+                    self.checkpointed_by.contains_key(&id) && !self.is_checkpointed_by(&id, shard);
+                replica.owner == shard || (replica.has_moved() && !is_elsewhere)
+            })
         };
         let may_be = |(id, state): (TopicPartition, &PartitionState)| -> Option<TopicPartition> {
             let is_here = state.replicas.iter().any(|replica| (self.is_here)(replica));
@@ -526,6 +545,7 @@ mod tests {
             is_here: &|_| true,
             clean,
             sync_fs: SyncFs::Nothing,
+            checkpointed_by: const { &BTreeMap::new() },
             generation: CheckpointGeneration::default(),
             keep: None,
             replicas_removed: false,

@@ -14,7 +14,7 @@ use crate::shard::api::describe_log_dirs::LogSize;
 use crate::shard::connection_share::Lent;
 use crate::shard::controller::{ControlReply, ControlRequest};
 use crate::shard::groups::{GroupCall, GroupReply};
-use crate::shard::handover::{HandedOver, HandoverStep};
+use crate::shard::handover::{HandoverStep, StepTaken};
 use crate::shard::replication::feed::FollowerShard;
 use crate::shard::restoring::StatedUnder;
 use crate::shard::telemetry::{TelemetryCall, TelemetryReply};
@@ -123,8 +123,7 @@ pub enum Reply {
     Control(ControlReply),
     Applied,
     RemovalsEnded,
-    /// What the receiver has let go.
-    Handover(Vec<HandedOver>),
+    Handover(StepTaken),
 }
 
 pub struct ProduceItem {

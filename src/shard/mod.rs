@@ -117,6 +117,7 @@ use crate::shard::controller::Controller;
 use crate::shard::event::Broadcast;
 use crate::shard::fetch_sessions::{FetchSessions, SessionLimits};
 use crate::shard::groups::Groups;
+use crate::shard::handover::Handovers;
 use crate::shard::log_dirs::LogDirs;
 use crate::shard::memory::Meter;
 use crate::shard::mesh::Mesh;
@@ -203,6 +204,7 @@ pub struct Shard {
     removals: Removals,
     /// Partitions on their way to or from another shard of this node.
     handed_over: RefCell<BTreeSet<TopicPartition>>,
+    handovers: Handovers,
     /// Replicas of this shard that are damaged.
     damaged: RefCell<BTreeMap<TopicPartition, StatedUnder>>,
     /// Somebody sees to those.
@@ -321,6 +323,7 @@ impl Shard {
             changing_partitions: Semaphore::new(1),
             removals: Removals::default(),
             handed_over: RefCell::default(),
+            handovers: Handovers::default(),
             damaged: RefCell::default(),
             restoring: Cell::new(false),
             damaged_on_node: RefCell::default(),

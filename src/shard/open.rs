@@ -94,6 +94,8 @@ pub struct OpenRequest {
     pub clean: bool,
     /// What a clean stop has left of it, or the checksum of what lies beside its segments.
     pub state: Option<PartitionState>,
+    /// Its closed segments, where whoever had it before is still there to say.
+    pub closed: Option<Vec<SegmentInfo>>,
     /// Where the log ends at least, says the journal.
     pub journal_end: Option<Offset>,
 }
@@ -140,7 +142,10 @@ pub async fn read(
     };
     listing.recovery.iter().for_each(|branch| store.recovered(*branch));
     let epochs = read_epochs(store, &listing, &request.directory);
-    let closed = closed_segments(&listing, &request, active_base).await.map_err(failed)?;
+    let closed = match request.closed.as_ref().filter(|closed| are_those_of(closed, &listing, active_base)) {
+        Some(closed) => closed.iter().copied().collect(),
+        None => closed_segments(&listing, &request, active_base).await.map_err(failed)?,
+    };
     let segments = Segments::new(request.directory.clone(), active_base);
     if listing.is_new || (active_file.is_some() && request.clean) {
         segments.active_is_named();
@@ -259,6 +264,12 @@ fn read_epochs(store: &Store, listing: &Listing, directory: &Path) -> LeaderEpoc
         store.recovered(RecoveryBranch::EpochsRebuilt);
         LeaderEpochs::default()
     })
+}
+
+/// Whether these are the closed segments that are there.
+fn are_those_of(closed: &[SegmentInfo], listing: &Listing, active_base: Offset) -> bool {
+    let found = listing.logs.range(..active_base).map(|(base, (size, _))| (*base, *size));
+    closed.iter().map(|segment| (segment.base_offset, segment.size)).eq(found)
 }
 
 /// Closed segments, oldest first, with their largest timestamps from their time indexes.

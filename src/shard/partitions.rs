@@ -16,7 +16,7 @@ use crate::log::ownership::{Claim, claim};
 use crate::log::partition::{Cleanup, LogConfig};
 use crate::log::plan::SyncFs;
 use crate::log::recompression::StoredCompression;
-use crate::log::segment::{directory_name, stray_directory_name};
+use crate::log::segment::{SegmentInfo, directory_name, stray_directory_name};
 use crate::metrics::recovery::{RecoveryBranch, RecoveryCounts};
 use crate::replication::leader::Event;
 use crate::shard::disk::{DiskFile, blocking, is_full_disk};
@@ -30,10 +30,10 @@ use crate::shard::survey::{
     Listing, Survey, Wanted, list, read_metadata_file, survey, take_directories, take_directory,
 };
 use crate::shard::{Shard, Unavailable, groups, replication};
-use crate::types::{LogDirIndex, TopicId, TopicPartition, uuid_text};
+use crate::types::{LogDirIndex, ShardId, TopicId, TopicPartition, uuid_text};
 use futures::future::join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -61,9 +61,13 @@ const OPEN_CONCURRENCY: usize = 32;
 #[derive(Clone, Debug, Default)]
 pub struct LastStop {
     pub points: BTreeMap<TopicPartition, PartitionPoint>,
+    /// The shards whose checkpoints name a partition: more than one where it was on its way between them.
+    pub checkpointed_by: BTreeMap<TopicPartition, BTreeSet<ShardId>>,
     pub clean: bool,
     /// Of the partitions that a clean stop has left no files of.
     pub states: BTreeMap<TopicPartition, PartitionState>,
+    /// The closed segments of those that another shard has let go; of others their files say it.
+    pub closed: BTreeMap<TopicPartition, Vec<SegmentInfo>>,
     pub journal: Replayed,
     /// What was put right or refused before any shard ran.
     pub recovery: RecoveryCounts,
@@ -331,14 +335,6 @@ pub async fn open_new(shard: &Rc<Shard>, store: &Rc<Store>, id: TopicPartition, 
     count(shard);
 }
 
-/// Opens what another shard of this node has let go. The caller has the turn.
-pub async fn open_handed_over(shard: &Rc<Shard>, ids: Vec<TopicPartition>, last: &LastStop) {
-    let size = BatchSize { partitions: CREATE_BATCH, side_by_side: 1, gives_way: false };
-    let by_dir = by_directory(shard, ids, |_, id| last.points.get(id).copied());
-    join_all(by_dir.into_iter().map(|(dir, ids)| open_some(shard, dir, ids, last, size))).await;
-    count(shard);
-}
-
 /// Opens one again that was closed, or could not be opened before.
 pub async fn open_one(
     shard: &Rc<Shard>,
@@ -373,6 +369,7 @@ fn open_requests(
             point: last.points.get(id).copied(),
             clean: last.clean,
             state: last.states.get(id).cloned(),
+            closed: last.closed.get(id).cloned(),
             journal_end: last.journal.ends.get(id).copied(),
         })
     });
@@ -663,7 +660,6 @@ mod tests {
     use crate::log::ownership::{self, PARTITION_METADATA};
     use crate::shard::disk::replace_file;
     use crate::types::{NodeId, Offset, Uuid};
-    use std::collections::BTreeSet;
     use std::path::Path;
 
     #[test]

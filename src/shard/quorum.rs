@@ -745,6 +745,7 @@ impl MetadataQuorum {
 }
 
 async fn apply_everywhere(shard: &Rc<Shard>, records: Arc<[Record]>) {
+    let _turn = shard.handovers.turn.acquire_permit(1).await.expect("it is never closed");
     let others = || (0..shard.mesh.shard_count()).map(|at| ShardId(at as u16)).filter(|to| *to != shard.id);
     // Where a replica comes to there may be what another shard has not removed yet.
     if partitions::come_here(shard, &records) {

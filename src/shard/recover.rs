@@ -17,7 +17,7 @@ use crate::shard::final_state::take_final_states;
 use crate::shard::journal_replay::{self, Keep, ReplayStart};
 use crate::shard::log_dirs::{LogDir, LogDirs};
 use crate::shard::partitions::{Held, LastStop, remove_orphans};
-use crate::types::{LogDirIndex, NodeId, TopicId};
+use crate::types::{LogDirIndex, NodeId, ShardId, TopicId, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
@@ -109,6 +109,7 @@ fn recover_one(
         sync_fs: SyncFs::of(&dir.file_system),
         generation,
         // What a journal says of a replica that has gone it would say of one that has come as well.
+        checkpointed_by: &last.checkpointed_by,
         keep: (config.journal && !replicas_removed).then_some(Keep { limits, shard_count: config.cores }),
         replicas_removed,
     };
@@ -160,7 +161,13 @@ pub(super) fn read_last_stop(data_dir: &Path) -> io::Result<(LastStop, Checkpoin
         }
     );
     let points = merge(&checkpoints);
-    Ok((LastStop { points, clean, states, recovery, ..LastStop::default() }, generation))
+    let mut checkpointed_by: BTreeMap<TopicPartition, BTreeSet<ShardId>> = BTreeMap::new();
+    for checkpoint in &checkpoints {
+        for id in checkpoint.points.keys() {
+            checkpointed_by.entry(*id).or_default().insert(checkpoint.shard);
+        }
+    }
+    Ok((LastStop { points, checkpointed_by, clean, states, recovery, ..LastStop::default() }, generation))
 }
 
 /// From now on a stop is unclean. The journals have been marked: what a clean stop made superfluous in

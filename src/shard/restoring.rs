@@ -59,7 +59,9 @@ fn is_to_be_restored(image: &Image, node: NodeId, id: TopicPartition, stated: St
 impl Shard {
     /// A start or a read has found a replica of this shard damaged.
     pub fn replica_damaged(self: &Rc<Shard>, id: TopicPartition) {
-        if self.is_damaged(id) {
+        // Who reads on in one that has left says nothing of it.
+        let is_here = || self.image.borrow().partition(id).is_some_and(|state| self.owns(state));
+        if self.is_damaged(id) || self.is_handed_over(&id) || !is_here() {
             return;
         }
         replication::follow_no_more(self, id);

@@ -640,6 +640,7 @@ fn request(directory: &Path, index: i32, segment_size_max: u64) -> OpenRequest {
         point: None,
         clean: false,
         state: None,
+        closed: None,
         journal_end: None,
     }
 }

@@ -339,6 +339,7 @@ impl Cleaner {
         info: &SegmentInfo,
         position: u64,
     ) -> Result<SegmentReader, Failed> {
+        let Some(_names) = replica.hold_names() else { return Err(Failed::Superseded) };
         let file = replica.segments.reader(&self.store(replica).disk, info.base_offset).await;
         let file = file.map_err(|error| read_failed_io(replica, info.base_offset, &error))?;
         Ok(SegmentReader::new(self.store(replica), replica, info, file, position))

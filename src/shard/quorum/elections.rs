@@ -96,6 +96,10 @@ impl MetadataQuorum {
 
     /// How many partitions move to other cores of their nodes.
     async fn balance_cores(&self) -> Result<usize, CommitError> {
+        // Before this node serves, and once it stops, nothing moves.
+        if self.attached().is_none_or(|shard| shard.is_stopping()) {
+            return Ok(0);
+        }
         let records = self.with_image(balance_cores);
         let count = records.len();
         self.commit_all(records).await?;

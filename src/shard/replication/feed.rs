@@ -291,7 +291,7 @@ struct Turn {
 impl Turn {
     /// `None`: it has nothing, or may be sent nothing for now.
     fn of(shard: &Shard, feed: &Feed, partition: TopicPartition) -> Option<Turn> {
-        let replica = shard.stores.find(&partition)?;
+        let replica = shard.stores.find(&partition).filter(|replica| replica.is_heard_on(feed))?;
         let look = |leader: &Leader| {
             let is_in_sync = leader.in_sync().committed().contains(&feed.node());
             Some((leader.epoch(), leader.to_send(feed.node())?, is_in_sync))

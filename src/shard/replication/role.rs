@@ -275,6 +275,13 @@ impl Replica {
         }
     }
 
+    /// Whether a follower was last heard on this connection: another core of its node may have it by now.
+    pub fn is_heard_on(&self, feed: &Feed) -> bool {
+        let role = self.replication.role.borrow();
+        let Role::Leader(leading) = &*role else { return false };
+        leading.feeds.get(&feed.node()).is_some_and(|known| std::ptr::eq(known.as_ptr(), feed))
+    }
+
     fn feed(&self, replica: NodeId) -> Option<Rc<Feed>> {
         let role = self.replication.role.borrow();
         let Role::Leader(leading) = &*role else { return None };

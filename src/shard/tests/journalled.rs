@@ -299,9 +299,12 @@ fn lost_journal_was_of_the_partitions_that_its_core_had_before() {
 /// as before followed.
 #[test]
 fn lost_journal_may_be_of_partitions_that_were_moved_since() {
-    let directory = directory();
-    std::fs::create_dir(directory.path().join("journal.1")).unwrap();
-    std::fs::File::create_new(directory.path().join("journal.1/00000001.journal")).unwrap();
+    let lost = || {
+        let directory = directory();
+        std::fs::create_dir(directory.path().join("journal.1")).unwrap();
+        std::fs::File::create_new(directory.path().join("journal.1/00000001.journal")).unwrap();
+        directory
+    };
     let mut image = image_of(&[node(1, 2, Routing::Node)]);
     add_topic(&mut image, 1, "t", &[1, 0]);
     for cores in [1, 2] {
@@ -309,14 +312,26 @@ fn lost_journal_may_be_of_partitions_that_were_moved_since() {
             image.apply(&record).unwrap();
         }
     }
+    let directory = lost();
     let replayed = replay(&start(directory.path(), &image, false), &mut BTreeMap::new()).unwrap();
     assert_eq!(replayed.corrupt, BTreeSet::from([request(directory.path(), 0, 1).id]));
+    // Another core's checkpoint has it: then that journal has nothing of it that is not in its segments.
+    let id = request(directory.path(), 0, 1).id;
+    for (shard, expected) in [(0, BTreeSet::new()), (1, BTreeSet::from([id]))] {
+        let directory = lost();
+        let checkpointed_by = BTreeMap::from([(id, BTreeSet::from([ShardId(shard)]))]);
+        let start =
+            ReplayStart { checkpointed_by: &checkpointed_by, ..start(directory.path(), &image, false) };
+        assert_eq!(replay(&start, &mut BTreeMap::new()).unwrap().corrupt, expected, "{shard}");
+    }
 }
 
 /// Without a journal too, as the shard that had it may write its next checkpoint before the one that has it.
 #[test]
 fn partition_that_moves_to_another_core_keeps_its_recovery_point() {
-    for (clean, moves) in [(false, false), (true, true), (true, false)] {
+    for (clean, moves, is_elsewhere) in
+        [(false, false, false), (true, true, false), (true, false, false), (true, false, true)]
+    {
         let directory = directory();
         let owned_by = |owner| {
             let mut image = image_of(&[node(1, 2, Routing::Node)]);
@@ -332,13 +347,19 @@ fn partition_that_moves_to_another_core_keeps_its_recovery_point() {
             file_position: 700,
         };
         let mut points = BTreeMap::from([(id, point)]);
-        let moving = ReplayStart { before: &before, ..start(directory.path(), &image, clean) };
+        // Its owner has changed while the node was down, too.
+        let checkpointed_by = BTreeMap::from([(id, BTreeSet::from([ShardId(u16::from(is_elsewhere))]))]);
+        let moving = ReplayStart {
+            before: &before,
+            checkpointed_by: &checkpointed_by,
+            ..start(directory.path(), &image, clean)
+        };
         replay(&moving, &mut points).unwrap();
         #[expect(clippy::disallowed_methods, reason = "a test looks at a file")]
         let written = std::fs::read(directory.path().join(checkpoint_name(ShardId(0))));
         let points = written.ok().map(|bytes| Checkpoint::decode(&bytes).unwrap().points);
-        let expected = (!clean || moves).then(|| BTreeMap::from([(id, point)]));
-        assert_eq!(points, expected, "{clean}, {moves}");
+        let expected = (!clean || moves || is_elsewhere).then(|| BTreeMap::from([(id, point)]));
+        assert_eq!(points, expected, "{clean}, {moves}, {is_elsewhere}");
     }
 }
 
@@ -351,6 +372,7 @@ pub(super) fn start<'a>(data_dir: &'a Path, image: &'a Image, clean: bool) -> Re
         is_here: &|_| true,
         clean,
         sync_fs: SyncFs::Metadata,
+        checkpointed_by: const { &BTreeMap::new() },
         generation: CheckpointGeneration(1),
         keep: Some(Keep { limits: LIMITS, shard_count: 1 }),
         replicas_removed: false,

@@ -12,7 +12,7 @@ use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::Shard;
 use crate::shard::api::delete_records::delete_local;
 use crate::shard::conn::tests::shard_with;
-use crate::shard::handover::{HandedOver, HandoverStep, take_step};
+use crate::shard::handover::{HandedOver, HandoverStep, StepTaken, take_step};
 use crate::shard::journal_replay::replay;
 use crate::shard::message::DeleteRecordsItem;
 use crate::shard::recover::read_last_stop;
@@ -144,12 +144,13 @@ impl Cores {
     /// From one to the other, looking at what a kill leaves before and after each step and while it goes on.
     async fn hand_over(&self, from: usize, to: usize) {
         let path = format!("{from} to {to}");
-        let handed = self.watched(&self.shards[from], self.let_go(from), &format!("{path}: let go")).await;
-        let [HandedOver { point, state, .. }] = &handed[..] else { panic!("{handed:?}") };
+        let taken = self.watched(&self.shards[from], self.let_go(from), &format!("{path}: let go")).await;
+        let StepTaken::LetGo(handed) = taken else { panic!("it lets go") };
+        let [HandedOver { point, whole, .. }] = &handed[..] else { panic!("{handed:?}") };
         let point = point.expect("it was open");
         let ends = (point.log_start.get(), point.flushed_end.get());
         assert_eq!(ends, (self.start, self.batches.len() as u64), "all of it is stored");
-        assert!(state.is_some());
+        assert!(whole.is_some());
         assert!(self.shards[from].stores.find(&self.id()).is_none());
         self.commit_move_to(to);
         self.check_after_a_kill(&format!("{path}: the metadata say so")).await;
@@ -161,7 +162,8 @@ impl Cores {
         for (shard, step, name) in steps {
             assert!(self.shards[to].stores.find(&self.id()).is_none(), "nobody serves it yet");
             assert_eq!(self.shards[to].absence(&self.id()), ErrorCode::NotLeaderOrFollower);
-            self.watched(&self.shards[shard], step, &format!("{path}: {name}")).await;
+            let taken = self.watched(&self.shards[shard], step, &format!("{path}: {name}")).await;
+            assert!(matches!(taken, StepTaken::Done(done) if done.contains(&self.id())), "{path}: {name}");
         }
         let replica = self.shards[to].stores.find(&self.id()).expect("it is open");
         self.check(self.shards[to].stores.of(&replica), &replica, &path).await;
@@ -173,13 +175,13 @@ impl Cores {
         assert_eq!((scans, unusable), (0, 0), "it was opened without a scan");
     }
 
-    async fn watched(&self, shard: &Rc<Shard>, step: HandoverStep, name: &str) -> Vec<HandedOver> {
+    async fn watched(&self, shard: &Rc<Shard>, step: HandoverStep, name: &str) -> StepTaken {
         let taking = shard.clone();
         let done = Rc::new(RefCell::new(None));
         let result = done.clone();
         let task = shard.spawn(async move {
-            let handed = take_step(&taking, step).await;
-            *result.borrow_mut() = Some(handed);
+            let taken = take_step(&taking, step).await;
+            *result.borrow_mut() = Some(taken);
         });
         while done.borrow().is_none() {
             self.check_after_a_kill(&format!("during {name}")).await;
@@ -227,7 +229,9 @@ fn who_waits_while_a_partition_is_let_go_is_told_to_look_elsewhere() {
         let acks = Acks::new(None);
         let mut bytes = batch(1, Some(3), &[3; 900]);
         append(shard.stores.of(&replica), &replica, &acks, &mut bytes).await;
-        let handed = take_step(&shard, HandoverStep::LetGo(vec![cores.id()])).await;
+        let StepTaken::LetGo(handed) = take_step(&shard, HandoverStep::LetGo(vec![cores.id()])).await else {
+            panic!("it lets go")
+        };
         acks.all_arrived(shard.stores.of(&replica)).await;
         assert_eq!(acks.arrived.borrow()[0].outcome.error, ErrorCode::NotLeaderOrFollower);
         assert_eq!(
