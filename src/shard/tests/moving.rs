@@ -9,8 +9,8 @@ use crate::cluster::placement::moved;
 use crate::cluster::record::Record;
 use crate::config::Routing;
 use crate::metrics::recovery::RecoveryBranch;
-use crate::shard::Shard;
 use crate::shard::api::delete_records::delete_local;
+use crate::shard::background::write_checkpoint;
 use crate::shard::conn::tests::shard_with;
 use crate::shard::handover::{HandedOver, HandoverStep, StepTaken, take_step};
 use crate::shard::journal_replay::replay;
@@ -19,7 +19,9 @@ use crate::shard::recover::read_last_stop;
 use crate::shard::replication::cutting::{Cut, cut};
 use crate::shard::replication::role::Role;
 use crate::shard::stores::Stores;
+use crate::shard::{Shard, Unavailable};
 use crate::types::ShardId;
+use std::collections::BTreeSet;
 
 /// Some four batches a segment.
 const SEGMENT: u64 = 4096;
@@ -192,6 +194,52 @@ impl Cores {
     }
 }
 
+/// Both write one checkpoint after the other meanwhile.
+fn write_checkpoints(cores: &Cores) -> Rc<Cell<bool>> {
+    let is_over = Rc::new(Cell::new(false));
+    for shard in &cores.shards {
+        let (shard, is_over) = (shard.clone(), is_over.clone());
+        shard.clone().spawn(async move {
+            let store = shard.stores.iter().next().expect("it has one").clone();
+            while !is_over.get() {
+                write_checkpoint(&shard, &store).await.expect("there is space");
+                glommio::executor().yield_now().await;
+            }
+        });
+    }
+    is_over
+}
+
+/// Its journal has lost something, say: whoever gets it knows nothing of that.
+#[test]
+fn what_was_not_open_is_not_opened_by_the_next_owner() {
+    on_executor(async {
+        let mut cores = Cores::new(true).await;
+        cores.append(0, 5).await;
+        let [from, to] = cores.shards.clone();
+        let replica = from.stores.find(&cores.id()).expect("it is here");
+        let store = from.stores.of(&replica).clone();
+        store.write_out(replica.slot).await;
+        let point = Some(PartitionPoint::of(&replica.log.borrow(), Offset::ZERO));
+        store.remove(&cores.id());
+        replica.give_up(ErrorCode::KafkaStorageError);
+        from.unavailable.borrow_mut().insert(cores.id(), Unavailable { dir: Some(store.dir), point });
+
+        let taken = take_step(&from, HandoverStep::LetGo(vec![cores.id()])).await;
+        let StepTaken::LetGo(handed) = taken else { panic!("it lets go") };
+        assert!(handed[0].whole.is_none() && handed[0].point == point);
+        cores.commit_move_to(1);
+        take_step(&to, HandoverStep::Expect(vec![(cores.id(), point)])).await;
+        take_step(&from, HandoverStep::Forget(vec![cores.id()])).await;
+        take_step(&to, HandoverStep::TakeOver(handed)).await;
+        assert!(to.stores.find(&cores.id()).is_none());
+        assert_eq!(to.absence(&cores.id()), ErrorCode::KafkaStorageError);
+        let (last, _) = read_last_stop(cores.directory.path()).unwrap();
+        assert_eq!(last.points.get(&cores.id()).copied(), point, "checkpoints know how far it was flushed");
+        assert_eq!(last.checkpointed_by[&cores.id()], BTreeSet::from([ShardId(1)]));
+    });
+}
+
 #[test]
 fn a_kill_at_any_step_of_a_move_leaves_the_log_as_it_was() {
     for is_journalled in [true, false] {
@@ -199,7 +247,9 @@ fn a_kill_at_any_step_of_a_move_leaves_the_log_as_it_was() {
             let mut cores = Cores::new(is_journalled).await;
             cores.append(0, 11).await;
             cores.delete_before(0, 2).await;
+            let is_over = write_checkpoints(&cores);
             cores.hand_over(0, 1).await;
+            is_over.set(true);
             // What happens there is not undone by what the other shard has had in its journal.
             cores.append(1, 6).await;
             cores.cut_to(1, 10).await;
