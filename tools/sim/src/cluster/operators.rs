@@ -71,10 +71,12 @@ impl Scene {
         }
         let stillborn = self.decided().stillborn.iter().copied().collect::<Vec<_>>();
         stillborn.into_iter().for_each(|partition| self.ask_to_delete(partition));
-        // Who has elected uncleanly before has to do it again where the one that was elected had nothing.
+        // Who has elected uncleanly before has to do it again where the one that was elected had nothing; and where the
+        // only one in sync has lost its disk before anything was acknowledged, there is nothing to lose.
         let is_stuck = |(partition, leadership): (&usize, &Leadership)| {
             let has_nobody = leadership.in_sync.is_empty() && leadership.eligible_leaders.is_empty();
-            (has_nobody && self.watch.losses(*partition) > 0).then_some(*partition)
+            let has_nothing = self.watch.losses(*partition) > 0 || self.watch.end(*partition) == 0;
+            (has_nobody && has_nothing).then_some(*partition)
         };
         let stuck: Vec<usize> = self.controller.partitions.iter().filter_map(is_stuck).collect();
         stuck.into_iter().for_each(|partition| self.ask_to_elect(partition, 1));
