@@ -137,6 +137,8 @@ impl Scene {
     }
 
     fn answer(&mut self, id: usize, partition: usize, produce: ProduceId, outcome: ProduceOutcome) {
+        // Before it may hear of another epoch, in the same instant.
+        let is_passed_over = self.is_passed_over(id, partition);
         // An answer may be there before its request is noted down.
         self.after_at(0, id, move |scene| {
             let Some((client, number, end)) = scene.nodes[id].produces.remove(&produce.0) else { return };
@@ -147,10 +149,10 @@ impl Scene {
                 }
                 ProduceOutcome::NotLeader => Err("produce: NOT_LEADER"),
             };
-            scene.check_answer(id, partition, client, result.ok());
-            if result.is_ok() && scene.is_passed_over(id, partition) {
+            if result.is_ok() && (is_passed_over || scene.is_passed_over(id, partition)) {
                 return; // An unclean election has ended what it knows of.
             }
+            scene.check_answer(id, partition, client, result.ok());
             scene.answer_client(client, number, result);
         });
     }
