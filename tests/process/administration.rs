@@ -18,7 +18,7 @@ use odradek_test_harness::kafka_protocol::messages::{
     describe_configs_request, describe_quorum_request, incremental_alter_configs_request,
 };
 use odradek_test_harness::kafka_protocol::protocol::StrBytes;
-use odradek_test_harness::{Batch, Broker, Client, Options, Routing, binary, topic_name};
+use odradek_test_harness::{Batch, Broker, Client, Options, Routing, binary, topic_name, wait_for};
 
 use crate::now_ms;
 
@@ -31,7 +31,8 @@ fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_string())
 }
 
-/// Sets (or with `None` removes) one setting: the error's code and text.
+/// Sets (or with `None` removes) one setting, again where the quorum gets another leader meanwhile: the error's code and
+/// text.
 pub fn set(client: &mut Client, kind: i8, name: &str, key: &str, value: Option<&str>) -> (i16, String) {
     let config = incremental_alter_configs_request::AlterableConfig::default()
         .with_name(text(key))
@@ -42,9 +43,15 @@ pub fn set(client: &mut Client, kind: i8, name: &str, key: &str, value: Option<&
         .with_resource_name(text(name))
         .with_configs(vec![config]);
     let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
-    let response = client.bootstrap().call(1, &request);
-    let answer = &response.responses[0];
-    (answer.error_code, answer.error_message.as_ref().map(|text| text.to_string()).unwrap_or_default())
+    wait_for("an answer of the controller", || {
+        let response = client.bootstrap().call(1, &request);
+        let answer = &response.responses[0];
+        let message = answer.error_message.as_ref().map(|text| text.to_string()).unwrap_or_default();
+        match ResponseError::try_from_code(answer.error_code) {
+            Some(ResponseError::NotController | ResponseError::RequestTimedOut) => None,
+            _ => Some((answer.error_code, message)),
+        }
+    })
 }
 
 /// Value, source and whether it is read-only.

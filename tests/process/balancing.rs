@@ -10,7 +10,7 @@ use odradek_test_harness::kafka_protocol::ResponseError;
 use odradek_test_harness::{Batch, Broker, Client, Connection, Options, records_of, wait_for};
 use serde_json::Value;
 
-use crate::clusters::{PARTITIONS, create, options, run, status, three_with, voters};
+use crate::clusters::{PARTITIONS, create, options, run, status, three_with, voters, wait_until_all_alive};
 use crate::reassignment::{self, Writer};
 use crate::throttling::fill as fill_with_large;
 
@@ -23,6 +23,7 @@ fn settings() -> Options {
 fn join(nodes: &mut Vec<Broker>, id: i32) {
     let next = Broker::start_with(settings().in_cluster(id, &[&nodes[0]]));
     nodes.push(next);
+    wait_until_all_alive(nodes);
 }
 
 fn fill(node: &Broker) {
@@ -49,6 +50,12 @@ fn loads(node: &Broker) -> (BTreeMap<i64, u64>, usize) {
     (brokers.iter().map(load).collect(), status["under_replicated"].as_array().expect("a list").len())
 }
 
+/// Waits until a node knows of these loads, and that all is in sync.
+fn wait_for_loads<const N: usize>(node: &Broker, expected: [(i64, u64); N]) {
+    let expected = (BTreeMap::from(expected), 0);
+    wait_for(&format!("{expected:?}"), || (loads(node) == expected).then_some(()));
+}
+
 fn json(node: &Broker, arguments: &[&str]) -> Vec<Value> {
     let mut all = arguments.to_vec();
     all.push("--json");
@@ -69,13 +76,12 @@ fn nodes_come_get_their_share_are_emptied_and_replaced() {
     assert_eq!(to_fourth, 3, "of twelve replicas: {plan:?}");
     assert_eq!(loads(&nodes[0]).0[&4], 0, "a plan moves nothing");
     assert_eq!(json(&nodes[1], &["cluster", "rebalance", "--apply"]), plan);
-    let expected = (BTreeMap::from([(1, 3), (2, 3), (3, 3), (4, 3)]), 0);
-    wait_for("another node to know of it", || (loads(&nodes[0]) == expected).then_some(()));
+    wait_for_loads(&nodes[0], [(1, 3), (2, 3), (3, 3), (4, 3)]);
     assert_eq!(json(&nodes[0], &["cluster", "rebalance", "--plan"]), Vec::<Value>::new());
     check(&nodes[0], 1);
 
     run(&nodes[0], &["node", "drain", "1", "--at-a-time", "2"]).expect("it is emptied");
-    assert_eq!(loads(&nodes[0]), (BTreeMap::from([(1, 0), (2, 4), (3, 4), (4, 4)]), 0));
+    wait_for_loads(&nodes[0], [(1, 0), (2, 4), (3, 4), (4, 4)]);
     fill(&nodes[0]);
     check(&nodes[3], 2);
 
@@ -83,7 +89,7 @@ fn nodes_come_get_their_share_are_emptied_and_replaced() {
     let mut first = nodes.remove(0);
     first.stop();
     run(&nodes[0], &["node", "decommission", "1"]).expect("it is taken out");
-    assert_eq!(loads(&nodes[0]), (BTreeMap::from([(2, 4), (3, 4), (4, 4)]), 0));
+    wait_for_loads(&nodes[0], [(2, 4), (3, 4), (4, 4)]);
     let members = || {
         let status = status(&nodes[0])?;
         let members = status["quorum"]["members"].as_array()?.clone();
@@ -106,7 +112,7 @@ fn nodes_come_get_their_share_are_emptied_and_replaced() {
             .map(drop)
     });
     run(&nodes[0], &["node", "replace", "2", "5"]).expect("it is replaced");
-    assert_eq!(loads(&nodes[0]), (BTreeMap::from([(3, 4), (4, 4), (5, 4)]), 0));
+    wait_for_loads(&nodes[0], [(3, 4), (4, 4), (5, 4)]);
     fill(&nodes[0]);
     check(&nodes[0], 3);
     nodes.iter_mut().for_each(Broker::stop);
@@ -200,10 +206,11 @@ fn a_node_that_joins_gets_its_share_of_what_is_written_and_read() {
 
     nodes[3].begin_start();
     nodes[3].wait_until_ready();
+    wait_until_all_alive(&nodes);
     let before: Vec<usize> = writers.iter().map(Writer::count).collect();
     let moved = json(&nodes[0], &["cluster", "rebalance", "--apply", "--at-a-time", "2"]);
     assert_eq!(moved.len(), 3, "of twelve replicas: {moved:?}");
-    assert_eq!(loads(&nodes[0]), (BTreeMap::from([(1, 3), (2, 3), (3, 3), (4, 3)]), 0));
+    wait_for_loads(&nodes[0], [(1, 3), (2, 3), (3, 3), (4, 3)]);
     for (writer, before) in writers.iter().zip(before) {
         wait_for("more", || (writer.count() > before + 20).then_some(()));
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -222,23 +222,23 @@ fn nothing_is_lost_where_the_broker_is_killed_meanwhile() {
     for round in 0..8 {
         let writer = Writer::start(&ports, 2_000);
         let stops = Arc::new(AtomicBool::new(false));
-        let (told, port) = (stops.clone(), broker.port());
+        let moves = Arc::new(AtomicUsize::new(0));
+        let (told, counted, port) = (stops.clone(), moves.clone(), broker.port());
         let mover = std::thread::spawn(move || {
-            let mut moves = 0;
             for id in [1000, 1001].into_iter().cycle() {
                 if told.load(Ordering::Relaxed) {
                     break;
                 }
-                moves += usize::from(try_reassign(port, TOPIC, 0, &[id]) == Some(None));
+                let has_moved = try_reassign(port, TOPIC, 0, &[id]) == Some(None);
+                counted.fetch_add(usize::from(has_moved), Ordering::Relaxed);
             }
-            moves
         });
-        std::thread::sleep(Duration::from_millis(200 + 37 * round));
+        wait_for("a move", || (moves.load(Ordering::Relaxed) > 0).then_some(()));
+        std::thread::sleep(Duration::from_millis(50 + 37 * round));
         broker.kill();
         stops.store(true, Ordering::Relaxed);
         broker.start_again();
-        let moves = mover.join().expect("it moves");
-        assert!(moves > 0, "it has moved");
+        mover.join().expect("it moves");
         acknowledged.extend(writer.stop());
         check(&ports, &acknowledged, 0);
     }

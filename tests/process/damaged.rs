@@ -76,7 +76,15 @@ fn a_lost_block_of_a_journal_is_fetched_from_others() {
     const AT: usize = 1;
     let mut nodes = three_with(&settings());
     create(&nodes[0], PARTITIONS, &[]);
-    let acknowledged = fill(&nodes, 10);
+    let mut acknowledged = fill(&nodes, 10);
+    // The journal may get its first file late. There has to be something behind the block that is lost.
+    wait_for("the journal", || {
+        for (of, acknowledged) in (0..).zip(&mut acknowledged) {
+            let value = format!("{of} {}", acknowledged.len());
+            acknowledged.insert(produce(&nodes, 0, of, &Batch::of(&[&value], 1)), value);
+        }
+        (blocks(&nodes[AT]).len() > 6).then_some(())
+    });
     (0..PARTITIONS).for_each(|of| wait_for_in_sync(&nodes[0], of, &[1, 2, 3]));
     nodes[AT].kill();
     let (file, at) = blocks(&nodes[AT])[3].clone();
@@ -105,7 +113,9 @@ fn damage_that_a_read_finds_is_mended_from_others() {
     flip(&segment(&nodes[at], OF), 70);
     nodes[at].start_again();
     // It may take itself for the leader until it has heard of what came meanwhile.
-    wait_for("it to lead again", || (leader(&nodes, (at + 1) % 3, OF)? == at).then_some(()));
+    for asked in 0..nodes.len() {
+        wait_for("it to lead again", || (leader(&nodes, asked, OF)? == at).then_some(()));
+    }
     check(&read(&nodes, OF, 10), &acknowledged[OF as usize]);
     wait_for("what is damaged", || (times_restored(&nodes[at]) == 1).then_some(()));
     assert_eq!(partition(&nodes[0], OF).map(|found| found.replica_nodes.len()), Some(3));

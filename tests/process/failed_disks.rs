@@ -67,7 +67,8 @@ fn partitions_of_a_disk_that_fails_are_led_by_others_until_it_is_mounted_again()
         produce_to_all(&nodes, &format!("failed {round}"), &mut acknowledged);
     }
     wait_until_offline(&nodes, &failing);
-    assert_eq!(state_of_node(&nodes[0]).as_deref(), Some("alive"), "it has another disk");
+    // It has another disk.
+    wait_for("the node to be there", || (state_of_node(&nodes[0])? == "alive").then_some(()));
     for of in (0..PARTITIONS).filter(|of| !failing.contains(of)) {
         wait_for_in_sync(&nodes[0], of, &[1, 2, 3]);
     }

@@ -1,6 +1,7 @@
 //! A disk that is really full: what needs space is refused, everything else goes on, and all of it
 //! comes back by itself.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use odradek_test_harness::kafka_protocol::ResponseError;
@@ -174,7 +175,12 @@ fn create(client: &mut Client, topic: &str) -> Option<ResponseError> {
     ResponseError::try_from_code(client.bootstrap().call(5, &request).topics[0].error_code)
 }
 
+/// It has its name before it has its blocks.
 fn has_spare(partition: &Path) -> bool {
     let mut files = std::fs::read_dir(partition).expect("the partition has its directory");
-    files.any(|entry| entry.expect("it can be listed").path().extension().is_some_and(|end| end == "spare"))
+    files.any(|entry| {
+        let entry = entry.expect("it can be listed");
+        let is_spare = entry.path().extension().is_some_and(|end| end == "spare");
+        is_spare && entry.metadata().is_ok_and(|found| found.blocks() > 0)
+    })
 }

@@ -520,7 +520,8 @@ fn members_that_wait_do_not_hold_up_a_stop_nor_outlive_their_connection() {
     assert_eq!(other.call(0, &ApiVersionsRequest::default()).error_code, 0);
     let begun = std::time::Instant::now();
     broker.stop();
-    assert!(begun.elapsed() < std::time::Duration::from_secs(4), "it took {:?}", begun.elapsed());
+    // Less than is waited for clients that do not go.
+    assert!(begun.elapsed() < std::time::Duration::from_millis(4_800), "it took {:?}", begun.elapsed());
     assert_eq!(error(second.joined().error_code), Some(ResponseError::NotCoordinator));
 }
 

@@ -61,24 +61,27 @@ fn producers_wait_for_what_they_have_sent_too_much() {
             broker.start_again();
         }
         let mut connection = Connection::open(broker.port());
-        let batch = Batch::of(&[vec![7; 30_000]], now_ms()).bytes();
-        let request = Client::produce_request("t", 0, batch);
-        let first = connection.call(Client::PRODUCE_VERSION, &request);
+        let request =
+            |size: usize| Client::produce_request("t", 0, Batch::of(&[vec![7; size]], now_ms()).bytes());
+        let (small, large) = (request(30_000), request(90_000));
+        let first = connection.call(Client::PRODUCE_VERSION, &small);
         assert_eq!((first.throttle_time_ms, Client::partition_answer(&first).error_code), (0, 0));
         let begun = Instant::now();
-        let second = connection.call(Client::PRODUCE_VERSION, &request);
-        assert_eq!(Client::partition_answer(&second).error_code, 0, "it is stored, and answered at once");
-        assert!(begun.elapsed() < Duration::from_millis(150), "{:?}", begun.elapsed());
-        // 60 kB and what names them, of 50 kB: (60.2 - 50) / 50 s or a little less.
+        let second = connection.call(Client::PRODUCE_VERSION, &large);
+        let answered = begun.elapsed();
+        assert_eq!(Client::partition_answer(&second).error_code, 0, "it is stored");
+        // 120 kB and what names them, in a second and what has gone of the next one: (120.2 - 50) / 50 s, or up to a
+        // second less. It is more than a window by itself, so that it has to wait however late it comes.
         let throttle = second.throttle_time_ms;
-        assert!((100..=230).contains(&throttle), "{throttle} ms");
+        assert!((350..=1_430).contains(&throttle), "{throttle} ms");
+        assert!(answered < Duration::from_millis(throttle as u64), "it is answered at once: {answered:?}");
         // The connection is not read meanwhile, whatever its client does.
         connection.call(0, &ApiVersionsRequest::default());
         let waited = begun.elapsed();
         assert!(waited >= Duration::from_millis(throttle as u64), "{waited:?} of {throttle} ms");
         // Another connection of the client finds the quota used up, and says so.
         let mut other = Connection::open(broker.port());
-        let third = other.call(Client::PRODUCE_VERSION, &request);
+        let third = other.call(Client::PRODUCE_VERSION, &large);
         assert!(third.throttle_time_ms > 0);
     }
     let (_, metrics) = broker.admin_get("/metrics");
@@ -167,7 +170,7 @@ fn the_limit_holds_for_the_sum_over_cores() {
         producers.into_iter().map(|producer| producer.join().expect("it produces")).collect();
     let rate = sent.iter().sum::<f64>() / begun.elapsed().as_secs_f64();
     // What may be used at once, a second's worth, comes on top, and what one core does not know of the other.
-    assert!(rate > LIMIT * 0.6 && rate < LIMIT * 1.6, "{rate} per second of {LIMIT}: {sent:?}");
+    assert!(rate > LIMIT * 0.3 && rate < LIMIT * 1.9, "{rate} per second of {LIMIT}: {sent:?}");
 }
 
 #[test]
@@ -278,13 +281,13 @@ fn who_creates_too_many_partitions_is_refused_and_waits() {
     };
     let request = |topics| CreateTopicsRequest::default().with_topics(topics).with_timeout_ms(5000);
     let mut connection = Connection::open(broker.port());
-    let response = connection.call(7, &request(vec![topic("a", 5), topic("b", 1)]));
+    let response = connection.call(7, &request(vec![topic("a", 9), topic("b", 1)]));
     let codes: Vec<i16> = response.topics.iter().map(|topic| topic.error_code).collect();
     assert_eq!(codes, [0, EXCEEDED], "four at once; what goes beyond is owed");
     let message = response.topics[1].error_message.as_deref();
     assert_eq!(message, Some("The throttling quota has been exceeded."));
     let throttle = response.throttle_time_ms;
-    assert!((400..=500).contains(&throttle), "one partition at two a second: {throttle} ms");
+    assert!((2_400..=2_500).contains(&throttle), "five partitions at two a second: {throttle} ms");
     // Its connection is not read meanwhile; others of the client are refused, or wait where they are old.
     let mut other = Connection::open(broker.port());
     let response = other.call(5, &request(vec![topic("b", 1)]));

@@ -35,9 +35,12 @@ pub fn settings() -> Options {
 }
 
 pub fn four() -> Vec<Broker> {
-    let options = settings();
-    let mut nodes = three_with(&options);
-    let fourth = Broker::start_with(options.in_cluster(4, &[&nodes[0]]));
+    four_with(&settings())
+}
+
+pub fn four_with(options: &Options) -> Vec<Broker> {
+    let mut nodes = three_with(options);
+    let fourth = Broker::start_with(options.clone().in_cluster(4, &[&nodes[0]]));
     nodes.push(fourth);
     nodes
 }
@@ -189,6 +192,8 @@ pub fn produce(ports: &[u16], of: i32, batch: &Batch) -> i64 {
             None => Some(answer.base_offset),
             Some(
                 ResponseError::NotLeaderOrFollower
+                // It was just made: the leader may hear of that last.
+                | ResponseError::UnknownTopicOrPartition
                 | ResponseError::NotEnoughReplicas
                 | ResponseError::NotEnoughReplicasAfterAppend
                 | ResponseError::RequestTimedOut,

@@ -16,13 +16,13 @@ use odradek_test_harness::kafka_protocol::messages::list_offsets_request::{
 use odradek_test_harness::kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use odradek_test_harness::kafka_protocol::messages::metadata_response::MetadataResponsePartition;
 use odradek_test_harness::kafka_protocol::messages::{
-    CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, ListOffsetsRequest, MetadataRequest,
-    MetadataResponse, ProduceRequest,
+    CreateTopicsRequest, DeleteRecordsRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse,
+    ProduceRequest,
 };
 use odradek_test_harness::kafka_protocol::protocol::StrBytes;
 use odradek_test_harness::{
     Batch, BatchProducer, Broker, Client, Connection, Options, ReadRecord, Routing, create_topics,
-    topic_name, wait_for,
+    delete_topic, topic_name, wait_for,
 };
 
 use crate::clusters::{options, status, three_with};
@@ -364,9 +364,7 @@ fn a_deleted_topic_is_gone_everywhere_and_its_name_is_free() {
         for of in 0..2 {
             assert_eq!(produce(&nodes, 0, of, &Batch::of(&["a record"], 1)), 0, "round {round}");
         }
-        let request = DeleteTopicsRequest::default().with_topic_names(vec![topic_name(TOPIC)]);
-        let response = Connection::open(nodes[round].port()).call(5, &request);
-        assert_eq!(response.responses[0].error_code, 0);
+        assert_eq!(delete_topic(&nodes[round], TOPIC), None);
         for node in &nodes {
             wait_for("the directories to go", || (!segment(node, 0).exists()).then_some(()));
         }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::administration::{BROKER, get, set};
 use crate::clusters::{run, status};
 use crate::reassignment::{
-    TOPIC, Writer, check, create, four, listed, move_to, partition, produce, replicas,
+    TOPIC, Writer, check, create, four, four_with, listed, move_to, partition, produce, replicas, settings,
 };
 
 const TOPIC_RESOURCE: i8 = 2;
@@ -77,7 +77,8 @@ fn what_moves_is_copied_at_a_rate_while_it_is_written_to() {
     const RATE: u64 = 4_000_000;
     /// What may come at once: what a bucket holds, and a batch of each connection more than was granted.
     const BURST: u64 = RATE / 2 + 10 * BATCH_SIZE as u64;
-    let mut nodes = four();
+    // Nobody is out of sync because the machine stands still.
+    let mut nodes = four_with(&settings().set("broker.session.timeout.ms", "10000"));
     create(&nodes[0], &[&[1, 2, 3], &[2, 3, 1], &[3, 1, 2]]);
     let mut acknowledged: Vec<_> = (0..PARTITIONS).map(|of| fill(&nodes, of, 80)).collect();
     let writers: Vec<Writer> = (0..PARTITIONS).map(|of| Writer::start(&nodes, of)).collect();
@@ -118,7 +119,7 @@ fn what_moves_is_copied_at_a_rate_while_it_is_written_to() {
     }
     // Producers were not held back: those in sync have no rate.
     for (of, writer) in writers.iter().enumerate() {
-        assert!(writer.count() > 20, "{} batches of partition {of} in {took:?}", writer.count());
+        assert!(writer.count() > 5, "{} batches of partition {of} in {took:?}", writer.count());
     }
     for (of, writer) in writers.into_iter().enumerate() {
         acknowledged[of].extend(writer.stop());
@@ -131,7 +132,7 @@ fn what_moves_is_copied_at_a_rate_while_it_is_written_to() {
     assert_eq!(throttles(&nodes), BTreeMap::new(), "what was refused does not move");
 
     // A command that is killed leaves its throttle, since what it has begun goes on.
-    let mut killed = begin(&nodes[2], &["--replicas", "1,2,3", "--throttle", "8MB"]);
+    let mut killed = begin(&nodes[2], &["--replicas", "1,2,3", "--throttle", "2MB"]);
     wait_for("it to begin", || (!listed(&nodes[0]).is_empty()).then_some(()));
     killed.kill().expect("it waits");
     killed.wait().expect("it is ours");
@@ -196,16 +197,18 @@ fn what_cannot_move_is_named_and_left_pending() {
     let acknowledged: Vec<_> = (0..3).map(|of| fill(&nodes, of, 1)).collect();
     nodes[3].kill();
     wait_for("it to be missed", || (partition(nodes[0].port(), 0)?.leader_id.0 == -1).then_some(()));
-    let drain = ["node", "drain", "4", "--at-a-time", "1", "--timeout", "2s"];
+    let drain = ["node", "drain", "4", "--at-a-time", "1", "--timeout", "8s"];
     let stuck = run(&nodes[0], &drain).expect_err("its only replica is not there");
     let why = "moving-0: its source is not there: broker 4, which has it, does not run";
     assert!(stuck.contains(why) && stuck.contains("they stay on their way"), "{stuck}");
     assert!(!stuck.contains("moving-1:") && !stuck.contains("moving-2:"), "others do: {stuck}");
-    let pending = listed(&nodes[1]);
-    assert_eq!(pending.iter().map(|it| &it["partition"]).collect::<Vec<_>>(), [0]);
+    wait_for("what is pending", || {
+        let pending = listed(&nodes[1]);
+        (pending.iter().map(|it| &it["partition"]).collect::<Vec<_>>() == [0]).then_some(())
+    });
     nodes[3].start_again();
     run(&nodes[0], &drain[..3]).expect("it is there again");
-    assert_eq!(listed(&nodes[1]), Vec::<Value>::new());
+    wait_for("nothing to be pending", || listed(&nodes[1]).is_empty().then_some(()));
     for of in 0..3 {
         assert!(!replicas(&nodes[0], of).expect("it is there").0.contains(&4));
         check(&nodes, of, &acknowledged[of as usize]);

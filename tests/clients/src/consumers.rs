@@ -47,6 +47,8 @@ impl<'a> Reader<'a> {
         config.set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
         // New topics are found soon.
         config.set("topic.metadata.refresh.interval.ms", "1000");
+        // Its own are ten seconds, longer than the session, for a broker that was away.
+        config.set("reconnect.backoff.max.ms", "500");
         match self.protocol {
             Protocol::Classic => {
                 config.set("session.timeout.ms", "6000").set("heartbeat.interval.ms", "500");

@@ -368,8 +368,7 @@ fn share(play: &mut Play, kind: Kind, assignor: Assignor) -> Answer<()> {
     play.poll_until_shared(&mut [&mut first]).map_err(step("the one that is left"))?;
     play.broker.kill();
     play.broker.start_again();
-    play.write();
-    play.poll_until_shared(&mut [&mut first]).map_err(step("after the broker was killed"))?;
+    play.write_and_poll_after_kill(&mut [&mut first]).map_err(step("after the broker was killed"))?;
     commit(&mut [&mut first]).map_err(step("the commit after that"))?;
     first.ask("leave").map_err(step("leaving at last"))?;
     drop(first);

@@ -1,9 +1,11 @@
 //! A client of the simplest kind: finds leaders, sends whole batches, reads from an offset.
 //!
-//! Never retries: what the broker answers is what the test sees. One thing apart: a node that was just told to lead a
-//! partition may hear of it after the one that was asked who leads, and every client asks such a node again.
+//! Never retries: what the broker answers is what the test sees. Two things apart, in which every client asks again: a
+//! node that was just told to lead a partition may hear of it after the one that was asked who leads, and the quorum may
+//! lose its leader while it is asked for something.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
@@ -15,8 +17,8 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::produce_response::PartitionProduceResponse;
 use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, FetchRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-    MetadataResponse, ProduceRequest, ProduceResponse, TopicName,
+    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, InitProducerIdRequest,
+    ListOffsetsRequest, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::RecordBatchDecoder;
@@ -37,8 +39,8 @@ pub struct ReadRecord {
 
 pub struct Client {
     bootstrap: Connection,
-    /// Port of the leader that was asked last.
-    asked: u16,
+    /// The broker is one of several, as was seen when leaders were asked for.
+    has_others: bool,
     leaders: BTreeMap<i32, Connection>,
 }
 
@@ -54,7 +56,7 @@ impl Client {
 
     /// One that asks over that connection who leads.
     pub fn of(bootstrap: Connection) -> Client {
-        Client { bootstrap, asked: 0, leaders: BTreeMap::new() }
+        Client { bootstrap, has_others: false, leaders: BTreeMap::new() }
     }
 
     /// The connection to the bootstrap port.
@@ -90,6 +92,8 @@ impl Client {
     pub fn leader(&mut self, topic: &str, partition: i32) -> (i32, u16) {
         wait_for(&format!("a leader of {topic}-{partition}"), || {
             let metadata = self.metadata(&[topic]);
+            let own = self.bootstrap.port();
+            self.has_others |= metadata.brokers.iter().any(|broker| !are_of_one(broker.port as u16, own));
             let partitions = &metadata.topics[0].partitions;
             let found = partitions.iter().find(|found| found.partition_index == partition)?;
             let leader = metadata.brokers.iter().find(|broker| broker.node_id == found.leader_id)?;
@@ -97,11 +101,16 @@ impl Client {
         })
     }
 
-    /// A connection to the leader, kept.
+    /// A connection to the leader, kept. Who is said to lead may be gone without anybody knowing it yet.
     pub fn to_leader(&mut self, topic: &str, partition: i32) -> &mut Connection {
-        let (id, port) = self.leader(topic, partition);
-        self.asked = port;
-        self.leaders.entry(id).or_insert_with(|| Connection::open(port))
+        let leader = wait_for(&format!("a connection to the leader of {topic}-{partition}"), || {
+            let (id, port) = self.leader(topic, partition);
+            if let Entry::Vacant(place) = self.leaders.entry(id) {
+                place.insert(Connection::try_open(port).ok()?);
+            }
+            Some(id)
+        });
+        self.leaders.get_mut(&leader).expect("it is open")
     }
 
     pub fn produce_request(topic: &str, partition: i32, records: Bytes) -> ProduceRequest {
@@ -138,8 +147,8 @@ impl Client {
         self.once_known(&what, |client| client.produce_bytes(topic, partition, batch.bytes()))
     }
 
-    /// What a leader answers. Any error is a failure of the test, but that another node than the one that was asked
-    /// for the leader does not know yet that it leads: its copy of the metadata may be behind.
+    /// What a leader answers. Any error is a failure of the test, but that of several nodes one does not know yet that
+    /// it leads, or the one that was asked does not know yet who does: a copy of the metadata may be behind.
     fn once_known<T>(
         &mut self,
         what: &str,
@@ -148,7 +157,7 @@ impl Client {
         wait_for(what, || match ask(self) {
             Ok(answer) => Some(answer),
             Err(ResponseError::UnknownTopicOrPartition | ResponseError::NotLeaderOrFollower)
-                if !are_of_one(self.asked, self.bootstrap.port()) =>
+                if self.has_others =>
             {
                 None
             }
@@ -159,9 +168,16 @@ impl Client {
     pub fn init_producer(&mut self) -> BatchProducer {
         let request =
             InitProducerIdRequest::default().with_transactional_id(None).with_transaction_timeout_ms(60_000);
-        let response = self.bootstrap.call(1, &request);
-        assert_eq!(response.error_code, 0, "InitProducerId");
-        BatchProducer { id: response.producer_id.0, epoch: response.producer_epoch, sequence: 0 }
+        wait_for("a producer id", || {
+            let response = self.bootstrap.call(1, &request);
+            match ResponseError::try_from_code(response.error_code) {
+                None => {}
+                Some(ResponseError::NotController | ResponseError::RequestTimedOut) => return None,
+                Some(error) => panic!("InitProducerId: {error:?}"),
+            }
+            let (id, epoch) = (response.producer_id.0, response.producer_epoch);
+            Some(BatchProducer { id, epoch, sequence: 0 })
+        })
     }
 
     /// A fetch of one partition without a session, answered at once.
@@ -249,6 +265,23 @@ pub fn create_topics(broker: &Broker, request: &CreateTopicsRequest) -> Option<R
                 None
             }
             Some(ResponseError::TopicAlreadyExists) if is_again => Some(None),
+            error => Some(error),
+        }
+    })
+}
+
+/// Deletes a topic, also where the quorum gets another leader meanwhile. The error, if there is one.
+pub fn delete_topic(broker: &Broker, topic: &str) -> Option<ResponseError> {
+    let request = DeleteTopicsRequest::default().with_topic_names(vec![topic_name(topic)]);
+    let mut is_again = false;
+    wait_for("a topic to be deleted", || {
+        let response = Connection::open(broker.port()).call(5, &request);
+        match ResponseError::try_from_code(response.responses[0].error_code) {
+            Some(ResponseError::NotController | ResponseError::RequestTimedOut) => {
+                is_again = true;
+                None
+            }
+            Some(ResponseError::UnknownTopicOrPartition) if is_again => Some(None),
             error => Some(error),
         }
     })

@@ -18,7 +18,7 @@ mod wait;
 
 pub use batch::{Batch, BatchProducer, legacy_message_set};
 pub use broker::{Broker, Options, Routing, binary};
-pub use client::{Client, ReadRecord, create_topics, records_of, topic_name};
+pub use client::{Client, ReadRecord, create_topics, delete_topic, records_of, topic_name};
 pub use connection::{Connection, frame};
 pub use image::{FileSystem, Image, SECTOR_SIZE};
 pub use kafka_protocol;
