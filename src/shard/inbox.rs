@@ -28,7 +28,9 @@ pub async fn serve_peer(shard: Rc<Shard>, peer: ShardId, receiver: ConnectedRece
             Message::LogDirFailed { dir, reason } => shard.log_dir_failed(dir, &reason),
             Message::Damaged { id, damaged } => shard.note_damaged(id, damaged),
             Message::Doubtful { id } => shard.note_doubtful(id),
-            Message::Follower { follower, connection } => replication::serve(&shard, follower, connection),
+            Message::Follower { follower, connection, version } => {
+                replication::serve(&shard, follower, connection, version);
+            }
             Message::Request { id, request: Request::Produce(items) } => lanes.push(id, items),
             Message::Request { request: Request::Unwatch { watch }, .. } => {
                 shard.unwatch(WatchKey::new(peer, watch));

@@ -64,6 +64,8 @@ pub enum Message {
     Follower {
         follower: FollowerShard,
         connection: OwnedFd,
+        /// Of the messages, as both sides have agreed.
+        version: u16,
     },
 }
 

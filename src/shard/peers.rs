@@ -29,7 +29,8 @@ use crate::cluster::quorum::members::PeerId;
 use crate::cluster::quorum::message::Message;
 use crate::codec::control::{Answer, Greeting, Question, QuestionKind};
 use crate::codec::error_code::ErrorCode;
-use crate::codec::peer_message::{PEER_VERSION_MAX, PEER_VERSION_MIN, PeerMessage};
+use crate::codec::peer_frame::agree_on_version;
+use crate::codec::peer_message::{PEER_VERSION_MAX, PEER_VERSION_MIN};
 use crate::config::HostPort;
 use crate::metrics::ShardMetrics;
 use crate::shard::clock::Clock;
@@ -190,10 +191,7 @@ impl Peers {
             // Nor is it tried again at once: raft waits to hear of it.
             return tracing::error!(to, size, "a snapshot of the metadata is too large to be sent");
         }
-        let mut frame = Vec::with_capacity(64 + payload.len());
-        PeerMessage::Quorum.encode(PEER_VERSION_MAX, [&payload[..]], &mut frame);
-        frame.extend(payload);
-        let outgoing = Outgoing::Message { to: message.to, kind: message.kind(), frame };
+        let outgoing = Outgoing::Message { to: message.to, kind: message.kind(), payload };
         self.link(Talk::Metadata, &address).push(outgoing);
     }
 
@@ -276,7 +274,8 @@ pub fn check(greeting: &Greeting, cluster: Uuid, me: NodeId) -> Result<(), Greet
     if greeting.cluster != cluster {
         return Err(GreetingRefused::OtherCluster(greeting.cluster));
     }
-    if version_min > PEER_VERSION_MAX || version_max < PEER_VERSION_MIN {
+    let ours = (PEER_VERSION_MIN, PEER_VERSION_MAX);
+    if agree_on_version(ours, (version_min, version_max)).is_none() {
         return Err(GreetingRefused::Version { version_min, version_max });
     }
     if greeting.node == me {

@@ -76,9 +76,9 @@ impl ShardReplication {
     }
 }
 
-/// A connection of a shard that follows this one.
-pub fn serve(shard: &Rc<Shard>, follower: FollowerShard, connection: OwnedFd) {
-    match PeerSocket::take_over(connection) {
+/// A connection of a shard that follows this one, which has agreed on a version of the messages.
+pub fn serve(shard: &Rc<Shard>, follower: FollowerShard, connection: OwnedFd, version: u16) {
+    match PeerSocket::take_over(connection, version) {
         Ok(socket) => {
             shard.spawn(feed::serve(shard.clone(), follower, Rc::new(socket)));
         }

@@ -6,6 +6,10 @@ use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
+use odradek::codec::control::{Greeting, Question, QuestionKind};
+use odradek::codec::peer_frame::{PeerFrame, next_peer_frame};
+use odradek::codec::peer_message::{PEER_VERSION_MAX, PEER_VERSION_MIN, PeerMessage};
+use odradek::types::{NodeId, Uuid};
 use odradek_test_harness::kafka_protocol::ResponseError;
 use odradek_test_harness::kafka_protocol::messages::CreateTopicsRequest;
 use odradek_test_harness::kafka_protocol::messages::create_topics_request::CreatableTopic;
@@ -320,6 +324,78 @@ fn garbage_from_other_nodes_closes_its_connection() {
     assert!(node.log().contains("no frame of ours"), "{}", node.log());
     assert!(node.log().contains("the checksum of the header is wrong"), "{}", node.log());
     assert_eq!(create(&node, "still-there", 1), None);
+    node.stop();
+}
+
+/// Says what it understands, and asks something if it is to. The version of the last answer, and what the node has said
+/// of itself; `None`: the connection was closed.
+fn speak(node: &Broker, greeting: &Greeting, question: Option<&Question>) -> Option<(u16, Greeting)> {
+    let mut stream = TcpStream::connect(node.peer_address()).expect("it listens");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("it is not zero");
+    let mut say = |message: &PeerMessage| {
+        let mut frame = Vec::new();
+        message.encode(PEER_VERSION_MIN, [], &mut frame);
+        stream.write_all(&frame).expect("it is taken");
+        let mut received = Vec::new();
+        loop {
+            if let Ok(PeerFrame::Complete { kind, version, table, payload }) = next_peer_frame(&received) {
+                let message = PeerMessage::decode(kind, &received[table], payload.len());
+                return Some((version, message.expect("it is one of ours")));
+            }
+            let mut part = [0; 512];
+            match stream.read(&mut part) {
+                Ok(0) => return None,
+                Ok(read) => received.extend_from_slice(&part[..read]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    let (version, said) = say(&PeerMessage::Greeting(greeting.clone()))?;
+    let PeerMessage::Greeting(said) = said else { panic!("{said:?}") };
+    let Some(question) = question else { return Some((version, said)) };
+    let (version, answer) = say(&PeerMessage::Question(question.clone()))?;
+    assert!(matches!(answer, PeerMessage::Answer(_)), "{answer:?}");
+    Some((version, said))
+}
+
+/// A newer one and this one speak what both understand. One that has left that behind is told why not.
+#[test]
+fn nodes_of_other_builds_speak_what_both_understand() {
+    let mut node = Broker::start_with(options().in_cluster(1, &[]));
+    let greeting = |cluster, version_min, version_max| Greeting {
+        cluster,
+        node: NodeId(2),
+        version_min,
+        version_max,
+        peer: 0,
+        address: None,
+        shards: None,
+    };
+    let newest = PEER_VERSION_MAX + 8;
+    // Whoever does not know the cluster may ask which it is.
+    let (version, said) = speak(&node, &greeting(Uuid::nil(), newest, newest), None).expect("it answers");
+    assert_eq!(version, PEER_VERSION_MIN, "greetings are what every build understands");
+    assert_eq!((said.version_min, said.version_max), (PEER_VERSION_MIN, PEER_VERSION_MAX));
+    let question = Question {
+        number: 1,
+        kind: QuestionKind::AppliedIndex,
+        node: NodeId(2),
+        peer: 0,
+        version: 0,
+        found: Vec::new(),
+        limit: None,
+        registration: None,
+    };
+    for (version_min, version_max) in [(PEER_VERSION_MIN, newest), (PEER_VERSION_MIN, PEER_VERSION_MIN)] {
+        let greeting = greeting(said.cluster, version_min, version_max);
+        let (version, _) = speak(&node, &greeting, Some(&question)).expect("it answers");
+        assert_eq!(version, PEER_VERSION_MAX.min(version_max));
+    }
+    let newer = greeting(said.cluster, newest, newest);
+    assert_eq!(speak(&node, &newer, Some(&question)), None);
+    let why = format!("it speaks versions {newest} to {newest}, this build");
+    wait_for("the reason", || node.log().contains(&why).then_some(()));
     node.stop();
 }
 

@@ -66,7 +66,7 @@ fn ask(address: &HostPort, node: NodeId) -> io::Result<Greeting> {
         shards: None,
     };
     let mut frame = Vec::new();
-    PeerMessage::Greeting(greeting).encode(PEER_VERSION_MAX, [], &mut frame);
+    PeerMessage::Greeting(greeting).encode(PEER_VERSION_MIN, [], &mut frame);
     stream.write_all(&frame)?;
     let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut received = Vec::new();

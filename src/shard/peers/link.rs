@@ -3,7 +3,7 @@
 use crate::cluster::quorum::members::PeerId;
 use crate::cluster::quorum::message::MessageKind;
 use crate::codec::control::{Answer, Question};
-use crate::codec::peer_message::{PEER_VERSION_MAX, PeerMessage};
+use crate::codec::peer_message::PeerMessage;
 use crate::config::HostPort;
 use crate::shard::answers::Answers;
 use crate::shard::event::Signal;
@@ -29,13 +29,25 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// What is to be said.
 pub enum Outgoing {
-    Message { to: PeerId, kind: MessageKind, frame: Vec<u8> },
-    Question { number: u64, frame: Vec<u8> },
+    Message { to: PeerId, kind: MessageKind, payload: Vec<u8> },
+    Question { question: Question, payload: Vec<u8> },
 }
 
 impl Outgoing {
-    fn frame(&self) -> &[u8] {
-        let (Outgoing::Message { frame, .. } | Outgoing::Question { frame, .. }) = self;
+    /// Bytes, some more or less.
+    fn size(&self) -> usize {
+        let (Outgoing::Message { payload, .. } | Outgoing::Question { payload, .. }) = self;
+        payload.len() + 256
+    }
+
+    fn frame(&self, version: u16) -> Vec<u8> {
+        let (message, payload) = match self {
+            Outgoing::Message { payload, .. } => (PeerMessage::Quorum, payload),
+            Outgoing::Question { question, payload } => (PeerMessage::Question(question.clone()), payload),
+        };
+        let mut frame = Vec::with_capacity(self.size());
+        message.encode(version, [&payload[..]], &mut frame);
+        frame.extend_from_slice(payload);
         frame
     }
 }
@@ -66,7 +78,7 @@ impl Link {
     }
 
     pub fn push(&self, outgoing: Outgoing) {
-        let size = outgoing.frame().len();
+        let size = outgoing.size();
         if self.queued.get() + size > QUEUE_SIZE_MAX && self.queued.get() > 0 {
             return self.lose(outgoing);
         }
@@ -77,7 +89,7 @@ impl Link {
 
     fn pop(&self) -> Option<Outgoing> {
         let outgoing = self.queue.borrow_mut().pop_front()?;
-        self.queued.set(self.queued.get() - outgoing.frame().len());
+        self.queued.set(self.queued.get() - outgoing.size());
         Some(outgoing)
     }
 
@@ -85,7 +97,9 @@ impl Link {
     fn lose(&self, outgoing: Outgoing) {
         match outgoing {
             Outgoing::Message { to, kind, .. } => self.report(to, kind, false),
-            Outgoing::Question { number, .. } => self.answers.complete(number, Err(Unanswered::NotSent)),
+            Outgoing::Question { question, .. } => {
+                self.answers.complete(question.number, Err(Unanswered::NotSent));
+            }
         }
     }
 
@@ -104,11 +118,8 @@ impl Link {
     ) -> Result<(Answer, Vec<u8>), Unanswered> {
         let waiting = self.answers.ask();
         let number = waiting.number();
-        let mut frame = Vec::with_capacity(256 + payload.len());
-        let question = PeerMessage::Question(Question { number, ..question.clone() });
-        question.encode(PEER_VERSION_MAX, [payload], &mut frame);
-        frame.extend_from_slice(payload);
-        self.push(Outgoing::Question { number, frame });
+        let question = Question { number, ..question.clone() };
+        self.push(Outgoing::Question { question, payload: payload.to_vec() });
         match select(pin!(waiting.answer()), pin!(glommio::timer::sleep(time_max))).await {
             Either::Left((answer, _)) => answer,
             // The other side may be gone without a word.
@@ -197,7 +208,9 @@ async fn greet(socket: &PeerSocket, reader: &mut FrameReader, peers: &super::Pee
         Either::Right(_) => return Err(PeerError::NoGreeting),
     };
     let PeerMessage::Greeting(greeting) = heard else { return Err(PeerError::Unexpected) };
-    Ok(peers.greeted(&greeting)?)
+    peers.greeted(&greeting)?;
+    socket.agree(&greeting);
+    Ok(())
 }
 
 async fn write(link: &Link, socket: &PeerSocket, is_over: &Cell<bool>) -> std::io::Result<()> {
@@ -206,7 +219,7 @@ async fn write(link: &Link, socket: &PeerSocket, is_over: &Cell<bool>) -> std::i
             link.waiting.notified().await;
             continue;
         };
-        let written = socket.write_all(outgoing.frame()).await;
+        let written = socket.write_all(&outgoing.frame(socket.version())).await;
         if let Outgoing::Message { to, kind, .. } = outgoing {
             link.report(to, kind, written.is_ok());
         }

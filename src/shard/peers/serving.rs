@@ -2,7 +2,7 @@
 
 use crate::cluster::quorum::message::Message;
 use crate::codec::control::{Answer, Greeting};
-use crate::codec::peer_message::{PEER_VERSION_MAX, PeerMessage};
+use crate::codec::peer_message::PeerMessage;
 use crate::shard::event::Signal;
 use crate::shard::message::Message as ShardMessage;
 use crate::shard::peers::forwarding;
@@ -30,6 +30,8 @@ const CONNECTIONS_MAX: usize = 4 * QUORUM_MEMBERS_MAX;
 /// Lives: with its connection.
 #[derive(Default)]
 struct Answering {
+    /// Of the messages.
+    version: u16,
     frames: RefCell<VecDeque<Vec<u8>>>,
     waiting: Signal,
     is_over: Cell<bool>,
@@ -117,10 +119,10 @@ fn hand_over(
     if to.index() >= shard.mesh.shard_count() {
         return Err(std::io::Error::other(format!("there is no core {}", to.0)));
     }
-    let connection = socket.hand_over()?;
+    let (connection, version) = (socket.hand_over()?, socket.version());
     match to == shard.id {
-        true => replication::serve(&shard, follower, connection),
-        false => shard.mesh.post(to, ShardMessage::Follower { follower, connection }),
+        true => replication::serve(&shard, follower, connection, version),
+        false => shard.mesh.post(to, ShardMessage::Follower { follower, connection, version }),
     }
     Ok(())
 }
@@ -142,6 +144,7 @@ async fn greet(
         return Ok(None);
     }
     peers.greeted(&greeting)?;
+    socket.agree(&greeting);
     Ok(Some(greeting))
 }
 
@@ -150,7 +153,7 @@ async fn converse(
     socket: &Rc<PeerSocket>,
     reader: &mut FrameReader,
 ) -> PeerError {
-    let answering = Rc::new(Answering::default());
+    let answering = Rc::new(Answering { version: socket.version(), ..Answering::default() });
     let writing = glommio::spawn_local(write(answering.clone(), socket.clone()));
     let error = read(quorum, socket, reader, &answering).await;
     answering.is_over.set(true);
@@ -196,7 +199,7 @@ async fn read(
 impl Answering {
     fn say(&self, answer: Answer, payload: &[u8]) {
         let mut frame = Vec::with_capacity(128 + payload.len());
-        PeerMessage::Answer(answer).encode(PEER_VERSION_MAX, [payload], &mut frame);
+        PeerMessage::Answer(answer).encode(self.version, [payload], &mut frame);
         frame.extend_from_slice(payload);
         self.frames.borrow_mut().push_back(frame);
         self.waiting.notify();

@@ -1,14 +1,15 @@
 //! Frames over a socket, which is read by one task and written by another.
 
 use crate::cluster::quorum::message::InvalidMessage;
-use crate::codec::peer_frame::{PeerFrame, PeerFrameError, next_peer_frame};
+use crate::codec::control::Greeting;
+use crate::codec::peer_frame::{PeerFrame, PeerFrameError, agree_on_version, next_peer_frame};
 use crate::codec::peer_message::{MessageError, PEER_VERSION_MAX, PEER_VERSION_MIN, PeerMessage};
 use crate::codec::record_batch::BatchError;
 use crate::replication::window::ReleaseBeyondSent;
 use crate::shard::peers::GreetingRefused;
 use futures::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -51,6 +52,8 @@ pub enum PeerError {
 pub struct PeerSocket {
     stream: RefCell<TcpStream>,
     pub peer: SocketAddr,
+    /// Of the messages that are sent. The first one, before anything is agreed upon, every build understands.
+    version: Cell<u16>,
 }
 
 impl PeerSocket {
@@ -58,7 +61,20 @@ impl PeerSocket {
         stream.set_nodelay(true)?;
         notice_silence(&stream)?;
         let peer = stream.peer_addr()?;
-        Ok(PeerSocket { stream: RefCell::new(stream), peer })
+        Ok(PeerSocket { stream: RefCell::new(stream), peer, version: Cell::new(PEER_VERSION_MIN) })
+    }
+
+    /// The newest version that both sides understand; every message but the greetings is of it.
+    pub fn version(&self) -> u16 {
+        self.version.get()
+    }
+
+    /// The other side has said what it understands, and was found to be one to talk to.
+    pub fn agree(&self, greeting: &Greeting) {
+        let theirs = (greeting.version_min, greeting.version_max);
+        if let Some(version) = agree_on_version((PEER_VERSION_MIN, PEER_VERSION_MAX), theirs) {
+            self.version.set(version);
+        }
     }
 
     async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -79,7 +95,7 @@ impl PeerSocket {
 
     pub async fn say(&self, message: &PeerMessage) -> io::Result<()> {
         let mut frame = Vec::new();
-        message.encode(PEER_VERSION_MAX, [], &mut frame);
+        message.encode(self.version(), [], &mut frame);
         self.write_all(&frame).await
     }
 
@@ -89,10 +105,12 @@ impl PeerSocket {
         unsafe { BorrowedFd::borrow_raw(self.stream.borrow().as_raw_fd()) }.try_clone_to_owned()
     }
 
-    /// One that another core has handed over.
-    pub fn take_over(fd: OwnedFd) -> io::Result<PeerSocket> {
+    /// One that another core has handed over, which has agreed on that version.
+    pub fn take_over(fd: OwnedFd, version: u16) -> io::Result<PeerSocket> {
         // SAFETY: it is the descriptor of a stream socket, and nobody else's.
-        PeerSocket::new(unsafe { TcpStream::from_raw_fd(fd.into_raw_fd()) })
+        let socket = PeerSocket::new(unsafe { TcpStream::from_raw_fd(fd.into_raw_fd()) })?;
+        socket.version.set(version);
+        Ok(socket)
     }
 
     /// Both directions: whoever reads or writes notices.

@@ -9,7 +9,7 @@
 //! [window](crate::replication::window); what waits is one entry a partition. Replicas that are held to a
 //! [rate](super::throttle) leave their turn to the others until they may go on.
 
-use crate::codec::peer_message::{PEER_VERSION_MAX, PeerMessage};
+use crate::codec::peer_message::PeerMessage;
 use crate::codec::replication::{
     Acknowledgements, Alignment, AlignmentOutcome, Append, Refusal, Statement, Statements,
 };
@@ -245,7 +245,7 @@ async fn write(shard: Rc<Shard>, feed: Rc<Feed>) {
 async fn send(socket: &PeerSocket, frame: Frame) -> std::io::Result<()> {
     let mut head = Vec::with_capacity(256 + if frame.size <= GATHERED_SIZE { frame.size } else { 0 });
     let payload = frame.payload.iter().map(Slice::bytes);
-    PeerMessage::Appends(frame.appends).encode(PEER_VERSION_MAX, payload, &mut head);
+    PeerMessage::Appends(frame.appends).encode(socket.version(), payload, &mut head);
     if frame.size <= GATHERED_SIZE {
         frame.payload.iter().for_each(|slice| head.extend_from_slice(slice.bytes()));
         return socket.write_all(&head).await;

@@ -253,7 +253,9 @@ async fn greet(
         Either::Right(_) => return Err(PeerError::NoGreeting),
     };
     let PeerMessage::Greeting(greeting) = heard else { return Err(PeerError::Unexpected) };
-    Ok(check_greeting(&greeting, cluster, shard.node)?)
+    check_greeting(&greeting, cluster, shard.node)?;
+    socket.agree(&greeting);
+    Ok(())
 }
 
 // --- What it says
