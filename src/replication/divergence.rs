@@ -22,6 +22,13 @@ pub struct LogEnds<'a> {
     pub epochs: &'a [EpochStart],
 }
 
+/// A batch of a leader that reaches across an offset where its log, or a follower's, begins: it is sent as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirstBatch {
+    pub within: Offset,
+    pub base_offset: Offset,
+}
+
 /// What a follower has to do before it may append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Divergence {
@@ -34,12 +41,26 @@ pub enum Divergence {
 }
 
 /// Compares what a follower states with the leader's log. O(epochs stated × log(epochs of the leader)).
-pub fn divergence(leader: LogEnds<'_>, leader_epochs: &LeaderEpochs, follower: LogEnds<'_>) -> Divergence {
+pub fn divergence(
+    leader: LogEnds<'_>,
+    leader_epochs: &LeaderEpochs,
+    first_batch: Option<FirstBatch>,
+    follower: LogEnds<'_>,
+) -> Divergence {
     let agreed = agreed_end(leader, leader_epochs, follower);
     // Epochs may be forgotten before the log start is shown; what lies below them can not be compared.
     let first = leader.epochs.first().map_or(leader.log_start, |entry| entry.start_offset);
-    let log_start = leader.log_start.max(first);
-    if agreed < log_start || follower.log_start > agreed || differs_below_start(leader, follower) {
+    let shown = leader.log_start.max(first);
+    let log_start =
+        first_batch.filter(|first| first.within == shown).map_or(shown, |first| first.base_offset);
+    // It has nothing, and stands where no batch begins.
+    let is_empty = follower.log_start == follower.log_end;
+    let is_within_batch = is_empty && first_batch.is_some_and(|first| first.within == follower.log_end);
+    if agreed < log_start
+        || follower.log_start > agreed
+        || is_within_batch
+        || differs_below_start(leader, follower)
+    {
         // Also of a follower that has nothing, and stands where the leader has nothing yet or any more.
         return Divergence::StartOver(log_start);
     }
@@ -64,12 +85,13 @@ fn agreed_end(leader: LogEnds<'_>, leader_epochs: &LeaderEpochs, follower: LogEn
     if follower.epochs.is_empty() { end.min(leader.log_end) } else { end }
 }
 
-/// Whether what the follower has deleted was something else than what the leader has there: all of its epochs are over
+/// Whether what the follower has deleted was something else than what the leader has there: all epochs of which it has
+/// records are over
 /// in the leader's log before its own log begins. So it is only after an unclean election; the leader has begun anew
 /// below, and a follower that went on at its log start would lack what was acknowledged since.
 fn differs_below_start(leader: LogEnds<'_>, follower: LogEnds<'_>) -> bool {
     let below = leader.epochs.iter().rev().find(|entry| entry.start_offset < follower.log_start);
-    let newest = follower.epochs.last();
+    let newest = follower.epochs.iter().rev().find(|entry| entry.start_offset < follower.log_end);
     leader.log_start < follower.log_start
         && below.zip(newest).is_some_and(|(below, newest)| below.epoch > newest.epoch)
 }
@@ -123,7 +145,7 @@ mod tests {
         let (log_start, log_end) = ends(follower);
         let stated = of_follower.entries();
         let stated = &stated[stated.len().saturating_sub(stated_max)..];
-        divergence(leader, &of_leader, LogEnds { log_start, log_end, epochs: stated })
+        divergence(leader, &of_leader, None, LogEnds { log_start, log_end, epochs: stated })
     }
 
     fn log(start: u64, runs: &[(i32, usize)]) -> Log {
@@ -164,6 +186,50 @@ mod tests {
         assert_eq!(compare(&leader, &log(4, &[]), 64), Divergence::None);
     }
 
+    /// Found by seed 4970: it had led under 9 and written nothing.
+    #[test]
+    fn an_epoch_without_records_says_nothing_of_what_was_deleted() {
+        let leader = log(0, &[(6, 7)]);
+        let of_leader = leader.epochs();
+        let ends = |log_start, log_end, epochs| LogEnds {
+            log_start: offset(log_start),
+            log_end: offset(log_end),
+            epochs,
+        };
+        let entry = |epoch, start| EpochStart { epoch: LeaderEpoch(epoch), start_offset: offset(start) };
+        let stated = [entry(1, 5), entry(9, 8)];
+        let found = divergence(ends(0, 7, of_leader.entries()), &of_leader, None, ends(5, 8, &stated));
+        assert_eq!(found, Divergence::StartOver(offset(0)));
+    }
+
+    #[test]
+    fn a_log_that_begins_within_a_batch_is_begun_with_all_of_it() {
+        let leader = log(5, &[(6, 7)]);
+        let of_leader = leader.epochs();
+        let compare = |first_batch, start| {
+            let ends = |log_start, log_end, epochs| LogEnds {
+                log_start: offset(log_start),
+                log_end: offset(log_end),
+                epochs,
+            };
+            divergence(ends(5, 12, of_leader.entries()), &of_leader, first_batch, ends(start, start, &[]))
+        };
+        let within = |within| Some(FirstBatch { within: offset(within), base_offset: offset(3) });
+        for (start, expected) in [
+            (0, Divergence::StartOver(offset(3))),
+            (3, Divergence::None),
+            (5, Divergence::StartOver(offset(3))),
+        ] {
+            assert_eq!(compare(within(5), start), expected, "{start}");
+        }
+        // It was found of another offset.
+        assert_eq!(compare(within(4), 5), Divergence::None);
+        assert_eq!(compare(within(4), 3), Divergence::StartOver(offset(5)));
+        // A follower's: what it lacks before it comes as well.
+        assert_eq!(compare(within(7), 7), Divergence::StartOver(offset(5)));
+        assert_eq!(compare(None, 7), Divergence::None);
+    }
+
     /// Found by seed 260 of the simulation: a whole log was cut to nothing.
     #[test]
     fn what_lies_below_the_known_epochs_is_not_cut_one_by_one() {
@@ -172,7 +238,7 @@ mod tests {
         let leader = LogEnds { log_start: offset(0), log_end: offset(14), epochs: epochs.entries() };
         let stated = [EpochStart { epoch: LeaderEpoch(0), start_offset: offset(0) }];
         let follower = LogEnds { log_start: offset(0), log_end: offset(14), epochs: &stated };
-        assert_eq!(divergence(leader, &epochs, follower), Divergence::StartOver(offset(14)));
+        assert_eq!(divergence(leader, &epochs, None, follower), Divergence::StartOver(offset(14)));
     }
 
     #[test]

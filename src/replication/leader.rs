@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::codec::replication::{Acknowledgement, Alignment, AlignmentOutcome, Refusal, Statement};
 use crate::log::epochs::{EpochStart, LeaderEpochs};
-use crate::replication::divergence::{Divergence, LogEnds, divergence};
+use crate::replication::divergence::{Divergence, FirstBatch, LogEnds, divergence};
 use crate::replication::in_sync::{Committed, InSync, Proposal};
 use crate::replication::produces::{Acks, ProduceId, ProduceOutcome, Produces};
 use crate::replication::progress::{Progress, Session};
@@ -177,6 +177,8 @@ pub struct Leader {
     epoch_start: Offset,
     /// Below it nothing is read any more.
     log_start: Offset,
+    /// Where it, or where a follower's begins, lies within a batch, once that was seen.
+    first_batch: Option<FirstBatch>,
     /// Every in-sync replica has it: no later leader shows an earlier one.
     is_log_start_known: bool,
     /// As it is flushed here, and as it is wanted.
@@ -209,6 +211,7 @@ impl Leader {
             epoch: start.epoch,
             epoch_start: start.log_end,
             log_start: start.log_start_flushed,
+            first_batch: None,
             is_log_start_known: start.log_start_flushed == Offset::ZERO,
             log_start_flushed: start.log_start_flushed,
             log_start_wanted: start.log_start,
@@ -381,6 +384,17 @@ impl Leader {
         (from < to || is_news).then_some(ToSend { session, from, to, high_watermark, log_start })
     }
 
+    /// A follower that is to begin there was found to need the whole batch.
+    pub fn begins_within(&mut self, first_batch: FirstBatch) {
+        self.first_batch = Some(first_batch);
+    }
+
+    /// Where to read what is to be sent from an offset on.
+    pub fn reads_at(&self, from: Offset) -> Offset {
+        let first = self.first_batch.filter(|first| first.base_offset == from);
+        first.map_or(from, |first| first.within)
+    }
+
     /// It was sent up to `to`, which may be less.
     pub fn sent(&mut self, replica: NodeId, sent: ToSend) {
         let Some(progress) = self.followers.get_mut(&replica) else { return };
@@ -445,7 +459,7 @@ impl Leader {
         let of_follower =
             LogEnds { log_start: statement.log_start, log_end: statement.log_end, epochs: &stated };
         progress.session = Some(session);
-        match divergence(of_leader, epochs, of_follower) {
+        match divergence(of_leader, epochs, self.first_batch, of_follower) {
             Divergence::None => {
                 progress.is_following = true;
                 progress.sent_end = statement.log_end;

@@ -13,10 +13,13 @@ use odradek_test_harness::kafka_protocol::messages::alter_partition_reassignment
 use odradek_test_harness::kafka_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
 };
+use odradek_test_harness::kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
 use odradek_test_harness::kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use odradek_test_harness::kafka_protocol::messages::metadata_response::MetadataResponsePartition;
 use odradek_test_harness::kafka_protocol::messages::{
-    AlterPartitionReassignmentsRequest, BrokerId, CreateTopicsRequest, MetadataRequest,
+    AlterPartitionReassignmentsRequest, BrokerId, CreateTopicsRequest, DeleteRecordsRequest, MetadataRequest,
 };
 use odradek_test_harness::kafka_protocol::protocol::StrBytes;
 use odradek_test_harness::{
@@ -300,6 +303,35 @@ fn replicas_move_on_with_their_leader_under_a_producer() {
             wait_for("all to be in sync again", || (replicas(node, 0)?.1.len() == 3).then_some(()));
         });
         check(&nodes, 0, &acknowledged);
+    }
+    nodes.iter_mut().for_each(Broker::stop);
+}
+
+/// Records were deleted up to the middle of a batch: what is copied begins with the whole of it.
+#[test]
+fn a_log_that_begins_within_a_batch_is_copied() {
+    let mut nodes = three_with(&settings());
+    create(&nodes[0], &[&[1], &[1]]);
+    let ports: Vec<u16> = nodes.iter().map(Broker::port).collect();
+    let values = |from: i64| (from..from + 10).map(|number| format!("record {number}")).collect::<Vec<_>>();
+    for base in [0, 10, 20] {
+        let values = values(base);
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        assert_eq!(produce(&ports, 0, &Batch::of(&values, 1)), base);
+    }
+    let partition = DeleteRecordsPartition::default().with_partition_index(0).with_offset(15);
+    let topic = DeleteRecordsTopic::default().with_name(topic_name(TOPIC)).with_partitions(vec![partition]);
+    let request = DeleteRecordsRequest::default().with_timeout_ms(10_000).with_topics(vec![topic]);
+    let deleted = Connection::open(nodes[0].port()).call(1, &request);
+    assert_eq!(deleted.topics[0].partitions[0].error_code, 0);
+    for target in [&[1, 2][..], &[2, 3], &[3]] {
+        move_to(&nodes, 0, target);
+        let leader = wait_for("a leader", || {
+            let leader = nodes.iter().find_map(|node| self::partition(node.port(), 0))?.leader_id.0;
+            usize::try_from(leader - 1).ok()
+        });
+        let read = Client::connect(&nodes[leader]).read_all(TOPIC, 0);
+        assert_eq!(read.iter().map(|record| record.offset).collect::<Vec<_>>(), (15..30).collect::<Vec<_>>());
     }
     nodes.iter_mut().for_each(Broker::stop);
 }

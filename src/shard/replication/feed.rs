@@ -14,6 +14,7 @@ use crate::codec::replication::{
     Acknowledgements, Alignment, AlignmentOutcome, Append, Refusal, Statement, Statements,
 };
 use crate::log::read::Rope;
+use crate::replication::divergence::FirstBatch;
 use crate::replication::leader::{Event, Leader, ToSend};
 use crate::replication::throttle::Credit;
 use crate::replication::window::{Lane, Turns, Window};
@@ -264,7 +265,7 @@ async fn next_frame(shard: &Rc<Shard>, feed: &Rc<Feed>) -> Frame {
         let next = feed.turns.borrow_mut().next(Lane::Tail);
         let Some(partition) = next else { break };
         let Some(turn) = Turn::of(shard, feed, partition) else { continue };
-        if turn.has_batches() && !turn.replica.is_in_memory(turn.to_send.from) {
+        if turn.has_batches() && !turn.replica.is_in_memory(turn.read_at) {
             feed.turns.borrow_mut().want(partition, Lane::CatchUp);
         } else if !add(shard, feed, turn, Lane::Tail, &mut frame).await {
             break;
@@ -285,6 +286,8 @@ struct Turn {
     replica: Rc<Replica>,
     epoch: LeaderEpoch,
     to_send: ToSend,
+    /// Where what is to be sent is read.
+    read_at: Offset,
     allowance: Allowance,
 }
 
@@ -294,11 +297,12 @@ impl Turn {
         let replica = shard.stores.find(&partition).filter(|replica| replica.is_heard_on(feed))?;
         let look = |leader: &Leader| {
             let is_in_sync = leader.in_sync().committed().contains(&feed.node());
-            Some((leader.epoch(), leader.to_send(feed.node())?, is_in_sync))
+            let to_send = leader.to_send(feed.node())?;
+            Some((leader.epoch(), to_send, leader.reads_at(to_send.from), is_in_sync))
         };
-        let (epoch, to_send, is_in_sync) = replica.replication.with_leader(look)??;
+        let (epoch, to_send, read_at, is_in_sync) = replica.replication.with_leader(look)??;
         let allowance = shard.replication.throttle.allowance(shard, feed, partition, is_in_sync);
-        let turn = Turn { replica, epoch, to_send, allowance };
+        let turn = Turn { replica, epoch, to_send, read_at, allowance };
         if turn.has_batches() && allowance.size == 0 {
             feed.hold(partition);
             return None;
@@ -313,13 +317,21 @@ impl Turn {
 
 /// Adds what there is room for. `false`: there was none, and its turn comes first once there is.
 async fn add(shard: &Rc<Shard>, feed: &Rc<Feed>, turn: Turn, lane: Lane, frame: &mut Frame) -> bool {
-    let Turn { ref replica, epoch, to_send, allowance } = turn;
+    let Turn { ref replica, epoch, to_send, read_at, allowance } = turn;
     let (mut slices, mut size, mut to) = (Vec::new(), 0, to_send.from);
     if turn.has_batches() {
         let room = feed.window.borrow().room(lane).min(allowance.size) as usize;
         let size_max = room.min(REPLICATION_FRAME_SIZE - frame.size);
         let reading = Reading::own(shard.stores.of(replica));
-        match replica.read_appended(&reading, to_send.from, size_max, to_send.to).await {
+        match replica.read_appended(&reading, read_at, size_max, to_send.to).await {
+            // It states again, and begins with the whole batch.
+            Ok(read) if base_of(&read.slices).is_some_and(|base| base < to_send.from) => {
+                let base_offset = base_of(&read.slices).expect("it was just found");
+                let first_batch = FirstBatch { within: to_send.from, base_offset };
+                replica.replication.with_leader_mut(|leader| leader.begins_within(first_batch));
+                feed.close();
+                return false;
+            }
             Ok(read) => {
                 to = end_of(&read.slices).unwrap_or(to);
                 (slices, size) = (read.slices, read.size);
@@ -381,6 +393,12 @@ async fn add(shard: &Rc<Shard>, feed: &Rc<Feed>, turn: Turn, lane: Lane, frame: 
         is_throttled: allowance.by_follower,
     });
     true
+}
+
+/// Where the first of these batches begins.
+fn base_of(slices: &[Slice]) -> Option<Offset> {
+    let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
+    Rope::new(&pieces).batches(0).next().map(|batch| batch.base_offset)
 }
 
 /// Where the last of these batches ends.
