@@ -5,12 +5,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use odradek_test_harness::kafka_protocol::ResponseError;
+use odradek_test_harness::kafka_protocol::messages::alter_partition_reassignments_request::{
+    ReassignablePartition, ReassignableTopic,
+};
 use odradek_test_harness::kafka_protocol::messages::create_topics_request::CreatableTopic;
 use odradek_test_harness::kafka_protocol::messages::delete_records_request::{
     DeleteRecordsPartition, DeleteRecordsTopic,
 };
 use odradek_test_harness::kafka_protocol::messages::{
-    CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    AlterPartitionReassignmentsRequest, BrokerId, CreateTopicsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest,
 };
 use odradek_test_harness::{
     Batch, BatchProducer, Broker, Client, Options, Routing, SmallDisk, topic_name, wait_for,
@@ -135,6 +139,50 @@ fn disk_that_appends_have_filled_has_room_for_what_makes_room() {
         assert!(!log.contains("the log directory is offline"), "{log}");
         broker.stop();
     }
+}
+
+/// A partition that cannot go to another core for want of space holds up nothing else, and goes once there is some.
+#[test]
+fn a_partition_on_its_way_to_another_core_waits_for_space() {
+    let Some(disk) = SmallDisk::mount(160 << 20) else { return };
+    // The metadata are on another one, and go on.
+    let other = disk.path().join("data");
+    let mut broker = Broker::start_with(Options::new(Routing::Core).cores(2).other_dirs(&[&other]));
+    let mut client = Client::connect(&broker);
+    client.create_topic("full", 2, &[("segment.bytes", "1048576")]);
+    client.create_topic("given-up", 1, &[]);
+    assert!(other.join("full-1").exists(), "in turn to either");
+    let mut producer = client.init_producer();
+    for _ in 0..25 {
+        produce(&mut client, &mut producer).expect("there is space");
+    }
+    let (from, _) = client.leader("full", 1);
+    let to = 2001 - from;
+    disk.fill();
+    let moving =
+        ReassignablePartition::default().with_partition_index(1).with_replicas(Some(vec![BrokerId(to)]));
+    let topic = ReassignableTopic::default().with_name(topic_name("full")).with_partitions(vec![moving]);
+    let request = AlterPartitionReassignmentsRequest::default().with_topics(vec![topic]);
+    let moved = client.bootstrap().call(1, &request);
+    assert_eq!(moved.responses[0].partitions[0].error_code, 0);
+    assert_eq!(client.leader("full", 1).0, to, "so the metadata say");
+    wait_for("it to wait", || {
+        broker.log().contains("partitions wait on their way to other cores").then_some(())
+    });
+    assert_eq!(produce(&mut client, &mut producer), Err(ResponseError::NotLeaderOrFollower));
+    assert_eq!(delete(&mut client, "given-up"), None, "what needs no space goes on");
+
+    disk.make_room();
+    wait_for("it to be served", || produce(&mut client, &mut producer).ok().filter(|offset| *offset == 25));
+    let values = client.read_all("full", 1).len();
+    assert_eq!(values, 26);
+    broker.kill();
+    broker.start_again();
+    let mut client = Client::connect(&broker);
+    assert_eq!((client.leader("full", 1).0, client.read_all("full", 1).len()), (to, 26));
+    let log = broker.log();
+    assert!(!log.contains("the log directory is offline"), "{log}");
+    broker.stop();
 }
 
 fn delete(client: &mut Client, topic: &str) -> Option<ResponseError> {
