@@ -64,6 +64,10 @@ pub fn divergence(
         // Also of a follower that has nothing, and stands where the leader has nothing yet or any more.
         return Divergence::StartOver(log_start);
     }
+    // Nor does it go on from the middle of a batch.
+    let within =
+        first_batch.filter(|first| first.within == agreed && first.base_offset >= follower.log_start);
+    let agreed = within.map_or(agreed, |first| first.base_offset);
     if agreed < follower.log_end { Divergence::CutTo(agreed) } else { Divergence::None }
 }
 
@@ -228,6 +232,12 @@ mod tests {
         // A follower's: what it lacks before it comes as well.
         assert_eq!(compare(within(7), 7), Divergence::StartOver(offset(5)));
         assert_eq!(compare(None, 7), Divergence::None);
+        let stated = [EpochStart { epoch: LeaderEpoch(6), start_offset: offset(5) }];
+        let follower = LogEnds { log_start: offset(5), log_end: offset(8), epochs: &stated };
+        let leader = LogEnds { log_start: offset(5), log_end: offset(12), epochs: of_leader.entries() };
+        let across = Some(FirstBatch { within: offset(8), base_offset: offset(6) });
+        assert_eq!(divergence(leader, &of_leader, across, follower), Divergence::CutTo(offset(6)));
+        assert_eq!(divergence(leader, &of_leader, None, follower), Divergence::None);
     }
 
     /// Found by seed 260 of the simulation: a whole log was cut to nothing.

@@ -384,6 +384,14 @@ impl Leader {
         (from < to || is_news).then_some(ToSend { session, from, to, high_watermark, log_start })
     }
 
+    /// Whether a statement is older than what was last heard of its replica.
+    pub fn knows_newer(&self, event: &Event<'_>) -> bool {
+        let Event::Stated { replica, broker_epoch, statement, .. } = event else { return false };
+        let session = Session { broker_epoch: *broker_epoch, number: statement.session };
+        let progress = self.followers.get(replica);
+        progress.and_then(|progress| progress.session).is_some_and(|known| session <= known)
+    }
+
     /// A follower that is to begin there was found to need the whole batch.
     pub fn begins_within(&mut self, first_batch: FirstBatch) {
         self.first_batch = Some(first_batch);

@@ -5,6 +5,7 @@
 use crate::log::checkpoint::{Checkpoint, PartitionPoint};
 use crate::log::commit::changes::CHANGES_PER_BLOCK;
 use crate::log::data_dir::checkpoint_name;
+use crate::log::journal::block::Entry;
 use crate::log::retention::plan_for;
 use crate::metrics::{MemoryKind, ShardMetrics};
 use crate::replication::leader::Event;
@@ -247,12 +248,16 @@ async fn advance_log_starts(shard: &Rc<Shard>, store: &Rc<Store>, mut due: Vec<D
         return; // The final state has the log start as it is; a clean start looks for no other.
     }
     due.retain(|Due { replica, .. }| !replica.is_deleted());
-    let changes = due.iter().map(|Due { replica, log_start }| replica.decide_log_start(*log_start)).collect();
+    let decide = |Due { replica, log_start }: &Due| replica.decide_log_start(*log_start);
+    let changes: Vec<Entry> = due.iter().map(decide).collect();
     for Due { replica, .. } in &due {
         if !replica.log.borrow().is_flushed_below(replica.log_start_decided()) {
             store.write_out(replica.slot).await;
         }
     }
+    // Of one that has left meanwhile the journal has said the last.
+    let is_here = |(Due { replica, .. }, _): &(&Due, Entry)| !replica.is_deleted();
+    let changes = due.iter().zip(changes).filter(is_here).map(|(_, change)| change).collect();
     let durable = match store.log_changes(changes).await {
         Logged::Flushed => Ok(()),
         Logged::NoJournal => write_checkpoint(shard, store).await,

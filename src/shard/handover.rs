@@ -42,7 +42,6 @@ use crate::shard::replication::role::Role;
 use crate::shard::replication::take_role;
 use crate::shard::restoring::StatedUnder;
 use crate::shard::store::Store;
-use crate::shard::store::changes::Logged;
 use crate::shard::{Shard, Unavailable, groups, replication};
 use crate::types::{LeaderEpoch, LogDirIndex, NodeId, Offset, ShardId, TopicPartition};
 use futures::future::join_all;
@@ -61,8 +60,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// What shard 0 asks of those that let go and of those that take over.
 #[derive(Clone)]
 pub enum HandoverStep {
-    /// These are another shard's from now on.
-    LetGo(Vec<TopicPartition>),
+    /// These are another shard's from now on. What cannot be written out within that time stays for now.
+    LetGo(Vec<TopicPartition>, Duration),
     /// They are on their way to the receiver, which has the metadata that say so; how far each is flushed.
     Expect(Vec<(TopicPartition, Option<PartitionPoint>)>),
     /// They have reached the checkpoints of the shards that get them.
@@ -71,6 +70,8 @@ pub enum HandoverStep {
     TakeOver(Vec<HandedOver>),
     /// The receiver could not let them go, and keeps them: the metadata have changed once more.
     Keep(Vec<TopicPartition>),
+    /// They leave the node, or are deleted, before they have reached another shard.
+    Drop(Vec<TopicPartition>),
 }
 
 /// What has become of it.
@@ -112,6 +113,8 @@ struct Waiting {
     from: ShardId,
     /// It was let go.
     handed: Option<HandedOver>,
+    /// Shards that were told to expect it: their checkpoints may speak of it.
+    expected_by: BTreeSet<ShardId>,
 }
 
 /// Moves between the shards of this node.
@@ -136,6 +139,7 @@ impl Default for Handovers {
 pub struct Underway {
     moves: Moves,
     handed: Vec<HandedOver>,
+    expected_by: BTreeMap<TopicPartition, BTreeSet<ShardId>>,
 }
 
 fn owner(state: &PartitionStateRecord, node: NodeId) -> Option<ShardId> {
@@ -174,37 +178,73 @@ fn moves(image: &Image, node: NodeId, records: &[Record]) -> Moves {
 
 /// Before these records are applied anywhere: the shards that have partitions which are others' then let them go.
 pub async fn begin(shard: &Rc<Shard>, records: &[Record]) -> Underway {
-    let mut moves = moves(&shard.image.borrow(), shard.node, records);
-    let mut handed = Vec::new();
+    let moves = moves(&shard.image.borrow(), shard.node, records);
+    let mut underway = Underway { moves, ..Underway::default() };
     // Those that wait are still where they were.
-    for (id, to) in owners_after(shard.node, records) {
-        let waiting = shard.handovers.waiting.borrow_mut().remove(&id);
-        if let (Some(waiting), Some(to)) = (waiting, to) {
-            moves.insert(id, (waiting.from, to));
-            handed.extend(waiting.handed);
-        }
-    }
-    let_all_go(shard, moves, handed).await
+    let mut waiting = take_waiting(shard, records);
+    drop_those_that_go(shard, &mut waiting).await;
+    underway.moves.retain(|id, _| !waiting.contains_key(id));
+    let_all_go(shard, &mut underway, SETTLE_TIME_MAX).await;
+    underway.goes_on(waiting);
+    // They have had their time.
+    let_all_go(shard, &mut underway, Duration::ZERO).await;
+    underway
 }
 
-async fn let_all_go(shard: &Rc<Shard>, moves: Moves, mut handed: Vec<HandedOver>) -> Underway {
+/// Partitions that wait, and who owns them next.
+type StillWaiting = BTreeMap<TopicPartition, (Waiting, Option<ShardId>)>;
+
+/// Those that these records are about.
+fn take_waiting(shard: &Shard, records: &[Record]) -> StillWaiting {
+    let mut waiting = shard.handovers.waiting.borrow_mut();
+    let owners = owners_after(shard.node, records);
+    let is_deleted = |id: &TopicPartition| {
+        records.iter().any(|record| matches!(record, Record::TopicDeleted { topic } if *topic == id.topic))
+    };
+    let taken = waiting.extract_if(.., |id, _| owners.contains_key(id) || is_deleted(id));
+    taken.map(|(id, waiting)| (id, (waiting, owners.get(&id).copied().flatten()))).collect()
+}
+
+/// Nothing is left of those on any shard, before others hear that they go.
+async fn drop_those_that_go(shard: &Rc<Shard>, waiting: &mut StillWaiting) {
+    let mut by_shard: BTreeMap<ShardId, Vec<TopicPartition>> = BTreeMap::new();
+    for (id, (waiting, _)) in waiting.extract_if(.., |_, (_, to)| to.is_none()) {
+        for shard in waiting.expected_by.into_iter().chain([waiting.from]).collect::<BTreeSet<_>>() {
+            by_shard.entry(shard).or_default().push(id);
+        }
+    }
+    join_all(by_shard.into_iter().map(|(from, ids)| ask(shard, from, HandoverStep::Drop(ids)))).await;
+}
+
+impl Underway {
+    fn goes_on(&mut self, waiting: StillWaiting) {
+        for (id, (waiting, to)) in waiting {
+            let Some(to) = to else { continue };
+            self.moves.insert(id, (waiting.from, to));
+            self.handed.extend(waiting.handed);
+            self.expected_by.insert(id, waiting.expected_by);
+        }
+    }
+}
+
+async fn let_all_go(shard: &Rc<Shard>, underway: &mut Underway, patience: Duration) {
+    let Underway { moves, handed, .. } = underway;
     let mut by_owner: BTreeMap<ShardId, Vec<TopicPartition>> = BTreeMap::new();
-    for (id, (from, to)) in &moves {
+    for (id, (from, to)) in &*moves {
         if from != to && handed.iter().all(|handed| handed.id != *id) {
             by_owner.entry(*from).or_default().push(*id);
         }
     }
-    let let_go = by_owner.into_iter().map(|(from, ids)| ask(shard, from, HandoverStep::LetGo(ids)));
+    let let_go = by_owner.into_iter().map(|(from, ids)| ask(shard, from, HandoverStep::LetGo(ids, patience)));
     for taken in join_all(let_go).await {
         if let StepTaken::LetGo(let_gone) = taken {
             handed.extend(let_gone);
         }
     }
-    Underway { moves, handed }
 }
 
 /// Once they are applied everywhere. What cannot be done now is tried again.
-pub async fn complete(shard: &Rc<Shard>, Underway { moves, handed }: Underway) {
+pub async fn complete(shard: &Rc<Shard>, Underway { moves, handed, mut expected_by }: Underway) {
     if moves.is_empty() {
         return;
     }
@@ -221,18 +261,28 @@ pub async fn complete(shard: &Rc<Shard>, Underway { moves, handed }: Underway) {
 
     let of = |(id, handed): (&TopicPartition, &Option<HandedOver>)| Some((*id, handed.clone()?));
     let handed: BTreeMap<TopicPartition, HandedOver> = left.iter().filter_map(of).collect();
-    let expect = by_shard(&handed, |id| moves[id].1).into_iter().map(|(to, handed)| {
+    for id in handed.keys() {
+        expected_by.entry(*id).or_default().insert(moves[id].1);
+    }
+    let next = |id: &TopicPartition| BTreeSet::from([moves[id].1]);
+    let expect = by_shard(&handed, next).into_iter().map(|(to, handed)| {
         let points = handed.iter().map(|handed| (handed.id, handed.point)).collect();
         ask(shard, to, HandoverStep::Expect(points))
     });
-    let handed = those_done(handed, join_all(expect).await);
-    let forget = by_shard(&handed, |id| moves[id].0).into_iter().map(|(from, handed)| {
+    let handed = those_done(handed, join_all(expect).await, next);
+    // Whoever had it, or was to have it, but not who gets it.
+    let others = |id: &TopicPartition| {
+        let (from, to) = moves[id];
+        let others = expected_by[id].iter().copied().chain([from]);
+        others.filter(|other| *other != to).collect::<BTreeSet<ShardId>>()
+    };
+    let forget = by_shard(&handed, others).into_iter().map(|(from, handed)| {
         ask(shard, from, HandoverStep::Forget(handed.iter().map(|handed| handed.id).collect()))
     });
-    let handed = those_done(handed, join_all(forget).await);
-    let take_over = by_shard(&handed, |id| moves[id].1);
+    let handed = those_done(handed, join_all(forget).await, others);
+    let take_over = by_shard(&handed, next);
     let take_over = take_over.into_iter().map(|(to, handed)| ask(shard, to, HandoverStep::TakeOver(handed)));
-    for id in those_done(handed, join_all(take_over).await).keys() {
+    for id in those_done(handed, join_all(take_over).await, next).keys() {
         left.remove(id);
     }
     if left.is_empty() {
@@ -242,7 +292,10 @@ pub async fn complete(shard: &Rc<Shard>, Underway { moves, handed }: Underway) {
         partitions = left.len(),
         "partitions wait on their way to other cores, and are not served meanwhile"
     );
-    let waiting = left.into_iter().map(|(id, handed)| (id, Waiting { from: moves[&id].0, handed }));
+    let waiting = left.into_iter().map(|(id, handed)| {
+        let expected_by = expected_by.remove(&id).unwrap_or_default();
+        (id, Waiting { from: moves[&id].0, handed, expected_by })
+    });
     shard.handovers.waiting.borrow_mut().extend(waiting);
     if !shard.handovers.retrying.replace(true) {
         shard.spawn(retry(shard.clone()));
@@ -251,23 +304,27 @@ pub async fn complete(shard: &Rc<Shard>, Underway { moves, handed }: Underway) {
 
 fn by_shard(
     handed: &BTreeMap<TopicPartition, HandedOver>,
-    shard_of: impl Fn(&TopicPartition) -> ShardId,
+    shards_of: impl Fn(&TopicPartition) -> BTreeSet<ShardId>,
 ) -> BTreeMap<ShardId, Vec<HandedOver>> {
     let mut by_shard: BTreeMap<ShardId, Vec<HandedOver>> = BTreeMap::new();
     for (id, handed) in handed {
-        by_shard.entry(shard_of(id)).or_default().push(handed.clone());
+        for shard in shards_of(id) {
+            by_shard.entry(shard).or_default().push(handed.clone());
+        }
     }
     by_shard
 }
 
+/// Those of which every shard that was asked has done its part.
 fn those_done(
     mut handed: BTreeMap<TopicPartition, HandedOver>,
     taken: Vec<StepTaken>,
+    asked: impl Fn(&TopicPartition) -> BTreeSet<ShardId>,
 ) -> BTreeMap<TopicPartition, HandedOver> {
-    let is_done = |id: &TopicPartition| {
-        taken.iter().any(|taken| matches!(taken, StepTaken::Done(done) if done.contains(id)))
+    let count = |id: &TopicPartition| {
+        taken.iter().filter(|taken| matches!(taken, StepTaken::Done(done) if done.contains(id))).count()
     };
-    handed.retain(|id, _| is_done(id));
+    handed.retain(|id, _| count(id) == asked(id).len());
     handed
 }
 
@@ -280,16 +337,10 @@ async fn retry(shard: Rc<Shard>) {
         if waiting.is_empty() || shard.is_stopping() {
             return shard.handovers.retrying.set(false);
         }
-        let (mut moves, mut handed) = (Moves::new(), Vec::new());
-        for (id, waiting) in waiting {
-            // It may be gone.
-            let to = shard.image.borrow().partition(id).and_then(|state| owner(state, shard.node));
-            if let Some(to) = to {
-                moves.insert(id, (waiting.from, to));
-                handed.extend(waiting.handed);
-            }
-        }
-        let underway = let_all_go(&shard, moves, handed).await;
+        let owner = |id| shard.image.borrow().partition(id).and_then(|state| owner(state, shard.node));
+        let mut underway = Underway::default();
+        underway.goes_on(waiting.into_iter().map(|(id, waiting)| (id, (waiting, owner(id)))).collect());
+        let_all_go(&shard, &mut underway, Duration::ZERO).await;
         complete(&shard, underway).await;
     }
 }
@@ -308,8 +359,8 @@ async fn ask(shard: &Rc<Shard>, to: ShardId, step: HandoverStep) -> StepTaken {
 pub async fn take_step(shard: &Rc<Shard>, step: HandoverStep) -> StepTaken {
     let _turn = shard.changing_partitions.acquire_permit(1).await.expect("it is never closed");
     let taken = match step {
-        HandoverStep::LetGo(ids) => {
-            let let_go = join_all(ids.into_iter().map(|id| let_go(shard, id))).await;
+        HandoverStep::LetGo(ids, patience) => {
+            let let_go = join_all(ids.into_iter().map(|id| let_go(shard, id, patience))).await;
             StepTaken::LetGo(let_go.into_iter().flatten().collect())
         }
         HandoverStep::Expect(points) => StepTaken::Done(expect(shard, points).await),
@@ -325,24 +376,34 @@ pub async fn take_step(shard: &Rc<Shard>, step: HandoverStep) -> StepTaken {
             }
             StepTaken::Done(ids.into_iter().collect())
         }
+        HandoverStep::Drop(ids) => {
+            shard.handed_over.borrow_mut().retain(|id| !ids.contains(id));
+            partitions::take_off(shard, &ids).await;
+            StepTaken::Done(ids.into_iter().collect())
+        }
     };
     partitions::count(shard);
     taken
 }
 
 /// From here on nobody is served from it here; whoever waits for it looks elsewhere. `None`: there is no space to
-/// write out what it has; it stays, and goes on with that.
-async fn let_go(shard: &Rc<Shard>, id: TopicPartition) -> Option<HandedOver> {
+/// write out what it has, or to open it; it stays, and goes on with that.
+async fn let_go(shard: &Rc<Shard>, id: TopicPartition, patience: Duration) -> Option<HandedOver> {
+    if shard.waiting_for_space.borrow().contains(&id) {
+        return None;
+    }
     shard.handed_over.borrow_mut().insert(id);
     let Some(replica) = shard.stores.find(&id) else {
         let point = shard.unavailable.borrow().get(&id).and_then(|unavailable| unavailable.point);
-        return Some(HandedOver { id, point, whole: None, damaged: shard.damaged_no_more(id) });
+        return Some(HandedOver { id, point, whole: None, damaged: shard.take_damaged(id) });
     };
     let store = shard.stores.of(&replica).clone();
     let directory = replica.directory.display();
     // No segment is replaced or dropped meanwhile: the next owner must not find half of that.
     let replacing = replica.replacing.acquire_permit(1).await;
-    if !settle(shard, &store, &replica).await {
+    let is_settled = settle(shard, &store, &replica, patience).await;
+    // What is in a log directory that has failed a start finds out, whosever it is.
+    if !is_settled && !store.is_offline() {
         tracing::warn!(%directory, "a replica cannot leave this core yet");
         return None;
     }
@@ -367,15 +428,15 @@ async fn let_go(shard: &Rc<Shard>, id: TopicPartition) -> Option<HandedOver> {
     replica.names_released().await;
     store.release_slot(replica.slot).await;
     tracing::info!(%directory, "a replica leaves this core for another one");
-    Some(HandedOver { id, point: Some(point), whole: Some(whole), damaged: shard.damaged_no_more(id) })
+    let whole = Some(whole).filter(|_| is_settled);
+    Some(HandedOver { id, point: Some(point), whole, damaged: shard.take_damaged(id) })
 }
 
 /// Ends what the replica was and waits until all of it is flushed in its segments, the closed ones final. `false` where
 /// that takes too long, as without space, or its log directory has failed.
-async fn settle(shard: &Rc<Shard>, store: &Rc<Store>, replica: &Rc<Replica>) -> bool {
+async fn settle(shard: &Rc<Shard>, store: &Rc<Store>, replica: &Rc<Replica>, patience: Duration) -> bool {
     const LOOK_INTERVAL: Duration = Duration::from_millis(1);
     let begun = shard.clock.mono();
-    let finishing = Rc::new(Cell::new(false));
     loop {
         if !replica.replication.is_idle() {
             // Without an epoch, so that nobody goes on under the one there was.
@@ -386,28 +447,29 @@ async fn settle(shard: &Rc<Shard>, store: &Rc<Store>, replica: &Rc<Replica>) -> 
         if is_written && replica.is_rolled_out() && !store.is_offline() {
             return true;
         }
-        if store.is_offline() || shard.is_stopping() || shard.clock.mono().since(begun) >= SETTLE_TIME_MAX {
+        if store.is_offline() || shard.is_stopping() {
             return false;
         }
         if !is_written {
             store.request_write_out(replica.slot);
             store.pump();
-        } else if !finishing.replace(true) {
-            // Not to be cut off half-way.
-            store.spawn(finish(store.clone(), replica.clone(), finishing.clone()));
+        } else if !replica.is_finishing_rolls() {
+            store.spawn(finish(store.clone(), replica.clone())); // Not to be cut off half-way.
+        }
+        if shard.clock.mono().since(begun) >= patience {
+            return false;
         }
         glommio::timer::sleep(LOOK_INTERVAL).await;
     }
 }
 
-async fn finish(store: Rc<Store>, replica: Rc<Replica>, finishing: Rc<Cell<bool>>) {
+async fn finish(store: Rc<Store>, replica: Rc<Replica>) {
     let active = replica.log.borrow().active().base_offset;
     if let Err(error) = replica.finish_rolls(&store, active).await
         && !is_full_disk(&error)
     {
         store.fail(&format!("closing segments of {}: {error}", replica.directory.display()));
     }
-    finishing.set(false);
 }
 
 async fn expect(
@@ -423,9 +485,11 @@ async fn expect(
     }
     let mut done = BTreeSet::new();
     for (dir, ids) in by_dir {
-        if let Some(dir) = dir
-            && has_checkpoint(shard, dir).await
-        {
+        let is_done = match dir {
+            Some(dir) => has_checkpoint(shard, dir).await,
+            None => true, // A start that knows the directory sees to it.
+        };
+        if is_done {
             done.extend(ids);
         }
     }
@@ -434,42 +498,45 @@ async fn expect(
 
 async fn forget(shard: &Rc<Shard>, ids: &[TopicPartition]) -> BTreeSet<TopicPartition> {
     let mut by_dir: BTreeMap<LogDirIndex, Vec<Entry>> = BTreeMap::new();
+    let mut done = BTreeSet::new();
     for id in ids {
-        // One that comes back before it has left is expected here.
-        let is_expected = shard.image.borrow().partition(*id).is_some_and(|state| shard.owns(state));
-        if !is_expected {
-            shard.handed_over.borrow_mut().remove(id);
-            shard.unavailable.borrow_mut().remove(id);
-        }
+        shard.handed_over.borrow_mut().remove(id);
+        shard.unavailable.borrow_mut().remove(id);
         let epoch = shard.image.borrow().partition(*id).map_or(LeaderEpoch(0), |state| state.leader_epoch);
-        if let Some(dir) = home(shard, *id) {
-            let gone = Entry { partition: *id, change: Change::Removed { epoch } };
-            by_dir.entry(dir).or_default().push(gone);
+        match home(shard, *id) {
+            Some(dir) => {
+                let gone = Entry { partition: *id, change: Change::Removed { epoch } };
+                by_dir.entry(dir).or_default().push(gone);
+            }
+            None => {
+                done.insert(*id);
+            }
         }
     }
-    let mut done = BTreeSet::new();
     for (dir, gone) in by_dir {
         let ids: Vec<TopicPartition> = gone.iter().map(|entry| entry.partition).collect();
-        if has_checkpoint(shard, dir).await && shard.stores.get(dir).log_changes(gone).await != Logged::Failed
-        {
+        if has_checkpoint(shard, dir).await {
+            shard.stores.get(dir).log_changes(gone).await; // Where it fails nothing is opened any more.
             done.extend(ids);
         }
     }
     done
 }
 
-/// Whether the checkpoint of a log directory says what is here now.
+/// Whether the checkpoint of a log directory says what is here now; in one that has failed nothing says anything.
 async fn has_checkpoint(shard: &Rc<Shard>, dir: LogDirIndex) -> bool {
     let store = shard.stores.get(dir);
     match write_checkpoint(shard, store).await {
         Ok(()) => true,
-        Err(error) => {
+        Err(_) if store.is_offline() => true,
+        Err(error) if is_full_disk(&error) => {
             let directory = store.path.display();
-            tracing::warn!(%directory, %error, "no checkpoint could be written for partitions that move");
-            if !is_full_disk(&error) {
-                store.fail(&format!("writing the checkpoint: {error}"));
-            }
+            tracing::warn!(%directory, %error, "no space for a checkpoint of partitions that move");
             false
+        }
+        Err(error) => {
+            store.fail(&format!("writing the checkpoint: {error}"));
+            true
         }
     }
 }

@@ -205,6 +205,8 @@ pub struct Shard {
     /// Partitions on their way to or from another shard of this node.
     handed_over: RefCell<BTreeSet<TopicPartition>>,
     handovers: Handovers,
+    /// Partitions of this shard that are opened once there is space.
+    waiting_for_space: RefCell<BTreeSet<TopicPartition>>,
     /// Replicas of this shard that are damaged.
     damaged: RefCell<BTreeMap<TopicPartition, StatedUnder>>,
     /// Somebody sees to those.
@@ -324,6 +326,7 @@ impl Shard {
             removals: Removals::default(),
             handed_over: RefCell::default(),
             handovers: Handovers::default(),
+            waiting_for_space: RefCell::default(),
             damaged: RefCell::default(),
             restoring: Cell::new(false),
             damaged_on_node: RefCell::default(),

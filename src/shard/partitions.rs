@@ -288,14 +288,15 @@ pub async fn open_once_there_is_space(
     last: LastStop,
 ) {
     let store = shard.stores.get(dir);
+    let all = waiting.clone();
     while !waiting.is_empty() {
+        wait_for_space(&shard, &all, &waiting);
         glommio::timer::sleep(NO_SPACE_RETRY).await;
         let Ok(_turn) = shard.changing_partitions.acquire_permit(1).await else { return };
         if shard.is_stopping() || store.is_offline() {
             return;
         }
-        // Others were deleted, or are on their way to another shard.
-        waiting.retain(|id| shard.unavailable.borrow().contains_key(id) && !shard.is_handed_over(id));
+        waiting.retain(|id| shard.unavailable.borrow().contains_key(id)); // Others were deleted.
         while let Some(id) = waiting.last().copied() {
             match open_one(&shard, store, id, &last).await {
                 Err(error) if error.is_for_want_of_space() => break,
@@ -314,7 +315,15 @@ pub async fn open_once_there_is_space(
         }
         count(&shard);
     }
+    wait_for_space(&shard, &all, &[]);
     tracing::info!("space has returned: the partitions that waited for it are open");
+}
+
+/// These are what is left of all that one task opens once there is space.
+fn wait_for_space(shard: &Shard, all: &[TopicPartition], left: &[TopicPartition]) {
+    let mut waiting = shard.waiting_for_space.borrow_mut();
+    waiting.retain(|id| !all.contains(id));
+    waiting.extend(left);
 }
 
 /// Takes replicas off this shard that may come again: nothing is left of them once this returns. The caller has the turn.

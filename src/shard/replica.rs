@@ -549,6 +549,11 @@ impl Replica {
         Ok(())
     }
 
+    /// Whether somebody is at that: see [`finish_rolls`](Self::finish_rolls).
+    pub fn is_finishing_rolls(&self) -> bool {
+        self.finishing.available() == 0
+    }
+
     /// Whether every segment but the active one is final on disk.
     pub fn is_rolled_out(&self) -> bool {
         self.rolled.borrow().is_empty() && self.segments.written() == self.log.borrow().active().base_offset

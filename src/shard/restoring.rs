@@ -81,11 +81,9 @@ impl Shard {
         }
     }
 
-    /// A damaged replica leaves this shard as it is.
-    pub fn damaged_no_more(&self, id: TopicPartition) -> Option<StatedUnder> {
-        let stated = self.damaged.borrow_mut().remove(&id)?;
-        self.tell_damaged(id, None);
-        Some(stated)
+    /// A damaged replica leaves this shard as it is, for another one of the node.
+    pub fn take_damaged(&self, id: TopicPartition) -> Option<StatedUnder> {
+        self.damaged.borrow_mut().remove(&id)
     }
 
     pub fn is_damaged(&self, id: TopicPartition) -> bool {

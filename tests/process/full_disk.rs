@@ -180,6 +180,27 @@ fn a_partition_on_its_way_to_another_core_waits_for_space() {
     broker.start_again();
     let mut client = Client::connect(&broker);
     assert_eq!((client.leader("full", 1).0, client.read_all("full", 1).len()), (to, 26));
+
+    // One that is deleted while it waits leaves nothing behind, on neither core.
+    disk.fill();
+    let moving =
+        ReassignablePartition::default().with_partition_index(1).with_replicas(Some(vec![BrokerId(from)]));
+    let topic = ReassignableTopic::default().with_name(topic_name("full")).with_partitions(vec![moving]);
+    let request = AlterPartitionReassignmentsRequest::default().with_topics(vec![topic]);
+    let moved = client.bootstrap().call(1, &request);
+    assert_eq!(moved.responses[0].partitions[0].error_code, 0);
+    let waits = || broker.log().matches("partitions wait on their way to other cores").count();
+    wait_for("it to wait again", || (waits() >= 2).then_some(()));
+    assert_eq!(delete(&mut client, "full"), None);
+    disk.make_room();
+    client.create_topic("full", 2, &[("file.delete.delay.ms", "100")]);
+    assert_eq!(client.produce("full", 1, &Batch::of(&["anew"], now_ms())), 0);
+    let left = || {
+        let entries = std::fs::read_dir(&other).expect("it is there");
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter(|name| name.starts_with("full-1.")).collect::<Vec<_>>()
+    };
+    wait_for("nothing to be left of it", || left().is_empty().then_some(()));
     let log = broker.log();
     assert!(!log.contains("the log directory is offline"), "{log}");
     broker.stop();

@@ -258,6 +258,10 @@ impl Replica {
         {
             let mut role = self.replication.role.borrow_mut();
             let Role::Leader(leading) = &mut *role else { return false };
+            // From a core that the follower has left, say: the one that has it now is heard on another connection.
+            if leading.machine.knows_newer(&event) {
+                return true;
+            }
             leading.feeds.insert(feed.node(), Rc::downgrade(feed));
         }
         self.lead(event);

@@ -22,6 +22,7 @@ use crate::shard::stores::Stores;
 use crate::shard::{Shard, Unavailable};
 use crate::types::ShardId;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Some four batches a segment.
 const SEGMENT: u64 = 4096;
@@ -98,7 +99,7 @@ impl Cores {
 
     fn let_go(&self, from: usize) -> HandoverStep {
         assert!(self.shards[from].stores.find(&self.id()).is_some());
-        HandoverStep::LetGo(vec![self.id()])
+        HandoverStep::LetGo(vec![self.id()], Duration::from_secs(5))
     }
 
     /// The metadata say so, on both.
@@ -225,7 +226,7 @@ fn what_was_not_open_is_not_opened_by_the_next_owner() {
         replica.give_up(ErrorCode::KafkaStorageError);
         from.unavailable.borrow_mut().insert(cores.id(), Unavailable { dir: Some(store.dir), point });
 
-        let taken = take_step(&from, HandoverStep::LetGo(vec![cores.id()])).await;
+        let taken = take_step(&from, HandoverStep::LetGo(vec![cores.id()], Duration::from_secs(5))).await;
         let StepTaken::LetGo(handed) = taken else { panic!("it lets go") };
         assert!(handed[0].whole.is_none() && handed[0].point == point);
         cores.commit_move_to(1);
@@ -279,7 +280,9 @@ fn who_waits_while_a_partition_is_let_go_is_told_to_look_elsewhere() {
         let acks = Acks::new(None);
         let mut bytes = batch(1, Some(3), &[3; 900]);
         append(shard.stores.of(&replica), &replica, &acks, &mut bytes).await;
-        let StepTaken::LetGo(handed) = take_step(&shard, HandoverStep::LetGo(vec![cores.id()])).await else {
+        let StepTaken::LetGo(handed) =
+            take_step(&shard, HandoverStep::LetGo(vec![cores.id()], Duration::from_secs(5))).await
+        else {
             panic!("it lets go")
         };
         acks.all_arrived(shard.stores.of(&replica)).await;
