@@ -99,9 +99,10 @@ impl SmallDisk {
         self.image.mount().expect("as before");
     }
 
-    /// Gives the blocks of [`SmallDisk::fill`] back.
+    /// Gives the blocks of [`SmallDisk::fill`] back, also where the disk fails the next moment.
     pub fn make_room(&self) {
         std::fs::remove_file(self.filler()).expect("it was filled");
+        File::open(self.path()).and_then(|root| root.sync_all()).expect("it is mounted");
     }
 
     fn filler(&self) -> PathBuf {
