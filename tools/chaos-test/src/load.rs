@@ -228,6 +228,9 @@ fn producer(shared: &Arc<Shared>) -> Option<BaseProducer<Deliveries>> {
     // Longer than any series of faults: when one message is given up librdkafka numbers all others anew that may be
     // there already, under another epoch, and no broker can know them again.
     config.set("message.timeout.ms", "600000").set("request.timeout.ms", "5000");
+    // For the same reason: a batch that is refused as too few replicas are in sync, and the next one, which is then out
+    // of order, make it do so ("skipped sequence numbers"), with what is on its way to other partitions and may be there.
+    config.set("max.in.flight.requests.per.connection", "1");
     config.create_with_context(Deliveries { shared: shared.clone() }).ok()
 }
 
