@@ -132,13 +132,15 @@ impl Scene {
         let payload = asking.payload.clone();
         PeerMessage::Question(question).encode(PEER_VERSION_MAX, [&payload[..]], &mut frame);
         frame.extend_from_slice(&payload);
+        // Whose question it is: another process of that node counts from the first one again.
+        let asker = (id, self.nodes[id].run, attempt);
         // Of two copies of it the second comes over another connection.
         for delay in self.arrivals(id, to) {
             let frame = frame.clone();
             self.after(delay, move |scene| {
                 if !scene.network.is_cut(id, to) {
                     let run = scene.nodes[to].run;
-                    scene.at_node(to, run, move |scene| scene.hears_question(id, to, attempt, &frame));
+                    scene.at_node(to, run, move |scene| scene.hears_question(asker, to, &frame));
                 }
             });
         }
@@ -204,7 +206,7 @@ impl Scene {
 
     // --- The other side
 
-    fn hears_question(&mut self, from: usize, to: usize, attempt: u64, frame: &[u8]) {
+    fn hears_question(&mut self, asker: (usize, u64, u64), to: usize, frame: &[u8]) {
         let Ok(PeerFrame::Complete { kind, table, payload, .. }) = next_peer_frame(frame) else {
             return self.world.finding(check::PROTOCOL, format_args!("a question that is no frame"));
         };
@@ -213,12 +215,12 @@ impl Scene {
             return self.world.finding(check::PROTOCOL, format_args!("a question that is none: {message:?}"));
         };
         let (number, kind) = (question.number, question.kind);
+        let (from, _, attempt) = asker;
         if kind != QuestionKind::Heartbeat {
             self.world.note(format_args!("node {from} asks {to}: {kind:?}, try {attempt} of {number}"));
         }
-        let run = self.nodes[from].run;
         let reply: Reply = Box::new(move |scene, code, payload| {
-            scene.answer_question(to, (from, run, attempt), (number, kind), code, payload);
+            scene.answer_question(to, asker, (number, kind), code, payload);
         });
         self.answer_to(slot(to), &question, &frame[payload], reply);
     }
