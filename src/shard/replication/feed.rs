@@ -324,16 +324,17 @@ async fn add(shard: &Rc<Shard>, feed: &Rc<Feed>, turn: Turn, lane: Lane, frame: 
         let size_max = room.min(REPLICATION_FRAME_SIZE - frame.size);
         let reading = Reading::own(shard.stores.of(replica));
         match replica.read_appended(&reading, read_at, size_max, to_send.to).await {
-            // It states again, and begins with the whole batch.
-            Ok(read) if base_of(&read.slices).is_some_and(|base| base < to_send.from) => {
-                let base_offset = base_of(&read.slices).expect("it was just found");
-                let first_batch = FirstBatch { within: to_send.from, base_offset };
-                replica.replication.with_leader_mut(|leader| leader.begins_within(first_batch));
-                feed.close();
-                return false;
-            }
             Ok(read) => {
-                to = end_of(&read.slices).unwrap_or(to);
+                if let Some((base_offset, end)) = extent_of(&read.slices) {
+                    if base_offset < to_send.from {
+                        // It states again, and begins with the whole batch.
+                        let first_batch = FirstBatch { within: to_send.from, base_offset };
+                        replica.replication.with_leader_mut(|leader| leader.begins_within(first_batch));
+                        feed.close();
+                        return false;
+                    }
+                    to = end;
+                }
                 (slices, size) = (read.slices, read.size);
             }
             // The log begins behind it by now: it has to state anew, and begins there too.
@@ -395,16 +396,13 @@ async fn add(shard: &Rc<Shard>, feed: &Rc<Feed>, turn: Turn, lane: Lane, frame: 
     true
 }
 
-/// Where the first of these batches begins.
-fn base_of(slices: &[Slice]) -> Option<Offset> {
+/// Where the first of these batches begins, and the last one ends.
+fn extent_of(slices: &[Slice]) -> Option<(Offset, Offset)> {
     let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
-    Rope::new(&pieces).batches(0).next().map(|batch| batch.base_offset)
-}
-
-/// Where the last of these batches ends.
-fn end_of(slices: &[Slice]) -> Option<Offset> {
-    let pieces: Vec<&[u8]> = slices.iter().map(Slice::bytes).collect();
-    Rope::new(&pieces).batches(0).last().map(|batch| batch.end_offset)
+    let rope = Rope::new(&pieces);
+    let mut batches = rope.batches(0);
+    let first = batches.next()?;
+    Some((first.base_offset, batches.last().map_or(first.end_offset, |last| last.end_offset)))
 }
 
 fn want_later(shard: &Rc<Shard>, feed: &Rc<Feed>, partition: TopicPartition) {
