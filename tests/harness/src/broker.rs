@@ -411,7 +411,9 @@ pub fn binary() -> PathBuf {
 /// A directory of a test's own beside the build: on a real file system. The system's directory for
 /// temporary files may be in memory, where direct I/O is not to be had.
 pub fn temporary_directory(prefix: &str) -> TempDir {
-    let directory = tempfile::Builder::new().prefix(prefix).tempdir_in(tests_directory());
+    let tests = tests_directory();
+    std::fs::create_dir_all(&tests).expect("a directory below target can be made");
+    let directory = tempfile::Builder::new().prefix(prefix).tempdir_in(tests);
     directory.expect("a directory below target can be made")
 }
 
