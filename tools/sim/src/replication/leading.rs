@@ -13,6 +13,7 @@ use odradek::codec::replication::{
     Acknowledgement, Acknowledgements, Alignment, AlignmentOutcome, Append, Refusal, Statements,
 };
 use odradek::log::epochs::LeaderEpochs;
+use odradek::replication::divergence::FirstBatch;
 use odradek::replication::in_sync::{Committed, Proposal};
 use odradek::replication::leader::{AckRejected, Effect, Event, ToSend};
 use odradek::replication::produces::{Acks, ProduceId, ProduceOutcome};
@@ -315,8 +316,18 @@ impl Scene {
         let node = &mut self.nodes[id];
         let feed = node.feeds.get_mut(&follower).expect("it is there");
         let replica = node.replicas.get_mut(&partition).expect("it has one");
+        let Role::Leader(leader) = &mut replica.role else { return true };
+        let batches = replica.log.memory.from_offset(leader.reads_at(to_send.from).get());
         let (mut payload, mut to) = (Vec::new(), to_send.from.get());
-        for batch in replica.log.memory.from_offset(to).iter().take(BATCHES_MAX) {
+        if let Some(first) = batches.first().filter(|first| to_send.from < to_send.to && first.base < to) {
+            // It states again, and begins with the whole batch.
+            leader.begins_within(FirstBatch { within: to_send.from, base_offset: offset(first.base) });
+            let connection = feed.connection;
+            self.world.count("leader: a log begins within a batch");
+            self.disconnect(connection);
+            return false;
+        }
+        for batch in batches.iter().take(BATCHES_MAX) {
             let size = (payload.len() + BATCH_SIZE) as u64;
             let has_room = match payload.is_empty() {
                 true => feed.window.admits(lane, size),
@@ -334,7 +345,6 @@ impl Scene {
             return false;
         }
         feed.window.sent(payload.len() as u64);
-        let Role::Leader(leader) = &mut replica.role else { return true };
         leader.sent(NodeId(follower as i32), ToSend { to: offset(to), ..to_send });
         let append = Append {
             partition: partition_id(partition),
