@@ -40,6 +40,8 @@ pub struct Options {
     data_dir: Option<PathBuf>,
     other_dirs: Vec<PathBuf>,
     environment: Vec<(String, String)>,
+    /// Of the broker; `None`: the one that this program was built with.
+    build: Option<PathBuf>,
     /// Where other nodes of its cluster listen to nodes; `None`: it is alone.
     peers: Option<Vec<String>>,
 }
@@ -56,6 +58,7 @@ impl Options {
             data_dir: None,
             other_dirs: Vec::new(),
             environment: Vec::new(),
+            build: None,
             peers: None,
         };
         // Brokers come and go by the dozen: as many files of 256 MiB would be filled with zeros.
@@ -93,6 +96,12 @@ impl Options {
     /// The same with an empty directory in a cluster that there is: `addresses` of other nodes, for nodes.
     pub fn joining(self, addresses: Vec<String>) -> Options {
         Options { peers: Some(addresses), ..self }
+    }
+
+    /// Another build of the broker, an executable.
+    pub fn build(mut self, executable: Option<PathBuf>) -> Options {
+        self.build = executable;
+        self
     }
 
     /// A variable of the broker's environment.
@@ -313,7 +322,7 @@ impl Broker {
     }
 
     fn command(&self, data_dir: &Path, port: u16, admin_port: Option<u16>) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(self.options.build.clone().unwrap_or_else(binary));
         let is_new = !data_dir.join("meta.properties").exists();
         match &self.options.peers {
             Some(others) if is_new && others.is_empty() => command.args(["cluster", "create"]),

@@ -14,6 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::load::{LEDGER, LEDGER_PARTITIONS, PARTITIONS, TOPIC};
 use crate::proxy::{NODES, Network};
+use crate::rounds::Plan;
 
 const REPLICAS: i32 = 3;
 
@@ -33,11 +34,16 @@ pub struct Cluster {
     disks: Vec<SmallDisk>,
     /// By place: how far off the wall clock is. Empty where there is nothing to preload.
     clocks: Vec<PathBuf>,
+    /// Nodes are of one build and the other in turn, start by start.
+    other_build: Option<PathBuf>,
+    /// By place.
+    is_other: [bool; NODES],
 }
 
 impl Cluster {
-    /// Three nodes whose votes count, and the topics of the load.
-    pub fn create(settings: &[(String, String)], time: Duration) -> anyhow::Result<Cluster> {
+    /// Three nodes whose votes count, and the topics of the load. Their first start is of the other build.
+    pub fn create(plan: &Plan) -> anyhow::Result<Cluster> {
+        let Plan { settings, time, other_build, .. } = plan;
         let network = Network::default();
         let mut nodes: Vec<Broker> = Vec::new();
         let size = DISK_SIZE + DISK_SIZE_PER_MINUTE * (time.as_secs() / 60);
@@ -47,6 +53,7 @@ impl Cluster {
             let mut options = Options::new(Routing::Node).cores(1).memory("512MiB");
             options = options.set("offsets.topic.num.partitions", "6");
             options = options.set("transaction.state.log.num.partitions", "6").set("log-level", "info");
+            options = options.build(other_build.clone());
             for (name, value) in settings {
                 options = options.set(name, value);
             }
@@ -71,12 +78,15 @@ impl Cluster {
             nodes.push(node);
         }
         let disks = if disks.len() == NODES { disks } else { Vec::new() };
-        let mut cluster = Cluster { nodes, network, is_up: [true; NODES], disks, clocks };
+        let is_other = [other_build.is_some(); NODES];
+        let other_build = other_build.clone();
+        let mut cluster =
+            Cluster { nodes, network, is_up: [true; NODES], disks, clocks, other_build, is_other };
         // Who was told at its first start where another one is, past the network, is not any more.
         for place in 0..NODES {
             cluster.wait_until_whole(Duration::from_secs(60))?;
-            cluster.nodes[place].stop();
-            cluster.nodes[place].start_again();
+            cluster.stop(place);
+            cluster.start_down();
         }
         cluster.create_topic(TOPIC, PARTITIONS)?;
         cluster.create_topic(LEDGER, LEDGER_PARTITIONS)?;
@@ -215,11 +225,21 @@ impl Cluster {
     /// Starts those that are down, all at once.
     pub fn start_down(&mut self) {
         let down: Vec<usize> = (0..NODES).filter(|place| !self.is_up[*place]).collect();
-        down.iter().for_each(|place| self.nodes[*place].begin_start());
+        down.iter().for_each(|place| self.begin_start(*place));
         for place in down {
             self.nodes[place].wait_until_ready();
             self.is_up[place] = true;
         }
+    }
+
+    /// With the build that it did not have last time, where there are two.
+    pub fn begin_start(&mut self, place: usize) {
+        if let Some(other) = &self.other_build {
+            self.is_other[place] = !self.is_other[place];
+            let build = self.is_other[place].then(|| other.clone());
+            self.nodes[place].reconfigure(|options| options.build(build));
+        }
+        self.nodes[place].begin_start();
     }
 
     /// Once all are stopped: replicas have the same bytes, which is whole once segments are closed.

@@ -101,7 +101,7 @@ pub fn commit(
             cluster.kill(place);
             std::thread::sleep(time);
             if fault == Fault::KillStart {
-                cluster.nodes[place].begin_start();
+                cluster.begin_start(place);
                 std::thread::sleep(Duration::from_millis(random.below(400)));
                 cluster.nodes[place].kill();
             }

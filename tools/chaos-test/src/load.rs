@@ -46,6 +46,8 @@ pub struct Shared {
     ends: Mutex<BTreeMap<i32, i64>>,
     /// When the newest acknowledgement came whose record was sent last, by partition: sent, acknowledged.
     newest: Mutex<BTreeMap<usize, (Instant, Instant)>>,
+    /// The longest that a record took to be acknowledged, by partition.
+    slowest: Mutex<BTreeMap<usize, Duration>>,
     pub commits: AtomicU64,
     pub replaced: AtomicU64,
     is_over: AtomicBool,
@@ -65,6 +67,7 @@ impl Shared {
             committed: Mutex::default(),
             ends: Mutex::default(),
             newest: Mutex::default(),
+            slowest: Mutex::default(),
             commits: AtomicU64::new(0),
             replaced: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
@@ -80,6 +83,19 @@ impl Shared {
     pub fn acknowledged_since(&self, partition: usize, since: Instant) -> Option<Instant> {
         let newest = lock(&self.newest).get(&partition).copied();
         newest.filter(|(sent, _)| *sent > since).map(|(_, acknowledged)| acknowledged)
+    }
+
+    pub fn forget_slowest(&self) {
+        lock(&self.slowest).clear();
+    }
+
+    /// Of the records of a partition that were acknowledged since that was forgotten.
+    pub fn slowest(&self, partition: usize) -> Duration {
+        lock(&self.slowest).get(&partition).copied().unwrap_or_default()
+    }
+
+    pub fn failed(&self) -> u64 {
+        lock(&self.history).failed
     }
 
     pub fn config(&self) -> ClientConfig {
@@ -211,6 +227,10 @@ impl ProducerContext for Deliveries {
                     _ => history.acknowledged_somewhere(partition, value),
                 }
                 drop(history);
+                let mut slowest = lock(&self.shared.slowest);
+                let longest = slowest.entry(partition).or_default();
+                *longest = at.elapsed().max(*longest);
+                drop(slowest);
                 let mut newest = lock(&self.shared.newest);
                 let entry = newest.entry(partition).or_insert((at, Instant::now()));
                 if at > entry.0 {

@@ -17,6 +17,7 @@
 //! | `faults` | what is done to both |
 //! | `damage` | bits that rot |
 //! | `rounds` | faults one after the other, quiet moments, the verdict |
+//! | `outages` | instead: how long partitions take no records |
 //!
 //! Exit code 0: no violation; 1: one, or not everything was served again; 2: it could not be found out.
 #![expect(
@@ -29,9 +30,11 @@ mod damage;
 mod faults;
 mod history;
 mod load;
+mod outages;
 mod proxy;
 mod rounds;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -39,7 +42,8 @@ use clap::{Parser, ValueEnum};
 use odradek_powerloss::process::{Interrupted, catch_interrupts};
 
 use crate::faults::Fault;
-use crate::rounds::{Plan, chaos, failover};
+use crate::outages::{failover, stops};
+use crate::rounds::{Plan, chaos};
 
 /// Runs three nodes under load and does to them what machines and networks do; then reads everything back.
 #[derive(Debug, Parser)]
@@ -54,12 +58,18 @@ struct Flags {
     /// Instead: kill the leader of a partition so often, and say how long the next acknowledgement took.
     #[arg(long, value_name = "ROUNDS")]
     failover: Option<u32>,
+    /// Instead: stop a node so often, and say how long its partitions took no records.
+    #[arg(long, value_name = "ROUNDS", conflicts_with = "failover")]
+    stops: Option<u32>,
     /// Of the dice. Default: from the clock.
     #[arg(long)]
     seed: Option<u64>,
     /// A setting of the nodes; may be repeated.
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<String>,
+    /// Another build of the broker: each start of a node is of the one that its last start was not of.
+    #[arg(long, value_name = "EXECUTABLE")]
+    other_build: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -77,12 +87,14 @@ fn main() -> ExitCode {
         seed: flags.seed.unwrap_or(since_epoch.as_nanos() as u64),
         faults: if flags.faults.is_empty() { Fault::value_variants().to_vec() } else { flags.faults },
         settings,
+        other_build: flags.other_build,
     };
     println!("seed {}", plan.seed);
     let mut say = |line| println!("{line}");
-    let result = match flags.failover {
-        Some(rounds) => failover(&plan, rounds, &mut say),
-        None => chaos(&plan, &mut say),
+    let result = match (flags.failover, flags.stops) {
+        (Some(rounds), _) => failover(&plan, rounds, &mut say),
+        (None, Some(rounds)) => stops(&plan, rounds, &mut say),
+        (None, None) => chaos(&plan, &mut say),
     };
     match result {
         Ok(violations) if violations.is_empty() => {

@@ -1,5 +1,6 @@
 //! Faults one after the other under load, quiet moments between them, and the verdict.
 
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use crate::load::{GROUP, LEDGER, LEDGER_PARTITIONS, Load, PARTITIONS, Shared, TO
 use crate::proxy::NODES;
 
 /// Once the last fault has ended, everything has to be served within (SAFETY 10).
-const HEALED_WITHIN: Duration = Duration::from_secs(60);
+pub const HEALED_WITHIN: Duration = Duration::from_secs(60);
 /// So long a group may take to be one again and commit.
 const GROUP_PATIENCE: Duration = Duration::from_secs(20);
 const READ_PATIENCE: Duration = Duration::from_secs(120);
@@ -31,12 +32,13 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// Of the nodes.
     pub settings: Vec<(String, String)>,
+    /// An executable: nodes are of this one and of the one beside this program, in turn.
+    pub other_build: Option<PathBuf>,
 }
 
 /// Faults for a time. Returns what was violated.
 pub fn chaos(plan: &Plan, say: &mut impl FnMut(String)) -> anyhow::Result<Vec<String>> {
-    let mut cluster =
-        Cluster::create(&plan.settings, plan.time).context("three nodes do not become a cluster")?;
+    let mut cluster = Cluster::create(plan).context("three nodes do not become a cluster")?;
     let shared = Shared::new(cluster.bootstrap());
     let load = Load::start(&shared, plan.seed);
     let mut random = Random::new(plan.seed);
@@ -79,7 +81,7 @@ pub fn chaos(plan: &Plan, say: &mut impl FnMut(String)) -> anyhow::Result<Vec<St
 }
 
 /// Waits until all replicas are in sync and each partition takes records, and for the group to commit.
-fn settle(cluster: &Cluster, shared: &Shared) -> anyhow::Result<Duration> {
+pub fn settle(cluster: &Cluster, shared: &Shared) -> anyhow::Result<Duration> {
     let since = Instant::now();
     cluster.wait_until_whole(HEALED_WITHIN)?;
     // Members of librdkafka may stand still for good: what they have not said is not held against the nodes.
@@ -102,7 +104,7 @@ fn settle(cluster: &Cluster, shared: &Shared) -> anyhow::Result<Duration> {
 }
 
 /// Reads everything, and compares what the nodes have once they are stopped.
-fn judge(cluster: &mut Cluster, shared: &Shared) -> anyhow::Result<Vec<String>> {
+pub fn judge(cluster: &mut Cluster, shared: &Shared) -> anyhow::Result<Vec<String>> {
     cluster.wait_until_whole(HEALED_WITHIN)?;
     let mut broken = Vec::new();
     for partition in 0..PARTITIONS {
@@ -164,13 +166,13 @@ fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn say_hanging(count: usize, say: &mut impl FnMut(String)) {
+pub fn say_hanging(count: usize, say: &mut impl FnMut(String)) {
     if count > 0 {
         say(format!("{count} clients stand still in librdkafka"));
     }
 }
 
-fn report(shared: &Shared, counts: &Counts, healings: &Histogram<u64>, say: &mut impl FnMut(String)) {
+pub fn report(shared: &Shared, counts: &Counts, healings: &Histogram<u64>, say: &mut impl FnMut(String)) {
     let done: Vec<String> = counts.iter().map(|(fault, count)| format!("{count} {fault:?}")).collect();
     if !done.is_empty() {
         say(format!("faults: {}", done.join(", ")));
@@ -199,59 +201,4 @@ fn report(shared: &Shared, counts: &Counts, healings: &Histogram<u64>, say: &mut
             healings.max()
         ));
     }
-}
-
-/// Kills the leader of a partition again and again. Returns what was violated.
-pub fn failover(plan: &Plan, rounds: u32, say: &mut impl FnMut(String)) -> anyhow::Result<Vec<String>> {
-    let mut cluster =
-        Cluster::create(&plan.settings, plan.time).context("three nodes do not become a cluster")?;
-    let shared = Shared::new(cluster.bootstrap());
-    let load = Load::start(&shared, plan.seed);
-    let mut random = Random::new(plan.seed);
-    let mut times = Histogram::<u64>::new(3)?;
-    let result = (|| -> anyhow::Result<()> {
-        for round in 1..=rounds {
-            settle(&cluster, &shared)?;
-            std::thread::sleep(Duration::from_millis(random.below(1000)));
-            let partition = random.below(PARTITIONS as u64) as usize;
-            let leader = loop {
-                check_interrupts()?;
-                let leaders = cluster.look().map(|(leaders, _)| leaders).unwrap_or_default();
-                if let Some(leader) = leaders.get(partition).filter(|leader| **leader > 0) {
-                    break *leader as usize - 1;
-                }
-            };
-            let killed = Instant::now();
-            cluster.kill(leader);
-            let acknowledged = loop {
-                check_interrupts()?;
-                if let Some(at) = shared.acknowledged_since(partition, killed) {
-                    break at;
-                }
-                if killed.elapsed() > HEALED_WITHIN {
-                    bail!(
-                        "partition {partition} took no record {HEALED_WITHIN:?} after its leader was killed"
-                    );
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            };
-            let time = u64::try_from(acknowledged.duration_since(killed).as_millis())?;
-            times.record(time)?;
-            say(format!("round {round}: node {} led partition {partition}, {time} ms", leader + 1));
-            cluster.start_down();
-        }
-        Ok(())
-    })();
-    say_hanging(load.end(), say);
-    result?;
-    let violations = judge(&mut cluster, &shared)?;
-    report(&shared, &Counts::new(), &Histogram::<u64>::new(3)?, say);
-    say(format!(
-        "from the kill of a leader to the next acknowledgement of a record sent after it, {rounds} rounds: median {} ms, \
-         90 of 100 within {} ms, at most {} ms",
-        times.value_at_quantile(0.5),
-        times.value_at_quantile(0.9),
-        times.max()
-    ));
-    Ok(violations)
 }
