@@ -267,6 +267,12 @@ impl Broker {
         self.directory.path().join(path)
     }
 
+    /// All log directories, the one with the metadata first.
+    pub fn data_dirs(&self) -> Vec<PathBuf> {
+        let others = self.options.other_dirs.iter().map(|path| self.other_dir(path));
+        std::iter::once(self.data_dir()).chain(others).collect()
+    }
+
     /// A directory of the test's own beside the broker's.
     pub fn scratch(&self) -> &Path {
         self.directory.path()

@@ -43,14 +43,14 @@ pub struct Cluster {
 impl Cluster {
     /// Three nodes whose votes count, and the topics of the load. Their first start is of the other build.
     pub fn create(plan: &Plan) -> anyhow::Result<Cluster> {
-        let Plan { settings, time, other_build, .. } = plan;
+        let Plan { settings, time, cores, log_dirs, other_build, .. } = plan;
         let network = Network::default();
         let mut nodes: Vec<Broker> = Vec::new();
         let size = DISK_SIZE + DISK_SIZE_PER_MINUTE * (time.as_secs() / 60);
         let disks: Vec<SmallDisk> = (0..NODES).map_while(|_| SmallDisk::mount(size)).collect();
         let mut clocks = Vec::new();
         for place in 0..NODES {
-            let mut options = Options::new(Routing::Node).cores(1).memory("512MiB");
+            let mut options = Options::new(Routing::Node).cores(*cores).memory("512MiB");
             options = options.set("offsets.topic.num.partitions", "6");
             options = options.set("transaction.state.log.num.partitions", "6").set("log-level", "info");
             options = options.build(other_build.clone());
@@ -60,6 +60,12 @@ impl Cluster {
             if disks.len() == NODES {
                 options = options.data_dir(disks[place].path().join("data"));
             }
+            let more = (1..*log_dirs).map(|number| match disks.get(place) {
+                Some(disk) => disk.path().join(format!("data-{number}")),
+                None => PathBuf::from(format!("data-{number}")),
+            });
+            let more: Vec<PathBuf> = more.collect();
+            options = options.other_dirs(&more.iter().map(PathBuf::as_path).collect::<Vec<_>>());
             let others: Vec<&Broker> = nodes.first().into_iter().collect();
             let mut node = Broker::not_started(options.in_cluster(place as i32 + 1, &others));
             if let Some(library) = wall_clock() {
@@ -80,8 +86,8 @@ impl Cluster {
         let disks = if disks.len() == NODES { disks } else { Vec::new() };
         let is_other = [other_build.is_some(); NODES];
         let other_build = other_build.clone();
-        let mut cluster =
-            Cluster { nodes, network, is_up: [true; NODES], disks, clocks, other_build, is_other };
+        let is_up = [true; NODES];
+        let mut cluster = Cluster { nodes, network, is_up, disks, clocks, other_build, is_other };
         // Who was told at its first start where another one is, past the network, is not any more.
         for place in 0..NODES {
             cluster.wait_until_whole(Duration::from_secs(60))?;
@@ -139,7 +145,7 @@ impl Cluster {
     pub fn replace_by_empty(&mut self, place: usize) -> anyhow::Result<()> {
         let id = (place + 1).to_string();
         self.run_at_last(&["cluster", "voter", "remove", &id], Duration::from_secs(60))?;
-        std::fs::remove_dir_all(self.nodes[place].data_dir())?;
+        self.nodes[place].data_dirs().iter().try_for_each(std::fs::remove_dir_all)?;
         let others = (0..NODES).filter(|other| *other != place);
         let addresses: Vec<String> =
             others.map(|other| format!("127.0.0.1:{}", self.nodes[other].spare_port())).collect();
@@ -248,7 +254,11 @@ impl Cluster {
         for (topic, partitions) in [(TOPIC, PARTITIONS), (LEDGER, LEDGER_PARTITIONS)] {
             for partition in 0..partitions {
                 let name = format!("{topic}-{partition}");
-                let read = |node: &Broker| read_segments(node.data_dir().join(&name));
+                let read = |node: &Broker| {
+                    let mut places = node.data_dirs().into_iter().map(|directory| directory.join(&name));
+                    let place = places.find(|place| place.exists());
+                    read_segments(place.with_context(|| format!("a node has no {name}"))?)
+                };
                 let first = read(&self.nodes[0])?;
                 for node in &self.nodes[1..] {
                     if read(node)? != first {

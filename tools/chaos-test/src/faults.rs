@@ -174,7 +174,8 @@ pub fn commit(
         }
         Fault::Damage => {
             cluster.kill(place);
-            let done = damage(&cluster.nodes[place].data_dir(), random)?;
+            let directories = cluster.nodes[place].data_dirs();
+            let done = damage(&directories[random.below(directories.len() as u64) as usize], random)?;
             said(format!("node {node} is killed and damaged: {}", done.join("; ")));
             cluster.start_down();
         }

@@ -67,6 +67,12 @@ struct Flags {
     /// A setting of the nodes; may be repeated.
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<String>,
+    /// Of each node.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    cores: usize,
+    /// Of each node, all on its one disk.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    log_dirs: usize,
     /// Another build of the broker: each start of a node is of the one that its last start was not of.
     #[arg(long, value_name = "EXECUTABLE")]
     other_build: Option<PathBuf>,
@@ -87,6 +93,8 @@ fn main() -> ExitCode {
         seed: flags.seed.unwrap_or(since_epoch.as_nanos() as u64),
         faults: if flags.faults.is_empty() { Fault::value_variants().to_vec() } else { flags.faults },
         settings,
+        cores: flags.cores.max(1),
+        log_dirs: flags.log_dirs.max(1),
         other_build: flags.other_build,
     };
     println!("seed {}", plan.seed);

@@ -32,6 +32,9 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// Of the nodes.
     pub settings: Vec<(String, String)>,
+    pub cores: usize,
+    /// Of each node.
+    pub log_dirs: usize,
     /// An executable: nodes are of this one and of the one beside this program, in turn.
     pub other_build: Option<PathBuf>,
 }
