@@ -221,6 +221,7 @@ fn encode_node(builder: &mut FlatBufferBuilder<'_>, node: &Node) -> WIPOffset<Un
         incarnation: (!node.incarnation.is_nil()).then_some(&incarnation),
         is_fenced: node.is_fenced,
         is_shutting_down: node.is_shutting_down,
+        feature_level_max: node.feature_level_max,
     };
     fb::NodeRegistered::create(builder, &args).as_union_value()
 }
@@ -365,6 +366,7 @@ fn decode_node(body: fb::NodeRegistered<'_>) -> Result<Node, InvalidRecord> {
         incarnation: body.incarnation().map(uuid).unwrap_or_default(),
         is_fenced: body.is_fenced(),
         is_shutting_down: body.is_shutting_down(),
+        feature_level_max: body.feature_level_max(),
     })
 }
 
@@ -521,6 +523,7 @@ pub(super) mod tests {
                 incarnation: Uuid::from_u128(u128::from(port % 3)),
                 is_fenced: port % 2 == 0,
                 is_shutting_down: cores % 5 == 0,
+                feature_level_max: cores % 9,
             })),
             (topic.clone(), ".{0,20}").prop_map(|(topic, name)| Record::TopicCreated { topic, name }),
             topic.clone().prop_map(|topic| Record::TopicDeleted { topic }),

@@ -193,6 +193,8 @@ pub struct Node {
     pub is_fenced: bool,
     /// Likewise: it is about to stop (KIP-841).
     pub is_shutting_down: bool,
+    /// The highest level that its build knows.
+    pub feature_level_max: u16,
 }
 
 /// A log directory of a node, and where it was when the node last started.

@@ -28,6 +28,14 @@ pub enum RegistrationRefused {
     OtherNode { found: i32, wanted: i32 },
     #[error(transparent)]
     ReplacesAnother(#[from] ReplacesAnother),
+    #[error(
+        "the cluster is at feature level {cluster}, and this build knows levels up to {known}: start a newer build"
+    )]
+    OlderBuild { cluster: u16, known: u16 },
+    #[error(
+        "this node needs feature level {needed}, and node {node} knows levels up to {known}: upgrade it first"
+    )]
+    OlderNode { needed: u16, node: i32, known: u16 },
 }
 
 /// What a process says of the node that it is.
@@ -115,6 +123,14 @@ pub fn register(
     records.push(Record::NodeRegistered(node));
     let level = records.iter().map(Record::feature_level).max().unwrap_or(FEATURE_LEVEL_BASE);
     if image.feature_level() < level {
+        let older = image.node_below_level(level).filter(|older| older.id != start.node.id);
+        if let Some(Node { id, feature_level_max, .. }) = older {
+            return Err(RegistrationRefused::OlderNode {
+                needed: level,
+                node: id.0,
+                known: *feature_level_max,
+            });
+        }
         let at = usize::from(image.cluster_id().is_none());
         records.insert(at, Record::FeatureLevelSet { level });
     }
@@ -136,6 +152,10 @@ fn check(image: &Image, node: &Node) -> Result<(), RegistrationRefused> {
     }
     if node.routing == Routing::Core && node.routing.port(node.port, ShardId(node.cores - 1)).is_none() {
         return Err(RegistrationRefused::Ports { base: node.port, cores: node.cores });
+    }
+    if node.feature_level_max < image.feature_level() {
+        let (cluster, known) = (image.feature_level(), node.feature_level_max);
+        return Err(RegistrationRefused::OlderBuild { cluster, known });
     }
     match image.nodes().next() {
         Some(other) if image.node(node.id).is_none() && node.peer.is_none() => {
@@ -211,6 +231,21 @@ pub(crate) mod tests {
         };
         assert_eq!(node.broker_epoch, BrokerEpoch(1));
         assert!(image.partitions().all(|(_, state)| state.leader_epoch.0 == 0));
+    }
+
+    #[test]
+    fn a_build_that_does_not_know_the_level_of_the_cluster_is_refused() {
+        let mut image = image_of(&[with_peer(1)]);
+        image.apply(&Record::FeatureLevelSet { level: 7 }).expect("it is known");
+        let older = || Node { feature_level_max: 6, ..with_peer(2) };
+        let refused = RegistrationRefused::OlderBuild { cluster: 7, known: 6 };
+        assert_eq!(registration(&image, older(), 1), Err(refused));
+        image.apply(&Record::FeatureLevelSet { level: 6 }).expect("it is known");
+        let mut next = image.clone();
+        next.apply(&Record::NodeRegistered(older())).expect("another node");
+        let refused = RegistrationRefused::OlderNode { needed: 7, node: 2, known: 6 };
+        assert_eq!(registration(&next, with_peer(3), 1), Err(refused), "it would raise the level");
+        assert!(registration(&image, with_peer(3), 1).is_ok());
     }
 
     #[test]

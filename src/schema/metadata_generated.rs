@@ -984,6 +984,9 @@ pub enum NodeRegisteredOffset {}
 /// `broker_epoch`: of this registration, higher than that of any before it (KIP-631). 0: of before there were any.
 /// `incarnation`: of the process, random. `is_fenced`: it leads nothing and comes into no in-sync set;
 /// `is_shutting_down`: likewise, since it is about to stop (KIP-841). From level 7.
+///
+/// `feature_level_max`: the highest level that its build knows. Nothing that a higher one came with is written while it
+/// is registered. A build that does not say knows 7; one that overlooks it writes nothing of a higher one either.
 pub struct NodeRegistered<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -1010,6 +1013,7 @@ impl<'a> NodeRegistered<'a> {
   pub const VT_INCARNATION: ::flatbuffers::VOffsetT = 24;
   pub const VT_IS_FENCED: ::flatbuffers::VOffsetT = 26;
   pub const VT_IS_SHUTTING_DOWN: ::flatbuffers::VOffsetT = 28;
+  pub const VT_FEATURE_LEVEL_MAX: ::flatbuffers::VOffsetT = 30;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1028,6 +1032,7 @@ impl<'a> NodeRegistered<'a> {
     if let Some(x) = args.rack { builder.add_rack(x); }
     if let Some(x) = args.host { builder.add_host(x); }
     builder.add_node(args.node);
+    builder.add_feature_level_max(args.feature_level_max);
     builder.add_peer_port(args.peer_port);
     builder.add_port(args.port);
     builder.add_cores(args.cores);
@@ -1129,6 +1134,13 @@ impl<'a> NodeRegistered<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<bool>(NodeRegistered::VT_IS_SHUTTING_DOWN, Some(false)).unwrap()}
   }
+  #[inline]
+  pub fn feature_level_max(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(NodeRegistered::VT_FEATURE_LEVEL_MAX, Some(7)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for NodeRegistered<'_> {
@@ -1150,6 +1162,7 @@ impl ::flatbuffers::Verifiable for NodeRegistered<'_> {
      .visit_field::<Id>("incarnation", Self::VT_INCARNATION, false)?
      .visit_field::<bool>("is_fenced", Self::VT_IS_FENCED, false)?
      .visit_field::<bool>("is_shutting_down", Self::VT_IS_SHUTTING_DOWN, false)?
+     .visit_field::<u16>("feature_level_max", Self::VT_FEATURE_LEVEL_MAX, false)?
      .finish();
     Ok(())
   }
@@ -1168,6 +1181,7 @@ pub struct NodeRegisteredArgs<'a> {
     pub incarnation: Option<&'a Id>,
     pub is_fenced: bool,
     pub is_shutting_down: bool,
+    pub feature_level_max: u16,
 }
 impl<'a> Default for NodeRegisteredArgs<'a> {
   #[inline]
@@ -1186,6 +1200,7 @@ impl<'a> Default for NodeRegisteredArgs<'a> {
       incarnation: None,
       is_fenced: false,
       is_shutting_down: false,
+      feature_level_max: 7,
     }
   }
 }
@@ -1248,6 +1263,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> NodeRegisteredBuilder<'a, 'b,
     self.fbb_.push_slot::<bool>(NodeRegistered::VT_IS_SHUTTING_DOWN, is_shutting_down, false);
   }
   #[inline]
+  pub fn add_feature_level_max(&mut self, feature_level_max: u16) {
+    self.fbb_.push_slot::<u16>(NodeRegistered::VT_FEATURE_LEVEL_MAX, feature_level_max, 7);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> NodeRegisteredBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     NodeRegisteredBuilder {
@@ -1279,6 +1298,7 @@ impl ::core::fmt::Debug for NodeRegistered<'_> {
       ds.field("incarnation", &self.incarnation());
       ds.field("is_fenced", &self.is_fenced());
       ds.field("is_shutting_down", &self.is_shutting_down());
+      ds.field("feature_level_max", &self.feature_level_max());
       ds.finish()
   }
 }

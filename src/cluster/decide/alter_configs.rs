@@ -93,7 +93,7 @@ type Named = (i8, StrBytes);
 type Answer = (i16, Option<StrBytes>);
 
 /// Each resource by itself; one that is named again is refused each time.
-fn alter_all(controller: Controller<'_>, asked: Vec<(Named, Asked<'_>)>) -> (Change, Vec<Answer>) {
+fn alter_all<'a>(controller: Controller<'a>, asked: Vec<(Named, Asked<'_>)>) -> (Change<'a>, Vec<Answer>) {
     let counts = occurrences(asked.iter().map(|(named, _)| named));
     let mut change = Change::new(controller.image);
     let mut so_far = SoFar::new(controller.image);

@@ -39,8 +39,8 @@ enum Refusal {
     DuplicateEntity,
     #[error(transparent)]
     Quota(#[from] InvalidQuota),
-    #[error("Unable to perform excessively large batch operation.")]
-    ChangeTooLarge,
+    #[error(transparent)]
+    Change(#[from] super::Refusal),
     /// Ours: a bound.
     #[error("There are quotas of {CLIENT_QUOTA_ENTITIES_MAX} entities already.")]
     TooManyEntities,
@@ -64,7 +64,7 @@ pub fn decide_alter_client_quotas(
             }
             alter(controller, &entity, &entry.ops, &mut left).map(|records| (entity, records))
         });
-        let added = altered.and_then(|(_, records)| change.add(records).map_err(|_| Refusal::ChangeTooLarge));
+        let added = altered.and_then(|(_, records)| Ok(change.add(records)?));
         answers.push(answer(entry, added));
     }
     let records = change.into_records(request.validate_only);
@@ -141,7 +141,8 @@ fn answer(entry: &EntryData, altered: Result<(), Refusal>) -> AnsweredEntry {
 impl Refusal {
     fn code(&self) -> ErrorCode {
         match self {
-            Refusal::ChangeTooLarge | Refusal::TooManyEntities => ErrorCode::PolicyViolation,
+            Refusal::TooManyEntities => ErrorCode::PolicyViolation,
+            Refusal::Change(refusal) => refusal.code(),
             Refusal::EmptyEntity
             | Refusal::EntityType(_)
             | Refusal::EntityTypeTwice(_)

@@ -58,7 +58,7 @@ pub(super) struct Creation<'a> {
     /// Names that '.' and '_' make collide, of topics in this change.
     collisions: BTreeMap<String, String>,
     naming: Naming,
-    pub change: Change,
+    pub change: Change<'a>,
 }
 
 /// Whose topics are made.

@@ -9,7 +9,7 @@ use kafka_protocol::messages::elect_leaders_response::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::{Change, Controller};
+use super::{Change, Controller, Refusal};
 use crate::cluster::image::{Topic, partition_index};
 use crate::cluster::leadership::{Election, Rules};
 use crate::cluster::lifecycle::InSyncMin;
@@ -31,8 +31,8 @@ enum NotElected {
     PreferredNotAvailable,
     #[error("Eligible topic partition leaders are not available.")]
     NobodyEligible,
-    #[error("Unable to perform excessively large batch operation.")]
-    ChangeTooLarge,
+    #[error(transparent)]
+    Change(#[from] Refusal),
 }
 
 /// Decides ElectLeaders 0 to 2.
@@ -50,7 +50,7 @@ pub fn decide_elect_leaders(
         let state = elect(controller, election, name, topic, index)?;
         let topic = topic.expect("a partition of it was found");
         let id = TopicPartition { topic: topic.id, partition: partition_index(index as usize) };
-        change.add(vec![Record::PartitionChanged { id, state }]).map_err(|_| NotElected::ChangeTooLarge)
+        Ok(change.add(vec![Record::PartitionChanged { id, state }])?)
     };
     let results: Vec<ReplicaElectionResult> = match &request.topic_partitions {
         Some(topics) => {
@@ -148,7 +148,7 @@ impl NotElected {
             NotElected::NotNeeded => ErrorCode::ElectionNotNeeded,
             NotElected::PreferredNotAvailable => ErrorCode::PreferredLeaderNotAvailable,
             NotElected::NobodyEligible => ErrorCode::EligibleLeadersNotAvailable,
-            NotElected::ChangeTooLarge => ErrorCode::PolicyViolation,
+            NotElected::Change(refusal) => refusal.code(),
         }
     }
 }

@@ -86,7 +86,8 @@ pub type NewTopicId<'a> = &'a mut dyn FnMut() -> TopicId;
 
 /// The records of one request so far, never more than one log entry and the cluster hold.
 #[derive(Debug)]
-struct Change {
+struct Change<'a> {
+    image: &'a Image,
     /// Of the cluster, so far.
     feature_level: u16,
     records: Vec<Record>,
@@ -94,17 +95,21 @@ struct Change {
     partitions_left: usize,
 }
 
-impl Change {
-    fn new(image: &Image) -> Change {
+impl Change<'_> {
+    fn new(image: &Image) -> Change<'_> {
         let partitions_left = PARTITIONS_MAX.saturating_sub(image.partition_count());
         let feature_level = image.feature_level();
-        Change { feature_level, records: Vec::new(), encoded_size: 0, partitions_left }
+        Change { image, feature_level, records: Vec::new(), encoded_size: 0, partitions_left }
     }
 
     /// Adds the records of one topic or resource, all or none.
     fn add(&mut self, mut records: Vec<Record>) -> Result<(), Refusal> {
         let level = records.iter().map(Record::feature_level).max().unwrap_or_default();
         if level > self.feature_level.max(FEATURE_LEVEL_BASE) {
+            if let Some(node) = self.image.node_below_level(level) {
+                let (node, known) = (node.id.0, node.feature_level_max);
+                return Err(Refusal::FeatureLevel { needed: level, node, known });
+            }
             records.insert(0, Record::FeatureLevelSet { level });
         }
         let count = self.records.len() + records.len();
@@ -139,9 +144,10 @@ mod tests {
     use crate::cluster::image::tests::{image_of, node, partition_id, replica};
     use crate::cluster::log_entry::tests::scan;
     use crate::cluster::log_entry::{EntrySequence, Verdict, encode_entry};
-    use crate::cluster::record::PartitionState;
+    use crate::cluster::record::{FEATURE_LEVEL_LIFECYCLE, Node, PartitionState};
+    use crate::codec::error_code::ErrorCode;
     use crate::config::{Machine, Routing};
-    use crate::types::Uuid;
+    use crate::types::{BrokerEpoch, Uuid};
     use kafka_protocol::messages::create_partitions_request::{
         CreatePartitionsRequest, CreatePartitionsTopic,
     };
@@ -230,10 +236,33 @@ mod tests {
     #[test]
     fn change_is_never_larger_than_an_entry() {
         let record = Record::TopicDeleted { topic: TopicId::ZERO };
-        let mut change = Change::new(&Image::default());
+        let image = Image::default();
+        let mut change = Change::new(&image);
         change.add(vec![record.clone(); METADATA_RECORDS_PER_ENTRY_MAX]).expect("fits");
         assert_eq!(change.add(vec![record]), Err(Refusal::ChangeTooLarge));
         assert_eq!(change.into_records(false).len(), METADATA_RECORDS_PER_ENTRY_MAX);
+    }
+
+    #[test]
+    fn nothing_is_written_that_a_registered_node_does_not_know() {
+        let older = |feature_level_max| Node { feature_level_max, ..node(2, 1, Routing::Node) };
+        let newer = || vec![Record::NodeUnregistered { node: NodeId(9), broker_epoch: BrokerEpoch(1) }];
+        let known = || vec![Record::TopicDeleted { topic: TopicId::ZERO }];
+        let mut image = image_of(&[node(1, 1, Routing::Node), older(FEATURE_LEVEL_LIFECYCLE - 1)]);
+        image.apply(&Record::FeatureLevelSet { level: FEATURE_LEVEL_BASE }).expect("it is known");
+        let mut change = Change::new(&image);
+        let (needed, node, known_level) = (FEATURE_LEVEL_LIFECYCLE, 2, FEATURE_LEVEL_LIFECYCLE - 1);
+        let refusal = Refusal::FeatureLevel { needed, node, known: known_level };
+        assert_eq!(refusal.code(), ErrorCode::UnsupportedVersion);
+        assert_eq!(change.add(newer()), Err(refusal));
+        assert_eq!(change.add(known()), Ok(()));
+        assert_eq!(change.into_records(false), known());
+
+        image.apply(&Record::NodeRegistered(older(FEATURE_LEVEL_LIFECYCLE))).expect("it is upgraded");
+        let mut change = Change::new(&image);
+        assert_eq!(change.add(newer()), Ok(()));
+        let level = Record::FeatureLevelSet { level: FEATURE_LEVEL_LIFECYCLE };
+        assert_eq!(change.into_records(false).first(), Some(&level));
     }
 
     #[test]
@@ -242,7 +271,8 @@ mod tests {
             id: partition_id(1, 0),
             state: PartitionState::new(vec![replica(1, 0)]),
         };
-        let mut change = Change { partitions_left: 2, ..Change::new(&Image::default()) };
+        let image = Image::default();
+        let mut change = Change { partitions_left: 2, ..Change::new(&image) };
         assert_eq!(change.add(vec![created.clone(); 3]), Err(Refusal::ClusterFull));
         assert_eq!(change.add(vec![created; 2]), Ok(()));
     }

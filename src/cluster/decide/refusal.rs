@@ -174,6 +174,11 @@ pub enum Refusal {
     ChangeTooLarge,
     #[error("The cluster would have more than {PARTITIONS_MAX} partitions.")]
     ClusterFull,
+    /// Ours: builds side by side.
+    #[error(
+        "This needs feature level {needed}, and node {node} knows levels up to {known}: upgrade it first."
+    )]
+    FeatureLevel { needed: u16, node: i32, known: u16 },
 }
 
 impl Refusal {
@@ -247,6 +252,7 @@ impl Refusal {
             | Refusal::ClusterFull
             | Refusal::TooManySubscriptions
             | Refusal::TooManyGroupConfigs => ErrorCode::PolicyViolation,
+            Refusal::FeatureLevel { .. } => ErrorCode::UnsupportedVersion,
         }
     }
 

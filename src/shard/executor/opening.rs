@@ -3,7 +3,7 @@
 use crate::cluster::image::{Image, Topic};
 use crate::cluster::lifecycle::settings_of;
 use crate::cluster::quorum::members::PeerId;
-use crate::cluster::record::Node;
+use crate::cluster::record::{FEATURE_LEVEL, Node};
 use crate::cluster::registration::{Start, register};
 use crate::codec::control::{Doubtful, LogsFound};
 use crate::config::Config;
@@ -60,6 +60,7 @@ pub fn open(
         incarnation: Uuid::new_v4(),
         is_fenced: false,
         is_shutting_down: false,
+        feature_level_max: FEATURE_LEVEL,
     };
     let mut ask = |command: Command| {
         tell(controller, command);

@@ -181,7 +181,8 @@ fn record_item(record: &Record) -> Item {
             .with("brokerEpoch", node.broker_epoch.0)
             .with("incarnationId", uuid_text(node.incarnation))
             .with("isFenced", node.is_fenced)
-            .with("isShuttingDown", node.is_shutting_down),
+            .with("isShuttingDown", node.is_shutting_down)
+            .with("featureLevelMax", node.feature_level_max),
         Record::NodeUnregistered { node, broker_epoch } => {
             item("NodeUnregistered").with("nodeId", node.0).with("brokerEpoch", broker_epoch.0)
         }

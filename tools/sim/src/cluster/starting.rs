@@ -9,7 +9,7 @@ use crate::replication::node::incarnation;
 use crate::replication::scene::{Scene, partition_id};
 use crate::world::{MS, S};
 use odradek::cluster::encoding;
-use odradek::cluster::record::{Node, Record};
+use odradek::cluster::record::{FEATURE_LEVEL, Node, Record};
 use odradek::cluster::registration::{Start, is_registered};
 use odradek::codec::control::{
     Doubtful, Heartbeat, HeartbeatAnswer, LogsFound, Question, QuestionKind, Registration,
@@ -86,6 +86,7 @@ impl Scene {
                 incarnation: incarnation(id, node.run),
                 is_fenced: true,
                 is_shutting_down: false,
+                feature_level_max: FEATURE_LEVEL,
             };
             let doubtful = Doubtful::Partitions(Vec::new());
             let start = Start { node, found: BTreeMap::new(), logs, doubtful, replaces: None };
