@@ -190,7 +190,8 @@ impl Shards {
 
 /// Moves the replicas of shards that `node` no longer has to the least loaded ones it has, and states
 /// the log directory of those that were made while the node had only one: where they were `found`, else
-/// the first.
+/// the first. Of a node that `begins_anew`, in the place of one of its id that is gone, those in directories
+/// that it does not have are spread over the ones that it has.
 ///
 /// Run at start, before any partition opens, so nothing has to be fenced: the new owner replays
 /// what the old one left. Under core routing the leader's broker changes for clients, which is a
@@ -199,8 +200,10 @@ pub fn rehome(
     image: &Image,
     node: &Node,
     found: &BTreeMap<TopicPartition, DirectoryId>,
+    begins_anew: bool,
 ) -> BTreeMap<TopicPartition, PartitionState> {
     let mut shards = Shards::new(image, node);
+    let mut directories = AnewIn::new(node);
     let first = node.log_directories.first().map(|directory| directory.id);
     let mut changed = BTreeMap::new();
     for (id, state) in image.partitions() {
@@ -210,13 +213,17 @@ pub fn rehome(
         let replica = state.replicas[position];
         let is_orphan = replica.owner.0 >= node.cores;
         let is_unstated = replica.directory.is_none() && first.is_some();
-        if !is_orphan && !is_unstated {
+        let is_gone = begins_anew && replica.directory.is_some_and(|id| !directories.has(id));
+        if !is_orphan && !is_unstated && !is_gone {
             continue;
         }
         let mut state = state.clone();
         let replica = &mut state.replicas[position];
         if is_unstated {
             replica.directory = found.get(&id).copied().or(first);
+        }
+        if is_gone {
+            replica.directory = directories.next();
         }
         if is_orphan {
             let owner = shards.least_loaded();
@@ -230,6 +237,32 @@ pub fn rehome(
         changed.insert(id, state);
     }
     changed
+}
+
+/// The log directories of a node that has nothing in them yet.
+struct AnewIn<'a> {
+    node: &'a Node,
+    /// Those that are online, of which each is next in turn.
+    online: Vec<DirectoryId>,
+    given: usize,
+}
+
+impl AnewIn<'_> {
+    fn new(node: &Node) -> AnewIn<'_> {
+        let online = node.log_directories.iter().filter(|directory| !directory.is_offline);
+        AnewIn { node, online: online.map(|directory| directory.id).collect(), given: 0 }
+    }
+
+    fn has(&self, id: DirectoryId) -> bool {
+        self.node.log_directories.iter().any(|directory| directory.id == id)
+    }
+
+    /// `None`: there is only one, which is not stated.
+    fn next(&mut self) -> Option<DirectoryId> {
+        let next = self.online.get(self.given % self.online.len().max(1)).copied();
+        self.given += 1;
+        next
+    }
 }
 
 #[cfg(test)]
@@ -254,7 +287,7 @@ mod tests {
         node: &Node,
         found: &BTreeMap<TopicPartition, DirectoryId>,
     ) -> Vec<Record> {
-        let moved = super::rehome(image, node, found).into_iter();
+        let moved = super::rehome(image, node, found, false).into_iter();
         moved.map(|(id, state)| Record::PartitionChanged { id, state }).collect()
     }
 

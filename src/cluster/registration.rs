@@ -84,7 +84,7 @@ pub fn register(
     if image.cluster_id().is_none() {
         records.push(Record::ClusterCreated { cluster_id: new_cluster_id });
     }
-    let mut changed = placement::rehome(image, &node, found);
+    let mut changed = placement::rehome(image, &node, found, *logs == LogsFound::Empty);
     let damaged = match logs {
         LogsFound::Damaged(damaged) => damaged.iter().copied().collect(),
         LogsFound::Empty => BTreeSet::new(),
@@ -348,6 +348,32 @@ pub(crate) mod tests {
         assert_eq!(state(&image, 1, 0), (None, vec![], vec![1]), "once it can be used again");
         assert_eq!(state(&image, 2, 0), (Some(2), vec![2], vec![1]));
         assert_eq!(state(&image, 2, 1), (Some(2), vec![1, 2], vec![]), "in the other one");
+    }
+
+    #[test]
+    fn a_node_that_begins_anew_has_its_replicas_in_the_directories_that_it_has_now() {
+        let directory = |number| DirectoryId(Uuid::from_u128(number));
+        let with = |ids: &[u128]| {
+            let named =
+                |id: &u128| LogDirectory { id: directory(*id), path: format!("/{id}"), is_offline: false };
+            Node { log_directories: ids.iter().map(named).collect(), ..with_peer(1) }
+        };
+        let mut image = two();
+        registered(&mut image, with(&[5, 6]), 7);
+        let homes = |image: &Image| -> BTreeSet<Option<DirectoryId>> {
+            let replicas = image.partitions().filter_map(|(_, state)| state.replica_on(NodeId(1)));
+            replicas.map(|replica| replica.directory).collect()
+        };
+        assert_eq!(homes(&image), [Some(directory(5))].into());
+        let mut begin_anew = |node: Node, process| {
+            let start = Start { logs: LogsFound::Empty, ..started(&image, node, process) };
+            let records = register(&image, &start, &TopicDefaults::default(), CLUSTER_ID);
+            take(&mut image, &records.expect("a valid node"));
+            homes(&image)
+        };
+        assert_eq!(begin_anew(with(&[7, 8]), 8), [Some(directory(7)), Some(directory(8))].into());
+        assert_eq!(begin_anew(with(&[7, 8]), 9), [Some(directory(7)), Some(directory(8))].into());
+        assert_eq!(begin_anew(with(&[]), 10), [None].into(), "it has only one");
     }
 
     #[test]
