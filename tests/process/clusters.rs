@@ -430,7 +430,6 @@ fn a_node_is_replaced_by_an_empty_one() {
     nodes.into_iter().for_each(|mut node| node.stop());
 }
 
-/// With three votes a fourth node follows; an operator may give it one.
 /// Who joins first gets no vote for that.
 #[test]
 fn those_vote_that_are_to() {
@@ -456,6 +455,39 @@ fn those_vote_that_are_to() {
     nodes.into_iter().for_each(|mut node| node.stop());
 }
 
+/// Five votes: any two of their nodes may be gone, also the one that leads the quorum.
+#[test]
+fn five_voters_go_on_without_two_of_them() {
+    let mut nodes: Vec<Broker> = Vec::new();
+    for id in 1..=5 {
+        let others: Vec<&Broker> = nodes.first().into_iter().collect();
+        nodes.push(Broker::not_started(options().in_cluster(id, &others)));
+    }
+    let peers = nodes.iter().zip(1..).map(|(node, id)| format!("{id}@{}", node.peer_address()));
+    let voters_set = peers.collect::<Vec<_>>().join(",");
+    for node in &mut nodes {
+        node.reconfigure(|options| options.set("voters", &voters_set));
+        node.start_again();
+    }
+    for node in &nodes {
+        wait_for("five votes", || (voters(node) == [1, 2, 3, 4, 5].into()).then_some(()));
+    }
+    let leads = leader(&nodes[0]) as usize - 1;
+    let gone = [leads, (leads + 2) % nodes.len()];
+    gone.iter().for_each(|place| nodes[*place].kill());
+    let there: Vec<usize> = (0..nodes.len()).filter(|place| !gone.contains(place)).collect();
+    for place in &there {
+        create_at_last(&nodes[*place], &format!("without-two-{place}"));
+    }
+    gone.iter().for_each(|place| drop(nodes[*place].start_again()));
+    let made: BTreeSet<String> = there.iter().map(|place| format!("without-two-{place}")).collect();
+    for place in gone {
+        wait_for("what was made meanwhile", || topics(&nodes[place]).is_superset(&made).then_some(()));
+    }
+    nodes.into_iter().for_each(|mut node| node.stop());
+}
+
+/// With three votes a fourth node follows; an operator may give it one.
 #[test]
 fn more_nodes_than_votes_follow_until_they_are_given_one() {
     let mut nodes = three();
