@@ -1,6 +1,6 @@
 //! Clients of librdkafka that go on whatever happens, each in a thread, and write down what they are told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use odradek_powerloss::random::Random;
 use rdkafka::client::ClientContext;
-use rdkafka::config::ClientConfig;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
@@ -25,12 +25,14 @@ pub const LEDGER: &str = "ledger";
 pub const LEDGER_PARTITIONS: usize = 3;
 pub const GROUP: &str = "chaos-group";
 
-const PRODUCERS: u32 = 3;
+pub const PRODUCERS: u32 = 3;
 const TRANSACTIONAL: u32 = 2;
 const MEMBERS: u32 = 2;
 
 /// Between two records of one producer.
 const PAUSE: Duration = Duration::from_millis(4);
+/// Lines that are kept of what librdkafka says in a producer.
+const SAID_MAX: usize = 400;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than anything that a client waits for at its end.
 const END_PATIENCE: Duration = Duration::from_secs(100);
@@ -44,10 +46,13 @@ pub struct Shared {
     pub committed: Mutex<BTreeMap<i32, i64>>,
     /// The newest end that a client was told of each partition.
     ends: Mutex<BTreeMap<i32, i64>>,
-    /// When the newest acknowledgement came whose record was sent last, by partition: sent, acknowledged.
-    newest: Mutex<BTreeMap<usize, (Instant, Instant)>>,
+    /// When the newest acknowledgement came whose record was sent last, by partition and producer: sent, acknowledged.
+    newest: Mutex<BTreeMap<(usize, u32), (Instant, Instant)>>,
     /// The longest that a record took to be acknowledged, by partition.
     slowest: Mutex<BTreeMap<usize, Duration>>,
+    /// What librdkafka has said last in each producer.
+    said: Mutex<BTreeMap<u32, VecDeque<String>>>,
+    began: Instant,
     pub commits: AtomicU64,
     pub replaced: AtomicU64,
     is_over: AtomicBool,
@@ -68,6 +73,8 @@ impl Shared {
             ends: Mutex::default(),
             newest: Mutex::default(),
             slowest: Mutex::default(),
+            said: Mutex::default(),
+            began: Instant::now(),
             commits: AtomicU64::new(0),
             replaced: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
@@ -79,9 +86,14 @@ impl Shared {
         lock(&self.history).violations.clone()
     }
 
-    /// When a record was acknowledged that was sent after that moment.
+    /// When a record was acknowledged, whoever's, that was sent after that moment.
     pub fn acknowledged_since(&self, partition: usize, since: Instant) -> Option<Instant> {
-        let newest = lock(&self.newest).get(&partition).copied();
+        (0..PRODUCERS).filter_map(|producer| self.acknowledged_to(producer, partition, since)).min()
+    }
+
+    /// The same of one producer.
+    pub fn acknowledged_to(&self, producer: u32, partition: usize, since: Instant) -> Option<Instant> {
+        let newest = lock(&self.newest).get(&(partition, producer)).copied();
         newest.filter(|(sent, _)| *sent > since).map(|(_, acknowledged)| acknowledged)
     }
 
@@ -92,6 +104,10 @@ impl Shared {
     /// Of the records of a partition that were acknowledged since that was forgotten.
     pub fn slowest(&self, partition: usize) -> Duration {
         lock(&self.slowest).get(&partition).copied().unwrap_or_default()
+    }
+
+    pub fn said_in(&self, producer: u32) -> Vec<String> {
+        lock(&self.said).get(&producer).into_iter().flatten().cloned().collect()
     }
 
     pub fn failed(&self) -> u64 {
@@ -210,9 +226,20 @@ impl Shared {
 /// Hears what became of each record.
 struct Deliveries {
     shared: Arc<Shared>,
+    producer: u32,
 }
 
-impl ClientContext for Deliveries {}
+impl ClientContext for Deliveries {
+    fn log(&self, _: RDKafkaLogLevel, subject: &str, message: &str) {
+        let at = self.shared.began.elapsed().as_secs_f64();
+        let mut said = lock(&self.shared.said);
+        let lines = said.entry(self.producer).or_default();
+        if lines.len() == SAID_MAX {
+            lines.pop_front();
+        }
+        lines.push_back(format!("{at:9.3} s  {subject}: {message}"));
+    }
+}
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = Box<(usize, Value, Instant)>;
@@ -232,7 +259,8 @@ impl ProducerContext for Deliveries {
                 *longest = at.elapsed().max(*longest);
                 drop(slowest);
                 let mut newest = lock(&self.shared.newest);
-                let entry = newest.entry(partition).or_insert((at, Instant::now()));
+                let entry =
+                    newest.entry((partition, value.producer % PRODUCERS)).or_insert((at, Instant::now()));
                 if at > entry.0 {
                     *entry = (at, Instant::now());
                 }
@@ -242,7 +270,7 @@ impl ProducerContext for Deliveries {
     }
 }
 
-fn producer(shared: &Arc<Shared>) -> Option<BaseProducer<Deliveries>> {
+fn producer(shared: &Arc<Shared>, number: u32) -> Option<BaseProducer<Deliveries>> {
     let mut config = shared.config();
     config.set("enable.idempotence", "true").set("acks", "all").set("linger.ms", "0");
     // Longer than any series of faults: when one message is given up librdkafka numbers all others anew that may be
@@ -251,7 +279,8 @@ fn producer(shared: &Arc<Shared>) -> Option<BaseProducer<Deliveries>> {
     // For the same reason: a batch that is refused as too few replicas are in sync, and the next one, which is then out
     // of order, make it do so ("skipped sequence numbers"), with what is on its way to other partitions and may be there.
     config.set("max.in.flight.requests.per.connection", "1");
-    config.create_with_context(Deliveries { shared: shared.clone() }).ok()
+    config.set("debug", "eos,broker").set_log_level(RDKafkaLogLevel::Debug);
+    config.create_with_context(Deliveries { shared: shared.clone(), producer: number }).ok()
 }
 
 /// An idempotent producer; one that cannot go on is replaced.
@@ -259,7 +288,7 @@ fn produce(shared: &Arc<Shared>, number: u32, seed: u64) {
     let mut random = Random::of(seed, 1000 + u64::from(number));
     let (mut generation, mut next) = (0, 0u64);
     while shared.goes_on() {
-        let Some(client) = producer(shared) else { return };
+        let Some(client) = producer(shared, number) else { return };
         while shared.goes_on() && client.client().fatal_error().is_none() {
             let partition = random.below(PARTITIONS as u64) as usize;
             // A new producer id begins its own order.
@@ -279,6 +308,7 @@ fn produce(shared: &Arc<Shared>, number: u32, seed: u64) {
         generation += 1;
         if shared.goes_on() {
             shared.replaced.fetch_add(1, Ordering::Relaxed);
+            eprintln!("producer {number} is replaced: {:?}", client.client().fatal_error());
         }
     }
 }
@@ -308,6 +338,7 @@ fn transact(shared: &Arc<Shared>, number: u32, seed: u64) {
         }
         if shared.goes_on() {
             shared.replaced.fetch_add(1, Ordering::Relaxed);
+            eprintln!("transactional producer {number} is replaced: {:?}", client.client().fatal_error());
         }
     }
 }

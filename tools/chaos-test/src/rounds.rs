@@ -14,7 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use crate::cluster::Cluster;
 use crate::faults::{Counts, Fault, commit};
 use crate::history::Outcome;
-use crate::load::{GROUP, LEDGER, LEDGER_PARTITIONS, Load, PARTITIONS, Shared, TOPIC};
+use crate::load::{GROUP, LEDGER, LEDGER_PARTITIONS, Load, PARTITIONS, PRODUCERS, Shared, TOPIC};
 use crate::proxy::NODES;
 
 /// Once the last fault has ended, everything has to be served within (SAFETY 10).
@@ -94,11 +94,15 @@ pub fn settle(cluster: &Cluster, shared: &Shared) -> anyhow::Result<Duration> {
         check_interrupts()?;
         std::thread::sleep(Duration::from_millis(20));
     }
-    for partition in 0..PARTITIONS {
-        while shared.acknowledged_since(partition, since).is_none() {
+    let all = (0..PARTITIONS).flat_map(|partition| (0..PRODUCERS).map(move |producer| (partition, producer)));
+    for (partition, producer) in all {
+        while shared.acknowledged_to(producer, partition, since).is_none() {
             check_interrupts()?;
             if since.elapsed() > HEALED_WITHIN {
-                bail!("partition {partition} takes no record {HEALED_WITHIN:?} after the last fault");
+                shared.said_in(producer).iter().for_each(|line| eprintln!("producer {producer}: {line}"));
+                bail!(
+                    "partition {partition} takes no record of producer {producer} {HEALED_WITHIN:?} after the last fault"
+                );
             }
             std::thread::sleep(Duration::from_millis(20));
         }
