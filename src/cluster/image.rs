@@ -96,11 +96,6 @@ impl Image {
         self.feature_level
     }
 
-    /// A node whose build does not know that level, if there is one.
-    pub fn node_below_level(&self, level: u16) -> Option<&Node> {
-        self.nodes.values().find(|node| node.feature_level_max < level)
-    }
-
     pub fn node(&self, id: NodeId) -> Option<&Node> {
         self.nodes.get(&id)
     }

@@ -23,6 +23,7 @@ pub mod encoding;
 pub mod heartbeats;
 pub mod image;
 pub mod leadership;
+pub mod levels;
 pub mod lifecycle;
 pub mod log_entry;
 pub mod placement;

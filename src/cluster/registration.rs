@@ -32,10 +32,6 @@ pub enum RegistrationRefused {
         "the cluster is at feature level {cluster}, and this build knows levels up to {known}: start a newer build"
     )]
     OlderBuild { cluster: u16, known: u16 },
-    #[error(
-        "this node needs feature level {needed}, and node {node} knows levels up to {known}: upgrade it first"
-    )]
-    OlderNode { needed: u16, node: i32, known: u16 },
 }
 
 /// What a process says of the node that it is.
@@ -122,15 +118,11 @@ pub fn register(
     records.extend(changed.into_iter().map(|(id, state)| Record::PartitionChanged { id, state }));
     records.push(Record::NodeRegistered(node));
     let level = records.iter().map(Record::feature_level).max().unwrap_or(FEATURE_LEVEL_BASE);
+    if start.node.feature_level_max < level {
+        let (cluster, known) = (level, start.node.feature_level_max);
+        return Err(RegistrationRefused::OlderBuild { cluster, known });
+    }
     if image.feature_level() < level {
-        let older = image.node_below_level(level).filter(|older| older.id != start.node.id);
-        if let Some(Node { id, feature_level_max, .. }) = older {
-            return Err(RegistrationRefused::OlderNode {
-                needed: level,
-                node: id.0,
-                known: *feature_level_max,
-            });
-        }
         let at = usize::from(image.cluster_id().is_none());
         records.insert(at, Record::FeatureLevelSet { level });
     }
@@ -239,12 +231,9 @@ pub(crate) mod tests {
         image.apply(&Record::FeatureLevelSet { level: 7 }).expect("it is known");
         let older = || Node { feature_level_max: 6, ..with_peer(2) };
         let refused = RegistrationRefused::OlderBuild { cluster: 7, known: 6 };
-        assert_eq!(registration(&image, older(), 1), Err(refused));
+        assert_eq!(registration(&image, older(), 1), Err(refused.clone()));
         image.apply(&Record::FeatureLevelSet { level: 6 }).expect("it is known");
-        let mut next = image.clone();
-        next.apply(&Record::NodeRegistered(older())).expect("another node");
-        let refused = RegistrationRefused::OlderNode { needed: 7, node: 2, known: 6 };
-        assert_eq!(registration(&next, with_peer(3), 1), Err(refused), "it would raise the level");
+        assert_eq!(registration(&image, older(), 1), Err(refused), "it would be with this registration");
         assert!(registration(&image, with_peer(3), 1).is_ok());
     }
 
@@ -374,6 +363,7 @@ pub(crate) mod tests {
         assert_eq!(begin_anew(with(&[7, 8]), 8), [Some(directory(7)), Some(directory(8))].into());
         assert_eq!(begin_anew(with(&[7, 8]), 9), [Some(directory(7)), Some(directory(8))].into());
         assert_eq!(begin_anew(with(&[]), 10), [None].into(), "it has only one");
+        assert_eq!(begin_anew(with(&[9, 10]), 11), [Some(directory(9)), Some(directory(10))].into());
     }
 
     #[test]

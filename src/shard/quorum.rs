@@ -35,6 +35,7 @@ use crate::cluster::difference::{difference, replicas_gone};
 use crate::cluster::elections::unclean;
 use crate::cluster::heartbeats::Heartbeats;
 use crate::cluster::image::Image;
+use crate::cluster::levels::{LevelNotKnown, check_levels};
 use crate::cluster::quorum::Quorum;
 use crate::cluster::quorum::event::{Effect, Event, Outcome, Persist, ProposalRejected, Ticket, Written};
 use crate::cluster::quorum::frame::FrameWriter;
@@ -82,6 +83,9 @@ pub enum CommitError {
     Log(#[from] MetadataLogError),
     #[error(transparent)]
     Refused(ProposalRejected),
+    /// Builds side by side.
+    #[error(transparent)]
+    Level(#[from] LevelNotKnown),
     #[error("another node leads the quorum by now; the change may have been made")]
     Unknown,
     #[error("the metadata log has failed; restart the broker once its disk is well")]
@@ -92,6 +96,7 @@ impl CommitError {
     /// What a client is told.
     pub fn code(&self) -> ErrorCode {
         match self {
+            CommitError::Level(_) => ErrorCode::UnsupportedVersion,
             CommitError::Refused(
                 ProposalRejected::NotLeader { .. }
                 | ProposalRejected::NotReady
@@ -429,6 +434,7 @@ impl MetadataQuorum {
     /// image that shards have opened and not caught up from, would contradict what was committed since: two leaders of
     /// one epoch.
     async fn commit_decided(&self, records: Vec<Record>, decided: Mono) -> Result<(), CommitError> {
+        self.with_image(|image| check_levels(image, &records))?;
         let size = records.iter().map(Record::encoded_size_max).sum::<usize>();
         let frees = records.iter().all(|record| matches!(record, Record::TopicDeleted { .. }));
         let purpose = if frees { Purpose::Frees } else { Purpose::Other };

@@ -39,6 +39,7 @@ use std::collections::BTreeMap;
 
 use super::brokers::Brokers;
 use super::image::Image;
+use super::levels::check_levels;
 use super::placement::DirectoryChoice;
 use super::record::{FEATURE_LEVEL_BASE, Record};
 use crate::config::Config;
@@ -106,10 +107,7 @@ impl Change<'_> {
     fn add(&mut self, mut records: Vec<Record>) -> Result<(), Refusal> {
         let level = records.iter().map(Record::feature_level).max().unwrap_or_default();
         if level > self.feature_level.max(FEATURE_LEVEL_BASE) {
-            if let Some(node) = self.image.node_below_level(level) {
-                let (node, known) = (node.id.0, node.feature_level_max);
-                return Err(Refusal::FeatureLevel { needed: level, node, known });
-            }
+            check_levels(self.image, &records)?;
             records.insert(0, Record::FeatureLevelSet { level });
         }
         let count = self.records.len() + records.len();
@@ -244,25 +242,17 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_that_a_registered_node_does_not_know() {
-        let older = |feature_level_max| Node { feature_level_max, ..node(2, 1, Routing::Node) };
-        let newer = || vec![Record::NodeUnregistered { node: NodeId(9), broker_epoch: BrokerEpoch(1) }];
-        let known = || vec![Record::TopicDeleted { topic: TopicId::ZERO }];
-        let mut image = image_of(&[node(1, 1, Routing::Node), older(FEATURE_LEVEL_LIFECYCLE - 1)]);
+    fn what_not_all_nodes_know_is_refused_and_leaves_nothing() {
+        let known = FEATURE_LEVEL_LIFECYCLE - 1;
+        let mut image = image_of(&[Node { feature_level_max: known, ..node(1, 1, Routing::Node) }]);
         image.apply(&Record::FeatureLevelSet { level: FEATURE_LEVEL_BASE }).expect("it is known");
         let mut change = Change::new(&image);
-        let (needed, node, known_level) = (FEATURE_LEVEL_LIFECYCLE, 2, FEATURE_LEVEL_LIFECYCLE - 1);
-        let refusal = Refusal::FeatureLevel { needed, node, known: known_level };
+        let newer = Record::NodeUnregistered { node: NodeId(9), broker_epoch: BrokerEpoch(1) };
+        let refusal = change.add(vec![newer]).expect_err("it is not known");
         assert_eq!(refusal.code(), ErrorCode::UnsupportedVersion);
-        assert_eq!(change.add(newer()), Err(refusal));
-        assert_eq!(change.add(known()), Ok(()));
-        assert_eq!(change.into_records(false), known());
-
-        image.apply(&Record::NodeRegistered(older(FEATURE_LEVEL_LIFECYCLE))).expect("it is upgraded");
-        let mut change = Change::new(&image);
-        assert_eq!(change.add(newer()), Ok(()));
-        let level = Record::FeatureLevelSet { level: FEATURE_LEVEL_LIFECYCLE };
-        assert_eq!(change.into_records(false).first(), Some(&level));
+        let deleted = || vec![Record::TopicDeleted { topic: TopicId::ZERO }];
+        change.add(deleted()).expect("it is known");
+        assert_eq!(change.into_records(false), deleted());
     }
 
     #[test]

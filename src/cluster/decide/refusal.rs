@@ -2,6 +2,7 @@
 
 use kafka_protocol::protocol::StrBytes;
 
+use crate::cluster::levels::LevelNotKnown;
 use crate::cluster::topic_name::InvalidTopicName;
 use crate::cluster::wire_text;
 use crate::codec::error_code::ErrorCode;
@@ -175,10 +176,8 @@ pub enum Refusal {
     #[error("The cluster would have more than {PARTITIONS_MAX} partitions.")]
     ClusterFull,
     /// Ours: builds side by side.
-    #[error(
-        "This needs feature level {needed}, and node {node} knows levels up to {known}: upgrade it first."
-    )]
-    FeatureLevel { needed: u16, node: i32, known: u16 },
+    #[error(transparent)]
+    Level(#[from] LevelNotKnown),
 }
 
 impl Refusal {
@@ -252,7 +251,7 @@ impl Refusal {
             | Refusal::ClusterFull
             | Refusal::TooManySubscriptions
             | Refusal::TooManyGroupConfigs => ErrorCode::PolicyViolation,
-            Refusal::FeatureLevel { .. } => ErrorCode::UnsupportedVersion,
+            Refusal::Level(_) => ErrorCode::UnsupportedVersion,
         }
     }
 
