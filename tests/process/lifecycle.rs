@@ -179,3 +179,29 @@ fn a_node_that_is_gone_for_good_is_unregistered() {
     assert!(epochs.iter().all(|before| *before < epoch), "{epoch} after {epochs:?}");
     nodes.into_iter().for_each(|mut node| node.stop());
 }
+
+/// It began with an empty directory, and has not started since; what it has by now is not given up for that.
+#[test]
+fn a_node_that_is_unregistered_while_nothing_is_heard_of_it_comes_back_with_what_it_has() {
+    let nodes = three_with(&options());
+    let (leading, _) = leading_and_other(&nodes);
+    let joined = if leading == 2 { 1 } else { 2 };
+    let (other, id) = ((joined + 1) % nodes.len(), (joined + 1).to_string());
+    assert_eq!(create(&nodes[other], "alone", 1), None);
+    fill(&nodes[other], "alone");
+    let before = led_by(&partitions(&nodes[other], "alone"), joined as i32 + 1);
+    assert!(!before.is_empty());
+    let epoch = wait_until(&nodes[other], joined + 1, "alive");
+    nodes[joined].pause();
+    wait_until(&nodes[other], joined + 1, "fenced");
+    if let Err(said) = run(&nodes[other], &["cluster", "node", "unregister", &id]) {
+        assert!(said.contains("BROKER_ID_NOT_REGISTERED"), "{said}");
+    }
+    nodes[joined].resume();
+    assert!(wait_until(&nodes[other], joined + 1, "alive") > epoch);
+    wait_for("leaders as before", || {
+        (led_by(&partitions(&nodes[other], "alone"), joined as i32 + 1) == before).then_some(())
+    });
+    check(&nodes[other], "alone", 1);
+    nodes.into_iter().for_each(|mut node| node.stop());
+}

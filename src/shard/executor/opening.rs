@@ -78,6 +78,10 @@ pub fn open(
     };
     let identity = &preflight.metadata.identity;
     if let Err(error) = preflight::note_begun(config.metadata_dir(), identity, preflight::current_boot_id()) {
+        if identity.has_joined && !identity.has_begun {
+            // The next start would take what it has by then for nothing at all.
+            return Err(StartError::Disk { path: config.metadata_dir().to_owned(), source: error });
+        }
         tracing::warn!(%error, "it was not noted that there are metadata: the next start tries again");
     }
     log_dirs.report(&image, node.id);

@@ -77,6 +77,9 @@ impl MetadataQuorum {
         loop {
             let is_known = self.with_image(|image| is_registered(image, &start.node));
             if is_known && self.quorum.borrow().members().contains(self.me()) {
+                // What it lacked then it may have by now, once it has to register another time.
+                let (logs, doubtful) = (LogsFound::Damaged(Vec::new()), Doubtful::Partitions(Vec::new()));
+                let start = Start { logs, doubtful, ..start };
                 assert!(self.started.replace(Some(start)).is_none(), "a process starts once");
                 let mut early = self.early.borrow_mut();
                 early.since = Some(VecDeque::new());
