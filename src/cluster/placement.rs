@@ -191,7 +191,7 @@ impl Shards {
 /// Moves the replicas of shards that `node` no longer has to the least loaded ones it has, and states
 /// the log directory of those that were made while the node had only one: where they were `found`, else
 /// the first. Of a node that `begins_anew`, in the place of one of its id that is gone, those in directories
-/// that it does not have are spread over the ones that it has.
+/// that it does not have, or in none that is stated, are spread over the ones that it has.
 ///
 /// Run at start, before any partition opens, so nothing has to be fenced: the new owner replays
 /// what the old one left. Under core routing the leader's broker changes for clients, which is a
@@ -219,11 +219,10 @@ pub fn rehome(
         }
         let mut state = state.clone();
         let replica = &mut state.replicas[position];
-        if is_unstated {
-            replica.directory = found.get(&id).copied().or(first);
-        }
-        if is_gone {
+        if is_gone || is_unstated && begins_anew {
             replica.directory = directories.next();
+        } else if is_unstated {
+            replica.directory = found.get(&id).copied().or(first);
         }
         if is_orphan {
             let owner = shards.least_loaded();
