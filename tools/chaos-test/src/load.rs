@@ -13,7 +13,8 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{
-    BaseProducer, BaseRecord, DefaultProducerContext, Producer, ProducerContext, ThreadedProducer,
+    BaseProducer, BaseRecord, DefaultProducerContext, Producer, ProducerContext, PurgeConfig,
+    ThreadedProducer,
 };
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -303,6 +304,9 @@ fn produce(shared: &Arc<Shared>, number: u32, seed: u64) {
                 lock(&shared.history).failed();
             }
             client.poll(PAUSE);
+        }
+        if client.client().fatal_error().is_some() {
+            client.purge(PurgeConfig::default().queue().inflight());
         }
         let _ = client.flush(Duration::from_secs(70));
         generation += 1;

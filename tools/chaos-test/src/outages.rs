@@ -11,7 +11,7 @@ use crate::cluster::Cluster;
 use crate::faults::Counts;
 use crate::load::{Load, PARTITIONS, Shared};
 use crate::proxy::NODES;
-use crate::rounds::{HEALED_WITHIN, Plan, judge, report, say_hanging, settle};
+use crate::rounds::{HEALED_WITHIN, Plan, judge, report, say_hanging, settle, wait_for_all_producers};
 
 /// The longest that a partition may take no records where its leader is stopped.
 const STOP_OUTAGE_MAX: Duration = Duration::from_secs(1);
@@ -84,25 +84,20 @@ pub fn stops(plan: &Plan, rounds: u32, say: &mut impl FnMut(String)) -> anyhow::
             settle(&cluster, &shared)?;
             std::thread::sleep(Duration::from_millis(random.below(1000)));
             let place = random.below(NODES as u64) as usize;
-            let leaders = cluster.look().map(|(leaders, _)| leaders).unwrap_or_default();
-            let led =
-                (0..PARTITIONS).filter(|partition| leaders.get(*partition) == Some(&(place as i32 + 1)));
+            let leaders = loop {
+                check_interrupts()?;
+                match cluster.look() {
+                    Some((leaders, _)) if leaders.len() == PARTITIONS => break leaders,
+                    _ => {}
+                }
+            };
+            let led = (0..PARTITIONS).filter(|partition| leaders[*partition] == place as i32 + 1);
             let led: Vec<usize> = led.collect();
             shared.forget_slowest();
             let stopped = Instant::now();
             cluster.stop(place);
             let took = stopped.elapsed();
-            for partition in 0..PARTITIONS {
-                while shared.acknowledged_since(partition, stopped + took).is_none() {
-                    check_interrupts()?;
-                    if stopped.elapsed() > HEALED_WITHIN {
-                        bail!(
-                            "partition {partition} took no record {HEALED_WITHIN:?} after its leader was stopped"
-                        );
-                    }
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-            }
+            wait_for_all_producers(&shared, stopped + took)?;
             let slowest: Vec<Duration> = led.iter().map(|partition| shared.slowest(*partition)).collect();
             slowest.iter().try_for_each(|time| times.record(time.as_millis() as u64))?;
             stops.record(took.as_millis() as u64)?;

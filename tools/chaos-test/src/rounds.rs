@@ -94,6 +94,12 @@ pub fn settle(cluster: &Cluster, shared: &Shared) -> anyhow::Result<Duration> {
         check_interrupts()?;
         std::thread::sleep(Duration::from_millis(20));
     }
+    wait_for_all_producers(shared, Instant::now())?;
+    Ok(since.elapsed())
+}
+
+/// Until each has had a record acknowledged in each partition that was sent after that.
+pub fn wait_for_all_producers(shared: &Shared, since: Instant) -> anyhow::Result<()> {
     let all = (0..PARTITIONS).flat_map(|partition| (0..PRODUCERS).map(move |producer| (partition, producer)));
     for (partition, producer) in all {
         while shared.acknowledged_to(producer, partition, since).is_none() {
@@ -107,7 +113,7 @@ pub fn settle(cluster: &Cluster, shared: &Shared) -> anyhow::Result<Duration> {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
-    Ok(since.elapsed())
+    Ok(())
 }
 
 /// Reads everything, and compares what the nodes have once they are stopped.
