@@ -184,7 +184,7 @@ pub async fn read(
                     store.recovered(RecoveryBranch::CleanStateUnusable);
                 }
                 let bases: Vec<Offset> = listing.logs.range(..active_base).map(|(base, _)| *base).collect();
-                let producers = producers_before(store, &request, &bases, active_base);
+                let producers = producers_before(store, &request, &bases, active_base, &mut epochs);
                 let producers = producers.await.map_err(failed)?;
                 unflushed = Some(file.clone());
                 let found = scan(store, &request, &file, active_base, size, producers, epochs).await?;

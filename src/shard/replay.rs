@@ -10,16 +10,22 @@
 //! usable one before it is taken and the batches behind that are recorded again; without any, all
 //! that are left (Kafka `ProducerStateManager.truncateAndReload`, `UnifiedLog.rebuildProducerState`).
 //! Otherwise a retry of what is stored would be stored twice.
+//!
+//! Leader epochs go along: a roll writes their file before the snapshot, so that segments closed by a replay of the
+//! journal, of which it may know nothing, are those without one. A leader that knew of no epoch before its active segment
+//! would have its followers begin there.
 
 use crate::log::checksums::SegmentChecksums;
 use crate::log::checksums::check::ChecksumCompare;
 use crate::log::checksums::walk::DamageAt;
+use crate::log::epochs::LeaderEpochs;
 use crate::log::producers::{ProducerEvent, Producers};
 use crate::log::recovery::{OffsetGaps, Progress, RecoveryScan, ScanOptions, Tail};
 use crate::log::segment::SegmentFile;
 use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::disk::{blocking, replace_file};
 use crate::shard::open::{BATCH_SIZE_MAX, OpenRequest};
+use crate::shard::segments::EPOCHS_FILE;
 use crate::shard::step::Pace;
 use crate::shard::store::Store;
 use crate::types::limits::IO_SIZE_MAX;
@@ -34,26 +40,37 @@ pub async fn producers_before(
     request: &OpenRequest,
     closed: &[Offset],
     active: Offset,
+    epochs: &mut LeaderEpochs,
 ) -> io::Result<Producers> {
     let now = store.clock.wall();
-    let reason = match read_snapshot(request, active, now).await {
-        Ok(producers) => return Ok(producers),
-        Err(reason) => reason,
+    // Without their file those of all segments are looked for.
+    let lacks_epochs = epochs.entries().is_empty() && !closed.is_empty();
+    let (kept, reason) = match read_snapshot(request, active, now).await {
+        Ok(producers) if !lacks_epochs => return Ok(producers),
+        Ok(producers) => (Some(producers), "there is no file of leader epochs".to_owned()),
+        Err(reason) => (None, reason),
     };
     if closed.is_empty() && active == Offset::ZERO {
         return Ok(Producers::new()); // Nothing lies before the first record.
     }
     let (mut producers, from) = newest_usable(request, closed, now).await;
-    let replayed = &closed[from..];
+    let first = if lacks_epochs { 0 } else { from };
     tracing::warn!(
-        directory = %request.directory.display(), segment = %active, reason, segments = replayed.len(),
-        "the producer snapshot cannot be used: the producers are built again from the segments before it"
+        directory = %request.directory.display(), segment = %active, reason, segments = closed.len() - first,
+        "the producer snapshot cannot be used: producers and epochs are built again from the segments before it"
     );
     store.recovered(RecoveryBranch::ProducersRebuilt);
-    for base in replayed {
-        replay(store, request, *base, &mut producers, now).await?;
+    for (at, base) in closed.iter().enumerate().skip(first) {
+        let producers = (at >= from).then_some(&mut producers);
+        replay(store, request, *base, producers, epochs, now).await?;
     }
-    keep_snapshot(store, request, active, &producers).await;
+    let has_epochs = keep_epochs(store, request, epochs).await;
+    if let Some(kept) = kept {
+        return Ok(kept);
+    }
+    if has_epochs {
+        keep_snapshot(store, request, active, &producers).await;
+    }
     Ok(producers)
 }
 
@@ -92,7 +109,8 @@ async fn replay(
     store: &Rc<Store>,
     request: &OpenRequest,
     base: Offset,
-    producers: &mut Producers,
+    mut producers: Option<&mut Producers>,
+    epochs: &mut LeaderEpochs,
     now: Timestamp,
 ) -> io::Result<()> {
     let path = request.directory.join(SegmentFile::Log.name(base));
@@ -116,9 +134,10 @@ async fn replay(
             break;
         }
         let progress = scan.feed(&bytes, &mut |batch, stored| {
+            epochs.assign(stored.leader_epoch, stored.base_offset);
             waiting.extend(ProducerEvent::of(batch, stored, now));
             if compare.observe(batch.header(), stored.size) {
-                take_all(producers, &mut waiting);
+                take_all(producers.as_deref_mut(), &mut waiting);
             }
         });
         if progress != Progress::Batches {
@@ -146,7 +165,9 @@ async fn replay(
     Ok(())
 }
 
-fn take_all(producers: &mut Producers, waiting: &mut Vec<ProducerEvent>) {
+/// `None`: they are known from further on.
+fn take_all(producers: Option<&mut Producers>, waiting: &mut Vec<ProducerEvent>) {
+    let Some(producers) = producers else { return waiting.clear() };
     for event in waiting.drain(..) {
         let _ended = producers.take(&event); // Listed by the index of its segment.
     }
@@ -162,6 +183,16 @@ async fn read_companion(request: &OpenRequest, base: Offset, size: u64) -> Optio
         SegmentChecksums::decode(segment, size, &bytes).ok()
     };
     blocking(read).await
+}
+
+/// Where a snapshot is, the next start looks for no epochs before it: whether their file is there.
+async fn keep_epochs(store: &Store, request: &OpenRequest, epochs: &LeaderEpochs) -> bool {
+    let path = request.directory.join(EPOCHS_FILE);
+    let text = epochs.encode();
+    let written = blocking(move || replace_file(&path, text.as_bytes())).await;
+    let is_there = written.is_ok();
+    store.derived_written(&request.directory, written, "no space for the leader epochs");
+    is_there
 }
 
 /// So that the next unclean start need not replay again.

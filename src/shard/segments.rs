@@ -499,18 +499,21 @@ impl Derived {
         };
         let base = info.base_offset;
         let transactions = self.closed.encode_transactions();
+        // Where the snapshot is, a start looks for no epochs before it. Older ones are of use: those that they do not name
+        // are found in the active segment.
+        let epochs =
+            Replacement { path: self.directory.join(EPOCHS_FILE), bytes: self.epochs.as_bytes().to_owned() };
         let files = [
+            epochs,
             replacement(SegmentFile::OffsetIndex, base, index.encode_offset_index()),
             replacement(SegmentFile::TimeIndex, base, index.encode_time_index()),
             replacement(SegmentFile::Checksums, base, checksums.encode()),
             replacement(SegmentFile::ProducerSnapshot, self.next, self.producers.seal()),
         ];
         let transactions = transactions.map(|bytes| replacement(SegmentFile::TransactionIndex, base, bytes));
-        // Older epochs are of use: those it does not name are found in the active segment.
-        let epochs =
-            Replacement { path: self.directory.join(EPOCHS_FILE), bytes: self.epochs.as_bytes().to_owned() };
-        let mut staged = Staged { directory: self.directory.clone(), files: Vec::new(), full: None };
-        for file in files.into_iter().chain(transactions).chain([epochs]) {
+        let mut staged =
+            Staged { directory: self.directory.clone(), files: Vec::new(), lacks_epochs: false, full: None };
+        for file in files.into_iter().chain(transactions) {
             match unless_full(file.stage(sync_fs == SyncFs::Nothing))? {
                 None => staged.files.push(file),
                 Some(error) => staged.left_out(&file, error)?,
@@ -524,6 +527,7 @@ impl Derived {
 struct Staged {
     directory: PathBuf,
     files: Vec<Replacement>,
+    lacks_epochs: bool,
     /// There was no space for one.
     full: Option<io::Error>,
 }
@@ -532,6 +536,11 @@ impl Staged {
     /// Each for itself. Returns the last error for want of space.
     fn put(mut self, sync_fs: SyncFs) -> io::Result<Option<io::Error>> {
         for file in std::mem::take(&mut self.files) {
+            let is_snapshot = file.path.extension().is_some_and(|name| name == "snapshot");
+            if is_snapshot && self.lacks_epochs {
+                remove_if_present(&file.path)?;
+                continue;
+            }
             if let Some(error) = unless_full(file.put())? {
                 self.left_out(&file, error)?;
             }
@@ -546,6 +555,7 @@ impl Staged {
 
     fn left_out(&mut self, file: &Replacement, error: io::Error) -> io::Result<()> {
         self.full = Some(error);
+        self.lacks_epochs |= file.path.ends_with(EPOCHS_FILE);
         if file.path.ends_with(EPOCHS_FILE) { Ok(()) } else { remove_if_present(&file.path) }
     }
 }

@@ -168,8 +168,12 @@ impl Redoing {
         *known = end.max(*known);
     }
 
+    /// A log that was cut begins where it ends then, at the latest: one that begins anew may do so before its start.
     fn ends_at(&mut self, partition: TopicPartition, place: Place, end: Offset) -> Reached {
         let reached = Reached { end, place };
+        if let Some(start) = self.log_starts.get_mut(&partition) {
+            *start = end.min(*start);
+        }
         self.ends.insert(partition, end);
         self.reached.insert(partition, reached);
         reached

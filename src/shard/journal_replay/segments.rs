@@ -155,15 +155,18 @@ impl<'a> Segments<'a> {
 }
 
 /// Makes the segment of `place` the last one, and cuts it there, without a flush. Files that describe what is gone
-/// go first, and the newest segment before those below it: an interrupted one is seen by its log file.
+/// go first, and the newest segment before those below it: an interrupted one is seen by its log file. Where no segment
+/// is left, as of a log that was about to begin anew behind it, that one is made, empty.
 pub fn truncate(directory: &Path, place: Place) -> io::Result<()> {
     let mut names: Vec<(Offset, SegmentFile)> = Vec::new();
+    let mut is_first = true;
     for entry in std::fs::read_dir(directory)? {
         let name = entry?.file_name();
         match name.to_str().and_then(FileName::parse) {
             Some(FileName::Live { base_offset, file }) if base_offset >= place.segment => {
                 names.push((base_offset, file));
             }
+            Some(FileName::Live { file: SegmentFile::Log, .. }) => is_first = false,
             _ => {}
         }
     }
@@ -177,6 +180,8 @@ pub fn truncate(directory: &Path, place: Place) -> io::Result<()> {
     if path.exists() {
         let file = OpenOptions::new().write(true).open(&path)?;
         file.set_len(file.metadata()?.len().min(place.file_position))?;
+    } else if is_first {
+        OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
     }
     Ok(())
 }
@@ -225,6 +230,22 @@ mod tests {
         segments.redo(&write, &mut BTreeSet::new()).unwrap();
         segments.flush(SyncFs::Nothing).unwrap();
         assert!(!directory.exists(), "it is not made again");
+    }
+
+    /// A crash in between has left the one that it was to begin with, or none.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test makes files")]
+    fn a_log_that_was_about_to_begin_anew_has_a_segment() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Place { segment: Offset::new(10).unwrap(), file_position: 0 };
+        for left in [Some("00000000000000000020.log"), None] {
+            if let Some(left) = left {
+                File::create(directory.path().join(left)).unwrap();
+            }
+            truncate(directory.path(), place).unwrap();
+            assert_eq!(names(directory.path()), ["00000000000000000010.log"]);
+            std::fs::remove_file(directory.path().join("00000000000000000010.log")).unwrap();
+        }
     }
 
     fn id() -> TopicPartition {

@@ -114,10 +114,11 @@ async fn find(store: &Rc<Store>, replica: &Rc<Replica>, cut: Cut) -> Result<Opti
             Ok(Some(Rest { place, end, opened, epochs }))
         }
         Cut::StartOver(at) => {
-            let place = Place { segment: first, file_position: 0 };
+            // Whatever comes in between, no log is left that ends beyond what the journal says.
+            let place = Place { segment: first.min(at), file_position: 0 };
             let opened =
                 PartitionPoint { log_start: at, flushed_end: at, segment_base: at, file_position: 0 };
-            Ok(Some(Rest { place, end: first, opened, epochs: LeaderEpochs::new() }))
+            Ok(Some(Rest { place, end: place.segment, opened, epochs: LeaderEpochs::new() }))
         }
     }
 }
@@ -184,11 +185,11 @@ async fn carry_out(
 fn cut_files(directory: &Path, place: Place, begins: Offset, epochs: &LeaderEpochs) -> io::Result<()> {
     truncate(directory, place)?;
     if begins != place.segment {
+        // It says where the log begins, also where nothing comes behind; and a directory is never without any.
+        replace_file(&directory.join(SegmentFile::Log.name(begins)), b"")?;
         for file in SegmentFile::ALL {
             remove_if_present(&directory.join(file.name(place.segment)))?;
         }
-        // It says where the log begins, also where nothing comes behind.
-        replace_file(&directory.join(SegmentFile::Log.name(begins)), b"")?;
     }
     replace_file(&directory.join(LEADER_EPOCH_CHECKPOINT), epochs.encode().as_bytes())?;
     sync_directory(directory)

@@ -10,6 +10,7 @@ use crate::codec::record_batch::BatchProducer;
 use crate::log::compaction::plan::CompactionLimits;
 use crate::log::compaction::swap::{Interrupted, cleaned_name};
 use crate::log::data_dir::{checkpoint_name, final_state_name};
+use crate::log::epochs::LeaderEpochs;
 use crate::log::journal::block::{BlockHeader, BlockSequence, BlockWriter, FileEpoch};
 use crate::log::ownership::{self, PARTITION_METADATA};
 use crate::log::producers::{AcceptedBatch, ProducerEvent, Producers};
@@ -202,7 +203,9 @@ fn sequences_of_the_oldest_snapshot_survive_although_a_transaction_is_open() {
         for compact in [None, Some(limits())] {
             request.config.cleanup.compact = compact;
             let store = store(None, 8 << 20);
-            let found = producers_before(&store, &request, &[oldest], active).await.unwrap();
+            let found = producers_before(&store, &request, &[oldest], active, &mut LeaderEpochs::new())
+                .await
+                .unwrap();
             let open = found.first_open_transaction();
             assert_eq!(open.map(Offset::to_wire), compact.is_none().then_some(11));
             let goes_on = BatchProducer {

@@ -68,15 +68,7 @@ pub struct FaultPlan {
 
 impl FaultPlan {
     pub fn draw(dice: &mut Random, now: Micros) -> FaultPlan {
-        let error = dice.one_in(4).then(|| {
-            let kind = *dice.pick(&OpKind::ALL);
-            let after = match kind {
-                OpKind::Write | OpKind::Read => dice.below(150),
-                OpKind::Flush | OpKind::Open => dice.below(40),
-                _ => dice.below(12),
-            };
-            (kind, after)
-        });
+        let error = dice.one_in(4).then(|| FaultPlan::an_error(dice));
         let full = dice.one_in(4).then(|| {
             let from = now + dice.below(300_000);
             (from, from + dice.between(1_000, 3_000_000))
@@ -87,6 +79,17 @@ impl FaultPlan {
             stall_one_in: dice.one_in(3).then(|| dice.between(30, 400)),
             full,
         }
+    }
+
+    /// One that comes sooner or later.
+    pub fn an_error(dice: &mut Random) -> (OpKind, u64) {
+        let kind = *dice.pick(&OpKind::ALL);
+        let after = match kind {
+            OpKind::Write | OpKind::Read => dice.below(150),
+            OpKind::Flush | OpKind::Open => dice.below(40),
+            _ => dice.below(12),
+        };
+        (kind, after)
     }
 
     /// Whether this operation fails.

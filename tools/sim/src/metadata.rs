@@ -7,7 +7,7 @@ use crate::random::Random;
 use odradek::log::compaction::plan::CompactionLimits;
 use odradek::log::durability::{Durability, FlushBounds};
 use odradek::log::partition::Cleanup;
-use odradek::types::{PartitionIndex, ShardId, TopicId, TopicPartition, Uuid};
+use odradek::types::{LeaderEpoch, PartitionIndex, ShardId, TopicId, TopicPartition, Uuid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -52,6 +52,7 @@ pub struct Known {
     /// The name of its topic.
     pub topic: String,
     pub kind: TopicKind,
+    pub leader_epoch: LeaderEpoch,
     pub owner: ShardId,
 }
 
@@ -66,6 +67,8 @@ impl Known {
 pub struct Metadata {
     pub partitions: BTreeMap<TopicPartition, Known>,
     pub deleted: BTreeSet<TopicId>,
+    /// Replicas have gone that may come again, and a start finds what is left of them.
+    pub replicas_removed: bool,
     /// Of the last start that stated them.
     pub cores: u16,
     made: u64,
@@ -80,7 +83,7 @@ impl Metadata {
             partition: PartitionIndex::from_wire(0).expect("zero is one"),
         };
         let topic = topic.unwrap_or_else(|| format!("t{}", self.made));
-        self.partitions.insert(id, Known { topic, kind, owner });
+        self.partitions.insert(id, Known { topic, kind, leader_epoch: LeaderEpoch(0), owner });
         id
     }
 

@@ -24,20 +24,24 @@
 //! | the last stable offset does not go back | 6 |
 //! | nothing undecided is below the last stable offset | 8 |
 //! | exactly what was aborted is named | 8 |
+//! | a log that was cut ends there | 1, 7 |
 //! | transactions go on | |
 //!
 //! A compacted log keeps the last record of every key; what is read of it is held against the records, and
 //! where a batch is gone the reader goes on behind the gap.
 
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskError};
 use crate::metadata::{Metadata, TopicKind};
 use crate::remains::Journals;
-use crate::shell::reading::Committed;
+use crate::shell::cutting::{Cut, CutFailed};
+use crate::shell::open::OpenFailed;
+use crate::shell::reading::{Committed, ReadFailed};
 use crate::shell::replica::Replica;
 use crate::world::World;
 use odradek::codec::control_record::{TransactionOutcome, marker_outcome};
 use odradek::codec::record_batch::BatchView;
 use odradek::codec::records::Records;
+use odradek::log::checkpoint::PartitionPoint;
 use odradek::log::durability::Durability;
 use odradek::types::{Offset, ProducerId, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
@@ -114,6 +118,8 @@ pub struct PartitionModel {
     /// with these.
     pub snapshot_left_out: bool,
     pub offline: bool,
+    /// Nothing of it is to stay: a start may find that it was carried out, or not.
+    starts_over: bool,
     /// Since it was opened last.
     pub power_was_lost: bool,
 }
@@ -589,12 +595,9 @@ impl Model {
             world.finding("one value per offset", format_args!("{name} ends inside a batch at {end}"));
         }
         // What the crash took was never acknowledged, or damaged.
-        let lost = partition.batches.split_off(&end);
-        lost.values().for_each(|batch| {
-            partition.places.remove(&batch.value);
-        });
-        partition.records.split_off(&end);
-        partition.parts.split_off(&end);
+        // Where a log begins anew, what lies before is none of it.
+        partition.forget_from(if partition.starts_over && start == end { 0 } else { end });
+        partition.starts_over = false;
         let stable = log.last_stable_offset();
         let stays = end >= partition.high_watermark && has_start;
         partition.high_watermark = end;
@@ -607,6 +610,61 @@ impl Model {
         let start = log.log_start();
         drop(log);
         self.stable(world, id, start, stable);
+    }
+
+    /// A log is about to be cut: it ends and begins there then, or is as it was, or begins where files did.
+    pub fn cutting(&mut self, id: &TopicPartition, cut: Cut, begins: Offset, ends: Offset) {
+        let Some(partition) = self.partitions.get_mut(id) else { return };
+        let (begins, ends) = (begins.get(), ends.get());
+        partition.starts_over = matches!(cut, Cut::StartOver(_));
+        partition.high_watermark = partition.high_watermark.min(ends);
+        partition.stored = partition.stored.min(ends);
+        partition.log_start = partition.log_start.min(begins);
+        partition.log_start_checkpointed = partition.log_start_checkpointed.min(begins);
+        partition.last_stable = 0;
+    }
+
+    /// It was cut and is open again.
+    pub fn was_cut(
+        &mut self,
+        world: &World,
+        id: &TopicPartition,
+        replica: &Replica,
+        opened: &PartitionPoint,
+    ) {
+        let Some(partition) = self.partitions.get_mut(id) else { return };
+        let log = replica.log.borrow();
+        let (start, end) = (log.log_start(), log.log_end());
+        if (start, end) != (opened.log_start, opened.flushed_end) {
+            let (from, to) = (opened.log_start, opened.flushed_end);
+            let what = format_args!("{} has {start}..{end}, not {from}..{to}", partition.name);
+            world.finding("a log that was cut ends there", what);
+        }
+        partition.forget_from(if partition.starts_over { 0 } else { end.get() });
+        partition.starts_over = false;
+        partition.high_watermark = end.get();
+        partition.stored = end.get();
+        partition.log_start = start.get();
+        partition.log_start_checkpointed = start.get();
+        partition.last_stable = 0;
+        let stable = log.last_stable_offset();
+        drop(log);
+        self.stable(world, id, start, stable);
+    }
+
+    /// It could not be cut, or not be opened then.
+    pub fn not_cut(&mut self, world: &World, id: &TopicPartition, why: &CutFailed) {
+        let Some(partition) = self.partitions.get_mut(id) else { return };
+        match why {
+            CutFailed::Offline
+            | CutFailed::Read(ReadFailed::Disk(DiskError::Io(_)))
+            | CutFailed::Open(OpenFailed::Disk(_)) => world.count("cut: not now"),
+            _ if partition.damaged.segment => {
+                world.count("cut: damage noticed");
+                partition.offline = matches!(why, CutFailed::Open(_));
+            }
+            _ => world.finding("a log that was cut ends there", format_args!("{}: {why:?}", partition.name)),
+        }
     }
 
     /// A start could not open the partition for damage.
@@ -622,6 +680,15 @@ impl Model {
 }
 
 impl PartitionModel {
+    fn forget_from(&mut self, end: u64) {
+        let lost = self.batches.split_off(&end);
+        lost.values().for_each(|batch| {
+            self.places.remove(&batch.value);
+        });
+        self.records.split_off(&end);
+        self.parts.split_off(&end);
+    }
+
     /// The first batch of a transaction that the log still has.
     fn first_part(&self, transaction: &Transaction, start: u64) -> u64 {
         let parts = self.parts.range(transaction.first..transaction.data_end);

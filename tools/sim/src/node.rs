@@ -3,12 +3,14 @@
 use crate::metadata::{Metadata, TopicKind};
 use crate::model::PartitionModel;
 use crate::random::Random;
+use crate::shell::cutting::{Cut, CutFailed, cut};
 use crate::shell::deletion;
 use crate::shell::open::{OpenRequest, open};
 use crate::shell::replica::Replica;
 use crate::shell::{Shell, Surroundings};
 use crate::workload::{Producer, Transactor, Values};
-use odradek::types::{ProducerId, ShardId, TopicPartition};
+use crate::world::Turn;
+use odradek::types::{LeaderEpoch, Offset, ProducerId, ShardId, TopicPartition};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -21,10 +23,32 @@ pub struct Users {
 }
 
 impl Users {
-    /// The partition is gone.
+    /// The partition is gone, or what they know of it.
     pub fn forget(&self, partition: &TopicPartition) {
-        self.producers.borrow_mut().retain(|producer| producer.partition != *partition);
-        self.transactors.borrow_mut().retain(|transactor| transactor.partition != *partition);
+        let stays = |producer: &Rc<Producer>| producer.partition != *partition || producer.leave();
+        self.producers.borrow_mut().retain(stays);
+        let stays = |transactor: &Rc<Transactor>| transactor.partition != *partition || transactor.leave();
+        self.transactors.borrow_mut().retain(stays);
+    }
+
+    fn add_for(
+        &self,
+        id: TopicPartition,
+        kind: TopicKind,
+        number: i64,
+        has_transactions: bool,
+        dice: &mut Random,
+    ) {
+        for producer in 0..2 {
+            let producer_id = (producer == 0 || dice.one_in(2)).then_some(ProducerId(number + producer));
+            self.producers.borrow_mut().push(Producer::new(id, kind, producer_id));
+        }
+        if has_transactions {
+            for transactor in 0..dice.below(3) as i64 {
+                let id_of = ProducerId(number + 2 + transactor);
+                self.transactors.borrow_mut().push(Transactor::new(id, kind, id_of));
+            }
+        }
     }
 }
 
@@ -33,6 +57,8 @@ pub struct Node {
     pub around: Surroundings,
     pub shells: Vec<Rc<Shell>>,
     pub users: Rc<Users>,
+    /// Who moves the beginning or the end of a log has it alone.
+    pub cutting: Turn,
     /// Virtual microseconds between two batches of a producer at most.
     pub pause: u64,
 }
@@ -40,7 +66,7 @@ pub struct Node {
 impl Node {
     pub fn new(around: &Surroundings, shard_count: u16, users: Rc<Users>, pause: u64) -> Rc<Node> {
         let shells = (0..shard_count).map(|shard| Shell::new(ShardId(shard), around)).collect();
-        Rc::new(Node { around: around.clone(), shells, users, pause })
+        Rc::new(Node { around: around.clone(), shells, users, cutting: Turn::default(), pause })
     }
 
     pub fn find(&self, id: &TopicPartition) -> Option<(Rc<Shell>, Rc<Replica>)> {
@@ -77,6 +103,43 @@ impl Node {
         }
     }
 
+    /// A log is cut, or begins anew, as a follower's is whose leader has another one. What its producers know goes
+    /// with it: others come.
+    pub async fn cut(self: &Rc<Self>, shell: &Rc<Shell>, replica: &Rc<Replica>) {
+        let Surroundings { world, metadata, settings, .. } = &self.around;
+        let id = replica.id;
+        let Some(kind) = metadata.borrow().partitions.get(&id).map(|known| known.kind) else { return };
+        // A leader's log that was compacted is cut nowhere below its high watermark.
+        if kind.compacts || replica.is_deleted() || shell.is_offline() || shell.is_closed() {
+            return;
+        }
+        let _turn = self.cutting.take().await;
+        let (start, end) = {
+            let log = replica.log.borrow();
+            (log.log_start().get(), log.log_end().get())
+        };
+        let offset = |value: u64| Offset::new(value).expect("a simulated log is short");
+        let to = match world.below(5) {
+            0 => Cut::StartOver(offset(world.below(end + 50))),
+            1 | 2 => Cut::To(offset(start.max(end.saturating_sub(world.below(10))))),
+            _ => Cut::To(offset(start + world.below(end - start + 1))),
+        };
+        self.users.forget(&id);
+        let mut dice = Random::new(world.draw());
+        let number = Metadata::number(&id) as i64 * 10 + 10_000_000 * dice.between(1, 1 << 30) as i64;
+        self.users.add_for(id, kind, number, settings.has_transactions, &mut dice);
+        match cut(shell, replica, to).await {
+            Ok(()) => {}
+            Err(CutFailed::Offline) => return,
+            Err(error) => self.around.model.borrow_mut().not_cut(world, &id, &error),
+        }
+        let producers = self.users.producers.borrow().clone();
+        for producer in producers.into_iter().filter(|producer| producer.partition == id) {
+            self.spawn_producer(producer);
+        }
+        self.spawn_transactors(Some(&id));
+    }
+
     /// A topic goes, and another one of its name comes.
     pub async fn recreate(self: &Rc<Self>, id: &TopicPartition) {
         let Surroundings { world, metadata, model, .. } = &self.around;
@@ -104,6 +167,7 @@ impl Node {
             id: made,
             name,
             kind,
+            leader_epoch: LeaderEpoch(0),
             point: None,
             checkpointed_end: None,
             clean: false,
@@ -140,16 +204,6 @@ pub fn make_partition(
     let id = metadata.create(topic, kind, owner);
     let name = metadata.partitions[&id].directory();
     around.model.borrow_mut().add(id, PartitionModel::new(name, kind));
-    for producer in 0..2 {
-        let number = Metadata::number(&id) as i64 * 10 + producer;
-        let producer_id = (producer == 0 || dice.one_in(2)).then_some(ProducerId(number));
-        users.producers.borrow_mut().push(Producer::new(id, kind, producer_id));
-    }
-    if around.settings.has_transactions {
-        for transactor in 0..dice.below(3) as i64 {
-            let number = Metadata::number(&id) as i64 * 10 + 2 + transactor;
-            users.transactors.borrow_mut().push(Transactor::new(id, kind, ProducerId(number)));
-        }
-    }
+    users.add_for(id, kind, Metadata::number(&id) as i64 * 10, around.settings.has_transactions, dice);
     id
 }

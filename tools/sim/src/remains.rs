@@ -147,11 +147,11 @@ fn look_through(files: &Files, owned: impl FnOnce() -> BTreeSet<TopicPartition>)
                 Change::Bytes { end, .. } => remains.end = remains.end.max(end.get()),
                 Change::LogStart { start, .. } => remains.log_start = remains.log_start.max(start.get()),
                 Change::Deleted { .. } | Change::Removed { .. } => *remains = Remains::default(),
-                Change::Closed { .. }
-                | Change::Flushed { .. }
-                | Change::Replaced { .. }
-                | Change::Cutting { .. }
-                | Change::Cut { .. } => {}
+                Change::Cutting { end, .. } | Change::Cut { end, .. } => {
+                    remains.end = remains.end.min(end.get());
+                    remains.log_start = remains.log_start.min(end.get());
+                }
+                Change::Closed { .. } | Change::Flushed { .. } | Change::Replaced { .. } => {}
             }
         }
     }
@@ -165,7 +165,9 @@ fn look_through(files: &Files, owned: impl FnOnce() -> BTreeSet<TopicPartition>)
                 Change::Bytes { end, .. } if is_stored => remains.flushed = remains.flushed.max(end.get()),
                 Change::Flushed { end, .. } => remains.flushed = remains.flushed.max(end.get()),
                 Change::Deleted { .. } | Change::Removed { .. } => remains.flushed = 0,
-                Change::Cutting { .. } | Change::Cut { .. } => unreachable!("nobody cuts a log"),
+                Change::Cutting { end, .. } | Change::Cut { end, .. } => {
+                    remains.flushed = remains.flushed.min(end.get());
+                }
                 Change::Bytes { .. }
                 | Change::Closed { .. }
                 | Change::LogStart { .. }

@@ -10,6 +10,7 @@
 //! | [`reading`] | `shard::reader` |
 //! | [`background`]: checkpoints, retention, the final state | `shard::background` |
 //! | [`compaction`], [`deletion`] | `shard::compaction`, `shard::partitions` |
+//! | [`cutting`] | `shard::replication::cutting` |
 //! | [`start`], [`replay`], [`open`] | `shard::executor`, `shard::journal_replay`, `shard::open` |
 //!
 //! Which flush covers which write, when an answer leaves, where a block goes, what a start believes:
@@ -17,6 +18,7 @@
 
 pub mod background;
 pub mod compaction;
+pub mod cutting;
 pub mod deletion;
 pub mod journal;
 pub mod open;
@@ -41,7 +43,7 @@ use odradek::log::commit::{Advance, GroupCommit, Stored};
 use odradek::log::plan::{FlushMethod, FlushPlan, Slot, SyncFs, WritePlan};
 use odradek::types::{Mono, Offset, ShardId, TopicPartition};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// A journal file that found no space is asked for again after this long, microseconds.
@@ -73,6 +75,8 @@ pub struct Shell {
     pub replicas: RefCell<BTreeMap<TopicPartition, Rc<Replica>>>,
     /// What the last checkpoint says of partitions that could not be opened.
     pub unavailable: RefCell<BTreeMap<TopicPartition, Option<PartitionPoint>>>,
+    /// Partitions of which a start cannot tell that it has found all that they had.
+    pub doubtful: RefCell<BTreeSet<TopicPartition>>,
     pub generation: Cell<CheckpointGeneration>,
     checkpoint_turn: Turn,
     retaining: Turn,
@@ -103,6 +107,7 @@ impl Shell {
             slots: RefCell::default(),
             replicas: RefCell::default(),
             unavailable: RefCell::default(),
+            doubtful: RefCell::default(),
             generation: Cell::default(),
             checkpoint_turn: Turn::default(),
             retaining: Turn::default(),
@@ -374,7 +379,9 @@ impl Shell {
         for stored in stored {
             if let Some(replica) = slot(stored.slot) {
                 replica.stored(stored.stored_end);
-                self.model.borrow_mut().stored(&replica.id, stored.stored_end);
+                if !replica.is_deleted() {
+                    self.model.borrow_mut().stored(&replica.id, stored.stored_end);
+                }
             }
         }
         self.drained.notify();

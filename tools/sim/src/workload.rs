@@ -46,6 +46,8 @@ pub struct Producer {
     answered: Signal,
     /// Something was refused: once everything is answered, it begins again with the oldest.
     again: Cell<bool>,
+    /// What it has written may be gone: it writes no more.
+    has_left: Cell<bool>,
 }
 
 /// Hands out values that no other batch of the seed has.
@@ -70,7 +72,14 @@ impl Producer {
             in_flight: Cell::new(0),
             answered: Signal::default(),
             again: Cell::new(false),
+            has_left: Cell::new(false),
         })
+    }
+
+    /// It writes no more. Always `false`: it does not stay.
+    pub fn leave(&self) -> bool {
+        self.has_left.set(true);
+        false
     }
 
     /// The broker went away.
@@ -128,7 +137,7 @@ impl Producer {
             while shell.is_full() && !shell.is_offline() {
                 shell.drained.notified().await;
             }
-            if shell.is_offline() {
+            if shell.is_offline() || self.has_left.get() {
                 return;
             }
             if self.in_flight.get() == self.unacknowledged.borrow().len() {
@@ -148,7 +157,9 @@ impl Producer {
         self.in_flight.set(self.in_flight.get() + 1);
         loop {
             world.count("operations");
-            let Some(replica) = shell.find(&self.partition) else { return false };
+            let Some(replica) = shell.find(&self.partition).filter(|_| !self.has_left.get()) else {
+                return false;
+            };
             let target = self.target(shell, sent.value);
             let mut batch = sent.batch.clone();
             match replica.append(shell, &mut batch, &target) {
@@ -229,6 +240,7 @@ pub struct Transactor {
     /// How the open transaction ends, and the epoch of its marker.
     decided: Cell<Option<(TransactionOutcome, i16)>>,
     coordinator_epoch: Cell<i32>,
+    has_left: Cell<bool>,
 }
 
 impl Transactor {
@@ -244,7 +256,14 @@ impl Transactor {
             is_open: Cell::new(false),
             decided: Cell::new(None),
             coordinator_epoch: Cell::new(0),
+            has_left: Cell::new(false),
         })
+    }
+
+    /// It writes no more. Always `false`: it does not stay.
+    pub fn leave(&self) -> bool {
+        self.has_left.set(true);
+        false
     }
 
     pub async fn run(self: Rc<Self>, node: Rc<Node>) {
@@ -262,7 +281,7 @@ impl Transactor {
             while shell.is_full() && !shell.is_offline() {
                 shell.drained.notified().await;
             }
-            if shell.is_offline() || shell.is_closed() {
+            if shell.is_offline() || shell.is_closed() || self.has_left.get() {
                 return;
             }
             let goes_on = match self.decided.get() {
@@ -303,7 +322,9 @@ impl Transactor {
         write_batch(&header, &payload, &mut batch);
         loop {
             world.count("operations");
-            let Some(replica) = shell.find(&self.partition) else { return false };
+            let Some(replica) = shell.find(&self.partition).filter(|_| !self.has_left.get()) else {
+                return false;
+            };
             if let Err(error) = self.verify(&replica, &batch, shell) {
                 return self.rejected(shell, &AppendRejected::Sequence(error));
             }
@@ -314,7 +335,11 @@ impl Transactor {
                     self.is_open.set(true);
                     self.next_sequence.set(sequence.0 + record_count as i32);
                     shell.pump();
-                    if let Outcome::Acknowledged { base_offset } = outcome.wait().await {
+                    let outcome = outcome.wait().await;
+                    if self.has_left.get() {
+                        return false;
+                    }
+                    if let Outcome::Acknowledged { base_offset } = outcome {
                         shell.model.borrow_mut().acknowledged(world, &self.partition, value, base_offset);
                         return true;
                     }
@@ -353,7 +378,9 @@ impl Transactor {
         };
         loop {
             world.count("operations");
-            let Some(replica) = shell.find(&self.partition) else { return false };
+            let Some(replica) = shell.find(&self.partition).filter(|_| !self.has_left.get()) else {
+                return false;
+            };
             let (answer, target) = Answer::new();
             match replica.append_marker(shell, &marker, self.version, &target) {
                 Ok(Appended::Parked) => {
@@ -483,7 +510,11 @@ pub async fn consume(node: Rc<Node>) {
             world.count("read");
             let offset = Offset::new(at).expect("below the high watermark");
             if is_committed {
-                match replica.read_committed(shell, offset).await {
+                let read = replica.read_committed(shell, offset).await;
+                if replica.is_deleted() {
+                    break;
+                }
+                match read {
                     Ok(read) => {
                         let mut model = shell.model.borrow_mut();
                         let next = model.read(&world, &replica.id, at, &read.bytes, &mut BTreeSet::new());
@@ -500,7 +531,11 @@ pub async fn consume(node: Rc<Node>) {
                 }
                 continue;
             }
-            match replica.read(shell, offset).await {
+            let read = replica.read(shell, offset).await;
+            if replica.is_deleted() {
+                break;
+            }
+            match read {
                 Ok(bytes) => {
                     let mut model = shell.model.borrow_mut();
                     let next = model.read(&world, &replica.id, at, &bytes, &mut BTreeSet::new());
@@ -552,17 +587,19 @@ pub async fn tend(node: Rc<Node>) {
         }
         let (shell, replica) = replicas[world.below(replicas.len() as u64) as usize].clone();
         world.count("operations");
-        match world.below(50) {
+        match world.below(53) {
             0..13 => match background::write_checkpoint(&shell).await {
                 Ok(()) => {}
                 Err(_) => world.count("checkpoint: failed"),
             },
             13..22 => {
+                let _turn = node.cutting.take().await;
                 for (shell, replica) in &replicas {
                     background::retain(shell, replica).await;
                 }
             }
             22..27 => {
+                let _turn = node.cutting.take().await;
                 let (start, end) = {
                     let log = replica.log.borrow();
                     (log.log_start().get(), log.high_watermark().get())
@@ -580,7 +617,11 @@ pub async fn tend(node: Rc<Node>) {
                     compaction::clean_all(shell).await;
                 }
             }
-            _ => node.recreate(&replica.id).await,
+            49..52 => node.cut(&shell, &replica).await,
+            _ => {
+                let _turn = node.cutting.take().await;
+                node.recreate(&replica.id).await;
+            }
         }
     }
 }

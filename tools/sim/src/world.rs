@@ -62,35 +62,59 @@ struct Trace {
     print: bool,
 }
 
-/// Lives: one per seed.
+/// Lives: one per seed, and one [`beside`](World::beside) it for each process whose tasks end with it.
 pub struct World {
-    now: Cell<Micros>,
-    dice: RefCell<Random>,
-    pub counts: RefCell<Counts>,
-    trace: RefCell<Trace>,
+    now: Rc<Cell<Micros>>,
+    dice: Rc<RefCell<Random>>,
+    pub counts: Rc<RefCell<Counts>>,
+    trace: Rc<RefCell<Trace>>,
     tasks: RefCell<BTreeMap<u64, Task>>,
     next_task: Cell<u64>,
     ready: Arc<Ready>,
     timers: RefCell<BTreeMap<(Micros, u64), Waker>>,
     next_timer: Cell<u64>,
     /// Checks that failed, oldest first.
-    findings: RefCell<Vec<String>>,
+    findings: Rc<RefCell<Vec<String>>>,
 }
 
 impl World {
     pub fn new(seed: u64, print: bool) -> Rc<World> {
         Rc::new(World {
-            now: Cell::new(0),
-            dice: RefCell::new(Random::of(seed, 0)),
-            counts: RefCell::default(),
-            trace: RefCell::new(Trace { print, ..Trace::default() }),
+            now: Rc::default(),
+            dice: Rc::new(RefCell::new(Random::of(seed, 0))),
+            counts: Rc::default(),
+            trace: Rc::new(RefCell::new(Trace { print, ..Trace::default() })),
             tasks: RefCell::default(),
             next_task: Cell::new(0),
             ready: Arc::default(),
             timers: RefCell::default(),
             next_timer: Cell::new(0),
-            findings: RefCell::default(),
+            findings: Rc::default(),
         })
+    }
+
+    /// Tasks and timers of their own, in the same time and with the same dice.
+    pub fn beside(&self) -> Rc<World> {
+        Rc::new(World {
+            now: self.now.clone(),
+            dice: self.dice.clone(),
+            counts: self.counts.clone(),
+            trace: self.trace.clone(),
+            tasks: RefCell::default(),
+            next_task: Cell::new(0),
+            ready: Arc::default(),
+            timers: RefCell::default(),
+            next_timer: Cell::new(0),
+            findings: self.findings.clone(),
+        })
+    }
+
+    /// When a task goes on: at once, or with the next timer. `None`: all of them wait for each other.
+    pub fn next_step(&self) -> Option<Micros> {
+        if !self.ready.0.lock().expect("nobody panics with it").is_empty() {
+            return Some(self.now());
+        }
+        self.timers.borrow().first_key_value().map(|((time, _), _)| *time)
     }
 
     pub fn now(&self) -> Micros {

@@ -110,6 +110,25 @@ proptest! {
     }
 }
 
+/// Its leader's log may begin before what was the start of this one.
+#[test]
+fn log_start_of_before_is_none_of_a_log_that_begins_anew() {
+    let epoch = LeaderEpoch(1);
+    let place = Place { segment: offset(20), file_position: 0 };
+    let changes =
+        [Change::LogStart { start: offset(30), epoch }, Change::Cutting { place, end: offset(20), epoch }];
+    let mut bytes = vec![0; block_size(changes.len(), 0)];
+    let mut writer = BlockWriter::new(&mut bytes, changes.len());
+    changes.iter().for_each(|change| writer.change(&Entry { partition: id(1), change: *change }));
+    writer.finish(&header(BlockSequence(1)));
+    let view = BlockView::decode(&bytes, 0).unwrap();
+    let (mut redoing, mut redo) = (Redoing::default(), Vec::new());
+    redoing.look_ahead(&view, true);
+    redoing.block(&view, true, &mut redo);
+    assert_eq!(redo, [Redo::Truncate { partition: id(1), place }]);
+    assert_eq!(redoing.log_starts().get(&id(1)), Some(&offset(20)));
+}
+
 #[test]
 fn damaged_bytes_stop_their_partition_when_flushed_and_everything_when_not() {
     for is_flushed in [true, false] {

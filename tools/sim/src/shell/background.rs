@@ -80,6 +80,9 @@ pub async fn retain(shell: &Rc<Shell>, replica: &Rc<Replica>) {
     if !replica.log.borrow().is_flushed_below(replica.log_start_decided()) {
         shell.write_out(replica.slot).await;
     }
+    if replica.is_deleted() {
+        return; // The journal has said the last of it.
+    }
     let durable = match shell.log_changes(vec![change]).await {
         Logged::Flushed => Ok(()),
         Logged::NoJournal => write_checkpoint(shell).await,
@@ -105,6 +108,9 @@ pub async fn delete_records(shell: &Rc<Shell>, replica: &Rc<Replica>, to: Offset
     if !replica.log.borrow().is_flushed_below(replica.log_start_decided()) {
         shell.world.count("log start moved: what lies below was flushed first");
         shell.write_out(replica.slot).await;
+    }
+    if replica.is_deleted() {
+        return false;
     }
     let durable = match shell.log_changes(vec![change]).await {
         Logged::Flushed => Ok(()),

@@ -2,11 +2,12 @@
 
 use crate::disk::{DiskError, DiskResult};
 use crate::shell::Shell;
+use crate::shell::background::write_checkpoint;
 use crate::shell::replica::Replica;
 use odradek::log::journal::block::{Change, Entry};
 use odradek::log::ownership::{self, PARTITION_METADATA};
 use odradek::log::segment::{DirectoryName, deleted_directory_name};
-use odradek::types::{TopicPartition, Uuid};
+use odradek::types::{LeaderEpoch, TopicPartition, Uuid};
 use std::rc::Rc;
 
 /// What the metadata's deletion of a topic means for its shard: the name is free when this returns, the
@@ -36,6 +37,33 @@ async fn release(shell: Rc<Shell>, replica: Rc<Replica>, deleted: Option<String>
     shell.release_slot(replica.slot).await;
     if let Some(deleted) = deleted {
         let _ = shell.disk.remove_directory(&deleted).await; // A start knows it by its name.
+    }
+}
+
+/// The partition goes on without this replica, which may come again: what a start finds of the one that has gone
+/// must not touch the one that has come. One that could not be opened goes by the name of its directory.
+pub async fn remove(shell: &Rc<Shell>, id: &TopicPartition, directory: &str) -> DiskResult<()> {
+    shell.unavailable.borrow_mut().remove(id);
+    if let Some(replica) = shell.remove(id) {
+        replica.mark_deleted();
+        replica.names_released().await;
+        shell.release_slot(replica.slot).await;
+    }
+    if shell.is_offline() {
+        return Err(DiskError::Offline);
+    }
+    shell.world.note(format_args!("{directory} is removed"));
+    let moved = match shell.disk.exists(directory) {
+        true => Some(move_away(shell, directory).await?),
+        false => None,
+    };
+    let epoch = shell.metadata.borrow().partitions.get(id).map_or(LeaderEpoch(0), |known| known.leader_epoch);
+    shell.log_changes(vec![Entry { partition: *id, change: Change::Removed { epoch } }]).await;
+    write_checkpoint(shell).await?;
+    shell.world.count("replica removed");
+    match moved {
+        Some(moved) => shell.disk.remove_directory(&moved).await,
+        None => Ok(()),
     }
 }
 

@@ -38,6 +38,8 @@ pub struct OpenRequest {
     /// Its directory.
     pub name: String,
     pub kind: TopicKind,
+    /// As the metadata have it: what was written under another one is none of this log's.
+    pub leader_epoch: LeaderEpoch,
     pub point: Option<PartitionPoint>,
     /// Where the log ends at least, says the last checkpoint alone.
     pub checkpointed_end: Option<Offset>,
@@ -115,14 +117,15 @@ pub async fn open(shell: &Rc<Shell>, request: OpenRequest) -> Result<(), OpenFai
     if left.is_none() {
         left = load_clean(shell, &request, active_base, active_size).await;
     }
-    let found = match left {
+    let mut found = match left {
         Some(found) => {
             shell.world.count("recovery: clean");
             found
         }
         None => {
             let bases: Vec<Offset> = listing.logs.range(..active_base).map(|(base, _)| *base).collect();
-            let producers = producers_before(shell, &request, &bases, active_base).await;
+            let mut fresh = fresh;
+            let producers = producers_before(shell, &request, &bases, active_base, &mut fresh.epochs).await;
             let producers = producers.map_err(OpenFailed::Disk)?;
             scan(shell, &request, Found { producers, ..fresh }).await?
         }
@@ -131,6 +134,8 @@ pub async fn open(shell: &Rc<Shell>, request: OpenRequest) -> Result<(), OpenFai
         let path = format!("{}/{}", request.name, SegmentFile::ProducerSnapshot.name(base));
         shell.disk.remove_if_present(&path).await.map_err(OpenFailed::Disk)?;
     }
+    // Of a log that was cut, the file may tell more than there is.
+    found.epochs.truncate_from_end(found.log_end);
     check_complete(shell, &request, found.log_end)?;
     let oldest = closed.front().map_or(active_base, |segment| segment.base_offset);
     let noted = request.point.map(|point| point.log_start);
@@ -152,7 +157,7 @@ pub async fn open(shell: &Rc<Shell>, request: OpenRequest) -> Result<(), OpenFai
         aborted: found.aborted,
         epochs: found.epochs,
     };
-    let log = PartitionLog::new(opened, config, LeaderEpoch(0));
+    let log = PartitionLog::new(opened, config, request.leader_epoch);
     let tail = Tail::new(log.end_place(), found.carry);
     if !shell.metadata.borrow().partitions.contains_key(&request.id) {
         return Err(OpenFailed::Deleted);
@@ -366,7 +371,7 @@ async fn scan(shell: &Shell, request: &OpenRequest, mut found: Found) -> Result<
         recovery_point: request.point.and_then(|point| point.recovery_point(base)),
         gaps: OffsetGaps::Refused,
         leader_epoch_min: None,
-        leader_epoch_max: Some(LeaderEpoch(0)),
+        leader_epoch_max: Some(request.leader_epoch),
         batch_size_max: BATCH_SIZE_MAX,
     });
     let bytes = file.read(0, usize::MAX).await.map_err(OpenFailed::Disk)?;
@@ -378,6 +383,7 @@ async fn scan(shell: &Shell, request: &OpenRequest, mut found: Found) -> Result<
         Verdict::Torn { file_position, damage } => {
             world.note(format_args!("{}: torn at {file_position} of {base}: {damage}", request.name));
             world.count("recovery: tail torn, cut");
+            shell.doubtful.borrow_mut().insert(request.id);
         }
         Verdict::Corrupt { file_position, damage } => {
             world.note(format_args!("{}: corrupt at {file_position} of {base}: {damage}", request.name));
@@ -444,9 +450,13 @@ async fn producers_before(
     request: &OpenRequest,
     closed: &[Offset],
     active: Offset,
+    epochs: &mut LeaderEpochs,
 ) -> DiskResult<Producers> {
     let now = Timestamp(shell.world.wall_ms());
-    if let Some(producers) = read_snapshot(shell, request, active).await {
+    // Without a checkpoint of them the epochs of all segments are looked for.
+    let lacks_epochs = epochs.entries().is_empty() && !closed.is_empty();
+    let kept = read_snapshot(shell, request, active).await;
+    if let Some(producers) = kept.clone().filter(|_| !lacks_epochs) {
         return Ok(producers);
     }
     if closed.is_empty() && active == Offset::ZERO {
@@ -464,7 +474,8 @@ async fn producers_before(
             break;
         }
     }
-    for base in &closed[from..] {
+    let first = if lacks_epochs { 0 } else { from };
+    for (at, base) in closed.iter().enumerate().skip(first) {
         let bytes = shell.disk.read_file(&log_path(request, *base)).await?;
         let companion = format!("{}/{}", request.name, SegmentFile::Checksums.name(*base));
         let companion = shell.disk.read_file(&companion).await.ok();
@@ -474,6 +485,10 @@ async fn producers_before(
         let mut scan = RecoveryScan::new(closed_scan(*base));
         let mut waiting = Producers::clone(&producers);
         feed_in_pieces(&mut scan, &bytes, SCAN_SIZE, &mut |batch, stored| {
+            epochs.assign(stored.leader_epoch, stored.base_offset);
+            if at < from {
+                return;
+            }
             record(&mut waiting, batch, stored, now);
             if compare.observe(batch.header(), stored.size) {
                 producers.clone_from(&waiting);
@@ -482,6 +497,15 @@ async fn producers_before(
         if compare.damage().is_none() {
             producers = waiting;
         }
+    }
+    // Where the snapshot is, the next start looks for no epochs before it.
+    let path = format!("{}/{LEADER_EPOCH_CHECKPOINT}", request.name);
+    let has_epochs = shell.disk.replace_file(&path, epochs.encode().as_bytes()).await.is_ok();
+    if let Some(producers) = kept {
+        return Ok(producers);
+    }
+    if !has_epochs {
+        return Ok(producers);
     }
     let path = format!("{}/{}", request.name, SegmentFile::ProducerSnapshot.name(active));
     let _ = shell.disk.replace_file(&path, &producers.encode_snapshot()).await;

@@ -9,6 +9,7 @@ use odradek::log::checksums::check::ExtentCheck;
 use odradek::log::checksums::rebuild::{ChecksumRebuild, Rebuilt};
 use odradek::log::checksums::{Extent, HasTransactions, SegmentChecksums, SegmentId};
 use odradek::log::index::{SegmentExtent, SegmentIndex};
+use odradek::log::partition::Place;
 use odradek::log::producers::Producers;
 use odradek::log::read::Rope;
 use odradek::log::recovery::{OffsetGaps, Progress, RecoveryScan, ScanOptions, Tail};
@@ -461,6 +462,24 @@ impl Replica {
             found if found.file_position_end == extent.size && found.tail == Tail::Clean => Ok(index),
             _ => Err(ReadFailed::Damaged { segment }),
         }
+    }
+
+    /// Where the batch that holds `offset` lies, and where it begins: of those that were appended.
+    pub async fn place_of(&self, shell: &Shell, offset: Offset) -> Result<(Place, Offset), ReadFailed> {
+        let (segment, end) = self.log.borrow().locate_appended(offset).ok_or(ReadFailed::OutOfRange)?;
+        let mut start = self.start_position(shell, segment, offset).await?;
+        while start < end {
+            let bytes = self.bytes(shell, segment, start, end.min(start + READ_SIZE)).await?;
+            let pieces = [&bytes[..]];
+            let rope = Rope::new(&pieces);
+            if let Some(found) = rope.find_offset(offset) {
+                let file_position = start + found.at as u64;
+                return Ok((Place { segment, file_position }, found.base_offset));
+            }
+            let last = rope.batches(0).last().ok_or(ReadFailed::Damaged { segment })?;
+            start += (last.at + last.size) as u64;
+        }
+        Err(ReadFailed::Damaged { segment })
     }
 
     /// Makes the timestamps of closed segments known whose index files were missing or wrong.

@@ -7,6 +7,7 @@
 use crate::disk::{DiskError, DiskResult, OpenFile};
 use crate::settings::Mistake;
 use crate::shell::Shell;
+use crate::shell::cutting::truncate;
 use crate::shell::journal::{
     MAKING, damaged_journal_directory, journal_file, parse_damaged_directory, parse_journal_directory,
     parse_journal_file, replayed_journal_directory,
@@ -23,6 +24,7 @@ use odradek::log::journal::replay::{
 use odradek::log::journal::ring::{BlockPlace, FileIndex, JournalHead};
 use odradek::log::journal::settle::Settled;
 use odradek::log::ownership::{self, PARTITION_METADATA};
+use odradek::log::partition::Place;
 use odradek::log::plan::SyncFs;
 use odradek::log::segment::{FileName, SegmentFile};
 use odradek::types::limits::IO_ALIGNMENT;
@@ -204,7 +206,9 @@ async fn write_mark(shell: &Shell, directory: &str, mark: &BlockPlace) -> DiskRe
 
 /// How many files a journal has, if they are those of this configuration.
 fn kept_files(shells: &[Rc<Shell>], shard: ShardId, files: &Files) -> Option<u32> {
-    let limits = shells[0].settings.journal.filter(|_| shard.index() < shells.len())?;
+    // What a journal says of a replica that has gone it would say of one that has come as well.
+    let is_kept = shard.index() < shells.len() && !shells[0].metadata.borrow().replicas_removed;
+    let limits = shells[0].settings.journal.filter(|_| is_kept)?;
     files_of(&files.iter().map(|(file, bytes)| (*file, bytes.len() as u64)).collect(), &limits)
 }
 
@@ -254,6 +258,7 @@ async fn judge(
         Verdict::BeyondGap { first } => {
             world.note(format_args!("{directory}: whole blocks beyond a gap, from {}", first.0));
             world.count("journal: whole blocks beyond a gap");
+            shell.doubtful.borrow_mut().extend(partitions_of(shell, shard));
         }
         Verdict::Corrupt { missing } => {
             world.note(format_args!("{directory}: block {} was flushed and is gone", missing.0));
@@ -410,24 +415,41 @@ impl Segments<'_> {
                     self.shell.world.finding("deleted topics do not come back", what);
                 }
             }
-            // Nobody here truncates a partition.
-            Redo::Truncate { partition, .. } => {
-                let what = format_args!("{partition:?} is to be cut");
-                self.shell.world.finding("blocks that are believed are those of this use", what);
-            }
+            Redo::Truncate { partition, place } => self.truncate(partition, place).await?,
         }
         Ok(())
     }
 
-    /// `None` for what was deleted.
-    async fn path(&mut self, partition: TopicPartition, segment: Offset) -> DiskResult<Option<String>> {
+    async fn truncate(&mut self, partition: TopicPartition, place: Place) -> DiskResult<()> {
+        let disk = &self.shell.disk.clone();
+        let Some((directory, bases)) = self.find(partition).await? else { return Ok(()) };
+        bases.split_off(&place.segment);
+        truncate(disk, directory, place).await?;
+        let path = format!("{directory}/{}", SegmentFile::Log.name(place.segment));
+        if disk.exists(&path) {
+            bases.insert(place.segment);
+            self.touched.insert(path.clone(), disk.open(&path, false).await?);
+        }
+        self.shell.world.count("journal: cut replayed");
+        Ok(())
+    }
+
+    async fn find(
+        &mut self,
+        partition: TopicPartition,
+    ) -> DiskResult<Option<&mut (String, BTreeSet<Offset>)>> {
         if !self.known.contains_key(&partition) {
             let found = self.look_up(partition).await?;
             self.known.insert(partition, found);
         }
-        let Some(Some((directory, bases))) = self.known.get_mut(&partition) else { return Ok(None) };
+        Ok(self.known.get_mut(&partition).and_then(Option::as_mut))
+    }
+
+    /// `None` for what was deleted.
+    async fn path(&mut self, partition: TopicPartition, segment: Offset) -> DiskResult<Option<String>> {
+        let brings_back = self.shell.settings.makes(Mistake::LogStartMovedBack);
+        let Some((directory, bases)) = self.find(partition).await? else { return Ok(None) };
         if !bases.contains(&segment) {
-            let brings_back = self.shell.settings.makes(Mistake::LogStartMovedBack);
             if bases.last().is_some_and(|last| segment < *last) && !brings_back {
                 return Ok(None);
             }

@@ -1,6 +1,6 @@
 //! One partition: copies batches in, writes what is planned, finishes rolls on disk.
 
-use crate::disk::{DiskResult, OpenFile};
+use crate::disk::{DiskError, DiskResult, OpenFile};
 use crate::shell::tail::{Tail, TailWrite};
 use crate::shell::{NO_SPACE_RETRY, Shell};
 use crate::world::{Micros, Signal, Turn};
@@ -253,6 +253,7 @@ impl Replica {
         if !self.has_space(shell, &plan)? {
             return Ok(Appended::Wait);
         }
+        assign_offset(batch, plan.base_offset, self.log.borrow().leader_epoch());
         self.place(shell, batch, &plan, now);
         let end = self.log.borrow().log_end();
         shell.model.borrow_mut().appended(&shell.world, &self.id, batch);
@@ -281,7 +282,8 @@ impl Replica {
         if !self.has_space(shell, &plan)? {
             return Ok(Appended::Wait);
         }
-        self.place(shell, &mut batch, &plan, now);
+        assign_offset(&mut batch, plan.base_offset, self.log.borrow().leader_epoch());
+        self.place(shell, &batch, &plan, now);
         let end = self.log.borrow().log_end();
         shell.model.borrow_mut().appended(&shell.world, &self.id, &batch);
         shell.appended(self.slot, end, plan.size as u64);
@@ -289,7 +291,33 @@ impl Replica {
         Ok(Appended::Parked)
     }
 
-    fn place(&self, shell: &Shell, batch: &mut [u8], plan: &AppendPlan, now: Timestamp) {
+    /// Appends a batch as the leader has it, and parks who waits for its flush.
+    pub fn append_replicated(
+        self: &Rc<Self>,
+        shell: &Rc<Shell>,
+        batch: &[u8],
+        target: &AckTarget,
+    ) -> Result<Appended, AppendRefused> {
+        if shell.is_offline() || shell.is_closed() || self.deleted.get() {
+            return Err(AppendRefused::Offline);
+        }
+        let now = Timestamp(shell.world.wall_ms());
+        let (view, _) = BatchView::split_first(batch).expect("the leader has sent a whole batch");
+        let plan = self.log.borrow().plan_replicated(&view, now).map_err(AppendRefused::Rejected)?;
+        if !self.has_space(shell, &plan)? {
+            return Ok(Appended::Wait);
+        }
+        if self.log.borrow().leader_epoch() < view.leader_epoch() {
+            self.log.borrow_mut().begin_epoch(view.leader_epoch());
+        }
+        self.place(shell, batch, &plan, now);
+        let end = self.log.borrow().log_end();
+        shell.appended(self.slot, end, plan.size as u64);
+        self.park(target, plan.base_offset, end);
+        Ok(Appended::Parked)
+    }
+
+    fn place(&self, shell: &Shell, batch: &[u8], plan: &AppendPlan, now: Timestamp) {
         let mut log = self.log.borrow_mut();
         if plan.rolls {
             shell.world.count("roll");
@@ -298,7 +326,6 @@ impl Replica {
             self.adopt_spare(plan.segment);
             self.roll(&mut log, now);
         }
-        assign_offset(batch, plan.base_offset, log.leader_epoch());
         self.tail.borrow_mut().append(batch);
         let (view, _) = BatchView::split_first(batch).expect("the batch was whole before");
         log.apply_append(plan, &view, now);
@@ -531,8 +558,18 @@ impl Replica {
         let transactions = rolled.closed.encode_transactions();
         let transactions = transactions.map(|bytes| (self.path(base, SegmentFile::TransactionIndex), bytes));
         let helper = shell.helper.take().await;
+        // Where the snapshot is, a start looks for no epochs before it.
+        let path = format!("{}/{LEADER_EPOCH_CHECKPOINT}", self.name);
+        let has_epochs = match shell.disk.replace_file(&path, epochs.as_bytes()).await {
+            Err(error) if error.is_full() => false,
+            other => other.map(|()| true)?,
+        };
         for (path, bytes) in files.into_iter().chain(transactions) {
-            match shell.disk.replace_file(&path, &bytes).await {
+            let written = match path == snapshot && !has_epochs {
+                true => Err(DiskError::Full),
+                false => shell.disk.replace_file(&path, &bytes).await,
+            };
+            match written {
                 Err(error) if error.is_full() => {
                     shell.world.count("roll: no space for a derived file");
                     if path == snapshot
@@ -544,11 +581,6 @@ impl Replica {
                 }
                 other => other?,
             }
-        }
-        let path = format!("{}/{LEADER_EPOCH_CHECKPOINT}", self.name);
-        match shell.disk.replace_file(&path, epochs.as_bytes()).await {
-            Err(error) if error.is_full() => {}
-            other => other?,
         }
         drop(helper);
         self.unwritten.borrow_mut().remove(&base);
@@ -588,6 +620,9 @@ impl Replica {
     /// Everything below `end` is durable: answers leave.
     pub fn advance(&self, shell: &Shell, end: Offset) {
         self.log.borrow_mut().durable(end);
+        if self.deleted.get() {
+            return; // Nobody is told of it any more.
+        }
         shell.model.borrow_mut().advanced(&shell.world, &self.id, end);
         let (start, stable) = {
             let log = self.log.borrow();

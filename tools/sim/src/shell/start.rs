@@ -67,6 +67,7 @@ pub async fn start(shells: &[Rc<Shell>]) -> DiskResult<Started> {
             id,
             name: known.directory(),
             kind: known.kind,
+            leader_epoch: known.leader_epoch,
             point: points.get(&id).copied(),
             checkpointed_end: checkpointed.get(&id).map(|point| point.flushed_end),
             clean,

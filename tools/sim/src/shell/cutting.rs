@@ -1,0 +1,212 @@
+//! A log ends somewhere else than it did, or begins anew, as `shard::replication::cutting` has it.
+//!
+//! ```text
+//!   nothing is in flight ─► the journal says Cutting ─► files are cut ─► checkpoint ─► the journal says Cut ─► opened
+//! ```
+//!
+//! A crash anywhere in between leaves a log that the next start cuts as well, or one that is as it was.
+
+use crate::disk::{Disk, DiskResult};
+use crate::shell::Shell;
+use crate::shell::background::write_checkpoint;
+use crate::shell::journal::Logged;
+use crate::shell::open::{OpenFailed, OpenRequest, open};
+use crate::shell::reading::ReadFailed;
+use crate::shell::replica::Replica;
+use odradek::log::checkpoint::PartitionPoint;
+use odradek::log::epochs::{LEADER_EPOCH_CHECKPOINT, LeaderEpochs};
+use odradek::log::journal::block::{Change, Entry};
+use odradek::log::partition::Place;
+use odradek::log::segment::{FileName, SegmentFile};
+use odradek::types::Offset;
+use std::rc::Rc;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The log ends there.
+    To(Offset),
+    /// Nothing stays; the log begins there.
+    StartOver(Offset),
+}
+
+/// Why a log was not cut, or is not open any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CutFailed {
+    /// It is as it was: the place could not be found.
+    Read(ReadFailed),
+    /// It is as it was, or a start cuts it.
+    Offline,
+    /// It was cut, and cannot be opened.
+    Open(OpenFailed),
+}
+
+/// What stays.
+struct Rest {
+    /// Where files are cut, and which offset that is.
+    place: Place,
+    end: Offset,
+    /// The log that is opened then.
+    opened: PartitionPoint,
+    epochs: LeaderEpochs,
+}
+
+/// Cuts a log that nobody appends to. Another replica of it is there then, unless it ended there already.
+pub async fn cut(shell: &Rc<Shell>, replica: &Rc<Replica>, cut: Cut) -> Result<(), CutFailed> {
+    shell.write_out(replica.slot).await;
+    if shell.is_offline() || shell.is_closed() || replica.is_deleted() {
+        return Err(CutFailed::Offline);
+    }
+    let Some(rest) = find(shell, replica, cut).await.map_err(CutFailed::Read)? else { return Ok(()) };
+    shell.world.count(match cut {
+        Cut::To(_) => "cut",
+        Cut::StartOver(_) => "cut: started over",
+    });
+    shell.world.note(format_args!("{} is cut: {cut:?}, {:?}", replica.name, rest.opened));
+    let (begins, ends) = (rest.opened.log_start.min(rest.end), rest.opened.flushed_end.min(rest.end));
+    shell.model.borrow_mut().cutting(&replica.id, cut, begins, ends);
+    match carry_out(shell, replica, &rest).await {
+        Ok(opened) => opened,
+        // The next start finds what is to be cut in the journal.
+        Err(error) if error.is_full() => {
+            shell.world.count("cut: no space");
+            Err(CutFailed::Offline)
+        }
+        Err(error) => {
+            shell.failed(format_args!("cutting {}", replica.name), error);
+            Err(CutFailed::Offline)
+        }
+    }
+}
+
+/// `None`: it ends there already.
+async fn find(shell: &Shell, replica: &Replica, cut: Cut) -> Result<Option<Rest>, ReadFailed> {
+    let (log_start, log_end, first) = {
+        let log = replica.log.borrow();
+        let first = log.closed().front().map_or(log.active().base_offset, |segment| segment.base_offset);
+        (log.log_start(), log.log_end(), first)
+    };
+    match cut {
+        Cut::To(end) if end >= log_end => Ok(None),
+        Cut::To(end) => {
+            // A batch that reaches across goes as a whole.
+            let (place, base) = replica.place_of(shell, end).await?;
+            let end = end.min(base);
+            let mut epochs = replica.log.borrow().epochs().clone();
+            epochs.truncate_from_end(end);
+            let opened = PartitionPoint {
+                log_start: log_start.min(end),
+                flushed_end: end,
+                segment_base: place.segment,
+                file_position: place.file_position,
+            };
+            Ok(Some(Rest { place, end, opened, epochs }))
+        }
+        Cut::StartOver(at) => {
+            // Whatever comes in between, no log is left that ends beyond what the journal says.
+            let place = Place { segment: first.min(at), file_position: 0 };
+            let opened =
+                PartitionPoint { log_start: at, flushed_end: at, segment_base: at, file_position: 0 };
+            Ok(Some(Rest { place, end: place.segment, opened, epochs: LeaderEpochs::new() }))
+        }
+    }
+}
+
+async fn carry_out(
+    shell: &Rc<Shell>,
+    replica: &Rc<Replica>,
+    rest: &Rest,
+) -> DiskResult<Result<(), CutFailed>> {
+    let (id, slot) = (replica.id, replica.slot);
+    let leader_epoch = replica.log.borrow().leader_epoch();
+    // Checkpoints say from here on what is left.
+    shell.unavailable.borrow_mut().insert(id, Some(rest.opened));
+    shell.remove(&id);
+    replica.mark_deleted();
+    replica.names_released().await;
+    shell.release_slot(slot).await;
+
+    let cutting = Change::Cutting { place: rest.place, end: rest.end, epoch: leader_epoch };
+    match shell.log_changes(vec![Entry { partition: id, change: cutting }]).await {
+        Logged::Failed => return Ok(Err(CutFailed::Offline)),
+        Logged::Flushed => {}
+        // Then nothing but a checkpoint could want more than what is left.
+        Logged::NoJournal => write_checkpoint(shell).await?,
+    }
+    cut_files(&shell.disk, &replica.name, rest).await?;
+    write_checkpoint(shell).await?;
+    let place = Place { segment: rest.opened.segment_base, file_position: rest.opened.file_position };
+    let cut = Change::Cut { place, end: rest.opened.flushed_end, epoch: leader_epoch };
+    if shell.log_changes(vec![Entry { partition: id, change: cut }]).await == Logged::Failed {
+        return Ok(Err(CutFailed::Offline));
+    }
+    let Some(kind) = shell.metadata.borrow().partitions.get(&id).map(|known| known.kind) else {
+        return Ok(Err(CutFailed::Open(OpenFailed::Deleted)));
+    };
+    let request = OpenRequest {
+        id,
+        name: replica.name.clone(),
+        kind,
+        leader_epoch,
+        point: Some(rest.opened),
+        checkpointed_end: None,
+        clean: false,
+        state: None,
+        journal_end: None,
+    };
+    if let Err(error) = open(shell, request).await {
+        shell.world.note(format_args!("{} is not served: {error:?}", replica.name));
+        return Ok(Err(CutFailed::Open(error)));
+    }
+    shell.unavailable.borrow_mut().remove(&id);
+    if let Some(opened) = shell.find(&id) {
+        shell.model.borrow_mut().was_cut(&shell.world, &id, &opened, &rest.opened);
+    }
+    Ok(Ok(()))
+}
+
+/// Cuts the files at its place; where the log begins elsewhere then, none of them stays.
+async fn cut_files(disk: &Rc<Disk>, directory: &str, rest: &Rest) -> DiskResult<()> {
+    let (place, begins) = (rest.place, rest.opened.segment_base);
+    truncate(disk, directory, place).await?;
+    if begins != place.segment {
+        // It says where the log begins, also where nothing comes behind; and a directory is never without any.
+        disk.replace_file(&format!("{directory}/{}", SegmentFile::Log.name(begins)), b"").await?;
+        for file in SegmentFile::ALL {
+            disk.remove_if_present(&format!("{directory}/{}", file.name(place.segment))).await?;
+        }
+    }
+    let epochs = format!("{directory}/{LEADER_EPOCH_CHECKPOINT}");
+    disk.replace_file(&epochs, rest.epochs.encode().as_bytes()).await?;
+    disk.sync_directory(directory).await
+}
+
+/// Makes the segment of `place` the last one, and cuts it there, without a flush. Files that describe what is gone
+/// go first, and the newest segment before those below it: an interrupted one is seen by its log file. Where no segment
+/// is left, as of a log that was about to begin anew behind it, that one is made, empty.
+pub async fn truncate(disk: &Rc<Disk>, directory: &str, place: Place) -> DiskResult<()> {
+    let mut names: Vec<(Offset, SegmentFile)> = Vec::new();
+    let mut is_first = true;
+    for (name, _) in disk.list(directory).await? {
+        match FileName::parse(&name) {
+            Some(FileName::Live { base_offset, file }) if base_offset >= place.segment => {
+                names.push((base_offset, file));
+            }
+            Some(FileName::Live { file: SegmentFile::Log, .. }) => is_first = false,
+            _ => {}
+        }
+    }
+    names.sort_by_key(|(base, file)| (*base, *file != SegmentFile::Log));
+    for (base, file) in names.into_iter().rev() {
+        if base > place.segment || !matches!(file, SegmentFile::Log | SegmentFile::ProducerSnapshot) {
+            disk.remove_if_present(&format!("{directory}/{}", file.name(base))).await?;
+        }
+    }
+    let path = format!("{directory}/{}", SegmentFile::Log.name(place.segment));
+    if disk.exists(&path) {
+        let file = disk.open(&path, true).await?;
+        file.truncate(file.size().min(place.file_position)).await?;
+    } else if is_first {
+        disk.open(&path, true).await?;
+    }
+    Ok(())
+}
