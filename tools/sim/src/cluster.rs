@@ -17,15 +17,17 @@
 //! | [`metadata`] | the quorum, what each process knows besides, and what is decided |
 //! | [`asking`] | questions to whoever leads the quorum, and answers |
 //! | [`deciding`] | what the one that leads the quorum decides, in turns |
+//! | [`engine`] | the storage engine below the replicas of some seeds, each node's on a disk of its own |
 //! | [`starting`] | metadata that are caught up with, registrations, heartbeats |
 //! | [`operators`] | topics that come and go, replicas that move, leaders that are elected |
 //! | [`faults`] | what goes wrong |
 //! | [`run`] | one seed |
 //!
-//! Absent: the storage engine beneath replicas, coordinators, several cores.
+//! Absent: coordinators, several cores.
 
 pub mod asking;
 pub mod deciding;
+pub mod engine;
 pub mod faults;
 pub mod metadata;
 pub mod operators;
@@ -134,6 +136,25 @@ const EXPECTED: &[&str] = &[
     "follower: follows",
     "follower: cuts its log",
     "follower: starts over",
+    "engine: below the replicas",
+    "engine: segment damaged",
+    "engine: journal damaged",
+    "engine: damage found",
+    "engine: damage taken for a torn tail",
+    "engine: damaged replica made again",
+    "engine: log directory offline",
+    "engine: topic gone while the node was down",
+    "roll",
+    "cut",
+    "cut: started over",
+    "replica removed",
+    "fault: stall",
+    "journal: file used again",
+    "journal: block replayed",
+    "journal: cut replayed",
+    "segment: closed by replay",
+    "recovery: tail torn, cut",
+    "recovery: producers rebuilt",
     "acknowledged: all",
     "acknowledged: leader only",
     "produce: NOT_LEADER",

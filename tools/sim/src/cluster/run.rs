@@ -21,6 +21,7 @@ fn run(world: &Rc<World>, settings: Settings) {
     let metadata = Metadata::new(world, settings);
     let mut scene = Scene::new(world.clone(), settings.replication);
     scene.metadata = Some(Box::new(metadata));
+    scene.found_engines(settings);
     for id in 1..=settings.replication.nodes {
         scene.start_node(id);
     }

@@ -1,10 +1,11 @@
 //! What one seed of a cluster runs with, and the mistake that it makes on purpose.
 
-use self::check::{COMPLETED, FENCED, LATEST, WAITED_FOR, WANTED};
+use self::check::{COMPLETED, FENCED, FOUND, LATEST, WAITED_FOR, WANTED};
 use crate::quorum::settings as quorum;
 use crate::random::Random;
 use crate::replication::settings as replication;
 use crate::seeds::PlannedMistake;
+use crate::settings as engine;
 use crate::world::{MS, Micros, S};
 use odradek::cluster::image::Image;
 use odradek::codec::control::AlterPartitions;
@@ -16,6 +17,8 @@ pub enum Mistake {
     Replicas(replication::Mistake),
     /// One of what a simulation of the quorum makes.
     Quorum(quorum::Mistake),
+    /// One of what a simulation of the storage engine makes.
+    Engine(engine::Mistake),
     /// A start does not say that it found damage.
     DamageNotTold,
     /// A fenced node stays in sync of everything.
@@ -54,6 +57,9 @@ impl PlannedMistake for Mistake {
         Mistake::Replicas(replication::Mistake::MinimumNotEnforced),
         Mistake::Quorum(quorum::Mistake::SentBeforeFlushed),
         Mistake::Quorum(quorum::Mistake::VoteNotWritten),
+        Mistake::Engine(engine::Mistake::FlushLeftOut),
+        Mistake::Engine(engine::Mistake::AcknowledgedAcrossGap),
+        Mistake::Engine(engine::Mistake::RecycledBeforeStored),
         Mistake::DamageNotTold,
         Mistake::FencedStaysInSync,
         Mistake::EpochNotFenced,
@@ -71,6 +77,7 @@ impl PlannedMistake for Mistake {
         match self {
             Mistake::Replicas(mistake) => mistake.name(),
             Mistake::Quorum(mistake) => mistake.name(),
+            Mistake::Engine(mistake) => mistake.name(),
             Mistake::DamageNotTold => "damage-not-told",
             Mistake::FencedStaysInSync => "fenced-stays-in-sync",
             Mistake::EpochNotFenced => "epoch-not-fenced",
@@ -90,6 +97,7 @@ impl PlannedMistake for Mistake {
         match self {
             Mistake::Replicas(mistake) => mistake.check(),
             Mistake::Quorum(mistake) => mistake.check(),
+            Mistake::Engine(_) => FOUND,
             Mistake::DamageNotTold => check::MEMBERS,
             Mistake::FencedStaysInSync => FENCED,
             Mistake::EpochNotFenced => check::ONE_LEADER,
@@ -106,6 +114,10 @@ impl PlannedMistake for Mistake {
 
 /// The names of the checks that neither of the two simulations has that this one is made of.
 pub mod check {
+    pub const FOUND: &str =
+        "a start finds of a log what was told to be flushed, and what was appended behind it";
+    pub const TOLD: &str = "a start tells what it cannot find";
+    pub const DERIVED: &str = "epochs and producers of a log are those of its batches";
     pub const COMPLETED: &str = "replicas go once all that stay are in sync";
     pub const REPLICAS: &str = "nobody is in sync or eligible but replicas";
     pub const FENCED: &str = "nobody leads who is fenced";
@@ -128,6 +140,8 @@ pub struct Settings {
     pub balance_every: Micros,
     /// Between two things that operators do.
     pub operator_pause_max: Micros,
+    /// Replicas' logs are kept by the storage engine.
+    pub has_engine: bool,
     pub mistake: Option<Mistake>,
 }
 
@@ -166,6 +180,7 @@ impl Settings {
             part: *dice.pick(&[1, 2, PART_WHOLE]),
             balance_every: *dice.pick(&[3 * S, 10 * S, 60 * S]),
             operator_pause_max: *dice.pick(&[2 * S, 5 * S, 10 * S]),
+            has_engine: dice.one_in(3) || matches!(mistake, Some(Mistake::Engine(_))),
             mistake,
         }
     }

@@ -58,12 +58,23 @@ impl Scene {
     }
 
     fn recover_logs(&mut self, id: usize) {
+        match self.nodes[id].engine.is_some() {
+            true => self.start_engine(id),
+            false => self.logs_are_recovered(id),
+        }
+    }
+
+    pub fn logs_are_recovered(&mut self, id: usize) {
         let most = if self.is_calm || !self.world.one_in(4) { 100 * MS } else { 3 * S };
         let time = self.world.below(most);
         self.after_at(time, id, move |scene| {
             let node = &scene.nodes[id];
             let damaged = node.replicas.iter().filter(|(_, replica)| replica.log.is_lost);
-            let damaged = damaged.map(|(partition, _)| partition_id(*partition)).collect();
+            let damaged = || damaged.map(|(partition, _)| partition_id(*partition)).collect();
+            let (damaged, doubtful) = match &node.engine {
+                Some(engine) => engine.told(),
+                None => (damaged(), Vec::new()),
+            };
             let logs = match node.is_empty {
                 true => LogsFound::Empty,
                 false => LogsFound::Damaged(damaged),
@@ -88,7 +99,7 @@ impl Scene {
                 is_shutting_down: false,
                 feature_level_max: FEATURE_LEVEL,
             };
-            let doubtful = Doubtful::Partitions(Vec::new());
+            let doubtful = Doubtful::Partitions(doubtful);
             let start = Start { node, found: BTreeMap::new(), logs, doubtful, replaces: None };
             let desk = &mut scene.metadata().desks[slot(id)];
             desk.started = Some(start);

@@ -142,6 +142,7 @@ impl Scene {
         self.world.count("restart: empty disk");
         self.world.note(format_args!("node {node} has an empty disk"));
         self.nodes[node].is_empty = true;
+        self.engine_is_wiped(node);
         self.nodes[node].replicas.values_mut().for_each(|replica| replica.log.wipe());
     }
 
@@ -172,6 +173,7 @@ impl Scene {
             {
                 self.wipe(node);
             }
+            1 | 2 if self.nodes[node].engine.is_some() => self.damage_engine(node, &partitions),
             1 | 2 => {
                 for partition in partitions {
                     if self.may_lose(node, partition) && self.world.one_in(2) {

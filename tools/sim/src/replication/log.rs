@@ -55,7 +55,7 @@ impl Batch {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Op {
+pub enum Op {
     Append(Batch),
     CutTo(u64),
     StartOver(u64),
@@ -81,7 +81,12 @@ impl Image {
         &self.batches[self.batches.partition_point(|batch| batch.end() <= offset)..]
     }
 
-    fn apply(&mut self, op: Op) {
+    /// As a start has found it.
+    pub fn found(start: u64, origin: u64, batches: Vec<Batch>) -> Image {
+        Image { start, origin, batches }
+    }
+
+    pub fn apply(&mut self, op: Op) {
         match op {
             Op::Append(batch) => self.batches.push(batch),
             Op::CutTo(end) => {
@@ -133,6 +138,11 @@ impl Log {
 
     pub fn unflushed_count(&self) -> usize {
         self.unflushed.len()
+    }
+
+    /// What was done since the last flush, oldest first.
+    pub fn unflushed(&self) -> &[Op] {
+        &self.unflushed
     }
 
     pub fn append(&mut self, batch: Batch) {
@@ -227,6 +237,12 @@ impl Log {
         self.recover();
     }
 
+    /// A start has found this of it.
+    pub fn is_found(&mut self, image: Image) {
+        self.durable = image;
+        self.recover();
+    }
+
     fn recover(&mut self) {
         self.unflushed.clear();
         self.memory = self.durable.clone();
@@ -244,6 +260,11 @@ impl Log {
         for batch in self.memory.batches.iter().filter(|batch| batch.producer > 0) {
             self.producers.insert(batch.producer, (batch.sequence, batch.end()));
         }
+    }
+
+    /// All that are known: the last sequence of each, and where it ends.
+    pub fn producers(&self) -> &BTreeMap<u32, (u32, u64)> {
+        &self.producers
     }
 
     pub fn producer(&self, producer: u32) -> Option<(u32, u64)> {

@@ -1,5 +1,6 @@
 //! A node: its replicas' roles, its disk, its registration.
 
+use crate::cluster::engine::Engine;
 use crate::replication::controller::ClusterImage;
 use crate::replication::following::Uplink;
 use crate::replication::leading::Feed;
@@ -89,6 +90,8 @@ pub struct Node {
     pub uplinks: BTreeMap<usize, Uplink>,
     is_flushing: bool,
     pub is_slow: bool,
+    /// Keeps its logs on a disk; `None`: they are flushed when it is time.
+    pub engine: Option<Box<Engine>>,
     /// Produce requests: whom to answer, and what they were about.
     pub produces: BTreeMap<u64, (usize, u64, u64)>,
     pub next_produce: u64,
@@ -112,6 +115,7 @@ impl Node {
             uplinks: BTreeMap::new(),
             is_flushing: false,
             is_slow: false,
+            engine: None,
             produces: BTreeMap::new(),
             next_produce: 0,
         }
@@ -168,6 +172,7 @@ impl Scene {
     /// Everything in memory is gone.
     pub fn crash_node(&mut self, id: usize) {
         self.world.note(format_args!("node {id} crashes"));
+        self.engine_crashes(id);
         let node = &mut self.nodes[id];
         node.is_up = false;
         node.is_paused = false;
@@ -179,12 +184,14 @@ impl Scene {
             replica.role = Role::Idle;
             let unflushed = replica.log.unflushed_count();
             let kept = match self.world.below(3) {
+                // A start finds more of it, or not.
+                _ if node.engine.is_some() => 0,
                 0 => 0,
                 1 => unflushed,
                 _ => self.world.below(unflushed as u64 + 1) as usize,
             };
             let lost = replica.log.crash(kept);
-            if lost > 0 {
+            if lost > 0 && node.engine.is_none() {
                 self.world.count("restart: unflushed lost");
             }
             if kept > 0 {
@@ -452,6 +459,7 @@ impl Scene {
         self.resign(id, partition);
         let replica = self.nodes[id].replicas.remove(&partition).expect("it is there");
         self.watch.is_removed(partition, &replica.log);
+        self.engine_removes(id, partition);
     }
 
     /// The role ends; what it knew stays.
@@ -504,6 +512,9 @@ impl Scene {
 
     /// Something was written: a flush follows, one at a time.
     pub fn want_flush(&mut self, id: usize) {
+        if self.nodes[id].engine.is_some() {
+            return self.hand_to_engine(id);
+        }
         let node = &self.nodes[id];
         let is_wanted = node.replicas.values().any(|replica| replica.log.unflushed_count() > 0);
         if node.is_flushing || !is_wanted {
@@ -536,7 +547,7 @@ impl Scene {
         });
     }
 
-    fn flushed(&mut self, id: usize, partition: usize, count: usize) {
+    pub fn flushed(&mut self, id: usize, partition: usize, count: usize) {
         // It may be gone by now, or another one.
         let Some(replica) = self.nodes[id].replicas.get_mut(&partition) else { return };
         let high_watermark = replica.known_high_watermark();

@@ -80,6 +80,10 @@ impl Scene {
 
     /// The next thing happens. `false` when there is none.
     pub fn step(&mut self) -> bool {
+        let next = self.agenda.first_key_value().map(|((time, _), _)| *time);
+        if self.metadata.is_some() && self.step_engines(next) {
+            return true;
+        }
         let Some(((time, _), action)) = self.agenda.pop_first() else { return false };
         self.world.jump(time);
         action(self);

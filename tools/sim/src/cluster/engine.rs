@@ -1,0 +1,409 @@
+//! The storage engine below the replicas of a node: what decides how far a log is flushed, and what a start finds.
+//!
+//! ```text
+//! leaders, followers ─ append, cut, start over, move the start ─► Log: what they read
+//!         ▲                                                        │ handed over, in order
+//!         │                                              lane of each replica ─► Shell: journal, segments ─► Disk
+//!         └── flushed ◄── Log: flush ◄── done, from the oldest on ◄──┘                                        │
+//!             logs found ◄── held against what they were when the process ended ◄── start ◄── kill, loss, damage
+//! ```
+//!
+//! A process has its tasks in a world beside that of the seed; they end with it. While it is stopped none of them goes
+//! on.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`batches`] | a replica's batches as record batches |
+//! | [`lane`] | what is handed over, carried out one after the other |
+//! | [`recovery`] | what a start finds, and the checks |
+//! | [`damage`] | files that change while the node is down |
+//!
+//! Absent: clean stops, a full disk, retention and compaction, several log directories. A log directory that fails
+//! ends its process.
+
+pub mod batches;
+pub mod damage;
+pub mod lane;
+pub mod recovery;
+
+use crate::cluster::engine::lane::{Lane, Step};
+use crate::cluster::engine::recovery::{Found, recover};
+use crate::cluster::metadata::slot;
+use crate::cluster::settings::{Mistake, Settings};
+use crate::disk::{Disk, DiskResult};
+use crate::faults::FaultPlan;
+use crate::ledger::Ledger;
+use crate::metadata::{Known, Metadata, TopicKind};
+use crate::random::Random;
+use crate::replication::log::Log;
+use crate::replication::scene::{Scene, partition_id};
+use crate::settings as storage;
+use crate::shell::{Shell, Surroundings, background};
+use crate::world::{MS, Micros, S, World};
+use odradek::log::journal::ring::RingLimits;
+use odradek::types::{LeaderEpoch, ShardId, TopicId, TopicPartition};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+
+/// What an engine has done.
+pub enum Event {
+    Started(DiskResult<BTreeMap<usize, Found>>),
+    /// Nothing is left of what was damaged, or was removed.
+    Gone {
+        partition: usize,
+    },
+    /// What was handed over under this number is flushed.
+    Done {
+        partition: usize,
+        number: u64,
+    },
+}
+
+pub type Events = Rc<RefCell<VecDeque<Event>>>;
+
+/// Lives: one per node, through its crashes.
+pub struct Engine {
+    world: Rc<World>,
+    disk: Rc<Disk>,
+    settings: storage::Settings,
+    metadata: Rc<RefCell<Metadata>>,
+    ledger: Rc<RefCell<Ledger>>,
+    running: Option<Running>,
+    /// Topics that ever had a replica here.
+    ever: BTreeSet<TopicId>,
+    /// Logs as they were when a process ended that had come to serving.
+    before: BTreeMap<usize, Log>,
+    /// Damage may have hit their files, and these are there still.
+    blamed: BTreeSet<usize>,
+    /// The journal was hit: what it has of them at its end may look like a write that was torn.
+    journal_hit: BTreeSet<usize>,
+    /// Damage has hit what had lost something before, and nobody knows.
+    lost_before: BTreeSet<usize>,
+    /// What the last start has found damaged.
+    damaged: BTreeSet<usize>,
+    /// The last start cannot tell whether it has found all of them.
+    doubtful: BTreeSet<usize>,
+}
+
+/// Lives: from a start to the end of the process.
+struct Running {
+    shell: Rc<Shell>,
+    events: Events,
+    lanes: BTreeMap<usize, Handed>,
+    has_started: bool,
+}
+
+/// What was handed over of a replica's log.
+struct Handed {
+    lane: Rc<Lane>,
+    /// Of what is unflushed.
+    count: usize,
+    next: u64,
+    /// All below it are flushed, or nobody waits for them.
+    flushed: u64,
+    done: BTreeSet<u64>,
+}
+
+impl Engine {
+    fn new(world: &World, settings: &Settings) -> Engine {
+        let world = world.beside();
+        let mistake = match settings.mistake {
+            Some(Mistake::Engine(mistake)) => Some(mistake),
+            _ => None,
+        };
+        let drawn = storage::Settings::draw(world.draw(), mistake);
+        let settings = storage::Settings { retention_bytes: None, shards_max: 1, ..drawn };
+        let settings = match settings.journal {
+            Some(_) => settings,
+            // What nothing says of that it had been flushed could be taken for a torn tail.
+            None => storage::Settings { journal: Some(a_journal(&settings)), ..settings },
+        };
+        Engine {
+            disk: Disk::new(world.clone(), world.draw()),
+            world,
+            settings,
+            metadata: Rc::default(),
+            ledger: Rc::default(),
+            running: None,
+            ever: BTreeSet::new(),
+            before: BTreeMap::new(),
+            blamed: BTreeSet::new(),
+            journal_hit: BTreeSet::new(),
+            lost_before: BTreeSet::new(),
+            damaged: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
+        }
+    }
+
+    /// What a registration says of logs: those that are damaged, and those that may lack something.
+    pub fn told(&self) -> (Vec<TopicPartition>, Vec<TopicPartition>) {
+        let ids = |numbers: &BTreeSet<usize>| numbers.iter().map(|number| partition_id(*number)).collect();
+        (ids(&self.damaged), ids(&self.doubtful))
+    }
+
+    fn start(&mut self, known: BTreeMap<usize, LeaderEpoch>) {
+        let topics: BTreeSet<TopicId> = known.keys().map(|number| partition_id(*number).topic).collect();
+        self.ever.extend(&topics);
+        {
+            let mut metadata = self.metadata.borrow_mut();
+            metadata.deleted = self.ever.difference(&topics).copied().collect();
+            metadata.replicas_removed = !metadata.deleted.is_empty();
+            metadata.partitions = known
+                .into_iter()
+                .map(|(number, epoch)| (partition_id(number), known_as(number, epoch)))
+                .collect();
+        }
+        let around = Surroundings {
+            world: self.world.clone(),
+            disk: self.disk.clone(),
+            settings: self.settings,
+            metadata: self.metadata.clone(),
+            model: Rc::default(),
+            ledger: self.ledger.clone(),
+        };
+        let shell = Shell::new(ShardId(0), &around);
+        let events = Events::default();
+        let (starting, started) = (shell.clone(), events.clone());
+        self.world.spawn(async move {
+            let found = recover(&starting).await;
+            started.borrow_mut().push_back(Event::Started(found));
+        });
+        self.running = Some(Running { shell, events, lanes: BTreeMap::new(), has_started: false });
+    }
+}
+
+fn a_journal(settings: &storage::Settings) -> RingLimits {
+    RingLimits { file_size: 4 * settings.sizes.block_max, file_count_max: 2 }
+}
+
+/// A partition as its engine knows it.
+fn known_as(number: usize, leader_epoch: LeaderEpoch) -> Known {
+    Known { topic: format!("p{number}"), kind: TopicKind::default(), leader_epoch, owner: ShardId(0) }
+}
+
+impl Scene {
+    pub fn found_engines(&mut self, settings: Settings) {
+        if !settings.has_engine {
+            return;
+        }
+        self.world.count("engine: below the replicas");
+        for id in 1..=self.settings.nodes {
+            let engine = Engine::new(&self.world, &settings);
+            self.world.note(format_args!("node {id}: {:?}", engine.settings));
+            self.nodes[id].engine = Some(Box::new(engine));
+        }
+    }
+
+    // --- Start and end
+
+    /// Its logs are recovered; then it is registered.
+    pub fn start_engine(&mut self, id: usize) {
+        let image = self.decided().image_of(slot(id));
+        // Those of topics that are no more are not looked for.
+        let known = self.nodes[id].replicas.keys().filter_map(|number| {
+            let state = image?.partition(partition_id(*number))?;
+            Some((*number, state.leader_epoch))
+        });
+        let known = known.collect();
+        let has_error = !self.is_calm && self.world.one_in(8);
+        let engine = self.nodes[id].engine.as_mut().expect("it has one");
+        let mut dice = Random::new(self.world.draw());
+        let error = has_error.then(|| FaultPlan::an_error(&mut dice));
+        *engine.disk.faults.borrow_mut() = FaultPlan { error, ..FaultPlan::default() };
+        engine.start(known);
+    }
+
+    /// The process has ended, or the power has.
+    pub fn engine_crashes(&mut self, id: usize) {
+        let node = &mut self.nodes[id];
+        let Some(engine) = &mut node.engine else { return };
+        engine.world.drop_tasks();
+        match self.world.one_in(2) {
+            true => engine.disk.lose_power(),
+            false => engine.disk.kill(),
+        }
+        // One that had not come so far has changed nothing that a log has.
+        if engine.running.take().is_some_and(|running| running.has_started) {
+            engine.before =
+                node.replicas.iter().map(|(partition, replica)| (*partition, replica.log.clone())).collect();
+        }
+    }
+
+    /// Its directory is another one.
+    pub fn engine_is_wiped(&mut self, id: usize) {
+        let Some(engine) = &mut self.nodes[id].engine else { return };
+        engine.disk = Disk::new(engine.world.clone(), self.world.draw());
+        engine.ledger = Rc::default();
+        engine.ever.clear();
+        engine.before.clear();
+        engine.blamed.clear();
+        engine.journal_hit.clear();
+        engine.lost_before.clear();
+    }
+
+    // --- Logs
+
+    /// What was done to logs since is the engine's to do.
+    pub fn hand_to_engine(&mut self, id: usize) {
+        let node = &mut self.nodes[id];
+        let Some(engine) = &mut node.engine else { return };
+        let Some(running) = engine.running.as_mut().filter(|running| running.has_started) else { return };
+        for (partition, replica) in &node.replicas {
+            let unflushed = replica.log.unflushed();
+            if unflushed.is_empty() {
+                continue;
+            }
+            engine.ever.insert(partition_id(*partition).topic);
+            let handed = running.lane(*partition);
+            for op in &unflushed[handed.count..] {
+                handed.push(Step::Do(*op));
+            }
+            handed.count = unflushed.len();
+        }
+    }
+
+    /// A replica goes: its partition goes on without it, or has gone as well.
+    pub fn engine_removes(&mut self, id: usize, partition: usize) {
+        let is_deleted = !self.nodes[id].image.partitions.contains_key(&partition);
+        let Some(engine) = &mut self.nodes[id].engine else { return };
+        let Some(running) = engine.running.as_mut().filter(|running| running.has_started) else { return };
+        // One that comes again before this has gone to its end may be taken for it.
+        engine.blamed.insert(partition);
+        let handed = running.lane(partition);
+        handed.push(if is_deleted { Step::Delete } else { Step::Remove });
+        handed.count = 0;
+        handed.flushed = handed.next;
+        handed.done.clear();
+    }
+
+    // --- Time
+
+    /// The next that an engine does, if that comes before the next on the agenda.
+    pub fn step_engines(&mut self, next: Option<Micros>) -> bool {
+        let next_of = |id: usize| {
+            let node = &self.nodes[id];
+            let engine = node.engine.as_ref().filter(|_| node.is_up && !node.is_paused)?;
+            Some((engine.world.next_step()?, id))
+        };
+        let first = (1..self.nodes.len()).filter_map(next_of).min();
+        let Some((_, id)) = first.filter(|(time, _)| next.is_none_or(|next| *time <= next)) else {
+            return false;
+        };
+        let node = &self.nodes[id];
+        let engine = node.engine.as_ref().expect("it has one");
+        {
+            let mut faults = engine.disk.faults.borrow_mut();
+            faults.stall_one_in = (node.is_slow && !self.is_calm).then_some(20);
+            faults.error = faults.error.filter(|_| !self.is_calm);
+        }
+        engine.world.step();
+        self.hear_engine(id);
+        true
+    }
+
+    fn hear_engine(&mut self, id: usize) {
+        let mut has_flushed = false;
+        loop {
+            let running = self.nodes[id].engine.as_mut().and_then(|engine| engine.running.as_mut());
+            let Some(running) = running else { return };
+            if running.shell.is_offline() {
+                return self.engine_has_failed(id);
+            }
+            let event = running.events.borrow_mut().pop_front();
+            match event {
+                None => break,
+                Some(Event::Started(Ok(found))) => {
+                    running.has_started = true;
+                    let shell = running.shell.clone();
+                    shell.world.spawn(tend(shell.clone()));
+                    self.logs_are_found(id, &found);
+                    self.logs_are_recovered(id);
+                }
+                Some(Event::Started(Err(error))) => {
+                    self.world.note(format_args!("node {id} cannot start: {error:?}"));
+                    return self.engine_has_failed(id);
+                }
+                Some(Event::Gone { partition }) => {
+                    let engine = self.nodes[id].engine.as_mut().expect("it has one");
+                    engine.blamed.remove(&partition);
+                }
+                Some(Event::Done { partition, number }) => {
+                    let count = running.lane(partition).is_done(number);
+                    if count > 0 {
+                        has_flushed = true;
+                        self.flushed(id, partition, count);
+                    }
+                }
+            }
+        }
+        if has_flushed {
+            self.release_if_flushed(id);
+            self.send_acknowledgements(id);
+        }
+    }
+
+    /// Its only log directory is offline.
+    fn engine_has_failed(&mut self, id: usize) {
+        self.world.count("engine: log directory offline");
+        let time = if self.is_calm { 100 * MS } else { self.world.between(50 * MS, 3 * S) };
+        self.crash_node(id);
+        self.start_later(id, time);
+    }
+}
+
+impl Running {
+    fn lane(&mut self, partition: usize) -> &mut Handed {
+        let (shell, events) = (&self.shell, &self.events);
+        self.lanes.entry(partition).or_insert_with(|| Handed {
+            lane: Lane::start(shell, partition, events),
+            count: 0,
+            next: 0,
+            flushed: 0,
+            done: BTreeSet::new(),
+        })
+    }
+}
+
+impl Handed {
+    fn push(&mut self, step: Step) {
+        self.lane.push(self.next, step);
+        self.next += 1;
+    }
+
+    /// How many more are flushed now, from the oldest on.
+    fn is_done(&mut self, number: u64) -> usize {
+        if number >= self.flushed {
+            self.done.insert(number);
+        }
+        let from = self.flushed;
+        while self.done.remove(&self.flushed) {
+            self.flushed += 1;
+        }
+        let count = (self.flushed - from) as usize;
+        self.count -= count;
+        count
+    }
+}
+
+/// Checkpoints, and memory that is given back.
+async fn tend(shell: Rc<Shell>) {
+    loop {
+        shell.world.sleep(shell.world.between(100 * MS, 4 * S)).await;
+        if shell.is_offline() {
+            return;
+        }
+        match shell.world.below(4) {
+            0 => shell.all_replicas().iter().for_each(|replica| replica.evict()),
+            1 => {
+                shell.set_memory_short(shell.world.one_in(3));
+                shell.pump();
+            }
+            _ => {
+                if let Err(error) = background::write_checkpoint(&shell).await {
+                    return shell.failed(format_args!("writing the checkpoint"), error);
+                }
+            }
+        }
+    }
+}
