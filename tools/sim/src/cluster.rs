@@ -20,12 +20,14 @@
 //! | [`engine`] | the storage engine below the replicas of some seeds, each node's on a disk of its own |
 //! | [`starting`] | metadata that are caught up with, registrations, heartbeats |
 //! | [`operators`] | topics that come and go, replicas that move, leaders that are elected |
+//! | [`coordinators`] | coordinators of groups and transactions, which fail over with the leaders of their partitions |
 //! | [`faults`] | what goes wrong |
 //! | [`run`] | one seed |
 //!
-//! Absent: coordinators, several cores.
+//! Absent: several cores.
 
 pub mod asking;
+pub mod coordinators;
 pub mod deciding;
 pub mod engine;
 pub mod faults;

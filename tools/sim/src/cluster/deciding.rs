@@ -2,6 +2,7 @@
 //! on an image that has the one before.
 
 use crate::cluster::asking::Reply;
+use crate::cluster::coordinators::topics::internal_topic;
 use crate::cluster::metadata::{Metadata, id};
 use crate::cluster::settings::{Mistake, Settings};
 use crate::quorum::shell::Shell;
@@ -9,8 +10,8 @@ use crate::replication::scene::Scene;
 use crate::world::{MS, Micros, S};
 use odradek::cluster::brokers::Brokers;
 use odradek::cluster::decide::{
-    self, decide_alter_partitions, decide_alter_reassignments, decide_create_topics, decide_delete_topics,
-    decide_elect_leaders, decide_incremental_alter_configs,
+    self, decide_alter_partitions, decide_alter_reassignments, decide_create_internal, decide_create_topics,
+    decide_delete_topics, decide_elect_leaders, decide_incremental_alter_configs,
 };
 use odradek::cluster::elections::{Leaderless, elect_leaderless, elect_preferred, may_elect_after};
 use odradek::cluster::heartbeats::Heartbeats;
@@ -267,11 +268,21 @@ impl Scene {
             Request::CreateTopics(request) => {
                 let topic = crate::replication::scene::partition_id(next_partition).topic;
                 let mut new_topic_id = || topic;
-                let (records, response) = decide_create_topics(view, request, &mut new_topic_id);
+                let name = request.topics.first().map_or("", |topic| topic.name.as_str());
+                let (records, code) = match internal_topic(name) {
+                    // No client can make those: a node asks for them that needs them.
+                    Some(topic) => {
+                        let (records, refused) = decide_create_internal(view, &topic, &mut new_topic_id);
+                        (records, refused.into_values().next().map_or(0, ErrorCode::code))
+                    }
+                    None => {
+                        let (records, response) = decide_create_topics(view, request, &mut new_topic_id);
+                        (records, response.topics.first().map_or(0, |topic| topic.error_code))
+                    }
+                };
                 if !records.is_empty() {
                     metadata.next_partition += 1;
                 }
-                let code = response.topics.first().map_or(0, |topic| topic.error_code);
                 (records, code.to_be_bytes().to_vec())
             }
             Request::DeleteTopics(request) => {

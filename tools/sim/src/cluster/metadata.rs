@@ -234,6 +234,7 @@ impl Scene {
                         self.world.count("topic: made on lost disks");
                         self.metadata().stillborn.insert(number);
                     }
+                    self.coordinated_topic_is_made(id.topic, number);
                     self.start_clients_of(number);
                 }
                 Record::PartitionChanged { id, state } => {

@@ -117,7 +117,7 @@ impl Scene {
 
     /// One of any number of replicas, most often three.
     pub fn create_topic(&mut self) {
-        if self.controller.partitions.len() >= TOPICS_MAX {
+        if self.ordinary_partitions().len() >= TOPICS_MAX {
             return;
         }
         let count = match self.world.below(8) {
@@ -142,6 +142,16 @@ impl Scene {
             _ => {}
         }
         let name = format!("topic-{}", self.world.below(1 << 40));
+        self.ask_to_create(name, nodes, configs);
+    }
+
+    /// One of three replicas, and with no settings of its own.
+    pub fn create_topic_named(&mut self, name: &str) {
+        let nodes = self.some_nodes(3);
+        self.ask_to_create(name.to_owned(), nodes, Vec::new());
+    }
+
+    fn ask_to_create(&mut self, name: String, nodes: Vec<i32>, configs: Vec<CreatableTopicConfig>) {
         let assignment = CreatableReplicaAssignment::default()
             .with_partition_index(0)
             .with_broker_ids(nodes.into_iter().map(BrokerId).collect());
@@ -181,7 +191,7 @@ impl Scene {
 
     fn delete_topic(&mut self) {
         let Some((partition, _)) = self.a_partition() else { return };
-        if self.controller.partitions.len() < 2 {
+        if self.ordinary_partitions().len() < 2 || self.is_coordinated(partition) {
             return;
         }
         self.ask_to_delete(partition);
@@ -214,6 +224,10 @@ impl Scene {
 
     fn reassign(&mut self) {
         let Some((partition, leadership)) = self.a_partition() else { return };
+        // Another one would cancel it, and may elect uncleanly with that.
+        if self.is_coordinated(partition) && leadership.is_reassigned() {
+            return;
+        }
         let before = leadership.target_count();
         let count = match self.world.below(4) {
             0 => self.world.between(1, self.settings.nodes as u64) as usize,
@@ -230,7 +244,8 @@ impl Scene {
     fn cancel_reassignment(&mut self) {
         // Nor is one to go back to those of before who have lost what only others have.
         let moving = |(partition, leadership): (&usize, &Leadership)| {
-            (leadership.is_reassigned() && !self.has_lost_in_sync(*partition)).then_some(*partition)
+            let is_moving = leadership.is_reassigned() && !self.is_coordinated(*partition);
+            (is_moving && !self.has_lost_in_sync(*partition)).then_some(*partition)
         };
         if let Some(partition) = self.controller.partitions.iter().find_map(moving) {
             self.ask_to_reassign(partition, None);
@@ -261,7 +276,9 @@ impl Scene {
 
     /// Where somebody has to decide to lose what only others have.
     fn elect_anybody(&mut self) {
-        let is_leaderless = |(_, leadership): &(&usize, &Leadership)| leadership.leader.is_none();
+        let is_leaderless = |(partition, leadership): &(&usize, &Leadership)| {
+            leadership.leader.is_none() && !self.is_coordinated(**partition)
+        };
         let found = self.controller.partitions.iter().find(is_leaderless).map(|(partition, _)| *partition);
         if let Some(partition) = found.filter(|_| self.world.one_in(3)) {
             self.ask_to_elect(partition, 1);
@@ -277,7 +294,8 @@ impl Scene {
             return;
         }
         let Some(name) = self.name_of(partition) else { return };
-        let (key, value) = match self.world.one_in(3) {
+        let is_coordinated = self.is_coordinated(partition);
+        let (key, value) = match self.world.one_in(3) && !is_coordinated {
             true => ("unclean.leader.election.enable", self.world.one_in(2).to_string()),
             false => ("min.insync.replicas", self.world.between(1, replicas).to_string()),
         };

@@ -32,7 +32,8 @@ fn run(world: &Rc<World>, settings: Settings) {
     if !play(&mut scene, 30 * S, is_there) {
         return world.finding(check::SERVED, format_args!("not all nodes have come"));
     }
-    while scene.controller.partitions.len() < settings.replication.partitions && !world.has_findings() {
+    scene.create_coordinated_topics();
+    while scene.ordinary_partitions().len() < settings.replication.partitions && !world.has_findings() {
         scene.create_topic();
         play(&mut scene, S, |_| false);
     }

@@ -1,6 +1,8 @@
 //! What one seed of a cluster runs with, and the mistake that it makes on purpose.
 
-use self::check::{COMPLETED, FENCED, FOUND, LATEST, WAITED_FOR, WANTED};
+use self::check::{
+    COMMIT_KEPT, COMMITTED, COMPLETED, FENCED, FOUND, GIVEN_ONCE, LATEST, ONE_OUTCOME, WAITED_FOR, WANTED,
+};
 use crate::quorum::settings as quorum;
 use crate::random::Random;
 use crate::replication::settings as replication;
@@ -41,6 +43,21 @@ pub enum Mistake {
     NobodyWaitedFor,
     /// A node goes by a change of its own metadata log before it is committed.
     GoesByUncommitted,
+    /// A coordinator answers once its record is in its own log.
+    CoordinatorAnswersEarly,
+    /// A coordinator is not told that its node leads no more.
+    CoordinatorStays,
+    /// A coordinator reads up to the high watermark that its node knows when it begins to lead.
+    LoadedTooEarly,
+    /// A leader answers for a marker once that is in its own log.
+    MarkerAnsweredEarly,
+}
+
+impl Mistake {
+    fn is_of_coordinators(self) -> bool {
+        use Mistake::{CoordinatorAnswersEarly, CoordinatorStays, LoadedTooEarly, MarkerAnsweredEarly};
+        matches!(self, CoordinatorAnswersEarly | CoordinatorStays | LoadedTooEarly | MarkerAnsweredEarly)
+    }
 }
 
 impl PlannedMistake for Mistake {
@@ -71,6 +88,10 @@ impl PlannedMistake for Mistake {
         Mistake::AlwaysUnclean,
         Mistake::NobodyWaitedFor,
         Mistake::GoesByUncommitted,
+        Mistake::CoordinatorAnswersEarly,
+        Mistake::CoordinatorStays,
+        Mistake::LoadedTooEarly,
+        Mistake::MarkerAnsweredEarly,
     ];
 
     fn name(self) -> &'static str {
@@ -89,6 +110,10 @@ impl PlannedMistake for Mistake {
             Mistake::AlwaysUnclean => "always-unclean",
             Mistake::NobodyWaitedFor => "nobody-waited-for",
             Mistake::GoesByUncommitted => "goes-by-uncommitted",
+            Mistake::CoordinatorAnswersEarly => "coordinator-answers-early",
+            Mistake::CoordinatorStays => "coordinator-stays",
+            Mistake::LoadedTooEarly => "loaded-too-early",
+            Mistake::MarkerAnsweredEarly => "marker-answered-early",
         }
     }
 
@@ -108,6 +133,10 @@ impl PlannedMistake for Mistake {
             Mistake::AlwaysUnclean => WANTED,
             Mistake::NobodyWaitedFor => WAITED_FOR,
             Mistake::GoesByUncommitted => quorum::check::MAJORITY,
+            Mistake::CoordinatorAnswersEarly => COMMITTED,
+            Mistake::CoordinatorStays => GIVEN_ONCE,
+            Mistake::LoadedTooEarly => COMMIT_KEPT,
+            Mistake::MarkerAnsweredEarly => ONE_OUTCOME,
         }
     }
 }
@@ -124,6 +153,17 @@ pub mod check {
     pub const LATEST: &str = "a registration takes the place of none that came after it";
     pub const WANTED: &str = "an unclean election is held only where somebody wants it";
     pub const WAITED_FOR: &str = "an unclean election waits for who has everything and is coming";
+    pub const COMMITTED: &str = "an offset that a coordinator says is committed is below the high watermark";
+    pub const COMMIT_KEPT: &str = "an acknowledged commit is there, whoever coordinates";
+    pub const COMMIT_FORWARD: &str = "a committed offset never moves back for a client";
+    pub const COMMIT_SENT: &str = "nobody is told an offset that nobody has committed";
+    pub const ONE_OUTCOME: &str = "a transaction has one outcome, in all of its partitions";
+    pub const COMMITTED_ONLY: &str = "nothing is read but what was committed";
+    pub const WHOLE: &str = "an acknowledged commit is read whole";
+    pub const STORED_ONCE: &str = "what is sent again in a transaction is read once";
+    pub const STABLE: &str = "the last stable offset never moves back for a client";
+    pub const MEMBER_FORWARD: &str = "a member's epoch never moves back for it";
+    pub const GIVEN_ONCE: &str = "a producer's epoch is given out once";
 }
 
 /// Records of one entry where no change is made in parts.
@@ -142,6 +182,8 @@ pub struct Settings {
     pub operator_pause_max: Micros,
     /// Replicas' logs are kept by the storage engine.
     pub has_engine: bool,
+    /// There are coordinators, and clients of theirs.
+    pub has_coordinators: bool,
     pub mistake: Option<Mistake>,
 }
 
@@ -181,6 +223,7 @@ impl Settings {
             balance_every: *dice.pick(&[3 * S, 10 * S, 60 * S]),
             operator_pause_max: *dice.pick(&[2 * S, 5 * S, 10 * S]),
             has_engine: dice.one_in(3) || matches!(mistake, Some(Mistake::Engine(_))),
+            has_coordinators: dice.one_in(2) || mistake.is_some_and(Mistake::is_of_coordinators),
             mistake,
         }
     }

@@ -1,5 +1,6 @@
 //! Producers that send again until they know, and readers of leaders and followers.
 
+use crate::replication::leading::COORDINATOR;
 use crate::replication::log::{Batch, offset};
 use crate::replication::node::Role;
 use crate::replication::scene::Scene;
@@ -48,7 +49,13 @@ pub struct Clients {
 
 impl Clients {
     pub fn is_for_all(&self, producer: usize) -> bool {
-        self.producers[producer].acks == Some(Acks::All)
+        producer == COORDINATOR || self.producers[producer].acks == Some(Acks::All)
+    }
+
+    /// Something to say that nobody has said.
+    pub fn next_value(&mut self) -> u64 {
+        self.next_value += 1;
+        self.next_value
     }
 
     fn next_producer(&mut self) -> u32 {
@@ -73,7 +80,8 @@ impl Scene {
     }
 
     pub fn start_clients_of(&mut self, partition: usize) {
-        for _ in 0..self.settings.producers {
+        let producers = if self.is_coordinated(partition) { 0 } else { self.settings.producers };
+        for _ in 0..producers {
             let acks = match self.one_in(self.settings.impatient) {
                 false => Some(Acks::All),
                 true if self.world.one_in(3) => None,
@@ -127,8 +135,7 @@ impl Scene {
         if self.clients.is_over || is_outstanding || self.is_gone(self.clients.producers[client].partition) {
             return;
         }
-        self.clients.next_value += 1;
-        let value = self.clients.next_value;
+        let value = self.clients.next_value();
         let count = self.world.between(1, 3) as u32;
         let producer = &mut self.clients.producers[client];
         let batch =

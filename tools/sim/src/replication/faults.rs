@@ -238,7 +238,7 @@ impl Scene {
 
     /// Retention.
     pub fn move_log_start(&mut self) {
-        let partitions = self.partitions();
+        let partitions = self.ordinary_partitions();
         if partitions.is_empty() {
             return;
         }

@@ -20,6 +20,9 @@ use odradek::replication::produces::{Acks, ProduceId, ProduceOutcome};
 use odradek::replication::window::{Lane, Turns, Window};
 use odradek::types::{NodeId, PartitionEpoch};
 
+/// Among those who append: a coordinator, or who writes for one.
+pub const COORDINATOR: usize = usize::MAX;
+
 /// Batches in one frame, of one partition.
 const BATCHES_MAX: usize = 8;
 
@@ -82,26 +85,23 @@ impl Scene {
         &mut self,
         id: usize,
         partition: usize,
-        mut batch: Batch,
+        batch: Batch,
         acks: Option<Acks>,
         client: (usize, u64),
     ) -> Result<(), &'static str> {
         let checks_sequence = !self.makes(Mistake::DuplicateStored);
         let node = &mut self.nodes[id];
-        let produce = ProduceId(node.next_produce);
-        node.next_produce += 1;
         let Some(replica) = node.replicas.get_mut(&partition) else { return Err("produce: NOT_LEADER") };
         let Role::Leader(leader) = &mut replica.role else { return Err("produce: NOT_LEADER") };
         if acks.is_some_and(|acks| leader.admit(acks).is_err()) {
             return Err("produce: NOT_ENOUGH_REPLICAS");
         }
-        let epoch = leader.epoch();
         let known = replica.log.producer(batch.producer).filter(|_| batch.producer > 0 && checks_sequence);
-        let mut effects = Vec::new();
-        let end = match known {
+        match known {
             Some((sequence, end)) if sequence == batch.sequence => {
                 self.world.count("produce: sent again and already there");
-                end
+                self.append_judged(id, partition, Err(end), acks, client);
+                Ok(())
             }
             Some((sequence, _)) if sequence > batch.sequence => return Err("produce: DUPLICATE_SEQUENCE"),
             Some((sequence, _)) if batch.sequence != sequence + 1 => return Err("produce: OUT_OF_ORDER"),
@@ -109,6 +109,32 @@ impl Scene {
                 return Err("produce: OUT_OF_ORDER");
             }
             _ => {
+                self.append_judged(id, partition, Ok(batch), acks, client);
+                Ok(())
+            }
+        }
+    }
+
+    /// What is to be appended by a leader; `Err`: it is there already, up to that end. Whoever has sent it is answered
+    /// once it is as safe as it is to be.
+    pub fn append_judged(
+        &mut self,
+        id: usize,
+        partition: usize,
+        batch: Result<Batch, u64>,
+        acks: Option<Acks>,
+        client: (usize, u64),
+    ) {
+        let node = &mut self.nodes[id];
+        let produce = ProduceId(node.next_produce);
+        node.next_produce += 1;
+        let replica = node.replicas.get_mut(&partition).expect("it has one");
+        let Role::Leader(leader) = &mut replica.role else { unreachable!("it leads") };
+        let epoch = leader.epoch();
+        let mut effects = Vec::new();
+        let end = match batch {
+            Err(end) => end,
+            Ok(mut batch) => {
                 batch.base = replica.log.end();
                 batch.epoch = epoch.0;
                 replica.log.append(batch);
@@ -134,7 +160,6 @@ impl Scene {
             }
             scene.want_flush(id);
         });
-        Ok(())
     }
 
     fn answer(&mut self, id: usize, partition: usize, produce: ProduceId, outcome: ProduceOutcome) {
@@ -154,6 +179,9 @@ impl Scene {
                 return; // An unclean election has ended what it knows of.
             }
             scene.check_answer(id, partition, client, result.ok());
+            if client == COORDINATOR {
+                return scene.is_written(number, outcome);
+            }
             scene.answer_client(client, number, result);
         });
     }

@@ -201,6 +201,7 @@ impl Scene {
             self.world.note(format_args!("node {id} partition {partition} is left with {end}, {lost} lost"));
         }
         self.disconnect_all(id, None);
+        self.coordinators_crash(id);
         self.quorum_crashes(id);
         self.check_members_at(id);
     }
@@ -396,6 +397,7 @@ impl Scene {
                 }
                 self.note_eligible(id, partition);
                 self.lead(id, partition, leader::Event::Tick { now });
+                self.coordinates(id, partition);
             }
             Some(leader) => {
                 if self.settings.makes(Mistake::CutToHighWatermark) {
@@ -464,6 +466,7 @@ impl Scene {
 
     /// The role ends; what it knew stays.
     pub fn resign(&mut self, id: usize, partition: usize) {
+        self.coordinates_no_more(id, partition);
         let replica = self.nodes[id].replica(partition);
         replica.high_watermark = replica.known_high_watermark();
         match std::mem::replace(&mut replica.role, Role::Idle) {

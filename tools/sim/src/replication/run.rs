@@ -56,6 +56,7 @@ pub fn end(scene: &mut Scene) {
         world.finding(check::SERVED, format_args!("{what}"));
     }
     scene.check_kept();
+    scene.check_outcomes();
 }
 
 /// Until it is done, or the time is over, or there is a finding.
@@ -92,6 +93,7 @@ impl Scene {
                 && self.clients.position(partition) == end
         };
         let is_whole = self.metadata.is_none() || self.is_cluster_whole();
+        let is_whole = is_whole && self.are_coordinators_quiet();
         is_whole && self.clients.outstanding_count() == 0 && self.partitions().into_iter().all(is_partition)
     }
 
@@ -108,6 +110,7 @@ impl Scene {
         }
         if self.metadata.is_some() {
             out += &self.what_nodes_lack();
+            out += &self.what_coordinators_lack();
         }
         out
     }

@@ -1,5 +1,6 @@
 //! All parts of a seed, and what is to happen when.
 
+use crate::cluster::coordinators::Coordinators;
 use crate::cluster::metadata::Metadata;
 use crate::replication::clients::Clients;
 use crate::replication::controller::Controller;
@@ -27,6 +28,8 @@ pub struct Scene {
     pub watch: Watch,
     /// Of a cluster whose nodes decide by a quorum; `None`: the controller stands in for it.
     pub metadata: Option<Box<Metadata>>,
+    /// Of a cluster that has some.
+    pub coordinators: Option<Box<Coordinators>>,
     /// Nothing goes wrong any more.
     pub is_calm: bool,
     agenda: BTreeMap<(Micros, u64), Action>,
@@ -42,6 +45,7 @@ impl Scene {
             clients: Clients::default(),
             watch: Watch::new(world.clone()),
             metadata: None,
+            coordinators: None,
             is_calm: false,
             agenda: BTreeMap::new(),
             next_action: 0,

@@ -67,6 +67,11 @@ impl Watch {
         self.partitions.get(&partition).map_or(0, |canon| canon.end)
     }
 
+    /// Everything that was ever below a high watermark.
+    pub fn canonical(&self, partition: usize) -> &[Batch] {
+        self.partitions.get(&partition).map_or(&[], |canon| &canon.batches)
+    }
+
     pub fn known_end(&self, partition: usize) -> u64 {
         self.partitions.get(&partition).map_or(0, |canon| canon.known_end)
     }

@@ -197,7 +197,8 @@ impl Groups {
         let encoded: Vec<_> =
             records.iter().map(|record| (Some(record.encode_key()), record.encode_value())).collect();
         let writer = writer.map(|(producer, epoch)| Writer { producer, epoch });
-        let bytes = batch_of(&encoded, writer.map(|writer| (writer, None)), writer.is_some(), &self.scene);
+        let bytes =
+            batch_of(&encoded, writer.map(|writer| (writer, None)), writer.is_some(), self.scene.now());
         let this = self.clone();
         let on_end = Box::new(move |result| {
             if this.partition.run.get() == run {

@@ -27,8 +27,8 @@ use odradek::log::segment::SegmentInfo;
 use odradek::log::transactions::{AbortedSearch, Isolation};
 use odradek::txn::Writer;
 use odradek::types::{
-    CoordinatorEpoch, LeaderEpoch, Offset, PartitionIndex, ProducerId, Sequence, TopicId, TopicPartition,
-    TransactionVersion,
+    CoordinatorEpoch, LeaderEpoch, Offset, PartitionIndex, ProducerId, Sequence, Timestamp, TopicId,
+    TopicPartition, TransactionVersion,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
@@ -99,7 +99,7 @@ impl Partition {
             number,
             batches: RefCell::default(),
             flushed_end: Cell::new(0),
-            log: RefCell::new(empty_log(scene)),
+            log: RefCell::new(empty_log(scene.now())),
             run: Cell::new(0),
             is_up: Cell::new(false),
             is_offline: Cell::new(false),
@@ -348,7 +348,7 @@ impl Partition {
 
     /// Reads what is there.
     pub fn start(self: &Rc<Self>) {
-        let mut log = empty_log(&self.scene);
+        let mut log = empty_log(self.scene.now());
         for stored in self.batches.borrow().iter() {
             let (view, _) = BatchView::split_first(&stored.bytes).expect("it was written");
             let plan = AppendPlan {
@@ -370,8 +370,7 @@ impl Partition {
     }
 }
 
-fn empty_log(scene: &Scene) -> PartitionLog {
-    let now = scene.now();
+pub fn empty_log(now: Timestamp) -> PartitionLog {
     let config = LogConfig {
         segment_size_max: 1 << 30,
         segment_ms: i64::MAX,
@@ -433,7 +432,7 @@ pub fn batch_of(
     records: &[KeyAndValue],
     writer: Option<(Writer, Option<i32>)>,
     is_transactional: bool,
-    scene: &Scene,
+    now: Timestamp,
 ) -> Vec<u8> {
     let mut payload = Vec::new();
     for (number, (key, value)) in (0..).zip(records) {
@@ -445,7 +444,6 @@ pub fn batch_of(
         };
         write_record(&record, &mut payload);
     }
-    let now = scene.now();
     let header = BatchHeader {
         compression: Compression::None,
         transactional: is_transactional,

@@ -104,7 +104,7 @@ async fn ask(
 }
 
 /// As `odradek::shard::verification` has it.
-fn is_final(error: ErrorCode) -> bool {
+pub fn is_final(error: ErrorCode) -> bool {
     matches!(
         error,
         ErrorCode::InvalidProducerIdMapping
@@ -115,7 +115,7 @@ fn is_final(error: ErrorCode) -> bool {
 }
 
 /// As `odradek::shard::verification` has it.
-fn told(error: ErrorCode, claim: Claim) -> ErrorCode {
+pub fn told(error: ErrorCode, claim: Claim) -> ErrorCode {
     match error {
         ErrorCode::ConcurrentTransactions if claim == Claim::Adds => error,
         ErrorCode::TransactionAbortable if claim == Claim::Added => ErrorCode::InvalidTxnState,
@@ -165,8 +165,12 @@ pub async fn produce(cluster: &Rc<Cluster>, id: &str, mut write: Write) -> Optio
         }
     }
     let value = write.number.to_be_bytes().to_vec();
-    let bytes =
-        batch_of(&[(None, Some(value))], Some((write.writer, Some(sequence))), write.is_transactional, scene);
+    let bytes = batch_of(
+        &[(None, Some(value))],
+        Some((write.writer, Some(sequence))),
+        write.is_transactional,
+        scene.now(),
+    );
     let (sender, receiver) = oneshot::channel();
     let on_end = Box::new(move |result| {
         let _ = sender.send(result);
