@@ -28,6 +28,7 @@ use crate::shard::store::Store;
 use crate::shard::store::changes::Logged;
 use crate::shard::{Shard, Unavailable};
 use crate::types::{LeaderEpoch, Offset};
+use std::fs::OpenOptions;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
@@ -45,6 +46,7 @@ pub enum Cut {
 }
 
 /// What stays.
+#[derive(Clone)]
 struct Rest {
     /// Where files are cut, and which offset that is.
     place: Place,
@@ -52,6 +54,20 @@ struct Rest {
     /// The log that is opened then.
     opened: PartitionPoint,
     epochs: LeaderEpochs,
+    starts_over: bool,
+}
+
+impl Rest {
+    /// What there is until the files are cut, whatever comes in between: a log that begins anew further on has less
+    /// until then.
+    fn left(&self) -> PartitionPoint {
+        PartitionPoint {
+            log_start: self.opened.log_start.min(self.end),
+            flushed_end: self.opened.flushed_end.min(self.end),
+            segment_base: self.place.segment,
+            file_position: self.place.file_position,
+        }
+    }
 }
 
 /// Cuts the log of a replica that followed under that leader epoch, unless it is another by then.
@@ -111,14 +127,15 @@ async fn find(store: &Rc<Store>, replica: &Rc<Replica>, cut: Cut) -> Result<Opti
                 segment_base: place.segment,
                 file_position: place.file_position,
             };
-            Ok(Some(Rest { place, end, opened, epochs }))
+            Ok(Some(Rest { place, end, opened, epochs, starts_over: false }))
         }
         Cut::StartOver(at) => {
             // Whatever comes in between, no log is left that ends beyond what the journal says.
             let place = Place { segment: first.min(at), file_position: 0 };
             let opened =
                 PartitionPoint { log_start: at, flushed_end: at, segment_base: at, file_position: 0 };
-            Ok(Some(Rest { place, end: place.segment, opened, epochs: LeaderEpochs::new() }))
+            let (end, epochs) = (place.segment, LeaderEpochs::new());
+            Ok(Some(Rest { place, end, opened, epochs, starts_over: true }))
         }
     }
 }
@@ -133,8 +150,11 @@ async fn carry_out(
     let leader_epoch = replica.log.borrow().leader_epoch();
     let high_watermark = replica.log.borrow().high_watermark();
     // Checkpoints say from here on what is left.
-    let left = Unavailable { dir: Some(store.dir), point: Some(rest.opened) };
-    shard.unavailable.borrow_mut().insert(id, left);
+    let is_left = |point| {
+        let left = Unavailable { dir: Some(store.dir), point: Some(point) };
+        shard.unavailable.borrow_mut().insert(id, left);
+    };
+    is_left(rest.left());
     store.remove(&id);
     replica.take_role(shard, Role::Idle { epoch: Some(leader_epoch) });
     replica.give_up(ErrorCode::NotLeaderOrFollower);
@@ -148,9 +168,9 @@ async fn carry_out(
         // Then nothing but a checkpoint could want more than what is left.
         Logged::NoJournal => write_checkpoint(shard, store).await?,
     }
-    let (directory, place, at) = (replica.directory.clone(), rest.place, rest.opened.segment_base);
-    let epochs = rest.epochs.clone();
-    blocking(move || cut_files(&directory, place, at, &epochs)).await?;
+    let (directory, rest_of) = (replica.directory.clone(), rest.clone());
+    blocking(move || cut_files(&directory, &rest_of)).await?;
+    is_left(rest.opened);
     write_checkpoint(shard, store).await?;
     let cut = Change::Cut {
         place: Place { segment: rest.opened.segment_base, file_position: rest.opened.file_position },
@@ -182,16 +202,23 @@ async fn carry_out(
 }
 
 /// Cuts the files at `place`; where the log begins elsewhere then, none of them stays.
-fn cut_files(directory: &Path, place: Place, begins: Offset, epochs: &LeaderEpochs) -> io::Result<()> {
+fn cut_files(directory: &Path, rest: &Rest) -> io::Result<()> {
+    let (place, begins) = (rest.place, rest.opened.segment_base);
     truncate(directory, place)?;
-    if begins != place.segment {
-        // It says where the log begins, also where nothing comes behind; and a directory is never without any.
-        replace_file(&directory.join(SegmentFile::Log.name(begins)), b"")?;
-        for file in SegmentFile::ALL {
-            remove_if_present(&directory.join(file.name(place.segment)))?;
+    if rest.starts_over {
+        // Nobody has written anything before.
+        for base in [place.segment, begins] {
+            remove_if_present(&directory.join(SegmentFile::ProducerSnapshot.name(base)))?;
         }
     }
-    replace_file(&directory.join(LEADER_EPOCH_CHECKPOINT), epochs.encode().as_bytes())?;
+    if begins != place.segment {
+        // It says where the log begins, also where nothing comes behind. The directory is never without one, nor has two.
+        let [from, to] = [place.segment, begins].map(|base| directory.join(SegmentFile::Log.name(base)));
+        OpenOptions::new().write(true).open(&from)?.sync_all()?;
+        #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
+        std::fs::rename(from, to)?;
+    }
+    replace_file(&directory.join(LEADER_EPOCH_CHECKPOINT), rest.epochs.encode().as_bytes())?;
     sync_directory(directory)
 }
 

@@ -431,10 +431,11 @@ impl Model {
 
     /// A completed checkpoint has this log start.
     pub fn checkpointed(&mut self, id: &TopicPartition, start: Offset) {
-        if let Some(partition) = self.partitions.get_mut(id) {
+        // Of one that begins anew a start may have it or not.
+        if let Some(partition) = self.partitions.get_mut(id).filter(|partition| !partition.starts_over) {
             partition.log_start_checkpointed = partition.log_start_checkpointed.max(start.get());
+            self.log_start_kept(id, start);
         }
-        self.log_start_kept(id, start);
     }
 
     /// This log start was told, or is about to be: it does not move back any more.
@@ -591,12 +592,13 @@ impl Model {
         partition.stored = end;
         let whole =
             partition.batches.last_key_value().is_none_or(|(base, last)| *base >= end || last.end <= end);
-        if !whole {
+        let begins_anew = partition.starts_over && start == end;
+        if !whole && !begins_anew {
             world.finding("one value per offset", format_args!("{name} ends inside a batch at {end}"));
         }
         // What the crash took was never acknowledged, or damaged.
         // Where a log begins anew, what lies before is none of it.
-        partition.forget_from(if partition.starts_over && start == end { 0 } else { end });
+        partition.forget_from(if begins_anew { 0 } else { end });
         partition.starts_over = false;
         let stable = log.last_stable_offset();
         let stays = end >= partition.high_watermark && has_start;

@@ -48,6 +48,20 @@ struct Rest {
     /// The log that is opened then.
     opened: PartitionPoint,
     epochs: LeaderEpochs,
+    starts_over: bool,
+}
+
+impl Rest {
+    /// What there is until the files are cut, whatever comes in between: a log that begins anew further on has less
+    /// until then.
+    fn left(&self) -> PartitionPoint {
+        PartitionPoint {
+            log_start: self.opened.log_start.min(self.end),
+            flushed_end: self.opened.flushed_end.min(self.end),
+            segment_base: self.place.segment,
+            file_position: self.place.file_position,
+        }
+    }
 }
 
 /// Cuts a log that nobody appends to. Another replica of it is there then, unless it ended there already.
@@ -99,14 +113,15 @@ async fn find(shell: &Shell, replica: &Replica, cut: Cut) -> Result<Option<Rest>
                 segment_base: place.segment,
                 file_position: place.file_position,
             };
-            Ok(Some(Rest { place, end, opened, epochs }))
+            Ok(Some(Rest { place, end, opened, epochs, starts_over: false }))
         }
         Cut::StartOver(at) => {
             // Whatever comes in between, no log is left that ends beyond what the journal says.
             let place = Place { segment: first.min(at), file_position: 0 };
             let opened =
                 PartitionPoint { log_start: at, flushed_end: at, segment_base: at, file_position: 0 };
-            Ok(Some(Rest { place, end: place.segment, opened, epochs: LeaderEpochs::new() }))
+            let (end, epochs) = (place.segment, LeaderEpochs::new());
+            Ok(Some(Rest { place, end, opened, epochs, starts_over: true }))
         }
     }
 }
@@ -119,7 +134,7 @@ async fn carry_out(
     let (id, slot) = (replica.id, replica.slot);
     let leader_epoch = replica.log.borrow().leader_epoch();
     // Checkpoints say from here on what is left.
-    shell.unavailable.borrow_mut().insert(id, Some(rest.opened));
+    shell.unavailable.borrow_mut().insert(id, Some(rest.left()));
     shell.remove(&id);
     replica.mark_deleted();
     replica.names_released().await;
@@ -133,6 +148,7 @@ async fn carry_out(
         Logged::NoJournal => write_checkpoint(shell).await?,
     }
     cut_files(&shell.disk, &replica.name, rest).await?;
+    shell.unavailable.borrow_mut().insert(id, Some(rest.opened));
     write_checkpoint(shell).await?;
     let place = Place { segment: rest.opened.segment_base, file_position: rest.opened.file_position };
     let cut = Change::Cut { place, end: rest.opened.flushed_end, epoch: leader_epoch };
@@ -168,12 +184,19 @@ async fn carry_out(
 async fn cut_files(disk: &Rc<Disk>, directory: &str, rest: &Rest) -> DiskResult<()> {
     let (place, begins) = (rest.place, rest.opened.segment_base);
     truncate(disk, directory, place).await?;
-    if begins != place.segment {
-        // It says where the log begins, also where nothing comes behind; and a directory is never without any.
-        disk.replace_file(&format!("{directory}/{}", SegmentFile::Log.name(begins)), b"").await?;
-        for file in SegmentFile::ALL {
-            disk.remove_if_present(&format!("{directory}/{}", file.name(place.segment))).await?;
+    if rest.starts_over {
+        // Nobody has written anything before.
+        for base in [place.segment, begins] {
+            let snapshot = SegmentFile::ProducerSnapshot.name(base);
+            disk.remove_if_present(&format!("{directory}/{snapshot}")).await?;
         }
+    }
+    if begins != place.segment {
+        // It says where the log begins, also where nothing comes behind. The directory is never without one, nor has two.
+        let [from, to] =
+            [place.segment, begins].map(|base| format!("{directory}/{}", SegmentFile::Log.name(base)));
+        disk.open(&from, false).await?.flush().await?;
+        disk.rename(&from, &to).await?;
     }
     let epochs = format!("{directory}/{LEADER_EPOCH_CHECKPOINT}");
     disk.replace_file(&epochs, rest.epochs.encode().as_bytes()).await?;
