@@ -9,7 +9,8 @@
 //!
 //! Leaders, followers, clients and their network are those of [`replication`](crate::replication), metadata logs and
 //! their disks those of [`quorum`](crate::quorum): what holds there holds here, with the same checks, and every
-//! decision is the product's own.
+//! decision is the product's own. In a third of the seeds replicas' logs are kept as those of
+//! [`storage`](crate::storage) are, and what a start finds of them is held against what was flushed.
 //!
 //! | module | what it is |
 //! |---|---|

@@ -29,10 +29,15 @@ pub enum Mistake {
     FlushRecordsIgnored,
     /// A segment whose transaction index is missing or wrong is taken for one without aborted transactions.
     AbortedForgotten,
+    /// A cut goes by the journal.
+    CutNotLogged,
+    /// A start looks for epochs in the last segment only. There is one epoch where there is one node.
+    EpochsForgotten,
 }
 
 impl Mistake {
-    pub const ALL: [Mistake; 9] = [
+    /// What one node shows.
+    pub const ALL: [Mistake; 10] = [
         Mistake::FlushLeftOut,
         Mistake::RecycledBeforeStored,
         Mistake::AcknowledgedAcrossGap,
@@ -42,6 +47,7 @@ impl Mistake {
         Mistake::LostJournalServed,
         Mistake::FlushRecordsIgnored,
         Mistake::AbortedForgotten,
+        Mistake::CutNotLogged,
     ];
 
     /// Only damage to files shows it.
@@ -53,7 +59,9 @@ impl Mistake {
             | Mistake::AcknowledgedAcrossGap
             | Mistake::LogStartMovedBack
             | Mistake::StaleBlockAccepted
-            | Mistake::AbortedForgotten => false,
+            | Mistake::AbortedForgotten
+            | Mistake::CutNotLogged
+            | Mistake::EpochsForgotten => false,
         }
     }
 
@@ -68,6 +76,8 @@ impl Mistake {
             Mistake::LostJournalServed => "lost-journal-served",
             Mistake::FlushRecordsIgnored => "flush-records-ignored",
             Mistake::AbortedForgotten => "aborted-forgotten",
+            Mistake::CutNotLogged => "cut-not-logged",
+            Mistake::EpochsForgotten => "epochs-forgotten",
         }
     }
 
@@ -83,6 +93,8 @@ impl Mistake {
             Mistake::LostJournalServed => "partitions of a lost journal are offline",
             Mistake::FlushRecordsIgnored => "damage below a recorded flush is never cut",
             Mistake::AbortedForgotten => "exactly what was aborted is named",
+            Mistake::CutNotLogged => "healthy partitions are served",
+            Mistake::EpochsForgotten => "epochs and producers of a log are those of its batches",
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What one seed of a cluster runs with, and the mistake that it makes on purpose.
 
 use self::check::{
-    COMMIT_KEPT, COMMITTED, COMPLETED, FENCED, FOUND, GIVEN_ONCE, LATEST, ONE_OUTCOME, WAITED_FOR, WANTED,
+    COMMIT_KEPT, COMMITTED, COMPLETED, DERIVED, FENCED, FOUND, GIVEN_ONCE, LATEST, ONE_OUTCOME, WAITED_FOR,
+    WANTED,
 };
 use crate::quorum::settings as quorum;
 use crate::random::Random;
@@ -77,6 +78,8 @@ impl PlannedMistake for Mistake {
         Mistake::Engine(engine::Mistake::FlushLeftOut),
         Mistake::Engine(engine::Mistake::AcknowledgedAcrossGap),
         Mistake::Engine(engine::Mistake::RecycledBeforeStored),
+        Mistake::Engine(engine::Mistake::CutNotLogged),
+        Mistake::Engine(engine::Mistake::EpochsForgotten),
         Mistake::DamageNotTold,
         Mistake::FencedStaysInSync,
         Mistake::EpochNotFenced,
@@ -122,6 +125,7 @@ impl PlannedMistake for Mistake {
         match self {
             Mistake::Replicas(mistake) => mistake.check(),
             Mistake::Quorum(mistake) => mistake.check(),
+            Mistake::Engine(engine::Mistake::EpochsForgotten) => DERIVED,
             Mistake::Engine(_) => FOUND,
             Mistake::DamageNotTold => check::MEMBERS,
             Mistake::FencedStaysInSync => FENCED,

@@ -7,6 +7,7 @@
 //! A crash anywhere in between leaves a log that the next start cuts as well, or one that is as it was.
 
 use crate::disk::{Disk, DiskResult};
+use crate::settings::Mistake;
 use crate::shell::Shell;
 use crate::shell::background::write_checkpoint;
 use crate::shell::journal::Logged;
@@ -140,8 +141,10 @@ async fn carry_out(
     replica.names_released().await;
     shell.release_slot(slot).await;
 
+    let is_logged = !shell.settings.makes(Mistake::CutNotLogged);
     let cutting = Change::Cutting { place: rest.place, end: rest.end, epoch: leader_epoch };
-    match shell.log_changes(vec![Entry { partition: id, change: cutting }]).await {
+    let cutting = is_logged.then_some(Entry { partition: id, change: cutting });
+    match shell.log_changes(cutting.into_iter().collect()).await {
         Logged::Failed => return Ok(Err(CutFailed::Offline)),
         Logged::Flushed => {}
         // Then nothing but a checkpoint could want more than what is left.
@@ -152,7 +155,8 @@ async fn carry_out(
     write_checkpoint(shell).await?;
     let place = Place { segment: rest.opened.segment_base, file_position: rest.opened.file_position };
     let cut = Change::Cut { place, end: rest.opened.flushed_end, epoch: leader_epoch };
-    if shell.log_changes(vec![Entry { partition: id, change: cut }]).await == Logged::Failed {
+    let cut = is_logged.then_some(Entry { partition: id, change: cut });
+    if shell.log_changes(cut.into_iter().collect()).await == Logged::Failed {
         return Ok(Err(CutFailed::Offline));
     }
     let Some(kind) = shell.metadata.borrow().partitions.get(&id).map(|known| known.kind) else {

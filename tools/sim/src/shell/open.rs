@@ -485,7 +485,9 @@ async fn producers_before(
         let mut scan = RecoveryScan::new(closed_scan(*base));
         let mut waiting = Producers::clone(&producers);
         feed_in_pieces(&mut scan, &bytes, SCAN_SIZE, &mut |batch, stored| {
-            epochs.assign(stored.leader_epoch, stored.base_offset);
+            if !shell.settings.makes(Mistake::EpochsForgotten) {
+                epochs.assign(stored.leader_epoch, stored.base_offset);
+            }
             if at < from {
                 return;
             }
