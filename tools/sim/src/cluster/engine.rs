@@ -177,6 +177,13 @@ fn a_journal(settings: &storage::Settings) -> RingLimits {
     RingLimits { file_size: 4 * settings.sizes.block_max, file_count_max: 2 }
 }
 
+impl Drop for Engine {
+    /// Tasks hold the world, and the world its tasks.
+    fn drop(&mut self) {
+        self.world.drop_tasks();
+    }
+}
+
 /// A partition as its engine knows it.
 fn known_as(number: usize, leader_epoch: LeaderEpoch) -> Known {
     Known { topic: format!("p{number}"), kind: TopicKind::default(), leader_epoch, owner: ShardId(0) }

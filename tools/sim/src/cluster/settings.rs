@@ -220,7 +220,7 @@ impl Settings {
             time: replication.faulty_time,
             ..quorum::Settings::draw(seed, of_quorum)
         };
-        Settings {
+        let mut settings = Settings {
             replication,
             quorum,
             part: *dice.pick(&[1, 2, PART_WHOLE]),
@@ -229,7 +229,12 @@ impl Settings {
             has_engine: dice.one_in(3) || matches!(mistake, Some(Mistake::Engine(_))),
             has_coordinators: dice.one_in(2) || mistake.is_some_and(Mistake::is_of_coordinators),
             mistake,
+        };
+        if settings.has_engine {
+            // Its flushes take their time, and nothing is released before all are through.
+            settings.replication.window = settings.replication.window.max(512);
         }
+        settings
     }
 
     /// What a leader asks for, as a controller sees it that makes a mistake of it.
