@@ -57,9 +57,11 @@ pub async fn producers_before(
     let first = if lacks_epochs { 0 } else { from };
     tracing::warn!(
         directory = %request.directory.display(), segment = %active, reason, segments = closed.len() - first,
-        "the producer snapshot cannot be used: producers and epochs are built again from the segments before it"
+        "the producers, or the leader epochs, are built again from the segments before the active one"
     );
-    store.recovered(RecoveryBranch::ProducersRebuilt);
+    if kept.is_none() {
+        store.recovered(RecoveryBranch::ProducersRebuilt);
+    }
     for (at, base) in closed.iter().enumerate().skip(first) {
         let producers = (at >= from).then_some(&mut producers);
         replay(store, request, *base, producers, epochs, now).await?;

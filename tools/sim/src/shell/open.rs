@@ -462,7 +462,9 @@ async fn producers_before(
     if closed.is_empty() && active == Offset::ZERO {
         return Ok(Producers::new());
     }
-    shell.world.count("recovery: producers rebuilt");
+    if kept.is_none() {
+        shell.world.count("recovery: producers rebuilt");
+    }
     let (mut producers, mut from) = (Producers::new(), 0);
     for (at, base) in closed.iter().enumerate().rev() {
         let Some(mut found) = read_snapshot(shell, request, *base).await else { continue };
