@@ -111,6 +111,7 @@ fn commit_is_answered_and_seen_once_it_is_kept() {
 fn errors_of_the_log_become_those_of_coordinators() {
     let cases = [
         (ErrorCode::UnknownTopicOrPartition, ErrorCode::CoordinatorNotAvailable),
+        (ErrorCode::NotEnoughReplicasAfterAppend, ErrorCode::CoordinatorNotAvailable),
         (ErrorCode::KafkaStorageError, ErrorCode::NotCoordinator),
         (ErrorCode::MessageTooLarge, ErrorCode::UnknownServerError),
         (ErrorCode::InvalidTimestamp, ErrorCode::InvalidTimestamp),
