@@ -48,8 +48,16 @@ impl Simulation for Clusters {
     type Mistake = Mistake;
     const NAME: &'static str = "cluster";
     const EXPECTED: &'static [&'static str] = EXPECTED;
-    const RATES: &'static [&'static str] =
-        &["simulated seconds", "acknowledged: all", "committed", "elections", "fault: crash"];
+    const RATES: &'static [&'static str] = &[
+        "simulated seconds",
+        "acknowledged: all",
+        "committed",
+        "elections",
+        "fault: crash",
+        "coordinator: failed over",
+        "commit: acknowledged",
+        "transaction: committed",
+    ];
 
     fn run_seed(options: SeedOptions<Mistake>) -> SeedResult {
         run::run_seed(options)
@@ -170,4 +178,47 @@ const EXPECTED: &[&str] = &[
     "read: OFFSET_NOT_AVAILABLE",
     "read: OFFSET_OUT_OF_RANGE",
     "latest: told",
+    "coordinator: loaded",
+    "coordinator: failed over",
+    "coordinator: resigns",
+    "coordinator: waits for the high watermark",
+    "coordinator: a write is not kept",
+    "coordinator: not enough replicas after an append",
+    "coordinator: a decided transaction goes on",
+    "call: no answer",
+    "commit: acknowledged",
+    "commit: no answer",
+    "commit: NOT_COORDINATOR",
+    "commit: COORDINATOR_LOAD_IN_PROGRESS",
+    "commit: COORDINATOR_NOT_AVAILABLE",
+    "committed offset: fetched",
+    "committed offset: of a transaction",
+    "fetch: UNSTABLE_OFFSET_COMMIT",
+    "member: joined",
+    "member: heard",
+    "heartbeat: UNKNOWN_MEMBER_ID",
+    "init: answered",
+    "init: CONCURRENT_TRANSACTIONS",
+    "write: INVALID_PRODUCER_EPOCH",
+    "write: NOT_LEADER_OR_FOLLOWER",
+    "write: NOT_ENOUGH_REPLICAS_AFTER_APPEND",
+    "end: CONCURRENT_TRANSACTIONS",
+    "end: PRODUCER_FENCED",
+    "verify: on another node",
+    "node asks another: lost",
+    "node asks another: answer lost",
+    "marker: kept",
+    "marker: into a partition of another node",
+    "marker: tried again",
+    "produce: there already",
+    "producer: crashed",
+    "transaction: record acknowledged",
+    "transaction: offset committed",
+    "transaction: committed",
+    "transaction: aborted",
+    "transaction: timed out",
+    "transaction: left behind",
+    "transaction: asked to end, nobody was told",
+    "read: a committed record",
+    "read: an aborted record is left out",
 ];

@@ -20,7 +20,7 @@
 //! | [`crowd`] | the clients of a seed, of whatever kind |
 //! | [`keyed_log`], [`writes`] | a compacted partition, as coordinators keep their state in; what becomes of their writes |
 //! | [`quorum`] | another one: the metadata quorum |
-//! | [`cluster`] | the two of them in one: the quorum decides about the nodes and partitions, and the storage engine keeps the logs of some seeds |
+//! | [`cluster`] | the two of them in one: the quorum decides about the nodes and partitions; the storage engine, and coordinators that fail over, in some |
 //!
 //! Absent: several log directories.
 

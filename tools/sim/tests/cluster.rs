@@ -14,6 +14,9 @@ fn no_seed_has_a_finding() {
     assert!(counts.get("acknowledged: all") >= SEEDS * 50);
     assert!(counts.get("fault: crash") >= SEEDS * 3);
     assert!(counts.get("committed") >= SEEDS * 30);
+    assert!(counts.get("coordinator: failed over") >= SEEDS);
+    assert!(counts.get("commit: acknowledged") >= SEEDS * 50);
+    assert!(counts.get("transaction: committed") >= SEEDS * 4);
     let missing = counts.missing(Clusters::EXPECTED);
     assert!(missing.len() < Clusters::EXPECTED.len() / 5, "{missing:?}");
 }

@@ -52,12 +52,23 @@ pub enum Mistake {
     LoadedTooEarly,
     /// A leader answers for a marker once that is in its own log.
     MarkerAnsweredEarly,
+    /// A partition that could not be reached counts as one that has its marker.
+    MarkerNotTriedAgain,
+    /// After a failover nobody goes on with what was decided.
+    DecidedNotResumed,
 }
 
 impl Mistake {
     fn is_of_coordinators(self) -> bool {
-        use Mistake::{CoordinatorAnswersEarly, CoordinatorStays, LoadedTooEarly, MarkerAnsweredEarly};
-        matches!(self, CoordinatorAnswersEarly | CoordinatorStays | LoadedTooEarly | MarkerAnsweredEarly)
+        matches!(
+            self,
+            Mistake::CoordinatorAnswersEarly
+                | Mistake::CoordinatorStays
+                | Mistake::LoadedTooEarly
+                | Mistake::MarkerAnsweredEarly
+                | Mistake::MarkerNotTriedAgain
+                | Mistake::DecidedNotResumed
+        )
     }
 }
 
@@ -95,6 +106,8 @@ impl PlannedMistake for Mistake {
         Mistake::CoordinatorStays,
         Mistake::LoadedTooEarly,
         Mistake::MarkerAnsweredEarly,
+        Mistake::MarkerNotTriedAgain,
+        Mistake::DecidedNotResumed,
     ];
 
     fn name(self) -> &'static str {
@@ -117,6 +130,8 @@ impl PlannedMistake for Mistake {
             Mistake::CoordinatorStays => "coordinator-stays",
             Mistake::LoadedTooEarly => "loaded-too-early",
             Mistake::MarkerAnsweredEarly => "marker-answered-early",
+            Mistake::MarkerNotTriedAgain => "marker-not-tried-again",
+            Mistake::DecidedNotResumed => "decided-not-resumed",
         }
     }
 
@@ -140,7 +155,8 @@ impl PlannedMistake for Mistake {
             Mistake::CoordinatorAnswersEarly => COMMITTED,
             Mistake::CoordinatorStays => GIVEN_ONCE,
             Mistake::LoadedTooEarly => COMMIT_KEPT,
-            Mistake::MarkerAnsweredEarly => ONE_OUTCOME,
+            Mistake::MarkerAnsweredEarly | Mistake::MarkerNotTriedAgain => ONE_OUTCOME,
+            Mistake::DecidedNotResumed => replication::check::SERVED,
         }
     }
 }
@@ -167,6 +183,8 @@ pub mod check {
     pub const STORED_ONCE: &str = "what is sent again in a transaction is read once";
     pub const STABLE: &str = "the last stable offset never moves back for a client";
     pub const MEMBER_FORWARD: &str = "a member's epoch never moves back for it";
+    pub const ERRORS: &str = "requests are refused as the protocol has it";
+    pub const FENCED_PRODUCER: &str = "a producer that was fenced changes nothing any more";
     pub const GIVEN_ONCE: &str = "a producer's epoch is given out once";
 }
 

@@ -23,6 +23,16 @@ use odradek::types::{NodeId, PartitionEpoch};
 /// Among those who append: a coordinator, or who writes for one.
 pub const COORDINATOR: usize = usize::MAX;
 
+/// What becomes of a batch.
+#[derive(Clone, Copy, Debug)]
+pub enum Judged {
+    New(Batch),
+    /// It was appended before, up to there.
+    There {
+        end: u64,
+    },
+}
+
 /// Batches in one frame, of one partition.
 const BATCHES_MAX: usize = 8;
 
@@ -100,28 +110,27 @@ impl Scene {
         match known {
             Some((sequence, end)) if sequence == batch.sequence => {
                 self.world.count("produce: sent again and already there");
-                self.append_judged(id, partition, Err(end), acks, client);
+                self.append_judged(id, partition, Judged::There { end }, acks, client);
                 Ok(())
             }
-            Some((sequence, _)) if sequence > batch.sequence => return Err("produce: DUPLICATE_SEQUENCE"),
-            Some((sequence, _)) if batch.sequence != sequence + 1 => return Err("produce: OUT_OF_ORDER"),
+            Some((sequence, _)) if sequence > batch.sequence => Err("produce: DUPLICATE_SEQUENCE"),
+            Some((sequence, _)) if batch.sequence != sequence + 1 => Err("produce: OUT_OF_ORDER"),
             None if batch.producer > 0 && batch.sequence > 0 && checks_sequence => {
-                return Err("produce: OUT_OF_ORDER");
+                Err("produce: OUT_OF_ORDER")
             }
             _ => {
-                self.append_judged(id, partition, Ok(batch), acks, client);
+                self.append_judged(id, partition, Judged::New(batch), acks, client);
                 Ok(())
             }
         }
     }
 
-    /// What is to be appended by a leader; `Err`: it is there already, up to that end. Whoever has sent it is answered
-    /// once it is as safe as it is to be.
+    /// What a leader has judged is appended. Whoever has sent it is answered once it is as safe as it is to be.
     pub fn append_judged(
         &mut self,
         id: usize,
         partition: usize,
-        batch: Result<Batch, u64>,
+        judged: Judged,
         acks: Option<Acks>,
         client: (usize, u64),
     ) {
@@ -132,9 +141,9 @@ impl Scene {
         let Role::Leader(leader) = &mut replica.role else { unreachable!("it leads") };
         let epoch = leader.epoch();
         let mut effects = Vec::new();
-        let end = match batch {
-            Err(end) => end,
-            Ok(mut batch) => {
+        let end = match judged {
+            Judged::There { end } => end,
+            Judged::New(mut batch) => {
                 batch.base = replica.log.end();
                 batch.epoch = epoch.0;
                 replica.log.append(batch);

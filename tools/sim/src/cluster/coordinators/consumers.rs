@@ -188,5 +188,44 @@ impl Scene {
     /// Under names that do not change from seed to seed.
     pub fn count_refusal(&self, of: &str, error: ErrorCode) {
         self.world.counts.borrow_mut().add(&format!("{of}: {}", error.name()), 1);
+        if !may_be_refused(of, error) {
+            self.world.finding(check::ERRORS, format_args!("{of}: {error:?}"));
+        }
     }
+}
+
+/// Errors that clients know as answers to it, of those that may come here: others they take for the end.
+fn may_be_refused(of: &str, error: ErrorCode) -> bool {
+    use ErrorCode::{
+        ConcurrentTransactions, CoordinatorLoadInProgress, CoordinatorNotAvailable, FencedMemberEpoch,
+        GroupIdNotFound, InvalidProducerEpoch, InvalidTxnState, NotCoordinator, NotEnoughReplicas,
+        NotEnoughReplicasAfterAppend, NotLeaderOrFollower, OutOfOrderSequenceNumber, ProducerFenced,
+        StaleMemberEpoch, TransactionAbortable, UnknownMemberId, UnstableOffsetCommit,
+    };
+    let is_away = matches!(error, CoordinatorLoadInProgress | CoordinatorNotAvailable | NotCoordinator);
+    is_away
+        || match of {
+            "commit" => matches!(error, UnknownMemberId | StaleMemberEpoch | GroupIdNotFound),
+            "fetch" => error == UnstableOffsetCommit,
+            "heartbeat" => matches!(error, UnknownMemberId | FencedMemberEpoch | GroupIdNotFound),
+            "init" => matches!(error, ConcurrentTransactions | ProducerFenced | InvalidProducerEpoch),
+            "end" => {
+                matches!(
+                    error,
+                    ConcurrentTransactions | ProducerFenced | InvalidProducerEpoch | InvalidTxnState
+                )
+            }
+            // Produce, which the log answers, and TxnOffsetCommit.
+            _ => matches!(
+                error,
+                ConcurrentTransactions
+                    | InvalidProducerEpoch
+                    | InvalidTxnState
+                    | TransactionAbortable
+                    | OutOfOrderSequenceNumber
+                    | NotEnoughReplicas
+                    | NotEnoughReplicasAfterAppend
+                    | NotLeaderOrFollower
+            ),
+        }
 }

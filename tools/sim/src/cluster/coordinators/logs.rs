@@ -4,7 +4,7 @@
 //! It is made anew from the replica's batches when a node begins to lead, and goes when it leads no more.
 
 use crate::cluster::coordinators::Then;
-use crate::replication::leading::COORDINATOR;
+use crate::replication::leading::{COORDINATOR, Judged};
 use crate::replication::log::{Batch, offset};
 use crate::replication::node::Role;
 use crate::replication::scene::Scene;
@@ -124,11 +124,11 @@ impl Scene {
         };
         assert!(log.log_end() == offset(end), "both are one log");
         let (bytes, decision) = decide(log, what, now);
-        let batch = match decision {
+        let judged = match decision {
             Err(error) => return Err((error, then)),
             Ok(AppendDecision::Duplicate(stored)) => {
                 self.world.count("produce: there already");
-                Err(stored.last_offset.get() + 1)
+                Judged::There { end: stored.last_offset.get() + 1 }
             }
             Ok(AppendDecision::Append(plan)) => {
                 let value = self.clients.next_value();
@@ -141,13 +141,13 @@ impl Scene {
                 logs.said.insert(value, bytes);
                 let batch = Batch { base: end, count, epoch: epoch.0, producer: 0, sequence: 0, value };
                 self.watch.sends(partition, &batch);
-                Ok(batch)
+                Judged::New(batch)
             }
         };
         logs.next_parked += 1;
         let number = logs.next_parked;
         logs.parked.insert(number, Parked { node: id, then });
-        self.append_judged(id, partition, batch, Some(Acks::All), (COORDINATOR, number));
+        self.append_judged(id, partition, judged, Some(Acks::All), (COORDINATOR, number));
         Ok(())
     }
 

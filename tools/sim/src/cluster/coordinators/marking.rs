@@ -125,12 +125,14 @@ impl Scene {
     }
 
     fn is_marked(&mut self, number: u64, name: &str, result: Result<(), ErrorCode>) {
+        let is_left = self.errs(Mistake::MarkerNotTriedAgain);
         let markings = &mut self.coordinators.as_deref_mut().expect("the cluster has some").markings;
         let Some(progress) = markings.all.get_mut(&number) else { return };
         match result {
             Ok(()) => {}
             // Somebody has ended it there, and the producer has gone on.
             Err(ErrorCode::InvalidProducerEpoch) => self.world.count("marker: comes too late"),
+            Err(_) if is_left => {}
             Err(error) => {
                 let counted = format!("marker: {}", error.name());
                 self.world.counts.borrow_mut().add(&counted, 1);

@@ -32,8 +32,9 @@ struct Written {
 pub struct Outcomes {
     transactions: Vec<Transaction>,
     writes: BTreeMap<u64, Written>,
-    /// Who was ever told to be a producer.
+    /// Who was ever told to be a producer, and the newest epoch of each.
     writers: BTreeSet<(i64, i16)>,
+    newest: BTreeMap<i64, i16>,
 }
 
 impl Outcomes {
@@ -46,7 +47,14 @@ impl Outcomes {
 
     /// Nobody else was ever told to be that one.
     pub fn is_new(&mut self, writer: Writer) -> bool {
+        let newest = self.newest.entry(writer.producer.0).or_insert(writer.epoch.0);
+        *newest = writer.epoch.0.max(*newest);
         self.writers.insert((writer.producer.0, writer.epoch.0))
+    }
+
+    /// Somebody else was told to be the producer since.
+    pub fn is_fenced(&self, writer: Writer) -> bool {
+        self.newest.get(&writer.producer.0).is_some_and(|newest| *newest > writer.epoch.0)
     }
 
     pub fn writes(&mut self, transaction: usize, number: u64) {

@@ -51,6 +51,8 @@ pub struct Producer {
     of: i32,
     writer: Option<Writer>,
     sequences: BTreeMap<&'static str, i32>,
+    /// The newest leader epoch that it has heard of, by partition.
+    epochs: BTreeMap<usize, i32>,
     doing: Doing,
     tries: u32,
     transaction: usize,
@@ -78,6 +80,7 @@ impl Scene {
                 of: client as i32,
                 writer: None,
                 sequences: BTreeMap::new(),
+                epochs: BTreeMap::new(),
                 doing: Doing::Init,
                 tries: 0,
                 transaction: 0,
@@ -125,12 +128,24 @@ impl Scene {
             Doing::Nothing => return,
         };
         let partition = self.partition_named(topic);
-        let Some((Some(node), _)) = self.heard_of(partition) else { return self.go_on_later(client) };
+        let mut epoch = self.producer(client).epochs.get(&partition).copied().unwrap_or(-1);
+        let leader = self.leader_heard_of(partition, &mut epoch);
+        self.producer(client).epochs.insert(partition, epoch);
+        let Some(node) = leader else { return self.go_on_later(client) };
         self.producer(client).tries += 1;
         let request = self.request_of(client, &doing);
         let caller = self.producer(client).caller;
         let known = self.producer(client).committed;
+        let writer = self.producer(client).writer;
+        let fenced = writer.filter(|writer| self.coordinated().outcomes.is_fenced(*writer));
         self.call(caller, node, request, move |scene, reply| match (doing, reply) {
+            (
+                doing @ (Doing::Write(_) | Doing::End(_)),
+                Some(reply @ (Reply::Done(Ok(())) | Reply::Writer(Ok(_)))),
+            ) if fenced.is_some() => {
+                let what = format!("{fenced:?} is answered {reply:?} to {doing:?}");
+                scene.world.finding(check::FENCED_PRODUCER, format_args!("{what}"));
+            }
             (_, None) => scene.go_on_later(client),
             (Doing::Init, Some(Reply::Writer(result))) => scene.is_initialised(client, result),
             (Doing::Write(places), Some(Reply::Done(result))) => scene.has_written(client, places, result),

@@ -292,7 +292,7 @@ impl Scene {
         let Some(served) = self.serving().served.get(&key).filter(|served| !served.has_ended) else { return };
         let (id, partition) = (served.node, served.partition);
         let Some(at) = served.reads_at else { return };
-        let replica = &self.nodes[id].replicas[&partition];
+        let Some(replica) = self.nodes[id].replicas.get(&partition) else { return };
         let Role::Leader(leader) = &replica.role else { return };
         let high_watermark = leader.high_watermark().get();
         let is_known = leader.latest().is_ok() || self.errs(Mistake::LoadedTooEarly);
@@ -325,6 +325,7 @@ impl Scene {
             self.world.count("coordinator: failed over");
         }
         self.check_loaded(key);
+        let ids_max = if self.errs(Mistake::DecidedNotResumed) { 0 } else { usize::MAX };
         let mut goes_on = false;
         // What was decided goes on, before anything else is asked.
         self.coordinate(key, |machine, now, effects| match machine {
@@ -334,7 +335,7 @@ impl Scene {
                 }
             }
             Machine::Transactions(transactions) => {
-                for id in transactions.ids_after(None, usize::MAX) {
+                for id in transactions.ids_after(None, ids_max) {
                     transactions.loaded(&id, &mut effects.transactions);
                 }
                 goes_on = !effects.transactions.is_empty();
