@@ -2,7 +2,7 @@
 
 use self::check::{
     COMMIT_KEPT, COMMITTED, COMPLETED, DERIVED, FENCED, FOUND, GIVEN_ONCE, LATEST, ONE_OUTCOME, WAITED_FOR,
-    WANTED,
+    WANTED, WHOLE,
 };
 use crate::quorum::settings as quorum;
 use crate::random::Random;
@@ -155,7 +155,8 @@ impl PlannedMistake for Mistake {
             Mistake::CoordinatorAnswersEarly => COMMITTED,
             Mistake::CoordinatorStays => GIVEN_ONCE,
             Mistake::LoadedTooEarly => COMMIT_KEPT,
-            Mistake::MarkerAnsweredEarly | Mistake::MarkerNotTriedAgain => ONE_OUTCOME,
+            Mistake::MarkerAnsweredEarly => WHOLE,
+            Mistake::MarkerNotTriedAgain => ONE_OUTCOME,
             Mistake::DecidedNotResumed => replication::check::SERVED,
         }
     }

@@ -7,6 +7,7 @@ use crate::replication::scene::{Scene, index};
 use crate::replication::settings::{MS, S};
 use crate::world::Micros;
 use odradek::replication::leader;
+use odradek::types::NodeId;
 
 impl Scene {
     /// Until the seed becomes calm.
@@ -150,6 +151,13 @@ impl Scene {
     /// one of them is whole. More than that no protocol survives.
     pub fn may_lose(&self, node: usize, partition: usize) -> bool {
         let leadership = &self.controller.partitions[&partition];
+        // Nobody may elect uncleanly there. A proposal that is on its way may leave only those that are damaged, unless
+        // all are in sync and whole.
+        let is_whole = |other: &NodeId| index(*other) == node || !self.is_lost(index(*other), partition);
+        let is_complete = leadership.in_sync.len() == leadership.replicas.len();
+        if self.is_coordinated(partition) && !(is_complete && leadership.replicas.iter().all(is_whole)) {
+            return false;
+        }
         let minimum = self.in_sync_min(partition).min(leadership.target_count());
         let others = leadership.in_sync.iter().chain(&leadership.eligible_leaders).map(|other| index(*other));
         let others: Vec<usize> = others.filter(|other| *other != node).collect();
