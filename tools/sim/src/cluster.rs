@@ -25,7 +25,7 @@
 //! | [`faults`] | what goes wrong |
 //! | [`run`] | one seed |
 //!
-//! Absent: several cores.
+//! Absent: the storage engine below partitions of coordinators, several cores.
 
 pub mod asking;
 pub mod coordinators;

@@ -239,14 +239,18 @@ impl Settings {
             time: replication.faulty_time,
             ..quorum::Settings::draw(seed, of_quorum)
         };
+        let is_of_coordinators = mistake.is_some_and(Mistake::is_of_coordinators);
+        let has_engine = matches!(mistake, Some(Mistake::Engine(_))) || dice.one_in(3) && !is_of_coordinators;
+        // Not both: what a start finds of partitions of coordinators is not understood by the checks yet.
+        let has_coordinators = is_of_coordinators || dice.one_in(2) && !has_engine;
         let mut settings = Settings {
             replication,
             quorum,
             part: *dice.pick(&[1, 2, PART_WHOLE]),
             balance_every: *dice.pick(&[3 * S, 10 * S, 60 * S]),
             operator_pause_max: *dice.pick(&[2 * S, 5 * S, 10 * S]),
-            has_engine: dice.one_in(3) || matches!(mistake, Some(Mistake::Engine(_))),
-            has_coordinators: dice.one_in(2) || mistake.is_some_and(Mistake::is_of_coordinators),
+            has_engine,
+            has_coordinators,
             mistake,
         };
         if settings.has_engine {
