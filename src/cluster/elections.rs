@@ -39,8 +39,10 @@ pub struct UncleanElection {
     pub leader: NodeId,
 }
 
-/// Partitions that nobody leads are led by replicas that are not in sync, where their topics allow it, and nobody who
-/// has everything `is_coming`. Kafka does not wait for those, and loses records where all nodes start again.
+/// Partitions that nobody leads are led by an active replica that has everything, if there is one: a change of which a
+/// crash has left the first part, as of a node that was to be fenced, may have taken its leader from one, and nothing
+/// else comes of that. Otherwise by replicas that are not in sync, where their topics allow it, and nobody who has
+/// everything `is_coming`. Kafka does not wait for those, and loses records where all nodes start again.
 ///
 /// Shape: O(partitions of the cluster).
 pub fn elect_leaderless(
@@ -58,13 +60,23 @@ pub fn elect_leaderless(
             continue;
         }
         let settings = settings_of(topic, defaults);
-        if !settings.unclean_leader_election {
-            continue;
-        }
         let mut in_sync_min = InSyncMin::of(topic, defaults);
         for (id, state) in partitions {
             let offline = image.offline_replicas(state);
             let rules = Rules { members: &members, in_sync_min: in_sync_min.get(state), offline: &offline };
+            let with_all = state.in_sync.iter().chain(&state.eligible_leaders);
+            let mut active = with_all.filter(|node| members.is_active(**node));
+            let led = active.find_map(|node| {
+                state.leadership().node_came(rules, *node).filter(|led| led.leader.is_some())
+            });
+            if let Some(led) = led {
+                let state = state.clone().with_leadership(&led);
+                leaderless.records.push(Record::PartitionChanged { id, state });
+                continue;
+            }
+            if !settings.unclean_leader_election {
+                continue;
+            }
             if state.in_sync.iter().chain(&state.eligible_leaders).any(is_waited_for) {
                 leaderless.is_waiting = true;
                 continue;
@@ -209,6 +221,30 @@ mod tests {
         let state = image.partition(partition_id(1, 0)).expect("it is there");
         assert_eq!((state.leader, &state.in_sync[..]), (Some(NodeId(1)), &[NodeId(1)][..]));
         image
+    }
+
+    #[test]
+    fn who_has_everything_leads_what_a_change_in_parts_has_left_without_a_leader() {
+        for in_sync in [vec![], vec![NodeId(1)]] {
+            let eligible_leaders = if in_sync.is_empty() { vec![NodeId(1)] } else { Vec::new() };
+            let mut image = cluster();
+            let id = partition_id(1, 0);
+            let before = image.partition(id).expect("it is there").clone();
+            let (leader_epoch, partition_epoch) = (before.leader_epoch, before.partition_epoch);
+            let state = PartitionState { leader: None, in_sync, eligible_leaders, ..before };
+            let left = Record::PartitionChanged { id, state };
+            assert!(may_elect_after(&left), "it is looked at then");
+            image.apply(&left).expect("it fits");
+            let records = elect_leaderless(&image, &TopicDefaults::default(), |_| false).records;
+            let [.., Record::PartitionChanged { state, .. }] = &records[..] else { panic!("{records:?}") };
+            assert_eq!((state.leader, &state.in_sync[..]), (Some(NodeId(1)), &[NodeId(1)][..]));
+            assert!(state.leader_epoch > leader_epoch && state.partition_epoch > partition_epoch);
+
+            let fenced = Node { is_fenced: true, ..image.node(NodeId(1)).expect("it is there").clone() };
+            image.apply(&Record::NodeRegistered(fenced)).expect("it is the same registration");
+            let leaderless = elect_leaderless(&image, &TopicDefaults::default(), |_| false);
+            assert_eq!(leaderless.records, [], "it is fenced by now");
+        }
     }
 
     #[test]
