@@ -84,7 +84,8 @@ impl Scene {
             let Some(leader) = leadership.leader.map(index) else { return false };
             let replica = &self.nodes[leader].replicas[&partition];
             let Role::Leader(machine) = &replica.role else { return false };
-            let end = self.watch.end(partition);
+            // Who starts over behind all that is left begins there.
+            let end = self.watch.end(partition).max(replica.log.start());
             leadership.in_sync.len() == leadership.replicas.len()
                 && !leadership.is_reassigned()
                 && machine.epoch() == leadership.leader_epoch
