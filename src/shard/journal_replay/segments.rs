@@ -155,8 +155,10 @@ impl<'a> Segments<'a> {
 }
 
 /// Makes the segment of `place` the last one, and cuts it there, without a flush. Files that describe what is gone
-/// go first, and the newest segment before those below it: an interrupted one is seen by its log file. Where no segment
-/// is left, as of a log that was about to begin anew behind it, that one is made, empty.
+/// go first, and the newest segment before those below it: an interrupted one is seen by its log file. Each is gone for
+/// good before what lies below it goes: without a journal nothing would tell of the gap that one which came back leaves.
+/// Where no segment is left, as of a log that begins anew before it, the oldest one becomes it, empty; where there is none,
+/// it is made.
 pub fn truncate(directory: &Path, place: Place) -> io::Result<()> {
     let mut names: Vec<(Offset, SegmentFile)> = Vec::new();
     let mut is_first = true;
@@ -170,14 +172,30 @@ pub fn truncate(directory: &Path, place: Place) -> io::Result<()> {
             _ => {}
         }
     }
+    let is_there = names.contains(&(place.segment, SegmentFile::Log));
+    let logs = names.iter().filter(|(_, file)| *file == SegmentFile::Log);
+    let kept = logs.map(|(base, _)| *base).min().filter(|_| is_first && !is_there);
     names.sort_by_key(|(base, file)| (*base, *file != SegmentFile::Log));
     for (base, file) in names.into_iter().rev() {
-        if base > place.segment || !matches!(file, SegmentFile::Log | SegmentFile::ProducerSnapshot) {
+        let is_log = file == SegmentFile::Log;
+        if is_log && kept == Some(base) {
+            continue;
+        }
+        if base > place.segment || !is_log && file != SegmentFile::ProducerSnapshot {
             remove_if_present(&directory.join(file.name(base)))?;
+            if is_log {
+                sync_directory(directory)?;
+            }
         }
     }
     let path = directory.join(SegmentFile::Log.name(place.segment));
-    if path.exists() {
+    if let Some(kept) = kept {
+        let kept = directory.join(SegmentFile::Log.name(kept));
+        let file = OpenOptions::new().write(true).open(&kept)?;
+        file.set_len(0)?;
+        file.sync_all()?;
+        std::fs::rename(kept, path)?;
+    } else if path.exists() {
         let file = OpenOptions::new().write(true).open(&path)?;
         file.set_len(file.metadata()?.len().min(place.file_position))?;
     } else if is_first {

@@ -208,8 +208,10 @@ async fn cut_files(disk: &Rc<Disk>, directory: &str, rest: &Rest) -> DiskResult<
 }
 
 /// Makes the segment of `place` the last one, and cuts it there, without a flush. Files that describe what is gone
-/// go first, and the newest segment before those below it: an interrupted one is seen by its log file. Where no segment
-/// is left, as of a log that was about to begin anew behind it, that one is made, empty.
+/// go first, and the newest segment before those below it: an interrupted one is seen by its log file. Each is gone for
+/// good before what lies below it goes: without a journal nothing would tell of the gap that one which came back leaves.
+/// Where no segment is left, as of a log that begins anew before it, the oldest one becomes it, empty; where there is none,
+/// it is made.
 pub async fn truncate(disk: &Rc<Disk>, directory: &str, place: Place) -> DiskResult<()> {
     let mut names: Vec<(Offset, SegmentFile)> = Vec::new();
     let mut is_first = true;
@@ -222,14 +224,30 @@ pub async fn truncate(disk: &Rc<Disk>, directory: &str, place: Place) -> DiskRes
             _ => {}
         }
     }
+    let is_there = names.contains(&(place.segment, SegmentFile::Log));
+    let logs = names.iter().filter(|(_, file)| *file == SegmentFile::Log);
+    let kept = logs.map(|(base, _)| *base).min().filter(|_| is_first && !is_there);
     names.sort_by_key(|(base, file)| (*base, *file != SegmentFile::Log));
     for (base, file) in names.into_iter().rev() {
-        if base > place.segment || !matches!(file, SegmentFile::Log | SegmentFile::ProducerSnapshot) {
+        let is_log = file == SegmentFile::Log;
+        if is_log && kept == Some(base) {
+            continue;
+        }
+        if base > place.segment || !is_log && file != SegmentFile::ProducerSnapshot {
             disk.remove_if_present(&format!("{directory}/{}", file.name(base))).await?;
+            if is_log {
+                disk.sync_directory(directory).await?;
+            }
         }
     }
     let path = format!("{directory}/{}", SegmentFile::Log.name(place.segment));
-    if disk.exists(&path) {
+    if let Some(kept) = kept {
+        let kept = format!("{directory}/{}", SegmentFile::Log.name(kept));
+        let file = disk.open(&kept, false).await?;
+        file.truncate(0).await?;
+        file.flush().await?;
+        disk.rename(&kept, &path).await?;
+    } else if disk.exists(&path) {
         let file = disk.open(&path, true).await?;
         file.truncate(file.size().min(place.file_position)).await?;
     } else if is_first {
