@@ -194,6 +194,7 @@ pub fn truncate(directory: &Path, place: Place) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(&kept)?;
         file.set_len(0)?;
         file.sync_all()?;
+        #[expect(clippy::disallowed_methods, reason = "runs on a helper thread, or before the shards")]
         std::fs::rename(kept, path)?;
     } else if path.exists() {
         let file = OpenOptions::new().write(true).open(&path)?;
