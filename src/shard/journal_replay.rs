@@ -24,7 +24,6 @@ use crate::log::checkpoint::{Checkpoint, CheckpointGeneration, PartitionPoint};
 use crate::log::data_dir::checkpoint_name;
 use crate::log::journal::block::{BLOCK_SIZE_MAX, BlockSequence, BlockView, BlockWriter, block_size};
 use crate::log::journal::flushed_ends::FlushedEnds;
-use crate::log::journal::lost::{self, LOST_PARTITIONS_FILE};
 use crate::log::journal::redo::{Reached, Redoing};
 use crate::log::journal::replay::{
     FoundBlock, Replay, Stop, Verdict, bounds_of_first_blocks, files_of, first_mark,
@@ -36,6 +35,7 @@ use crate::metrics::recovery::{RecoveryBranch, RecoveryCounts};
 use crate::shard::disk::{remove_if_present, replace_file, sync_directory};
 use crate::shard::journal::{self, Condition};
 use crate::shard::journal_replay::segments::Segments;
+use crate::shard::kept_journals;
 use crate::types::limits::IO_ALIGNMENT;
 use crate::types::{NodeId, Offset, ShardId, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
@@ -99,6 +99,8 @@ pub fn replay(
     points: &mut BTreeMap<TopicPartition, PartitionPoint>,
 ) -> io::Result<Replayed> {
     let mut replayed = Replayed::default();
+    // If it comes again it begins empty: what it has lost then is another matter.
+    kept_journals::forget_in(start.data_dir, |id| start.has_gone(*id))?;
     let journals = find_journals(start.data_dir)?;
     let mut segments = Segments::new(start.data_dir, start.image);
     let mut retire = Vec::new();
@@ -112,7 +114,7 @@ pub fn replay(
             ));
             continue;
         }
-        if !is_usable && let Some(lost) = read_lost(directory)? {
+        if !is_usable && let Some(lost) = kept_journals::read(directory)? {
             let known = lost.into_iter().filter(|id| start.image.partition(*id).is_some());
             let known: Vec<TopicPartition> = known.collect();
             tracing::error!(
@@ -197,22 +199,10 @@ fn put_aside(
     directory: &Path,
     lost: &BTreeSet<TopicPartition>,
 ) -> io::Result<()> {
-    replace_file(&directory.join(LOST_PARTITIONS_FILE), lost::encode(lost).as_bytes())?;
+    kept_journals::write(directory, lost)?;
     let aside = |number: u32| data_dir.join(journal::damaged_directory_name(shard, number));
     let number = (1..).find(|number| !aside(*number).exists()).expect("some number is free");
     std::fs::rename(directory, aside(number))
-}
-
-/// What an earlier start has found a journal to have lost; `None` where it could not say. One that cannot be
-/// read now is another matter: partitions that have lost nothing would be offline for it.
-fn read_lost(directory: &Path) -> io::Result<Option<BTreeSet<TopicPartition>>> {
-    match std::fs::read_to_string(directory.join(LOST_PARTITIONS_FILE)) {
-        Ok(text) => Ok(lost::decode(&text)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
 }
 
 /// Log starts stand nowhere but in the journals, until now; and of a partition that has another owner, in the
@@ -248,6 +238,11 @@ fn write_mark(directory: &Path, mark: &BlockPlace) -> io::Result<()> {
 }
 
 impl ReplayStart<'_> {
+    /// Its replica has left this node: what there was of it was removed.
+    fn has_gone(&self, id: TopicPartition) -> bool {
+        self.image.partition(id).is_some_and(|state| state.replica_on(self.node).is_none())
+    }
+
     /// Some partition has another owner from now on.
     fn moves_partitions(&self) -> bool {
         let owner = |state: &PartitionState| state.replica_on(self.node).map(|replica| replica.owner);
@@ -513,20 +508,6 @@ mod tests {
     use super::*;
     use crate::cluster::image::tests::{image_of, node};
     use crate::config::Routing;
-
-    #[test]
-    fn what_a_journal_has_lost_is_read_or_the_start_ends() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(LOST_PARTITIONS_FILE);
-        assert_eq!(read_lost(directory.path()).unwrap(), None);
-        replace_file(&path, b"nobody knows").unwrap();
-        assert_eq!(read_lost(directory.path()).unwrap(), None);
-        replace_file(&path, lost::encode(&BTreeSet::new()).as_bytes()).unwrap();
-        assert_eq!(read_lost(directory.path()).unwrap(), Some(BTreeSet::new()));
-        remove_if_present(&path).unwrap();
-        std::fs::create_dir(&path).unwrap();
-        assert_eq!(read_lost(directory.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
-    }
 
     /// A start was interrupted while it removed a journal that it had replayed: what is left must not be
     /// judged, as it would have lost its first blocks.

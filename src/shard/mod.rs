@@ -20,7 +20,7 @@
 //! | [`partitions`], [`background`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; a clean stop |
 //! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
 //! | [`handover`] | partitions move between shards of a node |
-//! | [`restoring`] | damaged replicas, made again from those of others |
+//! | [`restoring`], [`kept_journals`] | damaged replicas, made again from those of others; what was lost with journals that are kept |
 //! | [`disk`], [`open_files`], [`replacing`], [`clock`] | the seams to files and time |
 //! | [`shared_flush`] | one flush of a file system for many who wait for one |
 //! | [`side_thread`] | a thread for long work that hardly any request waits for |
@@ -49,6 +49,7 @@ mod handover;
 mod inbox;
 pub mod journal;
 mod journal_replay;
+mod kept_journals;
 mod log_dirs;
 mod look_inside;
 pub mod markers;

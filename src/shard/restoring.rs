@@ -12,15 +12,10 @@
 
 use crate::cluster::image::Image;
 use crate::cluster::record::Node;
-use crate::log::journal::lost::{self, LOST_PARTITIONS_FILE};
-use crate::shard::disk::{blocking, replace_file};
 use crate::shard::message::Message;
-use crate::shard::store::Store;
-use crate::shard::{Shard, groups, journal, partitions, replication};
+use crate::shard::{Shard, groups, partitions, replication};
 use crate::types::{BrokerEpoch, NodeId, ShardId, TopicPartition};
 use std::collections::BTreeSet;
-use std::io;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -178,39 +173,9 @@ async fn restore(shard: &Rc<Shard>, id: TopicPartition) {
     partitions::take_off(shard, &[id]).await;
     groups::role_changed(shard, id);
     shard.transactions.role_changed(shard, id);
-    forget_lost(&store, id).await;
     forget(shard, id); // Unless the new one is damaged too.
     partitions::open_new(shard, &store, id, sessions).await;
     shard.metrics.borrow_mut().replicas_restored += 1;
-}
-
-/// What was lost with a journal that is kept is of no concern any more.
-async fn forget_lost(store: &Rc<Store>, id: TopicPartition) {
-    let path = store.path.clone();
-    if let Err(error) = blocking(move || forget_lost_in(&path, id)).await {
-        tracing::warn!(partition = ?id, %error, "the next start takes a replica for damaged once more");
-    }
-}
-
-fn forget_lost_in(log_directory: &Path, id: TopicPartition) -> io::Result<()> {
-    for entry in std::fs::read_dir(log_directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let found = name.to_str().and_then(journal::parse_directory_name);
-        let is_kept = found.is_some_and(|(_, condition)| condition != journal::Condition::Usable);
-        let path = entry.path().join(LOST_PARTITIONS_FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) if is_kept => text,
-            Err(error) if error.kind() != io::ErrorKind::NotFound && is_kept => return Err(error),
-            _ => continue,
-        };
-        if let Some(mut lost) = lost::decode(&text)
-            && lost.remove(&id)
-        {
-            replace_file(&path, lost::encode(&lost).as_bytes())?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -256,24 +221,5 @@ mod tests {
         let fenced = Node { is_fenced: true, ..alone.node(NodeId(2)).expect("it is there").clone() };
         alone.apply(&Record::NodeRegistered(fenced)).expect("fits");
         assert_eq!(verdict(&alone, current)[0], keep, "who has it too is not there");
-    }
-
-    #[test]
-    fn a_restored_partition_is_lost_no_more() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let lost: BTreeSet<TopicPartition> = (0..3).map(|index| partition_id(1, index)).collect();
-        let kept = directory.path().join(journal::damaged_directory_name(ShardId(0), 1));
-        let live = directory.path().join(journal::directory_name(ShardId(0)));
-        for path in [&kept, &live] {
-            std::fs::create_dir(path).expect("new");
-            replace_file(&path.join(LOST_PARTITIONS_FILE), lost::encode(&lost).as_bytes()).expect("written");
-        }
-        forget_lost_in(directory.path(), partition_id(1, 1)).expect("it can be read");
-        let read = |path: &Path| {
-            let text = std::fs::read_to_string(path.join(LOST_PARTITIONS_FILE)).expect("it is there");
-            lost::decode(&text).expect("it is whole")
-        };
-        assert_eq!(read(&kept), BTreeSet::from([partition_id(1, 0), partition_id(1, 2)]));
-        assert_eq!(read(&live), lost);
     }
 }

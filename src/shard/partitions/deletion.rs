@@ -23,7 +23,7 @@ use crate::shard::replica::Replica;
 use crate::shard::step::Pace;
 use crate::shard::store::{Removal, Store};
 use crate::shard::survey::read_metadata_file;
-use crate::shard::{Shard, replication};
+use crate::shard::{Shard, kept_journals, replication};
 use crate::types::{LeaderEpoch, LogDirIndex, NodeId, PartitionIndex, TopicId, TopicPartition, Uuid};
 use futures::future::join_all;
 use glommio::sync::Semaphore;
@@ -245,6 +245,9 @@ async fn remove_unopened(shard: &Shard, store: &Rc<Store>, ids: &[TopicPartition
         Entry { partition: *id, change: Change::Removed { epoch } }
     });
     store.log_changes(removed.collect()).await;
+    if !store.is_offline() {
+        kept_journals::forget(store, ids).await;
+    }
     for directory in given_up.into_iter().flatten() {
         store.remove_later(Removal::Directory(directory), Duration::ZERO);
     }

@@ -18,8 +18,10 @@ use crate::metrics::recovery::{RecoveryBranch, RecoveryCounts};
 use crate::shard::background::keep_checkpoint;
 use crate::shard::conn::tests::shard_of;
 use crate::shard::final_state::take_final_states;
-use crate::shard::journal_replay::{Replayed, replay};
-use crate::shard::partitions::{LastStop, open_all};
+use crate::shard::journal::damaged_directory_name;
+use crate::shard::journal_replay::{ReplayStart, Replayed, replay};
+use crate::shard::kept_journals;
+use crate::shard::partitions::{LastStop, open_all, take_off};
 use crate::shard::quorum::start::Metadata;
 use crate::shard::recover::read_last_stop;
 use crate::shard::replay::producers_before;
@@ -268,6 +270,36 @@ fn directories_that_are_not_the_partitions_are_counted() {
             open_all(&shard, &[&last]).await;
             assert_eq!(store.find(&id).is_some(), is_served, "{branch:?}");
             assert_eq!(taken(&store.metrics.borrow().recovery), [(branch, 1)]);
+        }
+    });
+}
+
+/// It may come again, and begins empty then: a start does not take the new one for the one that had lost something.
+#[test]
+fn what_a_journal_has_lost_of_a_replica_goes_with_the_replica() {
+    on_executor(async {
+        let id = request(Path::new(""), 0, 1).id;
+        for leaves_while_up in [true, false] {
+            let directory = directory();
+            let image = claimed(directory.path());
+            let kept = directory.path().join(damaged_directory_name(ShardId(0), 1));
+            std::fs::create_dir(&kept).unwrap();
+            kept_journals::write(&kept, &BTreeSet::from([id])).unwrap();
+            let here = || start(directory.path(), &image, false);
+            let journal = replay(&here(), &mut BTreeMap::new()).unwrap();
+            assert_eq!(journal.corrupt, BTreeSet::from([id]));
+            if leaves_while_up {
+                let store = store_at(directory.path());
+                let shard = shard_of(Stores::new(vec![store]), directory.path(), &[0]).await;
+                let last = LastStop { journal, ..LastStop::default() };
+                open_all(&shard, &[&last]).await;
+                take_off(&shard, &[id]).await;
+            } else {
+                let elsewhere = ReplayStart { node: NodeId(2), ..here() };
+                replay(&elsewhere, &mut BTreeMap::new()).unwrap();
+            }
+            let again = replay(&here(), &mut BTreeMap::new()).unwrap();
+            assert_eq!(again.corrupt, BTreeSet::new(), "leaves while up: {leaves_while_up}");
         }
     });
 }

@@ -3,8 +3,10 @@
 use crate::disk::{DiskError, DiskResult};
 use crate::shell::Shell;
 use crate::shell::background::write_checkpoint;
+use crate::shell::journal::parse_damaged_directory;
 use crate::shell::replica::Replica;
 use odradek::log::journal::block::{Change, Entry};
+use odradek::log::journal::lost::{self, LOST_PARTITIONS_FILE};
 use odradek::log::ownership::{self, PARTITION_METADATA};
 use odradek::log::segment::{DirectoryName, deleted_directory_name};
 use odradek::types::{LeaderEpoch, TopicPartition, Uuid};
@@ -59,12 +61,34 @@ pub async fn remove(shell: &Rc<Shell>, id: &TopicPartition, directory: &str) -> 
     };
     let epoch = shell.metadata.borrow().partitions.get(id).map_or(LeaderEpoch(0), |known| known.leader_epoch);
     shell.log_changes(vec![Entry { partition: *id, change: Change::Removed { epoch } }]).await;
+    forget_lost(shell, |lost| lost == id).await?;
     write_checkpoint(shell).await?;
     shell.world.count("replica removed");
     match moved {
         Some(moved) => shell.disk.remove_directory(&moved).await,
         None => Ok(()),
     }
+}
+
+/// What was lost with journals that are kept is of no concern any more, of those of which nothing is left.
+pub async fn forget_lost(shell: &Shell, is_gone: impl Fn(&TopicPartition) -> bool) -> DiskResult<()> {
+    for (name, _) in shell.disk.list("").await? {
+        if parse_damaged_directory(&name).is_none() {
+            continue;
+        }
+        let path = format!("{name}/{LOST_PARTITIONS_FILE}");
+        let bytes = match shell.disk.read_file(&path).await {
+            Err(DiskError::NotFound) => continue,
+            read => read?,
+        };
+        let Some(mut lost) = std::str::from_utf8(&bytes).ok().and_then(lost::decode) else { continue };
+        let count = lost.len();
+        lost.retain(|id| !is_gone(id));
+        if lost.len() < count {
+            shell.disk.replace_file(&path, lost::encode(&lost).as_bytes()).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Renames a partition's directory so that it is never opened again. Returns the new name.

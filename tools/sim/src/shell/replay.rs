@@ -8,6 +8,7 @@ use crate::disk::{DiskError, DiskResult, OpenFile};
 use crate::settings::Mistake;
 use crate::shell::Shell;
 use crate::shell::cutting::truncate;
+use crate::shell::deletion::forget_lost;
 use crate::shell::journal::{
     MAKING, damaged_journal_directory, journal_file, parse_damaged_directory, parse_journal_directory,
     parse_journal_file, replayed_journal_directory,
@@ -59,6 +60,8 @@ pub async fn replay(shells: &[Rc<Shell>], points: &mut Points, clean: bool) -> D
     let shell = &shells[0];
     let disk = &shell.disk;
     let mut replayed = Replayed::default();
+    let known: BTreeSet<TopicPartition> = shell.metadata.borrow().partitions.keys().copied().collect();
+    forget_lost(shell, |id| !known.contains(id)).await?;
     let names: Vec<String> = disk.list("").await?.into_iter().map(|(name, _)| name).collect();
     let mut segments = Segments { shell, known: BTreeMap::new(), touched: BTreeMap::new() };
     if names.iter().any(|name| name.ends_with(".replayed")) {
