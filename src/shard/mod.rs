@@ -17,7 +17,7 @@
 //! | [`telemetry`] | what clients measure of themselves |
 //! | [`controller`], [`settings`] | metadata changes, on shard 0; settings that change with them |
 //! | [`quorum`], [`metadata_log`], [`peers`] | the metadata quorum on shard 0: its log, and other nodes |
-//! | [`partitions`], [`background`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; a clean stop |
+//! | [`partitions`], [`background`], [`removing`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; files that go; a clean stop |
 //! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
 //! | [`handover`] | partitions move between shards of a node |
 //! | [`restoring`], [`kept_journals`] | damaged replicas, made again from those of others; what was lost with journals that are kept |
@@ -74,6 +74,7 @@ mod receive;
 mod recompression;
 mod recover;
 mod reindex;
+mod removing;
 mod replacing;
 mod replay;
 mod replica;

@@ -23,12 +23,13 @@ use crate::metrics::recovery::RecoveryBranch;
 use crate::replication::produces::Acks;
 use crate::shard::catch_up::CatchUp;
 use crate::shard::clock::Clock;
-use crate::shard::disk::{Disk, allocate, is_full_disk, remove_if_present, unless_full};
+use crate::shard::disk::{Disk, allocate, is_full_disk, unless_full};
 use crate::shard::event::Broadcast;
 use crate::shard::journal::Journal;
 use crate::shard::memory::Meter;
 use crate::shard::message::ProduceOutcome;
 use crate::shard::partition_map::PartitionMap;
+use crate::shard::removing::{Removal, Remover};
 use crate::shard::replica::{Replica, TickItem};
 use crate::shard::side_thread::SideThread;
 use crate::shard::stores::{Eviction, Shared};
@@ -68,15 +69,6 @@ pub trait AckTarget {
     fn time_max(&self) -> Duration {
         Duration::from_secs(30)
     }
-}
-
-/// What was given up under its last name and still holds disk space.
-#[derive(Debug)]
-pub enum Removal {
-    /// The files of a segment.
-    Files(Vec<PathBuf>),
-    /// The directory of a partition.
-    Directory(PathBuf),
 }
 
 /// Which log directory a store is for.
@@ -651,31 +643,13 @@ impl Store {
     /// Removes what is due, one after the other. What fails is tried again by the next start, which
     /// knows it by its name.
     pub async fn remove_due(&self) {
+        let remover = Remover::new(&self.side_thread);
         loop {
             let next = self.removals.borrow_mut().take(self.clock.mono());
             let Some(removal) = next else { return };
-            if let Err(error) = self.carry_out(removal).await {
+            if let Err(error) = remover.remove(removal).await {
                 tracing::warn!(%error, "deleted data is removed at the next start");
             }
-        }
-    }
-
-    /// A file at a time, so that other work of the side thread's comes in between. What is gone already is none
-    /// of its business.
-    async fn carry_out(&self, removal: Removal) -> io::Result<()> {
-        let (files, directory) = match removal {
-            Removal::Files(files) => (files, None),
-            Removal::Directory(directory) => {
-                let listed = directory.clone();
-                (self.side_thread.run(move || files_in(&listed)).await?, Some(directory))
-            }
-        };
-        for file in files {
-            self.side_thread.run(move || remove_if_present(&file)).await?;
-        }
-        match directory {
-            Some(directory) => self.side_thread.run(move || remove_directory(&directory)).await,
-            None => Ok(()),
         }
     }
 
@@ -703,20 +677,5 @@ impl Store {
             replica.refuse_parked(ErrorCode::KafkaStorageError);
         }
         self.drained.notify_all();
-    }
-}
-
-fn files_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    match std::fs::read_dir(directory) {
-        Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
-}
-
-fn remove_directory(directory: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }

@@ -19,9 +19,10 @@ use crate::log::segment::{DirectoryName, deleted_directory_name, directory_name}
 use crate::shard::background::write_checkpoint;
 use crate::shard::disk::{blocking, is_full_disk, sync_directory};
 use crate::shard::event::Broadcast;
+use crate::shard::removing::Removal;
 use crate::shard::replica::Replica;
 use crate::shard::step::Pace;
-use crate::shard::store::{Removal, Store};
+use crate::shard::store::Store;
 use crate::shard::survey::read_metadata_file;
 use crate::shard::{Shard, kept_journals, replication};
 use crate::types::{LeaderEpoch, LogDirIndex, NodeId, PartitionIndex, TopicId, TopicPartition, Uuid};
