@@ -18,8 +18,11 @@
 //! | [`recovery`] | what a start finds, and the checks |
 //! | [`damage`] | files that change while the node is down |
 //!
-//! Absent: clean stops, a full disk, retention and compaction, several log directories. A log directory that fails
-//! ends its process.
+//! A node that stops leaves its engine behind until that has finished: whatever was handed over is carried out, then all
+//! of it is written out, and the next start finds every bit of it.
+//!
+//! Absent: retention and compaction, several log directories. A log directory that fails ends its process, and so does a
+//! full disk that a cut or a new log meets.
 
 pub mod batches;
 pub mod damage;
@@ -38,6 +41,7 @@ use crate::random::Random;
 use crate::replication::log::Log;
 use crate::replication::scene::{Scene, partition_id};
 use crate::settings as storage;
+use crate::shell::start::finish;
 use crate::shell::{Shell, Surroundings, background};
 use crate::world::{MS, Micros, S, World};
 use odradek::log::journal::ring::RingLimits;
@@ -49,14 +53,22 @@ use std::rc::Rc;
 /// What an engine has done.
 pub enum Event {
     Started(DiskResult<BTreeMap<usize, Found>>),
-    /// Nothing is left of what was damaged, or was removed.
+    /// Nothing is left of what was damaged.
     Gone {
+        partition: usize,
+    },
+    /// Nothing is left of a replica that has left.
+    Removed {
         partition: usize,
     },
     /// What was handed over under this number is flushed.
     Done {
         partition: usize,
         number: u64,
+    },
+    /// All that the process had to do is done.
+    Finished {
+        is_clean: bool,
     },
 }
 
@@ -72,8 +84,14 @@ pub struct Engine {
     running: Option<Running>,
     /// Topics that ever had a replica here.
     ever: BTreeSet<TopicId>,
+    /// The process has ended but for what is still to be written out.
+    is_finishing: bool,
+    /// It had written everything out.
+    ended_clean: bool,
     /// Logs as they were when a process ended that had come to serving.
     before: BTreeMap<usize, Log>,
+    /// Of replicas that have left, and may be found as long as they have not gone to their end.
+    leaving: BTreeMap<usize, VecDeque<Log>>,
     /// Damage may have hit their files, and these are there still.
     blamed: BTreeSet<usize>,
     /// The journal was hit: what it has of them at its end may look like a write that was torn.
@@ -127,7 +145,10 @@ impl Engine {
             ledger: Rc::default(),
             running: None,
             ever: BTreeSet::new(),
+            is_finishing: false,
+            ended_clean: false,
             before: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             blamed: BTreeSet::new(),
             journal_hit: BTreeSet::new(),
             lost_before: BTreeSet::new(),
@@ -173,6 +194,24 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Nothing of the process goes on.
+    fn ends(&mut self, loses_power: bool) {
+        self.world.drop_tasks();
+        match loses_power {
+            true => self.disk.lose_power(),
+            false => self.disk.kill(),
+        }
+    }
+
+    fn finished(&mut self, loses_power: bool, is_clean: bool) {
+        self.ends(loses_power);
+        self.running = None;
+        self.is_finishing = false;
+        self.ended_clean = is_clean;
+    }
+}
+
 fn a_journal(settings: &storage::Settings) -> RingLimits {
     RingLimits { file_size: 4 * settings.sizes.block_max, file_count_max: 2 }
 }
@@ -214,10 +253,15 @@ impl Scene {
         });
         let known = known.collect();
         let has_error = !self.is_calm && self.world.one_in(8);
+        let is_full = !self.is_calm && self.world.one_in(8);
         let engine = self.nodes[id].engine.as_mut().expect("it has one");
         let mut dice = Random::new(self.world.draw());
         let error = has_error.then(|| FaultPlan::an_error(&mut dice));
-        *engine.disk.faults.borrow_mut() = FaultPlan { error, ..FaultPlan::default() };
+        let full = is_full.then(|| {
+            let from = self.world.now() + dice.below(10 * S);
+            (from, from + dice.between(10 * MS, 3 * S))
+        });
+        *engine.disk.faults.borrow_mut() = FaultPlan { error, full, ..FaultPlan::default() };
         engine.start(known);
     }
 
@@ -225,16 +269,48 @@ impl Scene {
     pub fn engine_crashes(&mut self, id: usize) {
         let node = &mut self.nodes[id];
         let Some(engine) = &mut node.engine else { return };
-        engine.world.drop_tasks();
-        match self.world.one_in(2) {
-            true => engine.disk.lose_power(),
-            false => engine.disk.kill(),
-        }
         // One that had not come so far has changed nothing that a log has.
-        if engine.running.take().is_some_and(|running| running.has_started) {
+        let has_changed = engine.is_finishing || {
+            engine.ends(self.world.one_in(2));
+            engine.running.take().is_some_and(|running| running.has_started)
+        };
+        if has_changed {
             engine.before =
                 node.replicas.iter().map(|(partition, replica)| (*partition, replica.log.clone())).collect();
         }
+    }
+
+    /// The process is about to end, and its engine writes out what there is.
+    pub fn engine_finishes(&mut self, id: usize) {
+        let is_killed = self.world.one_in(4);
+        let until = self.world.below(100 * MS);
+        let run = self.nodes[id].run;
+        let Some(engine) = &mut self.nodes[id].engine else { return };
+        let Some(running) = engine.running.as_ref().filter(|running| running.has_started) else { return };
+        engine.is_finishing = true;
+        let (shell, events) = (running.shell.clone(), running.events.clone());
+        let lanes: Vec<Rc<Lane>> = running.lanes.values().map(|handed| handed.lane.clone()).collect();
+        engine.world.spawn(async move {
+            while !lanes.iter().all(|lane| lane.is_idle()) && !shell.is_offline() {
+                shell.world.sleep(MS).await;
+            }
+            let is_clean = finish(std::slice::from_ref(&shell)).await;
+            events.borrow_mut().push_back(Event::Finished { is_clean });
+        });
+        if is_killed {
+            self.after(until, move |scene| {
+                let node = &mut scene.nodes[id];
+                let engine = node.engine.as_mut().expect("it has one");
+                if engine.is_finishing && node.run == run {
+                    scene.world.count("engine: killed while it stops");
+                    engine.finished(scene.world.one_in(2), false);
+                }
+            });
+        }
+    }
+
+    pub fn is_engine_finishing(&self, id: usize) -> bool {
+        self.nodes[id].engine.as_ref().is_some_and(|engine| engine.is_finishing)
     }
 
     /// Its directory is another one.
@@ -244,6 +320,8 @@ impl Scene {
         engine.ledger = Rc::default();
         engine.ever.clear();
         engine.before.clear();
+        engine.ended_clean = false;
+        engine.leaving.clear();
         engine.blamed.clear();
         engine.journal_hit.clear();
         engine.lost_before.clear();
@@ -271,12 +349,13 @@ impl Scene {
     }
 
     /// A replica goes: its partition goes on without it, or has gone as well.
-    pub fn engine_removes(&mut self, id: usize, partition: usize) {
+    pub fn engine_removes(&mut self, id: usize, partition: usize, log: Log) {
         let is_deleted = !self.nodes[id].image.partitions.contains_key(&partition);
         let Some(engine) = &mut self.nodes[id].engine else { return };
         let Some(running) = engine.running.as_mut().filter(|running| running.has_started) else { return };
         // One that comes again before this has gone to its end may be taken for it.
         engine.blamed.insert(partition);
+        engine.leaving.entry(partition).or_default().push_back(log);
         let handed = running.lane(partition);
         handed.push(if is_deleted { Step::Delete } else { Step::Remove });
         handed.count = 0;
@@ -290,7 +369,9 @@ impl Scene {
     pub fn step_engines(&mut self, next: Option<Micros>) -> bool {
         let next_of = |id: usize| {
             let node = &self.nodes[id];
-            let engine = node.engine.as_ref().filter(|_| node.is_up && !node.is_paused)?;
+            let engine = node.engine.as_ref()?;
+            let goes_on = engine.is_finishing || node.is_up && !node.is_paused;
+            let engine = Some(engine).filter(|_| goes_on)?;
             Some((engine.world.next_step()?, id))
         };
         let first = (1..self.nodes.len()).filter_map(next_of).min();
@@ -303,6 +384,7 @@ impl Scene {
             let mut faults = engine.disk.faults.borrow_mut();
             faults.stall_one_in = (node.is_slow && !self.is_calm).then_some(20);
             faults.error = faults.error.filter(|_| !self.is_calm);
+            faults.full = faults.full.filter(|_| !self.is_calm);
         }
         engine.world.step();
         self.hear_engine(id);
@@ -311,11 +393,15 @@ impl Scene {
 
     fn hear_engine(&mut self, id: usize) {
         let mut has_flushed = false;
+        let is_finishing = self.is_engine_finishing(id);
         loop {
             let running = self.nodes[id].engine.as_mut().and_then(|engine| engine.running.as_mut());
             let Some(running) = running else { return };
             if running.shell.is_offline() {
-                return self.engine_has_failed(id);
+                return match is_finishing {
+                    true => self.engine_has_finished(id, false),
+                    false => self.engine_has_failed(id),
+                };
             }
             let event = running.events.borrow_mut().pop_front();
             match event {
@@ -335,6 +421,14 @@ impl Scene {
                     let engine = self.nodes[id].engine.as_mut().expect("it has one");
                     engine.blamed.remove(&partition);
                 }
+                Some(Event::Removed { partition }) => {
+                    let engine = self.nodes[id].engine.as_mut().expect("it has one");
+                    engine.blamed.remove(&partition);
+                    engine.leaving.get_mut(&partition).and_then(VecDeque::pop_front);
+                }
+                Some(Event::Finished { is_clean }) => return self.engine_has_finished(id, is_clean),
+                // Nobody waits for it any more.
+                Some(Event::Done { .. }) if is_finishing => {}
                 Some(Event::Done { partition, number }) => {
                     let count = running.lane(partition).is_done(number);
                     if count > 0 {
@@ -348,6 +442,16 @@ impl Scene {
             self.release_if_flushed(id);
             self.send_acknowledgements(id);
         }
+    }
+
+    fn engine_has_finished(&mut self, id: usize, is_clean: bool) {
+        self.world.count(if is_clean {
+            "engine: stopped clean"
+        } else {
+            "engine: a stop that was not clean"
+        });
+        let loses_power = self.world.one_in(2);
+        self.nodes[id].engine.as_mut().expect("it has one").finished(loses_power, is_clean);
     }
 
     /// Its only log directory is offline.
@@ -397,7 +501,7 @@ impl Handed {
 async fn tend(shell: Rc<Shell>) {
     loop {
         shell.world.sleep(shell.world.between(100 * MS, 4 * S)).await;
-        if shell.is_offline() {
+        if shell.is_offline() || shell.is_closed() {
             return;
         }
         match shell.world.below(4) {
@@ -407,7 +511,9 @@ async fn tend(shell: Rc<Shell>) {
                 shell.pump();
             }
             _ => {
-                if let Err(error) = background::write_checkpoint(&shell).await {
+                if let Err(error) = background::write_checkpoint(&shell).await
+                    && !error.is_full()
+                {
                     return shell.failed(format_args!("writing the checkpoint"), error);
                 }
             }

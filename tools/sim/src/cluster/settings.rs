@@ -241,8 +241,7 @@ impl Settings {
         };
         let is_of_coordinators = mistake.is_some_and(Mistake::is_of_coordinators);
         let has_engine = matches!(mistake, Some(Mistake::Engine(_))) || dice.one_in(3) && !is_of_coordinators;
-        // Not both: what a start finds of partitions of coordinators is not understood by the checks yet.
-        let has_coordinators = is_of_coordinators || dice.one_in(2) && !has_engine;
+        let has_coordinators = is_of_coordinators || dice.one_in(2);
         let mut settings = Settings {
             replication,
             quorum,

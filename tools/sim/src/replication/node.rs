@@ -140,6 +140,9 @@ impl Scene {
     // --- Start and end
 
     pub fn start_node(&mut self, id: usize) {
+        if self.is_engine_finishing(id) {
+            return self.start_later(id, 10 * MS);
+        }
         let node = &mut self.nodes[id];
         assert!(!node.is_up, "it runs");
         node.is_up = true;
@@ -461,7 +464,7 @@ impl Scene {
         self.resign(id, partition);
         let replica = self.nodes[id].replicas.remove(&partition).expect("it is there");
         self.watch.is_removed(partition, &replica.log);
-        self.engine_removes(id, partition);
+        self.engine_removes(id, partition, replica.log);
     }
 
     /// The role ends; what it knew stays.
@@ -484,6 +487,7 @@ impl Scene {
 
     pub fn stop_node(&mut self, id: usize) {
         self.world.note(format_args!("node {id} stops"));
+        self.engine_finishes(id);
         self.crash_node(id);
         let time = self.world.below(if self.is_calm { 100 * MS } else { 2 * S });
         self.after(time, move |scene| {

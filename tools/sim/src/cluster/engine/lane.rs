@@ -13,12 +13,10 @@ use crate::disk::{DiskError, DiskResult};
 use crate::replication::log::{Batch, Op, offset};
 use crate::replication::scene::partition_id;
 use crate::shell::cutting::{Cut, CutFailed, cut};
-use crate::shell::journal::parse_damaged_directory;
 use crate::shell::open::{OpenFailed, OpenRequest, open};
 use crate::shell::replica::{AckTarget, AppendRefused, Appended, Outcome};
 use crate::shell::{NO_SPACE_RETRY, Shell, background, deletion};
 use crate::world::Signal;
-use odradek::log::journal::lost::{self, LOST_PARTITIONS_FILE};
 use odradek::types::{LeaderEpoch, TopicPartition};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -41,6 +39,7 @@ pub struct Lane {
     events: Events,
     steps: RefCell<VecDeque<(u64, Step)>>,
     filled: Signal,
+    is_busy: Cell<bool>,
     /// Log starts on their way.
     moving: Cell<usize>,
     moved: Signal,
@@ -54,6 +53,7 @@ impl Lane {
             events: events.clone(),
             steps: RefCell::default(),
             filled: Signal::default(),
+            is_busy: Cell::new(false),
             moving: Cell::new(0),
             moved: Signal::default(),
         });
@@ -64,6 +64,11 @@ impl Lane {
     pub fn push(&self, number: u64, step: Step) {
         self.steps.borrow_mut().push_back((number, step));
         self.filled.notify();
+    }
+
+    /// Everything is carried out, but for what waits to be flushed.
+    pub fn is_idle(&self) -> bool {
+        !self.is_busy.get() && self.moving.get() == 0 && self.steps.borrow().is_empty()
     }
 
     fn id(&self) -> TopicPartition {
@@ -77,8 +82,13 @@ impl Lane {
                 self.filled.notified().await;
                 continue;
             };
+            self.is_busy.set(true);
             match self.carry_out(number, step).await {
-                Ok(()) => {}
+                Ok(()) => self.is_busy.set(false),
+                Err(DiskError::Full) => {
+                    self.shell.world.count("engine: a full disk ends the process");
+                    return self.shell.fail(&format!("no space for {step:?} of {}", self.partition));
+                }
                 Err(error) => {
                     return self.shell.failed(format_args!("{step:?} of {}", self.partition), error);
                 }
@@ -112,12 +122,12 @@ impl Lane {
                 let directory = known_as(self.partition, LeaderEpoch(0)).directory();
                 deletion::remove(&self.shell, &self.id(), &directory).await?;
                 self.shell.metadata.borrow_mut().partitions.remove(&self.id());
-                self.events.borrow_mut().push_back(Event::Gone { partition: self.partition });
+                self.events.borrow_mut().push_back(Event::Removed { partition: self.partition });
             }
             Step::Delete => {
                 self.shell.metadata.borrow_mut().delete(&self.id());
                 deletion::delete(&self.shell, &self.id()).await;
-                self.events.borrow_mut().push_back(Event::Gone { partition: self.partition });
+                self.events.borrow_mut().push_back(Event::Removed { partition: self.partition });
             }
         }
         self.done(number);
@@ -169,6 +179,8 @@ impl Lane {
         let replica = self.shell.find(&self.id()).ok_or(DiskError::Offline)?;
         match cut(&self.shell, &replica, to).await {
             Ok(()) => Ok(()),
+            // The next start finds what is to be cut in the journal.
+            Err(CutFailed::Offline) if !self.shell.is_offline() => Err(DiskError::Full),
             Err(CutFailed::Offline) => Err(DiskError::Offline),
             Err(CutFailed::Open(OpenFailed::Disk(error))) => Err(error),
             Err(error) => {
@@ -188,7 +200,6 @@ impl Lane {
         if is_damaged {
             shell.world.count("engine: damaged replica made again");
             deletion::remove(shell, &id, &name).await?;
-            self.forget_lost().await?;
             self.events.borrow_mut().push_back(Event::Gone { partition: self.partition });
         }
         {
@@ -216,27 +227,5 @@ impl Lane {
                 Err(DiskError::Offline)
             }
         }
-    }
-
-    /// What was lost with a journal that is kept is of no concern any more.
-    async fn forget_lost(&self) -> DiskResult<()> {
-        let disk = &self.shell.disk;
-        for (name, _) in disk.list("").await? {
-            if parse_damaged_directory(&name).is_none() {
-                continue;
-            }
-            let path = format!("{name}/{LOST_PARTITIONS_FILE}");
-            let bytes = match disk.read_file(&path).await {
-                Err(DiskError::NotFound) => continue,
-                read => read?,
-            };
-            let lost = std::str::from_utf8(&bytes).ok().and_then(lost::decode);
-            if let Some(mut lost) = lost
-                && lost.remove(&self.id())
-            {
-                disk.replace_file(&path, lost::encode(&lost).as_bytes()).await?;
-            }
-        }
-        Ok(())
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! | what is found | is |
 //! |---|---|
-//! | everything that was told to be flushed, and any beginning of what was done since | the log from now on |
+//! | everything that was told to be flushed, and any beginning of what was done since (after a clean stop, all of it) | the log from now on |
 //! | less, where files were damaged and the start says that it may be | lost: the registration tells |
 //! | nothing, likewise | damaged: an empty log takes its place |
+//! | a replica that has left, and whose removal was interrupted | the log from now on, as it has come again |
 //! | anything else | a finding |
 
 use crate::cluster::engine::{batches, known_as};
@@ -20,6 +21,7 @@ use crate::shell::reading::ReadFailed;
 use crate::shell::replica::Replica;
 use crate::shell::start::start;
 use odradek::codec::record_batch::BatchView;
+use odradek::log::checkpoint::PartitionPoint;
 use odradek::log::epochs::LeaderEpochs;
 use odradek::types::{LeaderEpoch, ProducerId, Sequence};
 use std::collections::BTreeMap;
@@ -55,9 +57,10 @@ pub async fn recover(shell: &Rc<Shell>) -> DiskResult<BTreeMap<usize, Found>> {
             Ok(log) => Found::Log(log),
             Err(ReadFailed::Disk(error)) => return Err(error),
             Err(error) => {
-                // Nobody is to take it for one that can be written to.
+                // Nobody is to take it for one that can be written to, nor a later start for one that ends there.
+                let point = PartitionPoint::of(&replica.log.borrow(), replica.log_start_decided());
                 shell.remove(&replica.id);
-                shell.unavailable.borrow_mut().insert(replica.id, None);
+                shell.unavailable.borrow_mut().insert(replica.id, Some(point));
                 Found::Damaged(format!("{error:?}"))
             }
         };
@@ -105,6 +108,16 @@ async fn read_whole(shell: &Shell, replica: &Replica) -> Result<FoundLog, ReadFa
     })
 }
 
+/// Why something else may be found than what the log was.
+struct Why {
+    /// Its files were damaged, or changed.
+    is_blamed: bool,
+    /// It is the log of a replica that has left before, and was to be removed.
+    is_one_that_left: bool,
+    /// The process had written everything out before it ended.
+    ended_clean: bool,
+}
+
 /// Everything that may be found of a log, the least of it first.
 struct Expected {
     images: Vec<Image>,
@@ -150,11 +163,25 @@ impl Scene {
         engine.damaged.clear();
         let blamed = std::mem::take(&mut engine.blamed);
         let before = std::mem::take(&mut engine.before);
+        let leaving = std::mem::take(&mut engine.leaving);
+        let ended_clean = std::mem::take(&mut engine.ended_clean);
         for partition in self.nodes[id].partitions_where(|_| true) {
             let log = before.get(&partition).cloned().unwrap_or_default();
             let is_blamed = blamed.contains(&partition);
             match found.get(&partition) {
-                Some(Found::Log(found)) => self.log_is_found(id, partition, &log, found, is_blamed),
+                Some(Found::Log(found)) => {
+                    let mut left = leaving.get(&partition).into_iter().flatten();
+                    let is_one_that_left = left.any(|left| Expected::of(left).matching(found).is_some());
+                    // What came after it is kept once it is gone.
+                    let is_one_that_left = is_one_that_left && log.durable.batches.is_empty();
+                    self.log_is_found(
+                        id,
+                        partition,
+                        &log,
+                        found,
+                        Why { is_blamed, is_one_that_left, ended_clean },
+                    );
+                }
                 Some(Found::Damaged(why)) => {
                     self.world.note(format_args!("node {id} partition {partition} is damaged: {why}"));
                     self.world.count("engine: damage found");
@@ -189,7 +216,8 @@ impl Scene {
         self.check_all_members();
     }
 
-    fn log_is_found(&mut self, id: usize, partition: usize, log: &Log, found: &FoundLog, is_blamed: bool) {
+    fn log_is_found(&mut self, id: usize, partition: usize, log: &Log, found: &FoundLog, why: Why) {
+        let Why { is_blamed, is_one_that_left, ended_clean } = why;
         let (start, end) = (found.start, found.end);
         self.world.note(format_args!("node {id} partition {partition} is found with {start}..{end}"));
         let expected = Expected::of(log);
@@ -206,8 +234,14 @@ impl Scene {
                 }
                 if count < expected.images.len() - 1 {
                     self.world.count("restart: unflushed lost");
+                    if ended_clean && !is_blamed {
+                        let what =
+                            format_args!("node {id} partition {partition} ends at {end} after a clean stop");
+                        self.world.finding(check::FOUND, what);
+                    }
                 }
             }
+            None if is_one_that_left => self.world.count("engine: a removal was interrupted"),
             None if is_interrupted => self.world.count("engine: starting over was interrupted"),
             None if is_blamed && expected.is_beginning(found) => {
                 self.world.count("engine: damage taken for a torn tail");
