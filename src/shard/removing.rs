@@ -8,7 +8,10 @@
 //! device of them before that has ended: a flush that comes meanwhile waits for it. On ext4 a flush beside the removal of
 //! segments of 1 GiB takes up to 56 to 64 ms; in slices of 64 MiB 15 ms, of 16 MiB 6 ms.
 //!
-//! Who has a file open goes on reading what there was: such a file is not cut.
+//! Who has a file open, or under another name, goes on reading what there was: such a file is not cut.
+//!
+//! Absent: what goes at once under its own name: segments of a follower that starts over, what compaction discards, and
+//! everything that a start removes.
 
 use crate::shard::disk::remove_if_present;
 use crate::shard::side_thread::SideThread;
@@ -16,6 +19,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -77,20 +81,16 @@ impl Remover<'_> {
     }
 
     async fn remove_file(&self, file: PathBuf) -> io::Result<()> {
-        let mut is_cut = false;
         loop {
             let path = file.clone();
-            let (Taken::Slice(bytes) | Taken::Whole(bytes)) = {
-                let taken = self.side_thread.run(move || take_some(&path, is_cut)).await?;
-                is_cut = matches!(taken, Taken::Slice(_));
-                taken
-            };
+            let taken = self.side_thread.run(move || take_some(&path)).await?;
+            let (Taken::Slice(bytes) | Taken::Whole(bytes)) = taken;
             self.taken.set(self.taken.get() + bytes);
             if self.taken.get() >= SLICE {
                 self.taken.set(0);
                 glommio::timer::sleep(PAUSE).await;
             }
-            if !is_cut {
+            if matches!(taken, Taken::Whole(_)) {
                 return Ok(());
             }
         }
@@ -98,17 +98,20 @@ impl Remover<'_> {
 }
 
 /// The last slice of a file, or all of it.
-fn take_some(path: &Path, is_cut: bool) -> io::Result<Taken> {
-    let held = match std::fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => 0,
-        Ok(metadata) => metadata.len(),
+fn take_some(path: &Path) -> io::Result<Taken> {
+    let metadata = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Taken::Whole(0)),
         Err(error) => return Err(error),
     };
-    if held > SLICE {
-        let file = File::options().write(true).open(path)?;
+    let held = metadata.len();
+    // Somebody else may have it under another name: what is cut is gone there too.
+    if held > SLICE
+        && metadata.nlink() == 1
+        && let Ok(file) = File::options().write(true).open(path)
+    {
         let rest = (held - 1) / SLICE * SLICE;
-        if (is_cut || is_open_nowhere_else(&file)) && file.set_len(rest).is_ok() {
+        if is_open_nowhere_else(&file) && file.set_len(rest).is_ok() {
             return Ok(Taken::Slice(held - rest));
         }
     }
@@ -122,11 +125,11 @@ fn is_open_nowhere_else(file: &File) -> bool {
         // SAFETY: these commands take integers and no pointers; the descriptor is open.
         unsafe { libc::fcntl(file.as_raw_fd(), command, argument) == 0 }
     };
-    // Another process may look at it just then. The signal that would tell of that by default ends the process; this one
-    // is ignored.
-    control(F_SETSIG, libc::SIGURG)
-        && control(libc::F_SETLEASE, libc::F_WRLCK.into())
-        && control(libc::F_SETLEASE, libc::F_UNLCK.into())
+    // Another process may look at it just then. The signal that would tell of that by default ends the process; nothing
+    // here hears of this one.
+    control(F_SETSIG, libc::SIGWINCH)
+        && control(libc::F_SETLEASE, libc::F_WRLCK)
+        && control(libc::F_SETLEASE, libc::F_UNLCK)
 }
 
 fn files_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
@@ -147,7 +150,10 @@ fn remove_directory(directory: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::clock::Clock;
+    use crate::shard::tests::on_executor;
     use std::os::unix::fs::FileExt;
+    use std::rc::Rc;
 
     #[test]
     fn a_large_file_goes_slice_by_slice() {
@@ -156,12 +162,38 @@ mod tests {
         let file = File::create_new(&path).unwrap();
         file.set_len(2 * SLICE + 5).unwrap();
         drop(file);
-        assert_eq!(take_some(&path, false).unwrap(), Taken::Slice(5));
-        assert_eq!(take_some(&path, true).unwrap(), Taken::Slice(SLICE));
+        assert_eq!(take_some(&path).unwrap(), Taken::Slice(5));
+        assert_eq!(take_some(&path).unwrap(), Taken::Slice(SLICE));
         assert_eq!(std::fs::metadata(&path).unwrap().len(), SLICE);
-        assert_eq!(take_some(&path, true).unwrap(), Taken::Whole(SLICE));
+        assert_eq!(take_some(&path).unwrap(), Taken::Whole(SLICE));
         assert!(!path.exists());
-        assert_eq!(take_some(&path, true).unwrap(), Taken::Whole(0), "it is gone already");
+        assert_eq!(take_some(&path).unwrap(), Taken::Whole(0), "it is gone already");
+    }
+
+    #[test]
+    fn what_has_another_name_is_left_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, copy) = (directory.path().join("1.log.deleted"), directory.path().join("copy"));
+        File::create_new(&path).unwrap().set_len(3 * SLICE).unwrap();
+        std::fs::hard_link(&path, &copy).unwrap();
+        assert_eq!(take_some(&path).unwrap(), Taken::Whole(3 * SLICE));
+        assert!(!path.exists());
+        assert_eq!(std::fs::metadata(&copy).unwrap().len(), 3 * SLICE);
+    }
+
+    #[test]
+    fn a_directory_goes_with_all_it_has() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("t-0.x-delete");
+        std::fs::create_dir(&path).unwrap();
+        for (name, size) in [("0.log", 2 * SLICE + 7), ("0.index", 12), ("partition.metadata", 0)] {
+            File::create_new(path.join(name)).unwrap().set_len(size).unwrap();
+        }
+        on_executor(async {
+            let side_thread = SideThread::start(&Clock::new(), &Rc::default());
+            Remover::new(&side_thread).remove(Removal::Directory(path.clone())).await.unwrap();
+        });
+        assert!(!path.exists());
     }
 
     #[test]
@@ -172,7 +204,7 @@ mod tests {
         file.set_len(3 * SLICE).unwrap();
         file.write_all_at(&[7; 4096], 3 * SLICE - 4096).unwrap();
         assert!(!is_open_nowhere_else(&File::options().write(true).open(&path).unwrap()));
-        assert_eq!(take_some(&path, false).unwrap(), Taken::Whole(3 * SLICE));
+        assert_eq!(take_some(&path).unwrap(), Taken::Whole(3 * SLICE));
         assert!(!path.exists());
         let mut read = [0; 4096];
         file.read_exact_at(&mut read, 3 * SLICE - 4096).unwrap();

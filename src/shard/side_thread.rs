@@ -9,7 +9,7 @@
 //!
 //! The rule: [`blocking`](crate::shard::disk::blocking) is for what is over in some milliseconds and what an
 //! acknowledgement, a read or a new topic may wait for, be it only for names that are held still meanwhile.
-//! What may take longer comes here: files that go, one at a time, batches that compaction looks into, the
+//! What may take longer comes here: files that go, a slice at a time, batches that compaction looks into, the
 //! indexes it has made, checkpoints. A flush waits for none of it, and a request only for the checkpoint of a
 //! log directory without a journal, or for its own large batch that a topic stores in another codec.
 //!
