@@ -93,6 +93,11 @@ const SHARED_ALLOWED: &[(&str, &str, &str)] = &[
         "Arc",
         "metadata deltas: counted once per change of the cluster's image, not per record",
     ),
+    (
+        "shard/named_partitions.rs",
+        "Mutex",
+        "small files that the shards of a node share: taken on helper threads, by starts and removals",
+    ),
     ("shard/quorum.rs", "Arc", "the same deltas, where they are made"),
 ];
 

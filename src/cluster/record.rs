@@ -316,6 +316,11 @@ impl Replica {
 }
 
 impl PartitionState {
+    /// It goes on without a replica on this node, and others have everything.
+    pub fn is_elsewhere(&self, node: NodeId) -> bool {
+        self.replica_on(node).is_none() && !self.in_sync.is_empty()
+    }
+
     /// A new partition: led by its first replica, everyone in sync.
     pub fn new(replicas: Vec<Replica>) -> PartitionState {
         PartitionState {

@@ -4,6 +4,7 @@
 //! ```text
 //! recovery-point-checkpoint.<shard>            one per shard         checkpoint
 //! clean-stop                                   between two runs      checkpoint
+//! doubtful-partitions                          until they are known  named_partitions
 //! final-state.<shard>                          between two runs      final_state
 //! ```
 
@@ -40,6 +41,7 @@ pub fn is_checkpoint(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::named_partitions::DOUBTFUL_PARTITIONS_FILE;
     use crate::log::segment::DirectoryName;
 
     #[test]
@@ -54,6 +56,7 @@ mod tests {
     fn no_topic_is_in_the_way() {
         assert_eq!(DirectoryName::parse(&checkpoint_name(ShardId(0))), None);
         assert_eq!(DirectoryName::parse(CLEAN_STOP_FILE), None);
+        assert_eq!(DirectoryName::parse(DOUBTFUL_PARTITIONS_FILE), None);
         assert_eq!(DirectoryName::parse(&final_state_name(ShardId(0))), None);
     }
 }

@@ -54,6 +54,7 @@ pub mod index;
 pub mod inspect;
 pub mod journal;
 pub mod log_start;
+pub mod named_partitions;
 pub mod ownership;
 pub mod partition;
 pub mod plan;

@@ -10,7 +10,7 @@
 //! buffered files: nothing else runs yet.
 //!
 //! A journal that has lost what was committed is kept under another name, with the names of its
-//! partitions: those stay offline until somebody removes it.
+//! partitions: those stay offline until they are made again from other replicas, or somebody removes it.
 //!
 //! A journal that was replayed is renamed before it is removed: half of one would look as if it had
 //! lost what was committed.
@@ -32,10 +32,10 @@ use crate::log::journal::ring::{BlockPlace, FileIndex, JournalHead, RingLimits};
 use crate::log::journal::settle::Settled;
 use crate::log::plan::SyncFs;
 use crate::metrics::recovery::{RecoveryBranch, RecoveryCounts};
-use crate::shard::disk::{remove_if_present, replace_file, sync_directory};
+use crate::shard::disk::{is_full_disk, remove_if_present, replace_file, sync_directory};
 use crate::shard::journal::{self, Condition};
 use crate::shard::journal_replay::segments::Segments;
-use crate::shard::kept_journals;
+use crate::shard::{doubts, kept_journals};
 use crate::types::limits::IO_ALIGNMENT;
 use crate::types::{NodeId, Offset, ShardId, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
@@ -100,7 +100,12 @@ pub fn replay(
 ) -> io::Result<Replayed> {
     let mut replayed = Replayed::default();
     // If it comes again it begins empty: what it has lost then is another matter.
-    kept_journals::forget_in(start.data_dir, |id| start.has_gone(*id))?;
+    let forgotten = kept_journals::forget_in(start.data_dir, |id| start.has_gone(*id));
+    unless_full(forgotten, "what damaged journals have lost of replicas that are elsewhere")?;
+    replayed.doubtful = doubts::read(start.data_dir, || start.partitions_here())?;
+    let is_over = |id: &TopicPartition| start.image.partition(*id).is_none() || start.has_gone(*id);
+    replayed.doubtful.retain(|id| !is_over(id));
+    unless_full(doubts::forget_in(start.data_dir, is_over), "doubts about replicas that are elsewhere")?;
     let journals = find_journals(start.data_dir)?;
     let mut segments = Segments::new(start.data_dir, start.image);
     let mut retire = Vec::new();
@@ -119,7 +124,7 @@ pub fn replay(
             let known: Vec<TopicPartition> = known.collect();
             tracing::error!(
                 directory = %directory.display(), partitions = known.len(),
-                "a damaged journal is kept: the partitions that it has lost stay offline until it is removed"
+                "a damaged journal is kept: what it has lost of partitions is offline until others have made it good"
             );
             replayed.recovery.count(RecoveryBranch::JournalKeptDamaged);
             replayed.corrupt.extend(known);
@@ -128,8 +133,13 @@ pub fn replay(
         // Nothing is written from a journal that an earlier start has judged.
         let segments = is_usable.then_some(&mut segments);
         let after = judge(*shard, directory, start, segments, &mut replayed)?;
-        if is_usable {
-            retire.push((*shard, directory, after));
+        match after {
+            _ if is_usable => retire.push((*shard, directory, after)),
+            // It could not say so before.
+            After::KeepDamaged(lost) => {
+                unless_full(kept_journals::write(directory, &lost), "what a damaged journal has lost")?;
+            }
+            After::Remove | After::Resume(_) => {}
         }
     }
     segments.flush(start.sync_fs)?;
@@ -138,6 +148,9 @@ pub fn replay(
     }
     if !start.clean || start.moves_partitions() || start.has_strays(points) || start.replicas_removed {
         write_checkpoints(start, points)?;
+    }
+    if !replayed.doubtful.is_empty() {
+        doubts::note_in(start.data_dir, &replayed.doubtful)?; // The journal that says so may go.
     }
     let mut done = Vec::new();
     for (shard, directory, after) in retire {
@@ -191,6 +204,17 @@ fn find_journals(data_dir: &Path) -> io::Result<Vec<(ShardId, Condition, PathBuf
     Ok(journals)
 }
 
+/// What the next start would write down as well.
+fn unless_full(written: io::Result<()>, what: &str) -> io::Result<()> {
+    match written {
+        Err(error) if is_full_disk(&error) => {
+            tracing::warn!(%error, what, "no space to write that down: the next start does");
+            Ok(())
+        }
+        written => written,
+    }
+}
+
 /// A journal that has lost something is kept under another name.
 #[expect(clippy::disallowed_methods, reason = "runs on the main thread at start")]
 fn put_aside(
@@ -238,9 +262,16 @@ fn write_mark(directory: &Path, mark: &BlockPlace) -> io::Result<()> {
 }
 
 impl ReplayStart<'_> {
+    /// The partitions with a replica in this log directory.
+    fn partitions_here(&self) -> BTreeSet<TopicPartition> {
+        let is_here = |replica: &Replica| replica.node == self.node && (self.is_here)(replica);
+        let here = self.image.partitions().filter(|(_, state)| state.replicas.iter().any(is_here));
+        here.map(|(id, _)| id).collect()
+    }
+
     /// Its replica has left this node: what there was of it was removed.
     fn has_gone(&self, id: TopicPartition) -> bool {
-        self.image.partition(id).is_some_and(|state| state.replica_on(self.node).is_none())
+        self.image.partition(id).is_some_and(|state| state.is_elsewhere(self.node))
     }
 
     /// Some partition has another owner from now on.
@@ -387,6 +418,7 @@ fn judge(
     }
     if !redoing.corrupt().is_empty() || replay.verdict().is_lost() {
         lost.extend(redoing.corrupt());
+        lost.retain(|id| !start.has_gone(*id));
         return Ok(After::KeepDamaged(lost));
     }
     let head = match (start.kept_files(shard, &files)?, start.keep) {

@@ -20,7 +20,7 @@
 //! | [`partitions`], [`background`], [`removing`], [`final_state`] | partitions come, change and go; retention, checkpoints, idle connections; files that go; a clean stop |
 //! | [`compaction`] | compacted logs: carries out what `log::compaction` decides |
 //! | [`handover`] | partitions move between shards of a node |
-//! | [`restoring`], [`kept_journals`] | damaged replicas, made again from those of others; what was lost with journals that are kept |
+//! | [`restoring`], [`kept_journals`], [`doubts`], [`named_partitions`] | damaged replicas, made again from those of others; what was lost with journals that are kept; replicas that may lack their end; the files that name them |
 //! | [`disk`], [`open_files`], [`replacing`], [`clock`] | the seams to files and time |
 //! | [`shared_flush`] | one flush of a file system for many who wait for one |
 //! | [`side_thread`] | a thread for long work that hardly any request waits for |
@@ -40,6 +40,7 @@ mod connection_share;
 pub mod controller;
 mod coordinators;
 pub mod disk;
+mod doubts;
 mod event;
 pub mod executor;
 mod fetch_sessions;
@@ -57,6 +58,7 @@ pub mod memory;
 pub mod mesh;
 pub mod message;
 mod metadata_log;
+mod named_partitions;
 pub mod nudge;
 mod open;
 mod open_files;

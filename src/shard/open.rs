@@ -22,6 +22,7 @@ use crate::log::transactions::index::TransactionIndex;
 use crate::log::transactions::{AbortedTransaction, aborted};
 use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::disk::{DiskFile, blocking, is_full_disk, sync_directory};
+use crate::shard::doubts;
 use crate::shard::replay::producers_before;
 use crate::shard::replica::Replica;
 use crate::shard::segments::Segments;
@@ -88,6 +89,8 @@ pub struct OpenRequest {
     pub directory: PathBuf,
     pub config: LogConfig,
     pub leader_epoch: LeaderEpoch,
+    /// Other nodes have a replica as well: one of them may lead where this one may lack its end.
+    pub has_others: bool,
     /// What the last checkpoint says of it.
     pub point: Option<PartitionPoint>,
     /// The last stop was clean: the checkpoint is exact.
@@ -505,6 +508,10 @@ async fn scan(
         glommio::executor().yield_if_needed().await;
     }
     let recovered = scan.finish();
+    if matches!(recovered.tail, Verdict::Torn { .. }) && request.has_others {
+        let log_directory = request.directory.parent().unwrap_or(Path::new("/"));
+        doubts::note(log_directory, request.id).await.map_err(failed)?;
+    }
     report(store, request, active_base, &recovered)?;
     check_complete(store, request, active_base, recovered.log_end, recovered.file_position_end)?;
     let end = recovered.file_position_end;

@@ -375,6 +375,7 @@ fn open_requests(
             directory: store.path.join(directory_name(&topic.name, id.partition)),
             config: *config,
             leader_epoch: state.leader_epoch,
+            has_others: state.replicas.len() > 1,
             point: last.points.get(id).copied(),
             clean: last.clean,
             state: last.states.get(id).cloned(),

@@ -186,6 +186,8 @@ pub struct MetadataQuorum {
     started: RefCell<Option<Start>>,
     /// As which it registers anew, without the replicas that may lack their end and are named with that.
     anew: RefCell<Option<(Uuid, Vec<TopicPartition>)>>,
+    /// Replicas that may lack their end, as a registration has said that is committed; written down still.
+    told_doubtful: RefCell<BTreeSet<TopicPartition>>,
     /// The registration of this node that the leader has told of: one that joins anew has no metadata yet.
     told: Cell<Option<BrokerEpoch>>,
     /// What the leader remembers of nodes.
@@ -242,6 +244,7 @@ impl MetadataQuorum {
             early: RefCell::new(Early { image, ..Early::default() }),
             started: RefCell::default(),
             anew: RefCell::default(),
+            told_doubtful: RefCell::default(),
             told: Cell::new(None),
             heartbeats: RefCell::new(heartbeats),
             config,

@@ -41,6 +41,15 @@ pub fn is_to_be_told(image: &Image, node: NodeId, id: TopicPartition, stated: St
     })
 }
 
+/// The end of a replica may be gone that this node counts for having, and others count too, be they there or not: as
+/// long as it counts it could lead without that. Nodes that are unregistered are waited for by nobody.
+pub fn is_doubt_to_be_told(image: &Image, node: NodeId, id: TopicPartition) -> bool {
+    image.partition(id).is_some_and(|state| {
+        let has_all = || state.in_sync.iter().chain(&state.eligible_leaders);
+        has_all().any(|it| *it == node) && has_all().any(|it| *it != node && image.node(*it).is_some())
+    })
+}
+
 /// Another one leads, and nobody counts on what is here, nor can: what was stated was said by another registration.
 fn is_to_be_restored(image: &Image, node: NodeId, id: TopicPartition, stated: StatedUnder) -> bool {
     let is_newer = |epoch| image.node(node).is_some_and(|node| node.broker_epoch > epoch);
@@ -97,6 +106,9 @@ impl Shard {
     /// The same of any shard of this node, on the one that has the quorum.
     pub fn note_doubtful(&self, id: TopicPartition) {
         self.doubtful_on_node.borrow_mut().insert(id);
+        if let Some(controller) = self.controller.get() {
+            controller.quorum.beat_soon(); // Before anybody takes it for one that has everything.
+        }
     }
 
     /// Whoever has the quorum hears of it. `None`: it is damaged no more.
@@ -221,5 +233,9 @@ mod tests {
         let fenced = Node { is_fenced: true, ..alone.node(NodeId(2)).expect("it is there").clone() };
         alone.apply(&Record::NodeRegistered(fenced)).expect("fits");
         assert_eq!(verdict(&alone, current)[0], keep, "who has it too is not there");
+        assert!(is_doubt_to_be_told(&alone, NodeId(1), id), "it could lead before who has it too is back");
+        assert!(is_doubt_to_be_told(&image(&[2], &[1], Some(2)), NodeId(1), id));
+        assert!(!is_doubt_to_be_told(&image(&[1], &[], Some(1)), NodeId(1), id), "nobody else has it");
+        assert!(!is_doubt_to_be_told(&image(&[1], &[], Some(1)), NodeId(2), id), "nobody counts on it");
     }
 }

@@ -636,6 +636,7 @@ fn request(directory: &Path, index: i32, segment_size_max: u64) -> OpenRequest {
         topic_name: "t".into(),
         directory: directory.join(format!("t-{index}")),
         config: log_config(segment_size_max),
+        has_others: true,
         leader_epoch: LeaderEpoch(0),
         point: None,
         clean: false,

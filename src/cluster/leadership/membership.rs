@@ -80,7 +80,7 @@ impl Leadership {
     pub fn node_started(&self, rules: Rules<'_>, node: NodeId, found: LogFound) -> Option<Leadership> {
         match found {
             LogFound::Lost => self.node_lost(rules, node),
-            LogFound::Doubtful if !self.is_last(node) => self.node_lost(rules, node),
+            LogFound::Doubtful if !self.is_last(rules, node) => self.node_lost(rules, node),
             LogFound::Unavailable => self.node_left(rules, node),
             LogFound::Complete | LogFound::Doubtful if self.leader == Some(node) => {
                 self.elect(rules, Election::Online)
@@ -94,9 +94,10 @@ impl Leadership {
         self.change(rules, Target { lost: Some(node), ..Target::in_sync(&in_sync) })
     }
 
-    /// Nobody else could lead without a loss.
-    fn is_last(&self, node: NodeId) -> bool {
-        self.in_sync.iter().chain(&self.eligible_leaders).all(|other| *other == node)
+    /// Nobody else could lead without a loss, now or later.
+    fn is_last(&self, rules: Rules<'_>, node: NodeId) -> bool {
+        let mut all = self.in_sync.iter().chain(&self.eligible_leaders);
+        all.all(|other| *other == node || rules.members.get(*other).is_none())
     }
 
     /// A node was fenced, wants to stop, or its log directory has failed; `rules` know that already.

@@ -144,6 +144,25 @@ fn nobody_stays_eligible_beside_a_leader_that_is_enough() {
 }
 
 #[test]
+fn a_doubtful_log_keeps_its_place_where_nobody_else_counts() {
+    let mut story = Story::new(&[1, 2, 3], 2);
+    story.start(3, LogFound::Doubtful);
+    assert_eq!(story.state(), (1, vec![1, 2], vec![]));
+    [1, 2].into_iter().for_each(|node| story.fence(node));
+    story.start(1, LogFound::Doubtful);
+    assert_eq!(story.state(), (0, vec![], vec![2]), "2 is away, and has everything");
+    story.start(2, LogFound::Doubtful);
+    story.unfence(2);
+    assert_eq!(story.state(), (2, vec![2], vec![]), "it is the last");
+    let mut story = Story::new(&[1, 2], 2);
+    [2, 1].into_iter().for_each(|node| story.fence(node));
+    story.members.0.remove(&NodeId(2));
+    story.start(1, LogFound::Doubtful);
+    story.unfence(1);
+    assert_eq!(story.state().0, 1, "2 is unregistered, and nobody waits for it");
+}
+
+#[test]
 fn a_leader_that_starts_again_has_a_new_epoch() {
     let mut story = Story::new(&[1], 1);
     story.start(1, LogFound::Complete);

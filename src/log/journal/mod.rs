@@ -30,7 +30,6 @@
 
 pub mod block;
 pub mod flushed_ends;
-pub mod lost;
 pub mod pack;
 pub mod redo;
 pub mod replay;

@@ -184,6 +184,7 @@ async fn remove_from(shard: &Rc<Shard>, Left { store, replicas, unopened }: Left
     for some in replicas.chunks(DELETE_BATCH) {
         remove_batch(store, some).await;
     }
+    kept_journals::forget(store, replicas.iter().map(|replica| replica.id).collect()).await;
     for some in unopened.chunks(DELETE_BATCH) {
         remove_unopened(shard, store, some).await;
     }
@@ -229,29 +230,33 @@ async fn remove_unopened(shard: &Shard, store: &Rc<Store>, ids: &[TopicPartition
         let image = shard.image.borrow();
         let named = ids.iter().filter_map(|id| {
             let topic = image.topic(id.topic)?;
-            Some((store.path.join(directory_name(&topic.name, id.partition)), id.topic))
+            Some((store.path.join(directory_name(&topic.name, id.partition)), *id))
         });
         named.collect::<Vec<_>>()
     };
-    let owned = blocking(move || {
-        let owned = named.into_iter().filter(|(directory, topic)| {
-            let text = read_metadata_file(directory).ok().flatten();
-            text.and_then(|text| ownership::decode(&text).ok()) == Some(*topic)
-        });
-        owned.map(|(directory, _)| directory).collect()
-    });
-    let given_up = give_up(store, owned.await).await;
+    let (owned, unread) = blocking(move || {
+        let (mut owned, mut unread) = (Vec::new(), BTreeSet::new());
+        for (directory, id) in named {
+            match read_metadata_file(&directory) {
+                Ok(Some(text)) if ownership::decode(&text).ok() == Some(id.topic) => owned.push(directory),
+                Ok(_) => {}
+                Err(_) => drop(unread.insert(id)),
+            }
+        }
+        (owned, unread)
+    })
+    .await;
+    let given_up = give_up(store, owned).await;
     let removed = ids.iter().map(|id| {
         let epoch = shard.image.borrow().partition(*id).map_or(LeaderEpoch(0), |state| state.leader_epoch);
         Entry { partition: *id, change: Change::Removed { epoch } }
     });
     store.log_changes(removed.collect()).await;
-    if !store.is_offline() {
-        kept_journals::forget(store, ids).await;
-    }
     for directory in given_up.into_iter().flatten() {
         store.remove_later(Removal::Directory(directory), Duration::ZERO);
     }
+    // What cannot be read now is there still.
+    kept_journals::forget(store, ids.iter().copied().filter(|id| !unread.contains(id)).collect()).await;
 }
 
 async fn give_up(store: &Store, directories: Vec<PathBuf>) -> Vec<Option<PathBuf>> {
@@ -381,7 +386,7 @@ pub fn remove_orphans(
                 let Ok(id) = ownership::decode(&text) else { continue };
                 let named = image.topic(id).filter(|found| found.name == topic);
                 match named.and_then(|found| found.partitions.get(partition.index())) {
-                    Some(state) if state.replica_on(node).is_none() && !state.in_sync.is_empty() => {
+                    Some(state) if state.is_elsewhere(node) => {
                         held.replicas_removed = true;
                     }
                     Some(_) => {

@@ -36,7 +36,11 @@ impl MetadataQuorum {
     pub async fn begin_to_serve(self: &Rc<Self>, time_max: Duration) {
         const LOOK: Duration = Duration::from_millis(10);
         if self.peers().is_none() {
-            return; // There is nobody else to lead.
+            // There is nobody else to lead.
+            if let Some(shard) = self.attached() {
+                self.doubts_are_known(&shard);
+            }
+            return;
         }
         glommio::spawn_local(beat(self.clone())).detach();
         let begun = self.clock.mono();

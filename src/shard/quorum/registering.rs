@@ -14,7 +14,8 @@ use crate::codec::error_code::ErrorCode;
 use crate::shard::peers::Peers;
 use crate::shard::peers::forwarding::question;
 use crate::shard::quorum::{CommitError, MetadataQuorum};
-use crate::shard::restoring::is_to_be_told;
+use crate::shard::restoring::{is_doubt_to_be_told, is_to_be_told};
+use crate::shard::{Shard, doubts};
 use crate::types::limits::PEER_PARTITIONS_MAX;
 use crate::types::{NodeId, TopicId, TopicPartition, Uuid};
 use std::collections::{BTreeSet, VecDeque};
@@ -77,6 +78,9 @@ impl MetadataQuorum {
         loop {
             let is_known = self.with_image(|image| is_registered(image, &start.node));
             if is_known && self.quorum.borrow().members().contains(self.me()) {
+                if let Doubtful::Partitions(told) = &start.doubtful {
+                    self.told_doubtful.borrow_mut().extend(told);
+                }
                 // What it lacked then it may have by now, once it has to register another time.
                 let (logs, doubtful) = (LogsFound::Damaged(Vec::new()), Doubtful::Partitions(Vec::new()));
                 let start = Start { logs, doubtful, ..start };
@@ -106,13 +110,13 @@ impl MetadataQuorum {
             let damaged = shard.damaged_on_node.borrow().clone();
             let damaged = damaged.into_iter().filter(|(id, stated)| is_told(*id, *stated));
             let doubtful = shard.doubtful_on_node.borrow().clone();
-            let doubtful = doubtful.into_iter().filter(|id| is_told(*id, None));
+            let doubtful = doubtful.into_iter().filter(|id| is_doubt_to_be_told(image, me, *id));
             // Of more than a message names the others come next.
             let damaged: Vec<_> = damaged.map(|(id, _)| id).take(PEER_PARTITIONS_MAX).collect();
             (damaged, doubtful.take(PEER_PARTITIONS_MAX).collect::<Vec<_>>())
         });
         if damaged.is_empty() && doubtful.is_empty() {
-            return shard.doubtful_on_node.borrow_mut().clear();
+            return self.doubts_are_known(&shard);
         }
         tracing::warn!(
             damaged = damaged.len(),
@@ -121,8 +125,9 @@ impl MetadataQuorum {
         );
         let incarnation = {
             let mut anew = self.anew.borrow_mut();
-            let (incarnation, told) = anew.get_or_insert_with(|| (Uuid::new_v4(), Vec::new()));
-            told.clone_from(&doubtful);
+            let (incarnation, told) = anew.get_or_insert_with(|| (Uuid::new_v4(), doubtful.clone()));
+            // Any of the tries may be the one that is heard.
+            told.retain(|id| doubtful.contains(id));
             *incarnation
         };
         let node = Node { incarnation, ..before.node.clone() };
@@ -148,7 +153,20 @@ impl MetadataQuorum {
         if let Some(shard) = self.attached() {
             shard.doubtful_on_node.borrow_mut().retain(|id| !told.contains(id));
         }
+        self.told_doubtful.borrow_mut().extend(told);
         true
+    }
+
+    /// Every replica that may lack its end is one that the metadata do not count, or nobody else has more of it.
+    pub(super) fn doubts_are_known(&self, shard: &Rc<Shard>) {
+        let mut known = self.told_doubtful.take();
+        known.extend(shard.doubtful_on_node.take());
+        if known.is_empty() {
+            return;
+        }
+        for store in shard.stores.iter().filter(|store| !store.is_offline()) {
+            store.spawn(doubts::forget(store.clone(), known.clone()));
+        }
     }
 
     /// One try; that it came to nothing for now is no error.

@@ -12,11 +12,13 @@ use crate::log::compaction::swap::{Interrupted, cleaned_name};
 use crate::log::data_dir::{checkpoint_name, final_state_name};
 use crate::log::epochs::LeaderEpochs;
 use crate::log::journal::block::{BlockHeader, BlockSequence, BlockWriter, FileEpoch};
+use crate::log::named_partitions::DOUBTFUL_PARTITIONS_FILE;
 use crate::log::ownership::{self, PARTITION_METADATA};
 use crate::log::producers::{AcceptedBatch, ProducerEvent, Producers};
 use crate::metrics::recovery::{RecoveryBranch, RecoveryCounts};
 use crate::shard::background::keep_checkpoint;
 use crate::shard::conn::tests::shard_of;
+use crate::shard::doubts;
 use crate::shard::final_state::take_final_states;
 use crate::shard::journal::damaged_directory_name;
 use crate::shard::journal_replay::{ReplayStart, Replayed, replay};
@@ -302,6 +304,40 @@ fn what_a_journal_has_lost_of_a_replica_goes_with_the_replica() {
             assert_eq!(again.corrupt, BTreeSet::new(), "leaves while up: {leaves_while_up}");
         }
     });
+}
+
+/// The same where it has left before a start finds out what the journal has lost.
+#[test]
+fn nothing_is_lost_of_a_replica_that_is_elsewhere() {
+    let directory = directory();
+    let image = claimed(directory.path());
+    std::fs::create_dir(directory.path().join("journal.0")).unwrap();
+    std::fs::File::create_new(directory.path().join("journal.0/00000001.journal")).unwrap();
+    let elsewhere = ReplayStart { node: NodeId(2), ..start(directory.path(), &image, false) };
+    let replayed = replay(&elsewhere, &mut BTreeMap::new()).unwrap();
+    assert_eq!(replayed.corrupt.len(), 1, "the first of its files is gone");
+    let again = replay(&start(directory.path(), &image, false), &mut BTreeMap::new()).unwrap();
+    assert_eq!(again.corrupt, BTreeSet::new());
+}
+
+/// A tail is cut, and the next start finds nothing to doubt: it has to know all the same.
+#[test]
+fn a_doubt_outlives_the_start_that_has_it() {
+    let directory = directory();
+    let image = claimed(directory.path());
+    let id = request(Path::new(""), 0, 1).id;
+    on_executor(async {
+        let store = store_at(directory.path());
+        std_write(&directory.path().join("t-0").join(SegmentFile::Log.name(Offset::ZERO)), &[7; 600]);
+        open_partition(&store, directory.path(), 0, 1 << 20).await;
+        assert_eq!(taken(&store.metrics.borrow().recovery), [(RecoveryBranch::TornTailCut, 1)]);
+    });
+    let next = || replay(&start(directory.path(), &image, false), &mut BTreeMap::new()).unwrap();
+    assert_eq!(next().doubtful, BTreeSet::from([id]));
+    on_executor(async { doubts::forget(store_at(directory.path()), BTreeSet::from([id])).await });
+    assert_eq!(next().doubtful, BTreeSet::new());
+    std_write(&directory.path().join(DOUBTFUL_PARTITIONS_FILE), b"damaged");
+    assert_eq!(next().doubtful, BTreeSet::from([id]), "it may be any");
 }
 
 #[test]

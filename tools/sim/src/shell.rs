@@ -20,6 +20,7 @@ pub mod background;
 pub mod compaction;
 pub mod cutting;
 pub mod deletion;
+pub mod doubts;
 pub mod journal;
 pub mod open;
 pub mod reading;
@@ -79,6 +80,8 @@ pub struct Shell {
     pub doubtful: RefCell<BTreeSet<TopicPartition>>,
     pub generation: Cell<CheckpointGeneration>,
     checkpoint_turn: Turn,
+    /// Files that name partitions are changed one after the other.
+    naming: Turn,
     retaining: Turn,
     /// The shard's helper thread, for what two tasks may write at a time: files beside a segment.
     helper: Turn,
@@ -110,6 +113,7 @@ impl Shell {
             doubtful: RefCell::default(),
             generation: Cell::default(),
             checkpoint_turn: Turn::default(),
+            naming: Turn::default(),
             retaining: Turn::default(),
             helper: Turn::default(),
             drained: Signal::default(),

@@ -6,7 +6,7 @@ use crate::shell::background::write_checkpoint;
 use crate::shell::journal::parse_damaged_directory;
 use crate::shell::replica::Replica;
 use odradek::log::journal::block::{Change, Entry};
-use odradek::log::journal::lost::{self, LOST_PARTITIONS_FILE};
+use odradek::log::named_partitions::{self, LOST_PARTITIONS_FILE};
 use odradek::log::ownership::{self, PARTITION_METADATA};
 use odradek::log::segment::{DirectoryName, deleted_directory_name};
 use odradek::types::{LeaderEpoch, TopicPartition, Uuid};
@@ -72,6 +72,7 @@ pub async fn remove(shell: &Rc<Shell>, id: &TopicPartition, directory: &str) -> 
 
 /// What was lost with journals that are kept is of no concern any more, of those of which nothing is left.
 pub async fn forget_lost(shell: &Shell, is_gone: impl Fn(&TopicPartition) -> bool) -> DiskResult<()> {
+    let _turn = shell.naming.take().await;
     for (name, _) in shell.disk.list("").await? {
         if parse_damaged_directory(&name).is_none() {
             continue;
@@ -81,11 +82,13 @@ pub async fn forget_lost(shell: &Shell, is_gone: impl Fn(&TopicPartition) -> boo
             Err(DiskError::NotFound) => continue,
             read => read?,
         };
-        let Some(mut lost) = std::str::from_utf8(&bytes).ok().and_then(lost::decode) else { continue };
+        let Some(mut lost) = std::str::from_utf8(&bytes).ok().and_then(named_partitions::decode) else {
+            continue;
+        };
         let count = lost.len();
         lost.retain(|id| !is_gone(id));
         if lost.len() < count {
-            shell.disk.replace_file(&path, lost::encode(&lost).as_bytes()).await?;
+            shell.disk.replace_file(&path, named_partitions::encode(&lost).as_bytes()).await?;
         }
     }
     Ok(())

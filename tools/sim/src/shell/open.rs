@@ -5,6 +5,7 @@ use crate::metadata::TopicKind;
 use crate::settings::Mistake;
 use crate::shell::Shell;
 use crate::shell::compaction::complete_swaps;
+use crate::shell::doubts;
 use crate::shell::reading::{BATCH_SIZE_MAX, closed_scan, feed_in_pieces};
 use crate::shell::replica::Replica;
 use crate::shell::tail::Tail;
@@ -27,7 +28,7 @@ use odradek::log::transactions::index::TransactionIndex;
 use odradek::log::transactions::{AbortedTransaction, aborted};
 use odradek::types::limits::IO_ALIGNMENT;
 use odradek::types::{LeaderEpoch, Offset, Timestamp, TopicPartition, Uuid};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 /// Bytes of one read of a scan.
@@ -383,7 +384,7 @@ async fn scan(shell: &Shell, request: &OpenRequest, mut found: Found) -> Result<
         Verdict::Torn { file_position, damage } => {
             world.note(format_args!("{}: torn at {file_position} of {base}: {damage}", request.name));
             world.count("recovery: tail torn, cut");
-            shell.doubtful.borrow_mut().insert(request.id);
+            doubts::note(shell, &BTreeSet::from([request.id])).await.map_err(OpenFailed::Disk)?;
         }
         Verdict::Corrupt { file_position, damage } => {
             world.note(format_args!("{}: corrupt at {file_position} of {base}: {damage}", request.name));

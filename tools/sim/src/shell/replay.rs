@@ -9,6 +9,7 @@ use crate::settings::Mistake;
 use crate::shell::Shell;
 use crate::shell::cutting::truncate;
 use crate::shell::deletion::forget_lost;
+use crate::shell::doubts;
 use crate::shell::journal::{
     MAKING, damaged_journal_directory, journal_file, parse_damaged_directory, parse_journal_directory,
     parse_journal_file, replayed_journal_directory,
@@ -17,13 +18,13 @@ use odradek::log::checkpoint::{Checkpoint, PartitionPoint};
 use odradek::log::data_dir::checkpoint_name;
 use odradek::log::journal::block::{BlockHeader, BlockView, BlockWriter, HEADER_SIZE, block_size};
 use odradek::log::journal::flushed_ends::FlushedEnds;
-use odradek::log::journal::lost::{self, LOST_PARTITIONS_FILE};
 use odradek::log::journal::redo::{Reached, Redo, Redoing};
 use odradek::log::journal::replay::{
     FoundBlock, Replay, Verdict, bounds_of_first_blocks, files_of, first_mark,
 };
 use odradek::log::journal::ring::{BlockPlace, FileIndex, JournalHead};
 use odradek::log::journal::settle::Settled;
+use odradek::log::named_partitions::{self, LOST_PARTITIONS_FILE};
 use odradek::log::ownership::{self, PARTITION_METADATA};
 use odradek::log::partition::Place;
 use odradek::log::plan::SyncFs;
@@ -76,6 +77,8 @@ pub async fn replay(shells: &[Rc<Shell>], points: &mut Points, clean: bool) -> D
             shell.world.count("journal: rest of a replayed one removed");
         }
     }
+    let told = doubts::read(shell).await?;
+    shell.doubtful.borrow_mut().extend(told.intersection(&known));
     let mut retire = Vec::new();
     for name in &names {
         let Some(shard) = parse_journal_directory(name) else { continue };
@@ -99,6 +102,8 @@ pub async fn replay(shells: &[Rc<Shell>], points: &mut Points, clean: bool) -> D
     if !clean || shell.metadata.borrow().moves_partitions(shells.len() as u16) {
         write_checkpoints(shells, points).await?;
     }
+    let doubtful = shell.doubtful.borrow().clone();
+    doubts::note(shell, &doubtful).await?; // The journal that says so may go.
     let mut done = Vec::new();
     for (shard, name, after) in retire {
         match after {
@@ -150,7 +155,7 @@ async fn take_lost(
 ) -> DiskResult<()> {
     let shell = &shells[0];
     let lost = match shell.disk.read_file(&format!("{directory}/{LOST_PARTITIONS_FILE}")).await {
-        Ok(bytes) => std::str::from_utf8(&bytes).ok().and_then(lost::decode),
+        Ok(bytes) => std::str::from_utf8(&bytes).ok().and_then(named_partitions::decode),
         Err(DiskError::NotFound) => None,
         Err(error) => return Err(error),
     };
@@ -171,7 +176,11 @@ async fn put_aside(
     lost: &BTreeSet<TopicPartition>,
 ) -> DiskResult<()> {
     let disk = &shell.disk;
-    disk.replace_file(&format!("{directory}/{LOST_PARTITIONS_FILE}"), lost::encode(lost).as_bytes()).await?;
+    disk.replace_file(
+        &format!("{directory}/{LOST_PARTITIONS_FILE}"),
+        named_partitions::encode(lost).as_bytes(),
+    )
+    .await?;
     let number = (1..).find(|number| !disk.exists(&damaged_journal_directory(shard, *number)));
     let aside = damaged_journal_directory(shard, number.expect("some number is free"));
     disk.rename(directory, &aside).await

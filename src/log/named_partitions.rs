@@ -1,4 +1,4 @@
-//! Which partitions a journal has lost something of: a file beside its blocks, once it is kept for that.
+//! Files that name partitions, for a later start.
 //!
 //! ```text
 //! version: 0
@@ -7,6 +7,11 @@
 //! crc32: df1b99dc
 //! ```
 //!
+//! | file | names those |
+//! |---|---|
+//! | `journal.0.damaged.1/lost-partitions` | of which this journal has lost something |
+//! | `doubtful-partitions` | whose replicas in this log directory may lack their end, as far as nobody knows it yet |
+//!
 //! Written by the start that has found it out, and believed by every later one: who owns which partition
 //! may be another thing by then, and topics that were made since have lost nothing.
 
@@ -14,15 +19,16 @@ use crate::types::{PartitionIndex, TopicId, TopicPartition, parse_uuid_text, uui
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-/// Name of the file.
 pub const LOST_PARTITIONS_FILE: &str = "lost-partitions";
+
+pub const DOUBTFUL_PARTITIONS_FILE: &str = "doubtful-partitions";
 
 const HEADER: &str = "version: 0\n";
 
 /// The text of the file.
-pub fn encode(lost: &BTreeSet<TopicPartition>) -> String {
+pub fn encode(named: &BTreeSet<TopicPartition>) -> String {
     let mut text = HEADER.to_owned();
-    for id in lost {
+    for id in named {
         writeln!(text, "{} {}", uuid_text(id.topic.0), id.partition.to_wire()).expect("a string takes it");
     }
     let checksum = crc32fast::hash(text.as_bytes());
@@ -51,7 +57,7 @@ mod tests {
     use crate::types::Uuid;
 
     #[test]
-    fn lost_partitions_are_read_back_and_no_cut_or_flipped_text_is() {
+    fn named_partitions_are_read_back_and_no_cut_or_flipped_text_is() {
         let id = |topic: u128, partition| TopicPartition {
             topic: TopicId(Uuid::from_u128(topic)),
             partition: PartitionIndex::from_wire(partition).unwrap(),
