@@ -130,7 +130,7 @@ impl Node {
         self.users.add_for(id, kind, number, settings.has_transactions, &mut dice);
         match cut(shell, replica, to).await {
             Ok(()) => {}
-            Err(CutFailed::Offline) => return,
+            Err(CutFailed::Offline | CutFailed::NoSpace) => return,
             Err(error) => self.around.model.borrow_mut().not_cut(world, &id, &error),
         }
         let producers = self.users.producers.borrow().clone();

@@ -22,7 +22,7 @@
 //! of it is written out, and the next start finds every bit of it.
 //!
 //! Absent: retention and compaction, several log directories. A log directory that fails ends its process, and so does a
-//! full disk that a cut or a new log meets.
+//! full disk that a cut, a new log or a removal meets.
 
 pub mod batches;
 pub mod damage;
@@ -42,7 +42,7 @@ use crate::replication::log::Log;
 use crate::replication::scene::{Scene, partition_id};
 use crate::settings as storage;
 use crate::shell::start::finish;
-use crate::shell::{Shell, Surroundings, background};
+use crate::shell::{Shell, Surroundings, background, doubts};
 use crate::world::{MS, Micros, S, World};
 use odradek::log::journal::ring::RingLimits;
 use odradek::types::{LeaderEpoch, ShardId, TopicId, TopicPartition};
@@ -98,6 +98,8 @@ pub struct Engine {
     journal_hit: BTreeSet<usize>,
     /// Damage has hit what had lost something before, and nobody knows.
     lost_before: BTreeSet<usize>,
+    /// They lack what no start can tell of: whoever has damaged them does, until that is known.
+    untold: BTreeSet<usize>,
     /// What the last start has found damaged.
     damaged: BTreeSet<usize>,
     /// The last start cannot tell whether it has found all of them.
@@ -152,6 +154,7 @@ impl Engine {
             blamed: BTreeSet::new(),
             journal_hit: BTreeSet::new(),
             lost_before: BTreeSet::new(),
+            untold: BTreeSet::new(),
             damaged: BTreeSet::new(),
             doubtful: BTreeSet::new(),
         }
@@ -325,6 +328,22 @@ impl Scene {
         engine.blamed.clear();
         engine.journal_hit.clear();
         engine.lost_before.clear();
+        engine.untold.clear();
+    }
+
+    /// What was told when it registered.
+    pub fn engine_doubts_are_known(&mut self, id: usize) {
+        let Some(engine) = &mut self.nodes[id].engine else { return };
+        let Some(running) = &engine.running else { return };
+        engine.untold.clear();
+        let shell = running.shell.clone();
+        let known = shell.doubtful.take();
+        engine.world.spawn(async move {
+            match doubts::forget(&shell, &known).await {
+                Err(error) if !error.is_full() => shell.failed(format_args!("forgetting doubts"), error),
+                _ => {}
+            }
+        });
     }
 
     // --- Logs

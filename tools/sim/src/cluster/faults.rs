@@ -109,6 +109,8 @@ impl Scene {
             return;
         }
         self.world.count("fault: node replaced by an empty one");
+        let members = self.decided().quorum.watch.members();
+        self.world.note(format_args!("node {node} is replaced by an empty one, {members:?}"));
         self.crash_node(node);
         self.wipe(node);
         self.metadata().quorum.lose_directory(slot(node));

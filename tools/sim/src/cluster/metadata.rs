@@ -51,6 +51,8 @@ pub struct Metadata {
     /// Partitions that were made for nodes alone that had lost their disks, before anybody knew. Nobody else may lead
     /// them.
     pub stillborn: BTreeSet<usize>,
+    /// Partitions of which a start has told that the end of a replica may be gone.
+    pub doubted: BTreeSet<usize>,
     /// Partitions that somebody wanted anybody to lead.
     pub asked_uncleanly: BTreeSet<usize>,
     /// When the process of each node was registered.
@@ -85,6 +87,7 @@ impl Metadata {
             in_sync_min: BTreeMap::new(),
             next_ticket: 0,
             stillborn: BTreeSet::new(),
+            doubted: BTreeSet::new(),
             asked_uncleanly: BTreeSet::new(),
             registered: BTreeMap::new(),
             next_partition: 0,

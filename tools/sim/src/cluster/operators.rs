@@ -72,11 +72,13 @@ impl Scene {
         let stillborn = self.decided().stillborn.iter().copied().collect::<Vec<_>>();
         stillborn.into_iter().for_each(|partition| self.ask_to_delete(partition));
         // Who has elected uncleanly before has to do it again where the one that was elected had nothing; and where the
-        // only one in sync has lost its disk before anything was acknowledged, there is nothing to lose.
+        // only one in sync has lost its disk before anything was acknowledged, there is nothing to lose. Who has a doubt
+        // told of itself, and is sure of nothing, may be all that is left where another one is damaged.
         let is_stuck = |(partition, leadership): (&usize, &Leadership)| {
             let has_nobody = leadership.in_sync.is_empty() && leadership.eligible_leaders.is_empty();
             let has_nothing = self.watch.losses(*partition) > 0 || self.watch.end(*partition) == 0;
-            (has_nobody && has_nothing).then_some(*partition)
+            let is_doubted = self.decided().doubted.contains(partition) && !self.is_coordinated(*partition);
+            (has_nobody && (has_nothing || is_doubted)).then_some(*partition)
         };
         let stuck: Vec<usize> = self.controller.partitions.iter().filter_map(is_stuck).collect();
         stuck.into_iter().for_each(|partition| self.ask_to_elect(partition, 1));

@@ -122,6 +122,7 @@ impl Scene {
                 scene.metadata().desks[slot(id)].stage = Stage::Serving;
                 scene.nodes[id].is_empty = false;
                 scene.world.note(format_args!("node {id} serves"));
+                scene.engine_doubts_are_known(id);
                 scene.go_by_image(slot(id));
                 scene.beat_with_quorum(id);
             });

@@ -158,11 +158,19 @@ impl Scene {
         if self.is_coordinated(partition) && !(is_complete && leadership.replicas.iter().all(is_whole)) {
             return false;
         }
-        let minimum = self.in_sync_min(partition).min(leadership.target_count());
+        // Nor may the one that is left then tell a doubt of itself.
+        if self.is_coordinated(partition) && self.nodes[node].engine.is_some() {
+            return false;
+        }
+        // Those that come do not count before they are in sync.
+        let count = leadership.target_count().min(leadership.replicas.len() - leadership.adding.len());
+        let minimum = self.in_sync_min(partition).min(count);
         let others = leadership.in_sync.iter().chain(&leadership.eligible_leaders).map(|other| index(*other));
         let others: Vec<usize> = others.filter(|other| *other != node).collect();
-        let lost = others.iter().filter(|other| self.is_lost(**other, partition)).count();
-        lost + 1 < minimum && lost < others.len()
+        // Those that are in sync by a proposal that is on its way count as well.
+        let replicas = leadership.replicas.iter().map(|other| index(*other)).filter(|other| *other != node);
+        let lost = replicas.filter(|other| self.is_lost(*other, partition)).count();
+        lost + 1 < minimum && others.iter().any(|other| !self.is_lost(*other, partition))
     }
 
     /// A node's log of a partition is damaged or gone, and the controller does not know.

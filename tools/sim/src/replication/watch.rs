@@ -17,6 +17,8 @@ use std::rc::Rc;
 struct Canon {
     batches: Vec<Batch>,
     end: u64,
+    /// Where whoever was elected uncleanly begins: before that others may have anything.
+    begin: u64,
     /// Where each value is.
     places: BTreeMap<u64, u64>,
     /// The highest offset that a client was told of.
@@ -143,11 +145,11 @@ impl Watch {
 
     /// Where a log is not what is canonical, from one offset to another.
     fn difference(&self, partition: usize, image: &Image, from: u64, to: u64) -> Option<String> {
-        let Canon { batches: canon, wanted_start, .. } = &self.partitions[&partition];
+        let Canon { batches: canon, wanted_start, begin, .. } = &self.partitions[&partition];
         if image.start > *wanted_start {
             return Some(format!("it begins at {}, {wanted_start} was wanted", image.start));
         }
-        let from = from.max(image.start);
+        let from = from.max(image.start).max(*begin);
         let mut found = image.from_offset(from).iter();
         let first = canon.partition_point(|batch| batch.end() <= from);
         for expected in canon[first..].iter().take_while(|batch| batch.end() <= to) {
@@ -185,6 +187,7 @@ impl Scene {
         }
         canon.known_end = canon.known_end.min(canon.end);
         (canon.losses, canon.epoch_min) = (canon.losses + 1, next.leader_epoch.0);
+        canon.begin = start;
         let end = canon.end;
         if !lost.is_empty() {
             self.world.count("election: unclean, something is lost");

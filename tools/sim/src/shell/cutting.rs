@@ -37,6 +37,8 @@ pub enum CutFailed {
     Read(ReadFailed),
     /// It is as it was, or a start cuts it.
     Offline,
+    /// A start cuts it.
+    NoSpace,
     /// It was cut, and cannot be opened.
     Open(OpenFailed),
 }
@@ -84,7 +86,7 @@ pub async fn cut(shell: &Rc<Shell>, replica: &Rc<Replica>, cut: Cut) -> Result<(
         // The next start finds what is to be cut in the journal.
         Err(error) if error.is_full() => {
             shell.world.count("cut: no space");
-            Err(CutFailed::Offline)
+            Err(CutFailed::NoSpace)
         }
         Err(error) => {
             shell.failed(format_args!("cutting {}", replica.name), error);

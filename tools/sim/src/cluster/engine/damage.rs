@@ -4,7 +4,22 @@ use crate::cluster::engine::known_as;
 use crate::disk::SECTOR;
 use crate::random::Random;
 use crate::replication::scene::Scene;
+use odradek::codec::record_batch::BatchView;
 use odradek::types::LeaderEpoch;
+use std::ops::Range;
+
+/// The leader epoch of a batch has no checksum in Kafka's format: another one is a whole batch too.
+fn beside_epochs(bytes: &[u8], at: usize) -> usize {
+    const EPOCH: Range<usize> = 12..16;
+    let mut base = 0;
+    while let Ok((batch, _)) = BatchView::split_first(&bytes[base..]) {
+        if at < base + batch.size() {
+            return if EPOCH.contains(&(at - base)) { base + EPOCH.end } else { at };
+        }
+        base += batch.size();
+    }
+    at
+}
 
 impl Scene {
     /// `partitions`: those that have a replica here, as far as is decided.
@@ -43,11 +58,14 @@ impl Scene {
         let Some(last) = bytes.iter().rposition(|byte| *byte != 0) else {
             return self.world.count("restart: clean");
         };
-        let at = dice.below(last as u64 + 1) as usize;
+        let at = beside_epochs(&bytes, dice.below(last as u64 + 1) as usize);
         self.world.count("restart: damaged");
         self.world.count(if is_journal { "engine: journal damaged" } else { "engine: segment damaged" });
         self.world.note(format_args!("node {node}: damage at {at} of {path}"));
-        if dice.one_in(2) {
+        // Zeros up to the end look like a log that ends there, and nothing but a record of the flush tells otherwise: a
+        // shard whose journal has no room for that flushes segments without one.
+        let sector_end = (at - at % SECTOR as usize) + SECTOR as usize;
+        if dice.one_in(2) || !is_journal && last < sector_end {
             let bit = 1u8 << dice.below(8);
             disk.damage(&path, |bytes| bytes[at] ^= bit);
         } else {

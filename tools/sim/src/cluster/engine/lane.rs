@@ -14,6 +14,7 @@ use crate::replication::log::{Batch, Op, offset};
 use crate::replication::scene::partition_id;
 use crate::shell::cutting::{Cut, CutFailed, cut};
 use crate::shell::open::{OpenFailed, OpenRequest, open};
+use crate::shell::reading::ReadFailed;
 use crate::shell::replica::{AckTarget, AppendRefused, Appended, Outcome};
 use crate::shell::{NO_SPACE_RETRY, Shell, background, deletion};
 use crate::world::Signal;
@@ -180,9 +181,11 @@ impl Lane {
         match cut(&self.shell, &replica, to).await {
             Ok(()) => Ok(()),
             // The next start finds what is to be cut in the journal.
-            Err(CutFailed::Offline) if !self.shell.is_offline() => Err(DiskError::Full),
+            Err(CutFailed::NoSpace) => Err(DiskError::Full),
             Err(CutFailed::Offline) => Err(DiskError::Offline),
-            Err(CutFailed::Open(OpenFailed::Disk(error))) => Err(error),
+            Err(CutFailed::Open(OpenFailed::Disk(error)) | CutFailed::Read(ReadFailed::Disk(error))) => {
+                Err(error)
+            }
             Err(error) => {
                 let what = format_args!("partition {}: {to:?} ends with {error:?}", self.partition);
                 self.shell.world.finding(check::FOUND, what);

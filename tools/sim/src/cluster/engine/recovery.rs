@@ -160,7 +160,8 @@ impl Scene {
         let engine = self.nodes[id].engine.as_mut().expect("it has one");
         let shell = engine.running.as_ref().expect("it has just started").shell.clone();
         engine.doubtful = shell.doubtful.borrow().iter().map(|id| number_of(*id)).collect();
-        engine.damaged.clear();
+        engine.damaged = engine.untold.clone();
+        let doubtful: Vec<usize> = engine.doubtful.iter().copied().collect();
         let blamed = std::mem::take(&mut engine.blamed);
         let before = std::mem::take(&mut engine.before);
         let leaving = std::mem::take(&mut engine.leaving);
@@ -213,6 +214,7 @@ impl Scene {
                 }
             }
         }
+        self.metadata().doubted.extend(doubtful);
         self.check_all_members();
     }
 
@@ -241,8 +243,10 @@ impl Scene {
                     }
                 }
             }
-            None if is_one_that_left => self.world.count("engine: a removal was interrupted"),
-            None if is_interrupted => self.world.count("engine: starting over was interrupted"),
+            None if is_one_that_left && !ended_clean => self.world.count("engine: a removal was interrupted"),
+            None if is_interrupted && !ended_clean => {
+                self.world.count("engine: starting over was interrupted")
+            }
             None if is_blamed && expected.is_beginning(found) => {
                 self.world.count("engine: damage taken for a torn tail");
                 is_lost = true;
@@ -250,7 +254,9 @@ impl Scene {
                     // Nothing but a later block states that the last one was flushed: no start can tell. Whoever has
                     // damaged it does.
                     self.world.count("engine: end of the journal lost, and nobody knows");
-                    self.nodes[id].engine.as_mut().expect("it has one").damaged.insert(partition);
+                    let engine = self.nodes[id].engine.as_mut().expect("it has one");
+                    engine.damaged.insert(partition);
+                    engine.untold.insert(partition);
                 } else if !is_doubtful {
                     let what =
                         format_args!("node {id} partition {partition} ends at {end}, {}", described(log));
