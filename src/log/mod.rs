@@ -36,6 +36,7 @@
 //! | [`log_start`] | where a log begins, as a start finds it |
 //! | [`retention`] | which segments may go |
 //! | [`ownership`] | whose a partition's directory is |
+//! | [`named_partitions`] | files that name partitions: of which a journal has lost something, whose replicas may lack their end |
 //! | [`removal`] | when the files of what went are removed |
 //! | [`compaction`] | which records of a compacted log stay, and how new segments replace old ones |
 //! | [`checkpoint`] | what a shard writes down so that a clean start need not scan |

@@ -21,7 +21,6 @@
 //! | [`ring`] | which file and position a block gets, what a flush covers, when a file is free |
 //! | [`replay`] | what of the files a start after a crash believes |
 //! | [`redo`] | what it does with that |
-//! | [`lost`] | how a start tells the next ones what a journal has lost |
 //! | [`settle`] | which recovery points follow from it |
 //! | [`flushed_ends`] | how far the logs were flushed in their segments, says what is left of it |
 //! | [`supersede`] | which entries it leaves out, since the log was cut, replaced or deleted behind them |
