@@ -51,6 +51,8 @@ pub struct Metadata {
     /// Partitions that were made for nodes alone that had lost their disks, before anybody knew. Nobody else may lead
     /// them.
     pub stillborn: BTreeSet<usize>,
+    /// When it was last asked for that another number of replicas has to be in sync, by partition.
+    pub minimum_asked: BTreeMap<usize, Micros>,
     /// Partitions of which a start has told that the end of a replica may be gone.
     pub doubted: BTreeSet<usize>,
     /// Partitions that somebody wanted anybody to lead.
@@ -87,6 +89,7 @@ impl Metadata {
             in_sync_min: BTreeMap::new(),
             next_ticket: 0,
             stillborn: BTreeSet::new(),
+            minimum_asked: BTreeMap::new(),
             doubted: BTreeSet::new(),
             asked_uncleanly: BTreeSet::new(),
             registered: BTreeMap::new(),

@@ -291,8 +291,8 @@ impl Scene {
     fn change_settings(&mut self) {
         let Some((partition, leadership)) = self.a_partition() else { return };
         let replicas = leadership.target_count() as u64;
-        // The same of fewer that have to be in sync.
-        if self.has_lost_in_sync(partition) {
+        // The same of fewer that have to be in sync: also of one that a proposal on its way brings in.
+        if leadership.replicas.iter().any(|node| self.is_lost(node.0 as usize, partition)) {
             return;
         }
         let Some(name) = self.name_of(partition) else { return };
@@ -301,6 +301,8 @@ impl Scene {
             true => ("unclean.leader.election.enable", self.world.one_in(2).to_string()),
             false => ("min.insync.replicas", self.world.between(1, replicas).to_string()),
         };
+        let now = self.world.now();
+        self.metadata().minimum_asked.insert(partition, now);
         self.world.note(format_args!("partition {partition} is to have {key} = {value}"));
         let config = AlterableConfig::default()
             .with_name(StrBytes::from_static_str(key))

@@ -162,6 +162,11 @@ impl Scene {
         if self.is_coordinated(partition) && self.nodes[node].engine.is_some() {
             return false;
         }
+        // Fewer may have to be in sync, any moment now.
+        let asked = self.metadata.as_ref().and_then(|metadata| metadata.minimum_asked.get(&partition));
+        if asked.is_some_and(|asked| self.world.now() < asked + 30 * S) {
+            return false;
+        }
         // Those that come do not count before they are in sync.
         let count = leadership.target_count().min(leadership.replicas.len() - leadership.adding.len());
         let minimum = self.in_sync_min(partition).min(count);
