@@ -444,6 +444,7 @@ impl Scene {
                     let engine = self.nodes[id].engine.as_mut().expect("it has one");
                     engine.blamed.remove(&partition);
                     engine.leaving.get_mut(&partition).and_then(VecDeque::pop_front);
+                    has_flushed = true; // Nobody waits for what it had not flushed.
                 }
                 Some(Event::Finished { is_clean }) => return self.engine_has_finished(id, is_clean),
                 // Nobody waits for it any more.
