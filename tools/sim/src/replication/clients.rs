@@ -341,10 +341,13 @@ impl Scene {
                     let what = format!("a reader is at {position}, node {node} has up to {log_end}");
                     self.world.finding(check::READS, format_args!("partition {partition}: {what}"));
                 }
+                if !is_leader {
+                    return self.world.count("read: OFFSET_OUT_OF_RANGE of a follower"); // Its leader is asked next (KIP-392).
+                }
                 let start = log_start.get();
                 self.after(latency, move |scene| {
                     let reader = &mut scene.clients.readers[client];
-                    if reader.position == position {
+                    if reader.position == position && losses == scene.watch.losses(partition) {
                         reader.position = start.max(position);
                     }
                 });
