@@ -288,6 +288,7 @@ impl Scene {
         let is_killed = self.world.one_in(4);
         let until = self.world.below(100 * MS);
         let run = self.nodes[id].run;
+        self.hand_to_engine(id); // Also of what was to be issued a little later.
         let Some(engine) = &mut self.nodes[id].engine else { return };
         let Some(running) = engine.running.as_ref().filter(|running| running.has_started) else { return };
         engine.is_finishing = true;
