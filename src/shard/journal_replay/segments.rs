@@ -5,12 +5,13 @@
 
 use crate::cluster::image::Image;
 use crate::log::journal::redo::Redo;
-use crate::log::ownership::{self, PARTITION_METADATA};
+use crate::log::ownership;
 use crate::log::partition::Place;
 use crate::log::plan::SyncFs;
 use crate::log::segment::{FileName, SegmentFile, deleted_directory_name, directory_name};
 use crate::shard::disk::{remove_if_present, sync_directory};
 use crate::shard::partitions::move_away;
+use crate::shard::survey::read_metadata_file;
 use crate::types::{Offset, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
@@ -111,17 +112,20 @@ impl<'a> Segments<'a> {
         let Some(topic) = self.image.topic(partition.topic) else { return Ok(None) };
         let directory = self.data_dir.join(directory_name(&topic.name, partition.partition));
         // Where it is gone or another topic's, the log ends before what the journal reaches: that is
-        // found when the partition is opened.
-        let owner = match std::fs::read_to_string(directory.join(PARTITION_METADATA)) {
-            Ok(text) => ownership::decode(&text).ok(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
-        if owner != Some(partition.topic) {
+        // found when the partition is opened. Nothing was journalled before the directory had its owner, so
+        // one that cannot be read is damaged, or removed: somebody may restore it.
+        let text = read_metadata_file(&directory)?;
+        let owner = text.and_then(|text| ownership::decode(&text).ok());
+        if owner.is_some_and(|owner| owner != partition.topic) {
             return Ok(None);
         }
+        let entries = match std::fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
         let mut segments = BTreeSet::new();
-        for entry in std::fs::read_dir(&directory)? {
+        for entry in entries {
             let name = entry?.file_name();
             if let Some(FileName::Live { base_offset, file: SegmentFile::Log }) =
                 name.to_str().and_then(FileName::parse)
@@ -210,6 +214,37 @@ mod tests {
     use super::*;
     use crate::cluster::image::tests::{add_topic, image_of, node, partition_id, topic_id};
     use crate::config::Routing;
+    use crate::log::ownership::PARTITION_METADATA;
+
+    /// It is this topic's: opening it says what is wrong, and what the journal alone had is there when somebody
+    /// has put that right.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test makes files")]
+    fn only_a_directory_of_another_topic_is_left_alone() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let image = image();
+        let directory = data_dir.path().join("a-0");
+        let base_offset = Offset::new(20).unwrap();
+        let write =
+            Redo::Write { partition: id(), segment: base_offset, file_position: 10, bytes: b"appended" };
+        let redone = |owner: Option<&[u8]>| {
+            fill(&directory);
+            let path = directory.join(PARTITION_METADATA);
+            owner.map_or_else(|| remove_if_present(&path), |owner| std::fs::write(&path, owner)).unwrap();
+            let mut segments = Segments::new(data_dir.path(), &image);
+            segments.redo(&write, &mut BTreeSet::new()).unwrap();
+            std::fs::read(directory.join(SegmentFile::Log.name(base_offset))).unwrap()
+        };
+        let mut flipped = ownership::encode(topic_id(1)).into_bytes();
+        *flipped.last_mut().unwrap() ^= 1 << 7;
+        for damaged in [None, Some(flipped.as_slice()), Some(b"nobody knows"), Some(b"")] {
+            assert_eq!(redone(damaged), b"0123456789appended", "{damaged:?}");
+        }
+        assert_eq!(redone(Some(ownership::encode(topic_id(2)).as_bytes())), b"0123456789");
+        std::fs::remove_dir_all(&directory).unwrap();
+        Segments::new(data_dir.path(), &image).redo(&write, &mut BTreeSet::new()).unwrap();
+        assert!(!directory.exists());
+    }
 
     #[test]
     fn truncated_log_ends_in_its_segment_and_a_deleted_one_is_moved_away() {

@@ -475,15 +475,19 @@ impl Segments<'_> {
         let Some(known) = known else { return Ok(None) };
         let directory = known.directory();
         let disk = &self.shell.disk;
-        let text = match disk.read_file(&format!("{directory}/{PARTITION_METADATA}")).await {
-            Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
+        let owner = match disk.read_file(&format!("{directory}/{PARTITION_METADATA}")).await {
+            Ok(bytes) => std::str::from_utf8(&bytes).ok().and_then(|text| ownership::decode(text).ok()),
+            Err(DiskError::NotFound) => None,
+            Err(error) => return Err(error),
+        };
+        if owner.is_some_and(|owner| owner != partition.topic) {
+            return Ok(None);
+        }
+        let names = match disk.list(&directory).await {
+            Ok(names) => names,
             Err(DiskError::NotFound) => return Ok(None),
             Err(error) => return Err(error),
         };
-        if ownership::decode(&text).ok() != Some(partition.topic) {
-            return Ok(None);
-        }
-        let names = disk.list(&directory).await?;
         let bases = names.iter().filter_map(|(name, _)| match FileName::parse(name) {
             Some(FileName::Live { base_offset, file: SegmentFile::Log }) => Some(base_offset),
             _ => None,
