@@ -72,9 +72,11 @@ impl LeaderEpochs {
 
     /// Begins `epoch` at `start_offset`, and says whether that was news (the checkpoint is then to
     /// be written). Entries that contradict it go: what they described was truncated, or they never
-    /// wrote anything.
+    /// wrote anything. An unknown epoch (-1, of a batch from before there were any) begins nowhere.
     pub fn assign(&mut self, epoch: LeaderEpoch, start_offset: Offset) -> bool {
-        assert!(epoch.0 >= 0, "an unknown epoch begins nowhere");
+        if epoch.0 < 0 {
+            return false;
+        }
         let known = |last: &EpochStart| last.epoch == epoch && last.start_offset <= start_offset;
         if self.entries.last().is_some_and(known) {
             return false;
@@ -151,8 +153,12 @@ impl LeaderEpochs {
         out
     }
 
-    /// Reads a `leader-epoch-checkpoint`, ours or Kafka's; an empty file means no epochs.
+    /// Reads a `leader-epoch-checkpoint`, ours or Kafka's; an empty file means no epochs. One that does not end
+    /// with its last line was cut short: half an offset is an offset too.
     pub fn decode(text: &str) -> Result<LeaderEpochs, EpochsError> {
+        if !text.is_empty() && !text.ends_with('\n') {
+            return Err(EpochsError::Line { line: text.lines().count() });
+        }
         let mut lines = text.lines();
         match lines.next() {
             None => return Ok(LeaderEpochs::new()),
@@ -214,6 +220,17 @@ mod tests {
         }
         assert_eq!(LeaderEpochs::decode("0\n2\n1 5\n1 6\n"), Err(EpochsError::Line { line: 4 }));
         assert_eq!(LeaderEpochs::decode("0\n2\n1 5\n2 5\n"), Err(EpochsError::Line { line: 4 }));
+        for cut in ["0\n2\n0 0\n3 120", "0\n2\n0 0\n3 12"] {
+            assert_eq!(LeaderEpochs::decode(cut), Err(EpochsError::Line { line: 4 }), "it was cut short");
+        }
+    }
+
+    /// A start finds such batches in segments of before, or made by damage outside of their checksum.
+    #[test]
+    fn an_unknown_epoch_begins_nowhere() {
+        let mut epochs = epochs(&[(2, 10)]);
+        assert!(!epochs.assign(LeaderEpoch(-1), offset(0)));
+        assert_eq!(epochs.encode(), "0\n1\n2 10\n");
     }
 
     #[test]
