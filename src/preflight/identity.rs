@@ -1,6 +1,7 @@
 //! Which cluster and node a log directory belongs to: `meta.properties`, as Kafka writes it.
 //!
 //! ```text
+//! crc32=5f2b1c7e
 //! version=1
 //! cluster.id=MkU3OEVBNTcwNTJENDM2Qg
 //! node.id=1
@@ -13,6 +14,10 @@
 //! `metadata.begun=true` says that there were metadata once: a start without them is refused. `boot.id` says since which
 //! start of the machine the node runs, or ran. Else made with the directory and never changed: a directory that is mounted under the wrong node would
 //! otherwise answer for partitions that it does not have.
+//!
+//! `crc32` is over all that stands behind its line (`crc32fast`, hexadecimal), so that it is missed by no file that
+//! was cut short. Kafka passes it by; files of Kafka and of earlier builds have none, and whoever changes the file takes
+//! it out.
 
 #![expect(clippy::disallowed_methods, reason = "runs on the main thread before any shard exists")]
 
@@ -59,6 +64,7 @@ const FILE_NAME: &str = "meta.properties";
 const JOINED: &str = "cluster.joined";
 const BEGUN: &str = "metadata.begun";
 const BOOT: &str = "boot.id";
+const CHECKSUM: &str = "crc32=";
 const STAGED_NAME: &str = "meta.properties.tmp";
 /// Bytes; ours has some 110.
 const FILE_SIZE_MAX: u64 = 64 << 10;
@@ -182,6 +188,11 @@ fn parse(contents: &str, path: &Path, wanted: NodeId) -> Result<Identity, Identi
         let found = pairs.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_string());
         found.filter(|value| !value.is_empty()).ok_or_else(|| damaged(format!("no {name}")))
     };
+    if !holds(contents) {
+        let problem =
+            "its checksum does not hold; if somebody has changed it, its line crc32 is to be taken out";
+        return Err(damaged(problem.to_owned()));
+    }
     let version = property("version")?;
     if version != "1" {
         return Err(damaged(format!("version {version}, and this build knows 1")));
@@ -211,28 +222,42 @@ fn parse(contents: &str, path: &Path, wanted: NodeId) -> Result<Identity, Identi
     })
 }
 
+/// Whether a file is as it was written, if it says how that was.
+fn holds(contents: &str) -> bool {
+    let Some(rest) = contents.strip_prefix(CHECKSUM) else { return true };
+    let Some((stated, covered)) = rest.split_once('\n') else { return false };
+    stated == checksum(covered)
+}
+
+fn checksum(covered: &str) -> String {
+    format!("{:08x}", crc32fast::hash(covered.as_bytes()))
+}
+
 /// Whole or not at all: under another name, flushed, renamed, and the directory flushed.
 fn write(data_dir: &Path, path: &Path, identity: &Identity) -> io::Result<()> {
     let staged = data_dir.join(STAGED_NAME);
     let mut file = File::create(&staged)?;
-    writeln!(file, "version=1")?;
-    writeln!(file, "cluster.id={}", identity.cluster_id)?;
-    writeln!(file, "node.id={}", identity.node_id.0)?;
-    writeln!(file, "directory.id={}", identity.directory_id)?;
-    if let Some(metadata) = &identity.metadata_directory {
-        writeln!(file, "metadata.directory.id={metadata}")?;
-    }
-    for (name, is_so) in [(JOINED, identity.has_joined), (BEGUN, identity.has_begun)] {
-        if is_so {
-            writeln!(file, "{name}=true")?;
-        }
-    }
-    if let Some(boot) = &identity.boot_id {
-        writeln!(file, "{BOOT}={boot}")?;
-    }
+    let covered = encode(identity);
+    write!(file, "{CHECKSUM}{}\n{covered}", checksum(&covered))?;
     file.sync_all()?;
     std::fs::rename(&staged, path)?;
     File::open(data_dir)?.sync_all()
+}
+
+fn encode(identity: &Identity) -> String {
+    let mut lines = vec![
+        "version=1".to_owned(),
+        format!("cluster.id={}", identity.cluster_id),
+        format!("node.id={}", identity.node_id.0),
+        format!("directory.id={}", identity.directory_id),
+    ];
+    lines.extend(
+        identity.metadata_directory.as_ref().map(|metadata| format!("metadata.directory.id={metadata}")),
+    );
+    lines.extend(identity.has_joined.then(|| format!("{JOINED}=true")));
+    lines.extend(identity.has_begun.then(|| format!("{BEGUN}=true")));
+    lines.extend(identity.boot_id.as_ref().map(|boot| format!("{BOOT}={boot}")));
+    lines.join("\n") + "\n"
 }
 
 #[cfg(test)]
@@ -298,5 +323,36 @@ mod tests {
         let kafkas =
             "#\n#Sun Nov 22\nnode.id=1\nversion=1\ncluster.id=a\ndirectory.id=Ls2XWq3gTkKx6ZQO8Y3V1A\n";
         assert!(parse(kafkas, path, NodeId(1)).is_ok());
+    }
+
+    /// But for the line that names the checksum: without it, it is a file of before.
+    #[test]
+    fn no_flipped_bit_and_no_cut_goes_unnoticed() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let made = create(directory.path(), NodeId(1), Of::Cluster(Some(Uuid::new_v4()))).expect("writable");
+        note_begun(directory.path(), &made, Some("one".to_owned())).expect("writable");
+        let path = directory.path().join(FILE_NAME);
+        let whole = load(directory.path(), NodeId(1)).expect("readable");
+        assert!(whole.as_ref().is_some_and(|identity| identity.has_joined && identity.has_begun));
+        let bytes = std::fs::read(&path).expect("readable");
+        let found = |damaged: &[u8]| {
+            std::fs::write(&path, damaged).expect("writable");
+            load(directory.path(), NodeId(1)).map_err(|error| error.to_string())
+        };
+        for (at, bit) in (0..bytes.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << bit;
+            match found(&flipped) {
+                Ok(found) => {
+                    assert!(at < CHECKSUM.len() && found == whole, "bit {bit} of byte {at}: {found:?}")
+                }
+                Err(error) => assert!(error.contains("meta.properties is damaged"), "{error}"),
+            }
+        }
+        for end in 0..bytes.len() {
+            assert!(found(&bytes[..end]).is_err(), "{end}");
+        }
+        let without = bytes.split_inclusive(|byte| *byte == b'\n').skip(1).collect::<Vec<_>>().concat();
+        assert_eq!(found(&without), Ok(whole));
     }
 }

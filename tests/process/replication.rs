@@ -214,8 +214,8 @@ fn after_a_loss_of_power_the_node_leads_that_has_kept_it() {
     for at in LOST {
         let path = nodes[at].data_dir().join("meta.properties");
         let text = std::fs::read_to_string(&path).expect("it has an identity");
-        let lines =
-            text.lines().map(|line| if line.starts_with("boot.id=") { "boot.id=before" } else { line });
+        let lines = text.lines().filter(|line| !line.starts_with("crc32="));
+        let lines = lines.map(|line| if line.starts_with("boot.id=") { "boot.id=before" } else { line });
         let changed: Vec<&str> = lines.collect();
         assert!(changed.contains(&"boot.id=before"), "{text}");
         std::fs::write(path, changed.join("\n") + "\n").expect("nobody uses it");
@@ -243,7 +243,8 @@ fn after_a_loss_of_power_the_node_leads_that_has_kept_it() {
     for node in &nodes {
         let path = node.data_dir().join("meta.properties");
         let text = std::fs::read_to_string(&path).expect("it has an identity");
-        let without = text.lines().filter(|line| !line.starts_with("boot.id="));
+        let is_kept = |line: &&str| !["boot.id=", "crc32="].iter().any(|name| line.starts_with(name));
+        let without = text.lines().filter(is_kept);
         std::fs::write(&path, without.collect::<Vec<_>>().join("\n") + "\n").expect("nobody uses it");
     }
     nodes.iter_mut().for_each(Broker::begin_start);
