@@ -564,6 +564,15 @@ impl PartitionLog {
         }
     }
 
+    /// A closed segment's largest timestamp is not what its batches say: they are to be looked through.
+    pub fn doubt_timestamp(&mut self, segment: Offset) {
+        let found = self.closed.iter_mut().find(|closed| closed.base_offset == segment);
+        if let Some(closed) = found {
+            closed.max_timestamp = Timestamp::NONE;
+            closed.is_indexed = false;
+        }
+    }
+
     /// The checksums of a closed segment were read.
     pub fn note_transactions(&mut self, segment: Offset, has_transactions: HasTransactions) {
         if let Some(found) = self.closed.iter_mut().find(|closed| closed.base_offset == segment) {

@@ -6,7 +6,6 @@ use crate::log::checkpoint::{Checkpoint, PartitionPoint};
 use crate::log::commit::changes::CHANGES_PER_BLOCK;
 use crate::log::data_dir::checkpoint_name;
 use crate::log::journal::block::Entry;
-use crate::log::retention::plan_for;
 use crate::metrics::{MemoryKind, ShardMetrics};
 use crate::replication::leader::Event;
 use crate::shard::Shard;
@@ -212,7 +211,7 @@ async fn look_for_due(shard: &Rc<Shard>, store: &Rc<Store>, replica: Rc<Replica>
     {
         tracing::warn!(%error, "a segment's age is its file's: it cannot be read through");
     }
-    let mut due = plan_for(&replica.log.borrow(), shard.clock.wall());
+    let mut due = replica.retention_plan(store, shard.clock.wall()).await;
     // Whoever follows begins where its leader does.
     let is_followed = replica.replication.is_leader();
     if due.delete.is_empty() || !(is_followed || replica.replication.is_alone()) {

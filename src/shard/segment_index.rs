@@ -33,7 +33,7 @@ impl Indexes {
         self.0.borrow().iter().find(|index| index.base_offset() == segment).cloned()
     }
 
-    fn keep(&self, index: Rc<SegmentIndex>) {
+    pub fn keep(&self, index: Rc<SegmentIndex>) {
         let mut indexes = self.0.borrow_mut();
         indexes.retain(|known| known.base_offset() != index.base_offset());
         if indexes.len() >= INDEXES_MAX {

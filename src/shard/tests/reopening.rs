@@ -53,6 +53,61 @@ fn timestamps_of_a_segment_without_its_index_are_found_again() {
     });
 }
 
+/// A time index has no checksum: one bit of it makes a segment decades old, a cut one some records older than it is,
+/// and retention would take what nobody wanted to lose.
+#[test]
+fn a_damaged_time_index_does_not_make_a_segment_old() {
+    const NOW: i64 = 1_800_000_000_000;
+    on_executor(async {
+        let directory = directory();
+        let expected: Vec<(Offset, Timestamp)> = {
+            let store = store(None, 8 << 20);
+            let replica = open_partition(&store, directory.path(), 0, 20_000).await;
+            let acks = Acks::new(None);
+            for number in 0..100 {
+                let payload = [7; 1_000];
+                let batch = SampleBatch { timestamp: NOW + number, payload: &payload, ..Default::default() };
+                append(&store, &replica, &acks, &mut batch.encode()).await;
+            }
+            acks.all_arrived(&store).await;
+            let log = replica.log.borrow();
+            log.closed().iter().map(|closed| (closed.base_offset, closed.max_timestamp)).collect()
+        };
+        let file = |at: usize| directory.path().join("t-0").join(SegmentFile::TimeIndex.name(expected[at].0));
+        let whole: Vec<Vec<u8>> = (0..3).map(|at| std_read(&file(at))).collect();
+        assert!(whole[0].len() > 24, "{}", whole[0].len());
+        let last_of = |at: usize| whole[at].len() - 12;
+        let one = [&expected[0].1.0.to_be_bytes()[..], &whole[0][last_of(0) + 8..]].concat();
+        let mut old = one.clone();
+        old[2] ^= 1; // In 1992.
+        let mut young = whole[1].clone();
+        young[last_of(1) + 2] ^= 2; // Never to go.
+        for (what, damaged) in
+            [("old", [&old, &young, &whole[2][..24].to_vec()]), ("whole", [&one, &whole[1], &whole[2]])]
+        {
+            damaged.iter().enumerate().for_each(|(at, bytes)| std_write(&file(at), bytes));
+            let store = store(None, 8 << 20);
+            let replica = open_partition(&store, directory.path(), 0, 20_000).await;
+            let found: Vec<Timestamp> =
+                replica.log.borrow().closed().iter().map(|closed| closed.max_timestamp).collect();
+            assert_eq!(
+                (found[0], found[1], found[2]) == (expected[0].1, expected[1].1, expected[2].1),
+                what == "whole"
+            );
+            replica.log.borrow_mut().config.retention_ms = Some(1_000);
+            // What is said to be young is not asked, and stays longer than it might.
+            let due = replica.retention_plan(&store, Timestamp(NOW + 50)).await.delete;
+            assert_eq!(due, [], "{what}");
+            assert_eq!(std_read(&file(0)) == whole[0], what == "old");
+            let due = replica.retention_plan(&store, Timestamp(expected[2].1.0 + 1_001)).await.delete;
+            let count = if what == "old" { 1 } else { 3 };
+            let bases: Vec<Offset> = due.iter().map(|(segment, _)| *segment).collect();
+            let of_all: Vec<Offset> = expected[..count].iter().map(|(base, _)| *base).collect();
+            assert_eq!(bases, of_all, "{what}");
+        }
+    });
+}
+
 /// What is no batch of the segment ends in an error, not in a panic, and what is found by it is not
 /// believed.
 #[test]
