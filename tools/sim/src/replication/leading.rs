@@ -212,9 +212,16 @@ impl Scene {
             let partition = number_of(statement.partition);
             let replica = statements.node;
             let now = self.mono();
-            match self.nodes[id].replicas.get(&partition).map(|replica| &replica.role) {
-                Some(Role::Leader(_)) => {
-                    let epochs = self.nodes[id].replica(partition).log.epochs.clone();
+            let found = self.nodes[id].replicas.get(&partition);
+            match found.map(|replica| (&replica.role, &replica.log.epochs)) {
+                Some((Role::Leader(leader), epochs)) => {
+                    let (broker_epoch, epochs) = (statements.broker_epoch, epochs.clone());
+                    let event = Event::Stated { replica, broker_epoch, statement, epochs: &epochs, now };
+                    if leader.knows_newer(&event) {
+                        self.world.count("statement: came late");
+                        continue;
+                    }
+                    self.nodes[id].heard_on.insert((partition, index(replica)), connection);
                     let known =
                         epochs.entries().iter().map(|entry| (entry.epoch.0, entry.start_offset.get()));
                     let known: Vec<_> = known.collect();
@@ -226,12 +233,11 @@ impl Scene {
                         statement.log_start = offset(self.nodes[id].replica(partition).log.start());
                         epochs = LeaderEpochs::new();
                     }
-                    let broker_epoch = statements.broker_epoch;
                     let event =
                         Event::Stated { replica, broker_epoch, statement: &statement, epochs: &epochs, now };
                     self.lead(id, partition, event);
                 }
-                None | Some(Role::Idle | Role::Follower { .. }) => {
+                None | Some((Role::Idle | Role::Follower { .. }, _)) => {
                     self.world.count("statement: NotLeader");
                     let alignment = Alignment {
                         partition: statement.partition,
@@ -259,7 +265,7 @@ impl Scene {
             }
             _ => {}
         }
-        if let Some(feed) = self.nodes[id].feeds.get(&follower) {
+        if let Some(feed) = self.heard_feed(id, number_of(alignment.partition), follower) {
             let connection = feed.connection;
             self.say(connection, Way::ToFollower, &PeerMessage::Alignments(vec![alignment]), &[]);
         }
@@ -281,8 +287,19 @@ impl Scene {
         }
     }
 
+    /// The connection of a follower, if it is the one on which it was heard of this partition.
+    fn heard_feed(&mut self, id: usize, partition: usize, follower: usize) -> Option<&mut Feed> {
+        let node = &mut self.nodes[id];
+        let heard_on = node.heard_on.get(&(partition, follower))?;
+        let feed = node.feeds.get_mut(&follower).filter(|feed| feed.connection == *heard_on);
+        if feed.is_none() {
+            self.world.count("statement: over a connection that is no more");
+        }
+        feed
+    }
+
     fn want_to_send(&mut self, id: usize, partition: usize, follower: usize) {
-        if let Some(feed) = self.nodes[id].feeds.get_mut(&follower) {
+        if let Some(feed) = self.heard_feed(id, partition, follower) {
             feed.turns.want(partition, Lane::Tail);
             self.pump(id, follower);
         }

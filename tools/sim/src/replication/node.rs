@@ -86,6 +86,8 @@ pub struct Node {
     pub replicas: BTreeMap<usize, Replica>,
     /// To those who follow, by node.
     pub feeds: BTreeMap<usize, Feed>,
+    /// The connection on which each partition's follower has said last what it has: only there it is answered.
+    pub heard_on: BTreeMap<(usize, usize), usize>,
     /// To those who lead.
     pub uplinks: BTreeMap<usize, Uplink>,
     is_flushing: bool,
@@ -112,6 +114,7 @@ impl Node {
             image: Rc::default(),
             replicas: BTreeMap::new(),
             feeds: BTreeMap::new(),
+            heard_on: BTreeMap::new(),
             uplinks: BTreeMap::new(),
             is_flushing: false,
             is_slow: false,
@@ -181,6 +184,7 @@ impl Scene {
         node.is_paused = false;
         node.deferred.clear();
         node.feeds.clear();
+        node.heard_on.clear();
         node.uplinks.clear();
         node.produces.clear();
         for (partition, replica) in &mut node.replicas {
