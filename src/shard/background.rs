@@ -206,15 +206,18 @@ pub async fn retain(shard: &Rc<Shard>) {
 
 /// Decides what of a log goes, and rolls the active segment if it is to go.
 async fn look_for_due(shard: &Rc<Shard>, store: &Rc<Store>, replica: Rc<Replica>) -> Option<Due> {
-    if replica.log.borrow().config.retention_ms.is_some()
-        && let Err(error) = replica.index_timestamps(store).await
-    {
-        tracing::warn!(%error, "a segment's age is its file's: it cannot be read through");
+    // Whoever follows begins where its leader does.
+    let decides = || replica.replication.is_leader() || replica.replication.is_alone();
+    if replica.log.borrow().config.retention_ms.is_some() {
+        replica.index_all(store).await;
+    }
+    if !decides() {
+        return None;
     }
     let mut due = replica.retention_plan(store, shard.clock.wall()).await;
-    // Whoever follows begins where its leader does.
     let is_followed = replica.replication.is_leader();
-    if due.delete.is_empty() || !(is_followed || replica.replication.is_alone()) {
+    let goes_on = decides() && !replica.is_deleted() && !store.is_offline() && !store.is_closed();
+    if due.delete.is_empty() || !goes_on {
         return None;
     }
     let rolled = if due.roll_active { replica.try_roll(store) } else { None };

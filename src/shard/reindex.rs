@@ -5,8 +5,8 @@
 //! retention would take the file's modification time for its age. It is not done at the start
 //! itself, which does not wait for reading closed segments.
 //!
-//! A time index has no checksum, and one flipped bit makes a segment decades old. So whatever retention is to
-//! delete for its age is held against two of the segment's batches first.
+//! A time index has no checksum, and one flipped bit makes a segment decades old. So a closed segment that retention is
+//! to delete for the age of its batches is held against two of them first.
 
 use crate::log::index::SegmentExtent;
 use crate::log::read::{BatchPlace, Rope};
@@ -28,7 +28,7 @@ const READ_SIZE_MAX: u64 = 64 << 10;
 
 impl Replica {
     /// Makes the timestamps of all closed segments known. Costs nothing when they are; else one
-    /// pass over each segment that was not indexed, a piece at a time, once per start.
+    /// pass over each segment that was not indexed, a piece at a time.
     pub async fn index_timestamps(self: &Rc<Self>, store: &Rc<Store>) -> Result<(), ReadFailed> {
         if self.log.borrow().first_unindexed().is_none() {
             return Ok(());
@@ -42,27 +42,34 @@ impl Replica {
     }
 
     /// What retention may do now. A file's largest timestamp that its segment does not confirm is replaced by the
-    /// segment's own, once for each.
+    /// segment's own, once for each. Of one that cannot be read the file is believed.
     pub async fn retention_plan(self: &Rc<Self>, store: &Rc<Store>, now: Timestamp) -> RetentionPlan {
         let mut asked = BTreeSet::new();
         loop {
             let plan = plan_for(&self.log.borrow(), now);
             let active = self.log.borrow().active().base_offset;
             let by_age = plan.delete.iter().filter(|(_, reason)| *reason == RetentionReason::Age);
-            let mut closed = by_age.map(|(segment, _)| *segment).filter(|segment| *segment != active);
-            let Some(segment) = closed.find(|segment| asked.insert(*segment)) else { return plan };
-            match self.is_of_its_age(store, segment).await {
-                Ok(true) | Err(ReadFailed::OutOfRange) => continue,
-                Ok(false) => {}
-                Err(error) => {
-                    let directory = self.directory.display();
-                    tracing::warn!(%directory, %segment, %error, "its index does not lead to the batches of a segment");
+            let closed = by_age.map(|(segment, _)| *segment).filter(|segment| *segment != active);
+            let unsure: Vec<Offset> = closed.filter(|segment| asked.insert(*segment)).collect();
+            if unsure.is_empty() {
+                return plan; // Nothing has happened since.
+            }
+            for segment in unsure {
+                if self.is_deleted() || store.is_offline() || store.is_closed() {
+                    return plan; // It is not carried out.
+                }
+                if matches!(self.is_of_its_age(store, segment).await, Ok(false)) {
+                    self.log.borrow_mut().doubt_timestamp(segment);
                 }
             }
-            self.log.borrow_mut().doubt_timestamp(segment);
-            if let Err(error) = self.index_timestamps(store).await {
-                tracing::warn!(%error, "a segment's age is its file's: it cannot be read through");
-            }
+            self.index_all(store).await;
+        }
+    }
+
+    /// The timestamps of all closed segments, as far as they can be read.
+    pub async fn index_all(self: &Rc<Self>, store: &Rc<Store>) {
+        if let Err(error) = self.index_timestamps(store).await {
+            tracing::warn!(%error, "a segment's age is its file's: it cannot be read through");
         }
     }
 

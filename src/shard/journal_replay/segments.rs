@@ -5,7 +5,7 @@
 
 use crate::cluster::image::Image;
 use crate::log::journal::redo::Redo;
-use crate::log::ownership;
+use crate::log::ownership::{self, PARTITION_METADATA};
 use crate::log::partition::Place;
 use crate::log::plan::SyncFs;
 use crate::log::segment::{FileName, SegmentFile, deleted_directory_name, directory_name};
@@ -114,8 +114,13 @@ impl<'a> Segments<'a> {
         // Where it is gone or another topic's, the log ends before what the journal reaches: that is
         // found when the partition is opened. Nothing was journalled before the directory had its owner, so
         // one that cannot be read is damaged, or removed: somebody may restore it.
-        let text = read_metadata_file(&directory)?;
-        let owner = text.and_then(|text| ownership::decode(&text).ok());
+        let owner = match read_metadata_file(&directory) {
+            Ok(text) => text.and_then(|text| ownership::decode(&text).ok()),
+            Err(error) => {
+                tracing::warn!(directory = %directory.display(), %error, "{PARTITION_METADATA} cannot be read");
+                None
+            }
+        };
         if owner.is_some_and(|owner| owner != partition.topic) {
             return Ok(None);
         }
@@ -133,7 +138,10 @@ impl<'a> Segments<'a> {
                 segments.insert(base_offset);
             }
         }
-        Ok(Some((directory, segments)))
+        // A directory with an owner has a segment: this one was made just now, or emptied, and what the journal has
+        // would be the end of a log without its beginning.
+        let is_its = owner.is_some() || !segments.is_empty();
+        Ok(is_its.then_some((directory, segments)))
     }
 
     /// Everything written is on stable storage, names included.
@@ -214,10 +222,9 @@ mod tests {
     use super::*;
     use crate::cluster::image::tests::{add_topic, image_of, node, partition_id, topic_id};
     use crate::config::Routing;
-    use crate::log::ownership::PARTITION_METADATA;
 
-    /// It is this topic's: opening it says what is wrong, and what the journal alone had is there when somebody
-    /// has put that right.
+    /// One whose owner cannot be read is this topic's: what the journal alone had is there when somebody has put that
+    /// right.
     #[test]
     #[expect(clippy::disallowed_methods, reason = "a test makes files")]
     fn only_a_directory_of_another_topic_is_left_alone() {
@@ -241,9 +248,19 @@ mod tests {
             assert_eq!(redone(damaged), b"0123456789appended", "{damaged:?}");
         }
         assert_eq!(redone(Some(ownership::encode(topic_id(2)).as_bytes())), b"0123456789");
+        // Nor is it made, nor filled where it has lost everything.
+        let redo = || Segments::new(data_dir.path(), &image).redo(&write, &mut BTreeSet::new()).unwrap();
         std::fs::remove_dir_all(&directory).unwrap();
-        Segments::new(data_dir.path(), &image).redo(&write, &mut BTreeSet::new()).unwrap();
+        redo();
         assert!(!directory.exists());
+        std::fs::create_dir(&directory).unwrap();
+        redo();
+        assert_eq!(names(&directory), [""; 0]);
+        // A disk that does not give the file costs nobody the start.
+        fill(&directory);
+        std::fs::remove_file(directory.join(PARTITION_METADATA)).unwrap();
+        std::fs::create_dir(directory.join(PARTITION_METADATA)).unwrap();
+        redo();
     }
 
     #[test]

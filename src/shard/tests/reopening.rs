@@ -73,37 +73,36 @@ fn a_damaged_time_index_does_not_make_a_segment_old() {
             let log = replica.log.borrow();
             log.closed().iter().map(|closed| (closed.base_offset, closed.max_timestamp)).collect()
         };
-        let file = |at: usize| directory.path().join("t-0").join(SegmentFile::TimeIndex.name(expected[at].0));
-        let whole: Vec<Vec<u8>> = (0..3).map(|at| std_read(&file(at))).collect();
-        assert!(whole[0].len() > 24, "{}", whole[0].len());
-        let last_of = |at: usize| whole[at].len() - 12;
-        let one = [&expected[0].1.0.to_be_bytes()[..], &whole[0][last_of(0) + 8..]].concat();
-        let mut old = one.clone();
+        let (first, newest) = expected[0];
+        let file = directory.path().join("t-0").join(SegmentFile::TimeIndex.name(first));
+        let whole = std_read(&file);
+        let (last, end) = (whole.len() - 12, whole.len());
+        assert!(last >= 12);
+        let mut old = whole[last..].to_vec();
         old[2] ^= 1; // In 1992.
-        let mut young = whole[1].clone();
-        young[last_of(1) + 2] ^= 2; // Never to go.
-        for (what, damaged) in
-            [("old", [&old, &young, &whole[2][..24].to_vec()]), ("whole", [&one, &whole[1], &whole[2]])]
-        {
-            damaged.iter().enumerate().for_each(|(at, bytes)| std_write(&file(at), bytes));
+        let before_last = i64::from_be_bytes(whole[last - 12..last - 4].try_into().unwrap());
+        let after = |timestamp: i64| Timestamp(timestamp + 1_001);
+        // What is there, the time of a check by which the file says that it is due, and whether it is.
+        let cases = [
+            (&old[..], Timestamp(NOW), false),
+            (&whole[..last], after(before_last), false),
+            (&whole[last..end], after(newest.0 - 1), false),
+            (&whole[last..end], after(newest.0), true),
+            (&old[..], after(newest.0), true),
+        ];
+        for (case, (found, now, is_due)) in cases.into_iter().enumerate() {
+            std_write(&file, found);
             let store = store(None, 8 << 20);
             let replica = open_partition(&store, directory.path(), 0, 20_000).await;
-            let found: Vec<Timestamp> =
-                replica.log.borrow().closed().iter().map(|closed| closed.max_timestamp).collect();
-            assert_eq!(
-                (found[0], found[1], found[2]) == (expected[0].1, expected[1].1, expected[2].1),
-                what == "whole"
-            );
+            let believed = replica.log.borrow().closed()[0].max_timestamp;
+            assert_eq!(believed == newest, found == &whole[last..], "{case}: it is what the file says");
             replica.log.borrow_mut().config.retention_ms = Some(1_000);
-            // What is said to be young is not asked, and stays longer than it might.
-            let due = replica.retention_plan(&store, Timestamp(NOW + 50)).await.delete;
-            assert_eq!(due, [], "{what}");
-            assert_eq!(std_read(&file(0)) == whole[0], what == "old");
-            let due = replica.retention_plan(&store, Timestamp(expected[2].1.0 + 1_001)).await.delete;
-            let count = if what == "old" { 1 } else { 3 };
-            let bases: Vec<Offset> = due.iter().map(|(segment, _)| *segment).collect();
-            let of_all: Vec<Offset> = expected[..count].iter().map(|(base, _)| *base).collect();
-            assert_eq!(bases, of_all, "{what}");
+            let due = replica.retention_plan(&store, now).await.delete;
+            let due: Vec<Offset> = due.into_iter().map(|(segment, _)| segment).collect();
+            assert_eq!(due, if is_due { vec![first] } else { vec![] }, "{case}");
+            let is_news = believed != newest;
+            assert_eq!(replica.log.borrow().closed()[0].max_timestamp, newest, "{case}");
+            assert_eq!(std_read(&file) == whole, is_news, "{case}: it is built again where it is wrong");
         }
     });
 }

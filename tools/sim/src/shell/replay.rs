@@ -492,8 +492,9 @@ impl Segments<'_> {
             Some(FileName::Live { base_offset, file: SegmentFile::Log }) => Some(base_offset),
             _ => None,
         });
-        let bases = bases.collect();
-        Ok(Some((directory, bases)))
+        let bases: BTreeSet<Offset> = bases.collect();
+        let is_its = owner.is_some() || !bases.is_empty();
+        Ok(is_its.then_some((directory, bases)))
     }
 
     /// Everything written is on stable storage, names included.
