@@ -38,7 +38,7 @@ use crate::faults::FaultPlan;
 use crate::ledger::Ledger;
 use crate::metadata::{Known, Metadata, TopicKind};
 use crate::random::Random;
-use crate::replication::log::Log;
+use crate::replication::log::{Log, Op};
 use crate::replication::scene::{Scene, partition_id};
 use crate::settings as storage;
 use crate::shell::start::finish;
@@ -205,6 +205,11 @@ impl Engine {
             true => self.disk.lose_power(),
             false => self.disk.kill(),
         }
+    }
+
+    /// What was under way of a log when the process ended, until the next one has found it.
+    pub fn interrupted(&self, partition: usize) -> &[Op] {
+        self.before.get(&partition).map_or(&[], Log::unflushed)
     }
 
     fn finished(&mut self, loses_power: bool, is_clean: bool) {

@@ -3,7 +3,7 @@
 //! What was once below a high watermark of a leader is canonical: it stays, where it is and as it is. Every log,
 //! answer and read is held against it.
 
-use crate::replication::log::{Batch, Image, Log};
+use crate::replication::log::{Batch, Image, Log, Op};
 use crate::replication::node::{Node, Role};
 use crate::replication::scene::{Scene, index};
 use crate::replication::settings::{Mistake, check};
@@ -168,7 +168,14 @@ impl Scene {
         let Some(leader) = next.leader.map(index) else { return };
         self.world.count("election: unclean");
         let log = self.nodes[leader].replicas.get(&partition).map(|replica| replica.log.clone());
-        let log = log.unwrap_or_default();
+        let mut log = log.unwrap_or_default();
+        // What it was about to be rid of when it ended, its next start may find done.
+        for op in self.nodes[leader].engine.iter().flat_map(|engine| engine.interrupted(partition)) {
+            if matches!(op, Op::CutTo(_) | Op::StartOver(_)) {
+                log.memory.apply(*op);
+                log.flushed_end = log.flushed_end.min(log.memory.end());
+            }
+        }
         let canon = self.watch.canon(partition);
         // A log start may lie within a batch.
         let start = log.memory.start;
