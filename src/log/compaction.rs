@@ -14,7 +14,7 @@
 //! | [`keys`], [`offset_map`] | first walk over the dirty part: the newest offset of every key, in bounded memory |
 //! | [`filter`], [`transactions`] | second walk, from the log's start: what of every batch stays |
 //! | [`output`] | the new segment's index and what is known of it |
-//! | [`swap`] | how the new segment takes the old ones' place, and what a crash between means |
+//! | [`swap`], [`swapped`] | how the new segment takes the old ones' place, and what a crash between means |
 //! | [`checkpoint`] | what is written down: up to where a log is compacted |
 //! | [`pace`] | how long to wait, so that the disk budget is kept |
 //! | [`payload`] | the records inside a batch; which ones a compacted topic takes |
@@ -32,6 +32,7 @@ pub mod pace;
 pub mod payload;
 pub mod plan;
 pub mod swap;
+pub mod swapped;
 pub mod transactions;
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use crate::codec::record_batch::BatchView;
 use crate::log::checkpoint::PartitionPoint;
+use crate::log::checksums::walk::DamageAt;
 use crate::log::checksums::{HasTransactions, SegmentChecksums, SegmentId};
 use crate::log::epochs::LeaderEpochs;
 use crate::log::final_state::{PartitionState, files_checksum};
@@ -21,6 +22,7 @@ use crate::log::segment::{SegmentFile, SegmentInfo, StoredBatch};
 use crate::log::transactions::index::TransactionIndex;
 use crate::log::transactions::{AbortedTransaction, aborted};
 use crate::metrics::recovery::RecoveryBranch;
+use crate::shard::compaction::swap::SwapDamaged;
 use crate::shard::disk::{DiskFile, blocking, is_full_disk, sync_directory};
 use crate::shard::doubts;
 use crate::shard::replay::producers_before;
@@ -64,6 +66,19 @@ pub enum OpenFailed {
 }
 
 impl OpenFailed {
+    /// A directory could not be listed.
+    pub fn listing(directory: PathBuf, source: io::Error) -> OpenFailed {
+        match source.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(SwapDamaged { segment, damage: DamageAt { file_position, damage } }) => OpenFailed::Corrupt {
+                directory,
+                segment: *segment,
+                file_position: *file_position,
+                reason: format!("an interrupted compaction cannot be completed: {damage}"),
+            },
+            None => OpenFailed::Disk { directory, source },
+        }
+    }
+
     /// What was committed is not there as it was.
     pub fn is_damage(&self) -> bool {
         match self {
@@ -120,7 +135,11 @@ pub async fn open(store: &Rc<Store>, request: OpenRequest) -> Result<Rc<Replica>
         Survey::Owned(listing) => Ok(listing),
         Survey::Free | Survey::Claimed => take_directory(wanted, sync_fs),
     });
-    let listing = listing.await.map_err(failed)?;
+    let listing = listing.await.map_err(|source| OpenFailed::listing(directory.clone(), source));
+    if let Err(OpenFailed::Corrupt { .. }) = &listing {
+        store.recovered(RecoveryBranch::SegmentDamaged);
+    }
+    let listing = listing?;
     let Opening { replica, unflushed } = read(store, request, listing).await?;
     if let Some(file) = unflushed {
         file.flush().await.map_err(failed)?;

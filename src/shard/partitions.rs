@@ -207,10 +207,12 @@ async fn open_batch(
         let listing = match survey {
             Ok(Survey::Owned(listing)) => Ok(listing),
             Ok(Survey::Free | Survey::Claimed) => claim_listing(shard, &request, sync_fs).await,
-            Err(source) => Err(OpenFailed::Disk { directory: directory.clone(), source }),
+            Err(source) => Err(OpenFailed::listing(directory.clone(), source)),
         };
-        if let Err(OpenFailed::Foreign { .. }) = &listing {
-            store.recovered(RecoveryBranch::DirectoryForeign);
+        match &listing {
+            Err(OpenFailed::Foreign { .. }) => store.recovered(RecoveryBranch::DirectoryForeign),
+            Err(OpenFailed::Corrupt { .. }) => store.recovered(RecoveryBranch::SegmentDamaged),
+            _ => {}
         }
         let opening = match listing {
             Ok(_) if last.journal.corrupt.contains(&id) => {
@@ -405,7 +407,7 @@ async fn claim_directory(
     is_known: impl Fn(TopicId) -> bool,
 ) -> Result<(Listing, Option<PathBuf>), OpenFailed> {
     let directory = wanted.directory.clone();
-    let failed = |source| OpenFailed::Disk { directory: directory.clone(), source };
+    let failed = |source| OpenFailed::listing(directory.clone(), source);
     let path = directory.clone();
     let text = blocking(move || read_metadata_file(&path)).await.map_err(failed)?;
     match claim(text.as_deref(), wanted.topic, is_known) {

@@ -27,6 +27,41 @@ pub struct Walked<'a> {
     pub verdict: Result<(), BatchError>,
 }
 
+/// What a header at `position` says, if it can be one there: of a batch that ends at `end` of the file at
+/// most, and has no offset below `offset_min`.
+pub fn header_at(
+    header: &HeaderBytes,
+    position: u64,
+    end: u64,
+    offset_min: Offset,
+) -> Result<StoredBatch, DamageAt> {
+    let damage = |damage| DamageAt { file_position: position, damage };
+    let fields = BatchFields::decode(header);
+    let size = fields.size().map_err(|error| damage(error.into()))?;
+    let base_offset = Offset::from_wire(fields.base_offset);
+    let (Some(base_offset), Some(last_offset)) = (base_offset, fields.last_offset()) else {
+        return Err(damage(BatchError::BaseOffset { base_offset: fields.base_offset }.into()));
+    };
+    if fields.last_offset_delta < 0 {
+        let (records, last_offset_delta) = (fields.record_count, fields.last_offset_delta);
+        return Err(damage(BatchError::RecordCount { records, last_offset_delta }.into()));
+    }
+    if base_offset < offset_min {
+        return Err(damage(Damage::BaseOffset { expected: offset_min, got: base_offset }));
+    }
+    if position + size as u64 > end {
+        return Err(damage(Damage::CutOff));
+    }
+    Ok(StoredBatch {
+        base_offset,
+        last_offset,
+        max_timestamp: Timestamp(fields.max_timestamp),
+        leader_epoch: LeaderEpoch(fields.leader_epoch),
+        file_position: position,
+        size,
+    })
+}
+
 /// Lives: for one walk over consecutive batches. Pure.
 #[derive(Debug)]
 pub struct BatchWalk {
@@ -143,32 +178,8 @@ impl BatchWalk {
         Ok(rest)
     }
 
-    /// What the header says that was read, if it can be one at this place.
     fn judge_header(&self) -> Result<StoredBatch, DamageAt> {
-        let fields = BatchFields::decode(&self.header);
-        let size = fields.size().map_err(|error| self.damage(error.into()))?;
-        let base_offset = Offset::from_wire(fields.base_offset);
-        let (Some(base_offset), Some(last_offset)) = (base_offset, fields.last_offset()) else {
-            return Err(self.damage(BatchError::BaseOffset { base_offset: fields.base_offset }.into()));
-        };
-        if fields.last_offset_delta < 0 {
-            let (records, last_offset_delta) = (fields.record_count, fields.last_offset_delta);
-            return Err(self.damage(BatchError::RecordCount { records, last_offset_delta }.into()));
-        }
-        if base_offset < self.next_offset {
-            return Err(self.damage(Damage::BaseOffset { expected: self.next_offset, got: base_offset }));
-        }
-        if self.position + size as u64 > self.end {
-            return Err(self.damage(Damage::CutOff));
-        }
-        Ok(StoredBatch {
-            base_offset,
-            last_offset,
-            max_timestamp: Timestamp(fields.max_timestamp),
-            leader_epoch: LeaderEpoch(fields.leader_epoch),
-            file_position: self.position,
-            size,
-        })
+        header_at(&self.header, self.position, self.end, self.next_offset)
     }
 
     fn hand_out(

@@ -171,6 +171,11 @@ impl Interrupted {
         swap_name(SegmentFile::Log, base)
     }
 
+    /// Names under which the `.checksums` of a decided swap's segment may be: before step 4, and behind it.
+    pub fn checksums_names(base: Offset) -> [String; 2] {
+        [swap_name(SegmentFile::Checksums, base), SegmentFile::Checksums.name(base)]
+    }
+
     /// What is to be done before the directory is read; `ends` has where each decided one ends.
     pub fn steps(&self, ends: &[Offset]) -> Vec<SwapStep> {
         assert_eq!(ends.len(), self.decided.len());

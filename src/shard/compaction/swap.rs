@@ -2,8 +2,10 @@
 //! start what a crash interrupted. Runs on the helper thread.
 
 use crate::codec::record_batch::BATCH_HEADER_SIZE;
+use crate::log::checksums::walk::DamageAt;
 use crate::log::compaction::swap::{Interrupted, SwapStep};
-use crate::log::read::Rope;
+use crate::log::compaction::swapped::SwappedSegment;
+use crate::log::recovery::Damage;
 use crate::metrics::recovery::RecoveryBranch;
 use crate::shard::disk::sync_directory;
 use crate::shard::segments::give_up;
@@ -70,8 +72,7 @@ pub fn complete_swaps(directory: &Path) -> io::Result<Vec<RecoveryBranch>> {
     let found = Interrupted::find(names.iter().map(String::as_str));
     let mut ends = Vec::with_capacity(found.decided().len());
     for base in found.decided() {
-        let path = directory.join(Interrupted::log_name(*base));
-        ends.push(end_offset(&path)?);
+        ends.push(end_offset(directory, *base)?);
         tracing::info!(directory = %directory.display(), segment = %base, "an interrupted compaction is completed");
         taken.push(RecoveryBranch::SwapCompleted);
     }
@@ -82,22 +83,46 @@ pub fn complete_swaps(directory: &Path) -> io::Result<Vec<RecoveryBranch>> {
     carry_out(directory, &found.steps(&ends)).whole().map(|_| taken)
 }
 
+/// The segment of a decided swap is not what was written, so that nobody knows what it replaces. Nothing
+/// is touched.
+#[derive(Debug, thiserror::Error)]
+#[error("compacted segment {segment} is damaged: {damage}")]
+pub struct SwapDamaged {
+    pub segment: Offset,
+    pub damage: DamageAt,
+}
+
 /// The offset after the last batch of a file that was flushed before it got its name.
-fn end_offset(path: &Path) -> io::Result<Offset> {
+fn end_offset(directory: &Path, base: Offset) -> io::Result<Offset> {
+    let path = directory.join(Interrupted::log_name(base));
     #[expect(clippy::disallowed_methods, reason = "runs on the helper thread")]
-    let file = std::fs::File::open(path)?;
+    let file = std::fs::File::open(&path)?;
     let size = file.metadata()?.len();
-    let (mut position, mut end) = (0, None);
-    while position < size {
-        let mut header = [0; BATCH_HEADER_SIZE];
-        file.read_exact_at(&mut header, position)?;
-        let batch = Rope::new(&[&header]).batches(0).next();
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{}: damaged", path.display()));
-        let batch = batch.ok_or_else(damaged)?;
-        position += batch.size as u64;
-        end = Some(batch.end_offset);
+    let mut companions = Vec::new();
+    for name in Interrupted::checksums_names(base) {
+        #[expect(clippy::disallowed_methods, reason = "as above")]
+        match std::fs::read(directory.join(name)) {
+            Ok(bytes) => companions.push(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
-    end.filter(|_| position == size).ok_or(io::ErrorKind::UnexpectedEof.into())
+    let mut segment = SwappedSegment::new(base, size, companions.iter().map(Vec::as_slice));
+    if !segment.has_companion() {
+        tracing::warn!(path = %path.display(), "no checksums of it are left: its headers are believed");
+    }
+    let damaged = |damage| io::Error::new(io::ErrorKind::InvalidData, SwapDamaged { segment: base, damage });
+    while let Some(position) = segment.next_header() {
+        let mut header = [0; BATCH_HEADER_SIZE];
+        match file.read_exact_at(&mut header, position) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(damaged(DamageAt { file_position: position, damage: Damage::CutOff }));
+            }
+            read => read?,
+        }
+        segment.observe(&header).map_err(damaged)?;
+    }
+    segment.finish().map_err(damaged)
 }
 
 /// Steps that a test lets find no space: no file system can be made to at a given one. Which, a file in the

@@ -127,6 +127,18 @@ const PARTITIONS: &[Case] = &[
         },
         ask: as_it_is,
     },
+    // How far it reaches is not known, and with it not which others it replaces: none is removed.
+    Case {
+        branch: RecoveryBranch::SegmentDamaged,
+        outcome: Outcome::Offline,
+        damage: |directory, bases| {
+            let swapped = directory.join(Interrupted::log_name(bases[1]));
+            rename(&directory.join(SegmentFile::Log.name(bases[1])), &swapped);
+            let last = std_read(&swapped).len() / 2; // Of its two batches.
+            flip(&swapped, last + 5);
+        },
+        ask: as_it_is,
+    },
     Case {
         branch: RecoveryBranch::SwapUndone,
         outcome: Outcome::Whole,

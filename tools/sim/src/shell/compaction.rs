@@ -3,10 +3,12 @@
 use crate::disk::{DiskError, DiskResult, OpenFile};
 use crate::shell::Shell;
 use crate::shell::journal::Logged;
+use crate::shell::open::OpenFailed;
 use crate::shell::reading::ReadFailed;
 use crate::shell::replica::Replica;
 use crate::world::Turn;
 use odradek::codec::record_batch::{BatchView, batch_size};
+use odradek::log::checksums::walk::DamageAt;
 use odradek::log::compaction::checkpoint::{CLEANER_CHECKPOINT_FILE, decode, encode};
 use odradek::log::compaction::filter::{BatchFacts, BatchFilter, FilterOptions};
 use odradek::log::compaction::keys::{KeyWalk, MapProgress};
@@ -17,8 +19,9 @@ use odradek::log::compaction::swap::{
     Interrupted, SwapStep, abandon_steps, cleaned_name, decide_steps, discard_steps, is_decided,
     replace_steps,
 };
+use odradek::log::compaction::swapped::SwappedSegment;
 use odradek::log::journal::block::{Change, Entry};
-use odradek::log::read::Rope;
+use odradek::log::recovery::Damage;
 use odradek::log::segment::{SegmentFile, SegmentInfo};
 use odradek::log::transactions::AbortedTransaction;
 use odradek::log::transactions::index::TransactionIndex;
@@ -521,21 +524,42 @@ async fn take(shell: &Shell, directory: &str, step: &SwapStep) -> DiskResult<Opt
 
 /// Before a partition's directory is read: a swap that was decided is completed, one that was not is
 /// undone.
-pub async fn complete_swaps(shell: &Shell, directory: &str) -> DiskResult<()> {
-    let names = shell.disk.list(directory).await?;
+pub async fn complete_swaps(shell: &Shell, directory: &str) -> Result<(), OpenFailed> {
+    let names = shell.disk.list(directory).await.map_err(OpenFailed::Disk)?;
     let found = Interrupted::find(names.iter().map(|(name, _)| name.as_str()));
     let mut ends = Vec::with_capacity(found.decided().len());
     for base in found.decided() {
-        let bytes = shell.disk.read_file(&format!("{directory}/{}", Interrupted::log_name(*base))).await?;
-        let pieces = [&bytes[..]];
-        let last = Rope::new(&pieces).batches(0).last();
-        let whole = last.filter(|last| last.at + last.size == bytes.len());
-        ends.push(whole.ok_or(DiskError::Io(crate::faults::OpKind::Read))?.end_offset);
+        ends.push(swapped_end(shell, directory, *base).await?);
         shell.world.count("recovery: swap completed");
     }
     let steps = found.steps(&ends);
     if steps.iter().any(|step| matches!(step, SwapStep::Remove { name } if name.ends_with(".cleaned"))) {
         shell.world.count("recovery: swap undone");
     }
-    carry_out(shell, directory, &steps).await.whole().map(drop)
+    carry_out(shell, directory, &steps).await.whole().map(drop).map_err(OpenFailed::Disk)
+}
+
+/// The offset after the last batch of a decided swap's segment.
+async fn swapped_end(shell: &Shell, directory: &str, base: Offset) -> Result<Offset, OpenFailed> {
+    let path = format!("{directory}/{}", Interrupted::log_name(base));
+    let bytes = shell.disk.read_file(&path).await.map_err(OpenFailed::Disk)?;
+    let mut companions = Vec::new();
+    for name in Interrupted::checksums_names(base) {
+        match shell.disk.read_file(&format!("{directory}/{name}")).await {
+            Ok(bytes) => companions.push(bytes),
+            Err(DiskError::NotFound) => {}
+            Err(error) => return Err(OpenFailed::Disk(error)),
+        }
+    }
+    let damaged = |damage: DamageAt| {
+        shell.world.count("recovery: interrupted compaction damaged, offline");
+        OpenFailed::Corrupt { segment: base, file_position: damage.file_position }
+    };
+    let mut segment = SwappedSegment::new(base, bytes.len() as u64, companions.iter().map(Vec::as_slice));
+    while let Some(file_position) = segment.next_header() {
+        let header = bytes[file_position as usize..].first_chunk();
+        let cut_off = DamageAt { file_position, damage: Damage::CutOff };
+        segment.observe(header.ok_or(cut_off).map_err(damaged)?).map_err(damaged)?;
+    }
+    segment.finish().map_err(damaged)
 }

@@ -95,7 +95,7 @@ pub async fn open(shell: &Rc<Shell>, request: OpenRequest) -> Result<(), OpenFai
     let now = Timestamp(shell.world.wall_ms());
     let config = shell.settings.log_config(&request.kind);
     claim_directory(shell, &request).await?;
-    complete_swaps(shell, &request.name).await.map_err(OpenFailed::Disk)?;
+    complete_swaps(shell, &request.name).await?;
     let listing = list(shell, &request.name).await.map_err(OpenFailed::Disk)?;
     let Some((active_base, active_size)) = listing.logs.last_key_value().map(|(base, size)| (*base, *size))
     else {
