@@ -53,6 +53,8 @@ pub struct Metadata {
     pub stillborn: BTreeSet<usize>,
     /// When it was last asked for that another number of replicas has to be in sync, by partition.
     pub minimum_asked: BTreeMap<usize, Micros>,
+    /// When a partition's last reassignment was asked for, and to how many replicas.
+    pub reassignment_asked: BTreeMap<usize, (Micros, usize)>,
     /// Partitions of which a start has told that the end of a replica may be gone.
     pub doubted: BTreeSet<usize>,
     /// Partitions that somebody wanted anybody to lead.
@@ -90,6 +92,7 @@ impl Metadata {
             next_ticket: 0,
             stillborn: BTreeSet::new(),
             minimum_asked: BTreeMap::new(),
+            reassignment_asked: BTreeMap::new(),
             doubted: BTreeSet::new(),
             asked_uncleanly: BTreeSet::new(),
             registered: BTreeMap::new(),

@@ -209,6 +209,10 @@ impl Scene {
     fn ask_to_reassign(&mut self, partition: usize, replicas: Option<Vec<i32>>) {
         let Some(name) = self.name_of(partition) else { return };
         self.world.note(format_args!("partition {partition} is to go to {replicas:?}"));
+        if let Some(replicas) = &replicas {
+            let asked = (self.world.now(), replicas.len());
+            self.metadata().reassignment_asked.insert(partition, asked);
+        }
         let replicas = replicas.map(|replicas| replicas.into_iter().map(BrokerId).collect());
         let asked = ReassignablePartition::default().with_partition_index(0).with_replicas(replicas);
         let topic = ReassignableTopic::default().with_name(name).with_partitions(vec![asked]);

@@ -169,6 +169,10 @@ impl Scene {
         }
         // Those that come do not count before they are in sync.
         let count = leadership.target_count().min(leadership.replicas.len() - leadership.adding.len());
+        // A reassignment that is on its way may leave so few, any moment now.
+        let asked = self.metadata.as_ref().and_then(|metadata| metadata.reassignment_asked.get(&partition));
+        let asked = asked.filter(|(asked, _)| self.world.now() < asked + 30 * S);
+        let count = asked.map_or(count, |(_, target)| count.min(*target));
         let minimum = self.in_sync_min(partition).min(count);
         let others = leadership.in_sync.iter().chain(&leadership.eligible_leaders).map(|other| index(*other));
         let others: Vec<usize> = others.filter(|other| *other != node).collect();

@@ -162,30 +162,37 @@ impl Watch {
     }
 }
 
+/// How many of these batches are not lost when this log is everybody's, and where it begins.
+fn kept_by(canon: &[Batch], log: &Log) -> (usize, u64) {
+    // A log start may lie within a batch.
+    let start = log.memory.start;
+    let start = log.memory.from_offset(start).first().map_or(start, |batch| batch.base.min(start));
+    let mut found = log.memory.from_offset(start).iter();
+    let first = canon.partition_point(|batch| batch.end() <= start);
+    let same = canon[first..]
+        .iter()
+        .take_while(|expected| found.next() == Some(*expected) && expected.end() <= log.flushed_end);
+    (first + same.count(), start)
+}
+
 impl Scene {
     /// Somebody leads who lacks something, as somebody wanted: what others have beyond it is lost.
     pub fn is_led_uncleanly(&mut self, partition: usize, next: &Leadership) {
         let Some(leader) = next.leader.map(index) else { return };
         self.world.count("election: unclean");
         let log = self.nodes[leader].replicas.get(&partition).map(|replica| replica.log.clone());
-        let mut log = log.unwrap_or_default();
-        // What it was about to be rid of when it ended, its next start may find done.
+        let log = log.unwrap_or_default();
+        // What it was about to be rid of when it ended, its next start may find done, or not.
+        let mut done = log.clone();
         for op in self.nodes[leader].engine.iter().flat_map(|engine| engine.interrupted(partition)) {
             if matches!(op, Op::CutTo(_) | Op::StartOver(_)) {
-                log.memory.apply(*op);
-                log.flushed_end = log.flushed_end.min(log.memory.end());
+                done.memory.apply(*op);
+                done.flushed_end = done.flushed_end.min(done.memory.end());
             }
         }
         let canon = self.watch.canon(partition);
-        // A log start may lie within a batch.
-        let start = log.memory.start;
-        let start = log.memory.from_offset(start).first().map_or(start, |batch| batch.base.min(start));
-        let mut found = log.memory.from_offset(start).iter();
-        let first = canon.batches.partition_point(|batch| batch.end() <= start);
-        let same = canon.batches[first..]
-            .iter()
-            .take_while(|expected| found.next() == Some(*expected) && expected.end() <= log.flushed_end);
-        let kept = first + same.count();
+        let kept = [log, done].map(|log| kept_by(&canon.batches, &log));
+        let (kept, start) = kept.into_iter().min().expect("there are two");
         let lost = canon.batches.split_off(kept);
         canon.end = canon.batches.last().map_or(0, Batch::end);
         for batch in &lost {
