@@ -55,7 +55,9 @@ pub fn divergence(
         first_batch.filter(|first| first.within == shown).map_or(shown, |first| first.base_offset);
     // It has nothing, and stands where no batch begins.
     let is_empty = follower.log_start == follower.log_end;
-    let is_within_batch = is_empty && first_batch.is_some_and(|first| first.within == follower.log_end);
+    let is_within_batch = is_empty
+        && first_batch
+            .is_some_and(|first| first.base_offset < follower.log_end && follower.log_end <= first.within);
     if agreed < log_start
         || follower.log_start > agreed
         || is_within_batch
@@ -239,6 +241,7 @@ mod tests {
         for (start, expected) in [
             (0, Divergence::StartOver(offset(3))),
             (3, Divergence::None),
+            (4, Divergence::StartOver(offset(3))),
             (5, Divergence::StartOver(offset(3))),
         ] {
             assert_eq!(compare(within(5), start), expected, "{start}");

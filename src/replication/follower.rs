@@ -242,21 +242,27 @@ impl Follower {
     fn align(&mut self, outcome: AlignmentOutcome, effects: &mut Vec<Effect>) {
         match outcome {
             AlignmentOutcome::Follow => self.phase = Phase::Following,
-            AlignmentOutcome::CutTo(end) if self.log_start <= end && end < self.log_end => {
+            // Nothing is left of it: the leader has heard of an earlier log start.
+            AlignmentOutcome::CutTo(end) if self.log_start == end && end < self.log_end => {
+                self.start_over(end, effects);
+            }
+            AlignmentOutcome::CutTo(end) if self.log_start < end && end < self.log_end => {
                 self.cut(end);
                 effects.push(Effect::CutTo(end));
             }
-            AlignmentOutcome::StartOver(at) => {
-                self.cut(Offset::ZERO);
-                (self.log_start, self.log_start_flushed) = (at, at);
-                (self.log_end, self.flushed_end, self.high_watermark) = (at, at, at);
-                effects.push(Effect::StartOver(at));
-            }
+            AlignmentOutcome::StartOver(at) => self.start_over(at, effects),
             AlignmentOutcome::CutTo(_) | AlignmentOutcome::Refused(_) => {
                 self.phase = Phase::Away;
                 effects.push(Effect::Retry);
             }
         }
+    }
+
+    fn start_over(&mut self, at: Offset, effects: &mut Vec<Effect>) {
+        self.cut(Offset::ZERO);
+        (self.log_start, self.log_start_flushed) = (at, at);
+        (self.log_end, self.flushed_end, self.high_watermark) = (at, at, at);
+        effects.push(Effect::StartOver(at));
     }
 
     /// The high watermark goes with the log only after an unclean election, or where this replica had lost what
