@@ -370,6 +370,7 @@ impl Scene {
                 self.world.finding(check::READS, format_args!("partition {partition}: {what}"));
             }
             reader.position = batch.end();
+            self.comes_back(partition, batch);
             self.watch.is_read(partition, batch);
         }
     }

@@ -219,6 +219,16 @@ impl Scene {
         }
     }
 
+    /// A follower shows what its high watermark was before an unclean election, and the leader has it as well.
+    pub fn comes_back(&mut self, partition: usize, batch: &Batch) {
+        let leader = self.controller.partitions.get(&partition).and_then(|leadership| leadership.leader);
+        let Some(leader) = leader.map(index).filter(|_| self.watch.losses(partition) > 0) else { return };
+        let has = |log: &Log| log.memory.from_offset(batch.base).first() == Some(batch);
+        if self.nodes[leader].replicas.get(&partition).is_some_and(|replica| has(&replica.log)) {
+            self.take_back(leader, partition, batch.end());
+        }
+    }
+
     /// Its epoch is one that an unclean election has ended, and it does not know yet; or the partition is no more.
     pub fn is_passed_over(&self, id: usize, partition: usize) -> bool {
         let epoch = self.nodes[id].replicas.get(&partition).map(|replica| replica.epoch);
