@@ -40,6 +40,7 @@ mod tests;
 
 use crate::codec::record_batch::{BATCH_HEADER_SIZE, is_transactional};
 use crate::log::index::FILE_POSITION_MAX;
+use crate::types::with_last::WithLast;
 use crate::types::{Offset, TopicPartition, Uuid};
 
 /// Bytes from which on an extent takes no more batches: 8 bytes of memory for so many on disk, and
@@ -101,7 +102,7 @@ struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentChecksums {
     segment: SegmentId,
-    entries: Vec<Entry>,
+    entries: WithLast<Entry>,
     /// File position behind the last batch.
     end: u64,
     transactions: HasTransactions,
@@ -119,7 +120,7 @@ pub enum HasTransactions {
 impl SegmentChecksums {
     /// Of no batches.
     pub fn new(segment: SegmentId) -> SegmentChecksums {
-        SegmentChecksums { segment, entries: Vec::new(), end: 0, transactions: HasTransactions::No }
+        SegmentChecksums { segment, entries: WithLast::default(), end: 0, transactions: HasTransactions::No }
     }
 
     pub fn segment(&self) -> SegmentId {
@@ -144,12 +145,12 @@ impl SegmentChecksums {
         assert!(self.end <= FILE_POSITION_MAX, "segment.bytes is a signed 32-bit integer");
         let is_large = size as u64 >= EXTENT_SIZE;
         let end = self.end;
-        let open = self.entries.last_mut().filter(|last| {
+        let open = self.entries.last().filter(|last| {
             let held = end - last.file_position as u64;
             held < EXTENT_SIZE && !is_large
         });
-        match open {
-            Some(open) => open.crc = continued(open.crc, header),
+        match open.copied() {
+            Some(open) => self.entries.replace_last(Entry { crc: continued(open.crc, header), ..open }),
             None => {
                 let crc = continued(begun(&self.segment, end), header);
                 self.entries.push(Entry { file_position: end as u32, crc });
@@ -199,7 +200,7 @@ impl SegmentChecksums {
         let flag = if self.transactions == HasTransactions::Yes { HAS_TRANSACTIONS } else { 0 };
         out.extend_from_slice(&(self.entries.len() as u32 | flag).to_be_bytes());
         assert_eq!(out.len(), HEADER_SIZE);
-        for entry in &self.entries {
+        for entry in &self.entries[..] {
             out.extend_from_slice(&entry.file_position.to_be_bytes());
             out.extend_from_slice(&entry.crc.to_be_bytes());
         }
@@ -215,7 +216,7 @@ impl SegmentChecksums {
             return Err(ChecksumsError::Foreign);
         }
         let mut found = SegmentChecksums::new(segment);
-        found.entries.reserve_exact(decoded.extents.len());
+        found.entries.edit(|all| all.reserve_exact(decoded.extents.len()));
         for (at, (file_position, crc)) in decoded.extents.iter().copied().enumerate() {
             let follows = match found.entries.last() {
                 Some(last) => last.file_position < file_position,

@@ -38,6 +38,7 @@ use crate::log::durability::Durability;
 use crate::log::journal::block::{BLOCK_SIZE_MAX, BlockSequence};
 use crate::log::journal::ring::JournalRing;
 use crate::log::plan::{FlushEntry, FlushPlan, Slot, WritePlan};
+use crate::types::prefetch::prefetch;
 use crate::types::{Mono, Offset};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -78,6 +79,12 @@ pub const WRITE_GATHER_SIZE: u64 = 256 << 10;
 /// Bytes that only the journal holds from which a partition is written out.
 pub const WRITE_OUT_SIZE: u64 = 512 << 10;
 
+/// The same where very many partitions share the memory, so that none of them ever gets that much, once
+/// three eighths of it are used: what fits into one block of 64 KiB, and with that into one write. A write into a
+/// file that was not written to in the last few milliseconds costs the core 30 µs, however little it is: the kernel
+/// has a thread of its own change the file's times.
+const WRITE_OUT_SIZE_MIN: u64 = 56 << 10;
+
 /// What is written out side by side without an acknowledgement waiting for it: partitions, and bytes from
 /// which nothing more is begun. Many at a time where each has little, as ten thousand do: the disk and the
 /// opening of files take their time, not their share of the core.
@@ -109,6 +116,8 @@ pub struct CommitSizes {
     pub direct: u64,
     pub write_gather: u64,
     pub write_out: u64,
+    /// The same while very many share the memory.
+    pub write_out_min: u64,
     pub write_out_flush: u64,
     pub tick_max: u64,
     /// Bytes of one block of the journal at most, less than those of one of its files.
@@ -121,6 +130,7 @@ impl Default for CommitSizes {
             direct: DIRECT_SIZE,
             write_gather: WRITE_GATHER_SIZE,
             write_out: WRITE_OUT_SIZE,
+            write_out_min: WRITE_OUT_SIZE_MIN,
             write_out_flush: WRITE_OUT_FLUSH_SIZE,
             tick_max: TICK_SIZE_MAX,
             block_max: BLOCK_SIZE_MAX as u64,
@@ -176,9 +186,11 @@ pub struct GroupCommit {
     gathering: VecDeque<Slot>,
     /// Those of them all with at least [`WRITE_GATHER_SIZE`], or that wait for no flush.
     large: VecDeque<Slot>,
-    /// Partitions to write out, and those with anything that their segment does not have, oldest first.
+    /// Partitions to write out.
     write_out: VecDeque<Slot>,
-    unwritten: VecDeque<Slot>,
+    /// Those with anything that their segment does not have, about the oldest first, with how far each was handed to it
+    /// then.
+    unwritten: VecDeque<(Slot, u64)>,
     /// Partitions with written bytes that no flush covers yet, oldest first.
     unflushed: Vec<Slot>,
     ticks: VecDeque<Tick>,
@@ -201,10 +213,11 @@ pub struct GroupCommit {
     overdue: bool,
     undurable_bytes: u64,
     unstored_bytes: u64,
-    /// Appended, and not on its way to a segment.
+    /// Appended, and not on its way to a segment; and of how many partitions.
     unwritten_bytes: u64,
-    /// What producers wait for when `unstored_bytes` reaches it. Of what is not written, beyond five eighths
-    /// of it, the oldest is, as fast as more comes; with three quarters of it used, what is written is flushed.
+    unwritten_partitions: u64,
+    /// What producers wait for when `unstored_bytes` reaches it. Of what is not written, beyond three eighths of it, very
+    /// many partitions' is in single writes, and beyond five eighths the oldest is, as fast as more comes; with three quarters of it used, what is written is flushed.
     unstored_max: u64,
     memory_short: bool,
     draining: bool,
@@ -339,11 +352,19 @@ impl GroupCommit {
         }
     }
 
+    /// A batch is appended soon.
+    pub fn prefetch(&self, slot: Slot) {
+        if let Some(progress) = self.partitions.get(slot.0 as usize) {
+            prefetch(progress);
+        }
+    }
+
     /// A batch was copied into the partition's tail buffer.
     pub fn appended(&mut self, slot: Slot, end: Offset, size: u64) {
         let progress = &mut self.partitions[slot.0 as usize];
         assert!(progress.open, "append to a closed slot");
         assert!(progress.appended.end < end, "an append did not advance the log end");
+        self.unwritten_partitions += u64::from(progress.appended.bytes == progress.segment_sealed.bytes);
         progress.appended = Mark { end, bytes: progress.appended.bytes + size };
         self.undurable_bytes += size;
         self.unstored_bytes += size;
@@ -383,10 +404,13 @@ impl GroupCommit {
         }
         if !queued.unwritten {
             queued.unwritten = true;
-            self.unwritten.push_back(slot);
+            self.unwritten.push_back((slot, progress.segment_sealed.bytes));
         }
         let wanted = progress.segment_sealed.bytes < progress.store_wanted;
-        if (unwritten >= self.sizes.write_out || wanted) && !queued.write_out {
+        let is_shared = self.unwritten_bytes > self.unstored_max / 8 * 3
+            && self.unwritten_bytes < self.unwritten_partitions * self.sizes.write_out_min;
+        let size = if is_shared { self.sizes.write_out_min } else { self.sizes.write_out };
+        if (unwritten >= size || wanted) && !queued.write_out {
             queued.write_out = true;
             self.write_out.push_back(slot);
         }
@@ -409,6 +433,7 @@ impl GroupCommit {
         progress.writing = true;
         progress.writing_out = is_write_out;
         self.unwritten_bytes -= size;
+        self.unwritten_partitions -= 1;
         if is_write_out {
             self.write_outs += 1;
             self.write_outs_bytes += size;
@@ -431,7 +456,8 @@ impl GroupCommit {
     }
 
     /// A partition whose segment write is due, and whether nobody waits for it. One that is being
-    /// written is queued again when that is over. Amortised O(1): every queued entry is popped once.
+    /// written is queued again when that is over. Amortised O(1): every queued entry is popped once, or once more if it
+    /// was written meanwhile.
     fn pop_due(&mut self) -> Option<(Slot, bool)> {
         while let Some(slot) = self.large.pop_front() {
             let progress = &mut self.partitions[slot.0 as usize];
@@ -457,9 +483,14 @@ impl GroupCommit {
             }
         }
         while self.is_pressed()
-            && let Some(slot) = self.unwritten.pop_front()
+            && let Some((slot, sealed)) = self.unwritten.pop_front()
         {
             let progress = &mut self.partitions[slot.0 as usize];
+            // Another queue has had it written since: what it has now is newer.
+            if progress.segment_sealed.bytes != sealed && progress.is_unwritten() {
+                self.unwritten.push_back((slot, progress.segment_sealed.bytes));
+                continue;
+            }
             progress.queued.unwritten = false;
             if progress.is_unwritten() {
                 return Some((slot, true));
@@ -484,13 +515,10 @@ impl GroupCommit {
 
     /// Whether what the segments lack has to be written out now.
     fn is_pressed(&self) -> bool {
-        let journal_half_full = self.journal.as_ref().is_some_and(|journal| {
-            let (used, size) = journal.used_share();
-            used > size / 2
-        });
+        let journal_short = self.journal.as_ref().is_some_and(JournalRing::is_short);
         // However many partitions share it, each with too little to be written out by itself.
         let waiting = self.unwritten_bytes > self.unstored_max / 8 * 5;
-        self.draining || self.memory_short || self.journal_blocked || journal_half_full || waiting
+        self.draining || self.memory_short || self.journal_blocked || journal_short || waiting
     }
 
     /// A segment write completed whole; `segments` are the files that it touched.

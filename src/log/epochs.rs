@@ -13,6 +13,7 @@
 
 use std::fmt::Write as _;
 
+use crate::types::with_last::WithLast;
 use crate::types::{LeaderEpoch, Offset};
 
 /// Name of the file in a partition's directory.
@@ -53,7 +54,7 @@ pub enum EpochsError {
 /// Invariant: epochs and start offsets both increase strictly.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeaderEpochs {
-    entries: Vec<EpochStart>,
+    entries: WithLast<EpochStart>,
 }
 
 impl LeaderEpochs {
@@ -84,7 +85,7 @@ impl LeaderEpochs {
         // A follower may get more of an epoch after it has led under a later one and written nothing.
         let kept =
             self.entries.partition_point(|entry| entry.epoch <= epoch && entry.start_offset < start_offset);
-        self.entries.truncate(kept);
+        self.entries.edit(|all| all.truncate(kept));
         if self.latest() != Some(epoch) {
             self.entries.push(EpochStart { epoch, start_offset });
         }
@@ -127,7 +128,7 @@ impl LeaderEpochs {
     pub fn truncate_from_end(&mut self, log_end: Offset) -> bool {
         let kept = self.entries.partition_point(|entry| entry.start_offset < log_end);
         let changed = kept < self.entries.len();
-        self.entries.truncate(kept);
+        self.entries.edit(|all| all.truncate(kept));
         changed
     }
 
@@ -139,15 +140,17 @@ impl LeaderEpochs {
             return false;
         };
         let changed = last_passed > 0 || self.entries[0].start_offset < log_start;
-        self.entries.drain(..last_passed);
-        self.entries[0].start_offset = log_start;
+        self.entries.edit(|all| {
+            all.drain(..last_passed);
+            all[0].start_offset = log_start;
+        });
         changed
     }
 
     /// The text of `leader-epoch-checkpoint`.
     pub fn encode(&self) -> String {
         let mut out = format!("{VERSION}\n{}\n", self.entries.len());
-        for entry in &self.entries {
+        for entry in &self.entries[..] {
             writeln!(out, "{} {}", entry.epoch.0, entry.start_offset).expect("a String takes everything");
         }
         out
@@ -183,7 +186,7 @@ impl LeaderEpochs {
         if entries.len() != expected {
             return Err(EpochsError::Count { expected, found: entries.len() });
         }
-        Ok(LeaderEpochs { entries })
+        Ok(LeaderEpochs { entries: entries.into() })
     }
 }
 

@@ -25,6 +25,7 @@
 //! its segment is refused, and the index is built again from the batches.
 
 use crate::log::segment::{RELATIVE_OFFSET_MAX, StoredBatch};
+use crate::types::with_last::WithLast;
 use crate::types::{Offset, Timestamp};
 
 /// Bytes of an entry of `.index`.
@@ -101,8 +102,8 @@ pub enum IndexError {
 pub struct SegmentIndex {
     base_offset: Offset,
     interval_bytes: u64,
-    offsets: Vec<OffsetEntry>,
-    times: Vec<TimeEntry>,
+    offsets: WithLast<OffsetEntry>,
+    times: WithLast<TimeEntry>,
     bytes_since_entry: u64,
     max_timestamp: Option<MaxTimestamp>,
 }
@@ -113,8 +114,8 @@ impl SegmentIndex {
         SegmentIndex {
             base_offset,
             interval_bytes: interval_bytes as u64,
-            offsets: Vec::new(),
-            times: Vec::new(),
+            offsets: WithLast::default(),
+            times: WithLast::default(),
             bytes_since_entry: 0,
             max_timestamp: None,
         }
@@ -144,7 +145,9 @@ impl SegmentIndex {
                 assert!(last.file_position < file_position);
             }
             self.offsets.push(OffsetEntry { relative_offset, file_position });
-            self.times.extend(self.next_time_entry());
+            if let Some(time) = self.next_time_entry() {
+                self.times.push(time);
+            }
             self.bytes_since_entry = 0;
         }
         self.bytes_since_entry += batch.size as u64;
@@ -207,9 +210,10 @@ impl SegmentIndex {
     pub fn truncate_to(&mut self, end: Offset) -> u64 {
         let relative_end = end.get().saturating_sub(self.base_offset.get());
         let kept = self.offsets.partition_point(|entry| (entry.relative_offset as u64) < relative_end);
-        self.offsets.truncate(kept);
+        self.offsets.edit(|all| all.truncate(kept));
         let known = self.offsets.last().map(|entry| entry.relative_offset);
-        self.times.truncate(self.times.partition_point(|entry| Some(entry.relative_offset) <= known));
+        let kept = self.times.partition_point(|entry| Some(entry.relative_offset) <= known);
+        self.times.edit(|all| all.truncate(kept));
         self.max_timestamp = self.last_time_entry();
         self.bytes_since_entry = 0;
         self.offsets.last().map_or(0, |entry| entry.file_position as u64)
@@ -218,7 +222,7 @@ impl SegmentIndex {
     /// The `.index` file.
     pub fn encode_offset_index(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.offsets.len() * OFFSET_ENTRY_SIZE);
-        for entry in &self.offsets {
+        for entry in &self.offsets[..] {
             out.extend_from_slice(&entry.relative_offset.to_be_bytes());
             out.extend_from_slice(&entry.file_position.to_be_bytes());
         }
@@ -253,7 +257,7 @@ impl SegmentIndex {
         if !rest.is_empty() {
             return Err(IndexError::Size { size: offset_index.len() });
         }
-        index.offsets.reserve_exact(entries.len());
+        index.offsets.edit(|all| all.reserve_exact(entries.len()));
         for (at, bytes) in entries.iter().enumerate() {
             let entry = OffsetEntry::decode(bytes);
             let follows = index.offsets.last().is_none_or(|last| {
@@ -270,7 +274,7 @@ impl SegmentIndex {
         if !rest.is_empty() {
             return Err(IndexError::Size { size: time_index.len() });
         }
-        index.times.reserve_exact(entries.len());
+        index.times.edit(|all| all.reserve_exact(entries.len()));
         for (at, bytes) in entries.iter().enumerate() {
             let entry = TimeEntry::decode(bytes);
             let follows = index.times.last().map_or(entry.timestamp.0 >= 0, |last| {

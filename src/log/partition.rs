@@ -25,8 +25,10 @@ use crate::log::recompression::StoredCompression;
 use crate::log::segment::{IncomingBatch, RollLimits, SegmentInfo, StoredBatch, roll_jitter_ms, roll_reason};
 use crate::log::transactions::index::TransactionIndex;
 use crate::log::transactions::{AbortedTransaction, Isolation, PartitionTransactions};
+use crate::types::short_queue::ShortQueue;
 use crate::types::{LeaderEpoch, Offset, Timestamp, TransactionVersion};
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// What a topic's properties mean for its partitions' logs.
@@ -143,9 +145,12 @@ pub struct Opened {
 /// Lives: one per replica, on its owner shard.
 /// Invariant: log_start ≤ high watermark ≤ durable_end, stored_end ≤ durable_end ≤ log_end; the last stable offset,
 /// between log_start and the high watermark, never moves back; segments are in offset order and without gaps.
+/// In this order in memory: what appends look at comes first.
 #[derive(Debug)]
+#[repr(C)]
 pub struct PartitionLog {
-    pub config: LogConfig,
+    /// That of the topic: one for all of its partitions.
+    pub config: Rc<LogConfig>,
     leader_epoch: LeaderEpoch,
     jitter_seed: u64,
     log_start: Offset,
@@ -156,31 +161,31 @@ pub struct PartitionLog {
     replicated_end: Option<Offset>,
     /// Ends of writes, to the journal or the segment, that are not durable yet, with their places,
     /// oldest first.
-    sealed_ends: VecDeque<(Offset, Place)>,
+    sealed_ends: ShortQueue<(Offset, Place)>,
+    active: SegmentInfo,
+    active_index: SegmentIndex,
+    active_checksums: SegmentChecksums,
+    epochs: LeaderEpochs,
+    /// `None` until a transaction ends.
+    transactions: Option<Box<PartitionTransactions>>,
+    pub producers: Producers,
+    closed: VecDeque<SegmentInfo>,
     /// Below it everything is flushed in its segments.
     stored_end: Offset,
     stored_place: Place,
     /// Ends of segment writes that are not flushed yet, likewise.
-    segment_ends: VecDeque<(Offset, Place)>,
-    closed: VecDeque<SegmentInfo>,
-    active: SegmentInfo,
-    active_index: SegmentIndex,
-    active_checksums: SegmentChecksums,
-    pub producers: Producers,
-    /// `None` until a transaction ends.
-    transactions: Option<Box<PartitionTransactions>>,
-    epochs: LeaderEpochs,
+    segment_ends: ShortQueue<(Offset, Place)>,
 }
 
 impl PartitionLog {
     /// Everything found is flushed: recovery has seen to it.
-    pub fn new(opened: Opened, config: LogConfig, leader_epoch: LeaderEpoch) -> PartitionLog {
+    pub fn new(opened: Opened, config: impl Into<Rc<LogConfig>>, leader_epoch: LeaderEpoch) -> PartitionLog {
         assert!(opened.log_start <= opened.log_end);
         assert!(opened.active.base_offset <= opened.log_end);
         assert!(opened.active_checksums.end() == opened.active.size, "every batch is covered");
         let durable_place = Place { segment: opened.active.base_offset, file_position: opened.active.size };
         PartitionLog {
-            config,
+            config: config.into(),
             leader_epoch,
             jitter_seed: opened.jitter_seed,
             log_start: opened.log_start,
@@ -188,10 +193,10 @@ impl PartitionLog {
             durable_end: opened.log_end,
             durable_place,
             replicated_end: None,
-            sealed_ends: VecDeque::new(),
+            sealed_ends: ShortQueue::default(),
             stored_end: opened.log_end,
             stored_place: durable_place,
-            segment_ends: VecDeque::new(),
+            segment_ends: ShortQueue::default(),
             closed: opened.closed,
             active: opened.active,
             active_index: opened.active_index,
@@ -402,7 +407,7 @@ impl PartitionLog {
     }
 
     fn roll_limits(&self) -> RollLimits {
-        let LogConfig { segment_size_max, segment_ms, segment_jitter_ms, .. } = self.config;
+        let LogConfig { segment_size_max, segment_ms, segment_jitter_ms, .. } = *self.config;
         let jitter_ms =
             roll_jitter_ms(self.jitter_seed, self.active.base_offset, segment_jitter_ms.min(segment_ms));
         RollLimits { segment_bytes: segment_size_max, segment_ms: segment_ms - jitter_ms }
@@ -658,7 +663,7 @@ impl PartitionLog {
 }
 
 /// Takes the ends up to `end` out of a queue; `end` is one of them, or where it stands already.
-fn reached(ends: &mut VecDeque<(Offset, Place)>, end: Offset, from: (Offset, Place)) -> (Offset, Place) {
+fn reached(ends: &mut ShortQueue<(Offset, Place)>, end: Offset, from: (Offset, Place)) -> (Offset, Place) {
     let mut at = from;
     while let Some(next) = ends.front().copied()
         && next.0 <= end

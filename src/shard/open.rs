@@ -69,12 +69,14 @@ impl OpenFailed {
     /// A directory could not be listed.
     pub fn listing(directory: PathBuf, source: io::Error) -> OpenFailed {
         match source.get_ref().and_then(|inner| inner.downcast_ref()) {
-            Some(SwapDamaged { segment, damage: DamageAt { file_position, damage } }) => OpenFailed::Corrupt {
-                directory,
-                segment: *segment,
-                file_position: *file_position,
-                reason: format!("an interrupted compaction cannot be completed: {damage}"),
-            },
+            Some(SwapDamaged { segment, damage: DamageAt { file_position, damage } }) => {
+                OpenFailed::Corrupt {
+                    directory,
+                    segment: *segment,
+                    file_position: *file_position,
+                    reason: format!("an interrupted compaction cannot be completed: {damage}"),
+                }
+            }
             None => OpenFailed::Disk { directory, source },
         }
     }
@@ -102,7 +104,7 @@ pub struct OpenRequest {
     pub id: TopicPartition,
     pub topic_name: Rc<str>,
     pub directory: PathBuf,
-    pub config: LogConfig,
+    pub config: Rc<LogConfig>,
     pub leader_epoch: LeaderEpoch,
     /// Other nodes have a replica as well: one of them may lead where this one may lack its end.
     pub has_others: bool,
@@ -252,7 +254,7 @@ pub async fn read(
         active,
     };
     let tail = Tail::new(active_base, opened.active.size, carry);
-    let log = PartitionLog::new(opened, request.config, request.leader_epoch);
+    let log = PartitionLog::new(opened, request.config.clone(), request.leader_epoch);
     let slot = store.open_slot(log_end);
     store.set_durability(slot.slot, request.config.durability);
     let replica = Replica::new(request.id, request.topic_name, slot, request.directory, log, tail, segments);

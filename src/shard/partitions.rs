@@ -365,7 +365,7 @@ fn open_requests(
     last: &LastStop,
 ) -> Vec<OpenRequest> {
     let image = shard.image.borrow();
-    let mut topics: BTreeMap<TopicId, (Rc<str>, LogConfig)> = BTreeMap::new();
+    let mut topics: BTreeMap<TopicId, (Rc<str>, Rc<LogConfig>)> = BTreeMap::new();
     let requests = ids.iter().filter_map(|id| {
         let (topic, state) = (image.topic(id.topic)?, image.partition(*id)?);
         let (topic_name, config) = topics
@@ -375,7 +375,7 @@ fn open_requests(
             id: *id,
             topic_name: topic_name.clone(),
             directory: store.path.join(directory_name(&topic.name, id.partition)),
-            config: *config,
+            config: config.clone(),
             leader_epoch: state.leader_epoch,
             has_others: state.replicas.len() > 1,
             point: last.points.get(id).copied(),
@@ -602,7 +602,7 @@ async fn reconfigure(shard: &Shard, topic: TopicId) {
     let mut pace = Pace::new(&shard.clock);
     for store in shard.stores.iter() {
         for replica in store.replicas_of(topic, usize::MAX) {
-            replica.configure(store, config);
+            replica.configure(store, config.clone());
             if let Some(settings) = replication::leader_settings(shard, replica.id) {
                 replica.lead(Event::Configured { settings });
             }
@@ -613,7 +613,7 @@ async fn reconfigure(shard: &Shard, topic: TopicId) {
 }
 
 /// What a topic's properties mean for its logs.
-fn log_config(shard: &Shard, image: &Image, topic: TopicId) -> LogConfig {
+fn log_config(shard: &Shard, image: &Image, topic: TopicId) -> Rc<LogConfig> {
     let topic = image.topic(topic).expect("the caller looked it up");
     let overrides = topic.config.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let config = TopicConfig::resolve(&shard.topic_defaults(), topic.replication_factor(), overrides);
@@ -626,7 +626,7 @@ fn log_config(shard: &Shard, image: &Image, topic: TopicId) -> LogConfig {
     if config.compression.is_some() {
         shard.recompresses.set(true);
     }
-    config
+    Rc::new(config)
 }
 
 fn to_log_config(config: &TopicConfig) -> LogConfig {

@@ -35,6 +35,7 @@ use crate::shard::side_thread::SideThread;
 use crate::shard::stores::{Eviction, Shared};
 use crate::shard::tail::TailBlock;
 use crate::types::limits::TAIL_BUFFER_SIZE_MAX;
+use crate::types::prefetch::prefetch;
 use crate::types::{LogDirIndex, Mono, Offset, ShardId, TopicId, TopicPartition};
 use futures::stream::{self, TryStreamExt};
 use glommio::TaskQueueHandle;
@@ -91,6 +92,9 @@ pub type OnFailed = Box<dyn Fn(&str)>;
 
 /// Tells the shard of one of its replicas.
 pub type OnDamaged = Box<dyn Fn(TopicPartition)>;
+
+/// How many replicas ahead memory is asked for.
+const AHEAD: usize = 8;
 
 /// Lives: one per shard and log directory, as long as the process.
 pub struct Store {
@@ -224,6 +228,18 @@ impl Store {
     pub fn next_checkpoint_generation(&self) -> CheckpointGeneration {
         self.checkpoint.set(self.checkpoint.get().next());
         self.checkpoint.get()
+    }
+
+    /// Asks for a replica that is looked at soon.
+    pub fn prefetch_replica(&self, partition: &TopicPartition) {
+        if let Some(replica) = self.replicas.borrow().get(partition) {
+            prefetch::<Replica>(replica);
+        }
+    }
+
+    /// Asks for how far a partition has come.
+    pub fn prefetch_progress(&self, slot: Slot) {
+        self.commit.borrow().prefetch(slot);
     }
 
     pub fn find(&self, partition: &TopicPartition) -> Option<Rc<Replica>> {
@@ -448,7 +464,12 @@ impl Store {
     fn tick(self: &Rc<Self>, journal: &Rc<Journal>, plan: &TickPlan) -> bool {
         let mut items: Vec<(usize, TickItem)> = Vec::with_capacity(plan.entries.len());
         let mut of_entry = Vec::with_capacity(1);
-        let replicas: Vec<Rc<Replica>> = plan.entries.iter().map(|entry| self.slot(entry.slot)).collect();
+        self.prefetch_slots(plan.entries.iter().take(AHEAD).map(|entry| entry.slot));
+        let replicas = plan.entries.iter().enumerate().map(|(at, entry)| {
+            self.prefetch_slots(plan.entries.get(at + AHEAD).map(|entry| entry.slot));
+            self.slot(entry.slot)
+        });
+        let replicas: Vec<Rc<Replica>> = replicas.collect();
         for (at, (entry, replica)) in plan.entries.iter().zip(&replicas).enumerate() {
             replica.tick_items(entry.end, &mut of_entry);
             items.extend(of_entry.drain(..).map(|item| (at, item)));
@@ -472,6 +493,16 @@ impl Store {
         true
     }
 
+    /// Asks for replicas that are looked at soon.
+    fn prefetch_slots(&self, slots: impl IntoIterator<Item = Slot>) {
+        let replicas = self.slots.borrow();
+        for slot in slots {
+            if let Some(Some(replica)) = replicas.get(slot.0 as usize) {
+                prefetch::<Replica>(replica);
+            }
+        }
+    }
+
     fn slot(&self, slot: Slot) -> Rc<Replica> {
         let replica = self.slots.borrow()[slot.0 as usize].clone();
         replica.expect("a replica with appends has its slot")
@@ -487,7 +518,10 @@ impl Store {
     ) {
         let (mut buffer, _) = allocate(block.size());
         let mut writer = BlockWriter::new(buffer.as_bytes_mut(), block.parts.len());
-        for part in &block.parts {
+        for (at, part) in block.parts.iter().enumerate() {
+            if let Some(next) = block.parts.get(at + AHEAD / 2) {
+                items[next.item].0.prefetch_last(next.part.len());
+            }
             let (replica, item) = &items[part.item];
             item.write(replica, part, &mut writer);
         }
@@ -590,7 +624,9 @@ impl Store {
 
     /// Tells the replicas what a flush has done for them, then goes on.
     fn advance(self: &Rc<Self>, advances: &[Advance], stored: &[Stored]) {
-        for advance in advances {
+        self.prefetch_slots(advances.iter().take(AHEAD).map(|advance| advance.slot));
+        for (at, advance) in advances.iter().enumerate() {
+            self.prefetch_slots(advances.get(at + AHEAD).map(|advance| advance.slot));
             let replica = self.slots.borrow()[advance.slot.0 as usize].clone();
             if let Some(replica) = replica {
                 replica.advance(advance.durable_end);

@@ -169,6 +169,18 @@ impl Stores {
         self.iter().find_map(|store| store.find(partition))
     }
 
+    /// Batches are appended to these soon.
+    pub fn prefetch_appends<'a>(&self, partitions: impl Iterator<Item = &'a TopicPartition> + Clone) {
+        for id in partitions.clone() {
+            self.iter().for_each(|store| store.prefetch_replica(id));
+        }
+        for id in partitions {
+            if let Some(replica) = self.find(id) {
+                replica.prefetch_append(self.of(&replica));
+            }
+        }
+    }
+
     pub fn replicas(&self) -> Vec<Rc<Replica>> {
         self.iter().flat_map(|store| store.replicas()).collect()
     }

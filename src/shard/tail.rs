@@ -20,11 +20,16 @@ use crate::types::Offset;
 use crate::types::limits::{
     TAIL_BUFFER_SIZE_MAX, TAIL_BUFFER_SIZE_MIN, TAIL_PIECE_SHARE_MIN, TAIL_PIECE_SIZE_MIN,
 };
+use crate::types::prefetch::prefetch_lines;
 use glommio::io::DmaBuffer;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::ptr::NonNull;
 use std::rc::Rc;
+
+/// Of a batch: the processor fetches the rest by itself once it is read one after the other.
+const PREFETCHED_LINES: usize = 4;
 
 /// A piece of one segment.
 #[derive(Debug)]
@@ -45,21 +50,57 @@ impl TailBlock {
         (self.end.get() - self.position) as usize
     }
 
-    /// Copies bytes behind those that are there.
-    fn fill(&self, bytes: &[u8]) {
-        let used = self.used();
-        assert!(bytes.len() <= self.buffer.len() - used, "a tail block was filled past its end");
-        let target = self.buffer.as_ptr().cast_mut();
-        // SAFETY: the range lies inside the buffer's own allocation, which `as_ptr` points to. It lies
-        // behind `end`: nobody has a reference to these bytes, since readers take ranges that end at
-        // `end` at most, and nothing of an open block is being written to the disk.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target.add(used), bytes.len()) };
-        self.end.set(self.end.get() + bytes.len() as u64);
-    }
-
     fn filled(&self, from: u64, to: u64) -> &[u8] {
         assert!(to <= self.end.get());
         &self.buffer.as_bytes()[(from - self.position) as usize..(to - self.position) as usize]
+    }
+}
+
+/// The last block while it takes more bytes, and where they go: with many partitions, each look at the block
+/// itself is one at memory that no cache has.
+///
+/// Invariant: `at` points behind the block's last byte, which is that before `end` of the file; what lies between
+/// `position` and there is filled, and `room` bytes of the buffer follow.
+#[derive(Debug)]
+struct OpenBlock {
+    block: Rc<TailBlock>,
+    position: u64,
+    end: u64,
+    at: NonNull<u8>,
+    room: usize,
+}
+
+impl OpenBlock {
+    /// Of a block that nobody else has and nothing is in.
+    fn new(block: Rc<TailBlock>) -> OpenBlock {
+        let at = NonNull::new(block.buffer.as_ptr().cast_mut()).expect("a buffer has an address");
+        assert!(block.used() == 0, "what is filled is not open");
+        OpenBlock { position: block.position, end: block.position, at, room: block.buffer.len(), block }
+    }
+
+    /// Copies bytes behind those that are there.
+    fn fill(&mut self, bytes: &[u8]) {
+        assert!(bytes.len() <= self.room, "a tail block was filled past its end");
+        // SAFETY: the range lies inside the block's buffer, which the block keeps. It lies behind the block's
+        // `end`: nobody has a reference to these bytes, since readers take ranges that end at `end` at most,
+        // and nothing of an open block is being written to the disk.
+        self.at = unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at.as_ptr(), bytes.len());
+            self.at.add(bytes.len())
+        };
+        self.room -= bytes.len();
+        self.end += bytes.len() as u64;
+        self.block.end.set(self.end);
+    }
+
+    /// What is in it of these bytes of the file, if all is.
+    fn filled(&self, range: &Range<u64>) -> Option<&[u8]> {
+        if range.start < self.position || range.end > self.end || range.is_empty() {
+            return None;
+        }
+        let (back, size) = ((self.end - range.start) as usize, (range.end - range.start) as usize);
+        // SAFETY: both ends lie between `position` and `end`, which is filled, ends at `at`, and never changes.
+        Some(unsafe { std::slice::from_raw_parts(self.at.as_ptr().sub(back), size) })
     }
 }
 
@@ -94,11 +135,12 @@ pub struct Tail {
     unwritten: usize,
     /// How many of them, from the front, are flushed in their segment: they may go.
     evictable: usize,
-    /// The last block takes more bytes.
-    open: bool,
+    /// The last block, if it takes more bytes.
+    open: Option<OpenBlock>,
     /// The bytes of the tail block before `end`, when no block in memory holds them.
     carry: Vec<u8>,
-    block_size: usize,
+    /// Bytes of the last write: the next may be as long.
+    write_size: usize,
 }
 
 impl Tail {
@@ -111,9 +153,9 @@ impl Tail {
             blocks: VecDeque::new(),
             unwritten: 0,
             evictable: 0,
-            open: false,
+            open: None,
             carry,
-            block_size: TAIL_BUFFER_SIZE_MIN,
+            write_size: TAIL_BUFFER_SIZE_MIN,
         }
     }
 
@@ -135,26 +177,29 @@ impl Tail {
     /// O(bytes).
     pub fn append(&mut self, mut bytes: &[u8], meter: &Rc<Meter>) {
         while !bytes.is_empty() {
-            if !self.open {
-                self.open_block(bytes.len(), meter);
+            if self.open.is_none() {
+                self.open = Some(self.open_block(bytes.len(), meter));
             }
-            let block = self.blocks.back().expect("a block is open");
-            let taken = bytes.len().min(block.buffer.len() - block.used());
-            block.fill(&bytes[..taken]);
-            self.end = block.end.get();
+            let open = self.open.as_mut().expect("a block is open");
+            let taken = bytes.len().min(open.room);
+            open.fill(&bytes[..taken]);
+            self.end += taken as u64;
             bytes = &bytes[taken..];
-            if block.used() == block.buffer.len() {
-                self.block_size = (self.block_size * 2).min(TAIL_BUFFER_SIZE_MAX);
-                self.open = false;
+            if open.room == 0 {
+                self.open = None;
             }
         }
     }
 
-    fn open_block(&mut self, wanted: usize, meter: &Rc<Meter>) {
+    fn open_block(&mut self, wanted: usize, meter: &Rc<Meter>) -> OpenBlock {
         let position = align_down(self.end);
         let carried = (self.end - position) as usize;
         let wanted = align_up((carried + wanted) as u64) as usize;
-        let capacity = wanted.clamp(self.block_size, TAIL_BUFFER_SIZE_MAX);
+        // What the last write had and this one has not yet; or as much again as there is.
+        let held = self.unwritten_size();
+        let more = if held < self.write_size { self.write_size - held } else { held };
+        let capacity =
+            wanted.max(well_filled(more, self.write_size)).clamp(TAIL_BUFFER_SIZE_MIN, TAIL_BUFFER_SIZE_MAX);
         let (buffer, origin) = allocate(capacity);
         if origin == BufferOrigin::Heap {
             meter.count_heap_buffer();
@@ -166,25 +211,32 @@ impl Tail {
             end: Cell::new(position),
             _charge: meter.charge(capacity),
         };
+        let block = Rc::new(block);
+        let mut open = OpenBlock::new(block.clone());
         match self.blocks.back().filter(|last| last.segment == self.segment && carried > 0) {
-            Some(last) => block.fill(last.filled(position, self.end)),
-            None => block.fill(&self.carry[..carried]),
+            Some(last) => open.fill(last.filled(position, self.end)),
+            None => open.fill(&self.carry[..carried]),
         }
-        self.blocks.push_back(Rc::new(block));
+        self.blocks.push_back(block);
         self.unwritten += 1;
-        self.open = true;
+        open
     }
 
     /// Makes the open block fit for a write: whole disk blocks and zeros behind its bytes. Readers that
     /// hold it keep the one that they have.
     fn seal(&mut self, meter: &Rc<Meter>) {
-        if !std::mem::take(&mut self.open) {
+        if self.open.take().is_none() {
             return;
         }
         let block = self.blocks.pop_back().expect("a block is open");
         let used = block.used();
         let size = align_up(used as u64) as usize;
-        let mut block = Rc::try_unwrap(block).unwrap_or_else(|shared| copy_of(&shared, size, meter));
+        let mut block = match Rc::try_unwrap(block) {
+            // It stays in memory for a while, with all of its buffer.
+            Ok(block) if size.next_power_of_two() < block.buffer.len() / 2 => copy_of(&block, size, meter),
+            Ok(block) => block,
+            Err(shared) => copy_of(&shared, size, meter),
+        };
         let buffer = Rc::get_mut(&mut block.buffer).expect("only its block has it");
         // What an earlier use left in the buffer must not reach the disk: it could look like a batch.
         buffer.as_bytes_mut()[used..size].fill(0);
@@ -192,14 +244,16 @@ impl Tail {
         self.blocks.push_back(Rc::new(block));
     }
 
+    /// Bytes of the blocks that no write has.
+    fn unwritten_size(&self) -> usize {
+        self.blocks.range(self.blocks.len() - self.unwritten..).map(|block| block.used()).sum()
+    }
+
     /// Seals what is open and hands out everything not written yet, oldest first.
     pub fn seal_for_write(&mut self, blocks: &mut Vec<Rc<TailBlock>>, meter: &Rc<Meter>) {
-        if self.open && self.blocks.back().is_some_and(|block| block.used() < block.buffer.len() / 4) {
-            self.block_size = (self.block_size / 2).max(TAIL_BUFFER_SIZE_MIN);
-        }
         self.seal(meter);
-        let from = self.blocks.len() - self.unwritten;
-        blocks.extend(self.blocks.range(from..).cloned());
+        self.write_size = self.unwritten_size();
+        blocks.extend(self.blocks.range(self.blocks.len() - self.unwritten..).cloned());
         self.unwritten = 0;
     }
 
@@ -236,6 +290,25 @@ impl Tail {
             at = end;
         }
         (at == range.end).then_some(slices)
+    }
+
+    /// The same bytes where all of them are in the block that takes more, as those of a tick mostly are.
+    pub fn open_bytes(&self, segment: Offset, range: &Range<u64>) -> Option<&[u8]> {
+        self.open.as_ref().filter(|_| segment == self.segment)?.filled(range)
+    }
+
+    /// The last `size` bytes are read soon.
+    pub fn prefetch_last(&self, size: usize) {
+        if let Some(open) = &self.open {
+            prefetch_lines(open.at.as_ptr().wrapping_sub(size), PREFETCHED_LINES);
+        }
+    }
+
+    /// Bytes are appended soon.
+    pub fn prefetch_append(&self) {
+        if let Some(open) = &self.open {
+            prefetch_lines(open.at.as_ptr(), PREFETCHED_LINES);
+        }
     }
 
     /// File position of the first byte of `segment` that is in memory; those behind it are as well.
@@ -284,6 +357,13 @@ impl Tail {
     }
 }
 
+/// Bytes of a buffer for so many of a write: the next power of two, or, where more than a quarter of what the write
+/// has would stay empty, the one before, and the rest goes into another buffer.
+fn well_filled(size: usize, of_write: usize) -> usize {
+    let above = size.next_power_of_two();
+    if above - size <= of_write.max(size) / 4 { above } else { above / 2 }
+}
+
 /// The same bytes in a buffer of their own.
 fn copy_of(block: &TailBlock, size: usize, meter: &Rc<Meter>) -> TailBlock {
     let (buffer, origin) = allocate(size);
@@ -297,8 +377,9 @@ fn copy_of(block: &TailBlock, size: usize, meter: &Rc<Meter>) -> TailBlock {
         end: Cell::new(block.position),
         _charge: meter.charge(size),
     };
-    copy.fill(block.filled(block.position, block.end.get()));
-    copy
+    let copy = Rc::new(copy);
+    OpenBlock::new(copy.clone()).fill(block.filled(block.position, block.end.get()));
+    Rc::into_inner(copy).expect("nobody else has it")
 }
 
 #[cfg(test)]
@@ -360,6 +441,58 @@ mod tests {
         });
     }
 
+    /// Whose writes are all as long gets few blocks for each, which are well filled.
+    #[test]
+    fn blocks_are_as_long_as_the_writes_are() {
+        let executor = glommio::LocalExecutorBuilder::default().make().expect("io_uring is available");
+        executor.run(async {
+            let meter = Meter::new(usize::MAX);
+            let mut tail = Tail::new(Offset::ZERO, 0, Vec::new());
+            let writes = [
+                (60_000, 3),
+                (60_000, 1),
+                (60_000, 1),
+                (80_000, 2),
+                (80_000, 2),
+                (3_000, 1),
+                (3_000, 1),
+                (3_000, 1),
+            ];
+            for (size, count) in writes {
+                let mut blocks = Vec::new();
+                (0..size / 1_000).for_each(|_| tail.append(&[7; 1_000], &meter));
+                tail.seal_for_write(&mut blocks, &meter);
+                assert_eq!(blocks.len(), count, "{size}");
+                assert!(meter.used() < 2 * size + TAIL_BUFFER_SIZE_MIN, "{size}: {}", meter.used());
+                tail.stored((Offset::ZERO, tail.end()));
+                while tail.evict_oldest() {}
+                drop(blocks);
+                assert_eq!(meter.used(), 0);
+            }
+        });
+    }
+
+    #[test]
+    fn the_last_bytes_are_found_without_their_block_until_it_is_sealed() {
+        let executor = glommio::LocalExecutorBuilder::default().make().expect("io_uring is available");
+        executor.run(async {
+            let meter = Meter::new(usize::MAX);
+            let mut tail = Tail::new(Offset::ZERO, 0, Vec::new());
+            tail.append(&[1; 5_000], &meter);
+            tail.append(&[2; 700], &meter);
+            assert_eq!(tail.open_bytes(Offset::ZERO, &(5_000..5_700)), Some(&[2; 700][..]));
+            assert_eq!(tail.open_bytes(Offset::ZERO, &(4_999..5_001)), Some(&[1, 2][..]));
+            assert_eq!(tail.open_bytes(Offset::ZERO, &(5_000..5_701)), None, "it is not there");
+            assert_eq!(tail.open_bytes(Offset::ZERO, &(0..0)), None);
+            assert_eq!(tail.open_bytes(Offset::new(1).unwrap(), &(5_000..5_700)), None, "another segment");
+            tail.seal_for_write(&mut Vec::new(), &meter);
+            assert_eq!(tail.open_bytes(Offset::ZERO, &(5_000..5_700)), None, "it is sealed");
+            tail.append(&[3; 10], &meter);
+            assert_eq!(tail.open_bytes(Offset::ZERO, &(5_699..5_702)), Some(&[2, 3, 3][..]), "with a copy");
+            assert_eq!(tail.open_bytes(Offset::ZERO, &(4_000..5_702)), None, "another block");
+        });
+    }
+
     fn check(steps: &[Step]) -> Result<(), TestCaseError> {
         let meter = Meter::new(usize::MAX);
         let mut tail = Tail::new(Offset::ZERO, 0, Vec::new());
@@ -391,6 +524,11 @@ mod tests {
                 }
             }
             prop_assert_eq!(tail.end(), model.len() as u64);
+            for start in [written, model.len().saturating_sub(700)] {
+                if let Some(bytes) = tail.open_bytes(Offset::ZERO, &(start as u64..model.len() as u64)) {
+                    prop_assert_eq!(bytes, &model[start..]);
+                }
+            }
             prop_assert_eq!(&file[..written], &model[..written]);
             prop_assert!(file[written..].iter().all(|byte| *byte == 0));
             for start in [0, written / 2, written.saturating_sub(5000)] {

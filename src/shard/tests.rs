@@ -635,7 +635,7 @@ fn request(directory: &Path, index: i32, segment_size_max: u64) -> OpenRequest {
         id: TopicPartition { topic: TopicId(Uuid::from_u128(1)), partition },
         topic_name: "t".into(),
         directory: directory.join(format!("t-{index}")),
-        config: log_config(segment_size_max),
+        config: log_config(segment_size_max).into(),
         has_others: true,
         leader_epoch: LeaderEpoch(0),
         point: None,

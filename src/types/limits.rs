@@ -85,8 +85,8 @@ pub const RECEIVE_RELIEF_PAUSE: Duration = Duration::from_millis(50);
 /// together, written together and dropped together.
 pub const TAIL_BUFFER_SIZE_MAX: usize = 1 << 20;
 
-/// Bytes of a partition's first tail buffer. They double up to [`TAIL_BUFFER_SIZE_MAX`] while the
-/// partition keeps filling them, so that ten thousand quiet partitions stay small.
+/// Bytes of a partition's first tail buffer. Those of the next go by what the last write to its segment had, up to
+/// [`TAIL_BUFFER_SIZE_MAX`], and double what is there beyond that, so that ten thousand quiet partitions stay small.
 pub const TAIL_BUFFER_SIZE_MIN: usize = 16 << 10;
 
 /// Requests of one connection that were read and not yet answered. Kafka clients have at most 5

@@ -5,8 +5,11 @@
 
 pub mod java_hash;
 pub mod limits;
+pub mod prefetch;
+pub mod short_queue;
 pub mod sorted;
 mod uuid_text;
+pub mod with_last;
 
 use std::fmt;
 

@@ -1,19 +1,19 @@
 //! Answers that wait for a flush.
 
 use crate::types::Offset;
-use std::collections::VecDeque;
+use crate::types::short_queue::ShortQueue;
 
 /// Answers that wait for a partition's durable end, in offset order.
 ///
 /// Lives: one per partition. Bounded by the requests in flight of its connections.
 #[derive(Debug)]
 pub struct ParkedAcks<T> {
-    parked: VecDeque<(Offset, T)>,
+    parked: ShortQueue<(Offset, T)>,
 }
 
 impl<T> Default for ParkedAcks<T> {
     fn default() -> Self {
-        ParkedAcks { parked: VecDeque::new() }
+        ParkedAcks { parked: ShortQueue::default() }
     }
 }
 
@@ -35,7 +35,7 @@ impl<T> ParkedAcks<T> {
 
     /// Every answer, for a log that went offline or away.
     pub fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
-        self.parked.drain(..).map(|(_, answer)| answer)
+        self.parked.drain().map(|(_, answer)| answer)
     }
 
     pub fn is_empty(&self) -> bool {

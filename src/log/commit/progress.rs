@@ -16,37 +16,43 @@ pub struct Mark {
     pub bytes: u64,
 }
 
+/// In this order in memory, whole cache lines: what an append and its tick look at is in the first two and a half.
 #[derive(Debug, Default)]
+#[repr(C, align(64))]
 pub struct Progress {
-    pub open: bool,
     pub appended: Mark,
     /// Handed to a tick or a segment write.
     pub sealed: Mark,
     pub durable: Mark,
     /// Under a completed flush, of the journal or the segment.
     pub flushed: Mark,
-    pub durability: Durability,
-    /// In the segment: handed to a write, written, under a flush, flushed.
+
+    /// Handed to a segment write.
     pub segment_sealed: Mark,
-    pub written: Mark,
-    pub flushing: Mark,
+    /// Flushed in the segment.
     pub stored: Mark,
-    /// In blocks of the journal, as bytes or by a record.
-    pub named: Named,
     /// Bytes up to which a segment write holds what no tick does.
     pub direct: u64,
     /// How much of it stands in `GroupCommit::waiting_bytes`.
     pub counted: u64,
+    /// Bytes up to which somebody waits until they are stored.
+    pub store_wanted: u64,
     /// Ticks in flight that hold some of it.
     pub ticks: u32,
+    pub open: bool,
     pub writing: bool,
     /// The write in flight is one of `GroupCommit::write_outs`.
     pub writing_out: bool,
-    /// Bytes up to which somebody waits until they are stored.
-    pub store_wanted: u64,
-    pub queued: Queued,
     /// Written, unflushed, and somebody waits for the flush.
     pub urgent: bool,
+
+    pub durability: Durability,
+    pub queued: Queued,
+    /// In blocks of the journal, as bytes or by a record.
+    pub named: Named,
+    /// In the segment: written, under a flush.
+    pub written: Mark,
+    pub flushing: Mark,
     /// Segments written since the last flush that covered them.
     pub dirty_segments: Vec<Offset>,
 }

@@ -267,6 +267,42 @@ fn what_many_partitions_keep_in_memory_is_written_out_in_time() {
     }
 }
 
+/// None of them ever gets much, so each goes once it has what fits into one write. What it gets after that stands
+/// behind the others when memory is short.
+#[test]
+fn what_very_many_partitions_share_is_written_out_in_single_writes() {
+    const MANY: usize = 16;
+    let limits = RingLimits { file_size: 8 << 20, file_count_max: 4 };
+    let ring = JournalRing::new(ShardId(0), limits, BlockSequence(1), FileEpoch(0));
+    let sizes = CommitSizes { direct: u64::MAX, ..CommitSizes::default() };
+    let mut commit = GroupCommit::with_sizes(Some(ring), 2 << 20, sizes);
+    let slots: Vec<Slot> = (0..MANY).map(|_| commit.open(Offset::ZERO)).collect();
+    let append = |commit: &mut GroupCommit, slot: Slot, end: u64, size: u64| {
+        commit.appended(slot, offset(end), size);
+        while let Some(file) = commit.next_journal_file() {
+            commit.journal_file_made(file, true);
+        }
+        let plan = commit.next_tick().unwrap();
+        let places = commit.begin_tick(&plan, &[0], &pack([size as usize].into_iter())).unwrap();
+        places.into_iter().for_each(|place| commit.block_written(place.header.sequence));
+        let flush = commit.next_journal_flush().unwrap();
+        commit.journal_flushed(&flush, &mut Vec::new());
+    };
+    slots.iter().for_each(|slot| append(&mut commit, *slot, 1, 49_000));
+    assert_eq!(commit.next_write(), None, "three eighths of the memory are not used");
+    append(&mut commit, slots[0], 2, 9_000);
+    let write = commit.next_write().unwrap();
+    assert_eq!(write, WritePlan { slot: slots[0], end: offset(2), size: 58_000 });
+    assert_eq!(commit.next_write(), None, "the others have less");
+    commit.wrote(&write, &[SEGMENT]);
+    append(&mut commit, slots[0], 3, 9_000);
+    assert_eq!(commit.next_write(), None);
+    commit.set_memory_short(true);
+    let rest = std::iter::from_fn(|| commit.next_write()).map(|plan| (plan.slot, plan.size));
+    let others = slots[1..].iter().map(|slot| (*slot, 49_000));
+    assert!(rest.eq(others.chain([(slots[0], 9_000)])), "oldest first");
+}
+
 #[test]
 fn write_outs_make_room_in_a_full_journal() {
     let mut model = Model::new();

@@ -223,10 +223,12 @@ impl JournalRing {
         (self.limits.file_size - MARK_SIZE).saturating_sub(self.position)
     }
 
-    /// Bytes in files that cannot be used now, of all that there can be.
-    pub fn used_share(&self) -> (u64, u64) {
-        let used = (self.used.len() as u64).saturating_sub(1) * self.limits.file_size + self.position;
-        (used, self.limits.file_size * self.limits.file_count_max as u64)
+    /// The last file is in use, or more than five eighths of all are.
+    pub fn is_short(&self) -> bool {
+        let file_size = self.limits.file_size;
+        let used = (self.used.len() as u64).saturating_sub(1) * file_size + self.position;
+        let size = file_size * self.limits.file_count_max as u64;
+        used > (size / 8 * 5).min(size - file_size)
     }
 
     /// The place of the next block; `pins` are the partitions whose bytes it holds. `None` when no

@@ -49,7 +49,7 @@ fn what_was_only_written_is_not_flushed() {
     log.durable(offset(2));
     assert!(log.is_flushed_below(offset(2)), "by the journal");
     let bounds = FlushBounds { records_max: 9, within: std::time::Duration::ZERO };
-    log.config.durability = Durability::Write(bounds);
+    Rc::make_mut(&mut log.config).durability = Durability::Write(bounds);
     assert!(!log.is_flushed_below(offset(1)));
     log.stored(offset(2));
     assert!(log.is_flushed_below(offset(2)));
@@ -99,9 +99,9 @@ fn a_segment_without_its_index_is_unknown_until_it_was_looked_through() {
 #[test]
 fn segments_roll_before_their_age_by_a_share_of_the_jitter() {
     let mut log = log(1 << 20);
-    log.config.segment_ms = 1_000;
+    Rc::make_mut(&mut log.config).segment_ms = 1_000;
     assert_eq!(log.roll_limits().segment_ms, 1_000);
-    log.config.segment_jitter_ms = 400;
+    Rc::make_mut(&mut log.config).segment_jitter_ms = 400;
     let mut ages: Vec<i64> = (0..50u64)
         .map(|base| {
             log.active.base_offset = offset(base);
@@ -112,7 +112,7 @@ fn segments_roll_before_their_age_by_a_share_of_the_jitter() {
     ages.sort();
     ages.dedup();
     assert!(ages.len() > 30, "segments differ");
-    log.config.segment_jitter_ms = i64::MAX;
+    Rc::make_mut(&mut log.config).segment_jitter_ms = i64::MAX;
     assert!((1..=1_000).contains(&log.roll_limits().segment_ms), "never more than segment.ms");
 }
 
@@ -365,10 +365,10 @@ fn mark(
 #[test]
 fn limits_of_the_topic_are_kept() {
     let mut log = log(1 << 20);
-    log.config.batch_size_max = 70;
+    Rc::make_mut(&mut log.config).batch_size_max = 70;
     assert!(matches!(append(&mut log, 1, None), Err(AppendRejected::BatchTooLarge { .. })));
-    log.config.batch_size_max = 1000;
-    log.config.timestamp_after_max_ms = 5;
+    Rc::make_mut(&mut log.config).batch_size_max = 1000;
+    Rc::make_mut(&mut log.config).timestamp_after_max_ms = 5;
     assert!(matches!(append(&mut log, 1, None), Err(AppendRejected::Timestamp { .. })));
 }
 

@@ -41,6 +41,9 @@ const ABORTABLE_FROM: i16 = 11;
 /// The first version that adds its partitions to the transaction.
 const ADDS_FROM: i16 = 12;
 
+/// For so many batches of a request at a time is asked what their appends will look at.
+const APPENDS_AHEAD: usize = 16;
+
 fn claim_kind(version: i16) -> ClaimKind {
     match version {
         ADDS_FROM.. => ClaimKind::Adds,
@@ -138,11 +141,14 @@ pub async fn handle(
         let batches = local.iter().map(|routed| (&routed.id, &body[routed.range.clone()]));
         refused = verify_all(shard, batches, claim.as_ref()).await;
     }
-    for (at, routed) in local.into_iter().enumerate() {
+    for (at, routed) in local.iter().enumerate() {
+        if at % APPENDS_AHEAD == 0 && local.len() > 1 {
+            shard.stores.prefetch_appends(local[at..].iter().take(APPENDS_AHEAD).map(|routed| &routed.id));
+        }
         match refused.get_mut(at).and_then(Option::take) {
             Some(refused) => target.acknowledged(routed.index, refused),
             None => {
-                let batch = &mut body[routed.range];
+                let batch = &mut body[routed.range.clone()];
                 append(shard, &target, routed.index, &routed.id, batch, claim.as_ref()).await;
             }
         }

@@ -80,7 +80,7 @@ impl Cleaner {
         let first_dirty = filter.clean_end().unwrap_or(dirty.cleanable.first_dirty);
         let segments = self.segments_below(dirty, first_dirty).await?;
         let limits = {
-            let config = dirty.replica.log.borrow().config;
+            let config = dirty.replica.log.borrow().config.clone();
             GroupLimits {
                 segment_size_max: config.segment_size_max,
                 index_size_max: config.index_size_max.into(),

@@ -198,7 +198,7 @@ fn a_log_that_finds_no_space_does_not_keep_the_others_waiting() {
         let mut replicas = Vec::new();
         for partition in 0..2 {
             let mut request = request(directory.path(), partition, 2_000);
-            request.config.cleanup = compacted();
+            Rc::make_mut(&mut request.config).cleanup = compacted();
             replicas.push(open(&store, request).await.unwrap());
         }
         fill(&store, &replicas[0], 80).await;
@@ -432,7 +432,7 @@ pub(super) fn found(bytes: &[u8]) -> Vec<Found> {
 
 async fn open_compacted(store: &Rc<Store>, directory: &Path, segment: u64) -> Rc<Replica> {
     let mut request = request(directory, 0, segment);
-    request.config.cleanup = compacted();
+    Rc::make_mut(&mut request.config).cleanup = compacted();
     open(store, request).await.unwrap()
 }
 

@@ -103,7 +103,7 @@ async fn rolled(
 ) -> (Rc<Store>, Rc<Replica>, Vec<Vec<u8>>) {
     let store = store(None, 8 << 20);
     let replica = open_partition(&store, directory.path(), 0, 3_000).await;
-    replica.log.borrow_mut().config.file_delete_delay = file_delete_delay;
+    Rc::make_mut(&mut replica.log.borrow_mut().config).file_delete_delay = file_delete_delay;
     let acks = Acks::new(None);
     let mut batches = Vec::new();
     for number in 0..20u8 {
@@ -243,7 +243,7 @@ fn log_starts_that_retention_moves_are_made_durable_together() {
         }
         has_room(&store).await;
         for replica in &replicas {
-            replica.log.borrow_mut().config.retention_bytes = Some(0);
+            Rc::make_mut(&mut replica.log.borrow_mut().config).retention_bytes = Some(0);
             for number in 0..10 {
                 append(&store, replica, &acks, &mut batch(1, None, &[number; 500])).await;
             }

@@ -60,14 +60,14 @@ fn bounds_and_changes_of_the_topic_hold_at_once() {
             append(&store, &replica, &acks, &mut batch(1, None, &[1; 700])).await;
             acks.all_arrived(&store).await;
             let config = LogConfig { durability, ..log_config(1 << 20) };
-            replica.configure(&store, config);
+            replica.configure(&store, Rc::new(config));
             let acks = Acks::new(recorder.clone());
             append(&store, &replica, &acks, &mut batch(1, None, &[2; 700])).await;
             acks.all_arrived(&store).await;
             let arrived = acks.arrived.borrow();
             let durable = durable_end(&events.borrow()[..arrived[0].events_before], &arrived[0].file);
             assert!(arrived[0].end <= durable, "{durability:?}");
-            replica.configure(&store, LogConfig { durability: write_within(long), ..config });
+            replica.configure(&store, Rc::new(LogConfig { durability: write_within(long), ..config }));
         }
     });
 }
@@ -98,7 +98,7 @@ fn a_crash_of_the_process_loses_nothing_that_was_written() {
 
 async fn open_with(store: &Rc<Store>, directory: &Path, durability: Durability) -> Rc<Replica> {
     let mut request = request(directory, 0, 1 << 20);
-    request.config.durability = durability;
+    Rc::make_mut(&mut request.config).durability = durability;
     open(store, request).await.unwrap()
 }
 

@@ -217,7 +217,7 @@ fn sequences_of_the_oldest_snapshot_survive_although_a_transaction_is_open() {
         std_write(&of_segment(SegmentFile::ProducerSnapshot), &producers.encode_snapshot());
         std_write(&of_segment(SegmentFile::Log), b"");
         for compact in [None, Some(limits())] {
-            request.config.cleanup.compact = compact;
+            Rc::make_mut(&mut request.config).cleanup.compact = compact;
             let store = store(None, 8 << 20);
             let found = producers_before(&store, &request, &[oldest], active, &mut LeaderEpochs::new())
                 .await

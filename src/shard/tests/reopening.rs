@@ -96,7 +96,7 @@ fn a_damaged_time_index_does_not_make_a_segment_old() {
             let replica = open_partition(&store, directory.path(), 0, 20_000).await;
             let believed = replica.log.borrow().closed()[0].max_timestamp;
             assert_eq!(believed == newest, found == &whole[last..], "{case}: it is what the file says");
-            replica.log.borrow_mut().config.retention_ms = Some(1_000);
+            Rc::make_mut(&mut replica.log.borrow_mut().config).retention_ms = Some(1_000);
             let due = replica.retention_plan(&store, now).await.delete;
             let due: Vec<Offset> = due.into_iter().map(|(segment, _)| segment).collect();
             assert_eq!(due, if is_due { vec![first] } else { vec![] }, "{case}");

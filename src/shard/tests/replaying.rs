@@ -48,7 +48,7 @@ fn compaction_that_was_killed_at_any_step_is_replayed() {
             let bases: Vec<Offset> =
                 replica.log.borrow().closed().iter().map(|closed| closed.base_offset).collect();
             copy(&old.path().join("t-0"), &new.path().join("t-0"));
-            replica.log.borrow_mut().config.segment_size_max = 1 << 20; // All of them become one.
+            Rc::make_mut(&mut replica.log.borrow_mut().config).segment_size_max = 1 << 20; // All of them become one.
             assert!(Cleaner::new(vec![store.clone()], SETTINGS).clean_dirtiest().await);
             assert_eq!(replica.log.borrow().closed().len(), 1);
             let after = found(&read_all(&store, &replica, 1 << 20).await);
@@ -293,7 +293,7 @@ async fn started(
 ) -> Rc<Replica> {
     let mut request = request(directory, 0, SEGMENT);
     request.point = point;
-    request.config.cleanup = cleanup;
+    Rc::make_mut(&mut request.config).cleanup = cleanup;
     open(store, request).await.unwrap()
 }
 

@@ -190,7 +190,7 @@ fn compaction_drops_what_was_aborted_and_nothing_that_was_committed() {
         let newest = {
             let store = store(None, 8 << 20);
             let mut request = request(directory.path(), 0, 2_500);
-            request.config.cleanup = compacted();
+            Rc::make_mut(&mut request.config).cleanup = compacted();
             let replica = open(&store, request).await.unwrap();
             let acks = Acks::new(None);
             fill(&store, &replica, &acks).await;
@@ -228,7 +228,7 @@ fn compaction_drops_what_was_aborted_and_nothing_that_was_committed() {
         };
         let store = store(None, 8 << 20);
         let mut request = request(directory.path(), 0, 2_500);
-        request.config.cleanup = compacted();
+        Rc::make_mut(&mut request.config).cleanup = compacted();
         let replica = open(&store, request).await.unwrap();
         assert_eq!(newest_committed(&store, &replica).await, newest, "after a start");
     });
