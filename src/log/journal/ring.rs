@@ -223,12 +223,10 @@ impl JournalRing {
         (self.limits.file_size - MARK_SIZE).saturating_sub(self.position)
     }
 
-    /// The last file is in use, or more than five eighths of all are.
+    /// More than half of it is in files that cannot be used now.
     pub fn is_short(&self) -> bool {
-        let file_size = self.limits.file_size;
-        let used = (self.used.len() as u64).saturating_sub(1) * file_size + self.position;
-        let size = file_size * self.limits.file_count_max as u64;
-        used > (size / 8 * 5).min(size - file_size)
+        let used = (self.used.len() as u64).saturating_sub(1) * self.limits.file_size + self.position;
+        used > self.limits.file_size * self.limits.file_count_max as u64 / 2
     }
 
     /// The place of the next block; `pins` are the partitions whose bytes it holds. `None` when no

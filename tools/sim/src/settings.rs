@@ -140,12 +140,11 @@ impl Settings {
             direct: BLOCK * dice.between(1, 8),
             write_gather: BLOCK * dice.between(2, 12),
             write_out: BLOCK * dice.between(2, 16),
-            write_out_min: 0,
+            write_out_min: BLOCK,
             write_out_flush: BLOCK * dice.between(4, 64),
             tick_max: block_max * dice.between(1, 3),
             block_max,
         };
-        let sizes = CommitSizes { write_out_min: sizes.write_out / 2, ..sizes };
         Settings {
             partitions: dice.between(2, 6) as usize,
             journal,
