@@ -97,6 +97,19 @@ fn the_log_is_cut_where_the_leader_says_and_stated_again() {
     assert_eq!(follower.high_watermark(), offset(6));
 }
 
+/// A leader that has heard of an earlier log start answers with a cut to the one that there is by now.
+#[test]
+fn who_is_cut_to_its_start_starts_over() {
+    let mut follower = follower();
+    step(&mut follower, Event::Connected);
+    let start = follower.statement(&LeaderEpochs::new()).log_start;
+    assert_eq!(align(&mut follower, AlignmentOutcome::CutTo(start)), [Effect::StartOver(start)]);
+    assert_eq!(step(&mut follower, Event::Cut), [Effect::State]);
+    let statement = follower.statement(&LeaderEpochs::new());
+    assert_eq!((statement.log_start, statement.log_end, statement.session), (start, start, 2));
+    assert_eq!(follower.high_watermark(), start);
+}
+
 #[test]
 fn high_watermark_lies_within_what_is_flushed() {
     let mut follower = following();
