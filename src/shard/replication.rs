@@ -43,7 +43,7 @@ use crate::shard::replication::uplink::{LeaderShard, Uplink};
 use crate::shard::step::Pace;
 use crate::shard::{Shard, groups};
 use crate::types::{NodeId, TopicPartition};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -65,10 +65,16 @@ pub struct ShardReplication {
     replicated: RefCell<BTreeSet<TopicPartition>>,
     /// What leaders want of the controller.
     proposals: Proposals,
+    /// Whose log is being cut: it is back soon, and follows.
+    cutting: Cell<Option<TopicPartition>>,
     pub throttle: ShardThrottle,
 }
 
 impl ShardReplication {
+    pub fn is_cutting(&self, id: &TopicPartition) -> bool {
+        self.cutting.get().as_ref() == Some(id)
+    }
+
     /// Those that have others.
     pub fn each_replica(&self, shard: &Shard, look: impl Fn(&Rc<Replica>)) {
         let replicated: Vec<TopicPartition> = self.replicated.borrow().iter().copied().collect();

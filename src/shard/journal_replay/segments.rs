@@ -170,7 +170,8 @@ impl<'a> Segments<'a> {
 /// go first, and the newest segment before those below it: an interrupted one is seen by its log file. Each is gone for
 /// good before what lies below it goes: without a journal nothing would tell of the gap that one which came back leaves.
 /// Where no segment is left, as of a log that begins anew before it, the oldest one becomes it, empty; where there is none,
-/// it is made.
+/// it is made. A log of which nothing is left forgets its producers as well: a transaction that is open in a snapshot would
+/// never end in it.
 pub fn truncate(directory: &Path, place: Place) -> io::Result<()> {
     let mut names: Vec<(Offset, SegmentFile)> = Vec::new();
     let mut is_first = true;
@@ -187,13 +188,15 @@ pub fn truncate(directory: &Path, place: Place) -> io::Result<()> {
     let is_there = names.contains(&(place.segment, SegmentFile::Log));
     let logs = names.iter().filter(|(_, file)| *file == SegmentFile::Log);
     let kept = logs.map(|(base, _)| *base).min().filter(|_| is_first && !is_there);
+    let keeps_snapshot = !is_first || place.file_position > 0;
     names.sort_by_key(|(base, file)| (*base, *file != SegmentFile::Log));
     for (base, file) in names.into_iter().rev() {
         let is_log = file == SegmentFile::Log;
         if is_log && kept == Some(base) {
             continue;
         }
-        if base > place.segment || !is_log && file != SegmentFile::ProducerSnapshot {
+        let is_snapshot = file == SegmentFile::ProducerSnapshot;
+        if base > place.segment || !(is_log || is_snapshot && keeps_snapshot) {
             remove_if_present(&directory.join(file.name(base)))?;
             if is_log {
                 sync_directory(directory)?;
@@ -313,8 +316,9 @@ mod tests {
             if let Some(left) = left {
                 File::create(directory.path().join(left)).unwrap();
             }
+            File::create(directory.path().join("00000000000000000010.snapshot")).unwrap();
             truncate(directory.path(), place).unwrap();
-            assert_eq!(names(directory.path()), ["00000000000000000010.log"]);
+            assert_eq!(names(directory.path()), ["00000000000000000010.log"], "nor has it producers");
             std::fs::remove_file(directory.path().join("00000000000000000010.log")).unwrap();
         }
     }

@@ -58,6 +58,14 @@ struct Rest {
 }
 
 impl Rest {
+    /// Of a log whose first segment is there, and that begins anew.
+    fn nothing(first: Offset, at: Offset) -> Rest {
+        // Whatever comes in between, no log is left that ends beyond what the journal says.
+        let place = Place { segment: first.min(at), file_position: 0 };
+        let opened = PartitionPoint { log_start: at, flushed_end: at, segment_base: at, file_position: 0 };
+        Rest { place, end: place.segment, opened, epochs: LeaderEpochs::new(), starts_over: true }
+    }
+
     /// What there is until the files are cut, whatever comes in between: a log that begins anew further on has less
     /// until then.
     fn left(&self) -> PartitionPoint {
@@ -92,7 +100,10 @@ pub async fn cut(shard: Rc<Shard>, replica: Rc<Replica>, epoch: LeaderEpoch, cut
         }
     };
     tracing::info!(directory, ?cut, log_end = %replica.log.borrow().log_end(), "a follower's log is cut");
-    match carry_out(&shard, &store, &replica, &rest).await {
+    shard.replication.cutting.set(Some(replica.id));
+    let cut = carry_out(&shard, &store, &replica, &rest).await;
+    shard.replication.cutting.set(None);
+    match cut {
         Ok(()) => {}
         // The next start finds what is to be cut in the journal.
         Err(error) if is_full_disk(&error) => {
@@ -114,29 +125,26 @@ async fn find(store: &Rc<Store>, replica: &Rc<Replica>, cut: Cut) -> Result<Opti
     };
     match cut {
         Cut::To(end) if end >= log_end => Ok(None),
+        Cut::To(end) if end <= log_start => Ok(Some(Rest::nothing(first, end))),
         Cut::To(end) => {
             let found = replica.place_of(&Reading::own(store), end).await;
             // A batch that reaches across goes as a whole.
             let (place, base) = found.map_err(|error| error.to_string())?;
             let end = end.min(base);
+            if end <= log_start {
+                return Ok(Some(Rest::nothing(first, end)));
+            }
             let mut epochs = replica.log.borrow().epochs().clone();
             epochs.truncate_from_end(end);
             let opened = PartitionPoint {
-                log_start: log_start.min(end),
+                log_start,
                 flushed_end: end,
                 segment_base: place.segment,
                 file_position: place.file_position,
             };
             Ok(Some(Rest { place, end, opened, epochs, starts_over: false }))
         }
-        Cut::StartOver(at) => {
-            // Whatever comes in between, no log is left that ends beyond what the journal says.
-            let place = Place { segment: first.min(at), file_position: 0 };
-            let opened =
-                PartitionPoint { log_start: at, flushed_end: at, segment_base: at, file_position: 0 };
-            let (end, epochs) = (place.segment, LeaderEpochs::new());
-            Ok(Some(Rest { place, end, opened, epochs, starts_over: true }))
-        }
+        Cut::StartOver(at) => Ok(Some(Rest::nothing(first, at))),
     }
 }
 

@@ -41,6 +41,15 @@ pub(super) fn store_of(shard: ShardId, directory: &Path, is_journalled: bool) ->
 
 /// A replica with some batches under epoch 0, of which another node's is the leader from epoch 1 on.
 async fn following(directory: &Path, is_journalled: bool) -> (Rc<Shard>, Rc<Replica>, Vec<u8>) {
+    following_with(directory, is_journalled, 1).await
+}
+
+/// The same with so many records in each batch.
+async fn following_with(
+    directory: &Path,
+    is_journalled: bool,
+    records: u32,
+) -> (Rc<Shard>, Rc<Replica>, Vec<u8>) {
     claimed(directory);
     let store = store_in(directory, is_journalled);
     let replica = open_partition(&store, directory, 0, SEGMENT).await;
@@ -49,7 +58,8 @@ async fn following(directory: &Path, is_journalled: bool) -> (Rc<Shard>, Rc<Repl
     }
     let acks = Acks::new(None);
     for number in 0..BATCHES {
-        append(&store, &replica, &acks, &mut batch(1, Some(number as i32), &[number as u8; 900])).await;
+        let sequence = number as i32 * records as i32;
+        append(&store, &replica, &acks, &mut batch(records, Some(sequence), &[number as u8; 900])).await;
     }
     acks.all_arrived(&store).await;
     let bytes = read_all(&store, &replica, 1 << 20).await;
@@ -196,6 +206,57 @@ fn a_log_begins_anew_where_its_leaders_does() {
             assert!(read_from(&store, &killed, at).await == expected);
         });
     }
+}
+
+/// What is left of it was deleted before: of that, maybe of a later epoch than what comes now, nothing may stay in front.
+/// A batch that reaches across the end goes as a whole.
+#[test]
+fn a_log_that_is_cut_to_its_start_or_before_begins_anew() {
+    for (is_journalled, log_start, to, end) in
+        [(true, 12, 12, 12), (true, 13, 14, 12), (true, 14, 5, 5), (false, 13, 14, 12)]
+    {
+        on_executor(async move {
+            let directory = directory();
+            let (shard, before, _) = following_with(directory.path(), is_journalled, 3).await;
+            before.log.borrow_mut().advance_log_start(offset(log_start));
+            cut(shard.clone(), before.clone(), LeaderEpoch(1), Cut::To(offset(to))).await;
+            let replica = shard.stores.find(&before.id).expect("it is open again");
+            let ends = |replica: &Replica| {
+                let log = replica.log.borrow();
+                (log.log_start().get(), log.log_end().get(), log.active().size)
+            };
+            assert_eq!(ends(&replica), (end, end, 0), "{log_start} {to}");
+            assert_eq!(epochs_of(&replica), []);
+            assert_eq!(replica.log.borrow().producers.last_record(ProducerId(1)), None);
+            let expected = append_new(&shard, &replica, end).await;
+            let store = shard.stores.of(&replica).clone();
+            assert!(read_from(&store, &replica, end).await == expected);
+            let (store, killed, _left) = after_a_kill(directory.path()).await;
+            assert!(read_from(&store, &killed, end).await == expected);
+            assert_eq!(epochs_of(&killed), [(1, end)]);
+        });
+    }
+}
+
+/// Whoever still takes it for the leader looks for another one: its disk is in order.
+#[test]
+fn a_log_that_is_being_cut_is_led_by_others() {
+    on_executor(async {
+        let directory = directory();
+        let (shard, replica, _) = following(directory.path(), true).await;
+        assert_eq!(shard.absence(&partition_id(9, 0)), ErrorCode::UnknownTopicOrPartition);
+        let cutting = shard.spawn(cut(shard.clone(), replica.clone(), LeaderEpoch(1), Cut::To(offset(5))));
+        let mut looks = 0;
+        while shard.stores.find(&replica.id).is_none_or(|found| Rc::ptr_eq(&found, &replica)) {
+            if shard.stores.find(&replica.id).is_none() {
+                assert_eq!(shard.absence(&replica.id), ErrorCode::NotLeaderOrFollower);
+                looks += 1;
+            }
+            glommio::timer::sleep(std::time::Duration::from_micros(100)).await;
+        }
+        cutting.await;
+        assert!(looks > 0);
+    });
 }
 
 /// A crash in between: the log is as it was, or cut, and a cut that is made again ends the same.

@@ -33,7 +33,7 @@
 use crate::disk::{Disk, DiskError};
 use crate::metadata::{Metadata, TopicKind};
 use crate::remains::Journals;
-use crate::shell::cutting::{Cut, CutFailed};
+use crate::shell::cutting::CutFailed;
 use crate::shell::open::OpenFailed;
 use crate::shell::reading::{Committed, ReadFailed};
 use crate::shell::replica::Replica;
@@ -615,10 +615,10 @@ impl Model {
     }
 
     /// A log is about to be cut: it ends and begins there then, or is as it was, or begins where files did.
-    pub fn cutting(&mut self, id: &TopicPartition, cut: Cut, begins: Offset, ends: Offset) {
+    pub fn cutting(&mut self, id: &TopicPartition, starts_over: bool, begins: Offset, ends: Offset) {
         let Some(partition) = self.partitions.get_mut(id) else { return };
         let (begins, ends) = (begins.get(), ends.get());
-        partition.starts_over = matches!(cut, Cut::StartOver(_));
+        partition.starts_over = starts_over;
         partition.high_watermark = partition.high_watermark.min(ends);
         partition.stored = partition.stored.min(ends);
         partition.log_start = partition.log_start.min(begins);

@@ -55,6 +55,14 @@ struct Rest {
 }
 
 impl Rest {
+    /// Of a log whose first segment is there, and that begins anew.
+    fn nothing(first: Offset, at: Offset) -> Rest {
+        // Whatever comes in between, no log is left that ends beyond what the journal says.
+        let place = Place { segment: first.min(at), file_position: 0 };
+        let opened = PartitionPoint { log_start: at, flushed_end: at, segment_base: at, file_position: 0 };
+        Rest { place, end: place.segment, opened, epochs: LeaderEpochs::new(), starts_over: true }
+    }
+
     /// What there is until the files are cut, whatever comes in between: a log that begins anew further on has less
     /// until then.
     fn left(&self) -> PartitionPoint {
@@ -80,7 +88,7 @@ pub async fn cut(shell: &Rc<Shell>, replica: &Rc<Replica>, cut: Cut) -> Result<(
     });
     shell.world.note(format_args!("{} is cut: {cut:?}, {:?}", replica.name, rest.opened));
     let (begins, ends) = (rest.opened.log_start.min(rest.end), rest.opened.flushed_end.min(rest.end));
-    shell.model.borrow_mut().cutting(&replica.id, cut, begins, ends);
+    shell.model.borrow_mut().cutting(&replica.id, rest.starts_over, begins, ends);
     match carry_out(shell, replica, &rest).await {
         Ok(opened) => opened,
         // The next start finds what is to be cut in the journal.
@@ -104,28 +112,25 @@ async fn find(shell: &Shell, replica: &Replica, cut: Cut) -> Result<Option<Rest>
     };
     match cut {
         Cut::To(end) if end >= log_end => Ok(None),
+        Cut::To(end) if end <= log_start => Ok(Some(Rest::nothing(first, end))),
         Cut::To(end) => {
             // A batch that reaches across goes as a whole.
             let (place, base) = replica.place_of(shell, end).await?;
             let end = end.min(base);
+            if end <= log_start {
+                return Ok(Some(Rest::nothing(first, end)));
+            }
             let mut epochs = replica.log.borrow().epochs().clone();
             epochs.truncate_from_end(end);
             let opened = PartitionPoint {
-                log_start: log_start.min(end),
+                log_start,
                 flushed_end: end,
                 segment_base: place.segment,
                 file_position: place.file_position,
             };
             Ok(Some(Rest { place, end, opened, epochs, starts_over: false }))
         }
-        Cut::StartOver(at) => {
-            // Whatever comes in between, no log is left that ends beyond what the journal says.
-            let place = Place { segment: first.min(at), file_position: 0 };
-            let opened =
-                PartitionPoint { log_start: at, flushed_end: at, segment_base: at, file_position: 0 };
-            let (end, epochs) = (place.segment, LeaderEpochs::new());
-            Ok(Some(Rest { place, end, opened, epochs, starts_over: true }))
-        }
+        Cut::StartOver(at) => Ok(Some(Rest::nothing(first, at))),
     }
 }
 
@@ -213,7 +218,8 @@ async fn cut_files(disk: &Rc<Disk>, directory: &str, rest: &Rest) -> DiskResult<
 /// go first, and the newest segment before those below it: an interrupted one is seen by its log file. Each is gone for
 /// good before what lies below it goes: without a journal nothing would tell of the gap that one which came back leaves.
 /// Where no segment is left, as of a log that begins anew before it, the oldest one becomes it, empty; where there is none,
-/// it is made.
+/// it is made. A log of which nothing is left forgets its producers as well: a transaction that is open in a snapshot would
+/// never end in it.
 pub async fn truncate(disk: &Rc<Disk>, directory: &str, place: Place) -> DiskResult<()> {
     let mut names: Vec<(Offset, SegmentFile)> = Vec::new();
     let mut is_first = true;
@@ -229,13 +235,15 @@ pub async fn truncate(disk: &Rc<Disk>, directory: &str, place: Place) -> DiskRes
     let is_there = names.contains(&(place.segment, SegmentFile::Log));
     let logs = names.iter().filter(|(_, file)| *file == SegmentFile::Log);
     let kept = logs.map(|(base, _)| *base).min().filter(|_| is_first && !is_there);
+    let keeps_snapshot = !is_first || place.file_position > 0;
     names.sort_by_key(|(base, file)| (*base, *file != SegmentFile::Log));
     for (base, file) in names.into_iter().rev() {
         let is_log = file == SegmentFile::Log;
         if is_log && kept == Some(base) {
             continue;
         }
-        if base > place.segment || !is_log && file != SegmentFile::ProducerSnapshot {
+        let is_snapshot = file == SegmentFile::ProducerSnapshot;
+        if base > place.segment || !(is_log || is_snapshot && keeps_snapshot) {
             disk.remove_if_present(&format!("{directory}/{}", file.name(base))).await?;
             if is_log {
                 disk.sync_directory(directory).await?;
