@@ -223,10 +223,11 @@ impl JournalRing {
         (self.limits.file_size - MARK_SIZE).saturating_sub(self.position)
     }
 
-    /// More than half of it is in files that cannot be used now.
+    /// More than five eighths of it is in files that cannot be used now, and at least a file is left.
     pub fn is_short(&self) -> bool {
         let used = (self.used.len() as u64).saturating_sub(1) * self.limits.file_size + self.position;
-        used > self.limits.file_size * self.limits.file_count_max as u64 / 2
+        let size = self.limits.file_size * self.limits.file_count_max as u64;
+        used > (size / 8 * 5).min(size - self.limits.file_size)
     }
 
     /// The place of the next block; `pins` are the partitions whose bytes it holds. `None` when no
