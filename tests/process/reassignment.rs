@@ -54,8 +54,9 @@ pub fn create(node: &Broker, partitions: &[&[i32]]) {
         let ids = nodes.iter().copied().map(BrokerId).collect();
         CreatableReplicaAssignment::default().with_partition_index(index).with_broker_ids(ids)
     });
-    // Small segments, which are gone soon.
-    let configs = [("segment.bytes", "1048576"), ("file.delete.delay.ms", "100")].map(|(name, value)| {
+    // Small segments, which are gone soon, and records of 1970, which stay.
+    let configs = [("segment.bytes", "1048576"), ("file.delete.delay.ms", "100"), ("retention.ms", "-1")];
+    let configs = configs.map(|(name, value)| {
         let config = CreatableTopicConfig::default().with_name(StrBytes::from_static_str(name));
         config.with_value(Some(StrBytes::from_static_str(value)))
     });
@@ -201,7 +202,7 @@ pub fn produce(ports: &[u16], of: i32, batch: &Batch) -> i64 {
                 | ResponseError::NotEnoughReplicasAfterAppend
                 | ResponseError::RequestTimedOut,
             ) => None,
-            Some(error) => panic!("{error:?}"),
+            Some(error) => panic!("partition {of} on port {port}: {error:?}"),
         }
     })
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use odradek_test_harness::{Batch, Broker, Client, binary, wait_for};
+use odradek_test_harness::{Batch, BatchProducer, Broker, Client, binary, wait_for};
 use serde_json::Value;
 
 use crate::administration::{BROKER, get, set};
@@ -64,9 +64,12 @@ const BATCH_SIZE: usize = 100_000;
 pub fn fill(nodes: &[Broker], of: i32, count: usize) -> BTreeMap<i64, String> {
     let ports: Vec<u16> = nodes.iter().map(Broker::port).collect();
     let large = "x".repeat(BATCH_SIZE);
+    // What is sent again is there once.
+    let producer = Client::connect(&nodes[0]).init_producer();
     let each = (0..count).map(|number| {
         let value = format!("{number} {large}");
-        (produce(&ports, of, &Batch::of(&[&value], 1)), value)
+        let batch = Batch::of(&[&value], 1).by(BatchProducer { sequence: number as i32, ..producer });
+        (produce(&ports, of, &batch), value)
     });
     each.collect()
 }

@@ -156,11 +156,11 @@ impl Client {
     ) -> T {
         wait_for(what, || match ask(self) {
             Ok(answer) => Some(answer),
-            Err(ResponseError::UnknownTopicOrPartition | ResponseError::NotLeaderOrFollower)
-                if self.has_others =>
-            {
-                None
-            }
+            Err(
+                ResponseError::UnknownTopicOrPartition
+                | ResponseError::NotLeaderOrFollower
+                | ResponseError::OffsetNotAvailable,
+            ) if self.has_others => None,
             Err(error) => panic!("{what}: {error:?}"),
         })
     }
