@@ -56,7 +56,7 @@ pub struct Replayed {
     /// Partitions whose committed bytes are damaged: they stay offline.
     pub corrupt: BTreeSet<TopicPartition>,
     /// Partitions that may lack their end: a whole block lies beyond a gap, which is an interrupted write of several, or
-    /// damage (DESIGN 5).
+    /// damage (DESIGN 5); or a log was about to begin anew.
     pub doubtful: BTreeSet<TopicPartition>,
     /// Journals that their shards go on with.
     pub heads: BTreeMap<ShardId, JournalHead>,
@@ -413,6 +413,8 @@ fn judge(
     );
     replayed.take(&redoing);
     if segments.is_some() {
+        let is_here = |id: &TopicPartition| start.image.partition(*id).is_some() && !start.has_gone(*id);
+        replayed.doubtful.extend(redoing.may_lack_their_end().filter(is_here));
         replayed.take_redone(&redoing);
         replayed.settled.take_flushed(&flushed_ends);
     }

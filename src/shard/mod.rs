@@ -261,7 +261,7 @@ impl Shard {
     pub fn absence(&self, id: &TopicPartition) -> ErrorCode {
         match self.image.borrow().partition(*id) {
             _ if self.is_handed_over(id) => ErrorCode::NotLeaderOrFollower,
-            // Another core may not have heard yet that others lead it; nor is it for want of a disk that it is away.
+            // Another core may not have heard yet that this one follows; it is not for want of a disk that it is away.
             _ if self.replication.is_cutting(id) => ErrorCode::NotLeaderOrFollower,
             _ if self.unavailable.borrow().contains_key(id) => ErrorCode::KafkaStorageError,
             // Others have it; by now, where a request was on its way here.

@@ -203,6 +203,14 @@ impl Redoing {
     pub fn truncated(&self) -> &BTreeMap<TopicPartition, Reached> {
         &self.truncated
     }
+
+    /// Those of them that end where a segment begins. One that was to begin anew further on has less until it has
+    /// followed again than others count on.
+    pub fn may_lack_their_end(&self) -> impl Iterator<Item = TopicPartition> + '_ {
+        let ends_with_segment = |reached: &Reached| reached.place.file_position == 0;
+        let found = self.truncated.iter().filter(move |(_, reached)| ends_with_segment(reached));
+        found.map(|(partition, _)| *partition)
+    }
 }
 
 /// A block that is whole but for some bytes, and was never flushed.

@@ -223,7 +223,7 @@ impl JournalRing {
         (self.limits.file_size - MARK_SIZE).saturating_sub(self.position)
     }
 
-    /// More than five eighths of it is in files that cannot be used now, and at least a file is left.
+    /// More than five eighths of it is in files that cannot be used now, or no more than a file is left.
     pub fn is_short(&self) -> bool {
         let used = (self.used.len() as u64).saturating_sub(1) * self.limits.file_size + self.position;
         let size = self.limits.file_size * self.limits.file_count_max as u64;

@@ -188,15 +188,13 @@ pub fn truncate(directory: &Path, place: Place) -> io::Result<()> {
     let is_there = names.contains(&(place.segment, SegmentFile::Log));
     let logs = names.iter().filter(|(_, file)| *file == SegmentFile::Log);
     let kept = logs.map(|(base, _)| *base).min().filter(|_| is_first && !is_there);
-    let keeps_snapshot = !is_first || place.file_position > 0;
     names.sort_by_key(|(base, file)| (*base, *file != SegmentFile::Log));
     for (base, file) in names.into_iter().rev() {
         let is_log = file == SegmentFile::Log;
         if is_log && kept == Some(base) {
             continue;
         }
-        let is_snapshot = file == SegmentFile::ProducerSnapshot;
-        if base > place.segment || !(is_log || is_snapshot && keeps_snapshot) {
+        if base > place.segment || !is_log && file != SegmentFile::ProducerSnapshot {
             remove_if_present(&directory.join(file.name(base)))?;
             if is_log {
                 sync_directory(directory)?;
@@ -216,6 +214,9 @@ pub fn truncate(directory: &Path, place: Place) -> io::Result<()> {
         file.set_len(file.metadata()?.len().min(place.file_position))?;
     } else if is_first {
         OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+    }
+    if is_first && place.file_position == 0 {
+        remove_if_present(&directory.join(SegmentFile::ProducerSnapshot.name(place.segment)))?;
     }
     Ok(())
 }
@@ -320,6 +321,24 @@ mod tests {
             truncate(directory.path(), place).unwrap();
             assert_eq!(names(directory.path()), ["00000000000000000010.log"], "nor has it producers");
             std::fs::remove_file(directory.path().join("00000000000000000010.log")).unwrap();
+        }
+    }
+
+    /// Of what is left the producers stay, of nothing none.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test makes files")]
+    fn producers_go_with_the_last_batch() {
+        for (file_position, below, stays) in
+            [(0, false, false), (0, true, true), (5, false, true), (5, true, true)]
+        {
+            let directory = tempfile::tempdir().unwrap();
+            fill(directory.path());
+            if !below {
+                std::fs::remove_file(directory.path().join("00000000000000000000.log")).unwrap();
+            }
+            truncate(directory.path(), Place { segment: Offset::new(10).unwrap(), file_position }).unwrap();
+            let found = names(directory.path()).contains(&"00000000000000000010.snapshot".to_owned());
+            assert_eq!(found, stays, "{file_position} {below}");
         }
     }
 

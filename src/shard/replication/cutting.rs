@@ -131,6 +131,7 @@ async fn find(store: &Rc<Store>, replica: &Rc<Replica>, cut: Cut) -> Result<Opti
             // A batch that reaches across goes as a whole.
             let (place, base) = found.map_err(|error| error.to_string())?;
             let end = end.min(base);
+            let log_start = replica.log.borrow().log_start(); // By now.
             if end <= log_start {
                 return Ok(Some(Rest::nothing(first, end)));
             }
@@ -215,9 +216,7 @@ fn cut_files(directory: &Path, rest: &Rest) -> io::Result<()> {
     truncate(directory, place)?;
     if rest.starts_over {
         // Nobody has written anything before.
-        for base in [place.segment, begins] {
-            remove_if_present(&directory.join(SegmentFile::ProducerSnapshot.name(base)))?;
-        }
+        remove_if_present(&directory.join(SegmentFile::ProducerSnapshot.name(begins)))?;
     }
     if begins != place.segment {
         // It says where the log begins, also where nothing comes behind. The directory is never without one, nor has two.

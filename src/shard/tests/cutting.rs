@@ -7,7 +7,9 @@ use crate::cluster::record::{PartitionState, Record};
 use crate::codec::record_batch::assign_offset;
 use crate::log::checkpoint::Checkpoint;
 use crate::log::data_dir::checkpoint_name;
+use crate::log::journal::block::{Change, Entry};
 use crate::log::journal::ring::RingLimits;
+use crate::log::partition::Place;
 use crate::shard::Shard;
 use crate::shard::conn::tests::shard_of;
 use crate::shard::journal::Journal;
@@ -15,6 +17,7 @@ use crate::shard::journal_replay::replay;
 use crate::shard::replication::cutting::{Cut, cut};
 use crate::shard::replication::role::Role;
 use crate::shard::replication::take_role;
+use crate::shard::store::changes::Logged;
 use crate::shard::stores::Stores;
 use crate::types::{NodeId, PartitionEpoch, ShardId};
 use std::collections::BTreeSet;
@@ -135,6 +138,12 @@ pub(super) fn copy(from: &Path, to: &Path) {
 
 /// As a start finds the directory after a kill now.
 async fn after_a_kill(directory: &Path) -> (Rc<Store>, Rc<Replica>, tempfile::TempDir) {
+    let (store, replica, left, _) = doubted_after_a_kill(directory).await;
+    (store, replica, left)
+}
+
+/// The same, and whether the start says that the log may lack its end.
+async fn doubted_after_a_kill(directory: &Path) -> (Rc<Store>, Rc<Replica>, tempfile::TempDir, bool) {
     let left = super::directory();
     copy(directory, left.path());
     let image = claimed(left.path());
@@ -148,8 +157,9 @@ async fn after_a_kill(directory: &Path) -> (Rc<Store>, Rc<Replica>, tempfile::Te
     let store = store_in(left.path(), false);
     let wanted = OpenRequest { leader_epoch: LeaderEpoch(1), ..request(left.path(), 0, SEGMENT) };
     let (point, journal_end) = (points.get(&wanted.id).copied(), replayed.ends.get(&wanted.id).copied());
+    let is_doubtful = replayed.doubtful.contains(&wanted.id);
     let replica = open(&store, OpenRequest { point, journal_end, ..wanted }).await.unwrap();
-    (store, replica, left)
+    (store, replica, left, is_doubtful)
 }
 
 #[test]
@@ -236,6 +246,47 @@ fn a_log_that_is_cut_to_its_start_or_before_begins_anew() {
             assert_eq!(epochs_of(&killed), [(1, end)]);
         });
     }
+}
+
+/// A crash in between: it is whole, or begins anew, or has nothing and says so: others count on what lies before.
+#[test]
+fn a_crash_while_a_log_begins_anew_leaves_none_that_is_taken_for_whole() {
+    on_executor(async {
+        let directory = directory();
+        let (shard, replica, _) = following(directory.path(), true).await;
+        let cutting =
+            shard.spawn(cut(shard.clone(), replica.clone(), LeaderEpoch(1), Cut::StartOver(offset(50))));
+        let mut seen = BTreeSet::new();
+        while shard.stores.find(&replica.id).is_none_or(|found| Rc::ptr_eq(&found, &replica)) {
+            let (_, killed, _left, is_doubtful) = doubted_after_a_kill(directory.path()).await;
+            let log = killed.log.borrow();
+            seen.insert((log.log_start().get(), log.log_end().get(), is_doubtful));
+        }
+        cutting.await;
+        assert!(
+            seen.iter().all(|it| [(0, BATCHES, false), (0, 0, true), (50, 50, false)].contains(it)),
+            "{seen:?}"
+        );
+        let (_, killed, _left, is_doubtful) = doubted_after_a_kill(directory.path()).await;
+        assert_eq!((killed.log.borrow().log_start(), is_doubtful), (offset(50), false));
+    });
+}
+
+/// The same where nothing but the journal says so yet.
+#[test]
+fn a_log_that_was_about_to_begin_anew_may_lack_its_end() {
+    on_executor(async {
+        let directory = directory();
+        let (shard, replica, _) = following(directory.path(), true).await;
+        let store = shard.stores.of(&replica).clone();
+        store.write_out(replica.slot).await;
+        let place = Place { segment: Offset::ZERO, file_position: 0 };
+        let change = Change::Cutting { place, end: Offset::ZERO, epoch: LeaderEpoch(1) };
+        let logged = store.log_changes(vec![Entry { partition: replica.id, change }]).await;
+        assert_eq!(logged, Logged::Flushed);
+        let (_, killed, _left, is_doubtful) = doubted_after_a_kill(directory.path()).await;
+        assert_eq!((killed.log.borrow().log_end(), is_doubtful), (Offset::ZERO, true));
+    });
 }
 
 /// Whoever still takes it for the leader looks for another one: its disk is in order.

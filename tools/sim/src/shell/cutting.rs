@@ -117,6 +117,7 @@ async fn find(shell: &Shell, replica: &Replica, cut: Cut) -> Result<Option<Rest>
             // A batch that reaches across goes as a whole.
             let (place, base) = replica.place_of(shell, end).await?;
             let end = end.min(base);
+            let log_start = replica.log.borrow().log_start(); // By now.
             if end <= log_start {
                 return Ok(Some(Rest::nothing(first, end)));
             }
@@ -197,10 +198,8 @@ async fn cut_files(disk: &Rc<Disk>, directory: &str, rest: &Rest) -> DiskResult<
     truncate(disk, directory, place).await?;
     if rest.starts_over {
         // Nobody has written anything before.
-        for base in [place.segment, begins] {
-            let snapshot = SegmentFile::ProducerSnapshot.name(base);
-            disk.remove_if_present(&format!("{directory}/{snapshot}")).await?;
-        }
+        let snapshot = SegmentFile::ProducerSnapshot.name(begins);
+        disk.remove_if_present(&format!("{directory}/{snapshot}")).await?;
     }
     if begins != place.segment {
         // It says where the log begins, also where nothing comes behind. The directory is never without one, nor has two.
@@ -235,15 +234,13 @@ pub async fn truncate(disk: &Rc<Disk>, directory: &str, place: Place) -> DiskRes
     let is_there = names.contains(&(place.segment, SegmentFile::Log));
     let logs = names.iter().filter(|(_, file)| *file == SegmentFile::Log);
     let kept = logs.map(|(base, _)| *base).min().filter(|_| is_first && !is_there);
-    let keeps_snapshot = !is_first || place.file_position > 0;
     names.sort_by_key(|(base, file)| (*base, *file != SegmentFile::Log));
     for (base, file) in names.into_iter().rev() {
         let is_log = file == SegmentFile::Log;
         if is_log && kept == Some(base) {
             continue;
         }
-        let is_snapshot = file == SegmentFile::ProducerSnapshot;
-        if base > place.segment || !(is_log || is_snapshot && keeps_snapshot) {
+        if base > place.segment || !is_log && file != SegmentFile::ProducerSnapshot {
             disk.remove_if_present(&format!("{directory}/{}", file.name(base))).await?;
             if is_log {
                 disk.sync_directory(directory).await?;
@@ -262,6 +259,10 @@ pub async fn truncate(disk: &Rc<Disk>, directory: &str, place: Place) -> DiskRes
         file.truncate(file.size().min(place.file_position)).await?;
     } else if is_first {
         disk.open(&path, true).await?;
+    }
+    if is_first && place.file_position == 0 {
+        let snapshot = SegmentFile::ProducerSnapshot.name(place.segment);
+        disk.remove_if_present(&format!("{directory}/{snapshot}")).await?;
     }
     Ok(())
 }

@@ -316,6 +316,8 @@ async fn judge(
             segments.redo(redo, &mut replayed.corrupt).await?;
         }
     }
+    let is_here = |id: &TopicPartition| shell.metadata.borrow().partitions.contains_key(id);
+    shell.doubtful.borrow_mut().extend(redoing.may_lack_their_end().filter(is_here));
     replayed.take(&redoing);
     if !redoing.corrupt().is_empty() {
         world.note(format_args!("{directory}: damaged bytes of {} partitions", redoing.corrupt().len()));

@@ -245,7 +245,12 @@ impl Scene {
             }
             None if is_one_that_left && !ended_clean => self.world.count("engine: a removal was interrupted"),
             None if is_interrupted && !ended_clean => {
-                self.world.count("engine: starting over was interrupted")
+                self.world.count("engine: starting over was interrupted");
+                // It has less than where it was to begin, which others count on.
+                if !is_doubtful {
+                    let what = format_args!("node {id} partition {partition} was to begin anew, {end}");
+                    self.world.finding(check::TOLD, what);
+                }
             }
             None if is_blamed && expected.is_beginning(found) => {
                 self.world.count("engine: damage taken for a torn tail");
