@@ -20,7 +20,7 @@ use kafka_protocol::messages::{
     ListPartitionReassignmentsRequest, MetadataResponse, RemoveRaftVoterRequest,
 };
 use kafka_protocol::protocol::StrBytes;
-use odradek::cluster::describe::{BrokerLifecycle, ask_quorum};
+use odradek::cluster::describe::{BrokerCores, BrokerLifecycle, ask_quorum};
 use odradek::config::Config;
 use odradek::metrics::names::error_name;
 use odradek::preflight::{PreflightError, directory_ids};
@@ -256,6 +256,8 @@ struct Load {
     state: State,
     /// `None` of one that does not say.
     epoch: Option<i64>,
+    /// Its node, and the leaders on each core; likewise.
+    cores: Option<BrokerCores>,
     leaders: usize,
     replicas: usize,
 }
@@ -273,8 +275,20 @@ impl Load {
                 _ => State::Alive,
             },
             epoch: lifecycle.map(|lifecycle| lifecycle.broker_epoch.0),
+            cores: BrokerCores::told(broker),
             ..Load::default()
         }
+    }
+
+    fn node(&self) -> Option<i32> {
+        self.cores.as_ref().map(|cores| cores.node.0)
+    }
+
+    /// Of each core, in their order.
+    fn per_core(&self) -> String {
+        let leaders = self.cores.iter().flat_map(|cores| &cores.leaders).map(u32::to_string);
+        let leaders = leaders.collect::<Vec<_>>();
+        if leaders.is_empty() { "-".to_string() } else { leaders.join(" ") }
     }
 
     fn epoch(&self) -> String {
@@ -386,15 +400,26 @@ impl Status {
             text.push_str(&table.to_string());
         }
         text.push('\n');
-        let mut table = Table::new(&["BROKER", "ADDRESS", "RACK", "STATE", "EPOCH", "LEADERS", "REPLICAS"]);
+        let mut table =
+            Table::new(&["BROKER", "ADDRESS", "RACK", "STATE", "EPOCH", "LEADERS", "PER CORE", "REPLICAS"]);
         for (id, load) in &self.brokers {
             let id = if *id == self.controller { format!("{id} (controller)") } else { id.to_string() };
             let (leaders, replicas) = (load.leaders.to_string(), load.replicas.to_string());
             let rack = load.rack.as_deref().unwrap_or("-");
             let address = if load.address.is_empty() { "-" } else { &load.address };
-            table.row(&[&id, address, rack, load.state.name(), &load.epoch(), &leaders, &replicas]);
+            let (state, epoch, per_core) = (load.state.name(), load.epoch(), load.per_core());
+            table.row(&[&id, address, rack, state, &epoch, &leaders, &per_core, &replicas]);
         }
         text.push_str(&table.to_string());
+        let nodes = self.nodes_of_several();
+        if !nodes.is_empty() {
+            text.push('\n');
+            let mut table = Table::new(&["NODE", "LEADERS", "REPLICAS"]);
+            for (node, (leaders, replicas)) in nodes {
+                table.row(&[&node.to_string(), &leaders.to_string(), &replicas.to_string()]);
+            }
+            text.push_str(&table.to_string());
+        }
         text.push_str(&format!(
             "\n{} topics, {} partitions, {} under-replicated, {} offline, {} moving\n",
             self.topics,
@@ -416,15 +441,29 @@ impl Status {
         text
     }
 
+    /// Leaders and replicas of each node, where nodes are more than one broker (`core` routing).
+    fn nodes_of_several(&self) -> BTreeMap<i32, (usize, usize)> {
+        let mut nodes: BTreeMap<i32, (usize, usize)> = BTreeMap::new();
+        for (id, load) in &self.brokers {
+            if let Some(node) = load.node().filter(|node| node != id) {
+                let (leaders, replicas) = nodes.entry(node).or_default();
+                (*leaders, *replicas) = (*leaders + load.leaders, *replicas + load.replicas);
+            }
+        }
+        nodes
+    }
+
     fn json(&self) -> Value {
         let brokers = self.brokers.iter().map(|(id, load)| {
             json!({
                 "broker": id,
+                "node": load.node(),
                 "address": load.address,
                 "rack": load.rack,
                 "state": load.state.name(),
                 "epoch": load.epoch,
                 "leaders": load.leaders,
+                "leaders_per_core": load.cores.as_ref().map(|cores| &cores.leaders),
                 "replicas": load.replicas,
             })
         });

@@ -400,11 +400,15 @@ fn the_quorum_of_one_node_is_described_and_every_start_is_a_term_of_its_own() {
         let line = format!("Quorum: led by {leader} in term {}, ", last.leader_epoch);
         assert!(shown.contains(&line), "{shown}");
         assert!(shown.contains("1 topics, 1 partitions, 0 under-replicated, 0 offline, 0 moving"), "{shown}");
+        assert_eq!(shown.contains("\nNODE "), matches!(routing, Routing::Core), "{shown}");
         let shown: serde_json::Value = serde_json::from_str(&status(&["--json"])).expect("JSON");
         assert_eq!(shown["quorum"]["leader"], leader);
         assert_eq!(shown["quorum"]["members"][0]["lag"], 0);
         let leaders = shown["brokers"].as_array().expect("brokers").iter().map(|it| it["leaders"].as_u64());
         assert_eq!(leaders.map(|count| count.expect("a number")).sum::<u64>(), 1);
+        let brokers = shown["brokers"].as_array().expect("brokers").iter();
+        let per_core = brokers.flat_map(|it| it["leaders_per_core"].as_array().expect("counts"));
+        assert_eq!(per_core.map(|count| count.as_u64().expect("a number")).sum::<u64>(), 1, "{shown}");
         broker.stop();
     }
 }

@@ -10,7 +10,8 @@ use crate::cluster::image::Image;
 use crate::cluster::record::Node;
 use crate::cluster::wire_text::{self, cluster_id_text};
 use crate::codec::error_code::ErrorCode;
-use crate::types::BrokerEpoch;
+use crate::types::{BrokerEpoch, NodeId};
+use std::collections::BTreeMap;
 
 /// Endpoint types on the wire. Controllers have no endpoint of their own here.
 const BROKERS: i8 = 1;
@@ -51,6 +52,54 @@ impl BrokerLifecycle {
     }
 }
 
+/// Another such field: the node behind a broker, and how many partitions each of the broker's cores leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerCores {
+    pub node: NodeId,
+    /// Under `core` routing of the one that the broker is.
+    pub leaders: Vec<u32>,
+}
+
+impl BrokerCores {
+    const TAG: i32 = BrokerLifecycle::TAG + 1;
+    const NUMBER_SIZE: usize = size_of::<u32>();
+
+    /// O(partitions).
+    fn of_all(image: &Image) -> BTreeMap<NodeId, Vec<u32>> {
+        let none = |node: &Node| (node.id, vec![0; usize::from(node.cores)]);
+        let mut leaders: BTreeMap<NodeId, Vec<u32>> = image.nodes().map(none).collect();
+        for (_, state) in image.partitions() {
+            let Some(leader) = state.leader else { continue };
+            let owner = state.led_on(leader).map(|owner| usize::from(owner.0));
+            // One that a core has which the node has not any more moves at its next start.
+            let cores = leaders.get_mut(&leader);
+            if let Some(count) = cores.zip(owner).and_then(|(cores, owner)| cores.get_mut(owner)) {
+                *count += 1;
+            }
+        }
+        leaders
+    }
+
+    fn tag(&self, mut broker: DescribeClusterBroker) -> DescribeClusterBroker {
+        let numbers = std::iter::once(self.node.0 as u32).chain(self.leaders.iter().copied());
+        let value: Vec<u8> = numbers.flat_map(u32::to_be_bytes).collect();
+        broker.unknown_tagged_fields.insert(Self::TAG, value.into());
+        broker
+    }
+
+    /// `None` of another broker than ours, or of one of a build before this field.
+    pub fn told(broker: &DescribeClusterBroker) -> Option<BrokerCores> {
+        let (numbers, []) =
+            broker.unknown_tagged_fields.get(&Self::TAG)?.as_chunks::<{ Self::NUMBER_SIZE }>()
+        else {
+            return None;
+        };
+        let (node, leaders) = numbers.split_first()?;
+        let leaders = leaders.iter().map(|count| u32::from_be_bytes(*count)).collect();
+        Some(BrokerCores { node: NodeId(i32::from_be_bytes(*node)), leaders })
+    }
+}
+
 /// Answers DescribeCluster 0 to 2.
 pub fn describe_cluster(
     image: &Image,
@@ -63,8 +112,17 @@ pub fn describe_cluster(
     }
     let wants_fenced = version >= 2 && request.include_fenced_brokers;
     let wanted = brokers.iter().filter(|broker| wants_fenced || !broker.is_fenced);
-    let described = wanted.map(|wanted| match image.node(wanted.node) {
-        Some(node) if wants_fenced => BrokerLifecycle::of(node).tag(broker(wanted)),
+    let leaders = if wants_fenced { BrokerCores::of_all(image) } else { BTreeMap::new() };
+    let described = wanted.map(|wanted| match (image.node(wanted.node), leaders.get(&wanted.node)) {
+        (Some(node), Some(leaders)) => {
+            let only = brokers.resolve(wanted.id).and_then(|(_, shard)| shard);
+            let leaders = match only {
+                Some(shard) => leaders.get(usize::from(shard.0)).copied().into_iter().collect(),
+                None => leaders.clone(),
+            };
+            let cores = BrokerCores { node: wanted.node, leaders };
+            cores.tag(BrokerLifecycle::of(node).tag(broker(wanted)))
+        }
         _ => broker(wanted),
     });
     let operations = match request.include_cluster_authorized_operations {
@@ -105,7 +163,7 @@ fn refused(endpoint_type: i8) -> DescribeClusterResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::image::tests::{image_of, node};
+    use crate::cluster::image::tests::{add_topic, image_of, node};
     use crate::config::Routing;
     use crate::types::NodeId;
     use bytes::BytesMut;
@@ -165,6 +223,25 @@ mod tests {
         let broker_epoch = BrokerEpoch(1 << 40);
         assert_eq!(told(true), Some(BrokerLifecycle { broker_epoch, is_shutting_down: true }));
         assert_eq!(told(false), None);
+    }
+
+    #[test]
+    fn who_asks_for_fenced_brokers_is_told_what_each_core_leads() {
+        let told = |routing: Routing, include_fenced_brokers: bool| {
+            let mut image = image_of(&[node(1, 3, routing)]);
+            add_topic(&mut image, 7, "orders", &[0, 2, 0, 0]);
+            let request =
+                DescribeClusterRequest::default().with_include_fenced_brokers(include_fenced_brokers);
+            let response = describe_cluster(&image, &Brokers::new(&image, NodeId(1)), &request, 2);
+            let mut bytes = BytesMut::new();
+            response.encode(&mut bytes, 2).expect("encodes");
+            let response = DescribeClusterResponse::decode(&mut bytes.freeze(), 2).expect("decodes");
+            response.brokers.iter().map(BrokerCores::told).collect::<Vec<_>>()
+        };
+        let cores = |leaders: &[u32]| Some(BrokerCores { node: NodeId(1), leaders: leaders.to_vec() });
+        assert_eq!(told(Routing::Node, true), [cores(&[3, 0, 1])]);
+        assert_eq!(told(Routing::Core, true), [cores(&[3]), cores(&[0]), cores(&[1])]);
+        assert_eq!(told(Routing::Node, false), [None]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod reassignments;
 mod topic_partitions;
 
 pub use client_quotas::{QuotaFilter, described_client_quotas};
-pub use cluster::{BrokerLifecycle, describe_cluster};
+pub use cluster::{BrokerCores, BrokerLifecycle, describe_cluster};
 pub use configs::{ConfigSource, ConfigView, ResourceType, describe_configs, list_config_resources};
 pub use metadata::describe_metadata;
 pub use quorum::{QuorumMember, QuorumState, ask_quorum, describe_quorum};
