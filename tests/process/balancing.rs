@@ -211,7 +211,9 @@ fn a_node_that_joins_gets_its_share_of_what_is_written_and_read() {
     let before: Vec<usize> = writers.iter().map(Writer::count).collect();
     let plan = json(&nodes[0], &["cluster", "rebalance", "--plan"]);
     assert_eq!(plan.len(), 3, "of twelve replicas: {plan:?}");
-    json(&nodes[0], &["cluster", "rebalance", "--apply", "--at-a-time", "2"]);
+    let moved = json(&nodes[0], &["cluster", "rebalance", "--apply", "--at-a-time", "2"]);
+    // All of them, or what was left of them once the command had to be given again.
+    assert!(moved.iter().all(|it| plan.contains(it)), "{moved:?}, not {plan:?}");
     wait_for_loads(&nodes[0], [(1, 3), (2, 3), (3, 3), (4, 3)]);
     for (writer, before) in writers.iter().zip(before) {
         wait_for("more", || (writer.count() > before + 20).then_some(()));

@@ -137,7 +137,6 @@ pub const BEHAVIOUR: &[(i16, &str)] = &[
     (32, "no log levels"),
     (33, "most settings of the broker are read-only"),
     (44, "no log levels; most settings of the broker are read-only"),
-    (45, "under `routing=core` a replica does not move between the cores of a node"),
     (48, "no addresses"),
     (49, "no addresses"),
     (74, "no log levels"),

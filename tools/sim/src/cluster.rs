@@ -25,7 +25,7 @@
 //! | [`faults`] | what goes wrong |
 //! | [`run`] | one seed |
 //!
-//! Absent: the storage engine below partitions of coordinators, several cores.
+//! Absent: retention, compaction and several directories of the storage engine, several cores.
 
 pub mod asking;
 pub mod coordinators;
