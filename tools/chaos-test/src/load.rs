@@ -1,7 +1,7 @@
 //! Clients of librdkafka that go on whatever happens, each in a thread, and write down what they are told.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -56,6 +56,7 @@ pub struct Shared {
     began: Instant,
     pub commits: AtomicU64,
     pub replaced: AtomicU64,
+    probes: AtomicI64,
     is_over: AtomicBool,
     producing: AtomicBool,
 }
@@ -78,9 +79,19 @@ impl Shared {
             began: Instant::now(),
             commits: AtomicU64::new(0),
             replaced: AtomicU64::new(0),
+            probes: AtomicI64::new(0),
             is_over: AtomicBool::new(false),
             producing: AtomicBool::new(true),
         })
+    }
+
+    /// How many there were.
+    pub fn next_probe(&self) -> i64 {
+        self.probes.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub fn probes(&self) -> i64 {
+        self.probes.load(Ordering::Relaxed)
     }
 
     pub fn violations(&self) -> Vec<String> {

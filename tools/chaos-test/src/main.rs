@@ -17,6 +17,7 @@
 //! | `faults` | what is done to both |
 //! | `damage` | bits that rot |
 //! | `rounds` | faults one after the other, quiet moments, the verdict |
+//! | `probes` | others, whom coordinators have to serve |
 //! | `outages` | instead: how long partitions take no records |
 //!
 //! Exit code 0: no violation; 1: one, or not everything was served again; 2: it could not be found out.
@@ -31,6 +32,7 @@ mod faults;
 mod history;
 mod load;
 mod outages;
+mod probes;
 mod proxy;
 mod rounds;
 

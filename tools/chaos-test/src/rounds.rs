@@ -1,6 +1,7 @@
 //! Faults one after the other under load, quiet moments between them, and the verdict.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use crate::cluster::Cluster;
 use crate::faults::{Counts, Fault, commit};
 use crate::history::Outcome;
 use crate::load::{GROUP, LEDGER, LEDGER_PARTITIONS, Load, PARTITIONS, PRODUCERS, Shared, TOPIC};
+use crate::probes::coordinators_serve;
 use crate::proxy::NODES;
 
 /// Once the last fault has ended, everything has to be served within (SAFETY 10).
@@ -49,12 +51,17 @@ pub fn chaos(plan: &Plan, say: &mut impl FnMut(String)) -> anyhow::Result<Vec<St
     let faults: Vec<Fault> =
         plan.faults.iter().copied().filter(|fault| fault.is_possible(&cluster)).collect();
     anyhow::ensure!(!faults.is_empty(), "none of these faults can be made here");
+    // Each comes before any comes again.
+    let mut deck = Vec::new();
     let begun = Instant::now();
     let result = (|| -> anyhow::Result<Vec<String>> {
         while begun.elapsed() < plan.time {
             for _ in 0..SERIES {
                 check_interrupts()?;
-                let fault = faults[random.below(faults.len() as u64) as usize];
+                if deck.is_empty() {
+                    deck.clone_from(&faults);
+                }
+                let fault = deck.swap_remove(random.below(deck.len() as u64) as usize);
                 let mut said = |what| say(format!("{:7.1} s  {what}", begun.elapsed().as_secs_f64()));
                 if fault.needs_all() {
                     // What one node loses the others are to have.
@@ -76,6 +83,9 @@ pub fn chaos(plan: &Plan, say: &mut impl FnMut(String)) -> anyhow::Result<Vec<St
         }
         Ok(Vec::new())
     })();
+    if result.is_err() {
+        cluster.describe().into_iter().for_each(&mut *say); // As long as it is as it was.
+    }
     say_hanging(load.end(), say);
     let mut violations = result?;
     violations.extend(judge(&mut cluster, &shared)?);
@@ -83,8 +93,9 @@ pub fn chaos(plan: &Plan, say: &mut impl FnMut(String)) -> anyhow::Result<Vec<St
     Ok(violations)
 }
 
-/// Waits until all replicas are in sync and each partition takes records, and for the group to commit.
-pub fn settle(cluster: &Cluster, shared: &Shared) -> anyhow::Result<Duration> {
+/// Waits until all replicas are in sync and each partition takes records, and for the group to commit; then for
+/// coordinators to serve others. Returns how long the former took.
+pub fn settle(cluster: &Cluster, shared: &Arc<Shared>) -> anyhow::Result<Duration> {
     let since = Instant::now();
     cluster.wait_until_whole(HEALED_WITHIN)?;
     // Members of librdkafka may stand still for good: what they have not said is not held against the nodes.
@@ -95,7 +106,9 @@ pub fn settle(cluster: &Cluster, shared: &Shared) -> anyhow::Result<Duration> {
         std::thread::sleep(Duration::from_millis(20));
     }
     wait_for_all_producers(shared, Instant::now())?;
-    Ok(since.elapsed())
+    let took = since.elapsed();
+    coordinators_serve(shared, since, HEALED_WITHIN)?;
+    Ok(took)
 }
 
 /// Until each has had a record acknowledged in each partition that was sent after that.
@@ -192,12 +205,14 @@ pub fn report(shared: &Shared, counts: &Counts, healings: &Histogram<u64>, say: 
     }
     let history = lock(&shared.history);
     say(format!(
-        "records: {} acknowledged, {} failed, {} read; {} producers replaced; {} commits of the group",
+        "records: {} acknowledged, {} failed, {} read; {} producers replaced; {} commits of the group; {} probes of \
+         coordinators",
         history.acknowledged,
         history.failed,
         history.read,
         shared.replaced.load(Ordering::Relaxed),
         shared.commits.load(Ordering::Relaxed),
+        shared.probes(),
     ));
     let ledger = lock(&shared.ledger);
     let count = |wanted| ledger.outcomes.values().filter(|outcome| **outcome == wanted).count();
