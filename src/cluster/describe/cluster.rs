@@ -177,6 +177,15 @@ mod tests {
         DescribeClusterResponse::decode(&mut bytes.freeze(), version).expect("decodes")
     }
 
+    /// As a client of version 2 has it.
+    fn decoded(image: &Image, include_fenced_brokers: bool) -> DescribeClusterResponse {
+        let request = DescribeClusterRequest::default().with_include_fenced_brokers(include_fenced_brokers);
+        let response = describe_cluster(image, &Brokers::new(image, NodeId(1)), &request, 2);
+        let mut bytes = BytesMut::new();
+        response.encode(&mut bytes, 2).expect("encodes");
+        DescribeClusterResponse::decode(&mut bytes.freeze(), 2).expect("decodes")
+    }
+
     #[test]
     fn cluster_is_described_in_every_version() {
         for version in 0..=2 {
@@ -212,13 +221,7 @@ mod tests {
             Node { broker_epoch: BrokerEpoch(1 << 40), is_shutting_down: true, ..node(1, 1, Routing::Node) };
         let image = image_of(&[stopping]);
         let told = |include_fenced_brokers: bool| {
-            let request =
-                DescribeClusterRequest::default().with_include_fenced_brokers(include_fenced_brokers);
-            let response = describe_cluster(&image, &Brokers::new(&image, NodeId(1)), &request, 2);
-            let mut bytes = BytesMut::new();
-            response.encode(&mut bytes, 2).expect("encodes");
-            let response = DescribeClusterResponse::decode(&mut bytes.freeze(), 2).expect("decodes");
-            BrokerLifecycle::told(&response.brokers[0])
+            BrokerLifecycle::told(&decoded(&image, include_fenced_brokers).brokers[0])
         };
         let broker_epoch = BrokerEpoch(1 << 40);
         assert_eq!(told(true), Some(BrokerLifecycle { broker_epoch, is_shutting_down: true }));
@@ -230,13 +233,7 @@ mod tests {
         let told = |routing: Routing, include_fenced_brokers: bool| {
             let mut image = image_of(&[node(1, 3, routing)]);
             add_topic(&mut image, 7, "orders", &[0, 2, 0, 0]);
-            let request =
-                DescribeClusterRequest::default().with_include_fenced_brokers(include_fenced_brokers);
-            let response = describe_cluster(&image, &Brokers::new(&image, NodeId(1)), &request, 2);
-            let mut bytes = BytesMut::new();
-            response.encode(&mut bytes, 2).expect("encodes");
-            let response = DescribeClusterResponse::decode(&mut bytes.freeze(), 2).expect("decodes");
-            response.brokers.iter().map(BrokerCores::told).collect::<Vec<_>>()
+            decoded(&image, include_fenced_brokers).brokers.iter().map(BrokerCores::told).collect::<Vec<_>>()
         };
         let cores = |leaders: &[u32]| Some(BrokerCores { node: NodeId(1), leaders: leaders.to_vec() });
         assert_eq!(told(Routing::Node, true), [cores(&[3, 0, 1])]);
